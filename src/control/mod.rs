@@ -1,0 +1,259 @@
+//! How the pool is asked: the seam between whoever asks (HTTP, D-Bus) and the master's loop.
+//!
+//! Law: nobody but the loop touches the pool. A front end holds a [`Handle`], sends commands, awaits one answer to
+//! each, and reads what the loop publishes. An asker that goes away (its future is dropped) is reported to the loop.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use crate::status::tree::Document;
+
+/// Who waits for an answer; never used twice.
+pub type AskerId = u64;
+
+/// What can be asked of the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Start a new generation; answered at its end.
+    Reload,
+    /// Roll back the reload that is under way.
+    Abort,
+    /// Have so many workers from now on.
+    Scale(u32),
+    /// Replace this worker, or all, within the generation.
+    Recycle(Option<u64>),
+    /// Replace the master's own program in place.
+    Upgrade,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// To [`Ask::Reload`].
+    Reload(ReloadAnswer),
+    /// Done.
+    Done,
+    /// Not done, and why.
+    Failed(String),
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReloadAnswer {
+    /// The generation that the reload wanted to bring.
+    pub generation: u64,
+    /// `committed`, `rolled-back`, `refused` or `aborted`.
+    pub result: &'static str,
+    /// Why, in words; empty when committed.
+    pub reason: String,
+}
+
+/// What the loop receives from its front ends.
+#[derive(Debug)]
+pub enum Command {
+    /// Somebody asks; `reply` is `None` when nobody waits for the outcome.
+    Ask {
+        /// Who.
+        asker: AskerId,
+        /// What.
+        ask: Ask,
+        /// Where the answer goes.
+        reply: Option<oneshot::Sender<Reply>>,
+    },
+    /// The asker went away before it was answered.
+    Gone(AskerId),
+    /// Give the whole document.
+    Document(oneshot::Sender<Arc<Document>>),
+    /// Give the workers as the loop knows them (no kernel figures).
+    Workers(oneshot::Sender<Vec<WorkerView>>),
+}
+
+/// What is known of the pool at a glance; published by the loop whenever it changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Summary {
+    /// The instance's name.
+    pub instance: Arc<str>,
+    /// `starting`, `running`, `reloading` or `stopping`.
+    pub state: &'static str,
+    /// More crashes than allowed.
+    pub degraded: bool,
+    /// The line that systemd shows.
+    pub status_text: Arc<str>,
+    /// The committed generation.
+    pub generation: u64,
+    /// How many workers there should be.
+    pub workers_configured: u32,
+    /// How many of the committed generation are ready.
+    pub workers_ready: u32,
+    /// Unasked ends of workers so far.
+    pub crashes: u64,
+    /// When the instance began.
+    pub started_at: SystemTime,
+    /// The last reload: generation, result, reason, end.
+    pub last_reload: Option<(u64, &'static str, Arc<str>, SystemTime)>,
+}
+
+/// A worker as the loop knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerView {
+    /// Never used twice.
+    pub id: u64,
+    /// Its place.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// Its main process, 0 before it has one.
+    pub pid: u32,
+    /// `starting`, `ready` or `draining`.
+    pub state: &'static str,
+    /// Its last `STATUS=`.
+    pub status_text: Arc<str>,
+    /// When it was started.
+    pub started_at: SystemTime,
+}
+
+/// One change, told to whoever listens (server-sent events, D-Bus signals, the progress of a reload).
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A worker was started, or its state or status changed.
+    Worker(WorkerView),
+    /// A worker is gone; `how` as in contract §6, `failed` when nobody had asked it to go.
+    WorkerExited {
+        /// Its id.
+        id: u64,
+        /// Its slot.
+        slot: u32,
+        /// Its generation.
+        generation: u64,
+        /// `exit 1`, `signal SIGSEGV (core dumped)` …
+        how: Arc<str>,
+        /// Nobody had asked it to go.
+        failed: bool,
+    },
+    /// A reload began.
+    ReloadStarted {
+        /// The generation that it wants to bring.
+        generation: u64,
+    },
+    /// A reload ended.
+    ReloadFinished {
+        /// The generation that it wanted to bring.
+        generation: u64,
+        /// `committed`, `rolled-back`, `refused` or `aborted`.
+        result: &'static str,
+        /// Why, in words; empty when committed.
+        reason: Arc<str>,
+    },
+}
+
+/// The master does not turn any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed;
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the master is ending")
+    }
+}
+
+/// A front end's way to the loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    summary: watch::Receiver<Summary>,
+    notices: broadcast::Sender<Notice>,
+    askers: Arc<AtomicU64>,
+}
+
+/// The loop's end of the same: commands come in, the summary and the notices go out.
+pub struct Ends {
+    /// What the front ends ask.
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    /// Where the loop publishes the summary.
+    pub summary: watch::Sender<Summary>,
+    /// Where the loop tells changes; slow listeners lose the oldest and learn that they did.
+    pub notices: broadcast::Sender<Notice>,
+}
+
+/// Makes both ends.
+pub fn channel(first: Summary) -> (Handle, Ends) {
+    let (command_in, commands) = mpsc::unbounded_channel();
+    let (summary_in, summary) = watch::channel(first);
+    let (notices, _) = broadcast::channel(1024);
+    let handle = Handle { commands: command_in, summary, notices: notices.clone(), askers: Arc::default() };
+    (handle, Ends { commands, summary: summary_in, notices })
+}
+
+impl Handle {
+    /// Asks and waits for the answer. Dropping the future before that tells the loop that the asker went away.
+    ///
+    /// # Errors
+    /// [`Closed`] when the master ends before it answers.
+    pub async fn ask(&self, ask: Ask) -> Result<Reply, Closed> {
+        let (reply, answer) = oneshot::channel();
+        let mut guard = Guard { asker: self.next_asker(), commands: &self.commands, armed: true };
+        let command = Command::Ask { asker: guard.asker, ask, reply: Some(reply) };
+        self.commands.send(command).map_err(|_| Closed)?;
+        let answer = answer.await;
+        guard.armed = false;
+        answer.map_err(|_| Closed)
+    }
+
+    /// Asks without waiting: such a reload runs to its end whoever goes away.
+    pub fn ask_unattended(&self, ask: Ask) {
+        let _ = self.commands.send(Command::Ask { asker: self.next_asker(), ask, reply: None });
+    }
+
+    /// The whole status document.
+    ///
+    /// # Errors
+    /// [`Closed`] when the master ends before it answers.
+    pub async fn document(&self) -> Result<Arc<Document>, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Document(reply)).map_err(|_| Closed)?;
+        answer.await.map_err(|_| Closed)
+    }
+
+    /// The workers as the loop knows them.
+    ///
+    /// # Errors
+    /// [`Closed`] when the master ends before it answers.
+    pub async fn workers(&self) -> Result<Vec<WorkerView>, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Workers(reply)).map_err(|_| Closed)?;
+        answer.await.map_err(|_| Closed)
+    }
+
+    /// The summary, as a value that can also be awaited.
+    pub fn summary(&self) -> watch::Receiver<Summary> {
+        self.summary.clone()
+    }
+
+    /// The changes from now on.
+    pub fn notices(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+
+    fn next_asker(&self) -> AskerId {
+        self.askers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Tells the loop when the asker's future is dropped unanswered.
+struct Guard<'a> {
+    asker: AskerId,
+    commands: &'a mpsc::UnboundedSender<Command>,
+    armed: bool,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let _ = self.commands.send(Command::Gone(self.asker));
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Ratoon
+fn main() {}

@@ -1,0 +1,207 @@
+//! The status document, contract §6: the one shape in which everything that is known is told.
+//!
+//! Law: times are RFC 3339 strings, sizes bytes; what is not known is `null` (`None`), never 0.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The application's own counters: name to running total.
+pub type Counters = BTreeMap<String, f64>;
+
+/// The whole document.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// The instance's name.
+    pub instance: String,
+    /// The version of the master's program.
+    pub version: String,
+    /// `starting`, `running`, `reloading` or `stopping`.
+    pub state: String,
+    /// More crashes than the configuration allows.
+    pub degraded: bool,
+    /// The line that systemd shows as `Status:`.
+    #[serde(default)]
+    pub status_text: String,
+    /// The committed generation; 0 before the first.
+    pub generation: u64,
+    /// When the instance began.
+    pub start_time: String,
+    /// Workers that ended without having been asked to, since the instance began.
+    pub worker_crashes: u64,
+    /// How many workers there should be.
+    pub workers_configured: u32,
+    /// How many of the committed generation are ready.
+    pub workers_ready: u32,
+    /// Connections accepted by all workers that tell, ended ones included.
+    pub connections: Option<u64>,
+    /// Requests served by all workers that tell, ended ones included.
+    pub requests: Option<u64>,
+    /// Bytes read from clients.
+    pub bytes_read: Option<u64>,
+    /// Bytes written to clients.
+    pub bytes_written: Option<u64>,
+    /// Sums of the application's own counters.
+    pub counters: Counters,
+    /// How the last reload ended.
+    pub last_reload: Option<LastReload>,
+    /// The master itself.
+    pub master: Master,
+    /// The listening sockets.
+    pub sockets: Vec<Socket>,
+    /// The living workers, by slot, then id.
+    pub workers: Vec<Worker>,
+    /// The last failures, oldest first.
+    pub failures: Vec<Failure>,
+}
+
+/// How the last reload ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LastReload {
+    /// The generation that it wanted to bring.
+    pub generation: u64,
+    /// `committed`, `rolled-back`, `refused` or `aborted`.
+    pub result: String,
+    /// Why, in words; empty when committed.
+    pub reason: String,
+    /// When it began.
+    pub start_time: String,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// The master itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Master {
+    /// Its process.
+    pub pid: u32,
+    /// Resident memory, bytes.
+    pub memory_rss: Option<u64>,
+    /// Proportional memory, bytes.
+    pub memory_pss: Option<u64>,
+    /// CPU time, microseconds.
+    pub cpu_usec: Option<u64>,
+    /// When this process began.
+    pub start_time: String,
+}
+
+/// A listening socket.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Socket {
+    /// Its name (`FileDescriptorName=` or from `--listen name=…`).
+    pub name: String,
+    /// Where it listens.
+    pub address: String,
+    /// Connections that wait to be accepted.
+    pub queue: Option<u64>,
+    /// How many may wait.
+    pub queue_max: Option<u64>,
+}
+
+/// A living worker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its number, never used twice.
+    pub id: u64,
+    /// Its place.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// Its main process.
+    pub pid: Option<u32>,
+    /// `starting`, `ready` or `draining`.
+    pub state: String,
+    /// What it said last as `STATUS=`.
+    pub status: Option<String>,
+    /// When it was started.
+    pub start_time: String,
+    /// Resident memory, bytes.
+    pub memory_rss: Option<u64>,
+    /// CPU time, microseconds.
+    pub cpu_usec: Option<u64>,
+    /// Connections that it holds now (the kernel's figure).
+    pub open_connections: Option<u64>,
+    /// Whether it still holds a listening socket open (the kernel's figure); says of a draining one whether it may still accept.
+    #[serde(default)]
+    pub listening: Option<bool>,
+    /// Connections accepted since its start.
+    pub connections: Option<u64>,
+    /// Requests served since its start.
+    pub requests: Option<u64>,
+    /// Bytes read from clients.
+    pub bytes_read: Option<u64>,
+    /// Bytes written to clients.
+    pub bytes_written: Option<u64>,
+    /// The application's own counters.
+    pub counters: Counters,
+    /// What the application says of itself (`X_RATOON_INFO`).
+    pub info: Map<String, Value>,
+    /// Its open connections, as far as it tells them.
+    pub active_connections: Vec<Connection>,
+}
+
+/// A connection that a worker holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// `active` or `idle`.
+    pub state: String,
+    /// When it was accepted.
+    pub start_time: String,
+    /// The peer's address.
+    pub remote_address: Option<String>,
+    /// The peer's port.
+    pub remote_port: Option<u16>,
+    /// Since when no request is in work.
+    pub idle_since: Option<String>,
+    /// Requests begun on it.
+    pub requests: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// The request in work, or the last one.
+    pub request: Option<Request>,
+}
+
+/// A request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// `processing`, `sending`, `finished` or `aborted`.
+    pub state: String,
+    /// When it began.
+    pub start_time: String,
+    /// The client's address.
+    pub ip: Option<String>,
+    /// GET, POST …
+    pub method: String,
+    /// Path and query.
+    pub url: String,
+    /// `1.0`, `1.1`, `2`.
+    pub http_version: String,
+    /// What the application says of it.
+    pub info: Map<String, Value>,
+}
+
+/// A worker that ended without having been asked to, or that failed to start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The worker's id.
+    pub worker: u64,
+    /// Its slot.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// Its process, if there ever was one.
+    pub pid: Option<u32>,
+    /// When it ended.
+    pub time: String,
+    /// `exit 1`, `signal SIGSEGV (core dumped)`, `start timeout after 10s` …
+    pub how: String,
+    /// Its last `STATUS=`.
+    pub last_status: Option<String>,
+    /// The last lines that it printed, oldest first.
+    pub log_tail: Vec<String>,
+    /// What it was serving.
+    pub serving: Vec<Request>,
+}

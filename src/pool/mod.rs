@@ -1,1 +1,299 @@
-//! placeholder
+//! What should happen. Pure: no I/O, no async, no clock, no `unsafe`.
+//!
+//! Law: every event is legal in every state; an action's outcome comes back as an event, and the pool believes only
+//! events. One [`Pool::step`], then carry out every action; [`Pool::deadline`] is the one timer that the world keeps.
+//!
+//! ```text
+//!                    Start                      Reload                        all ready (and probation over)
+//!   (nothing) ───────────────▶ current   ┌───────────────▶ candidate ─────────────────▶ current
+//!                                 │      │                     │ a worker fails             │ the former current
+//!                                 └──────┘                     ▼ or abort                   ▼
+//!                                                           retired ◀──────────────────  retired ──last worker gone──▶ released
+//! ```
+#![forbid(unsafe_code)]
+
+mod generation;
+mod how;
+mod recycle;
+mod reload;
+mod report;
+mod restart;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod vocabulary;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+pub use how::{How, Span};
+pub use vocabulary::{
+    Action, Answer, AskerId, Ended, Event, Kind, Log, Number, Outcome, Readiness, Restart, Said, Settings, Slot, Surge, WorkerId,
+};
+pub use worker::{Phase, Worker};
+
+use generation::{Generation, Role};
+use recycle::Recycling;
+use reload::{Askers, Reload};
+use restart::History;
+use timers::{Key, Timers};
+use worker::Doom;
+
+/// The pool of one instance.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// The instant of the step in work.
+    now: Instant,
+    /// What this step decided so far.
+    actions: Vec<Action>,
+    workers: BTreeMap<WorkerId, Worker>,
+    generations: BTreeMap<Number, Generation>,
+    /// The committed generation; 0 before the start.
+    current: Number,
+    last_worker: WorkerId,
+    last_number: Number,
+    /// How many workers there shall be.
+    target: u32,
+    /// How many the configuration of the current generation wants.
+    configured: u32,
+    reload: Option<Reload>,
+    waiting: Option<Askers>,
+    recycling: Recycling,
+    history: History,
+    /// The last failure of the current generation: its slot, how, and whether it never was ready.
+    last_crash: Option<(Slot, How, bool)>,
+    /// How the last reload failed, until the next begins.
+    failure_text: Option<String>,
+    timers: Timers,
+    stopping: Option<Stopping>,
+    /// The world was told that all are ready.
+    announced: bool,
+    crashes: u64,
+    /// The state of a small generator; jitter needs no better one.
+    random: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stopping {
+    code: u8,
+    now: bool,
+    exited: bool,
+}
+
+impl Pool {
+    /// An empty pool; `seed` feeds the jitter.
+    pub fn new(now: Instant, seed: u64) -> Pool {
+        Pool {
+            now,
+            actions: Vec::new(),
+            workers: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            current: 0,
+            last_worker: 0,
+            last_number: 0,
+            target: 0,
+            configured: 0,
+            reload: None,
+            waiting: None,
+            recycling: Recycling::default(),
+            history: History::default(),
+            last_crash: None,
+            failure_text: None,
+            timers: Timers::default(),
+            stopping: None,
+            announced: false,
+            crashes: 0,
+            random: seed | 1,
+        }
+    }
+
+    /// Takes one event in and appends what shall be done, in that order.
+    pub fn step(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
+        self.now = self.now.max(now);
+        match event {
+            Event::Start(settings) => self.start(settings),
+            Event::Due => self.due(),
+            Event::Spawned(id, pid) => self.spawned(id, pid),
+            Event::SpawnFailed(id, why) => self.exited(id, How::NotStarted(why), false),
+            Event::Said(id, said) => self.said(id, said),
+            Event::Exited { worker, how, left } => self.exited(worker, how, left),
+            Event::Cleared(id) => self.cleared(id),
+            Event::Worn(id, why) => self.worn(id, why),
+            Event::Reload(asker) => self.ask_reload(asker),
+            Event::Prepared(number, settings) => self.prepared(number, settings),
+            Event::Refused(number, reason) => self.refused(number, reason),
+            Event::Abort(asker) => self.abort(asker),
+            Event::AskerGone(asker) => self.reload_asker_gone(asker),
+            Event::Scale(count, asker) => self.scale(count, asker),
+            Event::Recycle(which, asker) => self.recycle(which, asker),
+            Event::Stop { now } => self.stop(now, 0),
+        }
+        self.settle_up();
+        out.append(&mut self.actions);
+    }
+
+    /// When [`Event::Due`] is due; `None`: nothing is awaited.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The committed generation.
+    pub fn generation(&self) -> Number {
+        self.current
+    }
+
+    /// How many workers there shall be.
+    pub fn target(&self) -> u32 {
+        self.target
+    }
+
+    /// More failures than the configuration allows.
+    pub fn degraded(&self) -> bool {
+        self.history.degraded
+    }
+
+    /// Unasked ends of workers so far.
+    pub fn crashes(&self) -> u64 {
+        self.crashes
+    }
+
+    /// The living workers.
+    pub fn workers(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.workers.iter().map(|(id, worker)| (*id, worker))
+    }
+
+    /// A living worker.
+    pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(&id)
+    }
+
+    fn start(&mut self, settings: Settings) {
+        if self.current != 0 || self.stopping.is_some() {
+            return self.senseless("a second start", None);
+        }
+        let count = settings.count;
+        (self.current, self.last_number) = (1, 1);
+        (self.target, self.configured) = (count, count);
+        self.generations.insert(1, Generation::new(settings, Role::Current));
+        self.log(Kind::Info, format!("generation 1 starts with {count} workers"), Some(1), None);
+        self.resize(1, count);
+    }
+
+    fn due(&mut self) {
+        while let Some(key) = self.timers.pop(self.now) {
+            match key {
+                Key::Start(id) => self.start_timeout(id),
+                Key::Settle(id) => self.become_ready(id),
+                Key::Watchdog(id) => self.watchdog(id),
+                Key::Age(id) => self.worn(id, "recycle.max_age"),
+                Key::Stop(id) => self.stop_timeout(id),
+                Key::Restart(generation, slot) => self.restart_due(generation, slot),
+                Key::Probation => self.probation_over(),
+                Key::GiveUp => self.give_up(),
+                // `settle_up` looks.
+                Key::Recover => {}
+            }
+        }
+    }
+
+    fn scale(&mut self, count: u32, asker: Option<AskerId>) {
+        let refusal = match (count, &self.stopping) {
+            (_, Some(_)) => Some("the instance is stopping"),
+            (0, None) => Some("a pool has at least one worker; to end it, stop the service"),
+            (_, None) => None,
+        };
+        if let Some(why) = refusal {
+            return self.answer(asker, Answer::Failed(why.to_owned()));
+        }
+        if count != self.target {
+            self.log(Kind::Info, format!("scaled from {} to {count} workers", self.target), Some(self.current), None);
+        }
+        self.target = count;
+        self.resize(self.current, count);
+        self.scale_candidate(count);
+        self.answer(asker, Answer::Done);
+    }
+
+    fn stop(&mut self, now: bool, code: u8) {
+        if self.stopping.is_none() {
+            self.stopping = Some(Stopping { code, now, exited: false });
+            self.act(Action::Stopping);
+            self.log(Kind::Info, "stopping".to_owned(), None, None);
+            self.rollback(Outcome::Aborted, "the instance is stopping".to_owned());
+            self.recycle_over(&Answer::Failed("the instance is stopping".to_owned()));
+            self.timers.clear(Key::GiveUp);
+            self.timers.clear(Key::Recover);
+            let slots = self.generations.get(&self.current).map_or(0, |home| home.places.len());
+            for slot in 0..slots {
+                self.timers.clear(Key::Restart(self.current, slot as Slot));
+            }
+            for id in self.workers.keys().copied().collect::<Vec<_>>() {
+                self.drain(id, Doom::Asked);
+            }
+        }
+        if let Some(stopping) = self.stopping.as_mut().filter(|_| now) {
+            stopping.now = true;
+            for id in self.workers.keys().copied().collect::<Vec<_>>() {
+                self.act(Action::Kill(id));
+            }
+        }
+    }
+
+    /// What is true after every step.
+    fn settle_up(&mut self) {
+        let all_ready = self.current != 0 && self.ready() == self.target;
+        if all_ready && !self.announced && self.stopping.is_none() {
+            self.announced = true;
+            self.act(Action::Ready);
+        }
+        self.recover();
+        self.watch_give_up();
+        if self.workers.is_empty()
+            && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.exited)
+        {
+            stopping.exited = true;
+            let code = stopping.code;
+            self.act(Action::Exit(code));
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn answer(&mut self, asker: Option<AskerId>, answer: Answer) {
+        if let Some(asker) = asker {
+            self.act(Action::Answer(asker, answer));
+        }
+    }
+
+    fn log(&mut self, kind: Kind, message: String, generation: Option<Number>, worker: Option<(WorkerId, Slot)>) {
+        let (worker, slot) = worker.unzip();
+        self.act(Action::Log(Log { kind, message, generation, worker, slot }));
+    }
+
+    /// An event that the state gives no meaning to: said, never fatal.
+    fn senseless(&mut self, what: &str, worker: Option<WorkerId>) {
+        self.act(Action::Log(Log {
+            kind: Kind::Debug,
+            message: format!("ignored: {what}"),
+            generation: None,
+            worker,
+            slot: None,
+        }));
+    }
+
+    fn after(&self, span: Duration) -> Instant {
+        // A span beyond what the clock can hold is as good as a year.
+        self.now.checked_add(span).unwrap_or(self.now + Duration::from_secs(366 * 24 * 3600))
+    }
+
+    /// A number from 0 to 1 (xorshift64).
+    fn chance(&mut self) -> f64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}

@@ -1,0 +1,220 @@
+//! One release's workers: the places of a generation, who stands in each, and how their number changes.
+//!
+//! Law: there is one current generation; a place's worker is replaced only in its own generation.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Pool;
+use super::how::How;
+use super::timers::Key;
+use super::vocabulary::{Action, Number, Settings, Slot, WorkerId};
+use super::worker::{Doom, Phase};
+
+/// What a generation is to the instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It starts, and may be rolled back.
+    Candidate,
+    /// It is the one.
+    Current,
+    /// Its workers drain.
+    Retired,
+}
+
+/// A slot of a generation.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    /// Who stands here.
+    pub worker: Option<WorkerId>,
+    /// Who shall stand here when it is ready (recycling).
+    pub successor: Option<WorkerId>,
+    /// Who serves here for a rolled-back generation until `worker` is ready again (only after a reload with small surge).
+    pub holder: Option<WorkerId>,
+    /// Failures in a row.
+    pub strikes: u32,
+    /// The wait before the next worker, counted from the end of the last.
+    pub delay: Duration,
+    /// Given up to the candidate (current generation), or taken over whole (candidate).
+    pub settled: bool,
+}
+
+/// A generation.
+#[derive(Clone, Debug)]
+pub(super) struct Generation {
+    pub settings: Settings,
+    pub role: Role,
+    pub places: Vec<Place>,
+    /// How many of its workers are ready.
+    pub ready: u32,
+    /// All its living workers.
+    pub members: BTreeSet<WorkerId>,
+}
+
+impl Generation {
+    pub fn new(settings: Settings, role: Role) -> Generation {
+        Generation { settings, role, places: Vec::new(), ready: 0, members: BTreeSet::new() }
+    }
+}
+
+impl Pool {
+    /// The place in the current generation.
+    pub(super) fn place(&mut self, slot: Slot) -> Option<&mut Place> {
+        self.generations.get_mut(&self.current)?.places.get_mut(slot as usize)
+    }
+
+    /// Starts a worker in an empty place of the current generation.
+    fn fill(&mut self, slot: Slot) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let empty = self.place(slot).is_some_and(|place| place.worker.is_none() && place.successor.is_none() && !place.settled);
+        if empty {
+            let worker = self.spawn(self.current, slot);
+            if let Some(place) = self.place(slot) {
+                place.worker = Some(worker);
+            }
+        }
+    }
+
+    /// Fills the place when the delay is over.
+    pub(super) fn restart_in(&mut self, generation: Number, slot: Slot, delay: Duration) {
+        if generation != self.current {
+            return;
+        }
+        if delay.is_zero() {
+            self.fill(slot);
+        } else if self.stopping.is_none() {
+            self.timers.set(Key::Restart(generation, slot), self.after(delay));
+        }
+    }
+
+    /// The delay is over.
+    pub(super) fn restart_due(&mut self, generation: Number, slot: Slot) {
+        if generation == self.current {
+            self.fill(slot);
+        }
+    }
+
+    /// Takes a worker of the current generation out of its place; whether the place is empty now.
+    pub(super) fn unlink(&mut self, id: WorkerId) -> bool {
+        let Some(slot) = self.workers.get(&id).map(|worker| worker.slot) else { return false };
+        let Some(place) = self.place(slot) else { return false };
+        if place.successor == Some(id) {
+            place.successor = None;
+        }
+        if place.worker != Some(id) {
+            return false;
+        }
+        place.worker = place.successor.take();
+        place.worker.is_none()
+    }
+
+    /// A worker of the current generation is ready.
+    pub(super) fn place_ready(&mut self, id: WorkerId, slot: Slot) {
+        let Some(place) = self.place(slot) else { return };
+        let holder = place.holder.take();
+        if place.successor == Some(id) {
+            place.successor = None;
+            if let Some(former) = place.worker.replace(id) {
+                self.drain(former, Doom::Asked);
+            }
+        }
+        self.recycled(id);
+        if let Some(holder) = holder {
+            self.drain(holder, Doom::Asked);
+        }
+    }
+
+    /// A worker of the current generation failed; its place is filled again when it is cleared.
+    pub(super) fn place_crashed(&mut self, id: WorkerId, slot: Slot, ready_for: Option<Duration>, how: &How) {
+        let Some(place) = self.place(slot) else { return };
+        if place.worker == Some(id) {
+            let delay = self.strike(self.current, slot, ready_for);
+            self.last_crash = Some((slot, how.clone(), ready_for.is_none()));
+            if let Some(place) = self.place(slot) {
+                place.delay = delay;
+            }
+        }
+    }
+
+    /// Nothing is left of a worker of the current generation.
+    pub(super) fn place_cleared(&mut self, id: WorkerId, slot: Slot) {
+        let generation = self.current;
+        let Some(place) = self.place(slot) else { return };
+        if place.successor == Some(id) {
+            place.successor = None;
+        } else if place.worker == Some(id) {
+            place.worker = place.successor.take();
+            let delay = std::mem::take(&mut place.delay);
+            if place.worker.is_none() {
+                self.restart_in(generation, slot, delay);
+            }
+        }
+    }
+
+    /// The one who held a place for a rolled-back generation is gone.
+    pub(super) fn holder_gone(&mut self, id: WorkerId, slot: Slot) {
+        if let Some(place) = self.place(slot)
+            && place.holder == Some(id)
+        {
+            place.holder = None;
+        }
+    }
+
+    /// Changes how many workers a generation has.
+    pub(super) fn resize(&mut self, number: Number, count: u32) {
+        let count = count as usize;
+        let Some(home) = self.generations.get_mut(&number) else { return };
+        let former = home.places.len();
+        let surplus: Vec<Place> = if count < former { home.places.split_off(count) } else { Vec::new() };
+        home.places.resize_with(count, Place::default);
+        for (offset, place) in surplus.into_iter().enumerate() {
+            self.timers.clear(Key::Restart(number, (count + offset) as Slot));
+            for worker in [place.worker, place.successor, place.holder].into_iter().flatten() {
+                self.drain(worker, Doom::Asked);
+            }
+        }
+        if number == self.current {
+            for slot in former..count {
+                self.fill(slot as Slot);
+            }
+        }
+    }
+
+    /// Drains every worker of a generation that is not the one any more.
+    pub(super) fn retire(&mut self, number: Number) {
+        let Some(home) = self.generations.get_mut(&number) else { return };
+        home.role = Role::Retired;
+        let holders: Vec<_> = home.places.iter().filter_map(|place| place.holder).collect();
+        let members: Vec<_> = home.members.iter().copied().collect();
+        for slot in 0..home.places.len() {
+            self.timers.clear(Key::Restart(number, slot as Slot));
+        }
+        for worker in holders.into_iter().chain(members) {
+            self.drain(worker, Doom::Asked);
+        }
+        self.release_if_empty(number);
+    }
+
+    /// Lets a retired generation's release go with its last worker.
+    pub(super) fn release_if_empty(&mut self, number: Number) {
+        if self.generations.get(&number).is_some_and(|home| home.role == Role::Retired && home.members.is_empty()) {
+            self.generations.remove(&number);
+            self.act(Action::Release(number));
+        }
+    }
+
+    /// Whether a worker may be replaced within the generation.
+    pub(super) fn stands(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|worker| {
+            worker.phase == Phase::Ready
+                && worker.generation == self.current
+                && self
+                    .generations
+                    .get(&self.current)
+                    .and_then(|home| home.places.get(worker.slot as usize))
+                    .is_some_and(|place| place.worker == Some(id) && place.successor.is_none())
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! How a worker ended, and how that is said: `exit 1`, `signal SIGSEGV (core dumped)`, `start timeout after 10s` …
+
+use std::fmt;
+use std::time::Duration;
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum How {
+    /// Its main process exited with this status.
+    Exit(i32),
+    /// Its main process was ended by a signal.
+    Signal {
+        /// Its number.
+        signal: i32,
+        /// It left a core dump.
+        core: bool,
+    },
+    /// It never ran: which step failed and why (`exec: No such file or directory`).
+    NotStarted(String),
+    /// The kernel killed it for its memory.
+    OutOfMemory,
+    /// It was not ready in time.
+    StartTimeout(Duration),
+    /// It did not stop in time.
+    StopTimeout(Duration),
+    /// It was silent for too long.
+    Watchdog,
+    /// It ended while nobody watched.
+    Unknown,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            How::Exit(status) => write!(f, "exit {status}"),
+            How::Signal { signal, core } => {
+                write!(f, "signal {}{}", SignalName(*signal), if *core { " (core dumped)" } else { "" })
+            }
+            How::NotStarted(why) => f.write_str(why),
+            How::OutOfMemory => f.write_str("killed: out of memory"),
+            How::StartTimeout(after) => write!(f, "start timeout after {}", Span(*after)),
+            How::StopTimeout(after) => write!(f, "stop timeout after {}", Span(*after)),
+            How::Watchdog => f.write_str("watchdog"),
+            How::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+/// A span of time as the configuration writes it: `10s`, `500ms`, `1min 30s`.
+pub struct Span(pub Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0.as_millis();
+        if rest == 0 {
+            return f.write_str("0s");
+        }
+        let mut gap = "";
+        for (unit, size) in [("h", 3_600_000), ("min", 60_000), ("s", 1000), ("ms", 1)] {
+            let amount = rest / size;
+            rest %= size;
+            if amount > 0 {
+                write!(f, "{gap}{amount}{unit}")?;
+                gap = " ";
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A signal's name as in signal(7) on Linux.
+struct SignalName(i32);
+
+impl fmt::Display for SignalName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 32] = [
+            "0", "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+            "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH",
+            "IO", "PWR", "SYS",
+        ];
+        match self.0 {
+            number @ 1..=31 => write!(f, "SIG{}", NAMES[number as usize]),
+            number @ 34..=64 => write!(f, "SIGRTMIN+{}", number - 34),
+            number => write!(f, "{number}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_said_as_the_contract_has_it() {
+        let said = |how: How| how.to_string();
+        assert_eq!(said(How::Exit(1)), "exit 1");
+        assert_eq!(said(How::Signal { signal: 11, core: true }), "signal SIGSEGV (core dumped)");
+        assert_eq!(said(How::Signal { signal: 9, core: false }), "signal SIGKILL");
+        assert_eq!(said(How::Signal { signal: 36, core: false }), "signal SIGRTMIN+2");
+        assert_eq!(said(How::StartTimeout(Duration::from_secs(10))), "start timeout after 10s");
+        assert_eq!(said(How::StopTimeout(Duration::from_millis(90_500))), "stop timeout after 1min 30s 500ms");
+        assert_eq!(said(How::NotStarted("exec: No such file or directory".into())), "exec: No such file or directory");
+        assert_eq!(said(How::OutOfMemory), "killed: out of memory");
+        assert_eq!(said(How::Watchdog), "watchdog");
+    }
+}

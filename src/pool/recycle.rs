@@ -1,0 +1,122 @@
+//! Recycling: workers of the current generation replaced one at a time, the new one ready before the old one drains.
+
+use std::collections::VecDeque;
+
+use super::Pool;
+use super::timers::Key;
+use super::vocabulary::{Answer, AskerId, Kind, WorkerId};
+
+/// A worker that shall be replaced.
+#[derive(Clone, Debug)]
+struct Job {
+    worker: WorkerId,
+    why: &'static str,
+    /// Who is told when it fails, and, with the last job of a wish, when it is done.
+    asker: Option<AskerId>,
+    last: bool,
+}
+
+/// What is to be recycled, and what is being.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recycling {
+    queue: VecDeque<Job>,
+    /// The job in work and the worker that shall take the place.
+    running: Option<(Job, WorkerId)>,
+}
+
+impl Pool {
+    pub(super) fn recycle(&mut self, which: Option<WorkerId>, asker: Option<AskerId>) {
+        let refusal = if self.stopping.is_some() {
+            Some("the instance is stopping".to_owned())
+        } else if self.reload.is_some() {
+            Some("a reload is under way and replaces all workers".to_owned())
+        } else {
+            which.filter(|id| !self.stands(*id)).map(|id| format!("no ready worker {id} in generation {}", self.current))
+        };
+        if let Some(why) = refusal {
+            return self.answer(asker, Answer::Failed(why));
+        }
+        let workers: Vec<WorkerId> = match which {
+            Some(id) => vec![id],
+            None => self
+                .generations
+                .get(&self.current)
+                .map_or(Vec::new(), |home| home.places.iter().filter_map(|place| place.worker).collect()),
+        };
+        let Some(last) = workers.last().copied() else { return self.answer(asker, Answer::Done) };
+        let jobs = workers.into_iter().map(|worker| Job { worker, why: "on request", asker, last: worker == last });
+        self.recycling.queue.extend(jobs);
+        self.recycle_next();
+    }
+
+    /// A worker has used up what it may.
+    pub(super) fn worn(&mut self, id: WorkerId, why: &'static str) {
+        let queued = self.recycling.queue.iter().any(|job| job.worker == id);
+        if self.stands(id) && !queued && self.stopping.is_none() {
+            self.recycling.queue.push_back(Job { worker: id, why, asker: None, last: true });
+            self.recycle_next();
+        }
+    }
+
+    pub(super) fn recycle_next(&mut self) {
+        while self.recycling.running.is_none() && self.reload.is_none() && self.stopping.is_none() {
+            let Some(job) = self.recycling.queue.pop_front() else { return };
+            if !self.stands(job.worker) {
+                // It is gone, or was replaced meanwhile.
+                self.job_done(&job);
+                continue;
+            }
+            let Some(slot) = self.workers.get(&job.worker).map(|worker| worker.slot) else { continue };
+            let message = format!("worker {} (slot {slot}) is recycled: {}", job.worker, job.why);
+            self.log(Kind::Info, message, Some(self.current), Some((job.worker, slot)));
+            let successor = self.spawn(self.current, slot);
+            if let Some(place) = self.place(slot) {
+                place.successor = Some(successor);
+            }
+            self.recycling.running = Some((job, successor));
+        }
+    }
+
+    /// The new worker is ready and has the place.
+    pub(super) fn recycled(&mut self, successor: WorkerId) {
+        if self.recycling.running.as_ref().is_some_and(|(_, running)| *running == successor)
+            && let Some((job, _)) = self.recycling.running.take()
+        {
+            self.job_done(&job);
+            self.recycle_next();
+        }
+    }
+
+    /// The new worker came to nothing; the old one stays.
+    pub(super) fn recycle_failed(&mut self, successor: WorkerId, why: &str) {
+        if self.recycling.running.as_ref().is_none_or(|(_, running)| *running != successor) {
+            return;
+        }
+        let Some((job, _)) = self.recycling.running.take() else { return };
+        self.log(Kind::Warning, format!("worker {} stays: {why}", job.worker), Some(self.current), None);
+        if let Some(asker) = job.asker {
+            self.recycling.queue.retain(|other| other.asker != Some(asker));
+            self.answer(Some(asker), Answer::Failed(format!("worker {} stays: {why}", job.worker)));
+        } else {
+            // What wears out is tried again, but not at once.
+            let again = self.generations.get(&self.current).map_or(self.now, |home| self.after(home.settings.restart.max));
+            self.timers.set(Key::Age(job.worker), again);
+        }
+    }
+
+    fn job_done(&mut self, job: &Job) {
+        if job.last {
+            self.answer(job.asker, Answer::Done);
+        }
+    }
+
+    /// Nothing more is recycled: a new generation has replaced every worker, or the instance ends.
+    pub(super) fn recycle_over(&mut self, answer: &Answer) {
+        let Recycling { queue, running } = std::mem::take(&mut self.recycling);
+        let jobs = running.map(|(job, _)| job).into_iter().chain(queue);
+        let askers: Vec<_> = jobs.filter(|job| job.last).map(|job| job.asker).collect();
+        for asker in askers {
+            self.answer(asker, answer.clone());
+        }
+    }
+}

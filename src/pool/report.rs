@@ -1,0 +1,63 @@
+//! What the pool says of itself: its state in a word, and the line that systemd shows as `Status:`.
+
+use super::Pool;
+use super::how::How;
+use super::reload::Stage;
+
+impl Pool {
+    /// `starting`, `running`, `reloading` or `stopping`.
+    pub fn state(&self) -> &'static str {
+        if self.stopping.is_some() {
+            "stopping"
+        } else if self.reload.is_some() {
+            "reloading"
+        } else if self.announced {
+            "running"
+        } else {
+            "starting"
+        }
+    }
+
+    /// How many workers of the current generation are ready.
+    pub fn ready(&self) -> u32 {
+        self.generations.get(&self.current).map_or(0, |home| home.ready)
+    }
+
+    /// One line for people, as in contract §7.
+    pub fn status_text(&self) -> String {
+        if self.stopping.is_some() {
+            return match self.workers.len() {
+                0 => "stopping".to_owned(),
+                1 => "stopping: 1 worker left".to_owned(),
+                left => format!("stopping: {left} workers left"),
+            };
+        }
+        if let Some(reload) = &self.reload {
+            let ready = self.generations.get(&reload.number).map_or(0, |candidate| candidate.ready);
+            let doing = match reload.stage {
+                Stage::Preparing => "preparing".to_owned(),
+                Stage::Starting => format!("{ready}/{} ready", reload.target),
+                Stage::Probation => format!("{ready}/{} ready, on probation", reload.target),
+            };
+            return format!("reloading to generation {}: {doing}", reload.number);
+        }
+        let mut text = format!("generation {}: {}/{} ready", self.current, self.ready(), self.target);
+        if self.history.degraded {
+            text += ", degraded";
+        }
+        if let Some((slot, how, at_once)) =
+            self.last_crash.as_ref().filter(|_| self.history.degraded || self.ready() < self.target)
+        {
+            let does = match (at_once, how) {
+                (true, How::Exit(_) | How::Signal { .. }) => "exits at once",
+                (_, _) => "fails",
+            };
+            text += &format!(": worker {slot} {does} ({how})");
+        }
+        if let Some(failure) = &self.failure_text {
+            text += "; ";
+            text += failure;
+        }
+        text
+    }
+}

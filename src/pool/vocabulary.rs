@@ -1,0 +1,294 @@
+//! The words between the pool and the world: what can happen ([`Event`]), what shall be done ([`Action`]), and the
+//! settings of a generation. Plain data; whoever adds a word adds it to the simulation too.
+
+use std::time::Duration;
+
+use super::how::How;
+
+/// A worker's number, never used twice in an instance's life.
+pub type WorkerId = u64;
+/// A generation's number, from 1.
+pub type Number = u64;
+/// A worker's place, `0 … N-1`.
+pub type Slot = u32;
+/// Who waits for an answer.
+pub type AskerId = u64;
+
+/// What the pool must know of a generation's configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How many workers the configuration wants (`worker.count`).
+    pub count: u32,
+    /// How a worker becomes ready.
+    pub ready: Readiness,
+    /// To readiness.
+    pub start_timeout: Duration,
+    /// From the stop signal to SIGKILL.
+    pub stop_timeout: Duration,
+    /// Longest silence of a ready worker; `None`: not watched.
+    pub watchdog: Option<Duration>,
+    /// Replacing workers that failed.
+    pub restart: Restart,
+    /// How many new workers may live beside the old.
+    pub surge: Surge,
+    /// Time after all are ready in which a crash still rolls back.
+    pub probation: Duration,
+    /// A worker older than this is replaced.
+    pub max_age: Option<Duration>,
+}
+
+/// `worker.ready`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It says `READY=1`.
+    Notify,
+    /// It lived for so long.
+    Running(Duration),
+}
+
+/// `restart.*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// The first delay of a slot.
+    pub initial: Duration,
+    /// The longest delay; also the life after which a slot starts afresh.
+    pub max: Duration,
+    /// More failures than this within `interval`: degraded.
+    pub limit: u32,
+    /// See `limit`.
+    pub interval: Duration,
+    /// With no worker ready for so long the instance ends with status 1.
+    pub give_up: Option<Duration>,
+}
+
+/// `reload.surge`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surge {
+    /// Of the number of workers, rounded up.
+    Percent(u32),
+    /// So many.
+    Count(u32),
+}
+
+impl Surge {
+    /// How many workers that is, at least one.
+    pub fn of(self, count: u32) -> u32 {
+        match self {
+            Surge::Percent(percent) => (u64::from(count) * u64::from(percent)).div_ceil(100).clamp(1, u64::from(u32::MAX)) as u32,
+            Surge::Count(count) => count.max(1),
+        }
+    }
+}
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The instance begins: the first generation's configuration was read.
+    Start(Settings),
+    /// The deadline that [`super::Pool::deadline`] gave is reached.
+    Due,
+    /// The process of a worker exists.
+    Spawned(WorkerId, u32),
+    /// It could not be made (fork failed, a cgroup could not be made …).
+    SpawnFailed(WorkerId, String),
+    /// A worker said something.
+    Said(WorkerId, Said),
+    /// A worker's main process ended; `left` says whether other processes of it still live.
+    Exited {
+        /// Which worker.
+        worker: WorkerId,
+        /// How.
+        how: How,
+        /// Other processes of it still live; [`Event::Cleared`] follows.
+        left: bool,
+    },
+    /// Nothing of the worker is left.
+    Cleared(WorkerId),
+    /// The worker has used up what it may (memory, requests): recycle it.
+    Worn(WorkerId, &'static str),
+    /// Somebody wants a new generation; nobody waits when `None`.
+    Reload(Option<AskerId>),
+    /// The release of that generation is pinned, its configuration read.
+    Prepared(Number, Settings),
+    /// It can't be: the sentence says why.
+    Refused(Number, String),
+    /// Roll back the reload that is under way.
+    Abort(Option<AskerId>),
+    /// An asker went away.
+    AskerGone(AskerId),
+    /// Have so many workers.
+    Scale(u32, Option<AskerId>),
+    /// Replace one worker or all, within the generation.
+    Recycle(Option<WorkerId>, Option<AskerId>),
+    /// Drain all and end; `now`: kill all and end.
+    Stop {
+        /// Without drain.
+        now: bool,
+    },
+}
+
+/// What a worker can say that concerns the pool.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// `READY=1`.
+    Ready,
+    /// `STOPPING=1`: it leaves by its own will.
+    Stopping,
+    /// `STATUS=`.
+    Status(String),
+    /// `WATCHDOG=1`.
+    Watchdog,
+    /// `WATCHDOG=trigger`.
+    WatchdogTrigger,
+    /// `WATCHDOG_USEC=`; zero turns it off.
+    WatchdogEvery(Duration),
+    /// `EXTEND_TIMEOUT_USEC=`.
+    Extend(Duration),
+}
+
+/// Something shall be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Read the configuration, pin the release; answer with `Prepared` or `Refused`.
+    Prepare(Number),
+    /// Start a worker; answer with `Spawned` or `SpawnFailed`.
+    Spawn {
+        /// Its id.
+        worker: WorkerId,
+        /// Its slot.
+        slot: Slot,
+        /// Its generation.
+        generation: Number,
+    },
+    /// Send the generation's stop signal to the worker's main process.
+    Stop(WorkerId),
+    /// Send SIGABRT to the worker's main process.
+    Abort(WorkerId),
+    /// Send SIGKILL to every process of the worker.
+    Kill(WorkerId),
+    /// The worker's state, pid or status is another now.
+    Changed(WorkerId),
+    /// The worker's main process is gone.
+    Ended(Ended),
+    /// Nothing of the worker is left: what was held for it can go.
+    Forget(WorkerId),
+    /// No worker of that generation is left and none will come.
+    Release(Number),
+    /// A reload began.
+    ReloadStarted(Number),
+    /// A reload ended.
+    ReloadFinished(Number, Outcome, String),
+    /// Answer an asker.
+    Answer(AskerId, Answer),
+    /// All workers of the first committed generation are ready.
+    Ready,
+    /// The instance begins to end.
+    Stopping,
+    /// End, with this exit status.
+    Exit(u8),
+    /// Tell people.
+    Log(Log),
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    /// Its id.
+    pub worker: WorkerId,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Number,
+    /// Its process, if there ever was one.
+    pub pid: Option<u32>,
+    /// How.
+    pub how: How,
+    /// Nobody had asked it to go, or it had to be killed.
+    pub failed: bool,
+    /// Its last `STATUS=`.
+    pub status: String,
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The new generation is the one.
+    Committed,
+    /// It failed; the old one stays.
+    RolledBack,
+    /// It never began: configuration, check or hook said no.
+    Refused,
+    /// Somebody wanted it to end.
+    Aborted,
+}
+
+impl Outcome {
+    /// The contract's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Committed => "committed",
+            Outcome::RolledBack => "rolled-back",
+            Outcome::Refused => "refused",
+            Outcome::Aborted => "aborted",
+        }
+    }
+}
+
+/// What an asker is told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// Its reload ended so.
+    Reload(Number, Outcome, String),
+    /// Done.
+    Done,
+    /// Not done, and why.
+    Failed(String),
+}
+
+/// A line for people, with what it is about.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// What kind of happening; the journal's catalog explains it.
+    pub kind: Kind,
+    /// The sentence.
+    pub message: String,
+    /// The generation that it is about.
+    pub generation: Option<Number>,
+    /// The worker that it is about.
+    pub worker: Option<WorkerId>,
+    /// Its slot.
+    pub slot: Option<Slot>,
+}
+
+/// Kinds of happenings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing special.
+    Info,
+    /// Worth a look.
+    Warning,
+    /// A detail.
+    Debug,
+    /// A reload began.
+    ReloadStarted,
+    /// A reload was committed.
+    Committed,
+    /// A reload was rolled back, or aborted.
+    RolledBack,
+    /// A reload was refused.
+    Refused,
+    /// A worker ended without having been asked to.
+    WorkerFailed,
+    /// A worker was not ready in time.
+    StartTimeout,
+    /// A worker did not stop in time.
+    StopTimeout,
+    /// A worker's watchdog ran out.
+    Watchdog,
+    /// More failures than the configuration allows.
+    Degraded,
+    /// All is well again.
+    Recovered,
+    /// No worker was ready for too long.
+    GaveUp,
+}

@@ -1,0 +1,376 @@
+//! One worker's life: `Starting → Ready → Draining → gone`, and what may cut it short.
+//!
+//! Law: a worker leaves the table only when nothing of it is left ([`Event::Cleared`](super::Event)); what its end
+//! means for its place is decided once, here, by the role of its generation.
+
+use std::time::{Duration, Instant};
+
+use super::Pool;
+use super::generation::Role;
+use super::how::How;
+use super::timers::Key;
+use super::vocabulary::{Action, Ended, Kind, Number, Outcome, Readiness, Said, Slot, WorkerId};
+
+/// The longest that a watchdog's SIGABRT is given before SIGKILL: time for a core dump, not for a hang.
+const ABORT_GRACE: Duration = Duration::from_secs(10);
+/// A SIGKILL that left something alive is sent again after so long.
+const KILL_AGAIN: Duration = Duration::from_secs(5);
+/// No extension or interval that a worker asks for counts for more than this.
+const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its process is being made, or has not said `READY=1` yet.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It has been asked to end, or leaves by itself.
+    Draining,
+}
+
+impl Phase {
+    /// The contract's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Ready => "ready",
+            Phase::Draining => "draining",
+        }
+    }
+}
+
+/// Why a worker drains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doom {
+    /// It is not wanted any more.
+    Asked,
+    /// It said `STOPPING=1`.
+    Leaving,
+    /// It was not ready in time.
+    StartTimeout(Duration),
+    /// It was silent for too long.
+    Watchdog,
+}
+
+/// One worker.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Its place.
+    pub slot: Slot,
+    /// Its generation.
+    pub generation: Number,
+    /// Its process, once there is one.
+    pub pid: Option<u32>,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Its last `STATUS=`.
+    pub status: String,
+    pub(super) doom: Option<Doom>,
+    pub(super) ready_at: Option<Instant>,
+    /// How often it must be heard of when ready.
+    pub(super) watchdog: Option<Duration>,
+    /// It is one of its generation's `ready`.
+    counted: bool,
+    /// The stop timeout ran out and SIGKILL was sent.
+    killed: bool,
+    /// Its main process is gone.
+    pub(super) how: Option<How>,
+}
+
+impl Pool {
+    /// Begins a worker's life; the caller puts it into its place.
+    pub(super) fn spawn(&mut self, generation: Number, slot: Slot) -> WorkerId {
+        self.last_worker += 1;
+        let id = self.last_worker;
+        let Some(home) = self.generations.get_mut(&generation) else { return id };
+        home.members.insert(id);
+        let (start, watchdog) = (home.settings.start_timeout, home.settings.watchdog);
+        let worker = Worker {
+            slot,
+            generation,
+            pid: None,
+            phase: Phase::Starting,
+            status: String::new(),
+            doom: None,
+            ready_at: None,
+            watchdog,
+            counted: false,
+            killed: false,
+            how: None,
+        };
+        self.workers.insert(id, worker);
+        self.timers.set(Key::Start(id), self.after(start));
+        self.act(Action::Spawn { worker: id, slot, generation });
+        id
+    }
+
+    pub(super) fn spawned(&mut self, id: WorkerId, pid: u32) {
+        let Some(worker) = self.workers.get_mut(&id) else { return self.senseless("a process for an unknown worker", Some(id)) };
+        worker.pid = Some(pid);
+        let (phase, doom, generation) = (worker.phase, worker.doom, worker.generation);
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.now) {
+            self.act(Action::Kill(id));
+        } else if phase == Phase::Draining {
+            // It was given up between the decision and the fork.
+            self.act(if doom == Some(Doom::Watchdog) { Action::Abort(id) } else { Action::Stop(id) });
+        } else if let Some(Readiness::Running(settle)) = self.generations.get(&generation).map(|home| home.settings.ready) {
+            self.timers.set(Key::Settle(id), self.after(settle));
+        }
+        self.act(Action::Changed(id));
+    }
+
+    pub(super) fn said(&mut self, id: WorkerId, said: Said) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else { return self.senseless("words of an unknown worker", Some(id)) };
+        if worker.how.is_some() {
+            return;
+        }
+        match (said, worker.phase) {
+            (Said::Ready, Phase::Starting) => self.become_ready(id),
+            (Said::Ready, Phase::Ready | Phase::Draining) => {}
+            (Said::Stopping, Phase::Starting | Phase::Ready) => self.leaves(id),
+            (Said::Stopping, Phase::Draining) => {}
+            (Said::Status(text), _) => {
+                if worker.status != text {
+                    worker.status = text;
+                    self.act(Action::Changed(id));
+                }
+            }
+            (Said::Watchdog, Phase::Ready) => {
+                if let Some(every) = worker.watchdog {
+                    self.timers.set(Key::Watchdog(id), now + every);
+                }
+            }
+            (Said::Watchdog, Phase::Starting | Phase::Draining) => {}
+            (Said::WatchdogTrigger, Phase::Starting | Phase::Ready) => self.watchdog(id),
+            (Said::WatchdogTrigger, Phase::Draining) => {}
+            (Said::WatchdogEvery(every), phase) => {
+                worker.watchdog = (!every.is_zero()).then_some(every.min(FOREVER));
+                match (worker.watchdog, phase) {
+                    (Some(every), Phase::Ready) => self.timers.set(Key::Watchdog(id), now + every),
+                    (None, _) => self.timers.clear(Key::Watchdog(id)),
+                    (Some(_), Phase::Starting | Phase::Draining) => {}
+                }
+            }
+            (Said::Extend(by), phase) => {
+                let until = now + by.min(FOREVER);
+                self.timers.extend(
+                    match phase {
+                        Phase::Starting => Key::Start(id),
+                        Phase::Ready => Key::Watchdog(id),
+                        Phase::Draining => Key::Stop(id),
+                    },
+                    until,
+                );
+            }
+        }
+    }
+
+    pub(super) fn become_ready(&mut self, id: WorkerId) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.phase != Phase::Starting || worker.how.is_some() {
+            return;
+        }
+        worker.phase = Phase::Ready;
+        worker.ready_at = Some(now);
+        worker.counted = true;
+        let (generation, slot, watchdog) = (worker.generation, worker.slot, worker.watchdog);
+        self.timers.clear(Key::Start(id));
+        self.timers.clear(Key::Settle(id));
+        if let Some(every) = watchdog {
+            self.timers.set(Key::Watchdog(id), now + every);
+        }
+        self.act(Action::Changed(id));
+        let Some(home) = self.generations.get_mut(&generation) else { return };
+        home.ready += 1;
+        let (role, max_age) = (home.role, home.settings.max_age);
+        if let Some(age) = max_age {
+            // Up to a tenth earlier, so that workers born together don't go together.
+            let age = age.mul_f64(1.0 - 0.1 * self.chance());
+            self.timers.set(Key::Age(id), now + age);
+        }
+        match role {
+            Role::Candidate => self.candidate_ready(slot),
+            Role::Current => self.place_ready(id, slot),
+            Role::Retired => {}
+        }
+    }
+
+    /// Not one of its generation's ready workers any more.
+    fn uncount(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if std::mem::take(&mut worker.counted) {
+            let generation = worker.generation;
+            if let Some(home) = self.generations.get_mut(&generation) {
+                home.ready -= 1;
+            }
+        }
+    }
+
+    /// Asks a worker to end; the caller has taken it out of its place, or leaves it there until it is gone.
+    pub(super) fn drain(&mut self, id: WorkerId, doom: Doom) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        if worker.phase == Phase::Draining || worker.how.is_some() {
+            return;
+        }
+        worker.phase = Phase::Draining;
+        worker.doom = Some(doom);
+        let (has_process, generation) = (worker.pid.is_some(), worker.generation);
+        self.uncount(id);
+        self.timers.clear_worker(id);
+        self.recycle_failed(id, "its replacement did not get ready");
+        let mut grace = self.generations.get(&generation).map_or(Duration::ZERO, |home| home.settings.stop_timeout);
+        if doom == Doom::Watchdog {
+            grace = grace.min(ABORT_GRACE);
+        }
+        self.timers.set(Key::Stop(id), self.after(grace));
+        if has_process {
+            match doom {
+                Doom::Asked | Doom::StartTimeout(_) => self.act(Action::Stop(id)),
+                Doom::Watchdog => self.act(Action::Abort(id)),
+                Doom::Leaving => {}
+            }
+        }
+        self.act(Action::Changed(id));
+    }
+
+    /// `STOPPING=1`: its replacement starts at once, if it has lived a life.
+    fn leaves(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (generation, slot) = (worker.generation, worker.slot);
+        let ready_for = worker.ready_at.map(|since| self.now - since);
+        let Some(home) = self.generations.get_mut(&generation) else { return };
+        let (role, lived) = (home.role, ready_for.is_some_and(|life| life >= home.settings.restart.initial));
+        match role {
+            Role::Candidate => {
+                let reason = self.reason(id, "it left by its own will (STOPPING=1)");
+                self.drain(id, Doom::Leaving);
+                self.rollback(Outcome::RolledBack, reason);
+            }
+            Role::Current => {
+                self.drain(id, Doom::Leaving);
+                if self.unlink(id) {
+                    let delay = if lived { Duration::ZERO } else { self.strike(generation, slot, ready_for) };
+                    self.restart_in(generation, slot, delay);
+                }
+            }
+            Role::Retired => self.drain(id, Doom::Leaving),
+        }
+    }
+
+    pub(super) fn start_timeout(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (generation, slot) = (worker.generation, worker.slot);
+        let Some(home) = self.generations.get(&generation) else { return };
+        let (role, limit) = (home.role, home.settings.start_timeout);
+        let how = How::StartTimeout(limit);
+        self.log(
+            Kind::StartTimeout,
+            format!("worker {id} (slot {slot}) is not ready: {how}"),
+            Some(generation),
+            Some((id, slot)),
+        );
+        let reason = self.reason(id, &how.to_string());
+        self.drain(id, Doom::StartTimeout(limit));
+        if role == Role::Candidate {
+            self.rollback(Outcome::RolledBack, reason);
+        }
+    }
+
+    pub(super) fn watchdog(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (generation, slot) = (worker.generation, worker.slot);
+        let message = format!("worker {id} (slot {slot}) is silent: watchdog");
+        self.log(Kind::Watchdog, message, Some(generation), Some((id, slot)));
+        let reason = self.reason(id, "watchdog");
+        self.drain(id, Doom::Watchdog);
+        if self.generations.get(&generation).is_some_and(|home| home.role == Role::Candidate) {
+            self.rollback(Outcome::RolledBack, reason);
+        }
+    }
+
+    pub(super) fn stop_timeout(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let again = std::mem::replace(&mut worker.killed, true) || worker.how.is_some();
+        let (generation, slot) = (worker.generation, worker.slot);
+        if !again {
+            let message = format!("worker {id} (slot {slot}) did not stop in time: SIGKILL");
+            self.log(Kind::StopTimeout, message, Some(generation), Some((id, slot)));
+        }
+        self.act(Action::Kill(id));
+        self.timers.set(Key::Stop(id), self.after(KILL_AGAIN));
+    }
+
+    /// The main process is gone.
+    pub(super) fn exited(&mut self, id: WorkerId, how: How, left: bool) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else { return self.senseless("the end of an unknown worker", Some(id)) };
+        if worker.how.is_some() {
+            return self.senseless("a second end of one worker", Some(id));
+        }
+        let (generation, slot, killed) = (worker.generation, worker.slot, worker.killed);
+        let stop_timeout = self.generations.get(&generation).map_or(Duration::ZERO, |home| home.settings.stop_timeout);
+        let (how, crashed) = match worker.doom {
+            None => (how, true),
+            Some(Doom::StartTimeout(limit)) => (How::StartTimeout(limit), true),
+            Some(Doom::Watchdog) => (How::Watchdog, true),
+            Some(Doom::Asked | Doom::Leaving) if killed => (How::StopTimeout(stop_timeout), false),
+            Some(Doom::Asked | Doom::Leaving) => (how, false),
+        };
+        let ready_for = worker.ready_at.map(|since| now - since);
+        worker.how = Some(how.clone());
+        let (pid, status, reason) = (worker.pid, worker.status.clone(), self.reason(id, &how.to_string()));
+        self.uncount(id);
+        for key in [Key::Start(id), Key::Settle(id), Key::Watchdog(id), Key::Age(id)] {
+            self.timers.clear(key);
+        }
+        let failed = crashed || killed;
+        self.act(Action::Ended(Ended { worker: id, slot, generation, pid, how: how.clone(), failed, status }));
+        if crashed {
+            self.crashes += 1;
+            self.log(Kind::WorkerFailed, reason.clone(), Some(generation), Some((id, slot)));
+            self.recycle_failed(id, &reason);
+            match self.generations.get(&generation).map(|home| home.role) {
+                Some(Role::Candidate) => self.rollback(Outcome::RolledBack, reason),
+                Some(Role::Current) => self.place_crashed(id, slot, ready_for, &how),
+                Some(Role::Retired) | None => {}
+            }
+        }
+        if !left {
+            self.cleared(id);
+        } else if crashed {
+            self.act(Action::Kill(id));
+            self.timers.set(Key::Stop(id), self.after(KILL_AGAIN));
+        }
+    }
+
+    /// Nothing of the worker is left.
+    pub(super) fn cleared(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(|worker| worker.how.is_none()) {
+            return self.senseless("nothing left of a worker that lives", Some(id));
+        }
+        let Some(worker) = self.workers.remove(&id) else { return self.senseless("nothing left of an unknown worker", Some(id)) };
+        self.timers.clear_worker(id);
+        self.act(Action::Forget(id));
+        let (generation, slot) = (worker.generation, worker.slot);
+        if let Some(home) = self.generations.get_mut(&generation) {
+            home.members.remove(&id);
+            if home.role == Role::Current {
+                self.place_cleared(id, slot);
+            }
+        }
+        self.holder_gone(id, slot);
+        self.yielded(id);
+        self.release_if_empty(generation);
+    }
+
+    /// Why a worker is blamed, in one line.
+    fn reason(&self, id: WorkerId, how: &str) -> String {
+        let Some(worker) = self.workers.get(&id) else { return how.to_owned() };
+        let when = if worker.ready_at.is_none() && !how.starts_with("start timeout") { ", before it was ready" } else { "" };
+        let words = if worker.status.is_empty() { String::new() } else { format!(" (its last status: {})", worker.status) };
+        format!("worker {id} (slot {}): {how}{when}{words}", worker.slot)
+    }
+}

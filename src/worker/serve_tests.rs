@@ -1,0 +1,218 @@
+//! The law of the drain, through real sockets.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Server;
+use crate::worker::Drain;
+use crate::worker::listen::Listener;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A server whose `/slow` waits for a permit.
+struct Rig {
+    drain: Drain,
+    address: std::net::SocketAddr,
+    permits: std::sync::Arc<Semaphore>,
+    entered: std::sync::Arc<Semaphore>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl Rig {
+    async fn new(server: Server) -> Self {
+        Self::on(server, TcpListener::bind("127.0.0.1:0").await.unwrap().into())
+    }
+
+    fn on(server: Server, listener: Listener) -> Self {
+        let address = listener.address().parse().unwrap();
+        let drain = Drain::new();
+        let permits = std::sync::Arc::new(Semaphore::new(0));
+        let entered = std::sync::Arc::new(Semaphore::new(0));
+        let (wait, tell) = (permits.clone(), entered.clone());
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (wait, tell) = (wait.clone(), tell.clone());
+            async move {
+                if request.uri().path() == "/slow" {
+                    tell.add_permits(1);
+                    wait.acquire().await.unwrap().forget();
+                }
+                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello"))))
+            }
+        });
+        let server = tokio::spawn(server.drain(drain.clone()).serve(listener, service));
+        Rig { drain, address, permits, entered, server }
+    }
+
+    async fn connect(&self) -> Client {
+        Client(TcpStream::connect(self.address).await.unwrap())
+    }
+
+    /// A connection that is accepted for sure, since it was answered; it is idle now.
+    async fn idle(&self) -> Client {
+        let mut client = self.connect().await;
+        assert_eq!(client.get("/").await, Answer { close: false });
+        client
+    }
+
+    async fn ended(self) {
+        timeout(SOON, self.server).await.expect("the server ends").unwrap().unwrap();
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Answer {
+    close: bool,
+}
+
+struct Client(TcpStream);
+
+impl Client {
+    async fn send(&mut self, path: &str) {
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> Answer {
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\nhello") {
+            let mut byte = [0];
+            let read = timeout(SOON, self.0.read(&mut byte)).await.expect("an answer").unwrap();
+            assert_eq!(read, 1, "the connection ended within an answer: {}", String::from_utf8_lossy(&text));
+            text.push(byte[0]);
+        }
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        Answer { close: text.to_lowercase().contains("connection: close") }
+    }
+
+    async fn get(&mut self, path: &str) -> Answer {
+        self.send(path).await;
+        self.answer().await
+    }
+
+    /// The server ended the connection in good order: end of file, no reset.
+    async fn at_end(&mut self) {
+        let mut rest = Vec::new();
+        timeout(SOON, self.0.read_to_end(&mut rest)).await.expect("the end").unwrap();
+        assert_eq!(rest, b"", "bytes after the last answer");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_connection_is_told_with_its_answer() {
+    let rig = Rig::new(Server::new()).await;
+    let mut client = rig.connect().await;
+    client.send("/slow").await;
+    rig.entered.acquire().await.unwrap().forget();
+    rig.drain.begin();
+    rig.permits.add_permits(1);
+    assert_eq!(client.answer().await, Answer { close: true });
+    client.at_end().await;
+    drop(client);
+    rig.ended().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_told_with_its_next_answer() {
+    let rig = Rig::new(Server::new()).await;
+    let (mut one, mut two) = (rig.idle().await, rig.idle().await);
+    rig.drain.begin();
+    // The listener is closed, so the drain is under way when we ask again.
+    while TcpStream::connect(rig.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    for client in [&mut one, &mut two] {
+        assert_eq!(client.get("/").await, Answer { close: true });
+        client.at_end().await;
+    }
+    drop((one, two));
+    rig.ended().await;
+}
+
+#[tokio::test]
+async fn a_fresh_connection_is_served() {
+    let rig = Rig::new(Server::new()).await;
+    let mut fresh = rig.connect().await;
+    let _accepted_after = rig.idle().await; // the queue is in order, so `fresh` is accepted, too
+    rig.drain.begin();
+    while TcpStream::connect(rig.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fresh.get("/").await, Answer { close: true });
+    fresh.at_end().await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_lose_no_answer_that_was_given() {
+    let rig = Rig::new(Server::new()).await;
+    let mut client = rig.connect().await;
+    client.send("/slow").await;
+    rig.entered.acquire().await.unwrap().forget();
+    rig.drain.begin();
+    for _ in 0..100 {
+        client.send("/").await; // sent before the answer: the client is told that none of these was looked at
+    }
+    rig.permits.add_permits(1);
+    assert_eq!(client.answer().await, Answer { close: true });
+    client.at_end().await; // a reset, for the bytes that nobody read, would fail here or above
+    drop(client);
+    rig.ended().await;
+}
+
+#[tokio::test]
+async fn half_a_head_is_waited_for() {
+    let rig = Rig::new(Server::new().grace(Duration::ZERO)).await;
+    let mut client = rig.idle().await;
+    let other = rig.idle().await;
+    client.0.write_all(b"GET / HT").await.unwrap();
+    let mut probe = rig.idle().await; // the server has turned: it has read the half head
+    assert_eq!(probe.get("/").await, Answer { close: false });
+    rig.drain.begin();
+    // With no grace the other idle ones are closed at once …
+    for mut idle in [other, probe] {
+        idle.at_end().await;
+    }
+    // … but not the one whose request is on its way.
+    client.0.write_all(b"TP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert_eq!(client.answer().await, Answer { close: true });
+    client.at_end().await;
+    drop(client);
+    rig.ended().await;
+}
+
+#[tokio::test]
+async fn the_grace_counts_from_the_last_answer_and_ends() {
+    let rig = Rig::new(Server::new().grace(Duration::from_millis(30))).await;
+    let (mut idle, mut fresh) = (rig.idle().await, rig.connect().await);
+    rig.idle().await.0.shutdown().await.unwrap();
+    rig.drain.begin();
+    idle.at_end().await;
+    fresh.at_end().await;
+    drop((idle, fresh));
+    rig.ended().await;
+}
+
+#[tokio::test]
+async fn our_own_queue_is_emptied_before_the_listener_closes() {
+    let rig = Rig::on(Server::new(), Listener::bind("127.0.0.1:0").unwrap());
+    rig.drain.begin(); // before the server has turned once
+    let address = rig.address;
+    // The kernel completes these without the server, which shares our thread and has not run.
+    let waiting: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    for stream in waiting {
+        stream.set_nonblocking(true).unwrap();
+        let mut client = Client(TcpStream::from_std(stream).unwrap());
+        assert_eq!(client.get("/").await, Answer { close: true });
+        client.at_end().await;
+    }
+    rig.ended().await;
+}

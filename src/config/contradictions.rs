@@ -1,0 +1,57 @@
+//! Values that are fine alone and wrong together.
+
+use super::types::{Config, Ready};
+
+/// One contradiction: the keys that make it, most telling first, and what is wrong with them.
+pub(super) struct Contradiction {
+    pub keys: &'static [&'static str],
+    pub message: String,
+}
+
+/// All that contradicts itself.
+pub(super) fn find(config: &Config) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    let (worker, restart) = (&config.worker, &config.restart);
+    if restart.initial > restart.max {
+        found.push(Contradiction {
+            keys: &["restart.initial", "restart.max"],
+            message: format!(
+                "restart.initial ({:?}) is longer than restart.max ({:?}); make one at most the other",
+                restart.initial, restart.max
+            ),
+        });
+    }
+    if let (Some(high), Some(max)) = (worker.limits.memory_high, worker.limits.memory_max)
+        && high > max
+    {
+        found.push(Contradiction {
+            keys: &["worker.limits.memory_high", "worker.limits.memory_max"],
+            message: format!(
+                "worker.limits.memory_high ({high} bytes) is above worker.limits.memory_max ({max} bytes), so it would never \
+                 be reached; make it smaller, or leave it out"
+            ),
+        });
+    }
+    if worker.ready == Ready::Running && worker.settle >= worker.start_timeout {
+        found.push(Contradiction {
+            keys: &["worker.settle", "worker.start_timeout", "worker.ready"],
+            message: format!(
+                "worker.settle ({:?}) is not shorter than worker.start_timeout ({:?}), so no worker would ever become ready; \
+                 make settle shorter or start_timeout longer",
+                worker.settle, worker.start_timeout
+            ),
+        });
+    }
+    if let (Some(recycle), Some(max)) = (config.recycle.max_memory, worker.limits.memory_max)
+        && recycle > max
+    {
+        found.push(Contradiction {
+            keys: &["recycle.max_memory", "worker.limits.memory_max"],
+            message: format!(
+                "recycle.max_memory ({recycle} bytes) is above worker.limits.memory_max ({max} bytes): a worker would be killed \
+                 before it is recycled; make it smaller, or leave it out"
+            ),
+        });
+    }
+    found
+}

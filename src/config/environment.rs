@@ -1,0 +1,246 @@
+//! Environment variables: environment files as systemd's `EnvironmentFile=` reads them, and the merge of all sources.
+//!
+//! The syntax is that of `systemd.exec(5)`: `NAME=value` lines, `#` and `;` comments, single and double quotes,
+//! a backslash at the end of a line joins it with the next, nothing is expanded. What systemd skips with a warning
+//! is an error here.
+//!
+//! Law: no value is ever quoted in an error. These files hold passwords, and errors end up in a status that anybody
+//! may read.
+
+use std::iter::Peekable;
+use std::path::Path;
+use std::str::Chars;
+
+use super::error::Error;
+use super::file;
+use super::types::Config;
+
+/// The kernel takes no longer `NAME=value` (`MAX_ARG_STRLEN` of `execve(2)`, less the final NUL).
+const ASSIGNMENT_MAX: usize = 131_071;
+/// What a worker is given by its master, and nobody else may.
+const OURS: &[&str] =
+    &["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+impl Config {
+    /// The variables to be added to the master's own. Read anew at each call: first `worker.environment`, over it the
+    /// files in their order (as in systemd, `EnvironmentFile=` wins over `Environment=`), over all the flags.
+    /// No name comes twice. Relative files are looked up in `base_directory`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or has a bad line.
+    pub fn environment(&self, base_directory: &Path) -> Result<Vec<(String, String)>, Error> {
+        let mut merged = self.worker.environment.clone();
+        for listed in &self.worker.environment_file {
+            let (path, may_be_missing) = match listed.to_str().and_then(|path| path.strip_prefix('-')) {
+                Some(path) => (Path::new(path), true),
+                None => (listed.as_path(), false),
+            };
+            let path = base_directory.join(path);
+            let text = if may_be_missing {
+                file::read_if_there(&path, file::Kind::Environment)?
+            } else {
+                Some(file::read(&path, file::Kind::Environment)?)
+            };
+            if let Some(text) = text {
+                let assignments = parse(&text)
+                    .map_err(|(line, message)| Error::elsewhere(format_args!("{}:{line}", path.display()), message))?;
+                merged.extend(assignments);
+            }
+        }
+        merged.extend(self.worker.environment_override.iter().cloned());
+        Ok(last_of_each(merged))
+    }
+}
+
+/// Keeps the last value of each name, at the place of the first.
+fn last_of_each(all: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut places = std::collections::HashMap::new();
+    let mut kept: Vec<(String, String)> = Vec::new();
+    for (name, value) in all {
+        match places.get(&name) {
+            Some(&place) => {
+                let (_, old): &mut (String, String) = &mut kept[place];
+                *old = value;
+            }
+            None => {
+                places.insert(name.clone(), kept.len());
+                kept.push((name, value));
+            }
+        }
+    }
+    kept
+}
+
+/// `NAME=value`, checked.
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
+    let Some((name, value)) = text.split_once('=') else {
+        return Err("this is no assignment: it has no \"=\"; write \"NAME=value\"".to_owned());
+    };
+    check_name(name)?;
+    check_value(name, value)?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Whether a variable may have this name.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let shown = name.chars().take(40).flat_map(char::escape_debug).collect::<String>();
+    if name.strip_prefix("export").is_some_and(|rest| rest.starts_with([' ', '\t'])) {
+        return Err("no shell reads this; leave out the word \"export\"".to_owned());
+    }
+    if name.starts_with(|c: char| c.is_ascii_digit())
+        || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        || name.is_empty()
+    {
+        return Err(format!("\"{shown}\" is no name of a variable; it may have letters, digits and _, and begins with no digit"));
+    }
+    if OURS.contains(&name) || name.starts_with("RATOON_") {
+        return Err(format!("the variable {shown} is set by Ratoon itself for each worker; remove it here"));
+    }
+    Ok(())
+}
+
+/// Whether the variable `name` may have this value.
+pub(super) fn check_value(name: &str, value: &str) -> Result<(), String> {
+    if value.contains('\0') {
+        return Err(format!("the value of {name} has a NUL byte in it, which no environment can hold"));
+    }
+    let length = name.len() + 1 + value.len();
+    if length > ASSIGNMENT_MAX {
+        return Err(format!("{name} and its value are {length} bytes; the kernel takes {ASSIGNMENT_MAX} at most"));
+    }
+    Ok(())
+}
+
+/// The assignments of a file, or the line (from 1) and what is wrong with it.
+fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, String)> {
+    let mut scanner = Scanner { rest: text.strip_prefix('\u{feff}').unwrap_or(text).chars().peekable(), line: 1 };
+    let mut assignments = Vec::new();
+    while let Some(first) = scanner.rest.peek().copied() {
+        let line = scanner.line;
+        match first {
+            '#' | ';' => scanner.skip_line(),
+            c if c.is_ascii_whitespace() => {
+                scanner.next();
+            }
+            _ => {
+                let name = scanner
+                    .name()
+                    .ok_or_else(|| (line, "this line has no \"=\"; write NAME=value, or # before a comment".to_owned()))?;
+                check_name(&name).map_err(|message| (line, message))?;
+                let value = scanner.value().map_err(|(at, reason)| (at, format!("{reason} in the value of {name}")))?;
+                check_value(&name, &value).map_err(|message| (line, message))?;
+                assignments.push((name, value));
+            }
+        }
+    }
+    Ok(assignments)
+}
+
+struct Scanner<'t> {
+    rest: Peekable<Chars<'t>>,
+    line: usize,
+}
+
+impl Scanner<'_> {
+    fn next(&mut self) -> Option<char> {
+        let c = self.rest.next();
+        if c == Some('\n') {
+            self.line += 1;
+        }
+        c
+    }
+
+    fn skip_line(&mut self) {
+        while let Some(c) = self.next() {
+            if is_newline(c) {
+                break;
+            }
+        }
+    }
+
+    /// Up to the `=`; nothing when the line ends before.
+    fn name(&mut self) -> Option<String> {
+        let mut name = String::new();
+        loop {
+            match self.next()? {
+                '=' => break,
+                c if is_newline(c) => return None,
+                c => name.push(c),
+            }
+        }
+        name.truncate(name.trim_end().len());
+        Some(name)
+    }
+
+    /// Up to the end of the line that no backslash joins with the next. Quoted pieces come first, one after the other;
+    /// within what follows them, quotes are ordinary characters.
+    fn value(&mut self) -> Result<String, (usize, &'static str)> {
+        let mut value = String::new();
+        loop {
+            match self.rest.peek().copied() {
+                Some(c) if !is_newline(c) && c.is_ascii_whitespace() => {
+                    self.next();
+                }
+                Some('\'') => self.single_quoted(&mut value)?,
+                Some('"') => self.double_quoted(&mut value)?,
+                _ => break,
+            }
+        }
+        let quoted = value.len();
+        // What a backslash stands before is not white space to be stripped.
+        let mut keep = quoted;
+        while let Some(c) = self.next() {
+            match c {
+                '\\' => {
+                    if let Some(escaped) = self.next()
+                        && !is_newline(escaped)
+                    {
+                        value.push(escaped);
+                        keep = value.len();
+                    }
+                }
+                c if is_newline(c) => break,
+                c => {
+                    value.push(c);
+                    if !c.is_ascii_whitespace() {
+                        keep = value.len();
+                    }
+                }
+            }
+        }
+        value.truncate(keep);
+        Ok(value)
+    }
+
+    fn single_quoted(&mut self, value: &mut String) -> Result<(), (usize, &'static str)> {
+        let line = self.line;
+        self.next();
+        loop {
+            match self.next().ok_or((line, "a ' is never closed"))? {
+                '\'' => return Ok(()),
+                c => value.push(c),
+            }
+        }
+    }
+
+    fn double_quoted(&mut self, value: &mut String) -> Result<(), (usize, &'static str)> {
+        let line = self.line;
+        let open = (line, "a \" is never closed");
+        self.next();
+        loop {
+            match self.next().ok_or(open)? {
+                '"' => return Ok(()),
+                '\\' => match self.next().ok_or(open)? {
+                    c @ ('"' | '\\' | '`' | '$') => value.push(c),
+                    '\n' => {}
+                    c => value.extend(['\\', c]),
+                },
+                c => value.push(c),
+            }
+        }
+    }
+}
+
+fn is_newline(c: char) -> bool {
+    matches!(c, '\n' | '\r')
+}

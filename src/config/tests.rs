@@ -1,0 +1,128 @@
+//! The configuration as its users meet it: what the file may say, and the exact words for what it may not.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+
+mod errors;
+
+/// The configuration that the text gives, or what is said of it.
+fn read(text: &str) -> Result<Config, String> {
+    parse(text, Path::new("web.toml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_defaults_are_the_contracts() {
+    let config = read("[worker]\ncommand = ['web']").unwrap();
+    assert_eq!(config, Config::for_command(vec!["web".to_owned()]));
+    assert_eq!(config.worker.start_timeout, Duration::from_secs(10));
+    assert_eq!(config.worker.stop_timeout, Duration::from_secs(30));
+    assert_eq!(config.worker.stop_signal, libc::SIGTERM);
+    assert_eq!(config.worker.settle, Duration::from_secs(1));
+    assert_eq!(config.worker.ready, Ready::Notify);
+    assert_eq!((config.worker.count, config.worker.watchdog), (None, None));
+    assert_eq!((config.restart.initial, config.restart.max), (Duration::from_millis(100), Duration::from_secs(30)));
+    assert_eq!((config.restart.limit, config.restart.interval), (10, Duration::from_secs(60)));
+    assert_eq!(config.restart.give_up, None);
+    assert_eq!((config.reload.surge, config.reload.probation), (Surge::Percent(100), Duration::ZERO));
+    assert_eq!(config.worker.workers(), usable_cpus());
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = read(
+        r#"
+[worker]
+command = ["web", "--port", "80"]
+directory = "/srv/web/current"
+environment = { B = "2", A = "1" }
+environment_file = ["/etc/default/web", "-/etc/default/web.local"]
+count = 4
+ready = "running"
+settle = "2s"
+start_timeout = 20
+stop_timeout = "1h30min"
+stop_signal = "QUIT"
+watchdog = "30s"
+user = "www-data"
+group = 33
+balance = "per-slot"
+
+[worker.limits]
+memory_max = "512M"
+memory_high = "1.5M"
+tasks_max = 100
+cpu_weight = 50
+nofile = 4096
+
+[restart]
+initial = "50ms"
+max = "1min"
+limit = 3
+interval = "10s"
+give_up = "1h"
+
+[reload]
+surge = 1
+probation = "5s"
+check = ["web", "--check"]
+
+[hooks]
+before_reload = ["/usr/local/bin/warm"]
+before_shutdown = ["/usr/local/bin/bye", ""]
+
+[recycle]
+max_age = "1d"
+max_memory = "256M"
+max_requests = 100000
+
+[status]
+listen = "127.0.0.1:9090"
+"#,
+    )
+    .unwrap();
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let expected = Config {
+        worker: Worker {
+            command: words(&["web", "--port", "80"]),
+            directory: Some(PathBuf::from("/srv/web/current")),
+            environment: vec![pair("B", "2"), pair("A", "1")],
+            environment_file: vec![PathBuf::from("/etc/default/web"), PathBuf::from("-/etc/default/web.local")],
+            environment_override: Vec::new(),
+            count: Some(4),
+            ready: Ready::Running,
+            settle: Duration::from_secs(2),
+            start_timeout: Duration::from_secs(20),
+            stop_timeout: Duration::from_secs(5400),
+            stop_signal: libc::SIGQUIT,
+            watchdog: Some(Duration::from_secs(30)),
+            user: Some("www-data".to_owned()),
+            group: Some("33".to_owned()),
+            limits: Limits {
+                memory_max: Some(512 << 20),
+                memory_high: Some(3 << 19),
+                tasks_max: Some(100),
+                cpu_weight: Some(50),
+                nofile: Some(4096),
+            },
+            balance: Balance::PerSlot,
+        },
+        restart: Restart {
+            initial: Duration::from_millis(50),
+            max: Duration::from_secs(60),
+            limit: 3,
+            interval: Duration::from_secs(10),
+            give_up: Some(Duration::from_secs(3600)),
+        },
+        reload: Reload { surge: Surge::Count(1), probation: Duration::from_secs(5), check: Some(words(&["web", "--check"])) },
+        hooks: Hooks {
+            before_reload: Some(words(&["/usr/local/bin/warm"])),
+            before_shutdown: Some(words(&["/usr/local/bin/bye", ""])),
+        },
+        recycle: Recycle { max_age: Some(Duration::from_secs(86_400)), max_memory: Some(256 << 20), max_requests: Some(100_000) },
+        status: Status { listen: Some("127.0.0.1:9090".to_owned()) },
+    };
+    assert_eq!(config, expected);
+}

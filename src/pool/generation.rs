@@ -128,6 +128,9 @@ impl Pool {
 
     /// A worker of the current generation failed; its place is filled again when it is cleared.
     pub(super) fn place_crashed(&mut self, id: WorkerId, slot: Slot, ready_for: Option<Duration>, how: &How) {
+        if self.stopping.is_some() {
+            return;
+        }
         let Some(place) = self.place(slot) else { return };
         if place.worker == Some(id) {
             let delay = self.strike(self.current, slot, ready_for);
@@ -209,6 +212,7 @@ impl Pool {
     pub(super) fn stands(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| {
             worker.phase == Phase::Ready
+                && worker.how.is_none()
                 && worker.generation == self.current
                 && self
                     .generations

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::Pool;
 use super::timers::Key;
 use super::vocabulary::{Answer, AskerId, Kind, WorkerId};
+use super::worker::Phase;
 
 /// A worker that shall be replaced.
 #[derive(Clone, Debug)]
@@ -97,7 +98,7 @@ impl Pool {
         if let Some(asker) = job.asker {
             self.recycling.queue.retain(|other| other.asker != Some(asker));
             self.answer(Some(asker), Answer::Failed(format!("worker {} stays: {why}", job.worker)));
-        } else {
+        } else if self.workers.get(&job.worker).is_some_and(|worker| worker.phase == Phase::Ready) {
             // What wears out is tried again, but not at once.
             let again = self.generations.get(&self.current).map_or(self.now, |home| self.after(home.settings.restart.max));
             self.timers.set(Key::Age(job.worker), again);

@@ -360,6 +360,21 @@ impl Pool {
             }
         }
         self.advance();
+        self.make_room_for_more();
         self.check_candidate();
+    }
+
+    /// The candidate has grown: slots that waited for the commit beside their old workers must make room after all.
+    fn make_room_for_more(&mut self) {
+        let Some(reload) = self.reload.as_ref().filter(|reload| reload.started < reload.target) else { return };
+        let Some(candidate) = self.generations.get(&reload.number) else { return };
+        let waits = |slot: &Slot| {
+            let place = &candidate.places[*slot as usize];
+            let ready = place.worker.and_then(|id| self.workers.get(&id)).is_some_and(|worker| worker.phase == Phase::Ready);
+            ready && !place.settled && !reload.yields.values().any(|yielding| yielding == slot)
+        };
+        for slot in (0..reload.started).filter(waits).collect::<Vec<_>>() {
+            self.make_room(slot);
+        }
     }
 }

@@ -1,0 +1,239 @@
+//! A hostile world plays every trick at every moment; the laws hold, and a kind end follows.
+
+use proptest::prelude::*;
+
+use super::world::{What, World};
+use super::{ms, settings};
+use crate::pool::{Event, How, Readiness, Said, Settings, Surge};
+
+/// One move of the world. Numbers pick among what there is at that moment.
+#[derive(Clone, Debug)]
+enum Move {
+    Pass(u64),
+    NextDeadline,
+    Ready(usize),
+    AllReady,
+    Crash(usize, i32),
+    CrashAll,
+    Leave(usize),
+    Clear(usize),
+    ObeyOne(usize),
+    ObeyAll,
+    Say(usize, u8),
+    SayUnknown,
+    Lie(usize),
+    Worn(usize),
+    Reload,
+    ReloadUnattended,
+    Prepare(u32, u8),
+    Refuse,
+    Abort,
+    AskerGone(usize),
+    Scale(u32),
+    Recycle(usize),
+    RecycleAll,
+    ForksFail(u32),
+    Stop,
+    StopNow,
+}
+
+fn moves() -> impl Strategy<Value = Move> {
+    prop_oneof![
+        6 => (1_u64..40_000).prop_map(Move::Pass),
+        6 => Just(Move::NextDeadline),
+        20 => any::<usize>().prop_map(Move::Ready),
+        10 => Just(Move::AllReady),
+        10 => (any::<usize>(), 0..3_i32).prop_map(|(who, code)| Move::Crash(who, code)),
+        1 => Just(Move::CrashAll),
+        4 => any::<usize>().prop_map(Move::Leave),
+        6 => any::<usize>().prop_map(Move::Clear),
+        10 => any::<usize>().prop_map(Move::ObeyOne),
+        5 => Just(Move::ObeyAll),
+        8 => (any::<usize>(), any::<u8>()).prop_map(|(who, what)| Move::Say(who, what)),
+        1 => Just(Move::SayUnknown),
+        2 => any::<usize>().prop_map(Move::Lie),
+        3 => any::<usize>().prop_map(Move::Worn),
+        12 => Just(Move::Reload),
+        2 => Just(Move::ReloadUnattended),
+        14 => (1_u32..5, any::<u8>()).prop_map(|(count, how)| Move::Prepare(count, how)),
+        3 => Just(Move::Refuse),
+        3 => Just(Move::Abort),
+        3 => any::<usize>().prop_map(Move::AskerGone),
+        4 => (0_u32..6).prop_map(Move::Scale),
+        3 => any::<usize>().prop_map(Move::Recycle),
+        2 => Just(Move::RecycleAll),
+        2 => (1_u32..4).prop_map(Move::ForksFail),
+        1 => Just(Move::Stop),
+        1 => Just(Move::StopNow),
+    ]
+}
+
+/// A configuration out of a count and a byte.
+fn config(count: u32, how: u8) -> Settings {
+    let mut settings = settings(count);
+    if how & 1 != 0 {
+        settings.surge = Surge::Count(1 + u32::from(how >> 6));
+    }
+    if how & 2 != 0 {
+        settings.probation = ms(500);
+    }
+    if how & 4 != 0 {
+        settings.watchdog = Some(ms(2_000));
+    }
+    if how & 8 != 0 {
+        settings.ready = Readiness::Running(ms(1_000));
+    }
+    if how & 16 != 0 {
+        settings.max_age = Some(ms(20_000));
+    }
+    if how & 32 != 0 {
+        settings.restart.give_up = Some(ms(50_000));
+        settings.restart.limit = 3;
+    }
+    settings
+}
+
+fn play(first: Settings, moves: Vec<Move>) {
+    let mut world = World::new(first);
+    for one in moves {
+        if world.exit.is_some() {
+            break;
+        }
+        one_move(&mut world, one);
+    }
+    world.be_kind();
+    world.check_rest_and_stop();
+}
+
+fn pick(world: &World, which: usize, of: impl Fn(&World, u64) -> bool) -> Option<u64> {
+    let fitting: Vec<u64> = world.processes.keys().copied().filter(|id| of(world, *id)).collect();
+    (!fitting.is_empty()).then(|| fitting[which % fitting.len()])
+}
+
+fn one_move(world: &mut World, one: Move) {
+    let anyone = |_: &World, _| true;
+    let told = |world: &World, id| world.processes.get(&id).is_some_and(|process| process.stopped && !process.gone);
+    match one {
+        Move::Pass(span) => world.pass(ms(span)),
+        Move::NextDeadline => {
+            if let Some(at) = world.pool.deadline() {
+                world.pass(at.saturating_duration_since(world.now));
+            }
+        }
+        Move::Ready(which) => {
+            if let Some(worker) = pick(world, which, anyone) {
+                world.ready(worker);
+            }
+        }
+        Move::AllReady => {
+            for worker in world.processes.keys().copied().collect::<Vec<_>>() {
+                world.ready(worker);
+            }
+        }
+        Move::Crash(which, code) => {
+            if let Some(worker) = pick(world, which, anyone) {
+                world.exit(worker, How::Exit(code));
+            }
+        }
+        Move::CrashAll => {
+            for worker in world.processes.keys().copied().collect::<Vec<_>>() {
+                world.exit(worker, How::Signal { signal: 9, core: false });
+            }
+        }
+        Move::Leave(which) => {
+            if let Some(worker) = pick(world, which, anyone) {
+                world.leave(worker, How::Exit(0), true);
+            }
+        }
+        Move::Clear(which) => {
+            if let Some(worker) = pick(world, which, |world, id| world.processes[&id].gone) {
+                world.clear(worker);
+            }
+        }
+        Move::ObeyOne(which) => {
+            if let Some(worker) = pick(world, which, told) {
+                world.exit(worker, How::Exit(0));
+            }
+        }
+        Move::ObeyAll => {
+            for worker in world.processes.keys().copied().filter(|id| told(world, *id)).collect::<Vec<_>>() {
+                world.exit(worker, How::Exit(0));
+            }
+        }
+        Move::Say(which, what) => {
+            let Some(worker) = pick(world, which, anyone) else { return };
+            let said = match what % 7 {
+                0 => Said::Stopping,
+                1 => Said::Status("busy".to_owned()),
+                2 => Said::Watchdog,
+                3 => Said::WatchdogTrigger,
+                4 => Said::WatchdogEvery(ms(u64::from(what) * 20)),
+                5 => Said::Extend(ms(u64::from(what) * 1_000)),
+                _ => Said::Extend(std::time::Duration::MAX),
+            };
+            world.step(Event::Said(worker, said));
+        }
+        Move::SayUnknown => world.step(Event::Said(u64::MAX, Said::Ready)),
+        // Things that the world would never say of a living worker.
+        Move::Lie(which) => match which % 5 {
+            0 => world.step(Event::Prepared(u64::MAX, settings(2))),
+            1 => world.step(Event::Refused(u64::MAX, "no".to_owned())),
+            2 => world.step(Event::Exited { worker: u64::MAX, how: How::Unknown, left: false }),
+            3 => world.step(Event::Spawned(u64::MAX, 1)),
+            _ => world.step(Event::Start(settings(3))),
+        },
+        Move::Worn(which) => {
+            if let Some(worker) = pick(world, which, anyone) {
+                world.step(Event::Worn(worker, "recycle.max_memory"));
+            }
+        }
+        Move::Reload => {
+            world.reload();
+        }
+        Move::ReloadUnattended => world.step(Event::Reload(None)),
+        Move::Prepare(count, how) => {
+            world.next = config(count, how);
+            world.prepare();
+        }
+        Move::Refuse => world.refuse(),
+        Move::Abort => {
+            world.ask(What::Other, |asker| Event::Abort(Some(asker)));
+        }
+        Move::AskerGone(which) => {
+            if !world.asked.is_empty() {
+                world.gone(which as u64 % world.asked.len() as u64 + 1);
+            }
+        }
+        Move::Scale(count) => {
+            world.ask(What::Other, |asker| Event::Scale(count, Some(asker)));
+        }
+        Move::Recycle(which) => {
+            let worker = pick(world, which, anyone).unwrap_or(77);
+            world.ask(What::Other, |asker| Event::Recycle(Some(worker), Some(asker)));
+        }
+        Move::RecycleAll => {
+            world.ask(What::Other, |asker| Event::Recycle(None, Some(asker)));
+        }
+        Move::ForksFail(count) => world.forks_fail = count,
+        Move::Stop => world.step(Event::Stop { now: false }),
+        Move::StopNow => world.step(Event::Stop { now: true }),
+    }
+}
+
+/// How many histories: `RATOON_HISTORIES`, else 10,000.
+fn histories() -> u32 {
+    std::env::var("RATOON_HISTORIES").ok().and_then(|number| number.parse().ok()).unwrap_or(10_000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: histories(), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_laws_hold_in_a_hostile_world(
+        count in 1_u32..5,
+        how in any::<u8>(),
+        moves in prop::collection::vec(moves(), 1..80),
+    ) {
+        play(config(count, how), moves);
+    }
+}

@@ -1,0 +1,445 @@
+//! A world without processes: it carries out the pool's actions, owns the clock, and checks the laws after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::pool::{
+    Action, Answer, AskerId, Ended, Event, How, Number, Outcome, Phase, Pool, Said, Settings, Slot, Worker, WorkerId,
+};
+
+/// A process as the world sees it.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub slot: Slot,
+    pub generation: Number,
+    /// It was told to stop (or to abort).
+    pub stopped: bool,
+    pub killed: bool,
+    /// Its main process is gone, others may be left.
+    pub gone: bool,
+}
+
+/// What somebody asked, and what came of it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    pub what: What,
+    /// How many reloads had begun when it was asked.
+    pub begun: usize,
+    pub answer: Option<Answer>,
+    pub left: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Reload,
+    Other,
+}
+
+/// The world and the pool in it.
+pub struct World {
+    pub pool: Pool,
+    pub start: Instant,
+    pub now: Instant,
+    pub processes: BTreeMap<WorkerId, Process>,
+    pub asked: BTreeMap<AskerId, Asked>,
+    /// Generations whose preparation waits for an answer.
+    pub preparing: Vec<Number>,
+    /// What the next preparations yield.
+    pub next: Settings,
+    /// So many forks fail from now on.
+    pub forks_fail: u32,
+    pub ended: Vec<Ended>,
+    pub finished: Vec<(Number, Outcome, String)>,
+    pub spawns: Vec<(WorkerId, Slot, Number, Instant)>,
+    pub ready_told: bool,
+    pub exit: Option<u8>,
+    begun: Vec<Number>,
+    released: BTreeSet<Number>,
+    committed: BTreeMap<Number, Settings>,
+    prepared: BTreeMap<Number, Settings>,
+    said_stopping: BTreeSet<WorkerId>,
+    stopping: bool,
+    last_pid: u32,
+}
+
+impl World {
+    pub fn new(settings: Settings) -> World {
+        let start = Instant::now();
+        let mut world = World {
+            pool: Pool::new(start, 7),
+            start,
+            now: start,
+            processes: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            preparing: Vec::new(),
+            next: settings.clone(),
+            forks_fail: 0,
+            ended: Vec::new(),
+            finished: Vec::new(),
+            spawns: Vec::new(),
+            ready_told: false,
+            exit: None,
+            begun: Vec::new(),
+            released: BTreeSet::new(),
+            committed: BTreeMap::from([(1, settings.clone())]),
+            prepared: BTreeMap::new(),
+            said_stopping: BTreeSet::new(),
+            stopping: false,
+            last_pid: 100,
+        };
+        world.step(Event::Start(settings));
+        world
+    }
+
+    /// One event, every action, every law; then what the actions brought about at once.
+    pub fn step(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            let generation = self.pool.generation();
+            let before = self.serving(Some(generation));
+            let mut actions = Vec::new();
+            self.note(&event);
+            self.pool.step(self.now, event.clone(), &mut actions);
+            let mut follow = Vec::new();
+            for action in &actions {
+                self.carry_out(action, generation, &mut follow);
+            }
+            self.laws(&event, before);
+            // In the order of the actions: the last pushed is taken first.
+            follow.reverse();
+            events.extend(follow);
+        }
+    }
+
+    /// Lets time pass; the world's one timer rings when it must.
+    pub fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        while let Some(at) = self.pool.deadline().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.step(Event::Due);
+            assert!(self.pool.deadline().is_none_or(|next| next > self.now), "the deadline does not move on: a busy loop");
+        }
+        self.now = until;
+    }
+
+    pub fn ready(&mut self, worker: WorkerId) {
+        self.step(Event::Said(worker, Said::Ready));
+    }
+
+    /// All starting workers say READY=1, also those that start because of it.
+    pub fn all_ready(&mut self) {
+        loop {
+            let starting = self.pool.workers().find(|(_, worker)| worker.phase == Phase::Starting).map(|(id, _)| id);
+            let Some(worker) = starting else { return };
+            self.ready(worker);
+        }
+    }
+
+    pub fn exit(&mut self, worker: WorkerId, how: How) {
+        self.leave(worker, how, false);
+    }
+
+    pub fn leave(&mut self, worker: WorkerId, how: How, left: bool) {
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        if process.gone {
+            return;
+        }
+        process.gone = true;
+        if !left {
+            self.processes.remove(&worker);
+        }
+        self.step(Event::Exited { worker, how, left });
+    }
+
+    pub fn clear(&mut self, worker: WorkerId) {
+        if self.processes.get(&worker).is_some_and(|process| process.gone) {
+            self.processes.remove(&worker);
+            self.step(Event::Cleared(worker));
+        }
+    }
+
+    pub fn prepare(&mut self) {
+        if let Some(number) = self.preparing.pop() {
+            let settings = self.next.clone();
+            self.prepared.insert(number, settings.clone());
+            self.step(Event::Prepared(number, settings));
+        }
+    }
+
+    pub fn refuse(&mut self) {
+        if let Some(number) = self.preparing.pop() {
+            self.step(Event::Refused(number, "reload.check said no".to_owned()));
+        }
+    }
+
+    pub fn ask(&mut self, what: What, event: impl FnOnce(AskerId) -> Event) -> AskerId {
+        let asker = self.asked.len() as AskerId + 1;
+        self.asked.insert(asker, Asked { what, begun: self.begun.len(), answer: None, left: false });
+        self.step(event(asker));
+        asker
+    }
+
+    pub fn reload(&mut self) -> AskerId {
+        self.ask(What::Reload, |asker| Event::Reload(Some(asker)))
+    }
+
+    pub fn gone(&mut self, asker: AskerId) {
+        if let Some(asked) = self.asked.get_mut(&asker).filter(|asked| !asked.left && asked.answer.is_none()) {
+            asked.left = true;
+            self.step(Event::AskerGone(asker));
+        }
+    }
+
+    pub fn answer(&self, asker: AskerId) -> Option<&Answer> {
+        self.asked[&asker].answer.as_ref()
+    }
+
+    /// Workers that serve, of a generation or of all.
+    pub fn serving(&self, generation: Option<Number>) -> u32 {
+        let serves = |id, worker: &Worker| {
+            worker.phase == Phase::Ready && self.alive(id) && generation.is_none_or(|number| worker.generation == number)
+        };
+        self.pool.workers().filter(|(id, worker)| serves(*id, worker)).count() as u32
+    }
+
+    /// The living workers of a generation, by slot.
+    pub fn of(&self, generation: Number) -> Vec<WorkerId> {
+        let mut workers: Vec<_> = self.pool.workers().filter(|(_, worker)| worker.generation == generation).collect();
+        workers.sort_by_key(|(id, worker)| (worker.slot, *id));
+        workers.into_iter().map(|(id, _)| id).collect()
+    }
+
+    pub fn phase(&self, worker: WorkerId) -> Option<Phase> {
+        self.pool.worker(worker).map(|worker| worker.phase)
+    }
+
+    /// From now on the world is kind: what is told to stop stops, what starts becomes ready, time passes.
+    pub fn be_kind(&mut self) {
+        self.forks_fail = 0;
+        for _ in 0..10_000 {
+            if self.exit.is_some() {
+                return;
+            }
+            if !self.preparing.is_empty() {
+                self.prepare();
+                continue;
+            }
+            let ending = self.processes.iter().find(|(_, process)| process.gone || process.stopped || process.killed);
+            if let Some((worker, process)) = ending.map(|(worker, process)| (*worker, process.clone())) {
+                if process.gone {
+                    self.clear(worker);
+                } else {
+                    self.exit(worker, How::Exit(0));
+                }
+                continue;
+            }
+            let starting = self.pool.workers().find(|(id, worker)| worker.phase == Phase::Starting && self.alive(*id));
+            if let Some(worker) = starting.map(|(id, _)| id) {
+                self.ready(worker);
+                continue;
+            }
+            // Those who leave by themselves do leave.
+            let leaving = self.pool.workers().find(|(id, worker)| worker.phase == Phase::Draining && self.alive(*id));
+            if let Some(worker) = leaving.map(|(id, _)| id) {
+                self.exit(worker, How::Exit(0));
+                continue;
+            }
+            // Nobody hangs any more.
+            let watched = self.pool.workers().find(|(_, worker)| worker.phase == Phase::Ready && worker.watchdog.is_some());
+            if let Some(worker) = watched.map(|(id, _)| id) {
+                self.step(Event::Said(worker, Said::WatchdogEvery(Duration::ZERO)));
+                continue;
+            }
+            let waits = self.pool.state() == "reloading"
+                || self.pool.ready() < self.pool.target()
+                || self.asked.values().any(|asked| asked.answer.is_none() && !asked.left);
+            match self.pool.deadline() {
+                Some(at) if waits && self.exit.is_none() => self.pass(at.saturating_duration_since(self.now)),
+                _ => return,
+            }
+        }
+        panic!("a kind world does not come to rest");
+    }
+
+    /// At rest everything is as it was asked for; then the instance ends and nothing is left.
+    pub fn check_rest_and_stop(&mut self) {
+        if self.exit.is_none() && !self.stopping {
+            assert_eq!(self.pool.state(), "running");
+            assert_eq!(self.pool.ready(), self.pool.target(), "not all places are filled: {}", self.pool.status_text());
+            assert_eq!(self.pool.workers().count() as u32, self.pool.target(), "workers that nobody wants");
+            self.step(Event::Stop { now: false });
+        }
+        self.be_kind();
+        assert!(self.exit.is_some(), "the instance does not end");
+        assert!(self.processes.is_empty(), "processes are left");
+        assert_eq!(self.pool.deadline(), None, "a timer is left");
+        for (asker, asked) in &self.asked {
+            assert!(asked.answer.is_some() || asked.left, "asker {asker} was never answered");
+        }
+        for number in self.prepared.keys().filter(|number| **number != self.pool.generation()) {
+            assert!(self.released.contains(number), "generation {number} was never released");
+        }
+        assert_eq!(self.begun.len(), self.finished.len(), "a reload has no end");
+    }
+
+    fn alive(&self, worker: WorkerId) -> bool {
+        self.processes.get(&worker).is_some_and(|process| !process.gone)
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Said(worker, Said::Stopping) => {
+                self.said_stopping.insert(*worker);
+            }
+            Event::Stop { .. } => self.stopping = true,
+            _ => {}
+        }
+    }
+
+    fn carry_out(&mut self, action: &Action, before: Number, follow: &mut Vec<Event>) {
+        assert!(self.exit.is_none(), "{action:?} after the exit");
+        match action {
+            Action::Prepare(number) => self.preparing.push(*number),
+            Action::Spawn { worker, slot, generation } => {
+                assert!(!self.stopping, "a fork while stopping");
+                assert!(!self.released.contains(generation), "a fork of a released generation");
+                assert!(self.spawns.iter().all(|(id, ..)| id != worker), "a worker id used twice");
+                let candidate = self.begun.last().filter(|_| self.begun.len() > self.finished.len());
+                let own = [Some(&before), Some(&self.pool.generation()), candidate].contains(&Some(generation));
+                assert!(own, "a fork of generation {generation}, which is neither current nor candidate");
+                self.spawns.push((*worker, *slot, *generation, self.now));
+                if self.forks_fail > 0 {
+                    self.forks_fail -= 1;
+                    follow.push(Event::SpawnFailed(*worker, "fork: Resource temporarily unavailable".to_owned()));
+                } else {
+                    self.last_pid += 1;
+                    let process = Process { slot: *slot, generation: *generation, stopped: false, killed: false, gone: false };
+                    self.processes.insert(*worker, process);
+                    follow.push(Event::Spawned(*worker, self.last_pid));
+                }
+            }
+            Action::Stop(worker) | Action::Abort(worker) => {
+                self.may_be_stopped(*worker, matches!(action, Action::Abort(_)));
+                if let Some(process) = self.processes.get_mut(worker) {
+                    assert!(!process.gone, "a signal to a process that is gone");
+                    process.stopped = true;
+                }
+            }
+            Action::Kill(worker) => {
+                if let Some(process) = self.processes.get_mut(worker) {
+                    let may = process.stopped || process.gone || self.stopping || self.said_stopping.contains(worker);
+                    assert!(may, "SIGKILL to a worker that was not asked to stop");
+                    process.killed = true;
+                }
+            }
+            Action::Changed(worker) => assert!(self.pool.worker(*worker).is_some() || !self.processes.contains_key(worker)),
+            Action::Ended(ended) => self.ended.push(ended.clone()),
+            Action::Forget(worker) => assert!(!self.alive(*worker), "a living worker is forgotten"),
+            // The answer to a lie.
+            Action::Release(u64::MAX) => {}
+            Action::Release(number) => {
+                assert!(self.released.insert(*number), "generation {number} released twice");
+                assert!(self.processes.values().all(|process| process.generation != *number), "released in use");
+            }
+            Action::ReloadStarted(number) => {
+                assert_eq!(self.begun.len(), self.finished.len(), "two reloads at once");
+                self.begun.push(*number);
+            }
+            Action::ReloadFinished(number, outcome, reason) => {
+                assert_eq!(self.begun.last(), Some(number), "the end of a reload that does not run");
+                self.finished.push((*number, *outcome, reason.clone()));
+                assert_eq!(self.begun.len(), self.finished.len(), "a reload ended twice");
+                if *outcome == Outcome::Committed {
+                    self.committed.insert(*number, self.prepared[number].clone());
+                } else {
+                    assert!(!reason.is_empty(), "a failed reload without a reason");
+                }
+            }
+            Action::Answer(asker, answer) => self.answered(*asker, answer),
+            Action::Ready => assert!(!std::mem::replace(&mut self.ready_told, true), "READY=1 twice"),
+            Action::Stopping => self.stopping = true,
+            Action::Exit(code) => self.exit = Some(*code),
+            Action::Log(_) => {}
+        }
+    }
+
+    fn answered(&mut self, asker: AskerId, answer: &Answer) {
+        let asked = self.asked.get_mut(&asker).expect("an answer to somebody unknown");
+        assert!(asked.answer.is_none(), "asker {asker} was answered twice");
+        assert_eq!(asked.what == What::Reload, matches!(answer, Answer::Reload(..)), "the wrong kind of answer");
+        if let Answer::Reload(number, outcome, reason) = answer
+            && reason != "the instance is stopping"
+        {
+            let index = self.begun.iter().rposition(|begun| begun == number).expect("the outcome of a reload that never was");
+            assert!(index >= asked.begun, "the outcome of a reload that had begun before it was asked for");
+            let (.., finished, _) = &self.finished[index];
+            assert_eq!(finished, outcome, "an answer that is not the outcome");
+        }
+        asked.answer = Some(answer.clone());
+    }
+
+    /// Law 6: who serves is stopped only for a reason.
+    fn may_be_stopped(&self, worker: WorkerId, abort: bool) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let current = self.pool.generation();
+        let replaced = self.pool.workers().any(|(id, other)| {
+            id != worker && other.slot == process.slot && other.generation == process.generation && other.phase == Phase::Ready
+        });
+        let rolling = self.begun.last().and_then(|number| self.prepared.get(number)).is_some_and(|settings| {
+            settings.surge.of(settings.count.max(self.pool.target())) < settings.count.max(self.pool.target())
+        });
+        let never_ready = self.pool.worker(worker).is_none_or(|worker| worker.phase != Phase::Ready) && !self.was_ready(worker);
+        let reason = abort
+            || self.stopping
+            || process.generation != current
+            || process.slot >= self.pool.target()
+            || replaced
+            || rolling
+            || never_ready;
+        assert!(reason, "worker {worker} of the current generation {current} is stopped for no reason");
+    }
+
+    fn was_ready(&self, worker: WorkerId) -> bool {
+        self.pool.worker(worker).is_some_and(|worker| worker.ready_at.is_some())
+    }
+
+    fn laws(&self, event: &Event, before: u32) {
+        // What the pool itself decides never costs capacity that the pool should have.
+        let own = matches!(
+            event,
+            Event::Reload(_)
+                | Event::Prepared(..)
+                | Event::Refused(..)
+                | Event::Abort(_)
+                | Event::AskerGone(_)
+                | Event::Recycle(..)
+                | Event::Worn(..)
+                | Event::Said(_, Said::Ready | Said::Status(_) | Said::Extend(_) | Said::Watchdog)
+        );
+        if own && !self.stopping {
+            let after = self.serving(None);
+            assert!(after >= before.min(self.pool.target()), "{event:?} cost capacity: {before} -> {after}");
+        }
+        let mut standing: BTreeMap<(Number, Slot), u32> = BTreeMap::new();
+        for (_, worker) in self.pool.workers().filter(|(id, worker)| worker.phase != Phase::Draining && self.alive(*id)) {
+            *standing.entry((worker.generation, worker.slot)).or_default() += 1;
+        }
+        assert!(standing.values().all(|count| *count <= 2), "more than a worker and its successor in one slot");
+        let generation = self.pool.generation();
+        assert!(self.committed.contains_key(&generation), "generation {generation} was never committed");
+        assert_eq!(self.committed.keys().next_back(), Some(&generation), "not the last committed generation");
+        let counted = self.pool.workers().filter(|(id, worker)| {
+            worker.generation == generation && worker.phase == Phase::Ready && self.alive(*id) && worker.slot < self.pool.target()
+        });
+        assert!(self.pool.ready() <= counted.count() as u32, "more ready workers are told than there are");
+        if self.begun.len() == self.finished.len() {
+            // No reload runs: no worker starts but in the current generation.
+            for (id, worker) in self.pool.workers() {
+                assert!(
+                    worker.phase != Phase::Starting || worker.generation == generation || !self.alive(id),
+                    "worker {id} of a rolled-back generation still starts"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The acceptance of Ratoon under a real systemd, 252 (Debian 12) and 257 (Debian 13), each PID 1 of a container.
+//!
+//! `tests/run` prepares and runs it. The cases are marked `ignored`, because they need root and what `tests/setup` puts
+//! into `target/roots`; by hand: `cargo test --test system -- --include-ignored [257::part_of_a_name]`.
+//! `SYSTEMD_VERSION=252` or `=257` takes one version. A version is booted once; its cases run one after the other, each
+//! with instances of its own.
+#![forbid(unsafe_code)]
+
+mod container;
+mod units;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex};
+
+use container::{Container, VERSIONS};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A case: its name and what it does.
+type Case = (&'static str, fn(&Container));
+
+/// A container that is booted by the first case that needs it.
+type Slot = Arc<Mutex<Option<Result<Container, String>>>>;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let wanted = std::env::var("SYSTEMD_VERSION").ok();
+    if let Some(number) = wanted.as_deref()
+        && !VERSIONS.iter().any(|version| version.number == number)
+    {
+        eprintln!("SYSTEMD_VERSION={number}: there are {:?}", VERSIONS.map(|version| version.number));
+        std::process::exit(2);
+    }
+
+    let mut trials = Vec::new();
+    let mut slots: Vec<Slot> = Vec::new();
+    for version in VERSIONS {
+        if wanted.as_deref().is_some_and(|number| number != version.number) {
+            continue;
+        }
+        let slot = Slot::default();
+        slots.push(slot.clone());
+        for &(name, case) in [units::CASES].into_iter().flatten() {
+            let slot = slot.clone();
+            let run = move || {
+                let mut slot = slot.lock().expect("a case's panic is caught");
+                match slot.get_or_insert_with(|| Container::boot(version)) {
+                    Ok(container) => run_case(container, case),
+                    Err(reason) => return Err(Failed::from(reason.as_str())),
+                }
+                Ok(())
+            };
+            trials.push(Trial::test(format!("{}::{name}", version.number), run).with_ignored_flag(true));
+        }
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    for slot in slots {
+        drop(slot.lock().map(|mut container| container.take()));
+    }
+    conclusion.exit();
+}
+
+/// Runs a case; when it fails, its part of the journal goes with the failure.
+fn run_case(container: &Container, case: fn(&Container)) {
+    let cursor = container.cursor();
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(container))) {
+        eprintln!("--- the journal of this case:\n{}\n---", container.story(&cursor));
+        resume_unwind(panic);
+    }
+}

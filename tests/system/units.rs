@@ -1,0 +1,54 @@
+//! The unit files themselves.
+
+use crate::Case;
+use crate::container::{Container, text, wait_for};
+
+pub const CASES: &[Case] = &[
+    ("the_units_are_valid", the_units_are_valid),
+    ("an_instance_without_an_address_is_refused_by_name", an_instance_without_an_address_is_refused_by_name),
+    ("the_unit_is_as_closed_as_it_says", the_unit_is_as_closed_as_it_says),
+    ("the_socket_outlives_a_service_that_cannot_start", the_socket_outlives_a_service_that_cannot_start),
+];
+
+fn the_units_are_valid(c: &Container) {
+    c.write("/etc/systemd/system/ratoon@valid.socket.d/listen.conf", "[Socket]\nListenStream=127.0.0.1:7001\n");
+    let said = c.run(&["systemd-analyze", "verify", "ratoon@valid.socket", "ratoon@valid.service"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    assert_eq!(text(&said.stderr), "", "a warning is a mistake too");
+}
+
+fn an_instance_without_an_address_is_refused_by_name(c: &Container) {
+    let said = c.run(&["systemctl", "start", "ratoon@nowhere.socket"]);
+    assert!(!said.status.success());
+    assert!(text(&said.stderr).contains("ratoon@nowhere.socket has a bad unit file setting"), "{}", text(&said.stderr));
+    assert!(c.journal("ratoon@nowhere.socket").contains("Unit has no Listen setting"));
+}
+
+fn the_unit_is_as_closed_as_it_says(c: &Container) {
+    let exposure = |drop_in: &str| {
+        c.write("/etc/systemd/system/ratoon@closed.service.d/user.conf", drop_in);
+        c.ok(&["systemctl", "daemon-reload"]);
+        // The last line: "→ Overall exposure level for ratoon@closed.service: 3.2 OK".
+        let said = c.ok(&["systemd-analyze", "security", "--no-pager", "ratoon@closed.service"]);
+        let level = said.rsplit("ratoon@closed.service: ").next().and_then(|rest| rest.split(' ').next());
+        level.and_then(|level| level.parse::<f64>().ok()).unwrap_or_else(|| panic!("no level in {said}"))
+    };
+    let as_root = exposure("");
+    let as_user = exposure("[Service]\nUser=nobody\nCapabilityBoundingSet=\n");
+    println!("systemd-analyze security: {as_root} as shipped, {as_user} with User= and no capability");
+    assert!(as_root <= 3.2 && as_user <= 2.1, "{as_root}, {as_user}");
+}
+
+fn the_socket_outlives_a_service_that_cannot_start(c: &Container) {
+    // There is no /etc/ratoon/broken.toml.
+    c.write("/etc/systemd/system/ratoon@broken.socket.d/listen.conf", "[Socket]\nListenStream=127.0.0.1:7002\n");
+    c.write("/etc/systemd/system/ratoon@broken.service.d/fast.conf", "[Service]\nRestartSec=50ms\n");
+    c.ok(&["systemctl", "daemon-reload"]);
+    c.ok(&["systemctl", "start", "ratoon@broken.socket"]);
+    let _first = c.connect("127.0.0.1:7002").expect("the socket listens");
+    // More than the default limits of a service (5 starts in 10 s) and of a socket (20 activations in 2 s) allow.
+    wait_for("25 restarts", || (c.property("ratoon@broken.service", "NRestarts").parse::<u32>().ok()? >= 25).then_some(()));
+    assert_eq!(c.property("ratoon@broken.socket", "SubState"), "running");
+    let _second = c.connect("127.0.0.1:7002").expect("the socket still listens");
+    c.ok(&["systemctl", "stop", "ratoon@broken.socket", "ratoon@broken.service"]);
+}

@@ -1,1 +1,6 @@
 //! placeholder
+#![forbid(unsafe_code)]
+
+pub mod release;
+pub mod sockets;
+pub mod words;

@@ -1,1 +1,27 @@
-//! placeholder
+//! The only `unsafe` of the house: descriptors, processes, signals, credentials, as safe and typed values.
+//!
+//! Law: what leaves this module owns its descriptor or borrows it; nothing here knows of pools or configuration.
+//! Everything is for 64-bit Linux: system calls are made by number where libc has no call that is safe after a fork.
+#![allow(unsafe_code)]
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+compile_error!("ratoon is for 64-bit Linux");
+
+#[cfg(feature = "master")]
+pub mod credentials;
+#[cfg(feature = "master")]
+pub mod descendants;
+#[cfg(feature = "master")]
+pub mod fd;
+#[cfg(feature = "master")]
+pub mod notify;
+#[cfg(feature = "master")]
+pub mod poll;
+#[cfg(feature = "master")]
+pub mod process;
+#[cfg(feature = "master")]
+pub mod program;
+#[cfg(feature = "master")]
+pub mod signals;
+#[cfg(feature = "master")]
+pub mod spawn;

@@ -1,0 +1,159 @@
+//! Pinning a release: from what the configuration names to open files and resolved paths.
+//!
+//! Law: done once a generation; after it no symlink, rename or changed `PATH` has a say in what its workers run.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::sockets::is_masters_own;
+use crate::sys::fd::{STASH, stash};
+use crate::sys::program::Program;
+use crate::sys::spawn::describe;
+
+/// Where programs are looked for when there is no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a generation's workers run, and where.
+#[derive(Debug)]
+pub struct Pinned {
+    /// The executable.
+    pub program: Program,
+    /// Its arguments. The first is as configured, but where a symlink led to the program: then the path it led to.
+    pub argv: Vec<CString>,
+    /// The working directory, opened.
+    pub directory: Arc<OwnedFd>,
+    /// Its path without symlinks.
+    pub directory_path: PathBuf,
+}
+
+/// Why a release can't be started: what, which value, and the cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(String);
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Resolves `worker.command` and `worker.directory`.
+///
+/// A program with a slash is relative to the directory; one without is looked up in the directory, then in `path_env`.
+/// The directory that it is in is resolved (a `current` symlink is pinned) but its own name is kept, since a program
+/// may go by it (`venv/bin/python`).
+pub fn pin(command: &[String], directory: &Path, path_env: Option<&OsStr>) -> Result<Pinned, Error> {
+    let (directory_path, directory) = open_directory(directory)?;
+    let Some(name) = command.first().filter(|name| !name.is_empty()) else {
+        return Err(Error("worker.command is empty: name a program, like [\"/usr/bin/python3\", \"app.py\"]".to_owned()));
+    };
+    let mut argv =
+        command.iter().map(|argument| CString::new(argument.as_str())).collect::<Result<Vec<_>, _>>().map_err(|_| {
+            Error(format!("worker.command {command:?}: an argument holds a NUL character, which no program can be given"))
+        })?;
+
+    let program = if name.contains('/') {
+        let asked = directory_path.join(name);
+        let program = resolve(&asked).map_err(|error| cannot_start(name, &asked, &error))?;
+        if program.path() != asked {
+            argv[0] = c_string(program.path())?;
+        }
+        program
+    } else {
+        look_up(name, &directory_path, path_env)?
+    };
+    Ok(Pinned { program, argv, directory: Arc::new(directory), directory_path })
+}
+
+fn open_directory(directory: &Path) -> Result<(PathBuf, OwnedFd), Error> {
+    let fail = |error: io::Error| Error(format!("worker.directory {directory:?}: {}", in_words(&error)));
+    let path = std::fs::canonicalize(directory).map_err(fail)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+    Ok((path, stash(fd, STASH)))
+}
+
+/// Pins the program at a path whose directory is resolved and whose last part is kept.
+fn resolve(path: &Path) -> io::Result<Program> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::from_raw_os_error(rustix::io::Errno::ISDIR.raw_os_error()));
+    };
+    Program::pin(&std::fs::canonicalize(parent)?.join(name))
+}
+
+fn look_up(name: &str, directory: &Path, path_env: Option<&OsStr>) -> Result<Program, Error> {
+    let path_env = path_env.unwrap_or(OsStr::new(DEFAULT_PATH));
+    // An empty or relative entry means the working directory's: where the worker would look.
+    let entries = std::env::split_paths(path_env).map(|entry| directory.join(entry));
+    let mut obstacle = None;
+    for candidate in std::iter::once(directory.to_path_buf()).chain(entries).map(|place| place.join(name)) {
+        match resolve(&candidate) {
+            Ok(program) => return Ok(program),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            // Goes on, as a shell does, but is the better explanation if nothing else is found.
+            Err(error) => {
+                obstacle.get_or_insert_with(|| cannot_start(name, &candidate, &error));
+            }
+        }
+    }
+    Err(obstacle.unwrap_or_else(|| {
+        Error(format!(
+            "worker.command {name:?}: No such file or directory, neither in {} nor in PATH={}",
+            directory.display(),
+            path_env.display()
+        ))
+    }))
+}
+
+fn cannot_start(name: &str, path: &Path, error: &io::Error) -> Error {
+    let path = path.display();
+    let what = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::ISDIR) => "is a directory; name the program in it".to_owned(),
+        Some(rustix::io::Errno::ACCESS) => {
+            format!("Permission denied; the program must be a regular file that may be executed (`ls -l {path}`)")
+        }
+        _ => in_words(error),
+    };
+    Error(format!("worker.command {name:?}: {path}: {what}"))
+}
+
+fn in_words(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), describe)
+}
+
+fn c_string(path: &Path) -> Result<CString, Error> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error(format!("{path:?}: a path can't hold a NUL character")))
+}
+
+/// The environment that all workers of a generation share: the master's own without what is meant for the master
+/// alone, and over it the configuration's, which can't set those names either.
+pub fn environment<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+    own: impl IntoIterator<Item = (OsString, OsString)>,
+    configured: impl IntoIterator<Item = (K, V)>,
+) -> Result<Vec<CString>, Error> {
+    let mut all: BTreeMap<OsString, OsString> = own.into_iter().filter(|(name, _)| is_a_name(name)).collect();
+    for (name, value) in configured {
+        let (name, value) = (name.as_ref(), value.as_ref());
+        if !is_a_name(name) {
+            return Err(Error(format!("worker.environment: {name:?} is not a variable's name: no '=', no NUL, not empty")));
+        }
+        if value.as_bytes().contains(&0) {
+            return Err(Error(format!("worker.environment: the value of {name:?} holds a NUL character")));
+        }
+        all.insert(name.to_owned(), value.to_owned());
+    }
+    let worker_s = all.into_iter().filter(|(name, _)| !name.to_str().is_some_and(is_masters_own));
+    Ok(worker_s.filter_map(|(name, value)| CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok()).collect())
+}
+
+fn is_a_name(name: &OsStr) -> bool {
+    !name.is_empty() && !name.as_bytes().contains(&b'=') && !name.as_bytes().contains(&0)
+}

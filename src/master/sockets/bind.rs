@@ -1,0 +1,201 @@
+//! Sockets of our own: `--listen`, when systemd gives none.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+
+use super::{Error, Listener};
+use crate::sys::fd::{STASH, stash};
+
+/// The kernel cuts it down to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// The name of a socket that is given none.
+const DEFAULT_NAME: &str = "listen";
+
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    Tcp(SocketAddr),
+    Udp(SocketAddr),
+    Path(PathBuf),
+    Abstract(String),
+}
+
+/// Binds `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`, `@abstract` or `udp:127.0.0.1:53`, optionally `name=ADDR`.
+///
+/// TCP with `SO_REUSEADDR`, whether `[::]` takes IPv4 too is the system's default (as for a socket unit); a socket file
+/// is for everyone (0666, as for a socket unit) and replaces a stale one. The sockets are blocking, as a plain
+/// accept(2) loop needs them; who wants them otherwise sets it itself.
+pub fn bind(spec: &str) -> Result<Listener, Error> {
+    let (name, text) = split_name(spec)?;
+    let address = parse(text)?;
+    let fd = match &address {
+        Address::Tcp(ip) => bind_ip(*ip, SocketType::STREAM),
+        Address::Udp(ip) => bind_ip(*ip, SocketType::DGRAM),
+        Address::Path(path) => return Ok(listener(name, bind_path(path)?)),
+        Address::Abstract(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()).and_then(|address| {
+            let fd = unix_socket()?;
+            rustix::net::bind(&fd, &address)?;
+            rustix::net::listen(&fd, BACKLOG)?;
+            Ok(fd)
+        }),
+    };
+    Ok(listener(name, fd.map_err(|error| refused(text, &address, error))?))
+}
+
+fn listener(name: &str, fd: OwnedFd) -> Listener {
+    Listener::of(name.to_owned(), stash(fd, STASH), false)
+}
+
+/// `name=ADDR`. A path or an abstract name may hold an equals sign itself.
+fn split_name(spec: &str) -> Result<(&str, &str), Error> {
+    let Some((name, address)) = spec.split_once('=').filter(|(name, _)| !name.contains(['/', '@', '[', ':'])) else {
+        return Ok((DEFAULT_NAME, spec));
+    };
+    let fits = (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits && !name.starts_with(super::STORED_PREFIX) {
+        return Ok((name, address));
+    }
+    let prefix = super::STORED_PREFIX;
+    Err(Error(format!(
+        "{spec:?}: the name before the = has 1 to 255 visible ASCII characters, no colon, and doesn't begin with {prefix:?}"
+    )))
+}
+
+fn parse(text: &str) -> Result<Address, Error> {
+    if let Some(path) = text.strip_prefix("unix:").or(text.starts_with('/').then_some(text)) {
+        let path = Path::new(path);
+        return match path.as_os_str().len() {
+            _ if !path.is_absolute() => Err(Error(format!("cannot listen on {text:?}: write an absolute path"))),
+            length @ 108.. => Err(Error(format!(
+                "cannot listen on {text:?}: a socket's path has at most 107 bytes, this one {length}; use a shorter directory"
+            ))),
+            _ => Ok(Address::Path(path.to_path_buf())),
+        };
+    }
+    if let Some(name) = text.strip_prefix('@').filter(|name| !name.is_empty()) {
+        return Ok(Address::Abstract(name.to_owned()));
+    }
+    let (datagram, ip) = match text.strip_prefix("udp:") {
+        Some(ip) => (true, ip),
+        None => (false, text.strip_prefix("tcp:").unwrap_or(text)),
+    };
+    match ip.parse::<SocketAddr>() {
+        Ok(ip) if datagram => Ok(Address::Udp(ip)),
+        Ok(ip) => Ok(Address::Tcp(ip)),
+        Err(_) => Err(Error(format!("cannot listen on {text:?}: {}", hint(ip)))),
+    }
+}
+
+/// What was probably meant.
+fn hint(text: &str) -> String {
+    let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
+    let host = text.rsplit_once(':').map_or("", |(host, _)| host);
+    match (host, port) {
+        ("" | "*", Some(port)) => {
+            format!(
+                "say which address: \"127.0.0.1:{port}\" (this machine only), \"0.0.0.0:{port}\" or \"[::]:{port}\" (everyone)"
+            )
+        }
+        ("localhost", Some(port)) => format!("names are not looked up: write \"127.0.0.1:{port}\" or \"[::1]:{port}\""),
+        (host, Some(port)) if host.contains(':') && !host.starts_with('[') => {
+            format!("an IPv6 address stands in brackets: \"[{host}]:{port}\"")
+        }
+        (_, Some(_)) => "names are not looked up: write an IP address and a port, like \"127.0.0.1:8080\"".to_owned(),
+        _ if text.parse::<std::net::IpAddr>().is_ok() => {
+            "the port is missing: write it behind a colon, like \"127.0.0.1:8080\"".to_owned()
+        }
+        _ => "write an address like \"127.0.0.1:8080\", \"[::]:80\", \"/run/x.sock\" or \"@name\"".to_owned(),
+    }
+}
+
+fn bind_ip(address: SocketAddr, socket_type: SocketType) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = rustix::net::socket_with(family, socket_type, SocketFlags::CLOEXEC, None)?;
+    if socket_type == SocketType::STREAM {
+        // Connections of an earlier instance may still linger. Not for UDP: there it would let two share a port.
+        sockopt::set_socket_reuseaddr(&fd, true)?;
+    }
+    rustix::net::bind(&fd, &address)?;
+    if socket_type == SocketType::STREAM {
+        rustix::net::listen(&fd, BACKLOG)?;
+    }
+    Ok(fd)
+}
+
+fn unix_socket() -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+fn bind_path(path: &Path) -> Result<OwnedFd, Error> {
+    let fail = |error| refused(&path.display().to_string(), &Address::Path(path.to_path_buf()), error);
+    let address = SocketAddrUnix::new(path.as_os_str().as_bytes()).map_err(fail)?;
+    let fd = unix_socket().map_err(fail)?;
+    match rustix::net::bind(&fd, &address) {
+        Err(Errno::ADDRINUSE) => {
+            remove_stale(path, &address)?;
+            rustix::net::bind(&fd, &address).map_err(fail)?;
+        }
+        result => result.map_err(fail)?,
+    }
+    rustix::fs::chmod(path, Mode::from_raw_mode(0o666)).map_err(fail)?;
+    rustix::net::listen(&fd, BACKLOG).map_err(fail)?;
+    Ok(fd)
+}
+
+/// Removes a socket file behind which nobody listens any more; everything else stays.
+fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
+    let shown = path.display();
+    let file = std::fs::symlink_metadata(path).map_err(|error| Error(format!("cannot listen on {shown}: {error}")))?;
+    if !file.file_type().is_socket() {
+        return Err(Error(format!(
+            "cannot listen on {shown}: there is a file that is no socket; remove it or choose another path"
+        )));
+    }
+    // Not to wait for one that listens but doesn't accept.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(|error| Error(format!("cannot listen on {shown}: {error}")))?;
+    match rustix::net::connect(&probe, address) {
+        Err(Errno::CONNREFUSED) => {
+            std::fs::remove_file(path).map_err(|error| Error(format!("cannot remove the stale socket {shown}: {error}")))
+        }
+        _ => Err(Error(format!(
+            "cannot listen on {shown}: another process listens there (`ss -xlp src {shown}` shows it); stop it or choose another path"
+        ))),
+    }
+}
+
+/// An error that names the cause and the cure.
+fn refused(text: &str, address: &Address, error: Errno) -> Error {
+    let port = match address {
+        Address::Tcp(ip) | Address::Udp(ip) => Some(ip.port()),
+        Address::Path(_) | Address::Abstract(_) => None,
+    };
+    let why = match (error, port) {
+        (Errno::ADDRINUSE, Some(port)) => {
+            format!("another process has this port (`ss -lntup 'sport = :{port}'` shows it); stop it or choose another port")
+        }
+        (Errno::ADDRINUSE, None) => "another process listens there; stop it or choose another name".to_owned(),
+        (Errno::ACCESS, Some(port)) if port < 1024 => format!(
+            "ports below 1024 need CAP_NET_BIND_SERVICE, and this process hasn't it: let systemd open port {port} (ratoon@.socket), \
+             or choose one from 1024 on"
+        ),
+        (Errno::ADDRNOTAVAIL, Some(_)) => {
+            "no interface of this machine has this address; use one that `ip address` shows, or 0.0.0.0 or [::]".to_owned()
+        }
+        (Errno::AFNOSUPPORT, Some(_)) => "this machine has no IPv6; use an IPv4 address".to_owned(),
+        (Errno::NOENT, None) => "its directory does not exist; create it first".to_owned(),
+        (Errno::ACCESS | Errno::PERM | Errno::ROFS, None) => {
+            "no right to create a file in its directory; choose another one, or change its owner".to_owned()
+        }
+        (error, _) => crate::sys::spawn::describe(error.raw_os_error()),
+    };
+    Error(format!("cannot listen on {text}: {why}"))
+}

@@ -1,0 +1,100 @@
+//! What systemd hands over at the start: sd_listen_fds(3), read as if it lied.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::fs::{FileType, fcntl_get_seals, fstat};
+
+use super::{Error, Kind, Listener};
+use crate::sys::fd::{STASH, inherited, open_numbers, stash};
+use crate::sys::process::PidFd;
+
+/// The name of everything that the master keeps in systemd's store of descriptors begins so.
+pub const STORED_PREFIX: &str = "ratoon-";
+
+/// The first descriptor that is handed over.
+const FIRST: RawFd = 3;
+
+/// What was handed over.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The sockets, in their order.
+    pub listeners: Vec<Listener>,
+    /// What an earlier master had stored, by name: process descriptors, its state, notify sockets.
+    pub stored: Vec<(String, OwnedFd)>,
+    /// What was not as it should be; each a line for the log.
+    pub warnings: Vec<String>,
+}
+
+/// Takes what `LISTEN_PID`, `LISTEN_PIDFDID`, `LISTEN_FDS` and `LISTEN_FDNAMES` announce.
+///
+/// `None` when nothing is for this process. All descriptors are close-on-exec, and out of the workers' way, when this
+/// returns. A hole or a name too few or too many is a warning; a number that can't be read is an error.
+pub fn from_systemd(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Inherited>, Error> {
+    let text = |name: &str| env(name).map(|value| value.to_string_lossy().into_owned());
+    let number = |name: &str| match text(name) {
+        None => Ok(None),
+        Some(value) => value.trim().parse::<u64>().map(Some).map_err(|_| {
+            Error(format!("{name}={value:?} is not a number: start ratoon by systemd, or without any LISTEN_ variable"))
+        }),
+    };
+    let own = std::process::id();
+    if number("LISTEN_PID")? != Some(u64::from(own)) {
+        return Ok(None);
+    }
+    let own_inode = || PidFd::open(own).ok().and_then(|pidfd| pidfd.inode());
+    if let (Some(said), Some(inode)) = (number("LISTEN_PIDFDID")?, own_inode())
+        && said != inode
+    {
+        return Ok(None);
+    }
+    let announced = match number("LISTEN_FDS")? {
+        None | Some(0) => return Ok(None),
+        Some(count) => count,
+    };
+    let names: Vec<String> = match text("LISTEN_FDNAMES") {
+        Some(names) => names.split(':').map(str::to_owned).collect(),
+        None => Vec::new(),
+    };
+    Ok(Some(take(announced, &names)))
+}
+
+fn take(announced: u64, names: &[String]) -> Inherited {
+    let mut all = Inherited::default();
+    let end = RawFd::try_from(announced.saturating_add(FIRST as u64)).unwrap_or(RawFd::MAX);
+    // By what is open, never by what is announced: that may be two thousand millions. All are taken before any is
+    // looked at, so that none can leak.
+    let numbers = open_numbers().into_iter().filter(|number| (FIRST..end).contains(number));
+    let taken: Vec<(RawFd, OwnedFd)> = numbers.filter_map(|number| Some((number, inherited(number).ok()?))).collect();
+    if (taken.len() as u64) < announced {
+        all.warnings.push(format!("LISTEN_FDS={announced}, but only {} of these descriptors are there", taken.len()));
+    }
+    if !names.is_empty() && names.len() as u64 != announced {
+        all.warnings.push(format!("LISTEN_FDS={announced}, but LISTEN_FDNAMES has {} names", names.len()));
+    }
+    for (number, fd) in taken {
+        let name = usize::try_from(number - FIRST).ok().and_then(|index| names.get(index));
+        // As sd_listen_fds_with_names(3) calls what has no name.
+        let name = name.map_or("unknown", String::as_str).to_owned();
+        if name.starts_with(STORED_PREFIX) || is_stored(fd.as_fd()) {
+            all.stored.push((name, stash(fd, STASH)));
+            continue;
+        }
+        let listener = Listener::of(name, stash(fd, STASH), true);
+        if listener.kind == Kind::Other {
+            all.warnings.push(format!("descriptor {number} ({}) is no listening socket; passed on as it is", listener.address));
+        }
+        all.listeners.push(listener);
+    }
+    all
+}
+
+/// What no socket unit passes, so that it can only come from the store: a process, a file in memory.
+fn is_stored(fd: BorrowedFd<'_>) -> bool {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    if link.is_ok_and(|path| path.as_os_str() == "anon_inode:[pidfd]" || path.to_string_lossy().starts_with("pidfd:")) {
+        return true;
+    }
+    let regular = fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    regular && fcntl_get_seals(fd).is_ok()
+}

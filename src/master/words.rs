@@ -1,0 +1,271 @@
+//! What a worker says: the assignments of sd_notify(3) and our own `X_RATOON_` ones, as data.
+//!
+//! Law: as tolerant as PID 1 and a bit more, never a panic. A bad value spoils its own assignment, not the message;
+//! only what isn't a message at all (a NUL inside) is refused whole.
+
+use std::collections::BTreeMap;
+
+/// One assignment.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Word {
+    /// `READY=1`
+    Ready,
+    /// `STOPPING=1`
+    Stopping,
+    /// `RELOADING=1`
+    Reloading,
+    /// `STATUS=`, one line without control characters.
+    Status(String),
+    /// `WATCHDOG=1`
+    Watchdog,
+    /// `WATCHDOG=trigger`
+    WatchdogTrigger,
+    /// `WATCHDOG_USEC=`, microseconds.
+    WatchdogUsec(u64),
+    /// `EXTEND_TIMEOUT_USEC=`, microseconds.
+    ExtendTimeoutUsec(u64),
+    /// `ERRNO=`
+    Errno(i32),
+    /// `MAINPID=`
+    MainPid(u32),
+    /// `BARRIER=1`
+    Barrier,
+    /// `X_RATOON_INFO=`
+    Info(serde_json::Map<String, serde_json::Value>),
+    /// `X_RATOON_COUNTERS=`: running totals, each finite and at least 0.
+    Counters(BTreeMap<String, f64>),
+    /// A value that makes no sense under this key: ignored, but worth a line in the log.
+    Bad(&'static str),
+    /// A key that means nothing to us.
+    Unknown,
+}
+
+/// Why a datagram is no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bad {
+    /// It says nothing.
+    Empty,
+    /// There is a NUL before its end.
+    Nul,
+}
+
+impl std::fmt::Display for Bad {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Bad::Empty => "an empty message",
+            Bad::Nul => "a message with a NUL inside",
+        })
+    }
+}
+
+impl std::error::Error for Bad {}
+
+/// The longest `X_RATOON_INFO`, bytes.
+const INFO_MAX: usize = 3 << 10;
+/// The most counters, and the longest name of one, bytes.
+const COUNTERS_MAX: usize = 64;
+/// The largest pid that Linux can have (`PID_MAX_LIMIT`).
+const PID_MAX: u64 = 1 << 22;
+/// The largest errno.
+const ERRNO_MAX: u64 = 4095;
+
+/// The assignments of one datagram, in their order. One trailing NUL and any number of newlines are allowed.
+pub fn parse(message: &[u8]) -> Result<Vec<Word>, Bad> {
+    let message = message.strip_suffix(b"\0").unwrap_or(message);
+    if message.contains(&0) {
+        return Err(Bad::Nul);
+    }
+    let lines = message.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let words: Vec<Word> = lines.filter(|line| !line.is_empty()).map(word).collect();
+    if words.is_empty() { Err(Bad::Empty) } else { Ok(words) }
+}
+
+fn word(line: &[u8]) -> Word {
+    let Some(equals) = line.iter().position(|&byte| byte == b'=') else { return Word::Unknown };
+    let (key, value) = (&line[..equals], &line[equals + 1..]);
+    match key {
+        b"READY" => only_one(value, Word::Ready, "READY"),
+        b"STOPPING" => only_one(value, Word::Stopping, "STOPPING"),
+        b"RELOADING" => only_one(value, Word::Reloading, "RELOADING"),
+        b"BARRIER" => only_one(value, Word::Barrier, "BARRIER"),
+        b"WATCHDOG" => match value {
+            b"1" => Word::Watchdog,
+            b"trigger" => Word::WatchdogTrigger,
+            _ => Word::Bad("WATCHDOG"),
+        },
+        b"STATUS" => Word::Status(line_of_text(value)),
+        b"WATCHDOG_USEC" => number(value).map_or(Word::Bad("WATCHDOG_USEC"), Word::WatchdogUsec),
+        b"EXTEND_TIMEOUT_USEC" => number(value).map_or(Word::Bad("EXTEND_TIMEOUT_USEC"), Word::ExtendTimeoutUsec),
+        b"ERRNO" => match number(value) {
+            Some(errno @ 0..=ERRNO_MAX) => Word::Errno(errno as i32),
+            _ => Word::Bad("ERRNO"),
+        },
+        b"MAINPID" => match number(value) {
+            Some(pid @ 1..=PID_MAX) => Word::MainPid(pid as u32),
+            _ => Word::Bad("MAINPID"),
+        },
+        b"X_RATOON_INFO" => info(value).map_or(Word::Bad("X_RATOON_INFO"), Word::Info),
+        b"X_RATOON_COUNTERS" => counters(value).map_or(Word::Bad("X_RATOON_COUNTERS"), Word::Counters),
+        _ => Word::Unknown,
+    }
+}
+
+/// Such a key has no other value than 1; `READY=0` says nothing.
+fn only_one(value: &[u8], word: Word, key: &'static str) -> Word {
+    if value == b"1" { word } else { Word::Bad(key) }
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    // Digits only: `parse` would take a plus sign.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// For people to read: what isn't UTF-8 or would disturb a terminal is replaced.
+fn line_of_text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+fn info(value: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
+    if value.len() > INFO_MAX {
+        return None;
+    }
+    serde_json::from_slice(value).ok()
+}
+
+fn counters(value: &[u8]) -> Option<BTreeMap<String, f64>> {
+    let counters: BTreeMap<String, f64> = serde_json::from_slice(value).ok()?;
+    let sane = |(name, total): (&String, &f64)| {
+        (1..=COUNTERS_MAX).contains(&name.len()) && !name.contains(char::is_control) && total.is_finite() && *total >= 0.0
+    };
+    (counters.len() <= COUNTERS_MAX && counters.iter().all(sane)).then_some(counters)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one(text: &str) -> Word {
+        let mut words = parse(text.as_bytes()).unwrap();
+        assert_eq!(words.len(), 1, "{text:?}");
+        words.remove(0)
+    }
+
+    #[test]
+    fn every_assignment_of_the_contract() {
+        let text = "READY=1\nSTATUS=all is well = fine\nSTOPPING=1\nRELOADING=1\nWATCHDOG=1\nWATCHDOG=trigger\nWATCHDOG_USEC=20000000\n\
+            EXTEND_TIMEOUT_USEC=18446744073709551615\nERRNO=2\nMAINPID=4711\nBARRIER=1\nFDSTORE=1\nnonsense\nX_RATOON_INFO={\"a\":[1]}\n\
+            X_RATOON_COUNTERS={\"requests\": 12, \"seconds\": 0.5}";
+        let info = serde_json::json!({"a": [1]}).as_object().unwrap().clone();
+        let counters = BTreeMap::from([("requests".to_owned(), 12.0), ("seconds".to_owned(), 0.5)]);
+        assert_eq!(
+            parse(text.as_bytes()).unwrap(),
+            [
+                Word::Ready,
+                Word::Status("all is well = fine".to_owned()),
+                Word::Stopping,
+                Word::Reloading,
+                Word::Watchdog,
+                Word::WatchdogTrigger,
+                Word::WatchdogUsec(20_000_000),
+                Word::ExtendTimeoutUsec(u64::MAX),
+                Word::Errno(2),
+                Word::MainPid(4711),
+                Word::Barrier,
+                Word::Unknown,
+                Word::Unknown,
+                Word::Info(info),
+                Word::Counters(counters),
+            ]
+        );
+    }
+
+    #[test]
+    fn newlines_and_one_nul_at_the_end_are_allowed() {
+        for text in ["READY=1", "READY=1\n", "READY=1\n\n\n", "\n\nREADY=1", "READY=1\0", "READY=1\n\0", "READY=1\r\n"] {
+            assert_eq!(one(text), Word::Ready, "{text:?}");
+        }
+        for text in ["READY=1\0\0", "READY=1\0STATUS=x", "\0READY=1"] {
+            assert_eq!(parse(text.as_bytes()), Err(Bad::Nul), "{text:?}");
+        }
+        for text in ["", "\n", "\0", "\r\n\n"] {
+            assert_eq!(parse(text.as_bytes()), Err(Bad::Empty), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_status_is_one_clean_line() {
+        assert_eq!(parse(b"STATUS=gr\xfc\xdfe").unwrap(), [Word::Status("gr\u{fffd}\u{fffd}e".to_owned())]);
+        assert_eq!(one("STATUS=\x1b[31mred\u{7}\tend"), Word::Status("\u{fffd}[31mred\u{fffd}\u{fffd}end".to_owned()));
+        assert_eq!(one("STATUS="), Word::Status(String::new()));
+        // A newline ends it: what follows is another assignment, as for PID 1.
+        assert_eq!(parse(b"STATUS=a\nREADY=1").unwrap(), [Word::Status("a".to_owned()), Word::Ready]);
+    }
+
+    #[test]
+    fn a_bad_value_spoils_only_itself() {
+        for (text, key) in [
+            ("READY=0", "READY"),
+            ("READY=", "READY"),
+            ("WATCHDOG=2", "WATCHDOG"),
+            ("WATCHDOG_USEC=-1", "WATCHDOG_USEC"),
+            ("WATCHDOG_USEC=", "WATCHDOG_USEC"),
+            ("EXTEND_TIMEOUT_USEC=+5", "EXTEND_TIMEOUT_USEC"),
+            ("EXTEND_TIMEOUT_USEC=18446744073709551616", "EXTEND_TIMEOUT_USEC"),
+            ("ERRNO=4096", "ERRNO"),
+            ("MAINPID=0", "MAINPID"),
+            ("MAINPID=4194305", "MAINPID"),
+            ("X_RATOON_INFO=[]", "X_RATOON_INFO"),
+            ("X_RATOON_INFO={", "X_RATOON_INFO"),
+            ("X_RATOON_COUNTERS={\"a\":-1}", "X_RATOON_COUNTERS"),
+            ("X_RATOON_COUNTERS={\"a\":\"1\"}", "X_RATOON_COUNTERS"),
+            ("X_RATOON_COUNTERS={\"a\":1e999}", "X_RATOON_COUNTERS"),
+            ("X_RATOON_COUNTERS={\"\":1}", "X_RATOON_COUNTERS"),
+            ("X_RATOON_COUNTERS={\"a\\n\":1}", "X_RATOON_COUNTERS"),
+        ] {
+            assert_eq!(parse(format!("{text}\nREADY=1").as_bytes()).unwrap(), [Word::Bad(key), Word::Ready], "{text:?}");
+        }
+    }
+
+    #[test]
+    fn objects_are_bounded() {
+        let info = |length: usize| format!("X_RATOON_INFO={{\"a\":\"{}\"}}", "x".repeat(length - 8));
+        assert!(matches!(one(&info(INFO_MAX)), Word::Info(_)));
+        assert_eq!(one(&info(INFO_MAX + 1)), Word::Bad("X_RATOON_INFO"));
+        let counters = |count: usize| {
+            let entries: Vec<String> = (0..count).map(|n| format!("\"c{n}\":{n}")).collect();
+            format!("X_RATOON_COUNTERS={{{}}}", entries.join(","))
+        };
+        assert!(matches!(one(&counters(64)), Word::Counters(map) if map.len() == 64));
+        assert_eq!(one(&counters(65)), Word::Bad("X_RATOON_COUNTERS"));
+        let named = |length: usize| format!("X_RATOON_COUNTERS={{\"{}\":1}}", "n".repeat(length));
+        assert!(matches!(one(&named(64)), Word::Counters(_)));
+        assert_eq!(one(&named(65)), Word::Bad("X_RATOON_COUNTERS"));
+        // Deep nesting is refused by the parser, not by the stack.
+        assert_eq!(one(&format!("X_RATOON_INFO={{\"a\":{}", "[".repeat(3000))), Word::Bad("X_RATOON_INFO"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
+            let words = parse(&bytes);
+            let nul = bytes.strip_suffix(b"\0").unwrap_or(&bytes).contains(&0);
+            prop_assert_eq!(words == Err(Bad::Nul), nul);
+        }
+
+        #[test]
+        fn any_value_under_any_key_is_parsed_without_a_panic(
+            key in prop::sample::select(vec!["READY", "STATUS", "WATCHDOG_USEC", "ERRNO", "MAINPID", "X_RATOON_INFO", "X_RATOON_COUNTERS"]),
+            value in "[^\n\0]{0,200}",
+        ) {
+            let words = parse(format!("{key}={value}").as_bytes()).unwrap();
+            for word in &words {
+                if let Word::Status(text) = word {
+                    prop_assert!(!text.contains(char::is_control));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Who is at the other end of a Unix socket, and who we are.
+
+use std::io;
+use std::os::fd::AsFd;
+
+/// A process as the kernel vouches for it at the moment of its `connect(2)` (`SO_PEERCRED`, unix(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Process; `None` when it is in a PID namespace that we can't see.
+    pub pid: Option<u32>,
+}
+
+/// The credentials of the peer of a connected Unix stream.
+pub fn peer(stream: impl AsFd) -> io::Result<Peer> {
+    let mut raw = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // rustix's type holds a pid that can't be 0, which the kernel gives for a peer of an outer namespace.
+    // SAFETY: both pointers are to locals of the size that `length` says.
+    let result = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&stream.as_fd()),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut raw).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if raw.uid == u32::MAX {
+        return Err(io::Error::from_raw_os_error(libc::ENOTCONN));
+    }
+    Ok(Peer { uid: raw.uid, gid: raw.gid, pid: u32::try_from(raw.pid).ok().filter(|&pid| pid != 0) })
+}
+
+/// This process's effective user.
+pub fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// This process's effective group.
+pub fn own_gid() -> u32 {
+    rustix::process::getegid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn the_peer_of_a_pair_is_ourselves() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert_eq!(peer(&one).unwrap(), Peer { uid: own_uid(), gid: own_gid(), pid: Some(std::process::id()) });
+    }
+
+    #[test]
+    fn what_has_no_peer_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(peer(&listener).is_err());
+        assert!(peer(std::fs::File::open(directory.path()).unwrap()).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! Every process of a worker, on machines without a cgroup for it.
+//!
+//! Law: a process is killed through a descriptor that was opened before the last look at who it is.
+//!
+//! A worker's process is known by what its environment said when it was executed (`RATOON_WORKER` and the worker's own
+//! `NOTIFY_SOCKET`). While the worker itself isn't reaped, and so keeps its number, also by the worker's session and by
+//! its ancestors. So: see the end of the worker with [`PidFd::peek`], kill its descendants, then reap it. What has left
+//! the session, dropped its environment *and* lost its parents is not found; a cgroup would.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::process::{PidFd, Stat};
+
+/// Whose processes.
+#[derive(Clone, Copy, Debug)]
+pub struct Worker<'a> {
+    /// The worker's process.
+    pub pidfd: &'a PidFd,
+    /// Its number.
+    pub pid: u32,
+    /// The worker's id, as in its `RATOON_WORKER`.
+    pub id: u64,
+    /// Its `NOTIFY_SOCKET`.
+    pub notify_socket: &'a Path,
+}
+
+/// No more than this many looks at all processes: who forks faster is left to the next call.
+const ROUNDS: usize = 8;
+
+/// No more than this many processes in one round.
+const BATCH: usize = 4096;
+
+/// Kills (SIGKILL) every process of a worker, itself included, and returns how many were hit.
+///
+/// Reads all of /proc at least once: some milliseconds for a thousand processes.
+pub fn kill(worker: &Worker<'_>) -> usize {
+    let mut killed = HashSet::new();
+    for _ in 0..ROUNDS {
+        let before = killed.len();
+        for found in find(worker).into_iter().filter(|found| !killed.contains(&found.process)).collect::<Vec<_>>() {
+            if kill_one(worker, &found) {
+                killed.insert(found.process);
+            }
+        }
+        // Who was forked while we looked is seen in the next round.
+        if killed.len() == before {
+            break;
+        }
+    }
+    killed.len()
+}
+
+/// Whether a process of the worker, itself included, is still alive.
+pub fn any_left(worker: &Worker<'_>) -> bool {
+    !find(worker).is_empty()
+}
+
+/// A process: its number and when it began.
+type Process = (u32, u64);
+
+/// A process of the worker, and why we think so.
+struct Found {
+    process: Process,
+    why: Why,
+}
+
+#[derive(PartialEq, Eq)]
+enum Why {
+    /// Its environment.
+    Marks,
+    /// Its session.
+    Session,
+    /// Its parents, from itself up to the worker.
+    Ancestry(Vec<Process>),
+}
+
+fn find(worker: &Worker<'_>) -> Vec<Found> {
+    let own = std::process::id();
+    let alive: HashMap<u32, Stat> = numbers().filter(|&pid| pid != own).filter_map(|pid| Some((pid, Stat::read(pid)?))).collect();
+    // Asked after the look: then the number was the worker's own all the time.
+    let unreaped = worker.pidfd.signal(0).is_ok();
+    let why = |pid: u32, stat: &Stat| {
+        if unreaped && stat.session == worker.pid {
+            return Some(Why::Session);
+        }
+        let chain = unreaped.then(|| ancestry(worker.pid, pid, |pid| alive.get(&pid).map(|stat| (stat.parent, stat.start))));
+        chain.flatten().map(Why::Ancestry).or_else(|| has_marks(pid, worker).then_some(Why::Marks))
+    };
+    alive
+        .iter()
+        .filter(|(_, stat)| !matches!(stat.state, b'Z' | b'X'))
+        .filter_map(|(&pid, stat)| Some(Found { process: (pid, stat.start), why: why(pid, stat)? }))
+        .take(BATCH)
+        .collect()
+}
+
+fn kill_one(worker: &Worker<'_>, found: &Found) -> bool {
+    let (pid, start) = found.process;
+    let Ok(pidfd) = PidFd::open(pid) else { return false };
+    // With the descriptor open, once more: is the number still that process, and is it the worker's?
+    let Some(stat) = Stat::read(pid).filter(|stat| stat.start == start) else { return false };
+    let still = match &found.why {
+        Why::Marks => has_marks(pid, worker),
+        Why::Session => stat.session == worker.pid && worker.pidfd.signal(0).is_ok(),
+        // The same parents twice: so all of them were what they seemed at once, between the two looks.
+        Why::Ancestry(chain) => {
+            let look = |pid| Stat::read(pid).map(|stat| (stat.parent, stat.start));
+            ancestry(worker.pid, pid, look).as_ref() == Some(chain) && worker.pidfd.signal(0).is_ok()
+        }
+    };
+    still && pidfd.signal(libc::SIGKILL).is_ok()
+}
+
+/// The way from a process up to the worker, both included; `look` gives a process's parent and start.
+fn ancestry(worker: u32, pid: u32, look: impl Fn(u32) -> Option<Process>) -> Option<Vec<Process>> {
+    let mut chain = Vec::new();
+    let mut next = pid;
+    // A bound, since what is read at different moments may form a circle.
+    while chain.len() < 1024 {
+        let (parent, start) = look(next)?;
+        chain.push((next, start));
+        if next == worker {
+            return Some(chain);
+        }
+        next = parent;
+    }
+    None
+}
+
+/// Whether a process was executed with the worker's own marks in its environment.
+fn has_marks(pid: u32, worker: &Worker<'_>) -> bool {
+    let mut environment = Vec::new();
+    let Ok(file) = std::fs::File::open(format!("/proc/{pid}/environ")) else { return false };
+    if file.take(1 << 20).read_to_end(&mut environment).is_err() {
+        return false;
+    }
+    let id = format!("RATOON_WORKER={}", worker.id);
+    let socket = [b"NOTIFY_SOCKET=", worker.notify_socket.as_os_str().as_bytes()].concat();
+    let has = |wanted: &[u8]| environment.split(|&byte| byte == 0).any(|entry| entry == wanted);
+    has(id.as_bytes()) && has(&socket)
+}
+
+/// The numbers of all processes.
+fn numbers() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}

@@ -1,0 +1,151 @@
+//! Readiness of many descriptors as one: epoll(7), level-triggered, asked without waiting.
+//!
+//! Law: what is not served stays ready. The waiting is done by whoever watches this descriptor itself.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+/// A set of watched descriptors. Its own descriptor is readable while one of them is ready.
+#[derive(Debug)]
+pub struct Poll {
+    fd: OwnedFd,
+}
+
+impl Poll {
+    /// An empty set.
+    pub fn new() -> io::Result<Poll> {
+        Ok(Poll { fd: epoll::create(CreateFlags::CLOEXEC)? })
+    }
+
+    /// Watches a descriptor for something to read; `token` is what [`Poll::ready`] gives for it.
+    pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), EventFlags::IN)?)
+    }
+
+    /// Leaves a descriptor in the set but hears no more of it, but once of an error or hang-up.
+    pub fn pause(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        // Errors and hang-ups can't be switched off; edge-triggered they come at most once and can't spin the loop.
+        Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), EventFlags::ET)?)
+    }
+
+    /// Ends a pause; what became ready in it is reported.
+    pub fn resume(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), EventFlags::IN)?)
+    }
+
+    /// Takes a descriptor out of the set; one that isn't in it is no error.
+    pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        match epoll::delete(&self.fd, fd) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Appends the tokens of at most `max` ready descriptors to `out`, and returns how many; never waits.
+    ///
+    /// The kernel goes round: who was not reported this time is among the first the next time. Exactly `max` means
+    /// that there may be more, so a watcher that is told of changes only (tokio's `AsyncFd`) must ask again.
+    pub fn ready(&self, out: &mut Vec<u64>, max: usize) -> io::Result<usize> {
+        if max == 0 {
+            return Ok(0);
+        }
+        let mut events: Vec<Event> = Vec::with_capacity(max);
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = match epoll::wait(&self.fd, spare_capacity(&mut events), Some(&now)) {
+            Ok(count) => count,
+            Err(Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        out.extend(events.iter().map(|event| event.data.u64()));
+        Ok(count)
+    }
+}
+
+impl AsFd for Poll {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for Poll {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn tokens(poll: &Poll, max: usize) -> Vec<u64> {
+        let mut out = Vec::new();
+        let count = poll.ready(&mut out, max).unwrap();
+        assert_eq!(count, out.len());
+        out.sort_unstable();
+        out
+    }
+
+    #[test]
+    fn ready_until_served_silent_while_paused() {
+        let poll = Poll::new().unwrap();
+        let (mut near, mut far) = UnixStream::pair().unwrap();
+        poll.add(&near, 7).unwrap();
+        assert!(tokens(&poll, 8).is_empty());
+        far.write_all(b"x").unwrap();
+        assert_eq!(tokens(&poll, 8), [7]);
+        assert_eq!(tokens(&poll, 8), [7], "level-triggered");
+        poll.pause(&near, 7).unwrap();
+        assert!(tokens(&poll, 8).is_empty());
+        poll.resume(&near, 7).unwrap();
+        assert_eq!(tokens(&poll, 8), [7]);
+        near.read_exact(&mut [0]).unwrap();
+        assert!(tokens(&poll, 8).is_empty());
+        poll.remove(&near).unwrap();
+        poll.remove(&near).unwrap();
+        far.write_all(b"x").unwrap();
+        assert!(tokens(&poll, 8).is_empty());
+    }
+
+    #[test]
+    fn a_paused_hang_up_cannot_spin_the_loop() {
+        let poll = Poll::new().unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        poll.add(&near, 1).unwrap();
+        poll.pause(&near, 1).unwrap();
+        drop(far);
+        assert!(tokens(&poll, 8).len() <= 1);
+        assert!(tokens(&poll, 8).is_empty());
+    }
+
+    #[test]
+    fn a_bounded_question_reaches_everyone_in_turn() {
+        let poll = Poll::new().unwrap();
+        let mut ends = Vec::new();
+        for token in 0..10 {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            poll.add(&near, token).unwrap();
+            far.write_all(b"x").unwrap();
+            ends.push((near, far));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..5 {
+            let some = tokens(&poll, 3);
+            assert!(some.len() <= 3);
+            seen.extend(some);
+        }
+        assert_eq!(seen.len(), 10);
+    }
+
+    #[test]
+    fn nothing_asked_nothing_given() {
+        assert_eq!(Poll::new().unwrap().ready(&mut Vec::new(), 0).unwrap(), 0);
+    }
+}

@@ -1,0 +1,296 @@
+//! Processes as descriptors: waiting, signalling, identity; and what the master is to its own process tree.
+//!
+//! Law: nothing is killed or waited for by number. The one exception is a child that is known to be a zombie of ours.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::time::Timespec;
+
+use super::signals;
+
+/// `f_type` of the filesystem of pidfds (kernel 6.9 and later): there, and only there, an inode is a process's identity.
+pub(crate) const PIDFS_MAGIC: u64 = 0x5049_4446;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself, with this status (0 to 255).
+    Exit(i32),
+    /// By a signal.
+    Signal {
+        /// Which.
+        signal: i32,
+        /// With a core dump.
+        core: bool,
+    },
+    /// It is gone, and its status went to another parent.
+    Unknown,
+}
+
+impl Ended {
+    /// From a status as wait(2) gives it.
+    pub fn from_wait_status(status: i32) -> Ended {
+        if libc::WIFSIGNALED(status) {
+            Ended::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+        } else if libc::WIFEXITED(status) {
+            Ended::Exit(libc::WEXITSTATUS(status))
+        } else {
+            Ended::Unknown
+        }
+    }
+
+    fn from_waitid(status: &WaitIdStatus) -> Ended {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ended::Exit(code),
+            (None, Some(signal)) => Ended::Signal { signal, core: status.dumped() },
+            (None, None) => Ended::Unknown,
+        }
+    }
+}
+
+/// As in `failures[].how` of the status document: `exit 1`, `signal SIGSEGV (core dumped)`.
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Exit(code) => write!(f, "exit {code}"),
+            Ended::Signal { signal, core } => {
+                write!(f, "signal {}{}", signals::name(*signal), if *core { " (core dumped)" } else { "" })
+            }
+            Ended::Unknown => f.write_str("ended, status unknown"),
+        }
+    }
+}
+
+/// A process by descriptor (pidfd_open(2)): never hits another one that got the same number.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Of a running process or zombie. Race-free for a child that isn't reaped yet.
+    pub fn open(pid: u32) -> io::Result<PidFd> {
+        let pid = to_pid(pid)?;
+        Ok(PidFd(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    /// Sends a signal; 0 only asks whether the process is there. `ESRCH` when it is gone and reaped.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        // By system call: rustix takes no real-time signal and no 0.
+        // SAFETY: the descriptor is open for the call; no information is passed (null), no flags.
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+        };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// How it ended, `None` while it lives. A child is reaped by this; anybody else's is reported as well as the kernel
+    /// allows. Never waits.
+    pub fn wait(&self) -> io::Result<Option<Ended>> {
+        self.status(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+    }
+
+    /// Like [`PidFd::wait`] but a child stays a zombie, which keeps its number from being used again: so that its
+    /// descendants can be found before it is reaped, see [`super::descendants`].
+    pub fn peek(&self) -> io::Result<Option<Ended>> {
+        self.status(WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)
+    }
+
+    fn status(&self, options: WaitIdOptions) -> io::Result<Option<Ended>> {
+        match rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(self.0.as_fd()), options)) {
+            Ok(status) => Ok(status.as_ref().map(Ended::from_waitid)),
+            Err(rustix::io::Errno::CHILD) => self.status_of_a_stranger(),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// For a process that isn't our child: adopted, or ours and already reaped.
+    fn status_of_a_stranger(&self) -> io::Result<Option<Ended>> {
+        let mut poll = [PollFd::new(&self.0, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&now)))?;
+        if poll[0].revents().is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.exit_info().or_else(|| self.status_of_a_zombie()).unwrap_or(Ended::Unknown)))
+    }
+
+    /// From kernel 6.15 on the pidfd itself remembers how a reaped process ended (`PIDFD_INFO_EXIT`).
+    fn exit_info(&self) -> Option<Ended> {
+        const PIDFD_INFO_EXIT: u64 = 1 << 3;
+        let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+        // SAFETY: the request's number says how large the structure is; the kernel writes no more than that.
+        let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+        (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| Ended::from_wait_status(info.exit_code))
+    }
+
+    /// Between its end and its reaping by another parent: the last field of /proc/PID/stat, which reads 0 for whoever
+    /// may not look, so that only another value says something.
+    fn status_of_a_zombie(&self) -> Option<Ended> {
+        let stat = Stat::read(self.pid()?)?;
+        // Only when it still isn't reaped was the number its own while we read.
+        self.signal(0).ok()?;
+        (stat.state == b'Z' && stat.exit_code != 0).then(|| Ended::from_wait_status(stat.exit_code))
+    }
+
+    /// Its number in our PID namespace, `None` once it is reaped.
+    pub fn pid(&self) -> Option<u32> {
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd())).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok().filter(|&pid| pid != 0)
+    }
+
+    /// The process's identity as `LISTEN_PIDFDID` carries it: unique until the next boot, also after the number is used
+    /// again. `None` on kernels before 6.9.
+    pub fn inode(&self) -> Option<u64> {
+        pidfs_inode(self.0.as_fd())
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for PidFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl From<OwnedFd> for PidFd {
+    fn from(fd: OwnedFd) -> PidFd {
+        PidFd(fd)
+    }
+}
+
+impl From<PidFd> for OwnedFd {
+    fn from(pidfd: PidFd) -> OwnedFd {
+        pidfd.0
+    }
+}
+
+/// The inode of a pidfd, when its filesystem makes that an identity.
+pub(crate) fn pidfs_inode(fd: BorrowedFd<'_>) -> Option<u64> {
+    let filesystem = rustix::fs::fstatfs(fd).ok()?;
+    if filesystem.f_type as u64 != PIDFS_MAGIC {
+        return None;
+    }
+    Some(rustix::fs::fstat(fd).ok()?.st_ino)
+}
+
+/// `struct pidfd_info` as of kernel 6.15 (its first version, 64 bytes).
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// `_IOWR(0xFF, 11, struct pidfd_info)`.
+const PIDFD_GET_INFO: u32 = (3 << 30) | ((size_of::<PidfdInfo>() as u32) << 16) | (0xFF << 8) | 11;
+
+fn to_pid(pid: u32) -> io::Result<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// The fields of /proc/PID/stat that we use, proc_pid_stat(5).
+pub(crate) struct Stat {
+    /// `R`, `S`, `Z` …
+    pub state: u8,
+    /// Its parent now.
+    pub parent: u32,
+    /// Its session.
+    pub session: u32,
+    /// When it began, in ticks since boot: together with the number it is an identity.
+    pub start: u64,
+    /// As wait(2) gives it, 0 for whoever may not look.
+    pub exit_code: i32,
+}
+
+impl Stat {
+    /// Of a process; `None` when it is gone.
+    pub fn read(pid: u32) -> Option<Stat> {
+        Stat::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(text: &[u8]) -> Option<Stat> {
+        // The program's name may hold anything, parentheses and blanks too: go on behind the last one.
+        let end = text.iter().rposition(|&byte| byte == b')')?;
+        let fields: Vec<&str> = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace().collect();
+        Some(Stat {
+            state: *fields.first()?.as_bytes().first()?,
+            parent: fields.get(1)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
+            start: fields.get(19)?.parse().ok()?,
+            exit_code: fields.get(49).and_then(|text| text.parse().ok()).unwrap_or(0),
+        })
+    }
+}
+
+/// Makes this process the parent of its descendants whose own parent ends (`PR_SET_CHILD_SUBREAPER`).
+pub fn set_subreaper() -> io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// What [`reap_orphans`] did.
+#[derive(Debug, Default)]
+pub struct Reaped {
+    /// Adopted processes that had ended, in the order of their reaping.
+    pub ended: Vec<(u32, Ended)>,
+    /// There may be more behind a worker's status, or than one call takes: serve the pidfds, then call again.
+    pub more: bool,
+}
+
+/// Reaps ended children that are no workers; a worker's status is left for its own [`PidFd::wait`].
+///
+/// At most 256 a call. The kernel shows one ended child at a time, so a worker among them ends the call (`more`).
+pub fn reap_orphans(mut is_worker: impl FnMut(u32) -> bool) -> io::Result<Reaped> {
+    let mut reaped = Reaped::default();
+    for _ in 0..256 {
+        let Some(pid) = first_ended_child()? else { return Ok(reaped) };
+        if is_worker(pid) {
+            break;
+        }
+        // By number, and still sure: a zombie of ours keeps its number until we reap it, and nobody else can.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if let Some(status) = rustix::process::waitid(WaitId::Pid(to_pid(pid)?), options)? {
+            reaped.ended.push((pid, Ended::from_waitid(&status)));
+        }
+    }
+    reaped.more = true;
+    Ok(reaped)
+}
+
+/// The number of a child that has ended and isn't reaped.
+fn first_ended_child() -> io::Result<Option<u32>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // rustix doesn't say whose status it is.
+    // SAFETY: the pointer leads to a siginfo_t that the kernel fills or leaves zeroed.
+    if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) } != 0 {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::ECHILD) | Some(libc::EINTR) => Ok(None),
+            _ => Err(error),
+        };
+    }
+    // SAFETY: all zeroes is a valid siginfo_t, and so is what the kernel wrote for a child.
+    let pid = unsafe { info.assume_init_ref().si_pid() };
+    Ok(u32::try_from(pid).ok().filter(|&pid| pid != 0))
+}
+
+/// Raises the soft limit of open files to the hard one and returns both as they were; `u64::MAX` is "unlimited".
+///
+/// Workers get the old values back ([`super::spawn::Plan::nofile`]): a program that uses select(2) breaks above 1024.
+pub fn raise_nofile() -> io::Result<(u64, u64)> {
+    let before = rustix::process::getrlimit(Resource::Nofile);
+    if before.current != before.maximum {
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum })?;
+    }
+    Ok((before.current.unwrap_or(u64::MAX), before.maximum.unwrap_or(u64::MAX)))
+}

@@ -1,0 +1,140 @@
+//! A pinned executable: the file that a path led to when a generation was planned, and that its workers start from
+//! whatever has become of the path since.
+//!
+//! Law: the old release starts as long as its file exists at all. While the path still leads to the very file, it is
+//! executed by its path, so that `ps` and `$0` look right; after a rename or a rewrite the pinned descriptor is.
+//! The one hole: a *binary* that is rewritten in place (no deployment tool does, and the kernel refuses it while it
+//! runs) starts as it is now, since its old bytes are nowhere.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, MemfdFlags, Mode, OFlags, SealFlags};
+
+use super::fd::{STASH, stash};
+
+/// What tells one state of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Device.
+    pub device: u64,
+    /// Inode.
+    pub inode: u64,
+    /// Bytes.
+    pub size: i64,
+    /// Modification time, seconds and nanoseconds.
+    pub modified: (i64, i64),
+}
+
+impl Identity {
+    pub(crate) fn of(stat: &libc::stat) -> Identity {
+        Identity { device: stat.st_dev, inode: stat.st_ino, size: stat.st_size, modified: (stat.st_mtime, stat.st_mtime_nsec) }
+    }
+}
+
+/// A pinned executable.
+#[derive(Debug)]
+pub struct Program {
+    path: PathBuf,
+    c_path: CString,
+    /// The file itself, by `O_PATH`.
+    file: OwnedFd,
+    identity: Identity,
+    /// A script's text as it was: its file can be rewritten in place while it runs.
+    script: Option<OwnedFd>,
+}
+
+/// A larger script isn't copied.
+const SCRIPT_MAX: u64 = 4 << 20;
+
+impl Program {
+    /// Opens the executable at an absolute path. Errors: `ENOENT`, `EACCES` (no right to execute it, or not a regular
+    /// file), `EISDIR`.
+    pub fn pin(path: &Path) -> io::Result<Program> {
+        let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let file = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG => {}
+            libc::S_IFDIR => return Err(io::Error::from_raw_os_error(libc::EISDIR)),
+            _ => return Err(io::Error::from_raw_os_error(libc::EACCES)),
+        }
+        rustix::fs::accessat(rustix::fs::CWD, path, Access::EXEC_OK, AtFlags::EACCESS)?;
+        let identity = Identity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+        };
+        let script = copy_of_script(path, &identity).map(|fd| stash(fd, STASH));
+        Ok(Program { path: path.to_path_buf(), c_path, file: stash(file, STASH), identity, script })
+    }
+
+    /// Where it was found.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's state when it was pinned.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether it is a `#!` script whose text was copied.
+    pub fn is_script(&self) -> bool {
+        self.script.is_some()
+    }
+
+    pub(crate) fn c_path(&self) -> &CStr {
+        &self.c_path
+    }
+
+    /// What is executed when the path leads elsewhere, and whether it must stay open for an interpreter to read.
+    pub(crate) fn pinned(&self) -> (BorrowedFd<'_>, bool) {
+        match &self.script {
+            Some(script) => (script.as_fd(), true),
+            None => (self.file.as_fd(), false),
+        }
+    }
+}
+
+/// A sealed copy in memory of a `#!` script; `None` for a binary, for what can't be read, and for a giant.
+fn copy_of_script(path: &Path, identity: &Identity) -> Option<OwnedFd> {
+    if identity.size as u64 > SCRIPT_MAX {
+        return None;
+    }
+    // Non-blocking: should the path lead to a FIFO by now, opening it must not wait for a writer.
+    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&fd).ok()?;
+    if (stat.st_dev, stat.st_ino) != (identity.device, identity.inode) {
+        return None;
+    }
+    let mut file = File::from(fd);
+    let mut start = [0u8; 2];
+    file.read_exact(&mut start).ok()?;
+    if &start != b"#!" {
+        return None;
+    }
+    let mut text = start.to_vec();
+    file.take(SCRIPT_MAX).read_to_end(&mut text).ok()?;
+    sealed(&text).ok()
+}
+
+/// An executable file in memory that nobody can change any more.
+fn sealed(text: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 don't know MFD_EXEC; there every such file is executable.
+    let fd = rustix::fs::memfd_create("ratoon-script", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("ratoon-script", flags))?;
+    let mut file = File::from(fd);
+    file.write_all(text)?;
+    // A write descriptor would make every exec of it fail with "text file busy", so it is opened again for reading.
+    let reading =
+        rustix::fs::open(format!("/proc/self/fd/{}", file.as_raw_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(reading)
+}

@@ -1,0 +1,214 @@
+//! Signals as data: blocked before the first thread starts, then read from a descriptor; and their names.
+//!
+//! Law: the master has no signal handlers. What is blocked here is inherited over exec on purpose (an upgrade must not
+//! lose one); a worker starts with an empty mask, see [`crate::sys::spawn`].
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Blocks these signals in the calling thread and all that it starts later. Call it before there are threads.
+pub fn block_all(signals: &[i32]) -> io::Result<()> {
+    let set = set_of(signals)?;
+    // SAFETY: `set` is initialised, and the old mask isn't asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set that the pointer leads to.
+    let mut set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    };
+    for &signal in signals {
+        // SAFETY: the set is initialised; a number that is no signal is refused by the call.
+        if unsafe { libc::sigaddset(&raw mut set, signal) } != 0 {
+            return Err(io::Error::other(format!("{signal} is not a signal")));
+        }
+    }
+    Ok(set)
+}
+
+/// A descriptor from which blocked signals are read (signalfd(2)); non-blocking, close-on-exec.
+#[derive(Debug)]
+pub struct SignalFd {
+    fd: OwnedFd,
+}
+
+impl SignalFd {
+    /// For these signals; block them first with [`block_all`].
+    pub fn new(signals: &[i32]) -> io::Result<SignalFd> {
+        let set = set_of(signals)?;
+        // SAFETY: `set` is initialised; -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+        Ok(SignalFd { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// The next pending signal, `None` when there is none.
+    pub fn read(&self) -> Option<i32> {
+        let mut record = [0u8; size_of::<libc::signalfd_siginfo>()];
+        loop {
+            match rustix::io::read(&self.fd, &mut record[..]) {
+                // `ssi_signo` is the record's first field, 32 bits.
+                Ok(length) if length == record.len() => {
+                    return i32::try_from(u32::from_ne_bytes([record[0], record[1], record[2], record[3]])).ok();
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for SignalFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// The signals that have a name of their own, signal(7).
+const NAMES: [(i32, &str); 31] = [
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGILL, "SIGILL"),
+    (libc::SIGTRAP, "SIGTRAP"),
+    (libc::SIGABRT, "SIGABRT"),
+    (libc::SIGBUS, "SIGBUS"),
+    (libc::SIGFPE, "SIGFPE"),
+    (libc::SIGKILL, "SIGKILL"),
+    (libc::SIGUSR1, "SIGUSR1"),
+    (libc::SIGSEGV, "SIGSEGV"),
+    (libc::SIGUSR2, "SIGUSR2"),
+    (libc::SIGPIPE, "SIGPIPE"),
+    (libc::SIGALRM, "SIGALRM"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGSTKFLT, "SIGSTKFLT"),
+    (libc::SIGCHLD, "SIGCHLD"),
+    (libc::SIGCONT, "SIGCONT"),
+    (libc::SIGSTOP, "SIGSTOP"),
+    (libc::SIGTSTP, "SIGTSTP"),
+    (libc::SIGTTIN, "SIGTTIN"),
+    (libc::SIGTTOU, "SIGTTOU"),
+    (libc::SIGURG, "SIGURG"),
+    (libc::SIGXCPU, "SIGXCPU"),
+    (libc::SIGXFSZ, "SIGXFSZ"),
+    (libc::SIGVTALRM, "SIGVTALRM"),
+    (libc::SIGPROF, "SIGPROF"),
+    (libc::SIGWINCH, "SIGWINCH"),
+    (libc::SIGIO, "SIGIO"),
+    (libc::SIGPWR, "SIGPWR"),
+    (libc::SIGSYS, "SIGSYS"),
+];
+
+/// The real-time signals, from `SIGRTMIN` on.
+#[rustfmt::skip]
+const REALTIME: [&str; 31] = [
+    "SIGRTMIN", "SIGRTMIN+1", "SIGRTMIN+2", "SIGRTMIN+3", "SIGRTMIN+4", "SIGRTMIN+5", "SIGRTMIN+6", "SIGRTMIN+7",
+    "SIGRTMIN+8", "SIGRTMIN+9", "SIGRTMIN+10", "SIGRTMIN+11", "SIGRTMIN+12", "SIGRTMIN+13", "SIGRTMIN+14", "SIGRTMIN+15",
+    "SIGRTMIN+16", "SIGRTMIN+17", "SIGRTMIN+18", "SIGRTMIN+19", "SIGRTMIN+20", "SIGRTMIN+21", "SIGRTMIN+22", "SIGRTMIN+23",
+    "SIGRTMIN+24", "SIGRTMIN+25", "SIGRTMIN+26", "SIGRTMIN+27", "SIGRTMIN+28", "SIGRTMIN+29", "SIGRTMIN+30",
+];
+
+/// A signal's name, `SIGTERM` or `SIGRTMIN+3`; `SIG?` for a number that is no signal.
+pub fn name(signal: i32) -> &'static str {
+    if let Some((_, name)) = NAMES.iter().find(|(number, _)| *number == signal) {
+        return name;
+    }
+    let offset = usize::try_from(signal - libc::SIGRTMIN()).ok();
+    match offset.and_then(|offset| REALTIME.get(offset)) {
+        Some(name) if signal <= libc::SIGRTMAX() => name,
+        _ => "SIG?",
+    }
+}
+
+/// The signal of a name as administrators write it: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`, `RTMAX-1`.
+pub fn from_name(text: &str) -> Option<i32> {
+    let upper = text.trim().to_ascii_uppercase();
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = match short {
+        "RTMIN" => libc::SIGRTMIN(),
+        "RTMAX" => libc::SIGRTMAX(),
+        "CLD" => libc::SIGCHLD,
+        "IOT" => libc::SIGABRT,
+        "POLL" => libc::SIGIO,
+        _ => {
+            if let Some(offset) = short.strip_prefix("RTMIN+") {
+                libc::SIGRTMIN().checked_add(digits(offset)?)?
+            } else if let Some(offset) = short.strip_prefix("RTMAX-") {
+                libc::SIGRTMAX() - digits(offset)?
+            } else if let Some((number, _)) = NAMES.iter().find(|(_, name)| name.strip_prefix("SIG") == Some(short)) {
+                *number
+            } else {
+                digits(&upper)?
+            }
+        }
+    };
+    (name(number) != "SIG?").then_some(number)
+}
+
+/// A number without sign.
+fn digits(text: &str) -> Option<i32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_both_ways() {
+        for signal in (1..=31).chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
+            let text = name(signal);
+            assert_ne!(text, "SIG?", "{signal}");
+            assert_eq!(from_name(text), Some(signal));
+            assert_eq!(from_name(&text[3..]), Some(signal));
+            assert_eq!(from_name(&text.to_lowercase()), Some(signal));
+            assert_eq!(from_name(&signal.to_string()), Some(signal));
+        }
+        assert_eq!(from_name("SIGRTMAX-1"), Some(libc::SIGRTMAX() - 1));
+        assert_eq!(name(libc::SIGRTMIN() + 3), "SIGRTMIN+3");
+    }
+
+    #[test]
+    fn what_is_no_signal_is_refused() {
+        for text in
+            ["", "SIG", "TERMS", "0", "-15", "+15", "32", "65", "999999999999", "SIGRTMIN+99", "RTMAX-99", "RTMIN+-1", "SIG15x"]
+        {
+            assert_eq!(from_name(text), None, "{text:?}");
+        }
+        assert_eq!(name(0), "SIG?");
+        assert_eq!(name(i32::MAX), "SIG?");
+        assert!(block_all(&[0]).is_err());
+        assert!(SignalFd::new(&[4711]).is_err());
+    }
+
+    #[test]
+    fn a_blocked_signal_is_read_from_the_descriptor() {
+        // A thread of its own: the mask of the test's other threads stays as it is.
+        std::thread::spawn(|| {
+            block_all(&[libc::SIGWINCH]).unwrap();
+            let signals = SignalFd::new(&[libc::SIGWINCH]).unwrap();
+            assert_eq!(signals.read(), None);
+            // SAFETY: raises a signal in this thread alone, where it is blocked.
+            unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGWINCH) };
+            assert_eq!(signals.read(), Some(libc::SIGWINCH));
+            assert_eq!(signals.read(), None);
+        })
+        .join()
+        .unwrap();
+    }
+}

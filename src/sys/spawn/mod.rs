@@ -1,0 +1,245 @@
+//! A worker's process: everything is prepared, then one fork, and on goes the master.
+//!
+//! Law: the parent never waits for the child's exec; what fails in the child comes back over the [`ErrorPipe`].
+//! After the fork the child makes system calls only: no allocation, no lock, no panic (see `child.rs`). It leaves with
+//! nothing of the master: default signals, an empty mask, a session of its own, 0-2, the sockets from 3 on, the
+//! scoreboard; everything else is close-on-exec.
+
+mod child;
+mod errors;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{CStr, CString, c_char};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
+pub use super::fd::stash;
+use super::process::PidFd;
+pub use super::program::Program;
+
+/// Whose rights a worker has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// What all workers of a generation have in common; everything in it is resolved and open.
+#[derive(Debug)]
+pub struct Plan {
+    /// What they run.
+    pub program: Program,
+    /// Its arguments, `argv[0]` included.
+    pub argv: Vec<CString>,
+    /// `KEY=VALUE`, without what [`Birth::env`] and [`spawn`] add.
+    pub env: Vec<CString>,
+    /// Where they run.
+    pub directory: Arc<OwnedFd>,
+    /// Their descriptors 3, 4, …
+    pub listeners: Vec<Arc<OwnedFd>>,
+    /// Whose rights they get; `None`: the master's.
+    pub identity: Option<Identity>,
+    /// Limit of open files, soft and hard; `u64::MAX` is "unlimited". `None`: the master's.
+    pub nofile: Option<(u64, u64)>,
+    /// The signal that they get when the thread that started them ends.
+    pub die_with_parent: Option<i32>,
+}
+
+/// What one worker has of its own.
+#[derive(Debug)]
+pub struct Birth<'a> {
+    /// The worker's id: comes back in [`SpawnError::tag`].
+    pub tag: u64,
+    /// `KEY=VALUE`, added to [`Plan::env`].
+    pub env: Vec<CString>,
+    /// Its standard output; `None`: the master's.
+    pub stdout: Option<BorrowedFd<'a>>,
+    /// Its standard error; `None`: the master's.
+    pub stderr: Option<BorrowedFd<'a>>,
+    /// Its status page; put behind the listeners, and its number said in `RATOON_SCOREBOARD`.
+    pub scoreboard: Option<BorrowedFd<'a>>,
+    /// The directory of its cgroup (v2).
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Say `WATCHDOG_PID` too.
+    pub watchdog_pid: bool,
+}
+
+/// A worker's process. Whether the program in it could be started is not known yet.
+#[derive(Debug)]
+pub struct Child {
+    /// Its number: to show, never to kill.
+    pub pid: u32,
+    /// The process itself.
+    pub pidfd: PidFd,
+}
+
+/// Starts a worker. Returns as soon as the process exists.
+///
+/// Adds `LISTEN_PID` and `LISTEN_PIDFDID` (when there are listeners; without any, no `LISTEN_` variable is passed on),
+/// `WATCHDOG_PID` and `RATOON_SCOREBOARD`. Errors are those of clone3(2): `EAGAIN` and `ENOMEM` mean "later", and with
+/// a cgroup `EACCES`, `EBUSY`, `ENOENT`, `EOPNOTSUPP` mean that this cgroup takes no process.
+pub fn spawn(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe) -> io::Result<Child> {
+    spawn_by(plan, birth, errors, Way::Clone3)
+}
+
+/// How the process is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Clone3,
+    /// Where clone3 is missing (before 5.3) or forbidden (seccomp of old container engines).
+    Fork,
+}
+
+fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io::Result<Child> {
+    let first = 3;
+    let next = first + plan.listeners.len() as RawFd + RawFd::from(birth.scoreboard.is_some());
+    let mut above = Above { least: next, moved: Vec::new() };
+
+    let mut descriptors = Vec::with_capacity(plan.listeners.len() + 1);
+    for listener in &plan.listeners {
+        descriptors.push(above.number(listener.as_fd())?);
+    }
+    if let Some(scoreboard) = birth.scoreboard {
+        descriptors.push(above.number(scoreboard)?);
+    }
+    let (pinned, keep_pinned) = plan.program.pinned();
+
+    let mut environment = Environment::new(plan, birth, next);
+    let env = environment.pointers();
+    let argv: Vec<*const c_char> = pointers(&plan.argv);
+
+    let order = child::Order {
+        tag: birth.tag,
+        errors: above.number(errors.writer())?,
+        parent: std::process::id() as i32,
+        // Only without CLONE_INTO_CGROUP does the child move itself.
+        cgroup: optional(birth.cgroup, |fd| above.number(fd))?,
+        stdout: optional(birth.stdout, |fd| above.number(fd))?,
+        stderr: optional(birth.stderr, |fd| above.number(fd))?,
+        descriptors: &descriptors,
+        first,
+        next,
+        directory: above.number(plan.directory.as_fd())?,
+        identity: plan.identity.as_ref(),
+        nofile: plan.nofile,
+        death_signal: plan.die_with_parent,
+        path: plan.program.c_path().as_ptr(),
+        file: plan.program.identity(),
+        pinned: above.number(pinned)?,
+        keep_pinned,
+        argv: argv.as_ptr(),
+        env: env.pointers.as_ptr(),
+        listen_pid: env.listen_pid,
+        watchdog_pid: env.watchdog_pid,
+        listen_pidfdid: env.listen_pidfdid,
+    };
+
+    let mask = child::block_everything()?;
+    // SAFETY: all that `order` points to lives until the end of this function, and the child has its own copy of it;
+    // all signals are blocked, so no handler of ours runs in the child.
+    let born = unsafe { child::fork(&order, way == Way::Fork) };
+    child::restore(&mask);
+    let (pid, pidfd) = born?;
+    // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+    let pidfd = PidFd::from(unsafe { OwnedFd::from_raw_fd(pidfd) });
+    Ok(Child { pid: pid as u32, pidfd })
+}
+
+fn optional(
+    fd: Option<BorrowedFd<'_>>,
+    mut number: impl FnMut(BorrowedFd<'_>) -> io::Result<RawFd>,
+) -> io::Result<Option<RawFd>> {
+    fd.map(&mut number).transpose()
+}
+
+/// Sources must not be where the child puts something: those that are, are duplicated for the time of the fork.
+struct Above {
+    least: RawFd,
+    moved: Vec<OwnedFd>,
+}
+
+impl Above {
+    fn number(&mut self, fd: BorrowedFd<'_>) -> io::Result<RawFd> {
+        if fd.as_raw_fd() >= self.least {
+            return Ok(fd.as_raw_fd());
+        }
+        let moved = rustix::io::fcntl_dupfd_cloexec(fd, self.least)?;
+        let number = moved.as_raw_fd();
+        self.moved.push(moved);
+        Ok(number)
+    }
+}
+
+/// The worker's environment: the generation's, its own, and the variables whose digits only the child knows.
+struct Environment<'a> {
+    fixed: Vec<&'a CStr>,
+    scoreboard: Option<CString>,
+    listen_pid: Option<Vec<u8>>,
+    watchdog_pid: Option<Vec<u8>>,
+    listen_pidfdid: Option<Vec<u8>>,
+}
+
+/// Pointers into an [`Environment`], ended by a null.
+struct Pointers {
+    pointers: Vec<*const c_char>,
+    listen_pid: *mut u8,
+    watchdog_pid: *mut u8,
+    listen_pidfdid: Option<child::LastVariable>,
+}
+
+/// Digits of the largest number, and the NUL.
+const DIGITS: usize = 21;
+
+impl<'a> Environment<'a> {
+    fn new(plan: &'a Plan, birth: &'a Birth<'_>, next: RawFd) -> Environment<'a> {
+        let listens = !plan.listeners.is_empty();
+        let wanted = |entry: &&CStr| listens || !entry.to_bytes().starts_with(b"LISTEN_FD");
+        let room = |name: &str| [name.as_bytes(), &[0; DIGITS]].concat();
+        Environment {
+            fixed: plan.env.iter().chain(&birth.env).map(CString::as_c_str).filter(wanted).collect(),
+            scoreboard: birth.scoreboard.map(|_| text(&format!("RATOON_SCOREBOARD={}", next - 1))),
+            listen_pid: listens.then(|| room("LISTEN_PID=")),
+            watchdog_pid: birth.watchdog_pid.then(|| room("WATCHDOG_PID=")),
+            listen_pidfdid: listens.then(|| room("LISTEN_PIDFDID=")),
+        }
+    }
+
+    fn pointers(&mut self) -> Pointers {
+        let mut pointers: Vec<*const c_char> = self.fixed.iter().map(|entry| entry.as_ptr()).collect();
+        pointers.extend(self.scoreboard.as_ref().map(|entry| entry.as_ptr()));
+        let mut place = |variable: &mut Option<Vec<u8>>| match variable {
+            Some(bytes) => {
+                let digits = bytes.len() - DIGITS;
+                let start = bytes.as_mut_ptr();
+                pointers.push(start.cast_const().cast());
+                start.wrapping_add(digits)
+            }
+            None => std::ptr::null_mut(),
+        };
+        let listen_pid = place(&mut self.listen_pid);
+        let watchdog_pid = place(&mut self.watchdog_pid);
+        // The last one, so that a child that has no such number ends the list here.
+        let digits = place(&mut self.listen_pidfdid);
+        let index = pointers.len().wrapping_sub(1);
+        pointers.push(std::ptr::null());
+        let entry = pointers.as_mut_ptr().wrapping_add(index);
+        let listen_pidfdid = (!digits.is_null()).then_some(child::LastVariable { digits, entry });
+        Pointers { pointers, listen_pid, watchdog_pid, listen_pidfdid }
+    }
+}
+
+fn pointers(entries: &[CString]) -> Vec<*const c_char> {
+    entries.iter().map(|entry| entry.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Text of our own, which holds no NUL.
+fn text(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}

@@ -104,7 +104,7 @@ impl Report<'_> {
             for (kind, count) in &counts.failures {
                 _ = writeln!(text, "FAILED {} {}: {count}", class.name(), kind.name());
             }
-            for sample in &counts.samples {
+            for sample in counts.samples.iter().take(5) {
                 _ = writeln!(
                     text,
                     "  {:>9.3} s {} {}: {}",

@@ -1,2 +1,5 @@
-//! Ratoon
-fn main() {}
+//! The `ratoon` program: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    ratoon::cli::main()
+}

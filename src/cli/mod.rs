@@ -1,4 +1,100 @@
-//! The command line, one verb a file.
+//! The command line (contract §2): the parser, and a verb a file.
+//!
+//! Law: a usage error and a master that could not be asked exit 2; what was asked and refused exits 1. Whatever comes
+//! from a worker or a master is made safe before a terminal sees it. A reader that closes the pipe is no error.
 #![forbid(unsafe_code)]
 
+mod abort;
 pub mod check;
+mod list;
+mod progress;
+mod recycle;
+mod reload;
+mod scale;
+mod screen;
+mod status;
+mod status_view;
+mod table;
+mod target;
+mod upgrade;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Could not ask, or a usage error.
+const COULD_NOT_ASK: u8 = 2;
+
+#[derive(Parser)]
+#[command(name = "ratoon", version, about, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Where NAME may be left out, the instance of the unit or worker that runs the command is meant, \
+                        else the only one that runs.")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Bring a new generation of workers; wait for the end and say how it went
+    Reload(reload::Options),
+    /// Roll back the reload that is under way
+    Abort(abort::Options),
+    /// Show the pool and its workers
+    Status(status::Options),
+    /// Show the instances of this machine
+    List(list::Options),
+    /// Change the number of workers
+    Scale(scale::Options),
+    /// Replace one worker, or all, within the generation: the new one is ready before the old one drains
+    Recycle(recycle::Options),
+    /// Replace the master's own program in place; the workers go on
+    Upgrade(upgrade::Options),
+    /// Read a configuration and say what is wrong with it, with line and column
+    Check {
+        /// The configuration
+        file: PathBuf,
+    },
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> ExitCode {
+    match Cli::parse().verb {
+        Verb::Reload(options) => ask(reload::run(options)),
+        Verb::Abort(options) => ask(abort::run(options)),
+        Verb::Status(options) => ask(status::run(options)),
+        Verb::List(options) => ask(list::run(options)),
+        Verb::Scale(options) => ask(scale::run(options)),
+        Verb::Recycle(options) => ask(recycle::run(options)),
+        Verb::Upgrade(options) => ask(upgrade::run(options)),
+        Verb::Check { file } => check::run(&file),
+    }
+}
+
+/// Runs a verb of the client: its exit status, or what kept it from asking.
+fn ask(verb: impl Future<Output = Result<ExitCode, String>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return could_not_ask(&format!("cannot set up input and output: {error}")),
+    };
+    match runtime.block_on(verb) {
+        Ok(status) => status,
+        Err(sentence) => could_not_ask(&sentence),
+    }
+}
+
+fn could_not_ask(sentence: &str) -> ExitCode {
+    screen::complain(&format!("ratoon: {sentence}"));
+    ExitCode::from(COULD_NOT_ASK)
+}
+
+/// How a change went that is answered with `done` or `failed`.
+fn changed(outcome: crate::control::messages::ChangeMessage, done: &str) -> ExitCode {
+    if outcome.result == "done" {
+        screen::say(done);
+        return ExitCode::SUCCESS;
+    }
+    screen::complain(&format!("ratoon: {}", screen::clean(&outcome.reason)));
+    ExitCode::FAILURE
+}

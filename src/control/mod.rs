@@ -4,6 +4,11 @@
 //! each, and reads what the loop publishes. An asker that goes away (its future is dropped) is reported to the loop.
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod http;
+pub mod messages;
+pub mod paths;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;

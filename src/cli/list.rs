@@ -1,0 +1,50 @@
+//! `ratoon list`: the instances of this machine.
+
+use std::process::ExitCode;
+
+use super::screen::{Screen, Style, complain, say};
+use super::status_view::state_style;
+use super::table::{Cell, Table};
+use super::target::{Probed, probe};
+use crate::control::client::Error;
+use crate::control::paths::{Env, instances};
+
+#[derive(clap::Args)]
+pub(super) struct Options {}
+
+pub(super) async fn run(_: Options) -> Result<ExitCode, String> {
+    let probed = probe(instances(&Env::of_process())).await;
+    if probed.is_empty() {
+        complain("no instance runs here");
+    } else {
+        say(&view(&probed, &Screen::of_stdout()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn view(probed: &[Probed], screen: &Screen) -> String {
+    let mut table = Table::new(&["NAME", "STATE", ">GENERATION", ">READY", ">PID", "CONTROL"]);
+    for Probed { found, summary } in probed {
+        let control = Cell::from(found.control.display().to_string());
+        table.row(match summary {
+            Ok(it) => vec![
+                Cell::from(found.name.as_str()),
+                Cell::styled(&it.state, state_style(&it.state, it.degraded)),
+                Cell::from(it.generation.to_string()),
+                Cell::from(format!("{}/{}", it.workers_ready, it.workers_configured)),
+                Cell::from(it.pid.to_string()),
+                control,
+            ],
+            Err(error) => {
+                let state = match error {
+                    Error::Dead(_) | Error::Missing(_) => "dead",
+                    Error::Denied(_) => "no permission",
+                    _ => "no answer",
+                };
+                let none = || Cell::from("-");
+                vec![Cell::from(found.name.as_str()), Cell::styled(state, Style::Bad), none(), none(), none(), control]
+            }
+        });
+    }
+    table.render(screen)
+}

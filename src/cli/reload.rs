@@ -1,0 +1,139 @@
+//! `ratoon reload [NAME]`: asks for a new generation, shows how it goes, and exits with the outcome. When it is killed,
+//! its connection closes, and with that the reload is withdrawn.
+
+use std::cell::RefCell;
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::progress::Progress;
+use super::screen::{Screen, clean, complain, say, span};
+use super::status_view::{describe, details};
+use super::target::Target;
+use crate::control::client::Client;
+use crate::control::messages::ReloadMessage;
+
+/// How often a terminal's figures move on.
+const TICK: Duration = Duration::from_millis(100);
+/// How many of a failed worker's last lines are shown.
+const LOG_LINES: usize = 10;
+
+#[derive(clap::Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    target: Target,
+}
+
+/// 0 committed, 1 anything else that the master decided or we withdrew.
+pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
+    let client = options.target.client().await?;
+    let hook = |kind| signal(kind).map_err(|error| format!("cannot watch for signals: {error}"));
+    let (mut interrupt, mut terminate) = (hook(SignalKind::interrupt())?, hook(SignalKind::terminate())?);
+    let show = RefCell::new(Show::new());
+    let outcome = {
+        let reload = client.reload(|event| show.borrow_mut().event(event));
+        tokio::pin!(reload);
+        let mut tick = tokio::time::interval(TICK);
+        let live = show.borrow().live;
+        loop {
+            tokio::select! {
+                outcome = &mut reload => break Some(outcome),
+                _ = interrupt.recv() => break None,
+                _ = terminate.recv() => break None,
+                _ = tick.tick(), if live => show.borrow_mut().draw(),
+            }
+        }
+        // Here the reload's future is dropped, and its connection with it.
+    };
+    let show = show.into_inner();
+    match outcome {
+        Some(Ok(outcome)) => Ok(finish(&client, &outcome, show.progress.elapsed(Instant::now())).await),
+        Some(Err(error)) => Err(error.to_string()),
+        None => {
+            let serving = match show.progress.serving() {
+                0 => String::new(),
+                generation => format!(", and generation {generation} serves on"),
+            };
+            complain(&format!(
+                "ratoon: interrupted: this reload is withdrawn; unless somebody else waits for it too, it is rolled back{serving}"
+            ));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// The last line, and after a failure what the failed worker left.
+async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> ExitCode {
+    let took = span(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    if outcome.committed() {
+        let ready = match client.summary().await {
+            Ok(summary) if summary.generation == outcome.generation => {
+                format!(": {}/{} ready", summary.workers_ready, summary.workers_configured)
+            }
+            _ => String::new(),
+        };
+        say(&format!("generation {} is serving{ready} after {took}", outcome.generation));
+        return ExitCode::SUCCESS;
+    }
+    let to = if outcome.generation == 0 { String::new() } else { format!(" to generation {}", outcome.generation) };
+    let result = clean(&outcome.result).replace('-', " ");
+    // A refusal may be many lines: the output of the check, the configuration's error with its line.
+    let reason = outcome.reason.trim_end().lines().map(clean).collect::<Vec<_>>().join("\n");
+    complain(&format!("reload{to} {result}: {reason}"));
+    if let Ok(document) = client.status().await {
+        let failure = document.failures.iter().rev().find(|it| it.generation == outcome.generation);
+        if let Some(failure) = failure.filter(|_| outcome.generation != 0) {
+            let details = details(failure, LOG_LINES);
+            if !details.is_empty() {
+                complain(&describe(failure));
+                details.iter().for_each(|line| complain(&format!("    {line}")));
+            }
+        }
+    }
+    ExitCode::FAILURE
+}
+
+/// Where the progress is shown: in place on a terminal, line by line elsewhere.
+struct Show {
+    progress: Progress,
+    screen: Screen,
+    live: bool,
+    /// Lines on the terminal that the next drawing replaces.
+    drawn: usize,
+}
+
+impl Show {
+    fn new() -> Self {
+        let screen = Screen::of_stdout();
+        let live = screen.width.is_some() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+        Show { progress: Progress::new(Instant::now()), screen, live, drawn: 0 }
+    }
+
+    fn event(&mut self, event: &crate::control::messages::Event) {
+        let lines = self.progress.event(event, Instant::now());
+        if self.live {
+            self.draw();
+        } else {
+            lines.iter().for_each(|line| say(line));
+        }
+    }
+
+    fn draw(&mut self) {
+        // The window may have changed.
+        self.screen = Screen::of_stdout();
+        let lines = self.progress.lines(Instant::now(), &self.screen);
+        let mut text = String::new();
+        if self.drawn > 0 {
+            text += &format!("\x1b[{}A", self.drawn);
+        }
+        for line in &lines {
+            text += &format!("{line}\x1b[K\n");
+        }
+        text += "\x1b[J";
+        self.drawn = lines.len();
+        let mut out = stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}

@@ -1,0 +1,124 @@
+//! `ratoon status [NAME] [--json]`: what an administrator needs on one screen, or the whole document.
+
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::de::IgnoredAny;
+
+use super::screen::{Screen, say};
+use super::status_view::{Clock, view};
+use super::target::Target;
+use crate::status::tree::Document;
+
+#[derive(clap::Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    target: Target,
+    /// Print the whole status document
+    #[arg(long)]
+    json: bool,
+}
+
+/// 0 while at least one worker is ready, 1 when none is.
+pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
+    let client = options.target.client().await?;
+    let ready = if options.json {
+        let text = client.status_text().await.map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&text);
+        if serde_json::from_str::<IgnoredAny>(&text).is_err() {
+            return Err(format!("{} did not answer with a status document", client.path().display()));
+        }
+        say(&indent(&text));
+        serde_json::from_str::<Document>(&text).is_ok_and(|document| document.workers_ready > 0)
+    } else {
+        let document = client.status().await.map_err(|error| error.to_string())?;
+        say(&view(&document, &Clock { now: Timestamp::now(), zone: TimeZone::system() }, &Screen::of_stdout()));
+        document.workers_ready > 0
+    };
+    Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// JSON, laid out for reading. It stays what the master wrote, in its order, with what this version does not know.
+/// `text` is valid JSON.
+fn indent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    let mut characters = text.trim().chars().peekable();
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth));
+    };
+    while let Some(character) = characters.next() {
+        if in_string {
+            out.push(character);
+            match character {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                '"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match character {
+            '"' => {
+                in_string = true;
+                out.push(character);
+            }
+            '{' | '[' => {
+                out.push(character);
+                while characters.next_if(|next| next.is_ascii_whitespace()).is_some() {}
+                match characters.next_if(|next| matches!(next, '}' | ']')) {
+                    Some(close) => out.push(close),
+                    None => {
+                        depth += 1;
+                        line(&mut out, depth);
+                    }
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(character);
+            }
+            ',' => {
+                out.push(character);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            blank if blank.is_ascii_whitespace() => {}
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indenting_changes_nothing_but_blanks() {
+        let text = r#"{"z":1,"a":[],"b":{ },"s":"x, \"y\": {[\\","list":[1,2.50,null,{"k":-1e3}]}"#;
+        let shown = indent(text);
+        insta::assert_snapshot!(shown, @r#"
+        {
+          "z": 1,
+          "a": [],
+          "b": {},
+          "s": "x, \"y\": {[\\",
+          "list": [
+            1,
+            2.50,
+            null,
+            {
+              "k": -1e3
+            }
+          ]
+        }
+        "#);
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&shown), value(text));
+        assert_eq!(value(&shown), value(&indent(&shown)));
+    }
+}

@@ -1,0 +1,214 @@
+//! The status document as a screen for people. Pure: the time is an argument, so that a test can record the screen.
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use super::screen::{Screen, Style, bytes, clean, number, span};
+use super::table::{Cell, Table};
+use crate::status::tree::{Document, Failure, Worker};
+
+/// How many of the last failures are shown.
+const FAILURES: usize = 3;
+/// How many of a failed worker's last lines are shown.
+const LOG_LINES: usize = 5;
+
+/// The time and where we are.
+pub(super) struct Clock {
+    pub(super) now: Timestamp,
+    pub(super) zone: TimeZone,
+}
+
+impl Clock {
+    /// An RFC 3339 time, as the wall clock here showed it.
+    fn local(&self, time: &str) -> String {
+        match time.parse::<Timestamp>() {
+            Ok(at) => at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            Err(_) => clean(time),
+        }
+    }
+
+    /// How long ago an RFC 3339 time was; a clock that was set back makes it 0.
+    fn since(&self, time: &str) -> String {
+        match time.parse::<Timestamp>() {
+            Ok(at) => span(u64::try_from(self.now.duration_since(at).max(SignedDuration::ZERO).as_millis()).unwrap_or(0)),
+            Err(_) => "-".to_owned(),
+        }
+    }
+}
+
+/// How a pool's or a worker's state is meant.
+pub(super) fn state_style(state: &str, degraded: bool) -> Style {
+    match state {
+        _ if degraded => Style::Bad,
+        "running" | "ready" => Style::Good,
+        _ => Style::Busy,
+    }
+}
+
+/// The whole screen.
+pub(super) fn view(document: &Document, clock: &Clock, screen: &Screen) -> String {
+    let mut out = head(document, clock, screen);
+    if !document.workers.is_empty() {
+        out += "\n";
+        out += &workers(document, clock, screen);
+    }
+    if !document.sockets.is_empty() {
+        out += "\n";
+        out += &sockets(document, screen);
+    }
+    if !document.failures.is_empty() {
+        out += "\n";
+        out += &failures(document, clock, screen);
+    }
+    out
+}
+
+fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
+    let degraded = if document.degraded { ", degraded" } else { "" };
+    let style = match document.workers_ready {
+        0 => Style::Bad,
+        _ => state_style(&document.state, document.degraded),
+    };
+    let mut out = format!(
+        "{} {}, generation {}, {}/{} ready\n",
+        screen.paint(&clean(&document.instance), Style::Strong),
+        screen.paint(&format!("{}{degraded}", clean(&document.state)), style),
+        document.generation,
+        document.workers_ready,
+        document.workers_configured,
+    );
+    let mut line = |label: &str, text: String| {
+        let cut = screen.cut(&format!("  {label:<9}{text}"));
+        out += &cut;
+        out.push('\n');
+    };
+    if !document.status_text.is_empty() {
+        line("status", clean(&document.status_text));
+    }
+    let crashes = match document.worker_crashes {
+        0 => "no worker has failed".to_owned(),
+        1 => "1 worker has failed".to_owned(),
+        count => format!("{} workers have failed", number(count)),
+    };
+    line("since", format!("{} ({}), {crashes}", clock.local(&document.start_time), clock.since(&document.start_time)));
+    if let Some(last) = &document.last_reload {
+        let reason = if last.reason.is_empty() { String::new() } else { format!(": {}", clean(&last.reason)) };
+        line(
+            "reload",
+            format!(
+                "{} to generation {} {} after {}{reason}",
+                clock.local(&last.start_time),
+                last.generation,
+                clean(&last.result).replace('-', " "),
+                span(last.duration_ms),
+            ),
+        );
+    }
+    let master = &document.master;
+    let mut text = format!("pid {}, version {}", master.pid, clean(&document.version));
+    if let Some(memory) = master.memory_pss.or(master.memory_rss) {
+        text += &format!(", memory {}", bytes(memory));
+    }
+    if let Some(cpu) = master.cpu_usec {
+        text += &format!(", cpu {}", span(cpu / 1000));
+    }
+    line("master", text + &format!(", up {}", clock.since(&master.start_time)));
+    let known = |value: Option<u64>, show: fn(u64) -> String, unit: &str| value.map(|it| format!("{}{unit}", show(it)));
+    let served = [
+        known(document.connections, number, " connections"),
+        known(document.requests, number, " requests"),
+        known(document.bytes_read, bytes, " read"),
+        known(document.bytes_written, bytes, " written"),
+    ];
+    let mut served = served.into_iter().flatten().collect::<Vec<_>>();
+    served.extend(document.counters.iter().map(|(name, value)| format!("{} {value}", clean(name))));
+    if !served.is_empty() {
+        line("served", served.join(", "));
+    }
+    out
+}
+
+fn workers(document: &Document, clock: &Clock, screen: &Screen) -> String {
+    let mut table = Table::new(&[">SLOT", ">ID", ">PID", ">GEN", "STATE", ">UP", ">MEM", ">CPU", ">CONNS", ">REQS", "STATUS"]);
+    let or_dash = |value: Option<String>| Cell::from(value.unwrap_or_else(|| "-".to_owned()));
+    for worker in &document.workers {
+        let old = if worker.generation == document.generation { Style::Plain } else { Style::Busy };
+        table.row(vec![
+            Cell::from(worker.slot.to_string()),
+            Cell::from(worker.id.to_string()),
+            or_dash(worker.pid.map(|pid| pid.to_string())),
+            Cell::styled(&worker.generation.to_string(), old),
+            Cell::styled(&state(worker), state_style(&worker.state, false)),
+            Cell::from(clock.since(&worker.start_time)),
+            or_dash(worker.memory_rss.map(bytes)),
+            or_dash(worker.cpu_usec.map(|cpu| span(cpu / 1000))),
+            or_dash(worker.open_connections.map(number)),
+            or_dash(worker.requests.map(number)),
+            Cell::from(worker.status.as_deref().unwrap_or("")),
+        ]);
+    }
+    table.render(screen)
+}
+
+/// A draining worker that still holds its listening socket may still accept, which is worth a word.
+fn state(worker: &Worker) -> String {
+    match (worker.state.as_str(), worker.listening) {
+        ("draining", Some(true)) => "draining, still listens".to_owned(),
+        (state, _) => state.to_owned(),
+    }
+}
+
+fn sockets(document: &Document, screen: &Screen) -> String {
+    let mut table = Table::new(&["SOCKET", "ADDRESS", ">QUEUE", ">MAX"]);
+    for socket in &document.sockets {
+        let figure = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |it| it.to_string());
+        // A queue that is full refuses clients.
+        let full = socket.queue.zip(socket.queue_max).is_some_and(|(queue, most)| most > 0 && queue >= most);
+        table.row(vec![
+            Cell::from(&socket.name),
+            Cell::from(&socket.address),
+            Cell::styled(&figure(socket.queue), if full { Style::Bad } else { Style::Plain }),
+            Cell::from(figure(socket.queue_max)),
+        ]);
+    }
+    table.render(screen)
+}
+
+fn failures(document: &Document, clock: &Clock, screen: &Screen) -> String {
+    let shown = document.failures.len().min(FAILURES);
+    let title = match document.failures.len() {
+        1 => "LAST FAILURE".to_owned(),
+        all if all > shown => format!("LAST FAILURES ({shown} of {all}; --json has all)"),
+        _ => "LAST FAILURES".to_owned(),
+    };
+    let mut out = screen.paint(&screen.cut(&title), Style::Faint) + "\n";
+    for failure in document.failures.iter().rev().take(FAILURES) {
+        let line = format!("{} {}", clock.local(&failure.time), describe(failure));
+        out += &screen.paint(&screen.cut(&line), Style::Bad);
+        out.push('\n');
+        for line in details(failure, LOG_LINES) {
+            out += &screen.cut(&format!("    {line}"));
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// `worker 12 (slot 2, generation 8): exit 1`
+pub(super) fn describe(failure: &Failure) -> String {
+    format!("worker {} (slot {}, generation {}): {}", failure.worker, failure.slot, failure.generation, clean(&failure.how))
+}
+
+/// What a failed worker said last, what it was serving, and the last lines that it printed.
+pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(status) = failure.last_status.as_deref().filter(|status| !status.is_empty()) {
+        lines.push(format!("status: {}", clean(status)));
+    }
+    for request in &failure.serving {
+        lines.push(format!("while serving {} {}", clean(&request.method), clean(&request.url)));
+    }
+    let first = failure.log_tail.len().saturating_sub(log_lines);
+    lines.extend(failure.log_tail[first..].iter().map(|line| format!("| {}", clean(line))));
+    lines
+}

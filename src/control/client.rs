@@ -1,0 +1,405 @@
+//! The client of the control socket: one connection a request, typed calls, errors that name cause and cure.
+//!
+//! Law: dropping a call's future closes its connection at once, and that is how a reload is withdrawn. What a master of
+//! another version says besides is ignored; what it leaves out is filled in.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::messages::{ChangeMessage, ErrorMessage, Event, ReloadMessage, SummaryMessage};
+use crate::status::tree::Document;
+
+/// How long a master may take for what it answers at once.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long events that were under way may take after a reload's answer.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+/// The largest answer that is read, bytes: a document of 1,000 workers with 10,000 connections has about 5 MB.
+const LARGEST: usize = 256 << 20;
+/// The largest single event, bytes.
+const LARGEST_EVENT: usize = 1 << 20;
+
+/// Why the master could not be asked.
+#[derive(Debug)]
+pub enum Error {
+    /// No socket there.
+    Missing(PathBuf),
+    /// A socket that nobody listens to.
+    Dead(PathBuf),
+    /// Not allowed to open the socket.
+    Denied(PathBuf),
+    /// Not allowed to change; the master's own words.
+    Forbidden(String),
+    /// The path does not fit into an address.
+    TooLong(PathBuf),
+    /// No answer in time.
+    Silent(PathBuf, Duration),
+    /// The connection broke.
+    Broken(PathBuf, String),
+    /// An answer that cannot be understood, or that names an error: status and words.
+    Answer(PathBuf, u16, String),
+}
+
+impl std::error::Error for Error {}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Missing(path) => write!(
+                f,
+                "no instance listens at {}: there is no such socket; `ratoon list` shows those that run",
+                path.display()
+            ),
+            Error::Dead(path) => write!(
+                f,
+                "the master of {} is dead: its control socket is there, but nobody listens; start it again \
+                 (`systemctl start` its unit) and look into its journal for why it ended",
+                path.display()
+            ),
+            Error::Denied(path) => {
+                write!(f, "no permission to open {}: run this as root or as the user that the master runs as", path.display())
+            }
+            Error::Forbidden(words) => write!(f, "not permitted: {words}"),
+            Error::TooLong(path) => write!(
+                f,
+                "the path {} has {} bytes, but a Unix socket's address holds {}; use a shorter one",
+                path.display(),
+                path.as_os_str().len(),
+                super::paths::LONGEST
+            ),
+            Error::Silent(path, waited) => write!(
+                f,
+                "the master of {} did not answer within {} s: it is stopped, or the machine is overloaded; look at its \
+                 process and journal",
+                path.display(),
+                waited.as_secs()
+            ),
+            Error::Broken(path, why) => {
+                write!(f, "the connection to {} ended before the answer ({why}): the master went away", path.display())
+            }
+            Error::Answer(path, status, words) => {
+                write!(f, "{} answered {status}: {words}", path.display())
+            }
+        }
+    }
+}
+
+/// A way to one master. It connects anew for each call.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+    patience: Duration,
+}
+
+impl Client {
+    /// For the control socket at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Client { path: path.into(), patience: PATIENCE }
+    }
+
+    /// The same with another limit for what is answered at once.
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The control socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The status document.
+    ///
+    /// # Errors
+    /// [`Error`], as all calls.
+    pub async fn status(&self) -> Result<Document, Error> {
+        self.understood(StatusCode::OK, &self.status_text().await?)
+    }
+
+    /// The status document as the master wrote it, with what this version may not know.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn status_text(&self) -> Result<Bytes, Error> {
+        let (status, body) = self.within(self.ask(Method::GET, "/status")).await?;
+        if status == StatusCode::OK { Ok(body) } else { Err(self.refusal(status, &body)) }
+    }
+
+    /// The pool at a glance.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn summary(&self) -> Result<SummaryMessage, Error> {
+        let (status, body) = self.within(self.ask(Method::GET, "/readyz")).await?;
+        match status {
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE if !is_error(&body) => self.understood(status, &body),
+            _ => Err(self.refusal(status, &body)),
+        }
+    }
+
+    /// The changes from now on; the first event is the summary.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn events(&self) -> Result<Events, Error> {
+        self.within(async {
+            let mut talk = self.connect().await?;
+            let answer = talk.request(self, Method::GET, "/events").await?;
+            if answer.status() != StatusCode::OK {
+                let status = answer.status();
+                return Err(self.refusal(status, &self.body(answer).await?));
+            }
+            Ok(Events { body: answer.into_body(), text: Vec::new(), path: self.path.clone(), _talk: talk })
+        })
+        .await
+    }
+
+    /// Asks for a new generation and waits for the end, however long that takes. `progress` gets the events meanwhile,
+    /// beginning with the summary; with a master that has no events it gets none.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn reload(&self, mut progress: impl FnMut(&Event)) -> Result<ReloadMessage, Error> {
+        let mut events = match self.events().await {
+            Ok(mut events) => match self.within(events.next()).await {
+                Ok(Some(first)) => {
+                    progress(&first);
+                    Some(events)
+                }
+                _ => None,
+            },
+            Err(Error::Answer(..)) => None,
+            Err(error) => return Err(error),
+        };
+        let asking = self.ask(Method::POST, "/reload");
+        tokio::pin!(asking);
+        let mut finished = None;
+        let (status, body) = loop {
+            let Some(open) = &mut events else { break asking.await? };
+            tokio::select! {
+                biased;
+                event = open.next() => match event {
+                    Ok(Some(event)) => {
+                        if let Event::ReloadFinished(outcome) = &event {
+                            finished = Some(outcome.generation);
+                        }
+                        progress(&event);
+                    }
+                    _ => events = None,
+                },
+                answer = &mut asking => break answer?,
+            }
+        };
+        if !matches!(status, StatusCode::OK | StatusCode::CONFLICT) {
+            return Err(self.refusal(status, &body));
+        }
+        let outcome: ReloadMessage = self.understood(status, &body)?;
+        let until = Instant::now() + LAST_EVENTS;
+        while let Some(open) = events.as_mut().filter(|_| finished != Some(outcome.generation) && outcome.generation != 0) {
+            let Ok(Ok(Some(event))) = timeout_at(until, open.next()).await else { break };
+            if let Event::ReloadFinished(outcome) = &event {
+                finished = Some(outcome.generation);
+            }
+            progress(&event);
+        }
+        Ok(outcome)
+    }
+
+    /// Rolls back the reload that is under way.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn abort(&self) -> Result<ChangeMessage, Error> {
+        self.change("/abort").await
+    }
+
+    /// So many workers from now on.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn scale(&self, workers: u32) -> Result<ChangeMessage, Error> {
+        self.change(&format!("/scale?workers={workers}")).await
+    }
+
+    /// Replaces this worker, or all.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn recycle(&self, worker: Option<u64>) -> Result<ChangeMessage, Error> {
+        match worker {
+            Some(id) => self.change(&format!("/recycle?worker={id}")).await,
+            None => self.change("/recycle").await,
+        }
+    }
+
+    /// Replaces the master's own program.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn upgrade(&self) -> Result<ChangeMessage, Error> {
+        self.change("/upgrade").await
+    }
+
+    /// A change that is answered with `done` or `failed`; waits as long as it takes, but not for a master that does not
+    /// turn at all.
+    async fn change(&self, path: &str) -> Result<ChangeMessage, Error> {
+        self.summary().await?;
+        let (status, body) = self.ask(Method::POST, path).await?;
+        match status {
+            StatusCode::OK | StatusCode::CONFLICT => self.understood(status, &body),
+            _ => Err(self.refusal(status, &body)),
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), Error> {
+        let mut talk = self.connect().await?;
+        let answer = talk.request(self, method, path).await?;
+        let status = answer.status();
+        Ok((status, self.body(answer).await?))
+    }
+
+    async fn body(&self, answer: Response<Incoming>) -> Result<Bytes, Error> {
+        match Limited::new(answer.into_body(), LARGEST).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) => Err(Error::Broken(self.path.clone(), error.to_string())),
+        }
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        match timeout(self.patience, call).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Silent(self.path.clone(), self.patience)),
+        }
+    }
+
+    async fn connect(&self) -> Result<Talk, Error> {
+        let stream = self.within(self.open()).await?;
+        let (send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
+        // Dropping the set ends the task, and that closes the connection.
+        let mut driver = JoinSet::new();
+        driver.spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Talk { send, _driver: driver })
+    }
+
+    async fn open(&self) -> Result<UnixStream, Error> {
+        loop {
+            match UnixStream::connect(&self.path).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => match error.kind() {
+                    // The queue of the socket is full; connecting does not wait for a place in it.
+                    io::ErrorKind::WouldBlock => sleep(Duration::from_millis(20)).await,
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => return Err(Error::Missing(self.path.clone())),
+                    io::ErrorKind::ConnectionRefused => return Err(Error::Dead(self.path.clone())),
+                    io::ErrorKind::PermissionDenied => return Err(Error::Denied(self.path.clone())),
+                    io::ErrorKind::InvalidInput => return Err(Error::TooLong(self.path.clone())),
+                    _ => return Err(Error::Broken(self.path.clone(), error.to_string())),
+                },
+            }
+        }
+    }
+
+    fn understood<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, Error> {
+        serde_json::from_slice(body).map_err(|error| {
+            let words = format!("not what a Ratoon of this version understands ({error}); is it one, and how old?");
+            Error::Answer(self.path.clone(), status.as_u16(), words)
+        })
+    }
+
+    fn refusal(&self, status: StatusCode, body: &[u8]) -> Error {
+        let words = match serde_json::from_slice::<ErrorMessage>(body) {
+            Ok(message) if !message.error.is_empty() => message.error,
+            _ => String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned(),
+        };
+        match status {
+            StatusCode::FORBIDDEN => Error::Forbidden(words),
+            _ => Error::Answer(self.path.clone(), status.as_u16(), words),
+        }
+    }
+
+    fn broken(&self, error: &hyper::Error) -> Error {
+        Error::Broken(self.path.clone(), error.to_string())
+    }
+}
+
+/// Whether a body is an error's rather than the summary of a pool that is not ready.
+fn is_error(body: &[u8]) -> bool {
+    serde_json::from_slice::<ErrorMessage>(body).is_ok_and(|message| !message.error.is_empty())
+}
+
+/// One connection; closed when dropped.
+struct Talk {
+    send: SendRequest<Empty<Bytes>>,
+    _driver: JoinSet<()>,
+}
+
+impl Talk {
+    async fn request(&mut self, client: &Client, method: Method, path: &str) -> Result<Response<Incoming>, Error> {
+        let request = Request::builder().method(method).uri(path).header("host", "ratoon").body(Empty::new());
+        let request = request.map_err(|error| Error::Broken(client.path.clone(), error.to_string()))?;
+        self.send.send_request(request).await.map_err(|error| client.broken(&error))
+    }
+}
+
+/// The stream of `GET /events`.
+pub struct Events {
+    body: Incoming,
+    text: Vec<u8>,
+    path: PathBuf,
+    _talk: Talk,
+}
+
+impl Events {
+    /// The next event; `None` when the master ends the stream. May be dropped and called again: nothing is lost.
+    ///
+    /// # Errors
+    /// [`Error::Broken`]
+    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        loop {
+            while let Some(end) = find(&self.text, b"\n\n") {
+                let block = self.text.drain(..end + 2).collect::<Vec<_>>();
+                if let Some(event) = read_block(&String::from_utf8_lossy(&block)) {
+                    return Ok(Some(event));
+                }
+            }
+            if self.text.len() > LARGEST_EVENT {
+                return Err(Error::Broken(self.path.clone(), "an event without end".to_owned()));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.text.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                Some(Err(error)) => return Err(Error::Broken(self.path.clone(), error.to_string())),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn find(text: &[u8], what: &[u8]) -> Option<usize> {
+    text.windows(what.len()).position(|window| window == what)
+}
+
+/// One event of the stream; `None` for a comment or an unknown name.
+fn read_block(block: &str) -> Option<Event> {
+    let (mut name, mut data) = ("", String::new());
+    for line in block.lines() {
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "event" => name = value,
+            "data" => data.push_str(value),
+            _ => {}
+        }
+    }
+    Event::parse(name, &data)
+}

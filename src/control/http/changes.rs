@@ -1,0 +1,79 @@
+//! What can be changed. Each waits for the loop's answer; a peer that goes away before that is reported to the loop.
+
+use hyper::StatusCode;
+
+use super::answer::{Answer, error, message};
+use super::routes::{Call, number};
+use crate::config::COUNT_MAX;
+use crate::control::messages::{ChangeMessage, ReloadMessage};
+use crate::control::{Ask, Reply};
+
+/// `POST /reload`: answers at the end.
+pub(super) async fn reload(call: Call<'_>) -> Answer {
+    plain(call, Ask::Reload).await
+}
+
+/// `POST /abort`
+pub(super) async fn abort(call: Call<'_>) -> Answer {
+    plain(call, Ask::Abort).await
+}
+
+/// `POST /upgrade`
+pub(super) async fn upgrade(call: Call<'_>) -> Answer {
+    plain(call, Ask::Upgrade).await
+}
+
+/// `POST /scale?workers=N`
+pub(super) async fn scale(call: Call<'_>) -> Answer {
+    match number(call.query, "workers") {
+        Ok(Some(0)) => {
+            error(StatusCode::BAD_REQUEST, "0 workers serve nobody; a pool has at least 1 (to end it, stop its service)")
+        }
+        Ok(Some(count)) if count > COUNT_MAX => {
+            error(StatusCode::BAD_REQUEST, format!("{count} workers are too many; a pool has at most {COUNT_MAX}"))
+        }
+        Ok(Some(count)) => ask(call, Ask::Scale(count)).await,
+        Ok(None) => error(StatusCode::BAD_REQUEST, "how many workers? say ?workers=NUMBER"),
+        Err(sentence) => error(StatusCode::BAD_REQUEST, sentence),
+    }
+}
+
+/// `POST /recycle[?worker=ID]`
+pub(super) async fn recycle(call: Call<'_>) -> Answer {
+    match number(call.query, "worker") {
+        Ok(worker) => ask(call, Ask::Recycle(worker)).await,
+        Err(sentence) => error(StatusCode::BAD_REQUEST, sentence),
+    }
+}
+
+/// A change that takes no argument.
+async fn plain(call: Call<'_>, what: Ask) -> Answer {
+    if call.query.is_empty() {
+        return ask(call, what).await;
+    }
+    error(StatusCode::BAD_REQUEST, format!("this takes no argument, but ?{} was given", call.query))
+}
+
+async fn ask(call: Call<'_>, what: Ask) -> Answer {
+    let reply = tokio::select! {
+        biased;
+        reply = call.connection.house.handle.ask(what) => reply,
+        // The other future is dropped here, and that tells the loop.
+        () = call.connection.stream.gone() => {
+            // Only who closed one direction can read this.
+            return error(
+                StatusCode::REQUEST_TIMEOUT,
+                "the connection was closed before the end, so the request is withdrawn; keep both directions open",
+            );
+        }
+    };
+    match reply {
+        Ok(Reply::Reload(outcome)) => {
+            let outcome = ReloadMessage::from(&outcome);
+            message(if outcome.committed() { StatusCode::OK } else { StatusCode::CONFLICT }, &outcome)
+        }
+        Ok(Reply::Done) => message(StatusCode::OK, &ChangeMessage { result: "done".to_owned(), reason: String::new() }),
+        Ok(Reply::Failed(reason)) => message(StatusCode::CONFLICT, &ChangeMessage { result: "failed".to_owned(), reason }),
+        Err(closed) => error(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}")),
+    }
+}

@@ -1,0 +1,247 @@
+//! `GET /metrics`: the document as OpenMetrics 1.0 text.
+//!
+//! Law: what is not known is left out, never 0. Names and units are stable: a dashboard depends on them.
+
+use std::fmt::{Display, Write};
+
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+
+use super::answer::{Answer, Reply, answer, error};
+use super::reads::{document, off_loop};
+use super::routes::Call;
+use crate::status::tree::{Document, Worker};
+
+/// Answers with all figures of this moment.
+pub(super) async fn metrics(call: Call<'_>) -> Answer {
+    let (document, permit) = match document(&call).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    match off_loop(document, render).await {
+        Some(text) => answer(StatusCode::OK, kind, Reply::whole(text).with_permit(permit)),
+        None => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written out"),
+    }
+}
+
+/// The whole exposition, `# EOF` included.
+pub(super) fn render(document: &Document) -> String {
+    let mut text = Text { text: String::with_capacity(4096), instance: &document.instance };
+    pool(&mut text, document);
+    reload(&mut text, document);
+    sockets(&mut text, document);
+    workers(&mut text, document);
+    text.text.push_str("# EOF\n");
+    text.text
+}
+
+fn pool(text: &mut Text<'_>, document: &Document) {
+    text.family("ratoon", "info", "", "The master's program.");
+    text.sample("ratoon_info", &[("version", &document.version)], Some(1));
+    text.family("ratoon_state", "stateset", "", "What the pool is doing.");
+    for state in ["starting", "running", "reloading", "stopping"] {
+        text.sample("ratoon_state", &[("ratoon_state", &state)], Some(u8::from(document.state == state)));
+    }
+    text.one("ratoon_degraded", "gauge", "", "1 while workers crash more often than allowed.", Some(u8::from(document.degraded)));
+    text.one("ratoon_generation", "gauge", "", "The committed generation.", Some(document.generation));
+    text.one("ratoon_start_time_seconds", "gauge", "seconds", "When the instance began.", seconds(&document.start_time));
+    text.one("ratoon_workers_configured", "gauge", "", "Workers that there should be.", Some(document.workers_configured));
+    text.one(
+        "ratoon_workers_ready",
+        "gauge",
+        "",
+        "Workers of the committed generation that are ready.",
+        Some(document.workers_ready),
+    );
+    text.one(
+        "ratoon_worker_crashes",
+        "counter",
+        "",
+        "Workers that ended without having been asked to.",
+        Some(document.worker_crashes),
+    );
+    text.one("ratoon_connections", "counter", "", "Connections accepted.", document.connections);
+    text.one("ratoon_requests", "counter", "", "Requests served.", document.requests);
+    text.one("ratoon_read_bytes", "counter", "bytes", "Bytes read from clients.", document.bytes_read);
+    text.one("ratoon_written_bytes", "counter", "bytes", "Bytes written to clients.", document.bytes_written);
+    let counters = document.counters.iter().filter(|(_, value)| value.is_finite() && **value >= 0.0).collect::<Vec<_>>();
+    if !counters.is_empty() {
+        text.family("ratoon_application", "counter", "", "The application's own counters.");
+        for (name, value) in counters {
+            text.sample("ratoon_application_total", &[("counter", name)], Some(value));
+        }
+    }
+    let master = &document.master;
+    text.one("ratoon_master_memory_rss_bytes", "gauge", "bytes", "Resident memory of the master.", master.memory_rss);
+    text.one("ratoon_master_memory_pss_bytes", "gauge", "bytes", "Proportional memory of the master.", master.memory_pss);
+    text.one("ratoon_master_cpu_seconds", "counter", "seconds", "CPU time of the master.", master.cpu_usec.map(Micros));
+}
+
+fn reload(text: &mut Text<'_>, document: &Document) {
+    let Some(last) = &document.last_reload else { return };
+    text.family("ratoon_last_reload_result", "stateset", "", "How the last reload ended.");
+    for result in ["committed", "rolled-back", "refused", "aborted"] {
+        let labels: &[(&str, &dyn Display)] = &[("ratoon_last_reload_result", &result)];
+        text.sample("ratoon_last_reload_result", labels, Some(u8::from(last.result == result)));
+    }
+    text.one(
+        "ratoon_last_reload_generation",
+        "gauge",
+        "",
+        "The generation that the last reload wanted to bring.",
+        Some(last.generation),
+    );
+    text.one(
+        "ratoon_last_reload_start_time_seconds",
+        "gauge",
+        "seconds",
+        "When the last reload began.",
+        seconds(&last.start_time),
+    );
+    let duration = Micros(last.duration_ms.saturating_mul(1000));
+    text.one("ratoon_last_reload_duration_seconds", "gauge", "seconds", "How long the last reload took.", Some(duration));
+}
+
+fn sockets(text: &mut Text<'_>, document: &Document) {
+    type Figure = fn(&crate::status::tree::Socket) -> Option<u64>;
+    let families: [(&str, &str, Figure); 2] = [
+        ("ratoon_socket_queue", "Connections that wait to be accepted.", |socket| socket.queue),
+        ("ratoon_socket_queue_max", "Connections that may wait.", |socket| socket.queue_max),
+    ];
+    for (name, help, figure) in families {
+        if document.sockets.iter().all(|socket| figure(socket).is_none()) {
+            continue;
+        }
+        text.family(name, "gauge", "", help);
+        for (number, socket) in document.sockets.iter().enumerate() {
+            // Two sockets may share name and address (SO_REUSEPORT); the number keeps them apart.
+            let labels: &[(&str, &dyn Display)] = &[("socket", &number), ("name", &socket.name), ("address", &socket.address)];
+            text.sample(name, labels, figure(socket));
+        }
+    }
+}
+
+fn workers(text: &mut Text<'_>, document: &Document) {
+    if document.workers.is_empty() {
+        return;
+    }
+    text.family("ratoon_worker", "info", "", "The living workers.");
+    for worker in &document.workers {
+        let labels: &[(&str, &dyn Display)] = &[
+            ("slot", &worker.slot),
+            ("worker", &worker.id),
+            ("generation", &worker.generation),
+            ("pid", &worker.pid.unwrap_or(0)),
+            ("state", &worker.state),
+        ];
+        text.sample("ratoon_worker_info", labels, Some(1));
+    }
+    text.per_worker(document, "ratoon_worker_start_time_seconds", "gauge", "seconds", "When it was started.", |it| {
+        seconds(&it.start_time)
+    });
+    text.per_worker(document, "ratoon_worker_memory_rss_bytes", "gauge", "bytes", "Resident memory.", |it| it.memory_rss);
+    text.per_worker(document, "ratoon_worker_cpu_seconds", "counter", "seconds", "CPU time.", |it| it.cpu_usec.map(Micros));
+    text.per_worker(document, "ratoon_worker_open_connections", "gauge", "", "Connections that it holds.", |it| {
+        it.open_connections
+    });
+    text.per_worker(document, "ratoon_worker_connections", "counter", "", "Connections accepted.", |it| it.connections);
+    text.per_worker(document, "ratoon_worker_requests", "counter", "", "Requests served.", |it| it.requests);
+    text.per_worker(document, "ratoon_worker_read_bytes", "counter", "bytes", "Bytes read from clients.", |it| it.bytes_read);
+    text.per_worker(document, "ratoon_worker_written_bytes", "counter", "bytes", "Bytes written to clients.", |it| {
+        it.bytes_written
+    });
+}
+
+/// The text as it grows. Every sample carries the instance's name.
+struct Text<'a> {
+    text: String,
+    instance: &'a str,
+}
+
+impl Text<'_> {
+    /// Head of a family; a counter's samples then end in `_total`, an info's in `_info`.
+    fn family(&mut self, name: &str, kind: &str, unit: &str, help: &str) {
+        let _ = writeln!(self.text, "# TYPE {name} {kind}");
+        if !unit.is_empty() {
+            let _ = writeln!(self.text, "# UNIT {name} {unit}");
+        }
+        let _ = writeln!(self.text, "# HELP {name} {help}");
+    }
+
+    /// One sample, when its value is known.
+    fn sample<T: Display>(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: Option<T>) {
+        let Some(value) = value else { return };
+        let _ = write!(self.text, "{name}{{instance=\"{}\"", Escaped(&self.instance));
+        for (label, content) in labels {
+            let _ = write!(self.text, ",{label}=\"{}\"", Escaped(content));
+        }
+        let _ = writeln!(self.text, "}} {value}");
+    }
+
+    /// A family of one sample; left out when the value is not known.
+    fn one<T: Display>(&mut self, name: &str, kind: &str, unit: &str, help: &str, value: Option<T>) {
+        if value.is_some() {
+            self.family(name, kind, unit, help);
+            self.sample(&sample_name(name, kind), &[], value);
+        }
+    }
+
+    /// A family with a sample for each worker whose value is known; left out when none is.
+    fn per_worker<T: Display>(
+        &mut self,
+        document: &Document,
+        name: &str,
+        kind: &str,
+        unit: &str,
+        help: &str,
+        figure: impl Fn(&Worker) -> Option<T>,
+    ) {
+        let mut begun = false;
+        for worker in &document.workers {
+            let Some(value) = figure(worker) else { continue };
+            if !begun {
+                self.family(name, kind, unit, help);
+                begun = true;
+            }
+            self.sample(&sample_name(name, kind), &[("slot", &worker.slot), ("worker", &worker.id)], Some(value));
+        }
+    }
+}
+
+fn sample_name(family: &str, kind: &str) -> String {
+    if kind == "counter" { format!("{family}_total") } else { family.to_owned() }
+}
+
+/// A label's value: backslash, quote and newline are escaped, as the format demands.
+struct Escaped<T>(T);
+
+impl<T: Display> Display for Escaped<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for character in self.0.to_string().chars() {
+            match character {
+                '\\' => f.write_str("\\\\")?,
+                '"' => f.write_str("\\\"")?,
+                '\n' => f.write_str("\\n")?,
+                other => f.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Microseconds, shown as seconds.
+struct Micros(u64);
+
+impl Display for Micros {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
+/// An RFC 3339 time as seconds since 1970.
+fn seconds(time: &str) -> Option<String> {
+    let at: jiff::Timestamp = time.parse().ok()?;
+    let micros = u64::try_from(at.as_microsecond()).ok()?;
+    Some(Micros(micros).to_string())
+}

@@ -1,0 +1,196 @@
+//! HTTP on the control socket and, for reads only, on `status.listen` (contract §5).
+//!
+//! Law: a bounded front. So many connections, so many large answers, so many bytes of head and body, and no peer is
+//! waited for without limit but one that waits itself for the end of a reload. Nothing that comes in can end it.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod changes;
+mod events;
+mod metrics;
+mod reads;
+mod routes;
+mod wire;
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+use super::Handle;
+use wire::{Stream, Turn, Wire};
+
+/// Connections at once, for everyone; [`RESERVED`] more are kept for root and the master's own user, so that a
+/// stranger who takes all others does not lock the administrator out.
+const CONNECTIONS: usize = 960;
+/// See [`CONNECTIONS`].
+const RESERVED: usize = 64;
+/// Whole documents on their way at once, for each of the two kinds of peers.
+const DOCUMENTS: usize = 16;
+/// The largest head of a request, bytes.
+const HEAD: usize = 16 * 1024;
+/// The most header lines.
+const HEADERS: usize = 64;
+/// How long to wait when a connection cannot be accepted (no descriptor left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a server's connections share.
+struct House {
+    handle: Handle,
+    seats: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
+    documents: Arc<Semaphore>,
+    reserved_documents: Arc<Semaphore>,
+}
+
+impl House {
+    fn new(handle: Handle) -> Arc<Self> {
+        Arc::new(House {
+            handle,
+            seats: Arc::new(Semaphore::new(CONNECTIONS)),
+            reserved: Arc::new(Semaphore::new(RESERVED)),
+            documents: Arc::new(Semaphore::new(DOCUMENTS)),
+            reserved_documents: Arc::new(Semaphore::new(DOCUMENTS)),
+        })
+    }
+
+    fn seat(&self, peer: Peer) -> Option<OwnedSemaphorePermit> {
+        let seat = Arc::clone(&self.seats).try_acquire_owned().ok();
+        if seat.is_none() && peer.may_change() { Arc::clone(&self.reserved).try_acquire_owned().ok() } else { seat }
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// Root or the master's own user.
+    Owner,
+    /// Anyone else on the control socket; `None` when the kernel does not say who.
+    Stranger(Option<u32>),
+    /// Came by `status.listen`, where nobody may change anything.
+    Remote,
+}
+
+impl Peer {
+    fn of(stream: &Stream, own_uid: Option<u32>) -> Peer {
+        let (Stream::Unix(stream), Some(own_uid)) = (stream, own_uid) else { return Peer::Remote };
+        match stream.peer_cred() {
+            Ok(peer) if peer.uid() == 0 || peer.uid() == own_uid => Peer::Owner,
+            Ok(peer) => Peer::Stranger(Some(peer.uid())),
+            Err(_) => Peer::Stranger(None),
+        }
+    }
+
+    fn may_change(self) -> bool {
+        self == Peer::Owner
+    }
+}
+
+/// A connection, as its handlers see it.
+struct Connection {
+    house: Arc<House>,
+    stream: Arc<Stream>,
+    peer: Peer,
+}
+
+/// Serves the control socket until dropped. Changes are for uid 0 and `own_uid`.
+pub async fn serve_control(listener: UnixListener, handle: Handle, own_uid: u32) {
+    serve(Listener::Unix(listener), handle, Some(own_uid)).await;
+}
+
+/// Serves `status.listen` until dropped: reads only, whoever asks.
+pub async fn serve_status(listener: Listener, handle: Handle) {
+    serve(listener, handle, None).await;
+}
+
+/// Where to accept connections.
+pub enum Listener {
+    /// `127.0.0.1:9000`
+    Tcp(TcpListener),
+    /// `/run/web-status.sock`
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Listener::Tcp(listener) => {
+                let stream = listener.accept().await?.0;
+                let _ = stream.set_nodelay(true);
+                // A peer that vanished without a word would otherwise keep its connection to /events for ever.
+                let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+                Ok(Stream::Tcp(stream))
+            }
+        }
+    }
+}
+
+/// Changes are for uid 0 and `own_uid`; for nobody when that is `None`.
+async fn serve(listener: Listener, handle: Handle, own_uid: Option<u32>) {
+    let house = House::new(handle);
+    // Dropped with this future, and then ends all connections.
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(stream) => {
+                    let peer = Peer::of(&stream, own_uid);
+                    match house.seat(peer) {
+                        Some(seat) => {
+                            let connection = Connection { house: Arc::clone(&house), stream: Arc::new(stream), peer };
+                            connections.spawn(async move {
+                                let _seat = seat;
+                                connection.serve().await;
+                            });
+                        }
+                        None => turn_away(&stream),
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept a connection on the control socket");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+        }
+    }
+}
+
+/// One connection too many: says so, if that can be said without waiting, and closes it.
+fn turn_away(stream: &Stream) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 59\r\n\
+        connection: close\r\n\r\n{\"error\":\"too many connections are open; close some first\"}\n";
+    let _ = stream.try_write(&[IoSlice::new(FULL)]);
+}
+
+impl Connection {
+    async fn serve(self) {
+        let turn = Arc::new(Turn::default());
+        let wire = Wire::new(Arc::clone(&self.stream), Arc::clone(&turn));
+        let service = service_fn(|request| {
+            let serving = turn.begin();
+            let connection = &self;
+            async move {
+                let answer = routes::serve(connection, request).await;
+                Ok::<_, Infallible>(answer.map(|body| body.with_serving(serving)))
+            }
+        });
+        let mut server = http1::Builder::new();
+        // A client that closes its sending side after a read still gets the answer (`printf … | socat`).
+        // Who goes away during a change is seen by `Stream::gone`.
+        server.half_close(true).max_headers(HEADERS).max_header_size(HEAD).max_buf_size(2 * HEAD);
+        // The wire has its own patience, which tells a slow head from an idle connection.
+        server.header_read_timeout(None).timer(TokioTimer::new());
+        if let Err(error) = server.serve_connection(TokioIo::new(wire), service).await {
+            tracing::trace!(%error, "a control connection ended early");
+        }
+    }
+}

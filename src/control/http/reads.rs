@@ -1,0 +1,85 @@
+//! What can be read: the document, and whether the pool lives and serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use serde_json::to_vec;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use super::Peer;
+use super::answer::{Answer, JSON, Reply, answer, error, message};
+use super::routes::Call;
+use crate::control::messages::SummaryMessage;
+use crate::status::tree::Document;
+
+/// How long the loop may take to answer, and how long to wait for a place among the large answers.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// From this many workers and connections on, a document is written out on another thread.
+const LARGE: usize = 64;
+
+/// `GET /status`: contract §6.
+pub(super) async fn status(call: Call<'_>) -> Answer {
+    let (document, permit) = match document(&call).await {
+        Ok(found) => found,
+        Err(answer) => return answer,
+    };
+    match off_loop(document, |document| {
+        to_vec(document).map(|mut text| {
+            text.push(b'\n');
+            text
+        })
+    })
+    .await
+    {
+        Some(Ok(text)) => answer(StatusCode::OK, JSON, Reply::whole(text).with_permit(permit)),
+        _ => error(StatusCode::INTERNAL_SERVER_ERROR, "the status document could not be written out"),
+    }
+}
+
+/// The document, and a place among the large answers that must be held until the answer is gone.
+pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<Document>, OwnedSemaphorePermit), Answer> {
+    let house = &call.connection.house;
+    let places = if call.connection.peer == Peer::Owner { &house.reserved_documents } else { &house.documents };
+    let Ok(Ok(permit)) = timeout(PATIENCE, Arc::clone(places).acquire_owned()).await else {
+        return Err(error(StatusCode::SERVICE_UNAVAILABLE, "too many status documents are being read; try again"));
+    };
+    match timeout(PATIENCE, house.handle.document()).await {
+        Ok(Ok(document)) => Ok((document, permit)),
+        Ok(Err(closed)) => Err(error(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}"))),
+        Err(_) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the master did not answer within 5 s")),
+    }
+}
+
+/// Writes a document out: a small one at once, a large one on a thread of its own, since this one turns the pool.
+pub(super) async fn off_loop<T: Send + 'static>(
+    document: Arc<Document>,
+    write: impl FnOnce(&Document) -> T + Send + 'static,
+) -> Option<T> {
+    let size = document.workers.iter().map(|worker| 1 + worker.active_connections.len()).sum::<usize>();
+    if size < LARGE {
+        return Some(write(&document));
+    }
+    tokio::task::spawn_blocking(move || write(&document)).await.ok()
+}
+
+/// `GET /healthz`: 200 while the master turns, which is to say, its loop answers.
+pub(super) async fn healthz(call: Call<'_>) -> Answer {
+    match timeout(PATIENCE, call.connection.house.handle.workers()).await {
+        Ok(Ok(_)) => {
+            let text = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
+            answer(StatusCode::OK, text, Reply::whole(Bytes::from_static(b"ok\n")))
+        }
+        Ok(Err(closed)) => error(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}")),
+        Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the master did not answer within 5 s"),
+    }
+}
+
+/// `GET /readyz`: 200 while at least one worker is ready, else 503; the body is the summary.
+pub(super) async fn readyz(call: Call<'_>) -> Answer {
+    let summary = SummaryMessage::from(&*call.connection.house.handle.summary().borrow());
+    let status = if summary.workers_ready >= 1 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    message(status, &summary)
+}

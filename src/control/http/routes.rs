@@ -1,0 +1,127 @@
+//! Which path does what. A new path is one more row in [`ROUTES`] and a function in a file of its own.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONNECTION, HeaderValue};
+use hyper::{Method, Request, StatusCode};
+
+use super::answer::{Answer, Reply, error};
+use super::{Connection, Peer, changes, events, metrics, reads};
+
+/// The largest body that a request may have; it is read and ignored.
+const BODY: usize = 64 * 1024;
+/// How long a request's body may take.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a handler knows of its request.
+pub(super) struct Call<'a> {
+    /// Where it came from.
+    pub connection: &'a Connection,
+    /// What stands behind the question mark, empty when nothing does.
+    pub query: &'a str,
+    /// `HEAD`: only the answer's head is wanted.
+    pub head_only: bool,
+}
+
+type Serve = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+/// What a path does.
+enum Does {
+    /// `GET` and `HEAD`, for whoever may open the socket.
+    Read(Serve),
+    /// `POST`, for root and the master's own user.
+    Change(Serve),
+}
+
+/// All paths.
+const ROUTES: &[(&str, Does)] = &[
+    ("/status", Does::Read(|call| Box::pin(reads::status(call)))),
+    ("/healthz", Does::Read(|call| Box::pin(reads::healthz(call)))),
+    ("/readyz", Does::Read(|call| Box::pin(reads::readyz(call)))),
+    ("/metrics", Does::Read(|call| Box::pin(metrics::metrics(call)))),
+    ("/events", Does::Read(|call| Box::pin(events::events(call)))),
+    ("/reload", Does::Change(|call| Box::pin(changes::reload(call)))),
+    ("/abort", Does::Change(|call| Box::pin(changes::abort(call)))),
+    ("/scale", Does::Change(|call| Box::pin(changes::scale(call)))),
+    ("/recycle", Does::Change(|call| Box::pin(changes::recycle(call)))),
+    ("/upgrade", Does::Change(|call| Box::pin(changes::upgrade(call)))),
+];
+
+/// Answers one request, whatever it is.
+pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    // The body means nothing here, but what is left unread of it would stand before the next request.
+    let body = Limited::new(body, BODY).collect();
+    match tokio::time::timeout(BODY_PATIENCE, body).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) => return last(error(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is over 64 KiB; send none")),
+        Err(_) => return last(error(StatusCode::REQUEST_TIMEOUT, "the request's body did not come within 10 s; send none")),
+    }
+    let path = head.uri.path();
+    let Some((_, does)) = ROUTES.iter().find(|(known, _)| *known == path) else {
+        return error(StatusCode::NOT_FOUND, format!("there is no {path:?} here; there are {}", known_paths()));
+    };
+    let call = Call { connection, query: head.uri.query().unwrap_or(""), head_only: head.method == Method::HEAD };
+    match (does, &head.method) {
+        (Does::Read(serve), &Method::GET | &Method::HEAD) => serve(call).await,
+        (Does::Read(_), method) => wrong_method(method, path, "GET, HEAD"),
+        (Does::Change(serve), &Method::POST) => match forbidden(connection.peer) {
+            None => serve(call).await,
+            Some(sentence) => error(StatusCode::FORBIDDEN, sentence),
+        },
+        (Does::Change(_), method) => wrong_method(method, path, "POST"),
+    }
+}
+
+/// Why this peer may not change anything.
+fn forbidden(peer: Peer) -> Option<String> {
+    match peer {
+        Peer::Owner => None,
+        Peer::Stranger(Some(uid)) => Some(format!(
+            "user {uid} may read but not change; ask as root or as the user that the master runs as, or over D-Bus, \
+             where polkit decides"
+        )),
+        Peer::Stranger(None) => {
+            Some("the kernel does not say which user you are; ask as root or as the user that the master runs as".to_owned())
+        }
+        Peer::Remote => {
+            Some("this address serves reads only; changes are asked for on the control socket (`ratoon reload`)".to_owned())
+        }
+    }
+}
+
+fn wrong_method(method: &Method, path: &str, allowed: &'static str) -> Answer {
+    let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}, only {allowed}"));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+/// The connection ends with this answer.
+fn last(mut answer: Answer) -> Answer {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
+}
+
+fn known_paths() -> String {
+    ROUTES.iter().map(|(path, _)| *path).collect::<Vec<_>>().join(" ")
+}
+
+/// The one number that a query may hold: `Ok(None)` when the query is empty, an error for anything but `name=number`.
+pub(super) fn number<T: std::str::FromStr>(query: &str, name: &str) -> Result<Option<T>, String> {
+    if query.is_empty() {
+        return Ok(None);
+    }
+    let value = query.strip_prefix(name).and_then(|rest| rest.strip_prefix('='));
+    match value.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit())).map(str::parse) {
+        Some(Ok(number)) => Ok(Some(number)),
+        _ => Err(format!("cannot read ?{query}: say ?{name}=NUMBER")),
+    }
+}
+
+/// An empty body for `HEAD` where the whole one would never end.
+pub(super) fn no_body() -> Reply {
+    Reply::whole("")
+}

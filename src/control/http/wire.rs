@@ -1,0 +1,234 @@
+//! A peer's connection, with patience limited in both directions.
+//!
+//! Law: nobody holds a connection for nothing. A request's head must arrive within [`HEAD_PATIENCE`] of its first
+//! byte, an idle connection ends after [`IDLE_PATIENCE`], and a reader must keep reading. While a request is being
+//! answered there is no limit: a reload takes as long as it takes.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// How long a request's head may take.
+pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may wait between two requests.
+pub const IDLE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a reader may take for [`WRITE_STEP`] bytes once the kernel's buffer is full.
+pub const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// See [`WRITE_PATIENCE`].
+const WRITE_STEP: usize = 64 * 1024;
+
+/// The socket itself; shared, so that a handler can watch it while hyper owns the reading and writing.
+pub enum Stream {
+    /// On the control socket.
+    Unix(UnixStream),
+    /// On `status.listen`.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Resolves as soon as the peer has closed its side, wholly or in one direction, even behind bytes that nobody
+    /// has read yet (hyper itself does not look past those).
+    pub async fn gone(&self) {
+        // Priority data is never sent to us; asked for alone, this interest is woken by nothing but the end.
+        let _ = match self {
+            Stream::Unix(stream) => stream.ready(Interest::PRIORITY).await,
+            Stream::Tcp(stream) => stream.ready(Interest::PRIORITY).await,
+        };
+    }
+
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Unix(stream) => stream.poll_read_ready(cx),
+            Stream::Tcp(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Stream::Unix(stream) => stream.poll_write_ready(cx),
+            Stream::Tcp(stream) => stream.poll_write_ready(cx),
+        }
+    }
+
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.try_read(into),
+            Stream::Tcp(stream) => stream.try_read(into),
+        }
+    }
+
+    /// Writes what fits now.
+    pub fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(stream) => stream.try_write_vectored(parts),
+            Stream::Tcp(stream) => stream.try_write_vectored(parts),
+        }
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        use rustix::net::{Shutdown, shutdown};
+        match self {
+            Stream::Unix(stream) => shutdown(stream, Shutdown::Write)?,
+            Stream::Tcp(stream) => shutdown(stream, Shutdown::Write)?,
+        }
+        Ok(())
+    }
+}
+
+/// Whether a request is being answered: set by the handler, read by the [`Wire`].
+#[derive(Default)]
+pub struct Turn {
+    serving: AtomicBool,
+    served: AtomicU32,
+}
+
+impl Turn {
+    /// A request's head is here. The guard lives until its answer has been handed over.
+    pub fn begin(self: &Arc<Self>) -> Serving {
+        self.serving.store(true, Ordering::Relaxed);
+        Serving(Arc::clone(self))
+    }
+}
+
+/// See [`Turn::begin`].
+pub struct Serving(Arc<Turn>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.served.fetch_add(1, Ordering::Relaxed);
+        self.0.serving.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What hyper reads from and writes to.
+pub struct Wire {
+    stream: Arc<Stream>,
+    turn: Arc<Turn>,
+    /// The value of `turn.served` for which `read_by` holds.
+    waiting_for: u32,
+    head_begun: bool,
+    read_by: Option<Pin<Box<Sleep>>>,
+    /// The value of `turn.served` for which `write_by` holds.
+    writing_for: u32,
+    write_by: Option<Pin<Box<Sleep>>>,
+    written: usize,
+}
+
+impl Wire {
+    /// The first request's head must come within [`HEAD_PATIENCE`].
+    pub fn new(stream: Arc<Stream>, turn: Arc<Turn>) -> Self {
+        let read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_PATIENCE)));
+        Wire { stream, turn, waiting_for: 0, head_begun: true, read_by, writing_for: 0, write_by: None, written: 0 }
+    }
+
+    fn has_read(&mut self) {
+        let served = self.turn.served.load(Ordering::Relaxed);
+        if !self.turn.serving.load(Ordering::Relaxed) && (!self.head_begun || served != self.waiting_for) {
+            self.waiting_for = served;
+            self.head_begun = true;
+            self.read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_PATIENCE)));
+        }
+    }
+
+    /// Nothing to read: for how long is that all right?
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.turn.serving.load(Ordering::Relaxed) {
+            self.read_by = None;
+            return Poll::Pending;
+        }
+        let served = self.turn.served.load(Ordering::Relaxed);
+        if served != self.waiting_for || self.read_by.is_none() {
+            self.waiting_for = served;
+            self.head_begun = false;
+            self.read_by = Some(Box::pin(sleep_until(Instant::now() + IDLE_PATIENCE)));
+        }
+        if let Some(read_by) = &mut self.read_by {
+            ready!(read_by.as_mut().poll(cx));
+        }
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "no request came in time")))
+    }
+
+    fn poll_write_parts(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let served = self.turn.served.load(Ordering::Relaxed);
+        if served != self.writing_for {
+            self.writing_for = served;
+            self.written = 0;
+            self.write_by = None;
+        }
+        loop {
+            match self.stream.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    let write_by = self.write_by.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_PATIENCE)));
+                    ready!(write_by.as_mut().poll(cx));
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")));
+                }
+            }
+            match self.stream.try_write(parts) {
+                Ok(count) => {
+                    self.written += count;
+                    if self.written >= WRITE_STEP {
+                        self.written = 0;
+                        self.write_by = None;
+                    }
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            match this.stream.poll_read_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return this.poll_patience(cx),
+            }
+            match this.stream.try_read(into.initialize_unfilled()) {
+                Ok(count) => {
+                    into.advance(count);
+                    this.has_read();
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_parts(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_parts(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.stream.shutdown())
+    }
+}

@@ -1,0 +1,252 @@
+//! The JSON that goes over the control socket beside the status document: the summary, the events, the answers.
+//!
+//! Law: server and client share these types, so that neither can drift. A reader ignores fields that it does not know
+//! and gets along without those that an older master does not send.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Notice, ReloadAnswer, Summary, WorkerView};
+
+/// The pool at a glance: body of `GET /readyz`, and the event `summary`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SummaryMessage {
+    /// The instance's name.
+    pub instance: String,
+    /// The version of the master's program.
+    pub version: String,
+    /// The master's process.
+    pub pid: u32,
+    /// `starting`, `running`, `reloading` or `stopping`.
+    pub state: String,
+    /// More crashes than the configuration allows.
+    pub degraded: bool,
+    /// The line that systemd shows.
+    pub status_text: String,
+    /// The committed generation; 0 before the first.
+    pub generation: u64,
+    /// How many workers there should be.
+    pub workers_configured: u32,
+    /// How many of the committed generation are ready.
+    pub workers_ready: u32,
+    /// Unasked ends of workers so far.
+    pub worker_crashes: u64,
+    /// When the instance began, RFC 3339.
+    pub start_time: String,
+}
+
+/// A worker as the loop knows it: the event `worker`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerMessage {
+    /// Never used twice.
+    pub id: u64,
+    /// Its place.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// Its main process; `null` before it has one.
+    pub pid: Option<u32>,
+    /// `starting`, `ready` or `draining`.
+    pub state: String,
+    /// Its last `STATUS=`.
+    pub status: String,
+    /// When it was started, RFC 3339.
+    pub start_time: String,
+}
+
+/// A worker is gone: the event `worker-exited`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExitMessage {
+    /// Its id.
+    pub id: u64,
+    /// Its slot.
+    pub slot: u32,
+    /// Its generation.
+    pub generation: u64,
+    /// As in the status document: `exit 1`, `signal SIGSEGV (core dumped)` …
+    pub how: String,
+    /// Nobody had asked it to go.
+    pub failed: bool,
+}
+
+/// How a reload ended: the answer to `POST /reload`, and the event `reload-finished`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadMessage {
+    /// The generation that it wanted to bring.
+    pub generation: u64,
+    /// `committed`, `rolled-back`, `refused` or `aborted`.
+    pub result: String,
+    /// Why, in words; empty when committed.
+    pub reason: String,
+}
+
+impl ReloadMessage {
+    /// The new generation serves.
+    pub fn committed(&self) -> bool {
+        self.result == "committed"
+    }
+}
+
+/// The answer to the other changes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChangeMessage {
+    /// `done` or `failed`.
+    pub result: String,
+    /// Why it failed; empty when done.
+    pub reason: String,
+}
+
+/// A request that was not carried out: body of every other answer that is not 2xx.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ErrorMessage {
+    /// What was wrong, and what to do.
+    pub error: String,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Started {
+    generation: u64,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Lagged {
+    missed: u64,
+}
+
+/// One server-sent event of `GET /events`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// `summary`: the first one, and again whenever it changes.
+    Summary(SummaryMessage),
+    /// `worker`: started, or its state or status changed.
+    Worker(WorkerMessage),
+    /// `worker-exited`
+    WorkerExited(ExitMessage),
+    /// `reload-started`, with the generation that it wants to bring.
+    ReloadStarted(u64),
+    /// `reload-finished`
+    ReloadFinished(ReloadMessage),
+    /// `lagged`: the listener was too slow and lost so many events; a fresh `summary` follows.
+    Lagged(u64),
+}
+
+impl Event {
+    /// The event's stable name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Event::Summary(_) => "summary",
+            Event::Worker(_) => "worker",
+            Event::WorkerExited(_) => "worker-exited",
+            Event::ReloadStarted(_) => "reload-started",
+            Event::ReloadFinished(_) => "reload-finished",
+            Event::Lagged(_) => "lagged",
+        }
+    }
+
+    /// The event as it stands in the stream: two lines and an empty one.
+    pub fn to_stream(&self) -> String {
+        let data = match self {
+            Event::Summary(message) => json(message),
+            Event::Worker(message) => json(message),
+            Event::WorkerExited(message) => json(message),
+            Event::ReloadStarted(generation) => json(&Started { generation: *generation }),
+            Event::ReloadFinished(message) => json(message),
+            Event::Lagged(missed) => json(&Lagged { missed: *missed }),
+        };
+        format!("event: {}\ndata: {data}\n\n", self.name())
+    }
+
+    /// Reads an event; `None` for a name or data that this version does not know.
+    pub fn parse(name: &str, data: &str) -> Option<Event> {
+        match name {
+            "summary" => serde_json::from_str(data).ok().map(Event::Summary),
+            "worker" => serde_json::from_str(data).ok().map(Event::Worker),
+            "worker-exited" => serde_json::from_str(data).ok().map(Event::WorkerExited),
+            "reload-started" => serde_json::from_str::<Started>(data).ok().map(|it| Event::ReloadStarted(it.generation)),
+            "reload-finished" => serde_json::from_str(data).ok().map(Event::ReloadFinished),
+            "lagged" => serde_json::from_str::<Lagged>(data).ok().map(|it| Event::Lagged(it.missed)),
+            _ => None,
+        }
+    }
+}
+
+/// A message as one line of JSON. Our own types have only string keys and plain numbers, which always can be written.
+pub fn json<T: Serialize>(message: &T) -> String {
+    serde_json::to_string(message).unwrap_or_else(|_| "{}".to_owned())
+}
+
+/// A time as RFC 3339, to the microsecond.
+pub fn time(at: SystemTime) -> String {
+    match jiff::Timestamp::try_from(at) {
+        Ok(at) => format!("{at:.6}"),
+        Err(_) => String::new(),
+    }
+}
+
+impl From<&Summary> for SummaryMessage {
+    fn from(summary: &Summary) -> Self {
+        SummaryMessage {
+            instance: summary.instance.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            state: summary.state.to_owned(),
+            degraded: summary.degraded,
+            status_text: summary.status_text.to_string(),
+            generation: summary.generation,
+            workers_configured: summary.workers_configured,
+            workers_ready: summary.workers_ready,
+            worker_crashes: summary.crashes,
+            start_time: time(summary.started_at),
+        }
+    }
+}
+
+impl From<&WorkerView> for WorkerMessage {
+    fn from(worker: &WorkerView) -> Self {
+        WorkerMessage {
+            id: worker.id,
+            slot: worker.slot,
+            generation: worker.generation,
+            pid: (worker.pid != 0).then_some(worker.pid),
+            state: worker.state.to_owned(),
+            status: worker.status_text.to_string(),
+            start_time: time(worker.started_at),
+        }
+    }
+}
+
+impl From<&ReloadAnswer> for ReloadMessage {
+    fn from(answer: &ReloadAnswer) -> Self {
+        ReloadMessage { generation: answer.generation, result: answer.result.to_owned(), reason: answer.reason.clone() }
+    }
+}
+
+impl From<&Notice> for Event {
+    fn from(notice: &Notice) -> Self {
+        match notice {
+            Notice::Worker(worker) => Event::Worker(worker.into()),
+            Notice::WorkerExited { id, slot, generation, how, failed } => Event::WorkerExited(ExitMessage {
+                id: *id,
+                slot: *slot,
+                generation: *generation,
+                how: how.to_string(),
+                failed: *failed,
+            }),
+            Notice::ReloadStarted { generation } => Event::ReloadStarted(*generation),
+            Notice::ReloadFinished { generation, result, reason } => Event::ReloadFinished(ReloadMessage {
+                generation: *generation,
+                result: (*result).to_owned(),
+                reason: reason.to_string(),
+            }),
+        }
+    }
+}

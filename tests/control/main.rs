@@ -1,0 +1,6 @@
+//! The control front, its client and the client's verbs, against a loop that the test plays itself.
+//!
+//! The sockets, the connections and the `ratoon` program are real; only the pool is not.
+
+mod fake;
+mod front;

@@ -11,7 +11,7 @@ use std::iter::Peekable;
 use std::path::Path;
 use std::str::Chars;
 
-use super::error::Error;
+use super::error::{Error, quoted};
 use super::file;
 use super::types::Config;
 
@@ -83,7 +83,6 @@ pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
 
 /// Whether a variable may have this name.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
-    let shown = name.chars().take(40).flat_map(char::escape_debug).collect::<String>();
     if name.strip_prefix("export").is_some_and(|rest| rest.starts_with([' ', '\t'])) {
         return Err("no shell reads this; leave out the word \"export\"".to_owned());
     }
@@ -91,10 +90,13 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
         || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
         || name.is_empty()
     {
-        return Err(format!("\"{shown}\" is no name of a variable; it may have letters, digits and _, and begins with no digit"));
+        return Err(format!(
+            "{} is no name of a variable; it may have letters, digits and _, and begins with no digit",
+            quoted(name)
+        ));
     }
     if OURS.contains(&name) || name.starts_with("RATOON_") {
-        return Err(format!("the variable {shown} is set by Ratoon itself for each worker; remove it here"));
+        return Err(format!("the variable {} is set by Ratoon itself for each worker; remove it here", quoted(name)));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// So many problems of one file are told; who has more begins with these.
-const SHOWN: usize = 20;
+pub(super) const SHOWN: usize = 20;
 /// So much of a long line is shown.
 const WIDTH: usize = 100;
 
@@ -143,5 +143,13 @@ fn harmless(c: char) -> char {
             '\u{fffd}'
         }
         c => c,
+    }
+}
+
+/// A text as an error shows it: harmless, and not a page long.
+pub(super) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
     }
 }

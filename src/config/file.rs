@@ -44,7 +44,7 @@ pub(super) fn read(path: &Path, kind: Kind) -> Result<String, Error> {
 
 /// The text of the file, or nothing when there is none.
 pub(super) fn read_if_there(path: &Path, kind: Kind) -> Result<Option<String>, Error> {
-    let bytes = match bytes(path, kind) {
+    let bytes = match bytes(path) {
         Ok(bytes) => bytes,
         Err(Trouble::Io(error)) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -74,7 +74,7 @@ impl From<io::Error> for Trouble {
     }
 }
 
-fn bytes(path: &Path, _: Kind) -> Result<Vec<u8>, Trouble> {
+fn bytes(path: &Path) -> Result<Vec<u8>, Trouble> {
     // Opening some devices has effects of its own, so look before; and look again at what was opened.
     regular(std::fs::metadata(path)?.file_type())?;
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
@@ -97,7 +97,7 @@ fn regular(kind: FileType) -> Result<(), Trouble> {
     Err(Trouble::Kind(what))
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> String {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
             let uid = rustix::process::geteuid().as_raw();

@@ -1,5 +1,7 @@
 //! Which keys there are, and which one was meant by one that is not.
 
+use super::error::quoted;
+
 /// Every table with its keys, in the order of the documentation.
 pub(super) const TABLES: &[(&str, &[&str])] = &[
     (
@@ -65,30 +67,34 @@ const OTHER_NAMES: &[(&str, &str)] = &[
 
 /// Says that `key` is none of `table` (`""`: the top), and which one was probably meant.
 pub(super) fn unknown(table: &str, key: &str, is_table: bool) -> String {
-    let shown = shortened(key);
+    let shown = quoted(key);
+    let bracketed = format!("[{}]", shown.trim_matches('"'));
     let guess = guess(table, key, is_table);
     if table.is_empty() && is_table {
         return match guess {
             Some(meant) if meant.contains('.') && !is_table_name(&meant) => {
-                format!("unknown table [{shown}]; did you mean {meant}?")
+                format!("unknown table {bracketed}; did you mean {meant}?")
             }
-            Some(meant) => format!("unknown table [{shown}]; did you mean [{meant}]?"),
-            None => format!("unknown table [{shown}]; the tables are {}", list(TABLES.iter().map(|(table, _)| *table))),
+            Some(meant) => format!("unknown table {bracketed}; did you mean [{meant}]?"),
+            None => format!("unknown table {bracketed}; the tables are {}", list(TABLES.iter().map(|(table, _)| *table))),
         };
+    }
+    if key == table {
+        return format!("[{table}] stands above already; leave out \"{table}.\"");
     }
     let here = if table.is_empty() { String::new() } else { format!(" of [{table}]") };
     match guess {
         Some(meant) => match meant.rsplit_once('.') {
             Some((in_table, name)) if in_table == table => {
-                format!("unknown key \"{shown}\" in [{table}]; did you mean \"{name}\"?")
+                format!("unknown key {shown} in [{table}]; did you mean \"{name}\"?")
             }
-            _ if is_table_name(&meant) => format!("\"{shown}\" is not a key{here}; did you mean the table [{meant}]?"),
-            _ => format!("\"{shown}\" is not a key{here}; did you mean {meant}?"),
+            _ if is_table_name(&meant) => format!("{shown} is not a key{here}; did you mean the table [{meant}]?"),
+            _ => format!("{shown} is not a key{here}; did you mean {meant}?"),
         },
         None if table.is_empty() => {
-            format!("\"{shown}\" is not a key; every key is in one of the tables {}", list(TABLES.iter().map(|(t, _)| *t)))
+            format!("{shown} is not a key; every key is in one of the tables {}", list(TABLES.iter().map(|(t, _)| *t)))
         }
-        None => format!("unknown key \"{shown}\" in [{table}]; its keys are {}", keys_of(table).join(", ")),
+        None => format!("unknown key {shown} in [{table}]; its keys are {}", keys_of(table).join(", ")),
     }
 }
 
@@ -107,6 +113,9 @@ fn guess(table: &str, key: &str, is_table: bool) -> Option<String> {
     let same = |(_, known): &(&str, &str)| plain(known) == wanted;
     if let Some((table, key)) = all().filter(|(of, _)| *of == table).find(same) {
         return Some(full(table, key));
+    }
+    if let Some((table, _)) = TABLES.iter().find(|(table, _)| plain(table) == wanted) {
+        return Some((*table).to_owned());
     }
     if let Some((_, meant)) = OTHER_NAMES.iter().find(|(name, _)| *name == wanted) {
         return Some((*meant).to_owned());
@@ -151,13 +160,4 @@ fn keys_of(table: &str) -> &'static [&'static str] {
 
 fn list(tables: impl Iterator<Item = &'static str>) -> String {
     tables.map(|table| format!("[{table}]")).collect::<Vec<_>>().join(", ")
-}
-
-/// A key of a hostile file may be long and full of escapes.
-fn shortened(key: &str) -> String {
-    let mut shown: String = key.chars().take(40).flat_map(char::escape_debug).collect();
-    if key.chars().nth(40).is_some() {
-        shown.push('…');
-    }
-    shown
 }

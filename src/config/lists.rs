@@ -133,6 +133,10 @@ impl<'de> Deserialize<'de> for Variables {
                 f.write_str(r#"a table such as { A = "1", B = "2" } or a list such as ["A=1", "B=2"]"#)
             }
 
+            fn visit_str<E: Error>(self, _: &str) -> Result<Variables, E> {
+                Err(E::custom(r#"text does not fit here; write a list with one assignment an element, such as ["A=1", "B=2"]"#))
+            }
+
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Variables, A::Error> {
                 Ok(Variables(elements::<Assignment, A>(seq)?.into_iter().map(|a| (a.0, a.1)).collect()))
             }

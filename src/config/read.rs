@@ -10,10 +10,10 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::error::{Error, Place};
+use super::error::{Error, Place, SHOWN, quoted};
 use super::lists::{Argv, Paths, Variables};
 use super::types::{Config, Limits, Ready, Surge, Worker};
-use super::values::{Account, Address, FilePath, Number, OrInfinity, OrOff, Signal, Size, Time, TimeOrZero};
+use super::values::{Account, Address, FilePath, Number, OrInfinity, OrOff, Signal, Size, Time, TimeOrZero, own_words};
 use super::{Balance, contradictions, keys};
 
 const EXAMPLE: &str = "[worker]\n    command = [\"/usr/bin/my-server\", \"--flag\"]";
@@ -114,13 +114,24 @@ impl<'t> Reading<'t> {
 
     fn syntax(&mut self, error: &toml::de::Error) {
         let place = error.span().unwrap_or(0..0);
-        let message = match error.message() {
-            "duplicate key" => {
-                format!("the key {} is written twice; remove one", self.text.get(place.clone()).unwrap_or_default())
-            }
-            other => format!("not TOML: {other}"),
-        };
-        self.problem(place, message);
+        let before = self.text.get(..place.start).unwrap_or_default();
+        let words = self.text.get(place.clone()).unwrap_or_default();
+        self.problem(place, syntax(error.message(), before.trim_end_matches([' ', '\t']), words));
+    }
+}
+
+/// What is wrong with the TOML, which stands after `before` and is `words`.
+fn syntax(message: &str, before: &str, words: &str) -> String {
+    let is_word = words.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '~' | '.' | '$'));
+    let unquoted = message.contains("must be quoted") || (is_word && before.ends_with(['=', '[', ',']));
+    match message {
+        "duplicate key" if before.ends_with('[') => format!("[{words}] is written twice; write its keys below the first"),
+        "duplicate key" => format!("the key {} is written twice; remove one", quoted(words.trim_matches('"'))),
+        _ if unquoted && words.is_empty() => "a value is missing here".to_owned(),
+        _ if unquoted && words.len() <= 200 && !words.contains(['"', '\\']) => format!("text is written in quotes: \"{words}\""),
+        _ if unquoted => "text is written in quotes".to_owned(),
+        other if other.contains("recur") => "this is nested too deeply".to_owned(),
+        other => format!("not TOML: {other}"),
     }
 }
 
@@ -179,7 +190,7 @@ impl<'t, 'd> Section<'_, 't, 'd> {
             Ok(value) => *target = get(value),
             Err(error) => {
                 let place = error.span().unwrap_or_else(|| place.clone());
-                self.reading.problem(place, format!("{name}: {}", error.message()));
+                self.reading.problem(place, format!("{name}: {}", own_words(error.message())));
             }
         }
         self.reading.places.insert(name, place);
@@ -206,9 +217,13 @@ impl<'t, 'd> Section<'_, 't, 'd> {
 
     /// What is left is not known.
     fn end(self) {
-        for (key, value) in self.table {
+        let mut left: Vec<_> = self.table.into_iter().collect();
+        left.sort_by_key(|(key, _)| key.span().start);
+        for (number, (key, value)) in left.into_iter().enumerate() {
             let is_table = matches!(value.get_ref(), DeValue::Table(_));
-            self.reading.problem(key.span(), keys::unknown(&self.name, key.get_ref(), is_table));
+            // A hostile file has a hundred thousand; the later ones are counted, never shown.
+            let message = if number < SHOWN { keys::unknown(&self.name, key.get_ref(), is_table) } else { String::new() };
+            self.reading.problem(key.span(), message);
         }
     }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 use super::*;
 
 mod errors;
+mod files;
+mod flags;
+mod hostile;
 
 /// The configuration that the text gives, or what is said of it.
 fn read(text: &str) -> Result<Config, String> {

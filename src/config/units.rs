@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use super::error::quoted;
+
 /// What may stand before a unit: more digits than these are no honest number.
 const DIGITS_MAX: usize = 18;
 /// No duration of ours is longer: the clock's arithmetic stays far from its end.
@@ -28,7 +30,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             "h" | "hr" | "hour" | "hours" => 3_600_000_000,
             "d" | "day" | "days" => 86_400_000_000,
             "w" | "week" | "weeks" => 604_800_000_000,
-            other => return Err(format!("has the unknown unit {other:?}")),
+            "M" | "month" | "months" => 2_629_800_000_000,
+            "y" | "year" | "years" => 31_557_600_000_000,
+            other => return Err(format!("has the unknown unit {}", quoted(other))),
         };
         let part = number.times(unit).ok_or_else(too_long)?;
         micros = micros.checked_add(part).ok_or_else(too_long)?;
@@ -51,7 +55,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         "M" | "MiB" => 1 << 20,
         "G" | "GiB" => 1 << 30,
         "T" | "TiB" => 1 << 40,
-        other => return Err(format!("has the unknown unit {other:?}")),
+        other => return Err(format!("has the unknown unit {}", quoted(other))),
     };
     number.times(unit).filter(|bytes| *bytes <= i64::MAX as u64).ok_or_else(|| "is too large".to_owned())
 }
@@ -66,6 +70,9 @@ struct Number {
 
 impl Number {
     fn take(rest: &mut &str) -> Result<Self, String> {
+        if rest.starts_with('-') {
+            return Err("is negative".to_owned());
+        }
         let whole = take_while(rest, |c| c.is_ascii_digit());
         if whole.is_empty() {
             return Err("does not begin with a number".to_owned());
@@ -134,14 +141,17 @@ mod tests {
             ("", "is empty"),
             ("  ", "is empty"),
             ("s", "does not begin with a number"),
-            ("-1s", "does not begin with a number"),
+            ("-1s", "is negative"),
             ("+1s", "does not begin with a number"),
             ("10x", "has the unknown unit \"x\""),
             ("10S", "has the unknown unit \"S\""),
             ("1.s", "has no digit after its point"),
             ("1,5s", "does not begin with a number"),
             ("1e3", "has the unknown unit \"e\""),
-            ("11y", "has the unknown unit \"y\""),
+            ("11y", "is longer than ten years"),
+            ("10y", "ok"),
+            ("119M", "ok"),
+            ("1 fortnight", "has the unknown unit \"fortnight\""),
             ("521w 5d", "ok"),
             ("522w", "is longer than ten years"),
             ("999999999999999999h", "is longer than ten years"),
@@ -173,7 +183,7 @@ mod tests {
             ("512m", "has the unknown unit \"m\""),
             ("1G 1M", "has the unknown unit \"G 1M\""),
             ("9999999T", "is too large"),
-            ("-1", "does not begin with a number"),
+            ("-1", "is negative"),
         ] {
             assert_eq!(size(text), Err(reason.to_owned()), "{text:?}");
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::de::{Error, Visitor};
 
+use super::error::quoted;
 use super::types::{Balance, Ready, Surge};
 use super::units;
 
@@ -20,7 +21,7 @@ pub(super) trait Scalar: Sized {
 
     /// From text in quotes, or from a flag's.
     fn from_text(text: &str) -> Result<Self, String> {
-        Err(format!("{text:?} is text; expected {}", Self::expected()))
+        Err(format!("{} is text; expected {}", quoted(text), Self::expected()))
     }
 
     /// From a whole number.
@@ -55,6 +56,23 @@ pub(super) fn from_flag<T: Scalar>(text: &str) -> Result<T, String> {
         Ok(number) => T::from_number(number),
         Err(_) => T::from_text(text),
     }
+}
+
+/// The words of serde for what has the wrong type, made ours.
+pub(super) fn own_words(message: &str) -> String {
+    if message == "integer number overflowed" || message == "floating-point number overflowed" {
+        return "this number is out of range".to_owned();
+    }
+    let Some((what, expected)) = message.strip_prefix("invalid type: ").and_then(|rest| rest.split_once(", expected ")) else {
+        return message.to_owned();
+    };
+    let what = match what {
+        "sequence" => "a list",
+        "map" => "a table or a date",
+        // It stands between backquotes: integer `3`.
+        other => other.split('`').nth(1).unwrap_or(other),
+    };
+    format!("{what} does not fit here; expected {expected}")
 }
 
 /// Reads a [`Scalar`] from the file.
@@ -121,8 +139,8 @@ impl Scalar for TimeOrZero {
     fn from_text(text: &str) -> Result<Self, String> {
         match units::duration(text) {
             Ok(duration) => Ok(Self(duration)),
-            Err(_) if is_off(text) => Err(format!("{text:?} is not allowed here; expected {}", Self::expected())),
-            Err(reason) => Err(format!("{text:?} {reason}; expected {}", Self::expected())),
+            Err(_) if is_off(text) => Err(format!("{} is not allowed here; expected {}", quoted(text), Self::expected())),
+            Err(reason) => Err(format!("{} {reason}; expected {}", quoted(text), Self::expected())),
         }
     }
 
@@ -146,14 +164,17 @@ impl Scalar for Size {
 
     fn from_text(text: &str) -> Result<Self, String> {
         match units::size(text) {
-            Ok(0) => Err(format!("{text:?} is nothing; expected {}", Self::expected())),
+            Ok(0) => Err(format!("{} is nothing; expected {}", quoted(text), Self::expected())),
             Ok(bytes) => Ok(Self(bytes)),
-            Err(reason) => Err(format!("{text:?} {reason}; expected {}", Self::expected())),
+            Err(reason) => Err(format!("{} {reason}; expected {}", quoted(text), Self::expected())),
         }
     }
 
     fn from_number(number: i128) -> Result<Self, String> {
-        Self::from_text(&number.to_string())
+        match u64::try_from(number) {
+            Ok(bytes) if bytes > 0 && i64::try_from(bytes).is_ok() => Ok(Self(bytes)),
+            _ => Err(format!("{number} is out of range; expected {}", Self::expected())),
+        }
     }
 }
 scalar!(Size);
@@ -169,7 +190,7 @@ impl<const MIN: u64, const MAX: u64> Scalar for Number<MIN, MAX> {
 
     fn from_text(text: &str) -> Result<Self, String> {
         let quotes = if text.parse::<u64>().is_ok() { ", without quotes" } else { "" };
-        Err(format!("{text:?} is text; expected {}{quotes}", Self::expected()))
+        Err(format!("{} is text; expected {}{quotes}", quoted(text), Self::expected()))
     }
 
     fn from_number(number: i128) -> Result<Self, String> {
@@ -245,7 +266,7 @@ impl Scalar for Signal {
         let name = text.strip_prefix("SIG").unwrap_or(text);
         match SIGNALS.iter().find(|(known, _)| *known == name) {
             Some((_, number)) => Ok(Self(*number)),
-            None => Err(format!("{text:?} is no signal; expected {}", Self::expected())),
+            None => Err(format!("{} is no signal; expected {}", quoted(text), Self::expected())),
         }
     }
 
@@ -280,7 +301,7 @@ impl Scalar for Ready {
         match text {
             "notify" => Ok(Self::Notify),
             "running" => Ok(Self::Running),
-            _ => Err(format!("{text:?} is unknown; expected {}", Self::expected())),
+            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
         }
     }
 }
@@ -295,7 +316,7 @@ impl Scalar for Balance {
         match text {
             "shared" => Ok(Self::Shared),
             "per-slot" => Ok(Self::PerSlot),
-            _ => Err(format!("{text:?} is unknown; expected {}", Self::expected())),
+            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
         }
     }
 }
@@ -310,8 +331,8 @@ impl Scalar for Surge {
         let percent = text.strip_suffix('%').and_then(|digits| digits.trim_end().parse::<u32>().ok());
         match percent {
             Some(percent @ 1..=100) => Ok(Self::Percent(percent)),
-            Some(_) => Err(format!("{text:?} is out of range; expected {}", Self::expected())),
-            None => Err(format!("{text:?} is no such number; expected {}", Self::expected())),
+            Some(_) => Err(format!("{} is out of range; expected {}", quoted(text), Self::expected())),
+            None => Err(format!("{} is no such number; expected {}", quoted(text), Self::expected())),
         }
     }
 
@@ -336,7 +357,7 @@ impl Scalar for Account {
     fn from_text(text: &str) -> Result<Self, String> {
         let odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, ':' | '/' | ',');
         if text.is_empty() || text.len() > 255 || text.starts_with('-') || text.contains(odd) {
-            return Err(format!("{text:?} is no account; expected {}", Self::expected()));
+            return Err(format!("{} is no account; expected {}", quoted(text), Self::expected()));
         }
         Ok(Self(text.to_owned()))
     }
@@ -362,7 +383,7 @@ impl Scalar for FilePath {
 
     fn from_text(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.contains('\0') {
-            return Err(format!("{text:?} is no path; expected {}", Self::expected()));
+            return Err(format!("{} is no path; expected {}", quoted(text), Self::expected()));
         }
         Ok(Self(PathBuf::from(text)))
     }
@@ -381,13 +402,16 @@ impl Scalar for Address {
     fn from_text(text: &str) -> Result<Self, String> {
         if text.starts_with('/') {
             return match text.len() {
-                2..=PATH_MAX if !text.contains('\0') => Ok(Self(text.to_owned())),
-                length => Err(format!("{text:?} is no socket's path ({length} bytes; at most {PATH_MAX}); shorten it")),
+                _ if text.ends_with('/') || text.contains('\0') => {
+                    Err(format!("{} is no socket's path; expected {}", quoted(text), Self::expected()))
+                }
+                ..=PATH_MAX => Ok(Self(text.to_owned())),
+                length => Err(format!("this path has {length} bytes; the kernel takes {PATH_MAX} for a socket's; shorten it")),
             };
         }
         match text.parse::<SocketAddr>() {
             Ok(_) => Ok(Self(text.to_owned())),
-            Err(_) => Err(format!("{text:?} is no address; expected {}", Self::expected())),
+            Err(_) => Err(format!("{} is no address; expected {}", quoted(text), Self::expected())),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The exact words of every error: `snapshots/` holds what is said of each of these texts.
 
 use std::fmt::Write;
+use std::path::Path;
 
-use super::read;
+use super::{parse, read};
 
 /// Each text, and what is said of it.
 fn said(texts: &[&str]) -> String {
@@ -63,4 +64,229 @@ fn unknown_keys() {
 #[test]
 fn missing_keys() {
     assert_said!("missing_keys", said(&["", "# nothing\n", "[worker]\ncount = 3", "\n[reload]\nsurge = 1"]));
+}
+
+#[test]
+fn syntax() {
+    assert_said!(
+        "syntax",
+        said_of_worker(&[
+            "stop_timeout = 30s",
+            "ready = notify",
+            "ready = \"notify",
+            "directory = /srv/web",
+            "user = www-data",
+            "count",
+            "count =",
+            "count = 3 4",
+            "count: 3",
+            "[restart",
+            "[[restart]]\nlimit = 3",
+            "restart = 3",
+            "ready = True",
+            "start_timeout = .5",
+            "count = $COUNT",
+            "user = 'a' b",
+            "[worker]\ncount = 3",
+            "count = 3\ncount = 4",
+            "settle = \"1s\"\n[worker.limits]\nnofile = 100\n[restart]\nmax = \"1s\"\nmax = \"2s\"",
+            "worker.count = 3\nlimits = { nofile = 100",
+            "user = \"a\\qb\"",
+            "tab\t\u{1b}[31m\u{7}",
+            "# \u{1b}[2J",
+            "environment = { A = \"1\", A = \"2\" }",
+            "command.x = 3",
+        ])
+    );
+}
+
+#[test]
+fn values() {
+    assert_said!(
+        "values",
+        said_of_worker(&[
+            "count = 0",
+            "count = 100000",
+            "count = -1",
+            "count = 99999999999999999999999",
+            "count = 9999999999999999999999999999999999999999999999999",
+            "count = \"4\"",
+            "count = \"auto\"",
+            "count = 1.5",
+            "count = true",
+            "count = [1]",
+            "count = { a = 1 }",
+            "count = 2020-01-01",
+            "ready = \"nofity\"",
+            "ready = 1",
+            "settle = \"off\"",
+            "start_timeout = 0",
+            "start_timeout = \"0s\"",
+            "start_timeout = \"10x\"",
+            "start_timeout = \"\"",
+            "start_timeout = \"infinity\"",
+            "start_timeout = -5",
+            "start_timeout = \"-5s\"",
+            "start_timeout = \"99y\"",
+            "start_timeout = \"9999999h\"",
+            "start_timeout = 1.5",
+            "start_timeout = false",
+            "start_timeout = [\"10s\"]",
+            "watchdog = \"of\"",
+            "watchdog = true",
+            "stop_signal = \"SIGTREM\"",
+            "stop_signal = \"sigterm\"",
+            "stop_signal = 0",
+            "stop_signal = 65",
+            "user = \"\"",
+            "user = \"a b\"",
+            "user = -1",
+            "user = 4294967295",
+            "directory = \"\"",
+            "directory = 3",
+            "balance = \"per_slot\"",
+            "limits.memory_max = \"512MB\"",
+            "limits.memory_max = \"10%\"",
+            "limits.memory_max = 0",
+            "limits.memory_max = -1",
+            "limits.tasks_max = 0",
+            "limits.tasks_max = \"many\"",
+            "limits.cpu_weight = 10001",
+            "limits.nofile = 3",
+            "limits.nofile = \"infinity\"",
+            "[restart]\nlimit = -1",
+            "[restart]\ngive_up = \"x\"",
+            "[reload]\nsurge = 0",
+            "[reload]\nsurge = \"0%\"",
+            "[reload]\nsurge = \"101%\"",
+            "[reload]\nsurge = \"half\"",
+            "[reload]\nsurge = 0.5",
+            "[recycle]\nmax_requests = \"1000\"",
+            "[recycle]\nmax_age = \"1 fortnight\"",
+            "[recycle]\nmax_memory = \"x\"",
+            "[status]\nlisten = \"localhost:9090\"",
+            "[status]\nlisten = 9090",
+            "[status]\nlisten = \":9090\"",
+            "[status]\nlisten = \"127.0.0.1\"",
+            "[status]\nlisten = \"/\"",
+        ])
+    );
+}
+
+#[test]
+fn commands_and_variables() {
+    assert_said!(
+        "commands",
+        said(&[
+            "[worker]\ncommand = \"node server.js\"",
+            "[worker]\ncommand = \"node server.js > log\"",
+            "[worker]\ncommand = \"\"",
+            "[worker]\ncommand = []",
+            "[worker]\ncommand = [\"\"]",
+            "[worker]\ncommand = [\"web\", 8080]",
+            "[worker]\ncommand = [\"web\", true]",
+            "[worker]\ncommand = [\"web\", [\"a\"]]",
+            "[worker]\ncommand = [\"web\", \"a\\u0000b\"]",
+            "[worker]\ncommand = { program = \"web\" }",
+            "[worker]\ncommand = 3",
+        ])
+    );
+    assert_said!(
+        "variables",
+        said_of_worker(&[
+            "environment = \"A=1\"",
+            "environment = [\"A\"]",
+            "environment = [\"A B=secret\"]",
+            "environment = [\"=secret\"]",
+            "environment = [\"export A=secret\"]",
+            "environment = [3]",
+            "environment = { \"A B\" = \"1\" }",
+            "environment = { A = \"1\\u0000\" }",
+            "environment = { A = true }",
+            "environment = { A = [] }",
+            "environment = { LISTEN_FDS = \"1\" }",
+            "environment = [\"RATOON_SLOT=1\", \"B=2\"]",
+            "environment.NOTIFY_SOCKET = \"/run/x\"",
+            "environment_file = \"\"",
+            "environment_file = [\"-\"]",
+            "environment_file = 3",
+            "environment_file = [\"/etc/a\", 3]",
+        ])
+    );
+}
+
+#[test]
+fn contradictions() {
+    assert_said!(
+        "contradictions",
+        said_of_worker(&[
+            "[restart]\ninitial = \"1min\"",
+            "[restart]\nmax = \"50ms\"",
+            "[restart]\nmax = \"1s\"\ninitial = \"2s\"",
+            "limits = { memory_high = \"2G\", memory_max = \"1G\" }",
+            "ready = \"running\"\nsettle = \"10s\"",
+            "limits.memory_max = \"1G\"\n[recycle]\nmax_memory = \"2G\"",
+        ])
+    );
+}
+
+#[test]
+fn all_at_once_in_the_order_of_the_file() {
+    assert_said!(
+        "all_at_once",
+        said(&["[status]\nlisten = 3\n\n[worker]\nxyzzy = 1\ncount = 0\ncommand = [\"web\"]\n[hooks]\nbefore_reload = \"x\"\n"])
+    );
+}
+
+#[test]
+fn a_line_of_any_length_and_kind() {
+    let long = "x".repeat(300);
+    let after_command = |line: &str| read(&format!("[worker]\ncommand = [\"web\"]\n{line}")).unwrap_err();
+    let said = [
+        after_command(&format!("environment = {{ A = \"{long}\", B = true, C = \"{long}\" }}")),
+        after_command(&format!("directory = \"ä\u{202e}ö\u{200b}\"; {long}")),
+        after_command(&format!("{long} = 1")),
+        after_command("\"a\\u0000\\n\\u001b\" = 1"),
+        after_command("user = \"\u{1b}[31m\""),
+        after_command(&format!("user = \"a b {long}\"")),
+    ];
+    assert!(said.iter().all(|said| !said.contains(['\u{1b}', '\u{202e}', '\u{200b}'])));
+    assert_said!("long_lines", said.join("\n"));
+}
+
+#[test]
+fn nesting_without_end() {
+    let deep = 100_000;
+    for text in [
+        format!("{}a = 1", "a.".repeat(deep)),
+        format!("[{}a]\nb = 1", "a.".repeat(deep)),
+        format!("a = {}", "[".repeat(deep)),
+        format!("a = {}{}", "[".repeat(deep), "]".repeat(deep)),
+        format!("a = {}", "{a=".repeat(deep)),
+    ] {
+        let said = read(&text).unwrap_err();
+        assert!(said.contains("nested too deeply"), "{said}");
+    }
+}
+
+#[test]
+fn more_mistakes_than_anybody_reads() {
+    let text: String = (0..50_000).map(|number| format!("key{number} = 1\n")).collect();
+    let said = read(&text).unwrap_err();
+    assert_eq!(said.matches("is not a key").count(), 20);
+    assert!(said.ends_with("\nand 49980 more"), "{said}");
+}
+
+#[test]
+fn one_line_for_a_status() {
+    let summary = |text: &str| parse(text, Path::new("web.toml")).unwrap_err().summary();
+    assert_eq!(
+        summary("[worker]\ncommand = ['web']\ncount = 0"),
+        "web.toml:3:9: worker.count: 0 is out of range; expected a number from 1 to 10000"
+    );
+    assert_eq!(
+        summary("[worker]\ncommand = ['web']\ncount = 0\nready = 1\n"),
+        "web.toml:3:9: worker.count: 0 is out of range; expected a number from 1 to 10000 (and 1 more)"
+    );
+    assert_eq!(summary(""), "web.toml:1:1: the key worker.command is missing: what is to be run? Write");
 }

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod http;
+pub mod listen;
 pub mod messages;
 pub mod paths;
 

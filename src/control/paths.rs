@@ -167,3 +167,112 @@ fn is_trusted_socket(path: &Path, env: &Env) -> bool {
         Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied && !shared,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn env(base: &Path, uid: u32) -> Env {
+        let (run, tmp) = (base.join("run"), base.join("tmp"));
+        Env { runtime_directory: None, xdg_runtime_dir: None, control: None, uid, run, tmp }
+    }
+
+    fn socket(directory: &Path) -> PathBuf {
+        fs::create_dir_all(directory).unwrap();
+        let path = directory.join(SOCKET);
+        drop(UnixListener::bind(&path).unwrap());
+        path
+    }
+
+    #[test]
+    fn the_master_binds_where_the_rules_say() {
+        let base = Path::new("/b");
+        let root = env(base, 0);
+        let user = env(base, 1000);
+        let with_session = Env { xdg_runtime_dir: Some("/run/user/1000".into()), ..user.clone() };
+        let in_unit = Env { runtime_directory: Some("/run/ratoon/web".into()), ..with_session.clone() };
+        for (env, expected) in [
+            (root, "/b/run/ratoon/web"),
+            (user, "/b/tmp/ratoon-1000/web"),
+            (with_session, "/run/user/1000/ratoon/web"),
+            (in_unit, "/run/ratoon/web"),
+        ] {
+            assert_eq!(runtime_directory("web", &env), Path::new(expected));
+        }
+    }
+
+    #[test]
+    fn a_client_finds_what_the_master_bound() {
+        let base = tempfile::tempdir().unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        for env in [
+            env(base.path(), own),
+            Env { xdg_runtime_dir: Some(base.path().join("session")), ..env(base.path(), own) },
+            Env { runtime_directory: Some(base.path().join("elsewhere/web")), ..env(base.path(), own) },
+        ] {
+            assert_eq!(candidates("web", &env), Vec::<PathBuf>::new());
+            let path = socket(&runtime_directory("web", &env));
+            assert_eq!(candidates("web", &env), [path.clone()]);
+            fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_system_comes_before_the_user_and_all_are_listed() {
+        let base = tempfile::tempdir().unwrap();
+        let env = Env { xdg_runtime_dir: Some(base.path().join("session")), ..env(base.path(), 1000) };
+        let system = socket(&base.path().join("run/ratoon/web"));
+        let own = socket(&base.path().join("session/ratoon/web"));
+        let other = socket(&base.path().join("session/ratoon/api"));
+        fs::create_dir_all(base.path().join("run/ratoon/empty")).unwrap();
+        assert_eq!(candidates("web", &env), [system.clone(), own.clone()]);
+        let found = instances(&env).into_iter().map(|it| (it.name, it.control)).collect::<Vec<_>>();
+        assert_eq!(found, [("api".to_owned(), other), ("web".to_owned(), system), ("web".to_owned(), own)]);
+    }
+
+    #[test]
+    fn root_also_lists_the_instances_of_users() {
+        let base = tempfile::tempdir().unwrap();
+        let path = socket(&base.path().join("run/user/1000/ratoon/web"));
+        assert_eq!(instances(&env(base.path(), 0)), [Found { name: "web".into(), control: path }]);
+        assert_eq!(instances(&env(base.path(), 1000)), []);
+    }
+
+    #[test]
+    fn under_tmp_only_our_own_counts() {
+        let base = tempfile::tempdir().unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let mine = env(base.path(), own);
+        let path = socket(&runtime_directory("web", &Env { uid: own.max(1), ..mine.clone() }));
+        let seen_by = |uid| is_trusted_socket(&path, &Env { uid, ..mine.clone() });
+        assert!(seen_by(own));
+        assert!(!seen_by(own + 1));
+    }
+
+    #[test]
+    fn a_worker_and_a_unit_know_their_own_instance() {
+        let base = tempfile::tempdir().unwrap();
+        let of_unit = socket(&base.path().join("unit"));
+        let of_worker = socket(&base.path().join("worker"));
+        let mut env = Env { runtime_directory: Some(base.path().join("unit")), ..env(base.path(), 0) };
+        assert_eq!(own_control(&env), Some(of_unit.clone()));
+        env.control = Some(of_worker.clone());
+        assert_eq!(own_control(&env), Some(of_worker));
+        // What is not there any more is not meant.
+        env.control = Some(base.path().join("gone"));
+        assert_eq!(own_control(&env), Some(of_unit));
+        env.runtime_directory = Some(base.path().join("gone"));
+        assert_eq!(own_control(&env), None);
+    }
+
+    #[test]
+    fn names_that_would_leave_the_directory_are_refused() {
+        for name in ["", ".", "..", ".hidden", "-x", "a/b", "/", "a\nb", "a\0b", &"x".repeat(65)] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["web", "web-2", "a.b", "8080", "foo\\x2dbar", "grün", "a:b@c"] {
+            assert_eq!(check_name(name), Ok(()), "{name:?}");
+        }
+    }
+}

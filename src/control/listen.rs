@@ -1,0 +1,267 @@
+//! Binds the control socket: one master a name, and no socket of a dead one in the way.
+//!
+//! Law: a socket is replaced only by whoever holds the lock beside it, so of two masters that start at once one wins
+//! and the other says so. The lock goes with the process, however that ends.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::paths::{Env, LONGEST, SOCKET};
+
+/// The lock's name beside the socket.
+const LOCK: &str = "lock";
+
+/// Why the control socket cannot be bound.
+#[derive(Debug)]
+pub enum Error {
+    /// Another master has this directory.
+    Taken(PathBuf),
+    /// The path does not fit into a socket's address.
+    TooLong(PathBuf),
+    /// Somebody else owns the directory under `/tmp`; its owner and the user that we are.
+    Foreign(PathBuf, u32, u32),
+    /// What failed, on what, and how.
+    Io(&'static str, PathBuf, io::Error),
+}
+
+impl std::error::Error for Error {}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Taken(directory) => write!(
+                f,
+                "another master runs in {}: two instances of one name cannot run at once; give this one another --name, or \
+                 end the other (`ratoon list` shows it)",
+                directory.display()
+            ),
+            Error::TooLong(path) => write!(
+                f,
+                "the control socket's path {} has {} bytes, but a Unix socket's address holds {LONGEST}; choose a shorter \
+                 name, or a shorter RUNTIME_DIRECTORY or XDG_RUNTIME_DIR",
+                path.display(),
+                path.as_os_str().len()
+            ),
+            Error::Foreign(directory, owner, own) => write!(
+                f,
+                "{} belongs to user {owner}, not to user {own} who runs this master; remove it, or set XDG_RUNTIME_DIR to a \
+                 directory of your own",
+                directory.display()
+            ),
+            Error::Io(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
+        }
+    }
+}
+
+/// A bound control socket. When dropped, the socket, the lock and a directory that was made for them are removed.
+#[derive(Debug)]
+pub struct Control {
+    listener: Option<UnixListener>,
+    directory: PathBuf,
+    made: bool,
+    /// Device and inode of the socket.
+    identity: (u64, u64),
+    _lock: File,
+}
+
+impl Control {
+    /// Binds `control` in `directory` (of [`super::paths::runtime_directory`]), which is made if need be. The listener
+    /// does not block.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn bind(directory: &Path, env: &Env) -> Result<Control, Error> {
+        let path = directory.join(SOCKET);
+        if path.as_os_str().len() > LONGEST {
+            return Err(Error::TooLong(path));
+        }
+        let made = make(directory, env)?;
+        let lock = lock(directory)?;
+        // A master that was handed over or lost its lock may still answer here; only a dead socket may go.
+        if UnixStream::connect(&path).is_ok() {
+            return Err(Error::Taken(directory.to_owned()));
+        }
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Io("remove the dead socket", path, error));
+            }
+            _ => {}
+        }
+        let (listener, identity) = listen(&path)?;
+        Ok(Control { listener: Some(listener), directory: directory.to_owned(), made, identity, _lock: lock })
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> PathBuf {
+        self.directory.join(SOCKET)
+    }
+
+    /// The listener; only the first call gets one.
+    pub fn take_listener(&mut self) -> Option<UnixListener> {
+        self.listener.take()
+    }
+
+    /// Whether the path still leads to this socket: a cleaner of `/tmp` or an administrator may have removed it.
+    pub fn is_there(&self) -> bool {
+        identity(&self.path()).is_ok_and(|found| found == self.identity)
+    }
+
+    /// Binds the path anew after it was lost; the listener is the new one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]
+    pub fn bind_again(&mut self) -> Result<(), Error> {
+        let (listener, identity) = listen(&self.path())?;
+        self.listener = Some(listener);
+        self.identity = identity;
+        Ok(())
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        if self.is_there() {
+            let _ = fs::remove_file(self.path());
+        }
+        let _ = fs::remove_file(self.directory.join(LOCK));
+        if self.made {
+            let _ = fs::remove_dir(&self.directory);
+        }
+    }
+}
+
+/// Makes the directory and tells whether it was not there. Under `/tmp` anyone may have made it before us.
+fn make(directory: &Path, env: &Env) -> Result<bool, Error> {
+    let made = !directory.exists();
+    let shared = directory.starts_with(&env.tmp);
+    let mode = if shared { 0o700 } else { 0o755 };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory)
+        .map_err(|error| Error::Io("make the directory", directory.to_owned(), error))?;
+    if shared {
+        for path in directory.ancestors().take_while(|path| *path != env.tmp) {
+            let owner = fs::symlink_metadata(path).map(|it| it.uid());
+            let owner = owner.map_err(|error| Error::Io("look at", path.to_owned(), error))?;
+            if owner != env.uid {
+                return Err(Error::Foreign(path.to_owned(), owner, env.uid));
+            }
+        }
+    }
+    Ok(made)
+}
+
+fn lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join(LOCK);
+    let failed = |what, error| Error::Io(what, path.clone(), error);
+    loop {
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(|error| failed("open the lock", error))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Taken(directory.to_owned())),
+            Err(error) => return Err(failed("lock", error.into())),
+        }
+        // Its last holder removes it; then what we hold is nobody's lock any more.
+        let held = file.metadata().map(|it| (it.dev(), it.ino())).map_err(|error| failed("look at", error))?;
+        if identity(&path).is_ok_and(|found| found == held) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Binds a socket that everyone may open who may enter its directory: reads are for all, changes are checked by user.
+fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
+    let failed = |what| move |error| Error::Io(what, path.to_owned(), error);
+    let listener = UnixListener::bind(path).map_err(failed("bind the control socket"))?;
+    listener.set_nonblocking(true).map_err(failed("set up the control socket"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed("open up the control socket"))?;
+    Ok((listener, identity(path).map_err(failed("look at"))?))
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|it| (it.dev(), it.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(base: &Path) -> Env {
+        Env {
+            runtime_directory: None,
+            xdg_runtime_dir: None,
+            control: None,
+            uid: rustix::process::geteuid().as_raw(),
+            run: base.join("run"),
+            tmp: base.join("tmp"),
+        }
+    }
+
+    #[test]
+    fn one_master_a_directory_and_nothing_left_behind() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("run/ratoon/web");
+        let first = Control::bind(&directory, &env(base.path())).unwrap();
+        assert!(first.is_there());
+        let refused = Control::bind(&directory, &env(base.path())).unwrap_err();
+        assert!(matches!(refused, Error::Taken(_)), "{refused}");
+        UnixStream::connect(first.path()).unwrap();
+        drop(first);
+        assert!(!directory.exists());
+        Control::bind(&directory, &env(base.path())).unwrap();
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join(SOCKET);
+        let living = UnixListener::bind(&path).unwrap();
+        let refused = Control::bind(base.path(), &env(base.path())).unwrap_err();
+        assert!(matches!(refused, Error::Taken(_)), "{refused}");
+        drop(living);
+        let control = Control::bind(base.path(), &env(base.path())).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(control);
+        assert!(base.path().exists(), "only a directory that was made is removed");
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_socket_that_was_removed_is_missed_and_bound_again() {
+        let base = tempfile::tempdir().unwrap();
+        let mut control = Control::bind(base.path(), &env(base.path())).unwrap();
+        fs::remove_file(control.path()).unwrap();
+        assert!(!control.is_there());
+        control.bind_again().unwrap();
+        assert!(control.is_there());
+        UnixStream::connect(control.path()).unwrap();
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_told_with_its_length() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = base.path().join("x".repeat(LONGEST));
+        let words = Control::bind(&directory, &env(base.path())).unwrap_err().to_string();
+        assert!(words.contains("address holds 107"), "{words}");
+        assert!(!directory.exists());
+    }
+
+    #[test]
+    fn under_tmp_a_directory_of_somebody_else_is_not_used() {
+        let base = tempfile::tempdir().unwrap();
+        let mut env = env(base.path());
+        let directory = env.tmp.join("ratoon-1/web");
+        fs::create_dir_all(&directory).unwrap();
+        Control::bind(&directory, &env).unwrap();
+        env.uid += 1;
+        let refused = Control::bind(&directory, &env).unwrap_err();
+        assert!(matches!(refused, Error::Foreign(..)), "{refused}");
+    }
+}

@@ -1,4 +1,5 @@
-//! What is known: the status document ([`tree`]) and where its figures come from.
+//! What is known: the status document ([`tree`]) and where its figures come from ([`kernel`]).
 #![forbid(unsafe_code)]
 
+pub mod kernel;
 pub mod tree;

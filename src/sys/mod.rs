@@ -25,3 +25,7 @@ pub mod program;
 pub mod signals;
 #[cfg(feature = "master")]
 pub mod spawn;
+#[cfg(feature = "master")]
+pub mod stream;
+#[cfg(feature = "master")]
+pub mod thread;

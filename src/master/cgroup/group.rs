@@ -1,0 +1,235 @@
+//! One worker's control group: its limits, its end, what it counts.
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, XattrFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// Where generation and slot are noted at a group, for a master that comes after a dead one.
+const PLACE: &str = "user.ratoon";
+/// How deep below a worker's group its own sub-groups are followed.
+const DEPTH_MAX: u32 = 16;
+
+/// A worker's own limits; `None` leaves the kernel's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// `memory.max`, bytes: at this the kernel reclaims, then kills.
+    pub memory_max: Option<u64>,
+    /// `memory.high`, bytes: above this the kernel reclaims and slows down.
+    pub memory_high: Option<u64>,
+    /// `pids.max`: processes and threads.
+    pub tasks_max: Option<u64>,
+    /// `cpu.weight`, 1 … 10000; 100 is the default.
+    pub cpu_weight: Option<u64>,
+}
+
+/// The control group `w-<worker>`. Dropping it leaves the group as it is.
+#[derive(Debug)]
+pub struct WorkerGroup {
+    worker: u64,
+    path: PathBuf,
+    dir: OwnedFd,
+    unapplied: Vec<String>,
+}
+
+impl WorkerGroup {
+    pub(super) fn open(worker: u64, path: PathBuf) -> io::Result<WorkerGroup> {
+        let dir = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(WorkerGroup { worker, path, dir, unapplied: Vec::new() })
+    }
+
+    /// The worker's id.
+    pub fn worker(&self) -> u64 {
+        self.worker
+    }
+
+    /// The group's directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same as a descriptor, for clone3(2) with CLONE_INTO_CGROUP.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// `cgroup.procs`, opened for writing (close-on-exec): a forked child that writes `0` to it is in the group.
+    ///
+    /// # Errors
+    /// The group is gone, or the master is out of descriptors.
+    pub fn procs(&self) -> io::Result<OwnedFd> {
+        Ok(openat(&self.dir, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Which limits could not be applied, each as a sentence with the reason; the same for all workers, so say it once.
+    pub fn unapplied(&self) -> &[String] {
+        &self.unapplied
+    }
+
+    pub(super) fn apply(&mut self, limits: &Limits) {
+        self.limit("memory.max", "memory_max", limits.memory_max);
+        self.limit("memory.high", "memory_high", limits.memory_high);
+        self.limit("pids.max", "tasks_max", limits.tasks_max);
+        self.limit("cpu.weight", "cpu_weight", limits.cpu_weight);
+        // One process of a worker killed for memory leaves half a worker: let the kernel take all or none. Where there is
+        // no memory controller there is nobody to do it.
+        let _ = self.set("memory.oom.group", 1);
+    }
+
+    fn limit(&mut self, file: &str, key: &str, value: Option<u64>) {
+        let Some(value) = value else { return };
+        if let Err(error) = self.set(file, value) {
+            let why = if error.kind() == io::ErrorKind::NotFound {
+                format!("the cgroup has no {file} (is the controller delegated? Delegate=yes)")
+            } else {
+                format!("writing {file}: {error}")
+            };
+            self.unapplied.push(format!("worker.limits.{key} = {value} is not applied: {why}"));
+        }
+    }
+
+    fn set(&self, file: &str, value: impl Display) -> io::Result<()> {
+        write_fd(openat(&self.dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?, &value.to_string())
+    }
+
+    /// SIGKILL to every process in the group and below it, also to those that are being forked right now.
+    ///
+    /// # Errors
+    /// The kernel refuses; some of them may have been killed.
+    pub fn kill(&self) -> io::Result<()> {
+        match self.set("cgroup.kill", 1) {
+            // Linux before 5.14, or the group is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => kill_each(&self.path, 0),
+            other => other,
+        }
+    }
+
+    /// Whether a process (a zombie counts not) lives in the group or below; a group that is gone holds none.
+    pub fn populated(&self) -> bool {
+        !is_empty(&self.path)
+    }
+
+    /// How many processes of the group the kernel has killed for lack of memory; `None` without the memory controller.
+    pub fn oom_kills(&self) -> Option<u64> {
+        flat_value(&self.read("memory.events")?, "oom_kill")
+    }
+
+    /// `memory.current`, bytes; `None` without the memory controller.
+    pub fn memory_current(&self) -> Option<u64> {
+        self.read("memory.current")?.trim().parse().ok()
+    }
+
+    /// `memory.peak`, bytes: the most that the group ever had (Linux 5.19 and later, with the memory controller).
+    pub fn memory_peak(&self) -> Option<u64> {
+        self.read("memory.peak")?.trim().parse().ok()
+    }
+
+    fn read(&self, file: &str) -> Option<String> {
+        let file = openat(&self.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let mut text = String::new();
+        fs::File::from(file).take(64 * 1024).read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+
+    pub(super) fn note_place(&self, generation: u64, slot: u32) {
+        // A convenience for the next master; kernels before 5.7 have no such attributes here.
+        let _ = rustix::fs::fsetxattr(&self.dir, PLACE, format!("{generation} {slot}").as_bytes(), XattrFlags::empty());
+    }
+
+    pub(super) fn place(&self) -> Option<(u64, u32)> {
+        let mut value = [0u8; 48];
+        let length = rustix::fs::fgetxattr(&self.dir, PLACE, &mut value[..]).ok()?;
+        let (generation, slot) = std::str::from_utf8(value.get(..length)?).ok()?.split_once(' ')?;
+        Some((generation.parse().ok()?, slot.parse().ok()?))
+    }
+}
+
+/// Writes a file of the kernel's, which must exist.
+pub(super) fn write(path: &Path, value: &str) -> io::Result<()> {
+    write_fd(rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?, value)
+}
+
+fn write_fd(fd: OwnedFd, value: &str) -> io::Result<()> {
+    fs::File::from(fd).write_all(value.as_bytes())
+}
+
+/// Whether no process lives in the group with this path or below it; also when there is no such group.
+pub(super) fn is_empty(group: &Path) -> bool {
+    match fs::read_to_string(group.join("cgroup.events")) {
+        Ok(text) => flat_value(&text, "populated") == Some(0),
+        // ENODEV: it was removed between open and read.
+        Err(error) => error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::NODEV.raw_os_error()),
+    }
+}
+
+/// The number after `key` in a file of lines "KEY NUMBER".
+fn flat_value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// Removes a group, its sub-groups first; there is nothing else in such a directory that can be removed.
+pub(super) fn remove_tree(group: &Path) -> io::Result<()> {
+    fn below(group: &Path, depth: u32) -> io::Result<()> {
+        if depth < DEPTH_MAX {
+            for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    below(&entry.path(), depth + 1)?;
+                }
+            }
+        }
+        match fs::remove_dir(group) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+    below(group, 0)
+}
+
+/// `cgroup.kill` by hand: until nobody is left that could fork.
+pub(super) fn kill_each(group: &Path, depth: u32) -> io::Result<()> {
+    // A process with SIGKILL pending cannot fork any more: when a round sees nobody new, nobody is left that could.
+    let mut killed = std::collections::HashSet::new();
+    loop {
+        let before = killed.len();
+        for pid in members(group)? {
+            if killed.contains(&pid) {
+                continue;
+            }
+            // The number may have been given to another process since it was read: hold it, then look again.
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            if members(group)?.contains(&pid) {
+                match pidfd_send_signal(&pidfd, Signal::KILL) {
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                killed.insert(pid);
+            }
+        }
+        // The bound is against a fork bomb that wins each time: the caller asks again while the group is populated.
+        if killed.len() == before || killed.len() > 10_000 {
+            break;
+        }
+    }
+    if depth < DEPTH_MAX {
+        for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                kill_each(&entry.path(), depth + 1)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn members(group: &Path) -> io::Result<Vec<Pid>> {
+    match fs::read_to_string(group.join("cgroup.procs")) {
+        // 0 is a process that our pid namespace cannot name.
+        Ok(list) => Ok(list.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,135 @@
+//! What workers print: a stream to journald for each, or a pipe for each that one relay thread copies.
+//!
+//! Law: the loop neither reads nor writes a byte of it. A worker that prints without end waits for its reader, as it would
+//! without us; it neither grows our memory nor keeps its neighbours waiting.
+
+mod ask;
+mod relay;
+mod stream;
+mod tail;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use self::relay::Relay;
+use super::journal::Target;
+
+/// How many of a worker's last lines are kept or asked for.
+pub const TAIL_LINES: usize = 20;
+/// The longest of these lines, bytes.
+pub const TAIL_LINE_MAX: usize = 1024;
+
+/// Where the output of workers goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Straight to journald, a stream for each worker.
+    Journal,
+    /// Through us to our own stdout and stderr.
+    Relay,
+}
+
+impl From<Target> for Mode {
+    fn from(target: Target) -> Mode {
+        match target {
+            Target::Journal => Mode::Journal,
+            Target::Stderr => Mode::Relay,
+        }
+    }
+}
+
+/// What a new worker gets as fd 1 and 2. Both are close-on-exec and blocking; drop them after the fork.
+#[derive(Debug)]
+pub struct Streams {
+    /// For its stdout.
+    pub stdout: OwnedFd,
+    /// For its stderr.
+    pub stderr: OwnedFd,
+    /// The value of `JOURNAL_STREAM` in its environment; unset it when `None`.
+    pub journal_stream: Option<String>,
+}
+
+/// The output of all workers. Cheap to clone.
+#[derive(Clone)]
+pub struct Outputs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    instance: String,
+    way: Way,
+}
+
+enum Way {
+    Journal(stream::Streams),
+    Relay(Relay),
+    /// The relay could not be had: workers write to our own stderr.
+    Inherit,
+}
+
+impl Outputs {
+    /// The output of an instance's workers.
+    pub fn new(mode: Mode, instance: &str) -> Outputs {
+        let way = match mode {
+            Mode::Journal => Way::Journal(stream::Streams::new(stream::JOURNALD.into())),
+            Mode::Relay => Relay::new(io::stdout().as_fd(), io::stderr().as_fd()).map_or(Way::Inherit, Way::Relay),
+        };
+        Outputs { inner: Arc::new(Inner { instance: instance.to_owned(), way }) }
+    }
+
+    /// Makes a worker's streams. Never waits: if journald does not take a stream now, or the relay cannot be had, the
+    /// worker gets our own stderr.
+    ///
+    /// # Errors
+    /// Out of descriptors, or our own stderr is closed.
+    pub fn open(&self, worker: u64, slot: u32) -> io::Result<Streams> {
+        // `SYSLOG_IDENTIFIER` of the worker, and what stands before its lines on a terminal.
+        let label = format!("{}/{slot}", self.inner.instance);
+        match &self.inner.way {
+            Way::Journal(streams) => streams.open(worker, &label),
+            Way::Relay(relay) => relay.open(worker, &label),
+            Way::Inherit => inherited(),
+        }
+    }
+
+    /// The last lines that the worker printed, oldest first, fit for a terminal; empty when they cannot be had in time
+    /// (about two seconds). Ask when it has ended and before [`Self::close`]. Runs on tokio, off the loop.
+    ///
+    /// From the journal only an administrator, or a member of the group systemd-journal, can read them back.
+    pub async fn tail(&self, worker: u64, pid: u32, since: SystemTime) -> Vec<String> {
+        match &self.inner.way {
+            Way::Journal(streams) => streams.tail(worker, pid, since).await,
+            Way::Relay(relay) => relay.tail(worker).await,
+            Way::Inherit => Vec::new(),
+        }
+    }
+
+    /// The worker is gone and its tail is not needed any more. What others keep open of its pipe is read for some seconds
+    /// more, then closed.
+    pub fn close(&self, worker: u64) {
+        match &self.inner.way {
+            Way::Journal(streams) => streams.close(worker),
+            Way::Relay(relay) => relay.close(worker),
+            Way::Inherit => {}
+        }
+    }
+
+    /// For the end of the process: waits at most so long until everything that workers have written is passed on;
+    /// `false` when that was not enough.
+    pub fn flush(&self, at_most: Duration) -> bool {
+        match &self.inner.way {
+            Way::Journal(_) | Way::Inherit => true,
+            Way::Relay(relay) => relay.flush(at_most),
+        }
+    }
+}
+
+/// Our own stderr twice, for a worker that can get nothing better.
+fn inherited() -> io::Result<Streams> {
+    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    Ok(Streams { stdout: stderr.try_clone()?, stderr, journal_stream: super::journal::stream_of_stderr() })
+}
+
+#[cfg(test)]
+mod tests;

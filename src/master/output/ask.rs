@@ -1,0 +1,76 @@
+//! The last lines of a worker from the journal: `journalctl` in a child, within bounds.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+use super::TAIL_LINES;
+use super::tail::Tail;
+use crate::sys::process::{PidFd, Stat};
+
+/// How long one question may take.
+const WITHIN: Duration = Duration::from_secs(2);
+/// How much of an answer is read, bytes.
+const ANSWER_MAX: u64 = 1024 * 1024;
+
+/// The lines that this process printed; if there are none, those of its stream's identifier since then (the main process of
+/// a worker may be a shell whose child prints).
+pub(super) fn journalctl(program: &OsStr, identifier: Option<&str>, pid: u32, since: SystemTime) -> Vec<String> {
+    let end = Instant::now() + WITHIN;
+    let own = run(program, format!("_PID={pid}"), since, end);
+    match identifier {
+        Some(identifier) if own.is_empty() => run(program, format!("SYSLOG_IDENTIFIER={identifier}"), since, end),
+        _ => own,
+    }
+}
+
+fn run(program: &OsStr, of: String, since: SystemTime, end: Instant) -> Vec<String> {
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut command = Command::new(program);
+    command.args(["--quiet", "--no-pager", "--output=cat", &format!("--lines={TAIL_LINES}"), &format!("--since=@{since}")]);
+    command.args(["_TRANSPORT=stdout", &of]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    // No journalctl: the lines are in the journal all the same.
+    let Ok(mut child) = child else { return Vec::new() };
+    // The loop reaps what is no worker, so it may take this one away from us at any time, and its number with it.
+    let pidfd =
+        PidFd::open(child.id()).ok().filter(|_| Stat::read(child.id()).is_some_and(|stat| stat.parent == std::process::id()));
+    let answer = child.stdout.take().map(|out| read_until(out, end)).unwrap_or_default();
+    if let Some(pidfd) = pidfd {
+        // It has said all, or too much, or its time is over: in each case nothing more is wanted of it.
+        let _ = pidfd.signal(libc::SIGKILL);
+        let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED));
+    }
+    let mut tail = Tail::default();
+    answer.split(|byte| *byte == b'\n').for_each(|line| tail.push(line));
+    tail.lines()
+}
+
+/// Everything up to the end of file, [`ANSWER_MAX`] bytes or the given time.
+fn read_until(out: std::process::ChildStdout, end: Instant) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let mut out = out.take(ANSWER_MAX);
+    let mut buffer = [0; 8192];
+    loop {
+        let Some(left) = end.checked_duration_since(Instant::now()) else { return answer };
+        let left = Timespec::try_from(left).ok();
+        let mut fds = [PollFd::new(out.get_ref(), PollFlags::IN)];
+        match poll(&mut fds, left.as_ref()) {
+            Ok(0) => return answer,
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return answer,
+        }
+        match out.read(&mut buffer) {
+            Ok(0) => return answer,
+            Ok(n) => answer.extend_from_slice(&buffer[..n]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return answer,
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The relay's thread.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::io::Errno;
+
+use super::{Command, Shared};
+
+/// What one pipe may give in one turn, bytes.
+const PIECE: usize = 8 * 1024;
+/// Lines that wait for the reader of our stdout or stderr; with more, pipes are not read, bytes.
+const PENDING_MAX: usize = 64 * 1024;
+/// A longer line is broken, as journald does, bytes.
+const LINE_MAX: usize = 48 * 1024;
+/// How much is read from the pipe of a dead worker when its last lines are asked for, bytes.
+const DRAIN_MAX: usize = 1024 * 1024;
+/// How long a pipe that others keep open is read after its worker was closed.
+const GRACE: Duration = Duration::from_secs(5);
+/// What a pipe takes whole without blocking when poll(2) says that it can be written (PIPE_BUF).
+const WRITE_MAX: usize = 4096;
+
+pub(super) struct Copier {
+    shared: Arc<Shared>,
+    sinks: Vec<Sink>,
+    pipes: HashMap<u64, Pipe>,
+    next_key: u64,
+    flushes: Vec<std::sync::mpsc::Sender<()>>,
+    buffer: Vec<u8>,
+    ended: bool,
+}
+
+/// Our stdout or stderr, and the pipes that are copied to it.
+struct Sink {
+    fd: OwnedFd,
+    epoll: OwnedFd,
+    pending: Vec<u8>,
+    /// A person watches: say whose line it is.
+    labelled: bool,
+    /// It cannot be written any more; pipes are read all the same, or the workers would hang.
+    dead: bool,
+}
+
+struct Pipe {
+    worker: u64,
+    sink: usize,
+    fd: OwnedFd,
+    label: String,
+    /// The line that has not ended yet.
+    line: Vec<u8>,
+    until: Option<Instant>,
+}
+
+enum Read {
+    Some(usize),
+    Nothing,
+    End,
+}
+
+impl Copier {
+    pub fn new(shared: Arc<Shared>, out: OwnedFd, err: Option<OwnedFd>) -> io::Result<Copier> {
+        let sinks = std::iter::once(out).chain(err).map(Sink::new).collect::<io::Result<_>>()?;
+        Ok(Copier {
+            shared,
+            sinks,
+            pipes: HashMap::new(),
+            next_key: 0,
+            flushes: Vec::new(),
+            buffer: Vec::with_capacity(PIECE),
+            ended: false,
+        })
+    }
+
+    pub fn run(mut self) {
+        while !self.ended {
+            let (commands, readable) = self.wait();
+            if commands {
+                self.take_commands();
+            }
+            for sink in 0..self.sinks.len() {
+                self.sinks[sink].write();
+                if readable & (1 << sink) != 0 {
+                    self.read(sink);
+                    self.sinks[sink].write();
+                }
+            }
+            self.close_late_ones();
+            self.answer_flushes();
+        }
+    }
+
+    /// Waits for a command, for a pipe (of a sink that has room), or for a sink that has lines to write. Returns whether
+    /// there are commands, and the sinks (as bits) that have pipes to read.
+    fn wait(&mut self) -> (bool, u32) {
+        let now = Instant::now();
+        let next = self.pipes.values().filter_map(|pipe| pipe.until).min();
+        let timeout = next.and_then(|next| Timespec::try_from(next.saturating_duration_since(now)).ok());
+        let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
+        for sink in &self.sinks {
+            // A PollFd with no events still wakes on an error, so leave out what is not waited for.
+            fds.push(PollFd::new(&sink.epoll, if sink.has_room() { PollFlags::IN } else { PollFlags::empty() }));
+        }
+        for sink in self.sinks.iter().filter(|sink| !sink.pending.is_empty()) {
+            fds.push(PollFd::new(&sink.fd, PollFlags::OUT));
+        }
+        if poll(&mut fds, timeout.as_ref()).is_err() {
+            return (false, 0);
+        }
+        let readable =
+            (0..self.sinks.len()).filter(|n| fds[n + 1].revents().contains(PollFlags::IN)).fold(0, |bits, n| bits | 1 << n);
+        (!fds[0].revents().is_empty(), readable)
+    }
+
+    fn take_commands(&mut self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.shared.wake, &mut count);
+        let commands = std::mem::take(&mut *self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner));
+        for command in commands {
+            match command {
+                Command::Open { worker, label, out, err } => {
+                    self.add(worker, 0, out, label.clone());
+                    if let Some(err) = err {
+                        self.add(worker, 1, err, label);
+                    }
+                }
+                Command::Drain { worker, done } => {
+                    self.drain(worker);
+                    let _ = done.send(());
+                }
+                Command::Close { worker } => self.close(worker),
+                Command::Flush { done } => {
+                    self.drain_all();
+                    self.flushes.push(done);
+                }
+                Command::End => self.ended = true,
+            }
+        }
+    }
+
+    fn add(&mut self, worker: u64, sink: usize, fd: OwnedFd, label: String) {
+        let key = self.next_key;
+        self.next_key += 1;
+        let data = epoll::EventData::new_u64(key);
+        // Without a place in the epoll (max_user_watches) the pipe is closed: the worker gets EPIPE rather than hang.
+        if epoll::add(&self.sinks[sink].epoll, &fd, data, epoll::EventFlags::IN).is_ok() {
+            self.pipes.insert(key, Pipe { worker, sink, fd, label, line: Vec::new(), until: None });
+        }
+    }
+
+    /// One turn: a piece from each pipe that has something, as long as there is room.
+    fn read(&mut self, sink: usize) {
+        let room = PENDING_MAX.saturating_sub(self.sinks[sink].pending.len());
+        // Those that are left out now come first the next time: the kernel puts what it has reported at the end.
+        let mut events = Vec::with_capacity((room / PIECE).clamp(1, 64));
+        if epoll::wait(&self.sinks[sink].epoll, spare_capacity(&mut events), Some(&Timespec::default())).is_err() {
+            return;
+        }
+        for event in events {
+            let key = event.data.u64();
+            if matches!(self.read_piece(key), Read::End) {
+                self.remove(key);
+            }
+        }
+    }
+
+    /// Reads once from a pipe and passes on the lines that are whole.
+    fn read_piece(&mut self, key: u64) -> Read {
+        let Some(pipe) = self.pipes.get_mut(&key) else { return Read::End };
+        self.buffer.clear();
+        let bytes = match rustix::io::read(&pipe.fd, spare_capacity(&mut self.buffer)) {
+            Ok(0) => return Read::End,
+            Ok(bytes) => bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return Read::Nothing,
+            Err(_) => return Read::End,
+        };
+        let mut rest = &self.buffer[..];
+        while !rest.is_empty() {
+            let room = LINE_MAX - pipe.line.len();
+            let (end, skip) = match rest.iter().take(room).position(|byte| *byte == b'\n') {
+                Some(end) => (end, 1),
+                None if rest.len() < room => {
+                    pipe.line.extend_from_slice(rest);
+                    break;
+                }
+                None => (room, 0),
+            };
+            pipe.line.extend_from_slice(&rest[..end]);
+            pass_on(&self.shared, &mut self.sinks[pipe.sink], pipe);
+            rest = &rest[end + skip..];
+        }
+        Read::Some(bytes)
+    }
+
+    /// Everything that is in the pipes of this worker, within bounds, and a last line without a line feed.
+    fn drain(&mut self, worker: u64) {
+        for key in self.keys(worker) {
+            let mut left = DRAIN_MAX;
+            loop {
+                match self.read_piece(key) {
+                    Read::Some(bytes) if bytes < left => left -= bytes,
+                    Read::Some(_) | Read::Nothing => break,
+                    Read::End => {
+                        self.remove(key);
+                        break;
+                    }
+                }
+            }
+            if let Some(pipe) = self.pipes.get_mut(&key) {
+                pass_on_rest(&self.shared, &mut self.sinks[pipe.sink], pipe);
+            }
+        }
+    }
+
+    /// What is in all pipes now, each within the size of a pipe.
+    fn drain_all(&mut self) {
+        let keys: Vec<u64> = self.pipes.keys().copied().collect();
+        for key in keys {
+            for _ in 0..8 {
+                match self.read_piece(key) {
+                    Read::Some(_) => {}
+                    Read::Nothing => break,
+                    Read::End => {
+                        self.remove(key);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, worker: u64) {
+        self.shared.tails().remove(&worker);
+        let until = Instant::now() + GRACE;
+        for key in self.keys(worker) {
+            if let Some(pipe) = self.pipes.get_mut(&key) {
+                pipe.until = Some(until);
+            }
+        }
+    }
+
+    fn close_late_ones(&mut self) {
+        let now = Instant::now();
+        let late: Vec<u64> =
+            self.pipes.iter().filter(|(_, pipe)| pipe.until.is_some_and(|until| until <= now)).map(|(key, _)| *key).collect();
+        late.into_iter().for_each(|key| self.remove(key));
+    }
+
+    fn answer_flushes(&mut self) {
+        if self.sinks.iter().all(|sink| sink.pending.is_empty()) {
+            for done in self.flushes.drain(..) {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn keys(&self, worker: u64) -> Vec<u64> {
+        self.pipes.iter().filter(|(_, pipe)| pipe.worker == worker).map(|(key, _)| *key).collect()
+    }
+
+    /// Closes our end; the epoll forgets it by that.
+    fn remove(&mut self, key: u64) {
+        if let Some(mut pipe) = self.pipes.remove(&key) {
+            pass_on_rest(&self.shared, &mut self.sinks[pipe.sink], &mut pipe);
+        }
+    }
+}
+
+fn pass_on_rest(shared: &Shared, sink: &mut Sink, pipe: &mut Pipe) {
+    if !pipe.line.is_empty() {
+        pass_on(shared, sink, pipe);
+    }
+}
+
+/// The pipe's line goes to the sink and, as long as the worker is not closed, into its tail.
+fn pass_on(shared: &Shared, sink: &mut Sink, pipe: &mut Pipe) {
+    if pipe.until.is_none() {
+        shared.tails().entry(pipe.worker).or_default().push(&pipe.line);
+    }
+    if !sink.dead {
+        if sink.labelled {
+            sink.pending.extend_from_slice(pipe.label.as_bytes());
+            sink.pending.extend_from_slice(b": ");
+        }
+        sink.pending.extend_from_slice(&pipe.line);
+        sink.pending.push(b'\n');
+    }
+    pipe.line.clear();
+    // A quiet worker costs nothing, whatever it once said.
+    pipe.line.shrink_to(1024);
+}
+
+impl Sink {
+    fn new(fd: OwnedFd) -> io::Result<Sink> {
+        let labelled = std::io::IsTerminal::is_terminal(&fd);
+        Ok(Sink { fd, epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, pending: Vec::new(), labelled, dead: false })
+    }
+
+    fn has_room(&self) -> bool {
+        self.pending.len() < PENDING_MAX
+    }
+
+    /// Writes what can be written now. The descriptor is shared with others and stays blocking, so ask before each piece.
+    fn write(&mut self) {
+        let mut done = 0;
+        while done < self.pending.len() {
+            let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+            match poll(&mut fds, Some(&Timespec::default())) {
+                Ok(1) => {}
+                Ok(_) | Err(Errno::INTR) => break,
+                Err(_) => {}
+            }
+            let rest = &self.pending[done..];
+            let piece = &rest[..rest.len().min(WRITE_MAX)];
+            // Whole lines, if there is one: others write to the same file.
+            let piece = piece.iter().rposition(|byte| *byte == b'\n').map_or(piece, |end| &piece[..=end]);
+            match rustix::io::write(self.fd.as_fd(), piece) {
+                Ok(bytes) => done += bytes,
+                Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(_) => {
+                    self.dead = true;
+                    done = self.pending.len();
+                }
+            }
+        }
+        self.pending.drain(..done);
+        if self.pending.is_empty() {
+            self.pending.shrink_to(PIECE);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Streams to journald: one for each worker, so that journald sees the worker's own process and identifier.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::{Streams as Fds, ask, inherited};
+use crate::sys::stream::unread_by_peer;
+
+/// Where journald takes streams.
+pub(super) const JOURNALD: &str = "/run/systemd/journal/stdout";
+/// Room for what journald has not read yet, as systemd gives to its services, bytes.
+const SEND_BUFFER: usize = 8 * 1024 * 1024;
+/// How many failures may wait for their lines at once; as many as the status document keeps.
+const ASKERS_MAX: usize = 20;
+/// How long journald may take to read what a dead worker has left in its stream.
+const READ_WITHIN: Duration = Duration::from_millis(500);
+
+/// The streams of all workers.
+pub(super) struct Streams {
+    journald: PathBuf,
+    known: Mutex<HashMap<u64, Known>>,
+    /// One journalctl at a time: a thousand workers may die in one instant.
+    turn: Arc<tokio::sync::Semaphore>,
+    askers: Arc<AtomicUsize>,
+}
+
+/// A worker's stream.
+struct Known {
+    identifier: String,
+    /// A copy, to learn whether journald has read all of it.
+    copy: Option<OwnedFd>,
+}
+
+impl Streams {
+    pub fn new(journald: PathBuf) -> Streams {
+        Streams { journald, known: Mutex::default(), turn: Arc::new(tokio::sync::Semaphore::new(1)), askers: Arc::default() }
+    }
+
+    /// A stream of the worker's own, or our stderr when journald takes none now.
+    pub fn open(&self, worker: u64, identifier: &str) -> io::Result<Fds> {
+        let Ok(stream) = connect(&self.journald, identifier) else { return inherited() };
+        let stat = rustix::fs::fstat(&stream)?;
+        let known = Known { identifier: identifier.to_owned(), copy: Some(stream.try_clone()?) };
+        self.known().insert(worker, known);
+        Ok(Fds { stdout: stream.try_clone()?, stderr: stream, journal_stream: Some(format!("{}:{}", stat.st_dev, stat.st_ino)) })
+    }
+
+    pub async fn tail(&self, worker: u64, pid: u32, since: SystemTime) -> Vec<String> {
+        let (identifier, copy) = match self.known().get_mut(&worker) {
+            Some(known) => (Some(known.identifier.clone()), known.copy.take()),
+            // It printed into our own stderr.
+            None => (None, None),
+        };
+        let asker = Asker(Arc::clone(&self.askers));
+        if asker.0.fetch_add(1, Ordering::Relaxed) >= ASKERS_MAX {
+            return Vec::new();
+        }
+        let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { return Vec::new() };
+        let asked = tokio::task::spawn_blocking(move || {
+            // Held to the end even when nobody waits any more.
+            let _held = (asker, turn);
+            if let Some(copy) = copy {
+                wait_until_read(&copy);
+                // With the last copy journald sees the end, and writes a last line that had no line feed.
+            }
+            ask::journalctl("journalctl".as_ref(), identifier.as_deref(), pid, since)
+        });
+        asked.await.unwrap_or_default()
+    }
+
+    pub fn close(&self, worker: u64) {
+        self.known().remove(&worker);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one asker less when dropped.
+struct Asker(Arc<AtomicUsize>);
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Opens a stream as `sd_journal_stream_fd(3)` does, but never waits for a journald that does not accept.
+fn connect(journald: &std::path::Path, identifier: &str) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(journald)?)?;
+    rustix::net::shutdown(&stream, Shutdown::Read)?;
+    // More than `wmem_max` needs CAP_NET_ADMIN; less than wanted is no fault.
+    if rustix::net::sockopt::set_socket_send_buffer_size_force(&stream, SEND_BUFFER).is_err() {
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
+    }
+    // Identifier, unit (empty: journald finds it), priority, level prefixes, and nowhere else to forward.
+    let header = format!("{}\n\n6\n1\n0\n0\n0\n", identifier.replace(char::is_control, "_"));
+    if rustix::net::send(&stream, header.as_bytes(), SendFlags::NOSIGNAL)? != header.len() {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    // Programs expect a blocking stdout.
+    rustix::io::ioctl_fionbio(&stream, false)?;
+    Ok(stream)
+}
+
+/// Waits until journald has read everything, within bounds. The kernel has no event for it, so look now and then; this is
+/// on a thread of its own and only after a failure.
+fn wait_until_read(stream: &OwnedFd) {
+    let end = std::time::Instant::now() + READ_WITHIN;
+    while unread_by_peer(stream).is_ok_and(|bytes| bytes > 0) && std::time::Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}

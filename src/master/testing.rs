@@ -1,0 +1,34 @@
+//! What tests of this module share: a test that runs itself again in a process of its own, so that it can be moved
+//! (to a namespace, to a cgroup) without moving its neighbours.
+
+use std::process::{Command, Output, Stdio};
+
+/// Says to the second run that it is the second.
+const AGAIN: &str = "RATOON_TEST_AGAIN";
+
+/// `None` in the second run: go on with the test. In the first run: runs the test with this full name (below the crate) again
+/// under `wrapper`, fails if that fails, and returns what it printed.
+pub fn in_own_process(test: &str, wrapper: &[&str]) -> Option<Output> {
+    in_own_process_with(test, wrapper, Stdio::null())
+}
+
+/// The same with a standard input.
+pub fn in_own_process_with(test: &str, wrapper: &[&str], stdin: Stdio) -> Option<Output> {
+    if std::env::var(AGAIN).is_ok_and(|name| name == test) {
+        return None;
+    }
+    let exe = std::env::current_exe().expect("a program");
+    let mut words = wrapper.iter().map(std::ffi::OsStr::new).chain([exe.as_os_str()]);
+    let mut command = Command::new(words.next().expect("at least the program"));
+    command.args(words).args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    let output = command.env(AGAIN, test).stdin(stdin).output().expect("the wrapper is installed");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // A misspelt name would run nothing and succeed.
+    assert!(output.status.success() && stdout.contains("1 passed"), "{}\n{stdout}\n{stderr}", output.status);
+    Some(output)
+}
+
+/// A wrapper that gives the test a `/run` of its own (root only, as CI is; elsewhere the test fails and says so).
+pub const OWN_RUN: [&str; 6] =
+    ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && exec \"$@\"", "sh"];

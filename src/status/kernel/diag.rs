@@ -1,0 +1,231 @@
+//! The bytes of sock_diag(7): what is asked, and what the answers say.
+//!
+//! Law: every length is checked; what makes no sense is left out.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Queue, netlink};
+
+/// A socket's inode number, as the dumps and `/proc/PID/fd` have it.
+pub(super) type Inode = u32;
+
+const AF_UNIX: u8 = 1;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+
+/// States of a socket, `enum` in the kernel's tcp_states.h; Unix sockets use the first and the last.
+const ESTABLISHED: u8 = 1;
+const LISTEN: u8 = 10;
+/// Established, and on the way down while a process may still hold it: FIN_WAIT1 and 2, CLOSE_WAIT, LAST_ACK, CLOSING.
+const CONNECTED: u32 = 1 << ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+
+/// `struct inet_diag_req_v2` and `struct inet_diag_msg` without attributes, bytes.
+const INET_REQUEST: usize = 56;
+const INET_ANSWER: usize = 72;
+/// `struct unix_diag_msg`, bytes.
+const UNIX_ANSWER: usize = 16;
+/// INET_DIAG_REQ_BYTECODE
+const BYTECODE: u16 = 1;
+/// With more ports than this the kernel's filter is not used.
+const PORTS_MAX: usize = 1000;
+
+const UDIAG_SHOW_NAME: u32 = 0x01;
+const UDIAG_SHOW_RQLEN: u32 = 0x10;
+const UNIX_DIAG_NAME: u16 = 0;
+const UNIX_DIAG_RQLEN: u16 = 4;
+
+/// What the dumps have said.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    /// The accept queues of listening sockets.
+    pub queues: HashMap<Inode, Queue>,
+    /// Connections of the listening addresses that some process has accepted.
+    pub connections: HashSet<Inode>,
+}
+
+impl Sockets {
+    /// Asks for the TCP sockets at these local ports. An error leaves out what it concerns.
+    pub fn add_tcp(&mut self, six: bool, ports: &HashSet<u16>) {
+        let request = tcp_request(six, ports);
+        let _ = netlink::dump(&request, |answer| self.tcp_answer(answer, ports));
+    }
+
+    /// Asks for the Unix sockets with these names.
+    pub fn add_unix(&mut self, names: &HashSet<&[u8]>) {
+        let _ = netlink::dump(&unix_request(), |answer| self.unix_answer(answer, names));
+    }
+
+    /// Takes one `struct inet_diag_msg`.
+    fn tcp_answer(&mut self, answer: &[u8], ports: &HashSet<u16>) {
+        let Some(head) = answer.get(..INET_ANSWER) else { return };
+        let port = u16::from_be_bytes([head[4], head[5]]);
+        let inode = number(head, 68);
+        // Inode 0: no process has accepted it yet, or none holds it any more.
+        if inode == 0 || !ports.contains(&port) {
+            return;
+        }
+        let state = head[1];
+        if state == LISTEN {
+            self.queues.insert(inode, Queue { waiting: number(head, 56).into(), max: number(head, 60).into() });
+        } else if state < 32 && CONNECTED & (1 << state) != 0 {
+            self.connections.insert(inode);
+        }
+    }
+
+    /// Takes one `struct unix_diag_msg` with its attributes.
+    fn unix_answer(&mut self, answer: &[u8], names: &HashSet<&[u8]>) {
+        let Some((head, rest)) = answer.split_at_checked(UNIX_ANSWER) else { return };
+        let inode = number(head, 4);
+        let mut name = None;
+        let mut queue = None;
+        for (kind, value) in netlink::attributes(rest) {
+            match kind {
+                UNIX_DIAG_NAME => name = Some(unix_name(value)),
+                UNIX_DIAG_RQLEN if value.len() >= 8 => {
+                    queue = Some(Queue { waiting: number(value, 0).into(), max: number(value, 4).into() });
+                }
+                _ => {}
+            }
+        }
+        if inode == 0 || !name.is_some_and(|name| names.contains(name)) {
+            return;
+        }
+        match (head[2], queue) {
+            (LISTEN, Some(queue)) => drop(self.queues.insert(inode, queue)),
+            // An accepted one has the name of the socket that it was accepted from.
+            (ESTABLISHED, _) => drop(self.connections.insert(inode)),
+            _ => {}
+        }
+    }
+}
+
+/// The number at this place; the caller has checked the length.
+fn number(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+/// A name without the zero bytes that end a path; an abstract one begins with a zero and is taken whole.
+pub(super) fn unix_name(bytes: &[u8]) -> &[u8] {
+    match bytes.first() {
+        Some(0) | None => bytes,
+        Some(_) => &bytes[..bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len())],
+    }
+}
+
+/// `struct inet_diag_req_v2` for listening and connected sockets, and the filter of ports.
+fn tcp_request(six: bool, ports: &HashSet<u16>) -> Vec<u8> {
+    let mut request = vec![0; INET_REQUEST];
+    request[0] = if six { AF_INET6 } else { AF_INET };
+    request[1] = IPPROTO_TCP;
+    request[4..8].copy_from_slice(&(CONNECTED | 1 << LISTEN).to_ne_bytes());
+    if ports.len() <= PORTS_MAX {
+        netlink::put_attribute(&mut request, BYTECODE, &port_filter(ports));
+    }
+    request
+}
+
+/// The kernel's filter program for "local port is one of these" (`struct inet_diag_bc_op`): conditional jumps forward; to
+/// arrive exactly at the end accepts, to jump beyond it rejects.
+fn port_filter(ports: &HashSet<u16>) -> Vec<u8> {
+    const JMP: u8 = 1;
+    const AT_LEAST: u8 = 2;
+    const AT_MOST: u8 = 3;
+    /// Two comparisons of eight bytes and a jump of four.
+    const BLOCK: usize = 20;
+    let mut program = Vec::with_capacity(ports.len() * BLOCK);
+    let mut op = |code: u8, yes: u8, no: usize| {
+        program.extend_from_slice(&[code, yes]);
+        // At most PORTS_MAX blocks: it fits.
+        program.extend_from_slice(&u16::try_from(no).unwrap_or(u16::MAX).to_ne_bytes());
+    };
+    for (n, port) in ports.iter().enumerate() {
+        let after = (ports.len() - n - 1) * BLOCK;
+        // Not this port: to the next block, or for the last one beyond the end.
+        let miss = if after == 0 { 4 } else { 0 };
+        op(AT_LEAST, 8, BLOCK + miss);
+        op(0, 0, usize::from(*port));
+        op(AT_MOST, 8, BLOCK - 8 + miss);
+        op(0, 0, usize::from(*port));
+        op(JMP, 4, 4 + after);
+    }
+    program
+}
+
+/// `struct unix_diag_req` for listening and connected sockets, with names and queues.
+fn unix_request() -> Vec<u8> {
+    let mut request = vec![AF_UNIX, 0, 0, 0];
+    request.extend_from_slice(&(1u32 << ESTABLISHED | 1 << LISTEN).to_ne_bytes());
+    request.extend_from_slice(&0u32.to_ne_bytes());
+    request.extend_from_slice(&(UDIAG_SHOW_NAME | UDIAG_SHOW_RQLEN).to_ne_bytes());
+    // No cookie.
+    request.extend_from_slice(&[0xff; 8]);
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(state: u8, port: u16, inode: u32, queue: u32, max: u32) -> Vec<u8> {
+        let mut message = vec![0; INET_ANSWER];
+        message[0] = AF_INET;
+        message[1] = state;
+        message[4..6].copy_from_slice(&port.to_be_bytes());
+        message[56..60].copy_from_slice(&queue.to_ne_bytes());
+        message[60..64].copy_from_slice(&max.to_ne_bytes());
+        message[68..72].copy_from_slice(&inode.to_ne_bytes());
+        message
+    }
+
+    fn unix(state: u8, inode: u32, name: &[u8], queue: Option<(u32, u32)>) -> Vec<u8> {
+        let mut message = vec![AF_UNIX, 1, state, 0];
+        message.extend_from_slice(&inode.to_ne_bytes());
+        message.extend_from_slice(&[0; 8]);
+        netlink::put_attribute(&mut message, UNIX_DIAG_NAME, name);
+        if let Some((waiting, max)) = queue {
+            netlink::put_attribute(&mut message, UNIX_DIAG_RQLEN, &[waiting.to_ne_bytes(), max.to_ne_bytes()].concat());
+        }
+        message
+    }
+
+    #[test]
+    fn tcp_sockets_are_told_apart() {
+        let mut sockets = Sockets::default();
+        let ports = HashSet::from([80]);
+        for message in [tcp(LISTEN, 80, 7, 3, 128), tcp(ESTABLISHED, 80, 8, 0, 0), tcp(8, 80, 9, 0, 0)] {
+            sockets.tcp_answer(&message, &ports);
+        }
+        // Not accepted yet; another port; TIME_WAIT; a state that does not exist; cut off.
+        for message in [tcp(1, 80, 0, 0, 0), tcp(1, 81, 10, 0, 0), tcp(6, 80, 11, 0, 0), tcp(200, 80, 12, 0, 0)] {
+            sockets.tcp_answer(&message, &ports);
+        }
+        sockets.tcp_answer(&tcp(1, 80, 13, 0, 0)[..INET_ANSWER - 1], &ports);
+        assert_eq!(sockets.queues, HashMap::from([(7, Queue { waiting: 3, max: 128 })]));
+        assert_eq!(sockets.connections, HashSet::from([8, 9]));
+    }
+
+    #[test]
+    fn unix_sockets_are_told_apart() {
+        let mut sockets = Sockets::default();
+        let names: HashSet<&[u8]> = HashSet::from([&b"/run/x.sock"[..], b"\0abstract"]);
+        sockets.unix_answer(&unix(LISTEN, 7, b"/run/x.sock\0", Some((2, 16))), &names);
+        sockets.unix_answer(&unix(ESTABLISHED, 8, b"/run/x.sock\0", Some((5, 0))), &names);
+        sockets.unix_answer(&unix(ESTABLISHED, 9, b"\0abstract", None), &names);
+        sockets.unix_answer(&unix(ESTABLISHED, 10, b"abstract", None), &names);
+        sockets.unix_answer(&unix(LISTEN, 11, b"/run/x.sock\0", None), &names);
+        sockets.unix_answer(&unix(ESTABLISHED, 0, b"\0abstract", None), &names);
+        sockets.unix_answer(&[1, 1, 1], &names);
+        assert_eq!(sockets.queues, HashMap::from([(7, Queue { waiting: 2, max: 16 })]));
+        assert_eq!(sockets.connections, HashSet::from([8, 9]));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_answers_do_no_harm(bytes: Vec<u8>, port: u16) {
+            let mut sockets = Sockets::default();
+            sockets.tcp_answer(&bytes, &HashSet::from([port]));
+            sockets.unix_answer(&bytes, &HashSet::from([&b"/x"[..]]));
+        }
+    }
+}

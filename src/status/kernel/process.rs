@@ -1,0 +1,212 @@
+//! One process and one cgroup, as `/proc` and the cgroup's files show them.
+
+use std::fs::File;
+use std::io::Read;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat, readlinkat_raw};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::diag::Inode;
+
+/// More descriptors than this in one process are not counted.
+const DESCRIPTORS_MAX: u32 = 65_536;
+/// How deep the descendants of a worker are followed where it has no cgroup.
+const DEPTH_MAX: u32 = 8;
+
+/// A process, held by its directory in `/proc`: when it ends, all reads fail, and none sees a later process of its number.
+pub(super) struct Process {
+    dir: OwnedFd,
+    pid: u32,
+}
+
+/// From `/proc/PID/stat`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// Its own CPU time and that of the children it has waited for, microseconds.
+    pub cpu_usec: u64,
+    /// Since the boot.
+    pub started: Duration,
+    /// Bytes.
+    pub rss: u64,
+}
+
+impl Process {
+    pub fn open(pid: u32) -> Option<Process> {
+        if pid == 0 {
+            return None;
+        }
+        let dir = openat(CWD, format!("/proc/{pid}"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        Some(Process { dir, pid })
+    }
+
+    /// `None` when it has ended, or is a zombie.
+    pub fn stat(&self) -> Option<Stat> {
+        let mut buffer = [0; 1024];
+        let text = self.read("stat", &mut buffer)?;
+        parse_stat(text, rustix::param::clock_ticks_per_second(), rustix::param::page_size() as u64)
+    }
+
+    /// Calls `each` with the inode of every socket that it holds; `false` when they cannot be (all) seen: another user's
+    /// process, one that is not dumpable, too many descriptors, or no time left.
+    pub fn sockets(&self, end: Instant, mut each: impl FnMut(Inode)) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(dir) = openat(&self.dir, "fd", flags, Mode::empty()) else { return false };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut entries = RawDir::new(&dir, &mut buffer);
+        let mut seen = 0;
+        while let Some(entry) = entries.next() {
+            let Ok(entry) = entry else { return false };
+            seen += 1;
+            if seen > DESCRIPTORS_MAX || (seen % 256 == 0 && Instant::now() > end) {
+                return false;
+            }
+            // "socket:[12345]"; "." and ".." are no links, and a descriptor may have been closed meanwhile.
+            let mut link = [MaybeUninit::uninit(); 32];
+            if let Ok((link, _)) = readlinkat_raw(&dir, entry.file_name(), &mut link[..])
+                && let Some(inode) = socket_inode(link)
+            {
+                each(inode);
+            }
+        }
+        true
+    }
+
+    fn read<'a>(&self, file: &str, buffer: &'a mut [u8]) -> Option<&'a str> {
+        let mut file = File::from(openat(&self.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?);
+        let length = file.read(buffer).ok()?;
+        // The name in `stat` may hold any bytes; all the rest is ASCII.
+        let bytes = &buffer[..length];
+        let after = bytes.iter().rposition(|byte| *byte == b')').unwrap_or(0);
+        std::str::from_utf8(&bytes[after..]).ok()
+    }
+
+    /// The children of its main thread (that of others would cost a file for each thread).
+    fn children(&self) -> Option<Vec<u32>> {
+        let path = format!("task/{}/children", self.pid);
+        let mut buffer = [0; 4096];
+        Some(self.read(&path, &mut buffer)?.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+    }
+}
+
+/// `/proc/PID/stat` from the parenthesis that ends the name on, proc(5); fields are numbered from 3 behind it.
+fn parse_stat(text: &str, ticks: u64, page: u64) -> Option<Stat> {
+    let fields: Vec<&str> = text.strip_prefix(')')?.split_ascii_whitespace().collect();
+    let field = |number: usize| -> Option<u64> { fields.get(number - 3)?.parse::<i64>().ok()?.try_into().ok() };
+    if matches!(*fields.first()?, "Z" | "X" | "x") || ticks == 0 {
+        return None;
+    }
+    // utime, stime, and cutime, cstime of children that were waited for.
+    let cpu = (14..=17).try_fold(0u64, |sum, number| sum.checked_add(field(number)?))?;
+    let per_tick = 1_000_000 / ticks.min(1_000_000);
+    Some(Stat {
+        cpu_usec: cpu.saturating_mul(per_tick),
+        started: Duration::from_micros(field(22)?.saturating_mul(per_tick)),
+        rss: field(24)?.saturating_mul(page),
+    })
+}
+
+fn socket_inode(link: &[u8]) -> Option<Inode> {
+    std::str::from_utf8(link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?).ok()?.parse().ok()
+}
+
+/// When the machine booted, by the wall clock of now.
+pub(super) fn boot_time() -> Option<SystemTime> {
+    let up = clock_gettime(ClockId::Boottime);
+    let up = Duration::new(up.tv_sec.try_into().ok()?, up.tv_nsec.try_into().ok()?);
+    SystemTime::now().checked_sub(up)
+}
+
+/// Rss and Pss of this process, bytes, from `/proc/self/smaps_rollup`.
+pub(super) fn own_rollup() -> (Option<u64>, Option<u64>) {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    let field = |name: &str| {
+        let kib = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib?.checked_mul(1024)
+    };
+    (field("Rss:"), field("Pss:"))
+}
+
+/// The one number in a file of a cgroup.
+pub(super) fn number(path: &Path) -> Option<u64> {
+    let mut text = String::new();
+    File::open(path).ok()?.take(64).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// `usage_usec` of a cgroup.
+pub(super) fn group_cpu(group: &Path) -> Option<u64> {
+    let mut text = String::new();
+    File::open(group.join("cpu.stat")).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.trim().parse().ok())
+}
+
+/// The processes of a cgroup; `None` when it is gone, or holds more than `max`.
+pub(super) fn group_members(group: &Path, max: usize) -> Option<Vec<u32>> {
+    let mut text = String::new();
+    File::open(group.join("cgroup.procs")).ok()?.take(64 * 1024).read_to_string(&mut text).ok()?;
+    let members: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    (members.len() <= max).then_some(members)
+}
+
+/// The descendants of a process; `None` when they cannot be seen or are more than `max`.
+pub(super) fn descendants(main: Option<&Process>, max: usize) -> Option<Vec<u32>> {
+    let mut all = main?.children()?;
+    let mut level = all.clone();
+    for _ in 0..DEPTH_MAX {
+        // One that has ended meanwhile has none.
+        level = level.iter().filter_map(|pid| Process::open(*pid)?.children()).flatten().collect();
+        all.extend_from_slice(&level);
+        if level.is_empty() || all.len() > max {
+            break;
+        }
+    }
+    (all.len() <= max).then_some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Recorded; behind the name.
+    const STAT: &str = ") S 1 900 900 0 -1 4194560 1234 0 5 0 150 50 7 3 20 0 4 0 4242 12345678 256 18446744073709551615 1 1 0";
+
+    #[test]
+    fn stat_is_read() {
+        let stat = parse_stat(STAT, 100, 4096).expect("a stat");
+        assert_eq!(stat, Stat { cpu_usec: 2_100_000, started: Duration::from_millis(42_420), rss: 256 * 4096 });
+    }
+
+    #[test]
+    fn nonsense_and_zombies_are_no_stat() {
+        assert_eq!(parse_stat(&STAT.replace(" S ", " Z "), 100, 4096), None);
+        assert_eq!(parse_stat(&STAT[..60], 100, 4096), None);
+        assert_eq!(parse_stat(&STAT.replace("150", "-150"), 100, 4096), None);
+        assert_eq!(parse_stat("", 100, 4096), None);
+        assert_eq!(parse_stat(STAT, 0, 4096), None);
+        let huge = parse_stat(&STAT.replace(" 256 ", " 9223372036854775807 "), 100, 4096).expect("a stat");
+        assert_eq!(huge.rss, u64::MAX);
+    }
+
+    #[test]
+    fn links_are_read() {
+        assert_eq!(socket_inode(b"socket:[4294967295]"), Some(u32::MAX));
+        for other in ["socket:[4294967296]", "socket:[]", "socket:[-1]", "pipe:[5]", "/tmp/socket:[5]", "socket:[5", ""] {
+            assert_eq!(socket_inode(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn we_see_ourselves() {
+        let me = Process::open(std::process::id()).expect("procfs");
+        let stat = me.stat().expect("we live");
+        assert!(stat.rss > 100_000);
+        let started = boot_time().expect("a clock") + stat.started;
+        let age = SystemTime::now().duration_since(started).unwrap_or_default();
+        assert!(age < Duration::from_secs(24 * 3600), "{age:?}");
+        assert!(Process::open(0).is_none());
+    }
+}

@@ -1,0 +1,39 @@
+//! What is still under way on a stream socket.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Bytes (with the kernel's overhead) that were written to this Unix stream socket and that its peer has not read yet;
+/// 0 when it has read everything. `SIOCOUTQ`, unix(7).
+///
+/// # Errors
+/// Not a socket.
+pub fn unread_by_peer(socket: impl AsFd) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int to the address it is given, which is that of `bytes`.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::unread_by_peer;
+
+    #[test]
+    fn counts_what_the_peer_has_not_read() {
+        let (mut near, mut far) = UnixStream::pair().expect("a pair");
+        assert_eq!(unread_by_peer(&near).expect("a socket"), 0);
+        near.write_all(b"line\n").expect("room");
+        assert!(unread_by_peer(&near).expect("a socket") > 0);
+        far.read_exact(&mut [0; 5]).expect("five bytes");
+        assert_eq!(unread_by_peer(&near).expect("a socket"), 0);
+    }
+
+    #[test]
+    fn refuses_what_is_no_socket() {
+        assert!(unread_by_peer(std::fs::File::open("/dev/null").expect("/dev/null")).is_err());
+    }
+}

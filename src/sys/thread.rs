@@ -1,0 +1,55 @@
+//! Helper threads that no signal ever reaches.
+//!
+//! Law: signals belong to the master's loop. A thread started here has every signal blocked from its first
+//! instruction on, so that none is taken from the loop and no system call of the thread is interrupted.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::thread::{Builder, JoinHandle};
+
+/// Starts a named thread (≤ 15 bytes of the name are shown by the kernel) that blocks all signals; `stack` is in bytes.
+///
+/// # Errors
+/// The kernel has no room for another thread (EAGAIN: `TasksMax=`, RLIMIT_NPROC).
+pub fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    // A thread inherits the mask of its creator: block here, create, put back.
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `all` is room for a set, which sigfillset fills before pthread_sigmask reads it; `before` is room for the old one.
+    let changed = unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr())
+    };
+    let started = Builder::new().name(name.to_owned()).stack_size(stack).spawn(body);
+    if changed == 0 {
+        // SAFETY: pthread_sigmask succeeded above, so it wrote `before`.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    }
+    started
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spawn;
+
+    fn blocked() -> String {
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("procfs");
+        status.lines().find(|line| line.starts_with("SigBlk:")).expect("SigBlk").to_owned()
+    }
+
+    #[test]
+    fn the_thread_blocks_all_signals_and_the_creator_keeps_its_mask() {
+        let before = blocked();
+        let (tell, told) = std::sync::mpsc::channel();
+        spawn("ratoon-test", 64 * 1024, move || tell.send(blocked()).expect("the test waits"))
+            .expect("a thread")
+            .join()
+            .expect("no panic");
+        let inside = told.recv().expect("the mask");
+        let mask = u64::from_str_radix(inside.trim_start_matches("SigBlk:").trim(), 16).expect("hex");
+        // SIGTERM is 15, SIGHUP 1: bit n-1.
+        assert_eq!(mask & (1 << 14), 1 << 14, "{inside}");
+        assert_eq!(mask & 1, 1, "{inside}");
+        assert_eq!(blocked(), before);
+    }
+}

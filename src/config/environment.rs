@@ -189,17 +189,15 @@ impl Scanner<'_> {
             }
         }
         let quoted = value.len();
-        // What a backslash stands before is not white space to be stripped.
+        // White space at the end is stripped, but for what a backslash stands before or after.
         let mut keep = quoted;
         while let Some(c) = self.next() {
             match c {
                 '\\' => {
-                    if let Some(escaped) = self.next()
-                        && !is_newline(escaped)
-                    {
+                    if let Some(escaped) = self.next().filter(|escaped| !is_newline(*escaped)) {
                         value.push(escaped);
-                        keep = value.len();
                     }
+                    keep = value.len();
                 }
                 c if is_newline(c) => break,
                 c => {
@@ -245,4 +243,111 @@ impl Scanner<'_> {
 
 fn is_newline(c: char) -> bool {
     matches!(c, '\n' | '\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the text says, as `NAME=value` pieces.
+    fn read(text: &str) -> Vec<String> {
+        parse(text).unwrap().into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    }
+
+    #[test]
+    fn as_systemd_reads_it() {
+        for (text, expected) in [
+            ("", &[][..]),
+            ("A=1", &["A=1"]),
+            ("A=1\nB=2\n", &["A=1", "B=2"]),
+            ("A=1\r\nB=2\r\n", &["A=1", "B=2"]),
+            ("\u{feff}A=1", &["A=1"]),
+            ("A=\n", &["A="]),
+            ("  A \t= 1 \t\n", &["A=1"]),
+            ("# a comment\n; another\n  # a third\nA=1 # not one", &["A=1 # not one"]),
+            ("# a comment goes not on \\\nA=1", &["A=1"]),
+            ("A=b=c=d", &["A=b=c=d"]),
+            ("A=b\\\nc", &["A=bc"]),
+            ("A=b\\ \n", &["A=b "]),
+            ("A=b \\\n", &["A=b "]),
+            ("A=b\\\\c\\x", &["A=b\\cx"]),
+            ("A=$HOME `id` $(id) ~ *", &["A=$HOME `id` $(id) ~ *"]),
+            ("A=' b '", &["A= b "]),
+            ("A=' b\\\n\"$c\n'", &["A= b\\\n\"$c\n"]),
+            ("A=\" b \"", &["A= b "]),
+            ("A=\"b\\\nc\"", &["A=bc"]),
+            ("A=\"b\nc\"\nD=1", &["A=b\nc", "D=1"]),
+            ("A=\"\\\" \\\\ \\` \\$ \\n\"", &["A=\" \\ ` $ \\n"]),
+            ("A=\"b\" 'c' d \"e\"", &["A=bcd \"e\""]),
+            ("A=b\"c\"", &["A=b\"c\""]),
+            ("A=1\nA=2", &["A=1", "A=2"]),
+        ] {
+            assert_eq!(read(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_a_value() {
+        for (text, line, expected) in [
+            ("A=1\nsecret\n", 2, "this line has no \"=\"; write NAME=value, or # before a comment"),
+            ("secret", 1, "this line has no \"=\"; write NAME=value, or # before a comment"),
+            ("A='x\ny'\n\nexport B=secret", 4, "no shell reads this; leave out the word \"export\""),
+            ("=secret", 1, "\"\" is no name of a variable; it may have letters, digits and _, and begins with no digit"),
+            ("1A=secret", 1, "\"1A\" is no name of a variable; it may have letters, digits and _, and begins with no digit"),
+            ("A-B=secret", 1, "\"A-B\" is no name of a variable; it may have letters, digits and _, and begins with no digit"),
+            ("A=1\n\nB='secret\n\n", 3, "a ' is never closed in the value of B"),
+            ("A=\"secret\\\"", 1, "a \" is never closed in the value of A"),
+            ("A=\"secret\\", 1, "a \" is never closed in the value of A"),
+            ("A=secret\0", 1, "the value of A has a NUL byte in it, which no environment can hold"),
+            ("A\0=secret", 1, "\"A\\0\" is no name of a variable; it may have letters, digits and _, and begins with no digit"),
+            ("LISTEN_PID=1", 1, "the variable \"LISTEN_PID\" is set by Ratoon itself for each worker; remove it here"),
+            ("WATCHDOG_USEC=1", 1, "the variable \"WATCHDOG_USEC\" is set by Ratoon itself for each worker; remove it here"),
+            ("RATOON_X=1", 1, "the variable \"RATOON_X\" is set by Ratoon itself for each worker; remove it here"),
+        ] {
+            assert_eq!(parse(text), Err((line, expected.to_owned())), "{text:?}");
+        }
+        // Close to ours, and not ours.
+        assert_eq!(read("LISTEN_ADDRESS=a\nWATCHDOG=b\nRATOON=c").len(), 3);
+    }
+
+    #[test]
+    fn what_no_exec_would_take() {
+        let fits = format!("A={}", "x".repeat(ASSIGNMENT_MAX - 2));
+        assert_eq!(read(&fits), [fits.as_str()]);
+        let said = "A and its value are 131072 bytes; the kernel takes 131071 at most";
+        assert_eq!(parse(&format!("{fits}x")), Err((1, said.to_owned())));
+    }
+
+    #[test]
+    fn of_each_name_the_last_value_stays() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let merged = last_of_each(vec![pair("A", "1"), pair("B", "2"), pair("A", "3"), pair("A", "4")]);
+        assert_eq!(merged, [pair("A", "4"), pair("B", "2")]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_ends(text in any::<String>()) {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn what_is_read_can_be_handed_on(text in "([AB_1 =\\\\\"'#;\nx\r\0é]|A=){0,60}") {
+            for (name, value) in parse(&text).unwrap_or_default() {
+                prop_assert!(check_name(&name).is_ok());
+                prop_assert!(!value.contains('\0'));
+            }
+        }
+
+        #[test]
+        fn a_quoted_value_comes_back(value in "[^\0]{0,40}") {
+            let escaped: String = value.chars().flat_map(|c| {
+                let escape = matches!(c, '"' | '\\' | '`' | '$').then_some('\\');
+                escape.into_iter().chain([c])
+            }).collect();
+            prop_assert_eq!(parse(&format!("A=\"{escaped}\"\n")), Ok(vec![("A".to_owned(), value)]));
+        }
+    }
 }

@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use super::lists::{Assignment, FileOrNone};
 use super::types::{Balance, Config, Ready, Surge};
-use super::values::{Account, Address, FilePath, Number, OrInfinity, OrOff, Signal, Size, Time, TimeOrZero};
+use super::values::{Count, Crashes, Files, Number, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
+use super::words::{Account, Address, FilePath, Signal};
 
 /// What the command line says over the file. For `#[command(flatten)]`.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Configuration, over the file's")]
 pub struct Overrides {
     /// Number of workers [default: the CPUs that may be used]
-    #[arg(long, short = 'n', visible_alias = "count", value_name = "N")]
-    workers: Option<Number<1, 10_000>>,
+    #[arg(long, visible_alias = "count", value_name = "N")]
+    workers: Option<Count>,
     /// Directory in which workers run
     #[arg(long, value_name = "PATH")]
     directory: Option<FilePath>,
@@ -57,13 +58,13 @@ pub struct Overrides {
     memory_high: Option<OrInfinity<Size>>,
     /// Processes and threads of a worker
     #[arg(long, value_name = "N")]
-    tasks_max: Option<OrInfinity<Number<1, 4_194_304>>>,
+    tasks_max: Option<OrInfinity<Tasks>>,
     /// Share of the CPU of a worker, 1 to 10000
     #[arg(long, value_name = "N")]
-    cpu_weight: Option<Number<1, 10_000>>,
+    cpu_weight: Option<Weight>,
     /// Open files of a worker
     #[arg(long, value_name = "N")]
-    nofile: Option<Number<16, 1_073_741_816>>,
+    nofile: Option<Files>,
     /// First delay after a crash [default: 100ms]
     #[arg(long, value_name = "TIME")]
     restart_initial: Option<Time>,
@@ -72,7 +73,7 @@ pub struct Overrides {
     restart_max: Option<Time>,
     /// More crashes than this in --restart-interval make the pool degraded [default: 10]
     #[arg(long, value_name = "N")]
-    restart_limit: Option<Number<0, 1_000_000>>,
+    restart_limit: Option<Crashes>,
     /// See --restart-limit [default: 1min]
     #[arg(long, value_name = "TIME")]
     restart_interval: Option<Time>,
@@ -93,7 +94,7 @@ pub struct Overrides {
     max_memory: Option<OrOff<Size>>,
     /// Requests after which a worker is replaced [default: off]
     #[arg(long, value_name = "N")]
-    max_requests: Option<OrOff<Number<1, { i64::MAX as u64 }>>>,
+    max_requests: Option<OrOff<Requests>>,
     /// Address of the read-only HTTP of the status
     #[arg(long, value_name = "ADDR")]
     status_listen: Option<Address>,

@@ -9,7 +9,8 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use toml::Spanned;
 
 use super::environment::{assignment, check_name, check_value};
-use super::values::{FilePath, Scalar, scalar};
+use super::values::{Scalar, scalar};
+use super::words::FilePath;
 
 /// A program and its arguments.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@
 //! | `types.rs` | what a configuration is, with every default |
 //! | `read.rs` | from text to types, key by key |
 //! | `keys.rs` | which keys there are, and which one was meant |
-//! | `values.rs`, `lists.rs`, `units.rs` | what a single value may look like, in the file and on the command line |
+//! | `values.rs`, `words.rs`, `lists.rs`, `units.rs` | what a single value may look like, in the file and on the command line |
 //! | `contradictions.rs` | values that are fine alone and wrong together |
 //! | `flags.rs` | the same keys as flags |
 //! | `file.rs` | opening what may be a fifo, a directory, or 1 GB |
@@ -31,6 +31,7 @@ mod tests;
 mod types;
 mod units;
 mod values;
+mod words;
 
 pub use error::Error;
 pub use flags::Overrides;

@@ -13,7 +13,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::error::{Error, Place, SHOWN, quoted};
 use super::lists::{Argv, Paths, Variables};
 use super::types::{Config, Limits, Ready, Surge, Worker};
-use super::values::{Account, Address, FilePath, Number, OrInfinity, OrOff, Signal, Size, Time, TimeOrZero, own_words};
+use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight, own_words};
+use super::words::{Account, Address, FilePath, Signal};
 use super::{Balance, contradictions, keys};
 
 const EXAMPLE: &str = "[worker]\n    command = [\"/usr/bin/my-server\", \"--flag\"]";
@@ -50,7 +51,7 @@ impl<'t> Reading<'t> {
             let restart = &mut config.restart;
             section.read("initial", &mut restart.initial, |Time(value)| value);
             section.read("max", &mut restart.max, |Time(value)| value);
-            section.read("limit", &mut restart.limit, |Number::<0, 1_000_000>(value)| narrow(value));
+            section.read("limit", &mut restart.limit, |value: Crashes| narrow(value.0));
             section.read("interval", &mut restart.interval, |Time(value)| value);
             section.read("give_up", &mut restart.give_up, |value: OrOff<Time>| value.0.map(|Time(value)| value));
             section.end();
@@ -135,14 +136,12 @@ fn syntax(message: &str, before: &str, words: &str) -> String {
     }
 }
 
-type Requests = Number<1, { i64::MAX as u64 }>;
-
 fn worker(mut section: Section<'_, '_, '_>, worker: &mut Worker, command: &mut Option<Vec<String>>) {
     section.read("command", command, |Argv(value)| Some(value));
     section.read("directory", &mut worker.directory, |FilePath(value)| Some(value));
     section.read("environment", &mut worker.environment, |Variables(value)| value);
     section.read("environment_file", &mut worker.environment_file, |Paths(value)| value);
-    section.read("count", &mut worker.count, |Number::<1, 10_000>(value)| Some(narrow(value)));
+    section.read("count", &mut worker.count, |value: Count| Some(narrow(value.0)));
     section.read("ready", &mut worker.ready, |value: Ready| value);
     section.read("settle", &mut worker.settle, |TimeOrZero(value)| value);
     section.read("start_timeout", &mut worker.start_timeout, |Time(value)| value);
@@ -161,9 +160,9 @@ fn worker(mut section: Section<'_, '_, '_>, worker: &mut Worker, command: &mut O
 fn limits(mut section: Section<'_, '_, '_>, limits: &mut Limits) {
     section.read("memory_max", &mut limits.memory_max, |value: OrInfinity<Size>| value.0.map(|Size(value)| value));
     section.read("memory_high", &mut limits.memory_high, |value: OrInfinity<Size>| value.0.map(|Size(value)| value));
-    section.read("tasks_max", &mut limits.tasks_max, |value: OrInfinity<Number<1, 4_194_304>>| value.0.map(|number| number.0));
-    section.read("cpu_weight", &mut limits.cpu_weight, |Number::<1, 10_000>(value)| Some(value));
-    section.read("nofile", &mut limits.nofile, |Number::<16, 1_073_741_816>(value)| Some(value));
+    section.read("tasks_max", &mut limits.tasks_max, |value: OrInfinity<Tasks>| value.0.map(|number| number.0));
+    section.read("cpu_weight", &mut limits.cpu_weight, |value: Weight| Some(value.0));
+    section.read("nofile", &mut limits.nofile, |value: Files| Some(value.0));
     section.end();
 }
 

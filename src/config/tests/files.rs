@@ -43,7 +43,7 @@ fn what_is_no_regular_file() {
 fn what_may_not_be_read() {
     let directory = tempfile::tempdir().unwrap();
     let path = write(directory.path(), "web.toml", b"[worker]\ncommand = ['web']\n");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
     // Root reads it all the same: the words are tried without the file.
     let error = std::io::Error::from_raw_os_error(libc::EACCES);
     let said = super::super::file::unreadable(Path::new("/etc/ratoon/web.toml"), &error);

@@ -1,0 +1,164 @@
+//! Values that are one of several words, or name something: a signal, an account, a path, an address.
+//!
+//! Law: what is accepted has the form that the kernel or the system's tables take; whether it is there, its user sees.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::error::quoted;
+use super::types::{Balance, COUNT_MAX, Ready, Surge};
+use super::values::{Scalar, scalar};
+use crate::sys::signals;
+
+/// A signal, by name or number.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signal(pub i32);
+
+impl Scalar for Signal {
+    fn expected() -> String {
+        r#"a signal such as "SIGTERM", "QUIT" or 15"#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match signals::from_name(text) {
+            Some(number) => Ok(Self(number)),
+            None => Err(format!("{} is no signal; expected {}", quoted(text), Self::expected())),
+        }
+    }
+
+    fn from_number(number: i128) -> Result<Self, String> {
+        match signals::from_name(&number.to_string()) {
+            Some(number) => Ok(Self(number)),
+            None => Err(format!("{number} is no signal; expected {}", Self::expected())),
+        }
+    }
+}
+scalar!(Signal);
+
+impl Scalar for Ready {
+    fn expected() -> String {
+        r#""notify" or "running""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "notify" => Ok(Self::Notify),
+            "running" => Ok(Self::Running),
+            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
+        }
+    }
+}
+scalar!(Ready);
+
+impl Scalar for Balance {
+    fn expected() -> String {
+        r#""shared" or "per-slot""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "shared" => Ok(Self::Shared),
+            "per-slot" => Ok(Self::PerSlot),
+            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
+        }
+    }
+}
+scalar!(Balance);
+
+impl Scalar for Surge {
+    fn expected() -> String {
+        r#""1%" to "100%" of the workers, or a number of them from 1 on"#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let percent = text.strip_suffix('%').and_then(|digits| digits.trim_end().parse::<u32>().ok());
+        match percent {
+            Some(percent @ 1..=100) => Ok(Self::Percent(percent)),
+            Some(_) => Err(format!("{} is out of range; expected {}", quoted(text), Self::expected())),
+            None => Err(format!("{} is no such number; expected {}", quoted(text), Self::expected())),
+        }
+    }
+
+    fn from_number(number: i128) -> Result<Self, String> {
+        match u32::try_from(number) {
+            Ok(count) if (1..=COUNT_MAX).contains(&count) => Ok(Self::Count(count)),
+            _ => Err(format!("{number} is out of range; expected {}", Self::expected())),
+        }
+    }
+}
+scalar!(Surge);
+
+/// A user or a group, by name or number.
+#[derive(Clone, Debug)]
+pub(super) struct Account(pub String);
+
+impl Scalar for Account {
+    fn expected() -> String {
+        "the name or number of an account".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let odd = |c: char| c.is_control() || c.is_whitespace() || matches!(c, ':' | '/' | ',');
+        if text.is_empty() || text.len() > 255 || text.starts_with('-') || text.contains(odd) {
+            return Err(format!("{} is no account; expected {}", quoted(text), Self::expected()));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn from_number(number: i128) -> Result<Self, String> {
+        // The last one means "leave it as it is" to the kernel.
+        match u32::try_from(number) {
+            Ok(number) if number != u32::MAX => Ok(Self(number.to_string())),
+            _ => Err(format!("{number} is no account; expected {}", Self::expected())),
+        }
+    }
+}
+scalar!(Account);
+
+/// A path: not empty, and nothing in it that the kernel refuses.
+#[derive(Clone, Debug)]
+pub(super) struct FilePath(pub PathBuf);
+
+impl Scalar for FilePath {
+    fn expected() -> String {
+        "a path".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.contains('\0') {
+            return Err(format!("{} is no path; expected {}", quoted(text), Self::expected()));
+        }
+        Ok(Self(PathBuf::from(text)))
+    }
+}
+scalar!(FilePath);
+
+/// Where to listen: a numeric address with its port, or an absolute path.
+#[derive(Clone, Debug)]
+pub(super) struct Address(pub String);
+
+impl Scalar for Address {
+    fn expected() -> String {
+        r#"an address such as "127.0.0.1:9090", "[::1]:9090" or "/run/web-status.sock""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.starts_with('/') {
+            return match text.len() {
+                _ if text.ends_with('/') || text.contains('\0') => {
+                    Err(format!("{} is no socket's path; expected {}", quoted(text), Self::expected()))
+                }
+                ..=PATH_MAX => Ok(Self(text.to_owned())),
+                length => Err(format!("this path has {length} bytes; the kernel takes {PATH_MAX} for a socket's; shorten it")),
+            };
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err(format!("{} is no address; expected {}", quoted(text), Self::expected())),
+        }
+    }
+}
+scalar!(Address);
+
+/// `sun_path` of `unix(7)` less its final NUL.
+const PATH_MAX: usize = 107;

@@ -9,15 +9,17 @@
 set -eu
 root=$1 work=$2 cgroup=$3 programs=$4
 
-# Two containers in one cgroup would fight for its `payload`.
-echo 0 >"$cgroup/cgroup.procs"
-
 mount -t tmpfs -o mode=755 tmpfs "$work"
 mkdir "$work/upper" "$work/work" "$work/root"
 mount -t overlay overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/work" "$work/root"
 
-SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --directory="$work/root" --boot --register=no --keep-unit \
-    --private-network --link-journal=no --console=pipe --bind-ro="$programs:/opt/ratoon" </dev/null &
+# Two containers in one cgroup would fight for its `payload`; and nothing else may sit in it, or it has no controllers.
+(
+    echo 0 >"$cgroup/cgroup.procs"
+    export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+    exec systemd-nspawn --quiet --directory="$work/root" --boot --register=no --keep-unit \
+        --private-network --link-journal=no --console=pipe --bind-ro="$programs:/opt/ratoon" </dev/null
+) &
 
 # End of file: whoever booted the container closed the pipe, or died.
 read -r _ || :

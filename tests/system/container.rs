@@ -4,7 +4,7 @@
 //! its own and ends when our end of its standard input is closed.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
@@ -171,6 +171,19 @@ impl Container {
             });
             dial.join().expect("no panic in there")
         })
+    }
+
+    /// One HTTP request on a new connection: the body of a 200.
+    pub fn get(&self, address: &str) -> io::Result<String> {
+        let mut stream = self.connect(address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.starts_with("HTTP/1.1 200") => Ok(body.into()),
+            _ => Err(io::Error::other(format!("no 200: {answer:?}"))),
+        }
     }
 
     /// What the journal has since a moment, for the report of a failed case.

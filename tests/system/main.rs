@@ -7,6 +7,10 @@
 #![forbid(unsafe_code)]
 
 mod container;
+mod instance;
+#[path = "../support/load.rs"]
+mod load;
+mod pool;
 mod units;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -40,7 +44,7 @@ fn main() {
         }
         let slot = Slot::default();
         slots.push(slot.clone());
-        for &(name, case) in [units::CASES].into_iter().flatten() {
+        for &(name, case) in [units::CASES, pool::CASES].into_iter().flatten() {
             let slot = slot.clone();
             let run = move || {
                 let mut slot = slot.lock().expect("a case's panic is caught");

@@ -1,0 +1,111 @@
+//! Servers that know nothing of Ratoon, as workers: each the real program, as its users start it.
+//!
+//! What is asked of all: it starts, is reloaded under load without a lost request, scaled, replaced when killed, drained.
+//! What a program loses by itself is written where it is tested.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use support::load::{Load, answers};
+use support::{Master, example, signal, target_debug};
+
+/// How many requests the program itself may lose over three reloads.
+type Loses = std::ops::RangeInclusive<u64>;
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn node_http() {
+    a_worker_s_life(r#"command = ["node", "node.js"]"#, 0..=0);
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn uvicorn() {
+    // Speaks no sd_notify.
+    let command = format!("command = [{:?}, '--fd', '3', '--no-access-log', 'app:asgi']\nready = 'running'", venv("uvicorn"));
+    a_worker_s_life(&command, 0..=0);
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn gunicorn() {
+    a_worker_s_life(&format!("command = [{:?}, '--no-control-socket', 'app:wsgi']", venv("gunicorn")), 0..=0);
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn puma() {
+    a_worker_s_life(r#"command = ["puma", "--bind-to-activated-sockets=only", "--config", "puma.rb"]"#, 0..=0);
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn shell_script() {
+    a_worker_s_life(r#"command = ["./shell.sh"]"#, 0..=0);
+}
+
+/// `worker` is what stands under `[worker]` beside the directory and the count.
+fn a_worker_s_life(worker: &str, loses: Loses) {
+    let workers = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workers");
+    let mut master = Master::start(&format!(
+        "[worker]\ndirectory = {workers:?}\ncount = 2\nenvironment = {{ PYTHONDONTWRITEBYTECODE = '1' }}\n{worker}\n"
+    ));
+
+    // Reloads, under a little load of new connections.
+    let mut load = Command::new(example("load"));
+    load.args([&master.address(), "--new", "4"]);
+    let load = Load::start(load);
+    load.wait_for(10);
+    for generation in 2..=4 {
+        master.ok(&["reload"]);
+        let status = master.wait("only the new generation is left", |status| {
+            pids(status).len() == 2 && status["workers"][0]["generation"] == generation
+        });
+        assert_eq!((&status["generation"], &status["workers_ready"]), (&generation.into(), &2.into()));
+        load.wait_for(load.requests() + 10);
+    }
+    let report = load.stop();
+    let answered = answers(&report);
+    println!("answered by generation: {answered:?}, failed: {}", report["failed"]);
+    assert_eq!(answered.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4], "{report:#}");
+    let failed = report["failed"].as_u64().expect("a number");
+    assert!(loses.contains(&failed), "{failed} lost, not {loses:?}: {report:#}\n{}", master.log());
+
+    // More, then fewer.
+    master.ok(&["scale", "3"]);
+    master.wait("three are ready", |status| status["workers_ready"] == 3 && pids(status).len() == 3);
+    master.ok(&["scale", "1"]);
+    let status = master.wait("one is left", |status| status["workers_ready"] == 1 && pids(status).len() == 1);
+
+    // One that is killed is replaced.
+    let killed = pids(&status)[0];
+    signal(killed, Signal::KILL);
+    let status = master.wait("another is ready in its place", |status| {
+        status["worker_crashes"] == 1 && status["workers_ready"] == 1 && pids(status).first().is_some_and(|pid| *pid != killed)
+    });
+    assert_eq!(status["failures"][0]["how"], "signal SIGKILL", "{status:#}");
+    let last = pids(&status)[0];
+
+    // The end.
+    let ended = master.stop();
+    assert!(ended.success(), "{ended}");
+    assert!(!std::path::Path::new(&format!("/proc/{last}")).exists(), "the worker outlived its master");
+}
+
+/// The pids of all living workers.
+fn pids(status: &Value) -> Vec<u32> {
+    let workers = status["workers"].as_array().into_iter().flatten();
+    workers.filter_map(|worker| worker["pid"].as_u64()?.try_into().ok()).collect()
+}
+
+/// A program of the virtual environment that `tests/setup` made.
+fn venv(program: &str) -> PathBuf {
+    let path = target_debug().parent().expect("target").join("venv/bin").join(program);
+    assert!(path.exists(), "{} is missing: run tests/setup", path.display());
+    path
+}

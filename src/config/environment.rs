@@ -2,7 +2,7 @@
 //!
 //! The syntax is that of `systemd.exec(5)`: `NAME=value` lines, `#` and `;` comments, single and double quotes,
 //! a backslash at the end of a line joins it with the next, nothing is expanded. What systemd skips with a warning
-//! is an error here.
+//! is an error here. A comment ends with its line, as since systemd 254.
 //!
 //! Law: no value is ever quoted in an error. These files hold passwords, and errors end up in a status that anybody
 //! may read.

@@ -1,6 +1,7 @@
 //! The status document, contract §6: the one shape in which everything that is known is told.
 //!
-//! Law: times are RFC 3339 strings, sizes bytes; what is not known is `null` (`None`), never 0.
+//! Law: times are RFC 3339 strings, sizes bytes; what is not known is `null` (`None`), never 0. A reader gets along with
+//! the document of an older or newer master.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ pub type Counters = BTreeMap<String, f64>;
 
 /// The whole document.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Document {
     /// The instance's name.
     pub instance: String,
@@ -22,7 +24,6 @@ pub struct Document {
     /// More crashes than the configuration allows.
     pub degraded: bool,
     /// The line that systemd shows as `Status:`.
-    #[serde(default)]
     pub status_text: String,
     /// The committed generation; 0 before the first.
     pub generation: u64,
@@ -58,6 +59,7 @@ pub struct Document {
 
 /// How the last reload ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LastReload {
     /// The generation that it wanted to bring.
     pub generation: u64,
@@ -73,6 +75,7 @@ pub struct LastReload {
 
 /// The master itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Master {
     /// Its process.
     pub pid: u32,
@@ -88,6 +91,7 @@ pub struct Master {
 
 /// A listening socket.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Socket {
     /// Its name (`FileDescriptorName=` or from `--listen name=…`).
     pub name: String,
@@ -101,6 +105,7 @@ pub struct Socket {
 
 /// A living worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Worker {
     /// Its number, never used twice.
     pub id: u64,
@@ -123,7 +128,6 @@ pub struct Worker {
     /// Connections that it holds now (the kernel's figure).
     pub open_connections: Option<u64>,
     /// Whether it still holds a listening socket open (the kernel's figure); says of a draining one whether it may still accept.
-    #[serde(default)]
     pub listening: Option<bool>,
     /// Connections accepted since its start.
     pub connections: Option<u64>,
@@ -143,6 +147,7 @@ pub struct Worker {
 
 /// A connection that a worker holds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Connection {
     /// `active` or `idle`.
     pub state: String,
@@ -166,6 +171,7 @@ pub struct Connection {
 
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Request {
     /// `processing`, `sending`, `finished` or `aborted`.
     pub state: String,
@@ -185,6 +191,7 @@ pub struct Request {
 
 /// A worker that ended without having been asked to, or that failed to start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Failure {
     /// The worker's id.
     pub worker: u64,

@@ -14,8 +14,8 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Every wait in these tests ends by then, and the test with it.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// Every wait in these tests ends by then, and the test with it. Longer than the front keeps an idle connection.
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Something was asked.
 pub struct Asked {

@@ -10,6 +10,7 @@ mod list;
 mod progress;
 mod recycle;
 mod reload;
+mod run;
 mod scale;
 mod screen;
 mod status;
@@ -37,6 +38,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Be the master of a pool of workers
+    Run(Box<run::Options>),
     /// Bring a new generation of workers; wait for the end and say how it went
     Reload(reload::Options),
     /// Roll back the reload that is under way
@@ -61,6 +64,7 @@ enum Verb {
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     match Cli::parse().verb {
+        Verb::Run(options) => run::run(*options),
         Verb::Reload(options) => ask(reload::run(options)),
         Verb::Abort(options) => ask(abort::run(options)),
         Verb::Status(options) => ask(status::run(options)),

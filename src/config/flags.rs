@@ -109,6 +109,11 @@ impl Overrides {
         Self { command, ..Self::default() }
     }
 
+    /// The command after `--`; empty without one.
+    pub fn command(&self) -> &[String] {
+        &self.command
+    }
+
     /// Whether a command stands after `--`.
     pub fn has_command(&self) -> bool {
         !self.command.is_empty()

@@ -1,13 +1,44 @@
-//! The world: one loop that turns it into events and carries out actions.
+//! The world: one loop that turns it into events for the pool, and carries out the pool's actions. Nothing else.
+//!
+//! Law: the loop never waits, for nobody. What may block has a thread or a queue that drops and says so. The master
+//! does not die of an error: what it cannot do it says, and goes on with what it has.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `start.rs` | from the command line to a turning loop |
+//! | `turn.rs` | the loop: what is served, in which order, and how much of it a turn |
+//! | `actions.rs` | carrying out what the pool decides |
+//! | `asked.rs` | what the front ends ask |
+//! | `prepare.rs`, `release.rs`, `command.rs` | a release: read, checked, pinned |
+//! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
+//! | `hear.rs`, `words.rs` | what workers say |
+//! | `systemd.rs` | what systemd is told |
+//! | `publish.rs`, `document.rs` | what everybody may know |
+//! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
 
+mod actions;
+mod asked;
+mod birth;
 pub mod catalog;
 pub mod cgroup;
+mod command;
+mod death;
+mod document;
+mod hear;
 pub mod journal;
 pub mod output;
+mod prepare;
+mod processes;
+mod publish;
 pub mod release;
 pub mod sockets;
+mod start;
+mod systemd;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
+mod turn;
 pub mod words;
+
+pub use start::{Options, run};

@@ -63,7 +63,7 @@ impl std::error::Error for Bad {}
 /// The longest `X_RATOON_INFO`, bytes.
 const INFO_MAX: usize = 3 << 10;
 /// The most counters, and the longest name of one, bytes.
-const COUNTERS_MAX: usize = 64;
+pub const COUNTERS_MAX: usize = 64;
 /// The largest pid that Linux can have (`PID_MAX_LIMIT`).
 const PID_MAX: u64 = 1 << 22;
 /// The largest errno.

@@ -9,6 +9,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// A set of watched descriptors. Its own descriptor is readable while one of them is ready.
 #[derive(Debug)]
@@ -63,6 +65,19 @@ impl Poll {
         };
         out.extend(events.iter().map(|event| event.data.u64()));
         Ok(count)
+    }
+}
+
+impl Poll {
+    /// Lets the current tokio runtime wait for this set.
+    ///
+    /// # Errors
+    /// The kernel's limit of watches is reached.
+    pub fn watched(self) -> io::Result<AsyncFd<Poll>> {
+        // SAFETY: the descriptor is owned by the `Poll` that the `AsyncFd` owns from here on: it stays open and the same
+        // as long as it is registered, and is not registered with this runtime elsewhere.
+        let registered = unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) };
+        registered.map_err(io::Error::from)
     }
 }
 

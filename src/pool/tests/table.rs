@@ -1,1 +1,171 @@
-//! Table.
+//! Every event in every state: none panics, none breaks a law, and a kind world comes to rest after it.
+
+use std::time::Duration;
+
+use super::world::World;
+use super::{ms, settings};
+use crate::pool::{Event, How, Said, Surge};
+
+/// A pool in each state that there is, by name.
+fn states() -> Vec<(&'static str, fn() -> World)> {
+    fn serving() -> World {
+        let mut world = World::new(settings(2));
+        world.all_ready();
+        world
+    }
+    fn candidate() -> World {
+        let mut world = serving();
+        world.reload();
+        world.prepare();
+        world
+    }
+    vec![
+        ("starting", || World::new(settings(2))),
+        ("partly started", || {
+            let mut world = World::new(settings(2));
+            world.ready(1);
+            world
+        }),
+        ("serving", serving),
+        ("preparing", || {
+            let mut world = serving();
+            world.reload();
+            world
+        }),
+        ("candidate starting", candidate),
+        ("candidate partly ready", || {
+            let mut world = candidate();
+            world.ready(3);
+            world
+        }),
+        ("probation", || {
+            let mut world = serving();
+            world.next.probation = ms(1_000);
+            world.reload();
+            world.prepare();
+            world.all_ready();
+            world
+        }),
+        ("rolling", || {
+            let mut world = serving();
+            world.next.surge = Surge::Count(1);
+            world.reload();
+            world.prepare();
+            world.ready(3);
+            world
+        }),
+        ("committed, old draining", || {
+            let mut world = candidate();
+            world.all_ready();
+            world
+        }),
+        ("rolled back, new draining", || {
+            let mut world = candidate();
+            world.exit(3, How::Exit(1));
+            world
+        }),
+        ("crashed, leftovers", || {
+            let mut world = serving();
+            world.leave(1, How::Exit(1), true);
+            world
+        }),
+        ("waiting to restart", || {
+            let mut world = World::new(settings(2));
+            world.exit(1, How::Exit(1));
+            world
+        }),
+        ("recycling", || {
+            let mut world = serving();
+            world.step(Event::Recycle(None, None));
+            world
+        }),
+        ("stopping", || {
+            let mut world = serving();
+            world.step(Event::Stop { now: false });
+            world
+        }),
+        ("stopping now", || {
+            let mut world = candidate();
+            world.step(Event::Stop { now: true });
+            world
+        }),
+    ]
+}
+
+/// Every event; those of a worker for each that may be there, and one that never was.
+fn events() -> Vec<Event> {
+    let mut events = vec![
+        Event::Start(settings(1)),
+        Event::Due,
+        Event::Reload(None),
+        Event::Prepared(2, settings(1)),
+        Event::Prepared(99, settings(1)),
+        Event::Refused(2, "no".to_owned()),
+        Event::Refused(99, "no".to_owned()),
+        Event::Abort(None),
+        Event::AskerGone(1),
+        Event::AskerGone(99),
+        Event::Scale(0, None),
+        Event::Scale(1, None),
+        Event::Scale(5, None),
+        Event::Recycle(None, None),
+        Event::Stop { now: false },
+        Event::Stop { now: true },
+    ];
+    for worker in [1, 2, 3, 4, 99] {
+        let said = [
+            Said::Ready,
+            Said::Stopping,
+            Said::Status("words".to_owned()),
+            Said::Watchdog,
+            Said::WatchdogTrigger,
+            Said::WatchdogEvery(ms(100)),
+            Said::WatchdogEvery(Duration::ZERO),
+            Said::Extend(ms(100)),
+            Said::Extend(Duration::MAX),
+        ];
+        events.extend(said.map(|said| Event::Said(worker, said)));
+        events.push(Event::Worn(worker, "recycle.max_memory"));
+        events.push(Event::Recycle(Some(worker), None));
+    }
+    events
+}
+
+#[test]
+fn every_event_is_legal_in_every_state() {
+    for (name, state) in states() {
+        for event in events() {
+            let mut world = state();
+            // The world answers the question that it was asked, so that it does not answer twice.
+            if let Event::Prepared(2, _) | Event::Refused(2, _) = event {
+                if world.preparing.contains(&2) {
+                    if matches!(event, Event::Prepared(..)) { world.prepare() } else { world.refuse() }
+                }
+            } else if let Event::AskerGone(asker) = event {
+                if world.asked.contains_key(&asker) { world.gone(asker) } else { world.step(event.clone()) }
+            } else {
+                world.step(event.clone());
+            }
+            println!("{name}: {event:?}");
+            world.be_kind();
+            world.check_rest_and_stop();
+        }
+    }
+}
+
+#[test]
+fn every_end_of_a_worker_is_legal_in_every_state() {
+    for (name, state) in states() {
+        for worker in 1..=4 {
+            for left in [false, true] {
+                for how in [How::Exit(0), How::Exit(1), How::Signal { signal: 11, core: true }, How::OutOfMemory, How::Unknown] {
+                    let mut world = state();
+                    println!("{name}: worker {worker} ends, {how}, left: {left}");
+                    world.leave(worker, how, left);
+                    world.be_kind();
+                    world.check_rest_and_stop();
+                }
+            }
+        }
+    }
+}

@@ -38,7 +38,6 @@ pub enum What {
 /// The world and the pool in it.
 pub struct World {
     pub pool: Pool,
-    pub start: Instant,
     pub now: Instant,
     pub processes: BTreeMap<WorkerId, Process>,
     pub asked: BTreeMap<AskerId, Asked>,
@@ -67,7 +66,6 @@ impl World {
         let start = Instant::now();
         let mut world = World {
             pool: Pool::new(start, 7),
-            start,
             now: start,
             processes: BTreeMap::new(),
             asked: BTreeMap::new(),

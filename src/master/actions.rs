@@ -1,0 +1,243 @@
+//! Carrying out what the pool decides, word by word.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::command::Cancel;
+use super::journal::{Level, Record};
+use super::prepare;
+use super::publish::LastReload;
+use super::turn::{Brought, Master};
+use super::{catalog, processes::Process};
+use crate::control::{Notice, ReloadAnswer, Reply};
+use crate::pool::{Action, Answer, AskerId, Ended, How, Kind, Log, Number, Outcome, WorkerId};
+use crate::sys::process::PidFd;
+
+/// What systemd is asked for beyond what the workers may take.
+const MARGIN: Duration = Duration::from_secs(10);
+
+impl Master {
+    pub(super) fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Prepare(number) => self.prepare(number),
+            Action::Spawn { worker, slot, generation } => self.births.push_back((worker, slot, generation)),
+            Action::Stop(worker) => {
+                let signal = self.stop_signal(worker);
+                self.signal(worker, signal);
+                // A stopped process hears nothing until it goes on.
+                self.signal(worker, libc::SIGCONT);
+            }
+            Action::Abort(worker) => self.signal(worker, libc::SIGABRT),
+            Action::Kill(worker) => self.kill(worker),
+            Action::Changed(worker) => self.changed(worker),
+            Action::Ended(ended) => self.told_end(ended),
+            Action::Forget(worker) => self.forget(worker),
+            Action::Release(number) => self.release(number),
+            Action::ReloadStarted(number) => self.reload_started(number),
+            Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, &reason),
+            Action::Answer(asker, answer) => self.answer(asker, answer),
+            Action::Ready => self.all_ready(),
+            Action::Stopping => self.stopping(),
+            Action::Exit(code) => self.exit = Some(code),
+            Action::Log(log) => self.log(log),
+        }
+    }
+
+    /// Makes a release on another thread.
+    fn prepare(&mut self, number: Number) {
+        self.release_cancelled();
+        let (source, common, bring) = (self.source.clone(), self.common.clone(), self.bring.clone());
+        let cancel = match Cancel::new() {
+            Ok(cancel) => cancel,
+            Err(error) => {
+                let _ = bring.send(Brought::Prepared(number, Err(format!("no descriptor is left: {error}"))));
+                return;
+            }
+        };
+        self.preparing = Some((number, cancel.clone()));
+        tokio::task::spawn_blocking(move || {
+            let made = prepare::prepare(&source, &common, true, &cancel);
+            let made = made.map(|release| (prepare::settings(&release.config), Box::new(release)));
+            let _ = bring.send(Brought::Prepared(number, made));
+        });
+    }
+
+    /// Ends the making of a release that nobody wants any more.
+    fn release_cancelled(&mut self) {
+        if let Some((_, cancel)) = self.preparing.take() {
+            cancel.cancel();
+        }
+    }
+
+    fn release(&mut self, number: Number) {
+        self.releases.remove(&number);
+    }
+
+    fn stop_signal(&self, worker: WorkerId) -> i32 {
+        let release = self.processes.get(&worker).and_then(|process| self.releases.get(&process.generation));
+        release.map_or(libc::SIGTERM, |release| release.config.worker.stop_signal)
+    }
+
+    pub(super) fn signal(&mut self, worker: WorkerId, signal: i32) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        if let Err(error) = process.pidfd.signal(signal) {
+            // ESRCH: it has just ended, which is told by another way.
+            if error.raw_os_error() != Some(libc::ESRCH) {
+                self.warn(format!("cannot signal worker {worker} (pid {}): {error}", process.pid));
+            }
+        }
+    }
+
+    /// `worker` is another now.
+    fn changed(&mut self, worker: WorkerId) {
+        if let Some(view) = self.view(worker) {
+            let _ = self.ends.notices.send(Notice::Worker(view));
+        }
+    }
+
+    fn told_end(&mut self, ended: Ended) {
+        let how: Arc<str> = ended.how.to_string().into();
+        let _ = self.ends.notices.send(Notice::WorkerExited {
+            id: ended.worker,
+            slot: ended.slot,
+            generation: ended.generation,
+            how: how.clone(),
+            failed: ended.failed,
+        });
+        if ended.failed {
+            self.record_failure(&ended, &how);
+        } else {
+            self.outputs.close(ended.worker);
+            let message = format!("worker {} (slot {}) is gone: {how}", ended.worker, ended.slot);
+            self.record(Record {
+                generation: Some(ended.generation),
+                worker: Some(ended.worker),
+                slot: Some(ended.slot),
+                pid: ended.pid,
+                how: Some(how.to_string()),
+                ..Record::new(Level::Debug, message)
+            });
+        }
+        if ended.how == How::OutOfMemory {
+            self.record(Record {
+                generation: Some(ended.generation),
+                worker: Some(ended.worker),
+                slot: Some(ended.slot),
+                id: Some(catalog::OOM_KILL),
+                ..Record::new(Level::Error, format!("the kernel killed worker {} for its memory", ended.worker))
+            });
+        }
+    }
+
+    fn reload_started(&mut self, number: Number) {
+        self.published.reload_began = SystemTime::now();
+        let _ = self.ends.notices.send(Notice::ReloadStarted { generation: number });
+    }
+
+    fn reload_finished(&mut self, number: Number, outcome: Outcome, reason: &str) {
+        self.release_cancelled();
+        let reason: Arc<str> = reason.into();
+        let result = outcome.as_str();
+        self.published.last_reload = Some(LastReload {
+            generation: number,
+            result,
+            reason: reason.clone(),
+            began: self.published.reload_began,
+            ended: SystemTime::now(),
+        });
+        let _ = self.ends.notices.send(Notice::ReloadFinished { generation: number, result, reason });
+        self.systemd.reloaded(self.now);
+        self.published.at_once = true;
+    }
+
+    fn answer(&mut self, asker: AskerId, answer: Answer) {
+        if let Some(reply) = self.replies.remove(&asker) {
+            let answer = match answer {
+                Answer::Reload(generation, outcome, reason) => {
+                    Reply::Reload(ReloadAnswer { generation, result: outcome.as_str(), reason })
+                }
+                Answer::Done => Reply::Done,
+                Answer::Failed(why) => Reply::Failed(why),
+            };
+            self.outbox.push((reply, answer));
+        }
+    }
+
+    fn all_ready(&mut self) {
+        self.published.at_once = true;
+        // The line first: whoever sees the unit active sees what it is.
+        let line = self.pool.status_text();
+        self.systemd.status(&line, true, self.now);
+        self.systemd.ready(self.now);
+        self.say_hello();
+    }
+
+    fn stopping(&mut self) {
+        let longest = self.releases.values().map(|release| release.config.worker.stop_timeout).max().unwrap_or_default();
+        self.systemd.stopping(longest + MARGIN, self.now);
+        self.published.at_once = true;
+    }
+
+    /// Work makes progress: systemd waits for the slowest worker once more.
+    pub(super) fn extend(&mut self) {
+        let slowest = self.releases.values().map(|release| {
+            let config = &release.config;
+            config.worker.start_timeout.max(config.worker.settle) + config.worker.stop_timeout + config.reload.probation
+        });
+        if let Some(slowest) = slowest.max() {
+            self.systemd.extend(slowest + MARGIN, self.now);
+        }
+    }
+
+    fn log(&mut self, log: Log) {
+        let (level, id) = match log.kind {
+            Kind::Debug => (Level::Debug, None),
+            Kind::Info => (Level::Info, None),
+            Kind::Warning => (Level::Warning, None),
+            Kind::ReloadStarted => (Level::Info, Some(catalog::RELOAD_STARTED)),
+            Kind::Committed => (Level::Info, Some(catalog::RELOAD_COMMITTED)),
+            Kind::RolledBack => (Level::Error, Some(catalog::RELOAD_ROLLED_BACK)),
+            Kind::Refused => (Level::Error, Some(catalog::RELOAD_REFUSED)),
+            Kind::WorkerFailed => (Level::Warning, Some(catalog::WORKER_FAILED)),
+            Kind::StartTimeout => (Level::Warning, Some(catalog::START_TIMEOUT)),
+            Kind::StopTimeout => (Level::Warning, None),
+            Kind::Watchdog => (Level::Warning, Some(catalog::WATCHDOG)),
+            Kind::Degraded => (Level::Error, Some(catalog::DEGRADED)),
+            Kind::Recovered => (Level::Info, Some(catalog::RECOVERED)),
+            Kind::GaveUp => (Level::Error, None),
+        };
+        let pid = log.worker.and_then(|worker| self.processes.get(&worker)).map(|process: &Process| process.pid);
+        self.record(Record {
+            generation: log.generation,
+            worker: log.worker,
+            slot: log.slot,
+            pid,
+            id,
+            ..Record::new(level, log.message)
+        });
+    }
+
+    pub(super) fn warn(&self, message: String) {
+        self.record(Record::new(Level::Warning, message));
+    }
+
+    pub(super) fn record(&self, record: Record) {
+        self.journal.log(record);
+    }
+
+    /// SIGKILL for every process of a worker.
+    fn kill(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let killed = match &process.group {
+            Some(group) => group.kill().map_err(|error| error.to_string()),
+            None => {
+                crate::sys::descendants::kill(&Self::family(worker, process));
+                Ok(())
+            }
+        };
+        let main: std::io::Result<()> = PidFd::signal(&process.pidfd, libc::SIGKILL);
+        if let (Err(why), Err(_)) = (killed, main) {
+            self.warn(format!("cannot kill worker {worker}: {why}"));
+        }
+    }
+}

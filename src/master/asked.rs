@@ -1,0 +1,150 @@
+//! What the front ends, the signals and other threads ask of the loop.
+
+use super::command::{self, Cancel};
+use super::journal::{Level, Record};
+use super::prepare::HOOK_TIMEOUT;
+use super::release;
+use super::turn::{Brought, Master};
+use crate::control::{Ask, AskerId, Command, Reply};
+use crate::pool::Event;
+
+impl Master {
+    /// Signals to the master (contract §2).
+    pub(super) fn signals(&mut self) {
+        while let Some(signal) = self.signals.read() {
+            match signal {
+                libc::SIGHUP => self.reload_unattended(),
+                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => self.stop(),
+                libc::SIGTTIN => self.scale_by(1),
+                libc::SIGTTOU => self.scale_by(-1),
+                libc::SIGUSR2 => self.upgrade(None),
+                libc::SIGCHLD => self.children(),
+                _ => {}
+            }
+        }
+    }
+
+    /// A front end wants something.
+    pub(super) fn wish(&mut self, command: Command) {
+        match command {
+            Command::Ask { asker, ask, reply } => {
+                let waits = reply.is_some().then_some(asker);
+                if let Some(reply) = reply {
+                    self.replies.insert(asker, reply);
+                }
+                self.ask(ask, waits);
+            }
+            Command::Gone(asker) => {
+                if self.replies.remove(&asker).is_some() {
+                    self.events.push_back(Event::AskerGone(asker));
+                }
+            }
+            Command::Document(reply) => self.document(reply),
+            Command::Workers(reply) => {
+                let _ = reply.send(self.views());
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, asker: Option<AskerId>) {
+        match ask {
+            Ask::Reload if asker.is_none() => self.reload_unattended(),
+            Ask::Reload => self.events.push_back(Event::Reload(asker)),
+            Ask::Abort => self.events.push_back(Event::Abort(asker)),
+            Ask::Scale(count) if count > crate::config::COUNT_MAX => {
+                self.refuse(
+                    asker,
+                    format!("{count} workers are more than the {} that one instance may have", crate::config::COUNT_MAX),
+                );
+            }
+            Ask::Scale(count) => self.events.push_back(Event::Scale(count, asker)),
+            Ask::Recycle(which) => self.events.push_back(Event::Recycle(which, asker)),
+            Ask::Upgrade => self.upgrade(asker),
+        }
+    }
+
+    /// Answers without asking the pool.
+    fn refuse(&mut self, asker: Option<AskerId>, why: String) {
+        match asker.and_then(|asker| self.replies.remove(&asker)) {
+            Some(reply) => self.outbox.push((reply, Reply::Failed(why))),
+            None => self.warn(why),
+        }
+    }
+
+    /// Nobody waits for this reload: systemd is told that one runs.
+    fn reload_unattended(&mut self) {
+        if self.ending.is_none() {
+            self.systemd.reloading(self.now);
+            self.events.push_back(Event::Reload(None));
+        }
+    }
+
+    fn scale_by(&mut self, by: i32) {
+        let count = self.pool.target().saturating_add_signed(by).clamp(1, crate::config::COUNT_MAX);
+        self.events.push_back(Event::Scale(count, None));
+    }
+
+    /// TERM, INT or QUIT: drain and end; the second time, end at once.
+    fn stop(&mut self) {
+        if self.pool.state() == "stopping" {
+            return self.events.push_back(Event::Stop { now: true });
+        }
+        if let Some(hook) = self.ending.take() {
+            // The second signal does not wait for the hook.
+            hook.cancel();
+            return self.events.push_back(Event::Stop { now: true });
+        }
+        let release = self.releases.get(&self.pool.generation()).cloned();
+        let hook = release.as_ref().and_then(|release| Some((release.clone(), release.config.hooks.before_shutdown.clone()?)));
+        let (Some((release, argv)), Ok(cancel)) = (hook, Cancel::new()) else {
+            return self.events.push_back(Event::Stop { now: false });
+        };
+        self.ending = Some(cancel.clone());
+        self.systemd.extend(HOOK_TIMEOUT + release.config.worker.stop_timeout, self.now);
+        let (bring, directory) = (self.bring.clone(), self.source.directory.clone());
+        tokio::task::spawn_blocking(move || {
+            let directory = release.config.worker.directory.clone().unwrap_or(directory);
+            let path = std::env::var_os("PATH");
+            let result = release::pin(&argv, &directory, path.as_deref()).map_err(|error| error.to_string()).and_then(|pinned| {
+                command::run(&argv, &pinned, &[], HOOK_TIMEOUT, &cancel).map_err(|failure| failure.to_string())
+            });
+            let _ = bring.send(Brought::ReadyToStop(result.map_err(|why| format!("hooks.before_shutdown {argv:?}: {why}"))));
+        });
+    }
+
+    /// What another thread has finished.
+    pub(super) fn bring_in(&mut self, brought: Brought) {
+        match brought {
+            Brought::Prepared(number, result) => {
+                let wanted = self.preparing.as_ref().is_some_and(|(preparing, _)| *preparing == number);
+                if wanted {
+                    self.preparing = None;
+                }
+                match result {
+                    Ok((settings, release)) if wanted => {
+                        self.releases.insert(number, std::sync::Arc::new(*release));
+                        self.extend();
+                        self.events.push_back(Event::Prepared(number, settings));
+                    }
+                    // It was aborted meanwhile; what was pinned for it is let go here.
+                    Ok(_) => {}
+                    Err(reason) if wanted => self.events.push_back(Event::Refused(number, reason)),
+                    Err(_) => {}
+                }
+            }
+            Brought::ReadyToStop(result) => {
+                if self.ending.take().is_some() {
+                    if let Err(why) = result {
+                        self.record(Record::new(Level::Warning, why));
+                    }
+                    self.events.push_back(Event::Stop { now: false });
+                }
+            }
+            Brought::Tail(worker, lines) => self.tail_known(worker, lines),
+        }
+    }
+
+    fn upgrade(&mut self, asker: Option<AskerId>) {
+        self.refuse(asker, "this version of ratoon cannot replace its own program yet; restart the service instead".to_owned());
+    }
+}

@@ -1,0 +1,136 @@
+//! A worker's beginning: its notify socket, its streams, its control group, its status page, its process.
+//!
+//! Law: what cannot be had is either done without (control group, status page) or makes this start fail as an event;
+//! nothing that was made for a start that failed is left.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::cgroup::{Limits, WorkerGroup};
+use super::prepare::{Release, assignment};
+use super::processes::{Budget, Process, Token};
+use super::turn::Master;
+use crate::pool::{Event, Number, Phase, Slot, WorkerId};
+use crate::sys::notify::NotifySocket;
+use crate::sys::spawn::{Birth, describe, spawn};
+
+impl Master {
+    /// Starts a worker, or says why it can't be.
+    pub(super) fn give_birth(&mut self, worker: WorkerId, slot: Slot, generation: Number) {
+        let event = match self.try_birth(worker, slot, generation) {
+            Ok(pid) => Event::Spawned(worker, pid),
+            Err(why) => {
+                self.outputs.close(worker);
+                Event::SpawnFailed(worker, why)
+            }
+        };
+        self.events.push_back(event);
+    }
+
+    fn try_birth(&mut self, worker: WorkerId, slot: Slot, generation: Number) -> Result<u32, String> {
+        if self.pool.worker(worker).is_none_or(|worker| worker.phase == Phase::Draining) {
+            return Err("not started: it is not wanted any more".to_owned());
+        }
+        let release = self.releases.get(&generation).cloned().ok_or("not started: its release is gone")?;
+        let notify_path = self.notify_directory.join(worker.to_string());
+        let notify = self.notify_socket(&notify_path, &release)?;
+        match self.try_spawn(worker, slot, generation, &release, notify, notify_path.clone()) {
+            Ok(pid) => Ok(pid),
+            Err(why) => {
+                let _ = std::fs::remove_file(&notify_path);
+                Err(why)
+            }
+        }
+    }
+
+    fn notify_socket(&self, path: &PathBuf, release: &Release) -> Result<NotifySocket, String> {
+        let owner = release.plan.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+        // A name is never used twice by one master; what is there was left by another that died.
+        let _ = std::fs::remove_file(path);
+        NotifySocket::bind(path, owner).map_err(|error| format!("notify socket {}: {error}", path.display()))
+    }
+
+    fn try_spawn(
+        &mut self,
+        worker: WorkerId,
+        slot: Slot,
+        generation: Number,
+        release: &Arc<Release>,
+        notify: NotifySocket,
+        notify_path: PathBuf,
+    ) -> Result<u32, String> {
+        let streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {error}"))?;
+        let group = self.group(worker, slot, generation, release);
+        let watchdog = release.config.worker.watchdog;
+        let own = [
+            assignment("NOTIFY_SOCKET", &notify_path.display().to_string()),
+            assignment("RATOON_GENERATION", &generation.to_string()),
+            assignment("RATOON_WORKER", &worker.to_string()),
+            assignment("RATOON_SLOT", &slot.to_string()),
+            watchdog.and_then(|every| assignment("WATCHDOG_USEC", &every.as_micros().to_string())),
+            streams.journal_stream.as_ref().and_then(|stream| assignment("JOURNAL_STREAM", stream)),
+        ];
+        let birth = Birth {
+            tag: worker,
+            env: own.into_iter().flatten().collect(),
+            stdout: Some(std::os::fd::AsFd::as_fd(&streams.stdout)),
+            stderr: Some(std::os::fd::AsFd::as_fd(&streams.stderr)),
+            scoreboard: None,
+            cgroup: group.as_ref().map(WorkerGroup::dir),
+            watchdog_pid: watchdog.is_some(),
+        };
+        let child = spawn(&release.plan, &birth, &self.errors)
+            .map_err(|error| format!("fork: {}", error.raw_os_error().map_or_else(|| error.to_string(), describe)))?;
+        let watch = |poll: &crate::sys::poll::Poll| {
+            poll.add(&child.pidfd, Token::Exit(worker).to_u64())?;
+            poll.add(&notify, Token::Notify(worker).to_u64())
+        };
+        if let Err(error) = watch(self.poll.get_ref()) {
+            // A process that we cannot watch is one that we must not have.
+            let _ = child.pidfd.signal(libc::SIGKILL);
+            return Err(format!("epoll: {error}"));
+        }
+        self.pids.insert(child.pid, worker);
+        self.processes.insert(
+            worker,
+            Process {
+                generation,
+                pid: child.pid,
+                pidfd: child.pidfd,
+                notify,
+                notify_path,
+                group,
+                started_at: SystemTime::now(),
+                info: serde_json::Map::new(),
+                counters: std::collections::BTreeMap::new(),
+                budget: Budget::new(self.now),
+                left_behind: false,
+            },
+        );
+        Ok(child.pid)
+    }
+
+    fn group(&mut self, worker: WorkerId, slot: Slot, generation: Number, release: &Release) -> Option<WorkerGroup> {
+        let limits = &release.config.worker.limits;
+        let limits = Limits {
+            memory_max: limits.memory_max,
+            memory_high: limits.memory_high,
+            tasks_max: limits.tasks_max,
+            cpu_weight: limits.cpu_weight,
+        };
+        let made = self.cgroups.as_mut()?.create(worker, generation, slot, &limits);
+        match made {
+            Ok(group) => {
+                for what in group.unapplied() {
+                    self.warn_once(what);
+                }
+                Some(group)
+            }
+            Err(error) => {
+                self.warn(format!("worker {worker} gets no control group: {error}"));
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A worker's end: seen on a descriptor, understood, told to the pool, and nothing of it left.
+//!
+//! Law: what a worker said before it ended is heard before its end is told.
+
+use super::processes::Process;
+use super::turn::Master;
+use crate::pool::{Event, How, WorkerId};
+use crate::sys::descendants;
+use crate::sys::process::{Ended, reap_orphans};
+
+impl Master {
+    /// Main processes ended.
+    pub(super) fn ended(&mut self, workers: &[WorkerId]) {
+        if workers.is_empty() {
+            return;
+        }
+        for worker in workers {
+            self.hear_out(*worker);
+        }
+        for error in self.errors.drain() {
+            self.spawn_errors.insert(error.tag, error);
+        }
+        // Without control groups: whoever loses its parents becomes our child. If no stranger is, nobody left anything.
+        let strangers = self.cgroups.is_none() && self.strangers();
+        for worker in workers {
+            self.one_ended(*worker, strangers);
+        }
+    }
+
+    fn one_ended(&mut self, worker: WorkerId, strangers: bool) {
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        if process.left_behind {
+            return;
+        }
+        let ended = match process.pidfd.peek() {
+            Ok(Some(ended)) => ended,
+            Ok(None) => return,
+            Err(_) => Ended::Unknown,
+        };
+        let _ = self.poll.get_ref().remove(&process.pidfd);
+        let left = match &process.group {
+            Some(group) => {
+                let _ = process.pidfd.wait();
+                group.populated()
+            }
+            None => {
+                let left = strangers && descendants::any_left(&Self::family(worker, process));
+                if !left {
+                    let _ = process.pidfd.wait();
+                }
+                left
+            }
+        };
+        process.left_behind = left;
+        let killed_for_memory = matches!(ended, Ended::Signal { signal: libc::SIGKILL, .. })
+            && process.group.as_ref().and_then(|group| group.oom_kills()).is_some_and(|kills| kills > 0);
+        let how = match (self.spawn_errors.remove(&worker), ended) {
+            (Some(error), _) => How::NotStarted(error.to_string()),
+            (None, _) if killed_for_memory => How::OutOfMemory,
+            (None, Ended::Exit(status)) => How::Exit(status),
+            (None, Ended::Signal { signal, core }) => How::Signal { signal, core },
+            (None, Ended::Unknown) => How::Unknown,
+        };
+        self.events.push_back(Event::Exited { worker, how, left });
+    }
+
+    /// Control groups that became empty.
+    pub(super) fn groups_emptied(&mut self) {
+        let Some(cgroups) = self.cgroups.as_mut() else { return };
+        for worker in cgroups.drain() {
+            self.cleared(worker);
+        }
+    }
+
+    fn cleared(&mut self, worker: WorkerId) {
+        if let Some(process) = self.processes.get_mut(&worker).filter(|process| process.left_behind) {
+            process.left_behind = false;
+            let _ = process.pidfd.wait();
+            self.events.push_back(Event::Cleared(worker));
+        }
+    }
+
+    /// A child ended: orphans of workers are reaped, and whoever waited for them to be gone is told.
+    pub(super) fn children(&mut self) {
+        if self.cgroups.is_some() {
+            return;
+        }
+        let pids = &self.pids;
+        let _ = reap_orphans(|pid| pids.contains_key(&pid));
+        let waiting: Vec<WorkerId> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.left_behind && process.group.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for worker in waiting {
+            let gone = self.processes.get(&worker).is_some_and(|process| !descendants::any_left(&Self::family(worker, process)));
+            if gone {
+                self.cleared(worker);
+            }
+        }
+    }
+
+    /// Whether we have a child that is no worker: an orphan that a worker left.
+    fn strangers(&self) -> bool {
+        let own = std::process::id();
+        match std::fs::read_to_string(format!("/proc/self/task/{own}/children")) {
+            Ok(children) => {
+                children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).any(|pid| !self.pids.contains_key(&pid))
+            }
+            // A kernel without this file: look the long way.
+            Err(_) => true,
+        }
+    }
+
+    /// How the processes of a worker are known.
+    pub(super) fn family(worker: WorkerId, process: &Process) -> descendants::Worker<'_> {
+        descendants::Worker { pidfd: &process.pidfd, pid: process.pid, id: worker, notify_socket: &process.notify_path }
+    }
+
+    /// Nothing of the worker is left: what was held for it goes.
+    pub(super) fn forget(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.remove(&worker) else { return };
+        self.paused.retain(|(_, paused)| *paused != worker);
+        self.pids.remove(&process.pid);
+        let poll = self.poll.get_ref();
+        let _ = poll.remove(&process.pidfd);
+        let _ = poll.remove(&process.notify);
+        let _ = std::fs::remove_file(&process.notify_path);
+        self.totals.add(&process);
+        if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())
+            && let Err(error) = cgroups.remove(group)
+        {
+            self.warn(format!("the control group of worker {worker} stays: {error}"));
+        }
+    }
+}

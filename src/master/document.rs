@@ -1,0 +1,128 @@
+//! The status document: the loop gives what it holds, another thread asks the kernel and the status pages.
+//!
+//! Law: the loop's part is a copy of what it has in memory; no file is read and no worker asked by it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+
+use super::publish::{LastReload, Totals};
+use super::sockets::Listener;
+use super::turn::Master;
+use crate::control::{Summary, WorkerView};
+use crate::status::tree::{self, Document};
+
+/// What the loop knows, copied.
+struct Facts {
+    summary: Summary,
+    last_reload: Option<LastReload>,
+    workers: Vec<One>,
+    listeners: Arc<[Listener]>,
+    failures: Vec<tree::Failure>,
+    totals: Totals,
+}
+
+/// A worker in the [`Facts`].
+struct One {
+    view: WorkerView,
+    info: Map<String, Value>,
+    counters: BTreeMap<String, f64>,
+}
+
+impl Master {
+    /// Answers with the document, off the loop.
+    pub(super) fn document(&mut self, reply: oneshot::Sender<Arc<Document>>) {
+        let summary = self.ends.summary.borrow().clone();
+        let workers = self.pool.workers().filter_map(|(id, _)| {
+            let process = self.processes.get(&id);
+            Some(One {
+                view: self.view(id)?,
+                info: process.map(|process| process.info.clone()).unwrap_or_default(),
+                counters: process.map(|process| process.counters.clone()).unwrap_or_default(),
+            })
+        });
+        let facts = Facts {
+            summary,
+            last_reload: self.published.last_reload.clone(),
+            workers: workers.collect(),
+            listeners: self.common.listeners.clone(),
+            failures: self.failures.iter().cloned().collect(),
+            totals: self.totals.clone(),
+        };
+        tokio::task::spawn_blocking(move || {
+            let _ = reply.send(Arc::new(build(facts)));
+        });
+    }
+}
+
+/// RFC 3339, in UTC, to the millisecond.
+pub(super) fn time(at: SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |at| format!("{at:.3}"))
+}
+
+fn build(facts: Facts) -> Document {
+    let Facts { summary, last_reload, workers, listeners, failures, totals } = facts;
+    let mut counters = totals.counters;
+    for worker in &workers {
+        for (name, value) in &worker.counters {
+            *counters.entry(name.clone()).or_default() += value;
+        }
+    }
+    let mut workers: Vec<tree::Worker> = workers.into_iter().map(worker).collect();
+    workers.sort_by_key(|worker| (worker.slot, worker.id));
+    Document {
+        instance: summary.instance.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: summary.state.to_owned(),
+        degraded: summary.degraded,
+        status_text: summary.status_text.to_string(),
+        generation: summary.generation,
+        start_time: time(summary.started_at),
+        worker_crashes: summary.crashes,
+        workers_configured: summary.workers_configured,
+        workers_ready: summary.workers_ready,
+        connections: None,
+        requests: None,
+        bytes_read: None,
+        bytes_written: None,
+        counters,
+        last_reload: last_reload.map(|last| tree::LastReload {
+            generation: last.generation,
+            result: last.result.to_owned(),
+            reason: last.reason.to_string(),
+            start_time: time(last.began),
+            duration_ms: last.ended.duration_since(last.began).map_or(0, |span| span.as_millis() as u64),
+        }),
+        master: tree::Master { pid: std::process::id(), start_time: time(summary.started_at), ..tree::Master::default() },
+        sockets: listeners
+            .iter()
+            .map(|listener| tree::Socket {
+                name: listener.name.clone(),
+                address: listener.address.clone(),
+                queue: None,
+                queue_max: None,
+            })
+            .collect(),
+        workers,
+        failures,
+    }
+}
+
+fn worker(one: One) -> tree::Worker {
+    let One { view, info, counters } = one;
+    tree::Worker {
+        id: view.id,
+        slot: view.slot,
+        generation: view.generation,
+        pid: (view.pid != 0).then_some(view.pid),
+        state: view.state.to_owned(),
+        status: (!view.status_text.is_empty()).then(|| view.status_text.to_string()),
+        start_time: time(view.started_at),
+        counters,
+        info,
+        ..tree::Worker::default()
+    }
+}

@@ -1,0 +1,175 @@
+//! A release in the making: the configuration read, the environment merged, the program pinned, the check run.
+//!
+//! Law: all this may block (a file on a dead mount, a slow check), so it never runs on the loop.
+
+use std::ffi::{CString, OsString};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::{self, Cancel};
+use super::release::{self, Pinned};
+use super::sockets::Listener;
+use crate::config::{self, Config, Overrides};
+use crate::pool::{Readiness, Restart, Settings, Surge};
+use crate::sys::spawn::{Identity, Plan};
+
+/// A hook or a check that takes longer is ended and has failed.
+pub const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where a configuration comes from; the same for every generation of an instance.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The flags of `ratoon run`; they win.
+    pub flags: Overrides,
+    /// `worker.directory` when it is not set.
+    pub directory: PathBuf,
+}
+
+/// What is the same for the workers of every generation.
+#[derive(Clone)]
+pub struct Common {
+    /// The instance's name.
+    pub instance: Arc<str>,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The listening sockets, in their order.
+    pub listeners: Arc<[Listener]>,
+    /// The limit of open files that the master itself was started with.
+    pub nofile: (u64, u64),
+    /// What workers get when the master dies without systemd to look after them.
+    pub die_with_parent: Option<i32>,
+}
+
+/// What a generation is started from.
+pub struct Release {
+    /// Its configuration.
+    pub config: Arc<Config>,
+    /// Everything that its workers have in common.
+    pub plan: Plan,
+}
+
+impl Source {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// What is wrong with it, with line and column.
+    pub fn read(&self) -> Result<Config, String> {
+        match &self.file {
+            Some(file) => config::load_with(file, &self.flags),
+            None => config::from_flags(&self.flags),
+        }
+        .map_err(|error| error.to_string())
+    }
+}
+
+/// Makes a release. With `checks`, what the configuration names as hook and check is run first, and can refuse it.
+///
+/// # Errors
+/// A sentence that says why there is no release.
+pub fn prepare(source: &Source, common: &Common, checks: bool, cancel: &Cancel) -> Result<Release, String> {
+    let config = source.read()?;
+    let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
+    // Relative files are the configuration's neighbours.
+    let beside = source.file.as_deref().and_then(Path::parent).unwrap_or(&source.directory);
+    let configured = config.environment(beside).map_err(|error| error.to_string())?;
+    let path = configured
+        .iter()
+        .find(|(name, _)| name == "PATH")
+        .map(|(_, path)| OsString::from(path))
+        .or_else(|| std::env::var_os("PATH"));
+    if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| checks) {
+        let pinned = release::pin(argv, &directory, path.as_deref()).map_err(|error| format!("hooks.before_reload: {error}"))?;
+        run("hooks.before_reload", argv, &pinned, &configured, cancel)?;
+    }
+    let pinned = release::pin(&config.worker.command, &directory, path.as_deref()).map_err(|error| error.to_string())?;
+    if let Some(argv) = config.reload.check.as_deref().filter(|_| checks) {
+        let check =
+            release::pin(argv, &pinned.directory_path, path.as_deref()).map_err(|error| format!("reload.check: {error}"))?;
+        run("reload.check", argv, &check, &configured, cancel)?;
+    }
+    let identity = identity(&config)?;
+    let mut env = release::environment(std::env::vars_os(), configured).map_err(|error| error.to_string())?;
+    // As a shell would have it after `cd`; what the master's own PWD says is not true for a worker.
+    env.retain(|entry| !entry.as_bytes().starts_with(b"PWD="));
+    env.extend(super::sockets::environment(&common.listeners));
+    env.extend(assignment("PWD", &pinned.directory_path.display().to_string()));
+    env.extend(assignment("RATOON_INSTANCE", &common.instance));
+    env.extend(assignment("RATOON_CONTROL", &common.control.display().to_string()));
+    let nofile = config.worker.limits.nofile.map_or(common.nofile, |limit| (limit, limit));
+    let plan = Plan {
+        program: pinned.program,
+        argv: pinned.argv,
+        env,
+        directory: pinned.directory,
+        listeners: common.listeners.iter().map(|listener| listener.fd.clone()).collect(),
+        identity,
+        nofile: Some(nofile),
+        die_with_parent: common.die_with_parent,
+    };
+    Ok(Release { config: Arc::new(config), plan })
+}
+
+fn run(key: &str, argv: &[String], pinned: &Pinned, env: &[(String, String)], cancel: &Cancel) -> Result<(), String> {
+    command::run(argv, pinned, env, HOOK_TIMEOUT, cancel).map_err(|failure| format!("{key} {argv:?}: {failure}"))
+}
+
+/// `NAME=value`, if it can be one.
+pub fn assignment(name: &str, value: &str) -> Option<CString> {
+    CString::new(format!("{name}={value}")).ok()
+}
+
+/// What the pool must know of a configuration.
+pub fn settings(config: &Config) -> Settings {
+    let restart = &config.restart;
+    Settings {
+        count: config.worker.workers(),
+        ready: match config.worker.ready {
+            config::Ready::Notify => Readiness::Notify,
+            config::Ready::Running => Readiness::Running(config.worker.settle),
+        },
+        start_timeout: config.worker.start_timeout,
+        stop_timeout: config.worker.stop_timeout,
+        watchdog: config.worker.watchdog,
+        restart: Restart {
+            initial: restart.initial,
+            max: restart.max,
+            limit: restart.limit,
+            interval: restart.interval,
+            give_up: restart.give_up,
+        },
+        surge: match config.reload.surge {
+            config::Surge::Percent(percent) => Surge::Percent(percent),
+            config::Surge::Count(count) => Surge::Count(count),
+        },
+        probation: config.reload.probation,
+        max_age: config.recycle.max_age,
+    }
+}
+
+/// `worker.user` and `worker.group` as numbers.
+fn identity(config: &Config) -> Result<Option<Identity>, String> {
+    let (user, group) = (config.worker.user.as_deref(), config.worker.group.as_deref());
+    if user.is_none() && group.is_none() {
+        return Ok(None);
+    }
+    let account =
+        user.map(|name| crate::sys::accounts::user(name).ok_or(format!("worker.user: there is no user {name:?}"))).transpose()?;
+    let gid = group
+        .map(|name| crate::sys::accounts::group(name).ok_or(format!("worker.group: there is no group {name:?}")))
+        .transpose()?;
+    let uid = account.as_ref().map_or_else(crate::sys::credentials::own_uid, |account| account.uid);
+    let gid = gid.or(account.as_ref().map(|account| account.gid)).unwrap_or_else(crate::sys::credentials::own_gid);
+    let groups = account.map_or_else(Vec::new, |account| account.groups);
+    let me = (crate::sys::credentials::own_uid(), crate::sys::credentials::own_gid());
+    if me.0 != 0 && (uid, gid) != me {
+        return Err(format!(
+            "worker.user, worker.group: only a master that runs as root can change them; this one has uid {}: take them out, \
+             or set User= in a drop-in of the service instead",
+            me.0
+        ));
+    }
+    Ok((me.0 == 0).then_some(Identity { uid, gid, groups }))
+}

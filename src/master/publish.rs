@@ -1,0 +1,209 @@
+//! What everybody may know, told when it changes: the summary, systemd's status line, views of workers, failures.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::processes::Process;
+use super::turn::{Brought, Master};
+use crate::control::{Summary, WorkerView};
+use crate::pool::{Ended, WorkerId};
+use crate::status::tree::Failure;
+
+/// So many failures are kept.
+const FAILURES: usize = 20;
+/// So many different warnings are said once each; who makes us say more is not worth it.
+const WARNINGS: usize = 1000;
+
+/// How the last reload ended.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// The generation that it wanted to bring.
+    pub generation: u64,
+    /// The contract's word.
+    pub result: &'static str,
+    /// Why; empty when committed.
+    pub reason: Arc<str>,
+    /// When it began.
+    pub began: SystemTime,
+    /// When it ended.
+    pub ended: SystemTime,
+}
+
+/// What has been told, and what the telling needs.
+pub struct Published {
+    pub(super) last_reload: Option<LastReload>,
+    pub(super) reload_began: SystemTime,
+    /// More than a count has changed: systemd is told now.
+    pub(super) at_once: bool,
+    /// The state told last, and how many were ready: progress is when it changes.
+    state: &'static str,
+    ready: u32,
+    warned: HashSet<String>,
+}
+
+impl Published {
+    /// Nothing yet.
+    pub fn new() -> Published {
+        Published {
+            last_reload: None,
+            reload_began: SystemTime::UNIX_EPOCH,
+            at_once: true,
+            state: "starting",
+            ready: 0,
+            warned: HashSet::new(),
+        }
+    }
+}
+
+/// What ended workers did.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Their own counters.
+    pub counters: BTreeMap<String, f64>,
+}
+
+impl Totals {
+    /// Adds a worker that has ended.
+    pub fn add(&mut self, process: &Process) {
+        for (name, value) in &process.counters {
+            *self.counters.entry(name.clone()).or_default() += value;
+        }
+    }
+}
+
+impl Master {
+    /// Tells what has changed in this turn, then answers whoever waits for it.
+    pub(super) fn publish(&mut self) {
+        let summary = self.summary();
+        let progress = summary.workers_ready > self.published.ready || summary.state != self.published.state;
+        self.published.ready = summary.workers_ready;
+        let at_once = std::mem::take(&mut self.published.at_once) || summary.state != self.published.state;
+        self.published.state = summary.state;
+        if progress && matches!(summary.state, "starting" | "reloading") {
+            self.extend();
+        }
+        self.systemd.status(&summary.status_text, at_once, self.now);
+        self.ends.summary.send_if_modified(|told| {
+            let changed = *told != summary;
+            *told = summary;
+            changed
+        });
+        for (reply, answer) in self.outbox.drain(..) {
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        Summary {
+            instance: self.common.instance.clone(),
+            state: self.pool.state(),
+            degraded: self.pool.degraded(),
+            status_text: self.pool.status_text().into(),
+            generation: self.pool.generation(),
+            workers_configured: self.pool.target(),
+            workers_ready: self.pool.ready(),
+            crashes: self.pool.crashes(),
+            started_at: self.started_at,
+            last_reload: self
+                .published
+                .last_reload
+                .as_ref()
+                .map(|last| (last.generation, last.result, last.reason.clone(), last.ended)),
+        }
+    }
+
+    /// A worker as others see it.
+    pub(super) fn view(&self, id: WorkerId) -> Option<WorkerView> {
+        let worker = self.pool.worker(id)?;
+        let process = self.processes.get(&id);
+        Some(WorkerView {
+            id,
+            slot: worker.slot,
+            generation: worker.generation,
+            pid: worker.pid.unwrap_or(0),
+            state: worker.phase.as_str(),
+            status_text: worker.status.as_str().into(),
+            started_at: process.map_or_else(SystemTime::now, |process| process.started_at),
+        })
+    }
+
+    /// All of them.
+    pub(super) fn views(&self) -> Vec<WorkerView> {
+        self.pool.workers().filter_map(|(id, _)| self.view(id)).collect()
+    }
+
+    /// Keeps the record of a failure; its last lines come later.
+    pub(super) fn record_failure(&mut self, ended: &Ended, how: &str) {
+        if self.failures.len() == FAILURES {
+            self.failures.pop_front();
+        }
+        self.failures.push_back(Failure {
+            worker: ended.worker,
+            slot: ended.slot,
+            generation: ended.generation,
+            pid: ended.pid,
+            time: super::document::time(SystemTime::now()),
+            how: how.to_owned(),
+            last_status: (!ended.status.is_empty()).then(|| ended.status.clone()),
+            log_tail: Vec::new(),
+            serving: Vec::new(),
+        });
+        let since = self.processes.get(&ended.worker).map_or_else(SystemTime::now, |process| process.started_at);
+        let (outputs, bring, worker, pid) = (self.outputs.clone(), self.bring.clone(), ended.worker, ended.pid.unwrap_or(0));
+        tokio::spawn(async move {
+            let lines = outputs.tail(worker, pid, since).await;
+            outputs.close(worker);
+            let _ = bring.send(Brought::Tail(worker, lines));
+        });
+    }
+
+    /// The last lines of a failed worker.
+    pub(super) fn tail_known(&mut self, worker: WorkerId, lines: Vec<String>) {
+        if let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) {
+            failure.log_tail = lines;
+        }
+    }
+
+    /// Says each warning once.
+    pub(super) fn warn_once(&mut self, message: &str) {
+        if self.published.warned.len() < WARNINGS && self.published.warned.insert(message.to_owned()) {
+            self.warn(message.to_owned());
+        }
+    }
+
+    /// To somebody who sits at a terminal: what to do next.
+    pub(super) fn say_hello(&self) {
+        let target = self.pool.target();
+        let addresses: Vec<&str> = self.common.listeners.iter().map(|listener| listener.address.as_str()).collect();
+        let on = if addresses.is_empty() { String::new() } else { format!(" on {}", addresses.join(", ")) };
+        let message = format!("generation {} is serving: {target}/{target} ready{on}", self.pool.generation());
+        self.record(super::journal::Record {
+            generation: Some(self.pool.generation()),
+            ..super::journal::Record::new(super::journal::Level::Info, message)
+        });
+        if !self.systemd.is_there() {
+            for hint in self.hints() {
+                self.record(super::journal::Record::new(super::journal::Level::Info, hint));
+            }
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        let program = std::env::args().next().unwrap_or_else(|| "ratoon".to_owned());
+        let name = &self.common.instance;
+        let mut hints = vec![
+            "in a second terminal:".to_owned(),
+            format!("  {program} status {name}     what the workers do"),
+            format!("  {program} reload {name}     a new generation, then the old one drains"),
+        ];
+        let tcp = self.common.listeners.iter().find(|listener| listener.kind == super::sockets::Kind::TcpStream);
+        if let Some(listener) = tcp {
+            let address = listener.address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+            hints.push(format!(
+                "  while curl -fsS http://{address}/; do :; done     some load; it stops at the first lost request"
+            ));
+        }
+        hints
+    }
+}

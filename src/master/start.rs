@@ -1,0 +1,307 @@
+//! From the command line to a turning loop: everything that is asked of the machine once.
+//!
+//! Law: what is absent (systemd, D-Bus, root, control groups) is done without and said once; what is wrong is said
+//! with its cure, and the exit status is 1.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc;
+
+use super::cgroup::Cgroups;
+use super::command::Cancel;
+use super::journal::{self, Journal, Level, Record};
+use super::output::Outputs;
+use super::prepare::{self, Common, Release, Source};
+use super::processes::Token;
+use super::publish::{Published, Totals};
+use super::sockets::{self, Listener};
+use super::systemd::Systemd;
+use super::turn::Master;
+use crate::config::Overrides;
+use crate::control::listen::Control;
+use crate::control::paths::{self, Env};
+use crate::control::{self, Handle, Summary, http};
+use crate::pool::{Event, Pool};
+use crate::sys::poll::Poll;
+use crate::sys::signals::{self, SignalFd};
+use crate::sys::spawn::ErrorPipe;
+use crate::sys::{credentials, process};
+
+/// The signals that the master serves.
+const SIGNALS: [i32; 8] =
+    [libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCHLD];
+/// So long the log and the workers' last words may take at the end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What `ratoon run` was told.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The configuration file.
+    pub config: Option<PathBuf>,
+    /// The instance's name.
+    pub name: Option<String>,
+    /// Sockets to bind when systemd hands over none.
+    pub listen: Vec<String>,
+    /// Keys of the configuration as flags, and the command.
+    pub flags: Overrides,
+}
+
+/// Runs an instance to its end.
+pub fn run(options: Options) -> ExitCode {
+    // Before any thread is made: threads inherit the mask.
+    if let Err(error) = signals::block_all(&SIGNALS) {
+        eprintln!("ratoon: cannot block signals: {error}");
+        return ExitCode::FAILURE;
+    }
+    let name = match instance_name(&options) {
+        Ok(name) => name,
+        Err(why) => {
+            eprintln!("ratoon: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let journal = journal::start(&name);
+    let result = begin(options, &name, &journal);
+    let code = match result {
+        Ok(code) => code,
+        Err(why) => {
+            journal.log(Record::new(Level::Error, why));
+            1
+        }
+    };
+    journal.close(LAST_WORDS);
+    ExitCode::from(code)
+}
+
+/// `--name`, else the configuration's name, else the program's.
+fn instance_name(options: &Options) -> Result<String, String> {
+    let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let program = || options.flags.command().first().and_then(|program| stem(Path::new(program)));
+    let name = options.name.clone().or_else(|| options.config.as_deref().and_then(stem)).or_else(program);
+    let name =
+        name.ok_or("nothing to run: name a configuration (--config FILE), an instance (--name NAME), or a command after --")?;
+    paths::check_name(&name)?;
+    Ok(name)
+}
+
+fn source(options: &Options, name: &str, under_systemd: bool) -> Source {
+    let file = options.config.clone().or_else(|| {
+        let default = PathBuf::from(format!("/etc/ratoon/{name}.toml"));
+        (!options.flags.has_command()).then_some(default)
+    });
+    // The reload reads it again, from wherever the master may be then.
+    let file = file.map(|file| std::path::absolute(&file).unwrap_or(file));
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    Source { file, flags: options.flags.clone(), directory: if under_systemd { PathBuf::from("/") } else { here } }
+}
+
+fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> {
+    let started_at = SystemTime::now();
+    let env = |name: &str| std::env::var_os(name);
+    let under_systemd = env("NOTIFY_SOCKET").is_some();
+    let nofile = process::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
+    let listeners: Arc<[Listener]> = listeners(&options, journal)?.into();
+    let systemd = Systemd::new(env, Instant::now())?;
+    let places = Env::of_process();
+    let directory = paths::runtime_directory(name, &places);
+    let mut control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
+    let notify_directory = notify_directory(&directory)?;
+    let common = Common {
+        instance: name.into(),
+        control: control.path(),
+        listeners,
+        nofile,
+        // systemd looks after what a dead master leaves; without it the workers drain.
+        die_with_parent: (!under_systemd).then_some(libc::SIGTERM),
+    };
+    let source = source(&options, name, under_systemd);
+    let cancel = Cancel::new().map_err(|error| error.to_string())?;
+    let release = prepare::prepare(&source, &common, false, &cancel)?;
+    let cgroups = cgroups(journal);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()
+        .map_err(|error| format!("cannot make the event loop: {error}"))?;
+    let code = runtime.block_on(async {
+        let (handle, ends) = control::channel(first_summary(name, started_at));
+        front_ends(&handle, &mut control, &release, journal)?;
+        let master = Master::begin(Parts {
+            common,
+            source,
+            release,
+            journal,
+            systemd,
+            cgroups,
+            ends,
+            notify_directory: notify_directory.clone(),
+            started_at,
+        })
+        .map_err(|error| format!("cannot begin: {error}"))?;
+        let outputs = master.outputs();
+        let code = master.turn().await;
+        outputs.flush(LAST_WORDS);
+        Ok::<u8, String>(code)
+    })?;
+    // The blocking threads may hang on a dead mount; the end does not wait for them.
+    runtime.shutdown_background();
+    let _ = fs::remove_dir_all(&notify_directory);
+    // The socket goes before its directory.
+    drop(control);
+    Ok(code)
+}
+
+/// From systemd, else from `--listen`.
+fn listeners(options: &Options, journal: &Journal) -> Result<Vec<Listener>, String> {
+    let inherited = sockets::from_systemd(|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
+    if let Some(inherited) = inherited {
+        for warning in inherited.warnings {
+            journal.log(Record::new(Level::Warning, warning));
+        }
+        if !options.listen.is_empty() && !inherited.listeners.is_empty() {
+            journal.log(Record::new(Level::Warning, "--listen is ignored: systemd handed over sockets"));
+        }
+        if !inherited.listeners.is_empty() {
+            return Ok(inherited.listeners);
+        }
+    }
+    options.listen.iter().map(|spec| sockets::bind(spec).map_err(|error| error.to_string())).collect()
+}
+
+/// Where the workers' notify sockets are; what a dead master left there goes.
+fn notify_directory(directory: &Path) -> Result<PathBuf, String> {
+    let notify = directory.join("notify");
+    let fail = |error: std::io::Error| format!("cannot make {}: {error}", notify.display());
+    let _ = fs::remove_dir_all(&notify);
+    fs::create_dir_all(&notify).map_err(fail)?;
+    fs::set_permissions(&notify, fs::Permissions::from_mode(0o711)).map_err(fail)?;
+    Ok(notify)
+}
+
+fn cgroups(journal: &Journal) -> Option<Cgroups> {
+    let found = Cgroups::detect().unwrap_or_else(|why| {
+        journal.log(Record::new(Level::Warning, why));
+        None
+    });
+    if let Some(cgroups) = &found {
+        for what in cgroups.missing() {
+            journal.log(Record::new(Level::Debug, what.clone()));
+        }
+    } else if let Err(error) = process::set_subreaper() {
+        journal.log(Record::new(Level::Warning, format!("orphans of workers are not adopted: {error}")));
+    }
+    found
+}
+
+fn first_summary(name: &str, started_at: SystemTime) -> Summary {
+    Summary {
+        instance: name.into(),
+        state: "starting",
+        degraded: false,
+        status_text: "starting".into(),
+        generation: 0,
+        workers_configured: 0,
+        workers_ready: 0,
+        crashes: 0,
+        started_at,
+        last_reload: None,
+    }
+}
+
+fn front_ends(handle: &Handle, control: &mut Control, release: &Release, journal: &Journal) -> Result<(), String> {
+    let control = control.take_listener().ok_or("the control socket is taken")?;
+    let control = tokio::net::UnixListener::from_std(control).map_err(|error| format!("control socket: {error}"))?;
+    tokio::spawn(http::serve_control(control, handle.clone(), credentials::own_uid()));
+    if let Some(address) = &release.config.status.listen {
+        let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        });
+        match listener {
+            Ok(listener) => {
+                tokio::spawn(http::serve_status(http::Listener::Tcp(listener), handle.clone()));
+            }
+            // The pool serves all the same: the status page is not worth an outage.
+            Err(error) => journal.log(Record::new(Level::Error, format!("status.listen = {address:?}: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+/// What a master is made of.
+struct Parts<'a> {
+    common: Common,
+    source: Source,
+    release: Release,
+    journal: &'a Journal,
+    systemd: Systemd,
+    cgroups: Option<Cgroups>,
+    ends: control::Ends,
+    notify_directory: PathBuf,
+    started_at: SystemTime,
+}
+
+impl Master {
+    fn begin(parts: Parts<'_>) -> std::io::Result<Master> {
+        let Parts { common, source, release, journal, systemd, cgroups, ends, notify_directory, started_at } = parts;
+        let poll = Poll::new()?;
+        let signals = SignalFd::new(&SIGNALS)?;
+        poll.add(&signals, Token::Signal.to_u64())?;
+        if let Some(events) = cgroups.as_ref().and_then(Cgroups::events_fd) {
+            poll.add(events, Token::Cgroups.to_u64())?;
+        }
+        let now = Instant::now();
+        let settings = prepare::settings(&release.config);
+        let outputs = Outputs::new(journal.target().into(), &common.instance);
+        let (bring, brought) = mpsc::unbounded_channel();
+        // The clock and the pid are as good as any die: nobody gains by knowing the jitter.
+        let seed = started_at.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |span| span.as_nanos() as u64)
+            ^ u64::from(std::process::id());
+        let mut master = Master {
+            now,
+            pool: Pool::new(now, seed),
+            events: VecDeque::new(),
+            poll: poll.watched()?,
+            signals,
+            errors: ErrorPipe::new()?,
+            spawn_errors: HashMap::new(),
+            processes: HashMap::new(),
+            pids: HashMap::new(),
+            births: VecDeque::new(),
+            paused: BTreeSet::new(),
+            releases: HashMap::new(),
+            preparing: None,
+            ending: None,
+            common,
+            source,
+            notify_directory,
+            cgroups,
+            outputs,
+            journal: journal.clone(),
+            systemd,
+            ends,
+            brought,
+            bring,
+            replies: HashMap::new(),
+            outbox: Vec::new(),
+            published: Published::new(),
+            failures: VecDeque::new(),
+            totals: Totals::default(),
+            started_at,
+            exit: None,
+        };
+        master.releases.insert(1, Arc::new(release));
+        master.events.push_back(Event::Start(settings));
+        Ok(master)
+    }
+
+    fn outputs(&self) -> Outputs {
+        self.outputs.clone()
+    }
+}

@@ -1,0 +1,212 @@
+//! The loop: what is served, in which order, and how much of it a turn.
+//!
+//! Law: signals and ends before words, words before wishes; of everything a bounded amount a turn, so that nobody's
+//! noise keeps another waiting. With nothing to do it sleeps without a tick.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+
+use super::cgroup::Cgroups;
+use super::command::Cancel;
+use super::journal::Journal;
+use super::output::Outputs;
+use super::prepare::{Common, Release, Source};
+use super::processes::{Processes, Token};
+use super::publish::{Published, Totals};
+use super::systemd::Systemd;
+use crate::control::{AskerId, Ends, Reply};
+use crate::pool::{Action, Event, Number, Pool, Settings, Slot, WorkerId};
+use crate::status::tree::Failure;
+use crate::sys::poll::Poll;
+use crate::sys::signals::SignalFd;
+use crate::sys::spawn::{ErrorPipe, SpawnError};
+
+/// At most so many descriptors are served a turn …
+const DESCRIPTORS: usize = 64;
+/// … so many wishes heard …
+const WISHES: usize = 32;
+/// … and so many workers started: with a thousand to start, the loop is never deaf for long.
+const BIRTHS: usize = 8;
+
+/// What other threads and tasks bring back to the loop.
+pub enum Brought {
+    /// A release is made, or refused.
+    Prepared(Number, Result<(Settings, Box<Release>), String>),
+    /// `hooks.before_shutdown` has run.
+    ReadyToStop(Result<(), String>),
+    /// The last lines that a failed worker printed.
+    Tail(WorkerId, Vec<String>),
+}
+
+/// The master.
+pub struct Master {
+    pub(super) now: Instant,
+    pub(super) pool: Pool,
+    /// Events that are to be taken in, oldest first.
+    pub(super) events: VecDeque<Event>,
+    pub(super) poll: AsyncFd<Poll>,
+    pub(super) signals: SignalFd,
+    pub(super) errors: ErrorPipe,
+    /// Why processes could not become workers; read before their end is.
+    pub(super) spawn_errors: HashMap<WorkerId, SpawnError>,
+    pub(super) processes: Processes,
+    /// Main processes by number, to know whose words are whose.
+    pub(super) pids: HashMap<u32, WorkerId>,
+    /// Workers that are still to be started.
+    pub(super) births: VecDeque<(WorkerId, Slot, Number)>,
+    /// Workers that talk too much, by when they are heard again.
+    pub(super) paused: BTreeSet<(Instant, WorkerId)>,
+    pub(super) releases: HashMap<Number, Arc<Release>>,
+    /// The release in the making.
+    pub(super) preparing: Option<(Number, Cancel)>,
+    /// The hook before the end, while it runs.
+    pub(super) ending: Option<Cancel>,
+    pub(super) common: Common,
+    pub(super) source: Source,
+    pub(super) notify_directory: PathBuf,
+    pub(super) cgroups: Option<Cgroups>,
+    pub(super) outputs: Outputs,
+    pub(super) journal: Journal,
+    pub(super) systemd: Systemd,
+    pub(super) ends: Ends,
+    pub(super) brought: mpsc::UnboundedReceiver<Brought>,
+    pub(super) bring: mpsc::UnboundedSender<Brought>,
+    /// Who waits, and how they are reached.
+    pub(super) replies: HashMap<AskerId, oneshot::Sender<Reply>>,
+    /// Answers that go out once everything else is told.
+    pub(super) outbox: Vec<(oneshot::Sender<Reply>, Reply)>,
+    pub(super) published: Published,
+    pub(super) failures: VecDeque<Failure>,
+    pub(super) totals: Totals,
+    pub(super) started_at: SystemTime,
+    pub(super) exit: Option<u8>,
+}
+
+/// Why the loop woke.
+enum Woken {
+    Descriptors(Vec<u64>),
+    Wish(Option<crate::control::Command>),
+    Brought(Option<Brought>),
+    Time,
+}
+
+impl Master {
+    /// Turns until the pool says that all is over; gives the exit status.
+    pub async fn turn(mut self) -> u8 {
+        loop {
+            self.take_in();
+            self.publish();
+            if let Some(code) = self.exit {
+                return code;
+            }
+            let woken = self.wait().await;
+            self.now = Instant::now();
+            match woken {
+                Woken::Descriptors(tokens) => self.serve(tokens),
+                Woken::Wish(Some(wish)) => self.wish(wish),
+                Woken::Brought(Some(brought)) => self.bring_in(brought),
+                // All front ends are gone, or it is time for something: both are looked at below.
+                Woken::Wish(None) | Woken::Brought(None) | Woken::Time => {}
+            }
+            self.the_rest();
+            // The front ends run on this thread too.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        if !self.births.is_empty() {
+            return match self.ready() {
+                tokens if tokens.is_empty() => Woken::Time,
+                tokens => Woken::Descriptors(tokens),
+            };
+        }
+        let deadline =
+            [self.pool.deadline(), self.systemd.deadline(), self.paused.first().map(|(at, _)| *at)].into_iter().flatten().min();
+        loop {
+            tokio::select! {
+                biased;
+                guard = self.poll.readable() => {
+                    let Ok(mut guard) = guard else { return Woken::Time };
+                    let mut tokens = Vec::new();
+                    let _ = guard.get_inner().ready(&mut tokens, DESCRIPTORS);
+                    if tokens.is_empty() {
+                        // Only now: tokio hears of changes, and what was left unserved is none.
+                        guard.clear_ready();
+                        continue;
+                    }
+                    return Woken::Descriptors(tokens);
+                }
+                wish = self.ends.commands.recv() => return Woken::Wish(wish),
+                brought = self.brought.recv() => return Woken::Brought(brought),
+                () = time_of(deadline) => return Woken::Time,
+            }
+        }
+    }
+
+    fn ready(&self) -> Vec<u64> {
+        let mut tokens = Vec::new();
+        let _ = self.poll.get_ref().ready(&mut tokens, DESCRIPTORS);
+        tokens
+    }
+
+    fn serve(&mut self, tokens: Vec<u64>) {
+        let mut tokens: Vec<Token> = tokens.into_iter().map(Token::from_u64).collect();
+        tokens.sort_unstable();
+        let mut ended = Vec::new();
+        for token in tokens {
+            match token {
+                Token::Signal => self.signals(),
+                Token::Exit(worker) => ended.push(worker),
+                Token::Cgroups => self.groups_emptied(),
+                Token::Notify(worker) => self.hear(worker),
+            }
+        }
+        self.ended(&ended);
+    }
+
+    /// What there may be beside that for which the loop woke.
+    fn the_rest(&mut self) {
+        for _ in 0..WISHES {
+            let Ok(wish) = self.ends.commands.try_recv() else { break };
+            self.wish(wish);
+        }
+        while let Ok(brought) = self.brought.try_recv() {
+            self.bring_in(brought);
+        }
+        self.systemd.due(self.now);
+        self.resume_paused();
+        if self.pool.deadline().is_some_and(|at| at <= self.now) {
+            self.events.push_back(Event::Due);
+        }
+        self.take_in();
+        for _ in 0..BIRTHS {
+            let Some((worker, slot, generation)) = self.births.pop_front() else { break };
+            self.give_birth(worker, slot, generation);
+        }
+    }
+
+    /// Gives the pool every event, and carries out every action, until it is quiet.
+    fn take_in(&mut self) {
+        let mut actions: Vec<Action> = Vec::new();
+        while let Some(event) = self.events.pop_front() {
+            self.pool.step(self.now, event, &mut actions);
+            for action in actions.drain(..) {
+                self.carry_out(action);
+            }
+        }
+    }
+}
+
+/// Sleeps until then; for ever without a deadline.
+async fn time_of(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

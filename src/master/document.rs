@@ -3,6 +3,7 @@
 //! Law: the loop's part is a copy of what it has in memory; no file is read and no worker asked by it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,6 +14,7 @@ use super::publish::{LastReload, Totals};
 use super::sockets::Listener;
 use super::turn::Master;
 use crate::control::{Summary, WorkerView};
+use crate::status::kernel::{self, Survey};
 use crate::status::tree::{self, Document};
 
 /// What the loop knows, copied.
@@ -28,6 +30,7 @@ struct Facts {
 /// A worker in the [`Facts`].
 struct One {
     view: WorkerView,
+    group: Option<PathBuf>,
     info: Map<String, Value>,
     counters: BTreeMap<String, f64>,
 }
@@ -40,6 +43,7 @@ impl Master {
             let process = self.processes.get(&id);
             Some(One {
                 view: self.view(id)?,
+                group: process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned()),
                 info: process.map(|process| process.info.clone()).unwrap_or_default(),
                 counters: process.map(|process| process.counters.clone()).unwrap_or_default(),
             })
@@ -71,7 +75,10 @@ fn build(facts: Facts) -> Document {
             *counters.entry(name.clone()).or_default() += value;
         }
     }
-    let mut workers: Vec<tree::Worker> = workers.into_iter().map(worker).collect();
+    let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
+    let sockets: Vec<_> = listeners.iter().map(|listener| &listener.fd).collect();
+    let survey = kernel::survey(&subjects, &sockets);
+    let mut workers: Vec<tree::Worker> = workers.into_iter().map(|one| worker(one, &survey)).collect();
     workers.sort_by_key(|worker| (worker.slot, worker.id));
     Document {
         instance: summary.instance.to_string(),
@@ -96,14 +103,21 @@ fn build(facts: Facts) -> Document {
             start_time: time(last.began),
             duration_ms: last.ended.duration_since(last.began).map_or(0, |span| span.as_millis() as u64),
         }),
-        master: tree::Master { pid: std::process::id(), start_time: time(summary.started_at), ..tree::Master::default() },
+        master: tree::Master {
+            pid: std::process::id(),
+            memory_rss: survey.master.rss,
+            memory_pss: survey.master.pss,
+            cpu_usec: survey.master.cpu_usec,
+            start_time: time(survey.master.started.unwrap_or(summary.started_at)),
+        },
         sockets: listeners
             .iter()
-            .map(|listener| tree::Socket {
+            .enumerate()
+            .map(|(index, listener)| tree::Socket {
                 name: listener.name.clone(),
                 address: listener.address.clone(),
-                queue: None,
-                queue_max: None,
+                queue: survey.queue(index).map(|queue| queue.waiting),
+                queue_max: survey.queue(index).map(|queue| queue.max),
             })
             .collect(),
         workers,
@@ -111,8 +125,9 @@ fn build(facts: Facts) -> Document {
     }
 }
 
-fn worker(one: One) -> tree::Worker {
-    let One { view, info, counters } = one;
+fn worker(one: One, survey: &Survey) -> tree::Worker {
+    let One { view, group: _, info, counters } = one;
+    let figures = survey.worker(view.id).cloned().unwrap_or_default();
     tree::Worker {
         id: view.id,
         slot: view.slot,
@@ -121,6 +136,10 @@ fn worker(one: One) -> tree::Worker {
         state: view.state.to_owned(),
         status: (!view.status_text.is_empty()).then(|| view.status_text.to_string()),
         start_time: time(view.started_at),
+        memory_rss: figures.rss,
+        cpu_usec: figures.cpu_usec,
+        open_connections: figures.open_connections,
+        listening: figures.listening,
         counters,
         info,
         ..tree::Worker::default()

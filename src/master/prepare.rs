@@ -3,7 +3,7 @@
 //! Law: all this may block (a file on a dead mount, a slow check), so it never runs on the loop.
 
 use std::ffi::{CString, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,36 +56,35 @@ impl Source {
     ///
     /// # Errors
     /// What is wrong with it, with line and column.
-    pub fn read(&self) -> Result<Config, String> {
+    pub fn read(&self) -> Result<Config, config::Error> {
         match &self.file {
             Some(file) => config::load_with(file, &self.flags),
             None => config::from_flags(&self.flags),
         }
-        .map_err(|error| error.to_string())
     }
 }
 
-/// Makes a release. With `checks`, what the configuration names as hook and check is run first, and can refuse it.
+/// Makes a release. For a `reload`, what the configuration names as hook and check is run first, and can refuse it.
 ///
 /// # Errors
 /// A sentence that says why there is no release.
-pub fn prepare(source: &Source, common: &Common, checks: bool, cancel: &Cancel) -> Result<Release, String> {
-    let config = source.read()?;
+pub fn prepare(source: &Source, common: &Common, reload: bool, cancel: &Cancel) -> Result<Release, String> {
+    // On the one line that a reload's reason is, without what the file says there: that may be a secret.
+    let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
+    let config = source.read().map_err(words)?;
     let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
-    // Relative files are the configuration's neighbours.
-    let beside = source.file.as_deref().and_then(Path::parent).unwrap_or(&source.directory);
-    let configured = config.environment(beside).map_err(|error| error.to_string())?;
+    let configured = config.environment(&directory).map_err(words)?;
     let path = configured
         .iter()
         .find(|(name, _)| name == "PATH")
         .map(|(_, path)| OsString::from(path))
         .or_else(|| std::env::var_os("PATH"));
-    if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| checks) {
+    if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| reload) {
         let pinned = release::pin(argv, &directory, path.as_deref()).map_err(|error| format!("hooks.before_reload: {error}"))?;
         run("hooks.before_reload", argv, &pinned, &configured, cancel)?;
     }
     let pinned = release::pin(&config.worker.command, &directory, path.as_deref()).map_err(|error| error.to_string())?;
-    if let Some(argv) = config.reload.check.as_deref().filter(|_| checks) {
+    if let Some(argv) = config.reload.check.as_deref().filter(|_| reload) {
         let check =
             release::pin(argv, &pinned.directory_path, path.as_deref()).map_err(|error| format!("reload.check: {error}"))?;
         run("reload.check", argv, &check, &configured, cancel)?;

@@ -7,13 +7,13 @@ use super::status_view::state_style;
 use super::table::{Cell, Table};
 use super::target::{Probed, probe};
 use crate::control::client::Error;
-use crate::control::paths::{Env, instances};
+use crate::control::paths::{Env, all_instances};
 
 #[derive(clap::Args)]
 pub(super) struct Options {}
 
 pub(super) async fn run(_: Options) -> Result<ExitCode, String> {
-    let probed = probe(instances(&Env::of_process())).await;
+    let probed = probe(all_instances(&Env::of_process())).await;
     if probed.is_empty() {
         complain("no instance runs here");
     } else {

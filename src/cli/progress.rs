@@ -63,53 +63,41 @@ impl Progress {
                 vec![format!("reloading to generation {generation}")]
             }
             Event::Worker(worker) if Some(worker.generation) == self.generation => {
-                let known = self.rows.iter_mut().find(|row| row.id == worker.id);
-                let changed = known.as_ref().is_none_or(|row| row.state != worker.state);
-                let row = match known {
-                    Some(row) => row,
-                    None => {
-                        self.rows.push(Row {
-                            id: worker.id,
-                            slot: worker.slot,
-                            pid: None,
-                            state: String::new(),
-                            status: String::new(),
-                            since: now,
-                            settled: None,
-                            failed: false,
-                        });
-                        self.rows.sort_by_key(|row| (row.slot, row.id));
-                        match self.rows.iter_mut().find(|row| row.id == worker.id) {
-                            Some(row) => row,
-                            None => return Vec::new(),
-                        }
-                    }
-                };
+                let row = self.row(worker.id, worker.slot, now);
+                let changed = row.state != worker.state;
                 row.pid = worker.pid;
                 row.state = clean(&worker.state);
                 row.status = clean(&worker.status);
-                if worker.state == "ready" && changed {
-                    row.settled = Some(now);
+                if !changed {
+                    return Vec::new();
                 }
-                if changed { vec![row.plain(now)] } else { Vec::new() }
+                row.settled = (worker.state == "ready").then_some(now);
+                vec![row.plain(now)]
             }
             Event::WorkerExited(exit) if Some(exit.generation) == self.generation => {
-                match self.rows.iter_mut().find(|row| row.id == exit.id) {
-                    Some(row) => {
-                        row.state = clean(&exit.how);
-                        row.failed = exit.failed;
-                        row.settled = Some(now);
-                        vec![row.plain(now)]
-                    }
-                    None => Vec::new(),
-                }
+                let row = self.row(exit.id, exit.slot, now);
+                row.state = clean(&exit.how);
+                row.failed = exit.failed;
+                row.settled = Some(now);
+                vec![row.plain(now)]
             }
-            Event::ReloadFinished(outcome) if Some(outcome.generation) == self.generation => Vec::new(),
-            // The one that we waited for.
-            Event::ReloadFinished(_) => Vec::new(),
-            Event::Worker(_) | Event::WorkerExited(_) => Vec::new(),
+            // The outcome itself is the answer to the request; other generations are not of this reload.
+            Event::ReloadFinished(_) | Event::Worker(_) | Event::WorkerExited(_) => Vec::new(),
             Event::Lagged(missed) => vec![format!("({missed} events were lost; the outcome is not)")],
         }
+    }
+
+    /// The worker's row; a new one has no state yet.
+    fn row(&mut self, id: u64, slot: u32, now: Instant) -> &mut Row {
+        let place = match self.rows.binary_search_by_key(&(slot, id), |row| (row.slot, row.id)) {
+            Ok(place) => place,
+            Err(place) => {
+                let (state, status) = (String::new(), String::new());
+                self.rows.insert(place, Row { id, slot, pid: None, state, status, since: now, settled: None, failed: false });
+                place
+            }
+        };
+        &mut self.rows[place]
     }
 
     /// What a terminal should show now: a line for the whole, and one a worker of the new generation, cut to the screen.
@@ -169,4 +157,97 @@ impl Row {
 
 fn time(duration: Duration) -> String {
     span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::messages::{ExitMessage, ReloadMessage, SummaryMessage, WorkerMessage};
+
+    fn summary(state: &str) -> Event {
+        Event::Summary(SummaryMessage { state: state.into(), generation: 7, ..SummaryMessage::default() })
+    }
+
+    fn worker(id: u64, slot: u32, generation: u64, state: &str) -> Event {
+        let pid = Some(4000 + u32::try_from(id).unwrap());
+        Event::Worker(WorkerMessage { id, slot, generation, pid, state: state.into(), ..WorkerMessage::default() })
+    }
+
+    fn exited(id: u64, slot: u32, generation: u64) -> Event {
+        Event::WorkerExited(ExitMessage { id, slot, generation, how: "exit 1".into(), failed: true })
+    }
+
+    /// A reload that goes wrong, told at these milliseconds.
+    fn story() -> Vec<(u64, Event)> {
+        vec![
+            (0, summary("running")),
+            (10, Event::ReloadStarted(8)),
+            (11, worker(12, 1, 8, "starting")),
+            (11, worker(11, 0, 8, "starting")),
+            // Of the old generation.
+            (15, worker(3, 0, 7, "ready")),
+            (16, exited(4, 1, 7)),
+            // Only its status changed.
+            (400, worker(11, 0, 8, "starting")),
+            (811, worker(11, 0, 8, "ready")),
+            (1311, exited(12, 1, 8)),
+            (1320, Event::ReloadFinished(ReloadMessage { generation: 8, ..ReloadMessage::default() })),
+        ]
+    }
+
+    #[test]
+    fn a_log_gets_a_line_a_change() {
+        let begun = Instant::now();
+        let mut progress = Progress::new(begun);
+        let lines = story().into_iter().flat_map(|(at, event)| progress.event(&event, begun + Duration::from_millis(at)));
+        insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"), @r"
+        reloading to generation 8
+        worker 12 (slot 1, pid 4012): starting
+        worker 11 (slot 0, pid 4011): starting
+        worker 11 (slot 0, pid 4011): ready after 0.8 s
+        worker 12 (slot 1, pid 4012): exit 1 after 1.3 s
+        ");
+        assert_eq!(progress.serving(), 7);
+    }
+
+    #[test]
+    fn a_terminal_shows_all_workers_of_the_new_generation_by_slot() {
+        let begun = Instant::now();
+        let mut progress = Progress::new(begun);
+        for (at, event) in story().iter().take(8) {
+            progress.event(event, begun + Duration::from_millis(*at));
+        }
+        let screen = Screen { width: Some(60), height: Some(24), colour: false };
+        insta::assert_snapshot!(progress.lines(begun + Duration::from_millis(1000), &screen).join("\n"), @r"
+        reloading to generation 8: 1/2 ready, 1.0 s
+          slot 0    worker 11     pid 4011       0.8 s  ready
+          slot 1    worker 12     pid 4012       0.9 s  starting
+        ");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_counted_and_the_unready_are_shown_first() {
+        let begun = Instant::now();
+        let mut progress = Progress::new(begun);
+        progress.event(&Event::ReloadStarted(8), begun);
+        for id in 0..1000 {
+            progress.event(&worker(id, u32::try_from(id).unwrap(), 8, if id == 777 { "starting" } else { "ready" }), begun);
+        }
+        let screen = Screen { width: Some(40), height: Some(8), colour: false };
+        let lines = progress.lines(begun, &screen);
+        assert_eq!(lines.len(), 6);
+        assert!(lines.iter().all(|line| crate::cli::screen::width(line) <= 40), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains("777")), "{lines:?}");
+        assert_eq!(lines[5], "  … and 996 more");
+    }
+
+    #[test]
+    fn who_waits_for_another_reload_is_told_so() {
+        let now = Instant::now();
+        let mut progress = Progress::new(now);
+        assert_eq!(progress.event(&summary("reloading"), now), ["another reload is under way; this one comes after it"]);
+        assert!(progress.event(&summary("reloading"), now).is_empty(), "once");
+        assert!(progress.event(&worker(5, 0, 8, "ready"), now).is_empty(), "not ours");
+        assert_eq!(progress.event(&Event::ReloadStarted(9), now), ["reloading to generation 9"]);
+    }
 }

@@ -18,7 +18,9 @@ pub(super) struct Options {
 }
 
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
-    let (name, worker) = tell_apart(options.name, options.worker, |name| !candidates(name, &Env::of_process()).is_empty())?;
+    let (name, worker) = tell_apart(options.name, options.worker, |name| {
+        !options.control.is_named() && !candidates(name, &Env::of_process()).is_empty()
+    })?;
     let client = client(name.as_deref(), &options.control).await?;
     let outcome = client.recycle(worker).await.map_err(|error| error.to_string())?;
     let done = match worker {

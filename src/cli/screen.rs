@@ -107,6 +107,11 @@ pub(super) fn clean(text: &str) -> String {
         .collect()
 }
 
+/// Whether a terminal only shows this character.
+pub(super) fn is_harmless(character: char) -> bool {
+    harmless(character) == Some(character)
+}
+
 fn harmless(character: char) -> Option<char> {
     match character {
         '\t' | '\n' | '\r' => Some(' '),

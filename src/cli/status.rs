@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::de::IgnoredAny;
 
-use super::screen::{Screen, say};
+use super::screen::{Screen, is_harmless, say};
 use super::status_view::{Clock, view};
 use super::target::Target;
 use crate::status::tree::Document;
@@ -39,7 +39,8 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// JSON, laid out for reading. It stays what the master wrote, in its order, with what this version does not know.
+/// JSON, laid out for reading. It stays what the master wrote, in its order, with what this version does not know; only
+/// characters that would steer a terminal are escaped.
 /// `text` is valid JSON.
 fn indent(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 2);
@@ -51,7 +52,11 @@ fn indent(text: &str) -> String {
     };
     while let Some(character) = characters.next() {
         if in_string {
-            out.push(character);
+            match u32::from(character) {
+                // JSON leaves the controls beyond ASCII as they are; a terminal would obey them.
+                code if !is_harmless(character) && code <= 0xffff => out += &format!("\\u{code:04x}"),
+                _ => out.push(character),
+            }
             match character {
                 _ if escaped => escaped = false,
                 '\\' => escaped = true,
@@ -117,6 +122,7 @@ mod tests {
           ]
         }
         "#);
+        assert_eq!(indent("[\"\u{9b}31m\u{202e}\"]"), "[\n  \"\\u009b31m\\u202e\"\n]");
         let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
         assert_eq!(value(&shown), value(text));
         assert_eq!(value(&shown), value(&indent(&shown)));

@@ -30,10 +30,14 @@ impl Clock {
     /// How long ago an RFC 3339 time was; a clock that was set back makes it 0.
     fn since(&self, time: &str) -> String {
         match time.parse::<Timestamp>() {
-            Ok(at) => span(u64::try_from(self.now.duration_since(at).max(SignedDuration::ZERO).as_millis()).unwrap_or(0)),
+            Ok(at) => milliseconds(self.now.duration_since(at)),
             Err(_) => "-".to_owned(),
         }
     }
+}
+
+fn milliseconds(duration: SignedDuration) -> String {
+    span(u64::try_from(duration.max(SignedDuration::ZERO).as_millis()).unwrap_or(0))
 }
 
 /// How a pool's or a worker's state is meant.
@@ -206,9 +210,109 @@ pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
         lines.push(format!("status: {}", clean(status)));
     }
     for request in &failure.serving {
-        lines.push(format!("while serving {} {}", clean(&request.method), clean(&request.url)));
+        let times = (request.start_time.parse::<Timestamp>(), failure.time.parse::<Timestamp>());
+        let took = match times {
+            (Ok(begun), Ok(ended)) => format!(" for {}", milliseconds(ended.duration_since(begun))),
+            _ => String::new(),
+        };
+        lines.push(format!("while serving {} {}{took}", clean(&request.method), clean(&request.url)));
     }
     let first = failure.log_tail.len().saturating_sub(log_lines);
     lines.extend(failure.log_tail[first..].iter().map(|line| format!("| {}", clean(line))));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clock() -> Clock {
+        Clock { now: "2026-07-14T12:00:00Z".parse().unwrap(), zone: TimeZone::fixed(jiff::tz::offset(2)) }
+    }
+
+    fn screen(width: Option<usize>) -> Screen {
+        Screen { width, height: width, colour: false }
+    }
+
+    fn busy() -> Document {
+        serde_json::from_str(include_str!("recorded/busy.json")).unwrap()
+    }
+
+    fn small() -> Document {
+        serde_json::from_str(include_str!("recorded/small.json")).unwrap()
+    }
+
+    #[test]
+    fn a_busy_pool() {
+        insta::assert_snapshot!(view(&busy(), &clock(), &screen(None)), @r##"
+        web reloading, degraded, generation 7, 2/2 ready
+          status   reloading to generation 8: 1/2 ready
+          since    2026-07-12 10:00:00 (2d 3h), 3 workers have failed
+          reload   2026-07-14 13:40:00 to generation 7 rolled back after 1.2 s: worker 9 (slot 1): exit 1
+          master   pid 4242, version 0.1.0, memory 2.0M, cpu 1.5 s, up 2d 4h
+          served   1204 connections, 4.1M requests, 50M read, 68G written, jobs 17.5, mails 3
+
+        SLOT  ID   PID  GEN  STATE                       UP  MEM    CPU  CONNS  REQS  STATUS
+           0   5  5001    7  ready                    3h 0m  50M  1m 1s     12  2.1M  warm
+           0  11  6001    8  starting                 1.0 s    -      -      -     -
+           1   6  5002    6  draining, still listens  1d 0h  10M  0.5 s      1    99  \u{1b}[31mévil\u{202e} 日本 line
+           1  12     -    8  starting                 0.0 s    -      -      -     -
+
+        SOCKET  ADDRESS        QUEUE   MAX
+        http    0.0.0.0:8080       0  4096
+        admin   /run/web.sock      5     5
+        dns     [::]:53/udp        -     -
+
+        LAST FAILURES (3 of 4; --json has all)
+        2026-07-14 13:40:01 worker 9 (slot 1, generation 7): exit 1
+            | three
+            | four
+            | Traceback (most recent call last):
+            |   File "app.py", line 3
+            | KeyError: 'DATABASE_URL'
+        2026-07-14 13:39:00 worker 7 (slot 1, generation 7): signal SIGSEGV (core dumped)
+            status: serving
+            while serving GET /report/17 for 4.0 s
+            | GET /report/17
+        2026-07-12 10:00:02 worker 2 (slot 1, generation 1): exec: No such file or directory
+        "##);
+    }
+
+    #[test]
+    fn a_small_pool() {
+        insta::assert_snapshot!(view(&small(), &clock(), &screen(None)), @r##"
+        api running, generation 1, 1/1 ready
+          status   generation 1: 1/1 ready
+          since    2026-07-14 13:59:58 (2.0 s), no worker has failed
+          master   pid 77, version 0.1.0, up 2.0 s
+
+        SLOT  ID  PID  GEN  STATE     UP   MEM    CPU  CONNS  REQS  STATUS
+           0   1   78    1  ready  2.0 s  1.0M  0.0 s      0     -
+        "##);
+    }
+
+    #[test]
+    fn an_empty_document_of_a_strange_master_is_shown_too() {
+        assert!(view(&Document::default(), &clock(), &screen(None)).contains("generation 0, 0/0 ready"));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_screen() {
+        for width in [1, 10, 40, 80] {
+            for line in view(&busy(), &clock(), &screen(Some(width))).lines().skip(1) {
+                assert!(crate::cli::screen::width(line) <= width, "{width}: {line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn colours_are_all_that_a_terminal_adds() {
+        let coloured = view(&busy(), &clock(), &Screen { width: None, height: None, colour: true });
+        assert!(coloured.contains("\x1b[31mreloading, degraded\x1b[0m"), "{coloured}");
+        let mut plain = coloured;
+        for code in ["0", "1", "2", "31", "32", "33"] {
+            plain = plain.replace(&format!("\x1b[{code}m"), "");
+        }
+        assert_eq!(plain, view(&busy(), &clock(), &screen(None)));
+    }
 }

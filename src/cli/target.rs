@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(clap::Args)]
 pub(super) struct Control {
     /// The control socket, instead of a NAME
-    #[arg(long = "control", value_name = "PATH", conflicts_with = "name")]
+    #[arg(long = "control", value_name = "PATH")]
     path: Option<PathBuf>,
 }
 
@@ -37,11 +37,21 @@ impl Target {
     }
 }
 
+impl Control {
+    /// `--control` is there.
+    pub(super) fn is_named(&self) -> bool {
+        self.path.is_some()
+    }
+}
+
 /// See [`Target::client`].
 pub(super) async fn client(name: Option<&str>, control: &Control) -> Result<Client, String> {
     let env = Env::of_process();
     match (&control.path, name) {
-        (Some(path), _) => Ok(Client::new(path)),
+        (Some(path), None) => Ok(Client::new(path)),
+        (Some(path), Some(name)) => {
+            Err(format!("both the instance {name:?} and --control {} are named; one of them is enough", path.display()))
+        }
         (None, Some(name)) => named(name, &env).await,
         (None, None) => match paths::own_control(&env) {
             Some(path) => Ok(Client::new(path)),
@@ -54,7 +64,16 @@ async fn named(name: &str, env: &Env) -> Result<Client, String> {
     paths::check_name(name)?;
     let found = paths::candidates(name, env);
     match found.as_slice() {
-        [] => Err(format!("no instance {name:?} runs here; {}", others(&probe(paths::instances(env)).await))),
+        [] => {
+            let all = probe(paths::all_instances(env)).await;
+            match all.iter().find(|it| it.found.name == name) {
+                Some(foreign) => Err(format!(
+                    "the instance {name:?} is another user's; if you mean it, say --control {}",
+                    foreign.found.control.display()
+                )),
+                None => Err(format!("no instance {name:?} runs here; {}", others(&all))),
+            }
+        }
         [one] => Ok(Client::new(one)),
         // A dead socket of the system's must not hide a living one of the user's.
         [first, ..] => {
@@ -112,4 +131,92 @@ pub(super) async fn probe(found: Vec<Found>) -> Vec<Probed> {
     let mut probed = asking.join_all().await;
     probed.sort_by_key(|(number, _)| *number);
     probed.into_iter().map(|(_, it)| it).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::http::serve_control;
+    use crate::control::{Ends, Summary, channel};
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+    use std::time::SystemTime;
+
+    fn env(base: &Path) -> Env {
+        Env {
+            runtime_directory: None,
+            xdg_runtime_dir: Some(base.join("session")),
+            control: None,
+            uid: rustix::process::geteuid().as_raw(),
+            run: base.join("run"),
+            tmp: base.join("tmp"),
+        }
+    }
+
+    fn bind(directory: &Path) -> (UnixListener, PathBuf) {
+        std::fs::create_dir_all(directory).unwrap();
+        let path = directory.join(paths::SOCKET);
+        (UnixListener::bind(&path).unwrap(), path)
+    }
+
+    /// An instance that answers as long as what is returned is held.
+    fn instance(directory: &Path) -> (PathBuf, Ends, JoinSet<()>) {
+        let (listener, path) = bind(directory);
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+        let (handle, ends) = channel(Summary {
+            instance: "any".into(),
+            state: "running",
+            degraded: false,
+            status_text: "".into(),
+            generation: 1,
+            workers_configured: 1,
+            workers_ready: 1,
+            crashes: 0,
+            started_at: SystemTime::UNIX_EPOCH,
+            last_reload: None,
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve_control(listener, handle, 0));
+        (path, ends, tasks)
+    }
+
+    #[tokio::test]
+    async fn without_a_name_the_only_one_that_answers_is_meant() {
+        let base = tempfile::tempdir().unwrap();
+        let env = env(base.path());
+        assert!(only(&env).await.unwrap_err().contains("there is none"));
+
+        drop(bind(&env.run.join("ratoon/dead")));
+        let words = only(&env).await.unwrap_err();
+        assert!(words.contains("do not answer: dead"), "{words}");
+
+        let (path, _ends, _tasks) = instance(&base.path().join("session/ratoon/web"));
+        assert_eq!(only(&env).await.unwrap().path(), path);
+
+        let (_path, _ends, _tasks) = instance(&env.run.join("ratoon/api"));
+        let words = only(&env).await.unwrap_err();
+        assert_eq!(words, "which instance? these run: api, web");
+    }
+
+    #[tokio::test]
+    async fn a_dead_socket_does_not_hide_a_living_one_of_the_same_name() {
+        let base = tempfile::tempdir().unwrap();
+        let env = env(base.path());
+        drop(bind(&env.run.join("ratoon/web")));
+        let (path, _ends, _tasks) = instance(&base.path().join("session/ratoon/web"));
+        assert_eq!(named("web", &env).await.unwrap().path(), path);
+        let words = named("api", &env).await.unwrap_err();
+        assert_eq!(words, "no instance \"api\" runs here; these run: web");
+    }
+
+    #[tokio::test]
+    async fn root_does_not_mean_a_users_instance_without_saying_so() {
+        let base = tempfile::tempdir().unwrap();
+        let env = Env { uid: 0, xdg_runtime_dir: None, ..env(base.path()) };
+        let (path, _ends, _tasks) = instance(&env.run.join("user/1000/ratoon/web"));
+        assert!(only(&env).await.is_err());
+        let words = named("web", &env).await.unwrap_err();
+        assert!(words.contains(&format!("--control {}", path.display())), "{words}");
+    }
 }

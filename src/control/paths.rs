@@ -127,14 +127,23 @@ pub fn candidates(name: &str, env: &Env) -> Vec<PathBuf> {
     found
 }
 
-/// All instances of this machine that this user can see, by name.
+/// The instances that this user may mean by leaving out the name, by name: the system's and the user's own.
 pub fn instances(env: &Env) -> Vec<Found> {
+    instances_in(&env.bases(), env)
+}
+
+/// All instances of this machine that this user can see, by name. Root sees those of `systemctl --user` too, but never
+/// means one of them without saying so: their users may put there what they like.
+pub fn all_instances(env: &Env) -> Vec<Found> {
     let mut bases = env.bases();
     if env.uid == 0 {
-        // Instances of `systemctl --user`.
         let users = fs::read_dir(env.run.join("user")).into_iter().flatten().flatten();
         bases.extend(users.map(|user| user.path().join("ratoon")));
     }
+    instances_in(&bases, env)
+}
+
+fn instances_in(bases: &[PathBuf], env: &Env) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     for entry in bases.iter().filter_map(|base| fs::read_dir(base).ok()).flatten().flatten() {
         let control = entry.path().join(SOCKET);
@@ -235,8 +244,9 @@ mod tests {
     fn root_also_lists_the_instances_of_users() {
         let base = tempfile::tempdir().unwrap();
         let path = socket(&base.path().join("run/user/1000/ratoon/web"));
-        assert_eq!(instances(&env(base.path(), 0)), [Found { name: "web".into(), control: path }]);
-        assert_eq!(instances(&env(base.path(), 1000)), []);
+        assert_eq!(all_instances(&env(base.path(), 0)), [Found { name: "web".into(), control: path }]);
+        assert_eq!(instances(&env(base.path(), 0)), []);
+        assert_eq!(all_instances(&env(base.path(), 1000)), []);
     }
 
     #[test]

@@ -131,7 +131,7 @@ async fn what_cannot_be_asked_is_told_with_its_cause() {
         eprintln!("skipped: a socket without permission, since root may open every socket");
     } else {
         let _listener = UnixListener::bind(at("closed")).unwrap();
-        std::fs::set_permissions(at("closed"), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(at("closed"), std::fs::Permissions::from_mode(0o000)).unwrap();
         let denied = error(at("closed")).await;
         assert!(matches!(denied, Error::Denied(_)), "{denied}");
     }

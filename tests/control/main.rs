@@ -6,3 +6,4 @@ mod client;
 mod fake;
 mod front;
 mod hostile;
+mod verbs;

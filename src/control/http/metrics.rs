@@ -132,7 +132,7 @@ fn workers(text: &mut Text<'_>, document: &Document) {
             ("slot", &worker.slot),
             ("worker", &worker.id),
             ("generation", &worker.generation),
-            ("pid", &worker.pid.unwrap_or(0)),
+            ("pid", &worker.pid.map_or_else(String::new, |pid| pid.to_string())),
             ("state", &worker.state),
         ];
         text.sample("ratoon_worker_info", labels, Some(1));
@@ -244,4 +244,72 @@ fn seconds(time: &str) -> Option<String> {
     let at: jiff::Timestamp = time.parse().ok()?;
     let micros = u64::try_from(at.as_microsecond()).ok()?;
     Some(Micros(micros).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tree::{LastReload, Socket};
+
+    fn document() -> Document {
+        serde_json::from_str(include_str!("../../cli/recorded/busy.json")).unwrap()
+    }
+
+    #[test]
+    fn the_whole_of_a_busy_pool() {
+        insta::assert_snapshot!(render(&document()));
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let text = render(&Document { instance: "web".into(), ..Document::default() });
+        for name in ["ratoon_requests", "ratoon_worker_info", "ratoon_last_reload", "ratoon_socket", "ratoon_master_memory"] {
+            assert!(!text.contains(name), "{name}: {text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        let nasty = "a\"b\\c\nd";
+        let socket = Socket { name: nasty.into(), address: "x".into(), queue: Some(1), queue_max: None };
+        let text = render(&Document { instance: nasty.into(), sockets: vec![socket], ..Document::default() });
+        assert!(text.contains(r#"{instance="a\"b\\c\nd",socket="0",name="a\"b\\c\nd",address="x"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn every_line_is_a_sample_of_the_family_above_it() {
+        let mut document = document();
+        document.last_reload = Some(LastReload { result: "committed".into(), ..LastReload::default() });
+        document.counters.insert("broken".into(), f64::INFINITY);
+        document.counters.insert("negative".into(), -1.0);
+        let text = render(&document);
+        let (mut family, mut kind, mut families) = ("", "", Vec::new());
+        for line in text.lines().take_while(|line| *line != "# EOF") {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                (family, kind) = rest.split_once(' ').unwrap();
+                assert!(!families.contains(&family), "{family} twice");
+                families.push(family);
+            } else if let Some(rest) = line.strip_prefix("# UNIT ") {
+                let (name, unit) = rest.split_once(' ').unwrap();
+                assert!(name == family && name.ends_with(unit), "{line}");
+            } else if !line.starts_with("# HELP ") {
+                let (name, rest) = line.split_once('{').unwrap();
+                let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} below {family}"));
+                assert_eq!(
+                    suffix,
+                    match kind {
+                        "counter" => "_total",
+                        "info" => "_info",
+                        _ => "",
+                    },
+                    "{line}"
+                );
+                let value = rest.rsplit_once("} ").unwrap().1.parse::<f64>().unwrap();
+                assert!(value.is_finite() && value >= 0.0, "{line}");
+            }
+        }
+        assert!(families.len() > 25, "{families:?}");
+        assert!(!text.contains("broken") && !text.contains("negative"));
+    }
 }

@@ -157,3 +157,6 @@ pub fn environment<K: AsRef<OsStr>, V: AsRef<OsStr>>(
 fn is_a_name(name: &OsStr) -> bool {
     !name.is_empty() && !name.as_bytes().contains(&b'=') && !name.as_bytes().contains(&0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -165,3 +165,6 @@ fn path_of(fd: BorrowedFd<'_>) -> String {
     let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
     std::fs::read_link(link).map_or_else(|_| "unknown".to_owned(), |path| path.display().to_string())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,9 +5,10 @@
 //! A worker's process is known by what its environment said when it was executed (`RATOON_WORKER` and the worker's own
 //! `NOTIFY_SOCKET`). While the worker itself isn't reaped, and so keeps its number, also by the worker's session and by
 //! its ancestors. So: see the end of the worker with [`PidFd::peek`], kill its descendants, then reap it. What has left
-//! the session, dropped its environment *and* lost its parents is not found; a cgroup would.
+//! the session, dropped its environment *and* lost its parents is not found; a cgroup would. In the middle of an
+//! execve(2) a process has no environment for a moment, so after the reaping one look may miss it: look again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -30,27 +31,31 @@ pub struct Worker<'a> {
 /// No more than this many looks at all processes: who forks faster is left to the next call.
 const ROUNDS: usize = 8;
 
-/// No more than this many processes in one round.
-const BATCH: usize = 4096;
+/// No more than this many processes at once: each takes a descriptor.
+const HELD: usize = 4096;
 
 /// Kills (SIGKILL) every process of a worker, itself included, and returns how many were hit.
 ///
-/// Reads all of /proc at least once: some milliseconds for a thousand processes.
+/// All are stopped before the first is killed: who is stopped can't fork, and remains the parent by which its children
+/// are known. Reads all of /proc at least twice: some milliseconds for a thousand processes.
 pub fn kill(worker: &Worker<'_>) -> usize {
-    let mut killed = HashSet::new();
+    let mut held: HashMap<Process, PidFd> = HashMap::new();
     for _ in 0..ROUNDS {
-        let before = killed.len();
-        for found in find(worker).into_iter().filter(|found| !killed.contains(&found.process)).collect::<Vec<_>>() {
-            if kill_one(worker, &found) {
-                killed.insert(found.process);
+        let before = held.len();
+        for found in find(worker) {
+            if !held.contains_key(&found.process)
+                && held.len() < HELD
+                && let Some(pidfd) = hold(worker, &found)
+            {
+                held.insert(found.process, pidfd);
             }
         }
         // Who was forked while we looked is seen in the next round.
-        if killed.len() == before {
+        if held.len() == before {
             break;
         }
     }
-    killed.len()
+    held.values().filter(|pidfd| pidfd.signal(libc::SIGKILL).is_ok()).count()
 }
 
 /// Whether a process of the worker, itself included, is still alive.
@@ -93,15 +98,15 @@ fn find(worker: &Worker<'_>) -> Vec<Found> {
         .iter()
         .filter(|(_, stat)| !matches!(stat.state, b'Z' | b'X'))
         .filter_map(|(&pid, stat)| Some(Found { process: (pid, stat.start), why: why(pid, stat)? }))
-        .take(BATCH)
         .collect()
 }
 
-fn kill_one(worker: &Worker<'_>, found: &Found) -> bool {
+/// Stops a process, once it is sure who it is.
+fn hold(worker: &Worker<'_>, found: &Found) -> Option<PidFd> {
     let (pid, start) = found.process;
-    let Ok(pidfd) = PidFd::open(pid) else { return false };
+    let pidfd = PidFd::open(pid).ok()?;
     // With the descriptor open, once more: is the number still that process, and is it the worker's?
-    let Some(stat) = Stat::read(pid).filter(|stat| stat.start == start) else { return false };
+    let stat = Stat::read(pid).filter(|stat| stat.start == start)?;
     let still = match &found.why {
         Why::Marks => has_marks(pid, worker),
         Why::Session => stat.session == worker.pid && worker.pidfd.signal(0).is_ok(),
@@ -111,7 +116,7 @@ fn kill_one(worker: &Worker<'_>, found: &Found) -> bool {
             ancestry(worker.pid, pid, look).as_ref() == Some(chain) && worker.pidfd.signal(0).is_ok()
         }
     };
-    still && pidfd.signal(libc::SIGKILL).is_ok()
+    (still && pidfd.signal(libc::SIGSTOP).is_ok()).then_some(pidfd)
 }
 
 /// The way from a process up to the worker, both included; `look` gives a process's parent and start.
@@ -148,3 +153,6 @@ fn numbers() -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
+
+#[cfg(test)]
+mod tests;

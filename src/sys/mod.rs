@@ -29,5 +29,7 @@ pub mod signals;
 pub mod spawn;
 #[cfg(feature = "master")]
 pub mod stream;
+#[cfg(all(test, feature = "master"))]
+pub(crate) mod testing;
 #[cfg(feature = "master")]
 pub mod thread;

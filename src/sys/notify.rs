@@ -160,6 +160,7 @@ unsafe fn take_attached(message: &libc::msghdr) -> Attached {
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(message);
         while let Some(current) = header.as_ref() {
+            #[allow(clippy::unnecessary_cast, reason = "it is a usize with glibc and a u32 with musl")]
             let length = (current.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
             let data = libc::CMSG_DATA(current);
             match (current.cmsg_level, current.cmsg_type) {

@@ -294,3 +294,6 @@ pub fn raise_nofile() -> io::Result<(u64, u64)> {
     }
     Ok((before.current.unwrap_or(u64::MAX), before.maximum.unwrap_or(u64::MAX)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -191,11 +191,9 @@ unsafe fn become_worker(order: &Order<'_>, cgroup: Option<RawFd>) -> Result<std:
         }
         standard_streams(order)?;
 
-        let mut target = order.first;
-        for &source in order.descriptors {
+        for (target, &source) in (order.first..).zip(order.descriptors) {
             // dup3 clears close-on-exec, and the numbers differ: sources are above all targets.
             check(libc::syscall(libc::SYS_dup3, source, target, 0), Stage::Sockets)?;
-            target += 1;
         }
         patch_numbers(order);
         close_on_exec_from(order.next);
@@ -317,6 +315,13 @@ unsafe fn write_digits(mut room: *mut u8, number: u64) {
     }
 }
 
+/// [`write_digits`] for a test.
+#[cfg(test)]
+pub(super) fn digits_for_tests(room: &mut [u8; super::DIGITS], number: u64) {
+    // SAFETY: there is room for any number.
+    unsafe { write_digits(room.as_mut_ptr(), number) }
+}
+
 /// What `LISTEN_PIDFDID` says, sd_listen_fds(3); `None` where a pidfd's inode is no identity.
 unsafe fn own_pidfd_inode(pid: u64) -> Option<u64> {
     // SAFETY: the buffers are of the types that the calls fill, and read only when they did.
@@ -335,8 +340,26 @@ unsafe fn own_pidfd_inode(pid: u64) -> Option<u64> {
     }
 }
 
-/// By the path while it leads to the pinned file, else the pinned file itself. Returns only when it failed, with errno.
+/// Returns only when it failed, with errno.
 unsafe fn execute(order: &Order<'_>) {
+    let pause = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+    for _ in 0..5 {
+        // SAFETY: as the caller vouches.
+        unsafe { execute_once(order) };
+        if errno() != libc::ETXTBSY {
+            return;
+        }
+        // Whoever wrote the file has closed it, but a process that was forked meanwhile, and is about to execute
+        // something else, still has it open. It's over in a moment, and this process is all that waits.
+        // SAFETY: the time is ours, what remains of it isn't asked for.
+        unsafe { libc::syscall(libc::SYS_nanosleep, &raw const pause, std::ptr::null_mut::<libc::timespec>()) };
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { execute_once(order) };
+}
+
+/// By the path while it leads to the pinned file, else the pinned file itself.
+unsafe fn execute_once(order: &Order<'_>) {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: as the caller vouches; the buffer is read only when it was filled.
     unsafe {

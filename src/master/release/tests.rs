@@ -1,0 +1,133 @@
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::sys::spawn::{Birth, ErrorPipe, Plan, spawn};
+use crate::sys::testing::{Output, birth, ended, executable, plan};
+
+fn words(command: &[&str]) -> Vec<String> {
+    command.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn pin_in(directory: &Path, command: &[&str]) -> Result<Pinned, Error> {
+    pin(&words(command), directory, Some(OsStr::new("/usr/bin:/bin")))
+}
+
+fn error(directory: &Path, command: &[&str]) -> String {
+    pin_in(directory, command).unwrap_err().to_string()
+}
+
+/// What a worker of this release prints.
+fn printed(pinned: Pinned) -> String {
+    let Pinned { program, argv, directory, .. } = pinned;
+    let plan = Plan { program, argv, directory, env: vec![c"PATH=/usr/bin:/bin".to_owned()], ..plan(Path::new("/bin/sh"), &[]) };
+    let mut output = Output::new();
+    let child = spawn(&plan, &Birth { stdout: Some(output.end()), ..birth() }, &ErrorPipe::new().unwrap()).unwrap();
+    output.started();
+    let text = output.rest();
+    ended(&child.pidfd);
+    text
+}
+
+/// `releases/1`, `releases/2`, each with `bin/app`, and `current` leading to the first.
+fn releases() -> (tempfile::TempDir, PathBuf) {
+    let place = tempfile::tempdir().unwrap();
+    let root = std::fs::canonicalize(place.path()).unwrap();
+    for number in ["1", "2"] {
+        let bin = root.join("releases").join(number).join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        executable(&bin.join("app"), &format!("#!/bin/sh\necho {number} $0 $(pwd -P)\n"));
+    }
+    symlink("releases/1", root.join("current")).unwrap();
+    (place, root)
+}
+
+fn deploy(root: &Path, number: &str) {
+    symlink(format!("releases/{number}"), root.join("next")).unwrap();
+    std::fs::rename(root.join("next"), root.join("current")).unwrap();
+}
+
+#[test]
+fn a_symlink_to_the_release_is_pinned() {
+    let (_place, root) = releases();
+    let current = root.join("current");
+    let absolute = format!("{}/bin/app", current.display());
+    let [relative, absolute] = [["bin/app"], [absolute.as_str()]].map(|command| pin_in(&current, &command).unwrap());
+    let first = root.join("releases/1");
+    assert_eq!(relative.directory_path, first);
+    assert_eq!(relative.program.path(), first.join("bin/app"));
+    // As configured, since from the pinned directory that is right; but not by way of the symlink.
+    assert_eq!(relative.argv[0].to_str().unwrap(), "bin/app");
+    assert_eq!(absolute.argv[0].to_str().unwrap(), first.join("bin/app").to_str().unwrap());
+    deploy(&root, "2");
+    let expected = format!("1 {} {}\n", first.join("bin/app").display(), first.display());
+    assert_eq!(printed(relative), expected);
+    assert_eq!(printed(absolute), expected);
+    assert!(printed(pin_in(&current, &["bin/app"]).unwrap()).starts_with("2 "));
+}
+
+#[test]
+fn a_program_keeps_its_own_name() {
+    let (_place, root) = releases();
+    symlink("app", root.join("releases/1/bin/python")).unwrap();
+    let pinned = pin_in(&root.join("current"), &["./bin/python", "x"]).unwrap();
+    assert_eq!(pinned.program.path(), root.join("releases/1/bin/python"));
+    assert_eq!(pinned.argv[0].to_str().unwrap(), "./bin/python");
+    assert!(printed(pinned).contains("/bin/python "));
+}
+
+#[test]
+fn a_name_is_looked_up_in_the_directory_and_then_in_path() {
+    let (_place, root) = releases();
+    let bin = root.join("releases/1/bin");
+    assert_eq!(pin_in(&bin, &["app"]).unwrap().program.path(), bin.join("app"));
+    assert_eq!(pin_in(&bin, &["app"]).unwrap().argv[0].to_str().unwrap(), "app");
+    assert_eq!(pin_in(&bin, &["sh"]).unwrap().program.path().file_name(), Some(OsStr::new("sh")));
+    // A directory of that name, or a file that can't be executed, is in nobody's way.
+    std::fs::create_dir(bin.join("sh")).unwrap();
+    std::fs::write(bin.join("cat"), "").unwrap();
+    for name in ["sh", "cat"] {
+        assert_ne!(pin_in(&bin, &[name]).unwrap().program.path().parent(), Some(bin.as_path()));
+    }
+    // Relative and empty entries mean the worker's directory, not ours.
+    let by_relative = pin(&words(&["app"]), &root.join("releases"), Some(OsStr::new("/nonexistent:2/bin:"))).unwrap();
+    assert_eq!(by_relative.program.path(), root.join("releases/2/bin/app"));
+    assert!(pin(&words(&["sh"]), &root, None).is_ok());
+}
+
+#[test]
+fn what_cannot_be_started_is_said_with_path_and_cause() {
+    let (_place, root) = releases();
+    let shown = root.display();
+    std::fs::write(root.join("text"), "").unwrap();
+    assert!(error(&root, &[]).contains("worker.command is empty"));
+    assert!(error(&root, &[""]).contains("worker.command is empty"));
+    assert!(error(&root, &["sh", "a\0b"]).contains("NUL"));
+    assert_eq!(error(&root, &["bin/none"]), format!("worker.command \"bin/none\": {shown}/bin/none: No such file or directory"));
+    assert!(error(&root, &["/nonexistent/app"]).ends_with("/nonexistent/app: No such file or directory"));
+    assert!(error(&root, &["./text"]).contains(&format!("{shown}/./text: Permission denied")));
+    assert!(error(&root, &["text"]).contains(&format!("{shown}/text: Permission denied")));
+    assert!(error(&root, &["./releases"]).contains("is a directory"));
+    assert!(error(&root, &["releases/.."]).contains("is a directory"));
+    assert!(error(&root, &["text/app"]).contains("Not a directory"));
+    assert!(error(&root, &["no-such-program"]).contains(&format!("neither in {shown} nor in PATH=/usr/bin:/bin")));
+    assert!(error(&root.join("none"), &["sh"]).contains("none\": No such file or directory"));
+    assert!(error(&root.join("text"), &["sh"]).contains("text\": Not a directory"));
+}
+
+#[test]
+fn the_environment_of_a_generation() {
+    let own =
+        [("PATH", "/bin"), ("HOME", "/root"), ("NOTIFY_SOCKET", "/run/x"), ("LISTEN_PIDFDID", "7"), ("LISTEN_ADDR", "[::]:1")];
+    let own = own.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let configured = [("HOME", "/srv"), ("EMPTY", ""), ("EQUALS", "a=b"), ("RATOON_WORKER", "9"), ("WATCHDOG_USEC", "1")];
+    let all = environment(own.clone(), configured).unwrap();
+    let all: Vec<&str> = all.iter().map(|entry| entry.to_str().unwrap()).collect();
+    assert_eq!(all, ["EMPTY=", "EQUALS=a=b", "HOME=/srv", "LISTEN_ADDR=[::]:1", "PATH=/bin"]);
+    for name in ["", "A=B", "A\0"] {
+        assert!(environment(own.clone(), [(name, "x")]).unwrap_err().to_string().contains("is not a variable's name"));
+    }
+    assert!(environment(own, [("A", "x\0")]).unwrap_err().to_string().contains("NUL"));
+    // What isn't UTF-8 is passed on as it is.
+    let odd = [(OsString::from_vec(vec![b'A', 0xff]), OsString::from_vec(vec![0xfe]))];
+    assert_eq!(environment(odd, [("B", "b")]).unwrap()[0].as_bytes(), [b'A', 0xff, b'=', 0xfe]);
+}

@@ -1,0 +1,142 @@
+use super::*;
+use crate::sys::spawn::{Birth, ErrorPipe, spawn};
+use crate::sys::testing::*;
+
+/// The process, kept from leaking; what it prints comes through `output`.
+fn start(script: &str, output: &Output) -> (u32, Guard) {
+    let birth = Birth { stdout: Some(output.end()), ..birth() };
+    let child = spawn(&shell(script), &birth, &ErrorPipe::new().unwrap()).unwrap();
+    (child.pid, Guard(child.pidfd))
+}
+
+#[test]
+fn how_it_ended_in_words() {
+    let output = Output::new();
+    for (script, end, words) in [
+        ("exit 0", Ended::Exit(0), "exit 0"),
+        ("exit 255", Ended::Exit(255), "exit 255"),
+        ("kill -TERM $$", Ended::Signal { signal: libc::SIGTERM, core: false }, "signal SIGTERM"),
+        ("ulimit -c 0; kill -SEGV $$", Ended::Signal { signal: libc::SIGSEGV, core: false }, "signal SIGSEGV"),
+    ] {
+        let (_, child) = start(script, &output);
+        let seen = ended(&child.0);
+        assert_eq!((seen, seen.to_string().as_str()), (end, words), "{script}");
+    }
+    assert_eq!(Ended::from_wait_status(0x8b), Ended::Signal { signal: libc::SIGSEGV, core: true });
+    assert_eq!(Ended::from_wait_status(0x8b).to_string(), "signal SIGSEGV (core dumped)");
+    assert_eq!(Ended::from_wait_status(0x2a00), Ended::Exit(42));
+}
+
+#[test]
+fn alive_zombie_reaped() {
+    let output = Output::new();
+    let (pid, child) = start("exec sleep 100", &output);
+    let pidfd = &child.0;
+    assert_eq!((pidfd.wait().unwrap(), pidfd.peek().unwrap(), pidfd.pid()), (None, None, Some(pid)));
+    assert!(PidFd::open(pid).unwrap().inode() == pidfd.inode());
+    pidfd.signal(0).unwrap();
+    pidfd.signal(libc::SIGRTMIN() + 3).unwrap();
+    wait_readable(pidfd);
+    let end = Some(Ended::Signal { signal: libc::SIGRTMIN() + 3, core: false });
+    assert_eq!(pidfd.peek().unwrap(), end);
+    assert_eq!(pidfd.peek().unwrap(), end, "still a zombie");
+    assert_eq!(Stat::read(pid).unwrap().state, b'Z');
+    assert_eq!(pidfd.wait().unwrap(), end);
+    assert_eq!((pidfd.pid(), pidfd.signal(libc::SIGKILL).unwrap_err().raw_os_error()), (None, Some(libc::ESRCH)));
+    // Asked again there is no child any more, but the kernel may remember.
+    assert!([end, Some(Ended::Unknown)].contains(&pidfd.wait().unwrap()));
+}
+
+#[test]
+fn numbers_that_are_no_process() {
+    for pid in [0, u32::MAX, i32::MAX as u32] {
+        assert!(PidFd::open(pid).is_err(), "{pid}");
+    }
+    assert_eq!(PidFd::open(1).unwrap().wait().unwrap(), None);
+}
+
+/// A grandchild that its own parent doesn't reap, and then does: both are somebody else's statuses.
+#[test]
+fn the_status_of_a_stranger() {
+    let mut output = Output::new();
+    let script = "trap 'wait; exit 5' USR1; sleep 100 & echo $!; while :; do sleep 0.01; done";
+    let (_, parent) = start(script, &output);
+    let pid: u32 = output.line().parse().unwrap();
+    let stranger = PidFd::open(pid).unwrap();
+    assert_eq!(stranger.wait().unwrap(), None);
+    parent.0.signal(libc::SIGSTOP).unwrap();
+    // Stopped for certain: so the zombie stays one while we look.
+    while Stat::read(parent.0.pid().unwrap()).unwrap().state != b'T' {
+        std::thread::yield_now();
+    }
+    stranger.signal(libc::SIGUSR2).unwrap();
+    wait_readable(&stranger);
+    let killed = Ended::Signal { signal: libc::SIGUSR2, core: false };
+    // Not reaped, and yet known to whoever may read it (root, the same user), whatever the kernel.
+    assert_eq!(stranger.wait().unwrap(), Some(killed));
+    parent.0.signal(libc::SIGCONT).unwrap();
+    parent.0.signal(libc::SIGUSR1).unwrap();
+    assert_eq!(ended(&parent.0), Ended::Exit(5));
+    assert!([Some(killed), Some(Ended::Unknown)].contains(&stranger.wait().unwrap()));
+}
+
+#[test]
+fn orphans_are_reaped_and_workers_statuses_are_not_stolen() {
+    if !alone("sys::process::tests::orphans_are_reaped_and_workers_statuses_are_not_stolen") {
+        return;
+    }
+    set_subreaper().unwrap();
+    assert_eq!(reap_orphans(|_| true).unwrap().ended, []);
+    let mut output = Output::new();
+    // Three grandchildren that outlive their parent and end when told.
+    let (worker, guard) =
+        start("for n in 1 2 3; do sh -c 'echo $$; trap \"exit '$n'\" TERM; while :; do sleep 0.01; done' & done; wait", &output);
+    let orphans: Vec<u32> = (0..3).map(|_| output.line().parse().unwrap()).collect();
+    guard.0.signal(libc::SIGKILL).unwrap();
+    wait_readable(&guard.0);
+    let fds: Vec<PidFd> = orphans.iter().map(|&pid| PidFd::open(pid).unwrap()).collect();
+    for fd in &fds {
+        // Adopted: now their statuses are ours to take.
+        while Stat::read(fd.pid().unwrap()).unwrap().parent != std::process::id() {
+            std::thread::yield_now();
+        }
+        fd.signal(libc::SIGKILL).unwrap();
+        wait_readable(fd);
+    }
+    // The worker ended first, so it is the first that the kernel shows.
+    let blocked = reap_orphans(|pid| pid == worker).unwrap();
+    assert!(blocked.more || blocked.ended.len() == 3, "{blocked:?}");
+    assert_eq!(guard.0.wait().unwrap(), Some(Ended::Signal { signal: libc::SIGKILL, core: false }));
+    let mut all = blocked.ended;
+    // Also what they had started themselves: the sleeps.
+    while all.iter().filter(|(pid, _)| orphans.contains(pid)).count() < 3 {
+        let rest = reap_orphans(|_| false).unwrap();
+        assert!(!rest.more);
+        all.extend(rest.ended);
+    }
+    for pid in orphans {
+        assert!(all.contains(&(pid, Ended::Signal { signal: libc::SIGKILL, core: false })), "{all:?}");
+    }
+}
+
+#[test]
+fn the_limit_is_raised_and_told() {
+    if !alone("sys::process::tests::the_limit_is_raised_and_told") {
+        return;
+    }
+    let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(100), maximum: hard }).unwrap();
+    assert_eq!(raise_nofile().unwrap(), (100, hard.unwrap_or(u64::MAX)));
+    assert_eq!(rustix::process::getrlimit(Resource::Nofile).current, hard);
+    assert_eq!(raise_nofile().unwrap(), (hard.unwrap_or(u64::MAX), hard.unwrap_or(u64::MAX)));
+}
+
+#[test]
+fn names_cannot_confuse_the_status_line() {
+    let tail = (4..=52).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+    let stat = Stat::parse(format!("7 (a) R 1 2 (b) \n c) S 3 4 5 {}\n", tail.split_once("7 ").unwrap().1).as_bytes()).unwrap();
+    assert_eq!((stat.state, stat.parent, stat.session), (b'S', 3, 5));
+    for text in ["", "7", "7 (sh", "7 (sh)", "7 (sh) S", "7 (sh) S x 1 1", "7 (sh) \u{e9}"] {
+        assert!(Stat::parse(text.as_bytes()).is_none(), "{text:?}");
+    }
+}

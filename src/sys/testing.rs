@@ -1,0 +1,155 @@
+//! What the tests of real processes share. Nothing here sleeps: everything waits for an event, with a deadline.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::time::Timespec;
+
+use super::process::{Ended, PidFd};
+use super::spawn::{Birth, Plan, Program};
+
+/// Far more than anything takes on a loaded machine.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Waits until a descriptor is readable.
+pub fn wait_readable(fd: impl AsFd) {
+    let mut poll = [PollFd::new(&fd, PollFlags::IN)];
+    let deadline = Timespec { tv_sec: DEADLINE.as_secs() as i64, tv_nsec: 0 };
+    let ready = rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&deadline))).unwrap();
+    assert_eq!(ready, 1, "nothing happened within {DEADLINE:?}");
+}
+
+/// Waits for a process's end and reaps it.
+pub fn ended(pidfd: &PidFd) -> Ended {
+    wait_readable(pidfd);
+    pidfd.wait().unwrap().expect("readable means ended")
+}
+
+/// A process that is killed when the test is over, however it ends.
+pub struct Guard(pub PidFd);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.0.signal(libc::SIGKILL).is_ok() {
+            wait_readable(&self.0);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// A plan that runs an executable, in `/`, with no environment and no sockets.
+pub fn plan(program: &Path, arguments: &[&str]) -> Plan {
+    let argv = std::iter::once(program.to_str().unwrap()).chain(arguments.iter().copied());
+    Plan {
+        program: Program::pin(program).unwrap(),
+        argv: argv.map(|argument| CString::new(argument).unwrap()).collect(),
+        env: Vec::new(),
+        directory: Arc::new(File::open("/").unwrap().into()),
+        listeners: Vec::new(),
+        identity: None,
+        nofile: None,
+        die_with_parent: None,
+    }
+}
+
+/// A plan for a line of shell.
+pub fn shell(script: &str) -> Plan {
+    Plan { env: vec![c"PATH=/usr/bin:/bin".to_owned()], ..plan(Path::new("/bin/sh"), &["-c", script]) }
+}
+
+/// A worker with nothing of its own.
+pub fn birth<'a>() -> Birth<'a> {
+    Birth { tag: 1, env: Vec::new(), stdout: None, stderr: None, scoreboard: None, cgroup: None, watchdog_pid: false }
+}
+
+/// What somebody prints, line by line.
+pub struct Output {
+    lines: BufReader<File>,
+    write: Option<OwnedFd>,
+}
+
+impl Output {
+    pub fn new() -> Output {
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        Output { lines: BufReader::new(read.into()), write: Some(write) }
+    }
+
+    /// The end to print to.
+    pub fn end(&self) -> BorrowedFd<'_> {
+        self.write.as_ref().unwrap().as_fd()
+    }
+
+    /// The same, to give away.
+    pub fn write_end(&mut self) -> OwnedFd {
+        self.write.take().unwrap()
+    }
+
+    /// Closes our copy of that end: from now on an end of file comes when the printers have gone.
+    pub fn started(&mut self) {
+        self.write = None;
+    }
+
+    pub fn line(&mut self) -> String {
+        if self.lines.buffer().is_empty() {
+            wait_readable(self.lines.get_ref());
+        }
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    pub fn rest(&mut self) -> String {
+        let mut text = String::new();
+        self.lines.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+/// The numbers of a process's open descriptors.
+pub fn descriptors_of(pid: u32) -> Vec<i32> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let mut numbers: Vec<i32> = entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// A descriptor with one of the lowest free numbers, as a library would open it.
+pub fn low() -> Arc<OwnedFd> {
+    Arc::new(File::open("/dev/zero").unwrap().into())
+}
+
+/// Writes an executable file; it is closed, and has the right to be executed, when this returns.
+pub fn executable(path: &Path, text: &str) -> PathBuf {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path.to_path_buf()
+}
+
+/// Runs a test in a process of its own: `true` there, where its body belongs; `false` when that process has passed.
+///
+/// For what belongs to a whole process: its children, its environment, its inherited descriptors.
+pub fn alone(test: &str) -> bool {
+    const MARK: &str = "RATOON_TEST_ALONE";
+    if std::env::var_os(MARK).is_some_and(|name| name == test) {
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(MARK, test)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+/// Whether a descriptor is close-on-exec.
+pub fn is_close_on_exec(fd: impl AsFd) -> bool {
+    rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
+}

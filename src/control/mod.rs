@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod dbus;
 pub mod http;
 pub mod listen;
 pub mod messages;

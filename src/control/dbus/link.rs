@@ -1,0 +1,185 @@
+//! Being connected: the first time, and again whenever the bus comes back. Each change is said once.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
+use zbus::address::Address;
+use zbus::address::transport::{Transport, UnixSocket};
+use zbus::connection::Builder;
+use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
+use zbus::export::async_trait::async_trait;
+
+use super::serve::{Ended, serve};
+use super::{Level, Shared, appear};
+
+/// The first pause before another attempt; doubled each time.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// The longest one.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A connection that lived so long was a good one: after it pauses start short again.
+const GOOD: Duration = Duration::from_secs(1);
+
+/// Connects and serves until the master ends or no longer wants the bus.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let mut pause = SHORTEST;
+    let mut said_absent = false;
+    loop {
+        let connected = tokio::select! {
+            connected = connect(&shared.options.bus.address) => connected,
+            () = shared.ending() => return,
+        };
+        let absence = match connected {
+            Ok(connection) => {
+                let since = Instant::now();
+                let ended = serve(&connection, &shared).await;
+                // Said, not left to the last owner of a clone: the old connection must give up its names.
+                let _ = connection.close().await;
+                match ended {
+                    Ended::Stopped => return,
+                    Ended::Lost(why) => {
+                        let text = format!("the message bus is gone ({why}); connecting again when it is back");
+                        shared.say(Level::Warning, text);
+                        said_absent = true;
+                    }
+                }
+                if since.elapsed() >= GOOD {
+                    pause = SHORTEST;
+                }
+                Absence::default()
+            }
+            Err(absence) => {
+                if !said_absent {
+                    let address = &shared.options.bus.address;
+                    let text =
+                        format!("no message bus at {address} ({}): everything works without D-Bus until it comes", absence.why);
+                    shared.say(Level::Info, text);
+                    said_absent = true;
+                }
+                absence
+            }
+        };
+        tokio::select! {
+            came = wait(&absence, pause) => pause = if came { SHORTEST } else { (pause * 2).min(LONGEST) },
+            () = shared.ending() => return,
+        }
+    }
+}
+
+/// Waits before the next attempt; whether the socket was made anew meanwhile.
+async fn wait(absence: &Absence, pause: Duration) -> bool {
+    let came = async {
+        match &absence.socket {
+            Some(socket) => appear::appears(socket, absence.missing).await.is_ok(),
+            None => false,
+        }
+    };
+    tokio::select! {
+        // Without inotify the clock is left.
+        true = came => true,
+        // A socket that is not there can't be connected to by trying again: only its coming counts.
+        () = tokio::time::sleep(pause), if !absence.missing => false,
+        else => {
+            tokio::time::sleep(pause).await;
+            false
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Default)]
+struct Absence {
+    why: String,
+    /// The socket's path, if the bus has one.
+    socket: Option<PathBuf>,
+    /// There is no such file.
+    missing: bool,
+}
+
+impl From<zbus::Error> for Absence {
+    fn from(error: zbus::Error) -> Self {
+        Self { why: error.to_string(), ..Self::default() }
+    }
+}
+
+/// Connects to the first of the addresses that answers. A bus that takes the connection and then says nothing is
+/// waited for: it costs nothing, and if it dies the connection ends.
+async fn connect(addresses: &str) -> Result<zbus::Connection, Absence> {
+    let mut absence = Absence { why: "its address is empty".into(), ..Absence::default() };
+    for address in addresses.split(';').filter(|address| !address.is_empty()) {
+        match connect_to(address).await {
+            Ok(connection) => return Ok(connection),
+            Err(why) => absence = why,
+        }
+    }
+    Err(absence)
+}
+
+async fn connect_to(address: &str) -> Result<zbus::Connection, Absence> {
+    let address: Address = address.parse()?;
+    let Transport::Unix(unix) = address.transport() else {
+        return Ok(Builder::address(address).build().await?);
+    };
+    let (path, file) = match unix.path() {
+        UnixSocket::File(path) => (path.clone(), true),
+        UnixSocket::Abstract(name) => (PathBuf::from(std::ffi::OsStr::from_bytes(&[b"\0", name.as_bytes()].concat())), false),
+        _ => return Err(Absence { why: "it names a directory, not a socket".into(), ..Absence::default() }),
+    };
+    match UnixStream::connect(&path).await {
+        Ok(stream) => Ok(Builder::socket(Wire(stream)).build().await?),
+        Err(error) => {
+            let missing = file && error.kind() == io::ErrorKind::NotFound;
+            Err(Absence { why: error.to_string(), socket: file.then_some(path), missing })
+        }
+    }
+}
+
+/// The connection's socket. Our own, because it does not offer to pass descriptors: so the bus keeps a caller's
+/// descriptors away from us, who has no use for them and could be made to run out of them.
+#[derive(Debug)]
+struct Wire(UnixStream);
+
+impl Socket for Wire {
+    type ReadHalf = Reading;
+    type WriteHalf = Writing;
+
+    fn split(self) -> Split<Reading, Writing> {
+        let (read, write) = self.0.into_split();
+        Split::new(Reading(read), Writing(write))
+    }
+}
+
+#[derive(Debug)]
+struct Reading(OwnedReadHalf);
+
+#[async_trait]
+impl ReadHalf for Reading {
+    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        Ok((self.0.read(buffer).await?, Vec::new()))
+    }
+}
+
+#[derive(Debug)]
+struct Writing(OwnedWriteHalf);
+
+#[async_trait]
+impl WriteHalf for Writing {
+    async fn sendmsg(&mut self, buffer: &[u8], _: &[BorrowedFd<'_>]) -> io::Result<usize> {
+        self.0.write(buffer).await
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    async fn close(&mut self) -> io::Result<()> {
+        self.0.shutdown().await
+    }
+}

@@ -1,0 +1,139 @@
+//! `org.ratoon1.Manager`: its properties, and the methods that change something.
+
+use std::sync::Arc;
+
+use zbus::{Connection, Message, MessageStream, Variant};
+
+use super::access;
+use super::call::{self, Call, Fault, error};
+use super::{Properties, Shared, microseconds};
+use crate::control::{Ask, Reply, Summary};
+use crate::status::tree::Document;
+
+const FAILED: &str = "org.ratoon1.Error.Failed";
+
+pub(super) fn properties(summary: &Summary) -> Properties<'_> {
+    let last = summary.last_reload.as_ref();
+    let last =
+        last.map_or((0, "", "", 0), |(generation, result, reason, end)| (*generation, *result, &**reason, microseconds(*end)));
+    [
+        ("Version", Variant::from(env!("CARGO_PKG_VERSION"))),
+        ("Instance", Variant::from(&*summary.instance)),
+        ("State", Variant::from(summary.state)),
+        ("Degraded", Variant::from(summary.degraded)),
+        ("StatusText", Variant::from(&*summary.status_text)),
+        ("Generation", Variant::from(summary.generation)),
+        ("WorkersConfigured", Variant::from(summary.workers_configured)),
+        ("WorkersReady", Variant::from(summary.workers_ready)),
+        ("Crashes", Variant::from(summary.crashes)),
+        ("StartedAt", Variant::from(microseconds(summary.started_at))),
+        ("LastReload", Variant::from(last)),
+    ]
+    .into()
+}
+
+/// The properties whose values differ.
+pub(super) fn changes<'a>(old: &Summary, new: &'a Summary) -> Properties<'a> {
+    let old = properties(old);
+    let mut changed = properties(new);
+    changed.retain(|name, value| old.get(name) != Some(value));
+    changed
+}
+
+/// Asks the pool for a change in the caller's name, if he may, and waits for the outcome. A caller who wants no reply
+/// does not count as one who waits; one who leaves the bus meanwhile stops waiting.
+///
+/// # Errors
+/// What the caller is to be told.
+pub(super) async fn change(shared: Arc<Shared>, connection: Connection, call: Call, ask: Ask) -> Result<Option<Message>, Fault> {
+    if !call.wants_reply() {
+        match access::check(&shared, &connection, &call, verb(&ask)).await {
+            Ok(()) => shared.handle.ask_unattended(ask),
+            Err(fault) => shared.say_sometimes(format!("no {} by {}: {}", verb(&ask), call.caller(), fault.text)),
+        }
+        return Ok(None);
+    }
+    // Listened for from before the first question on, so that he can't slip away between two.
+    let mut gone = departure(&connection, &call.caller()).await?;
+    let reply = async {
+        access::check(&shared, &connection, &call, verb(&ask)).await?;
+        shared.handle.ask(ask).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
+    };
+    tokio::select! {
+        reply = reply => answer(&call, reply?).map(Some),
+        _ = call::next(&mut gone) => Ok(None),
+    }
+}
+
+/// Gives a message (or ends) when the caller has left the bus.
+async fn departure(connection: &Connection, caller: &str) -> Result<MessageStream, Fault> {
+    let rule = format!("type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{caller}'");
+    Ok(MessageStream::for_match_rule(rule.as_str(), connection, None).await?)
+}
+
+fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
+    match reply {
+        Reply::Reload(answer) => {
+            let name = match answer.result {
+                "committed" => return call.reply(&answer.generation),
+                "rolled-back" => "org.ratoon1.Error.RolledBack",
+                "aborted" => "org.ratoon1.Error.Aborted",
+                "refused" => "org.ratoon1.Error.Refused",
+                _ => FAILED,
+            };
+            let reason = if answer.reason.is_empty() { format!("the reload was {}", answer.result) } else { answer.reason };
+            Err(Fault::new(name, reason))
+        }
+        Reply::Done => call.reply(&()),
+        Reply::Failed(sentence) => Err(Fault::new(FAILED, sentence)),
+    }
+}
+
+/// What polkit's rules see as `verb`.
+fn verb(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Reload => "reload",
+        Ask::Abort => "abort",
+        Ask::Scale(_) => "scale",
+        Ask::Recycle(_) => "recycle",
+        Ask::Upgrade => "upgrade",
+    }
+}
+
+/// The status document. One permit for each call, so that a client that asks and asks leaves the loop time for others.
+///
+/// # Errors
+/// When the master is ending.
+pub(super) async fn document(shared: &Shared) -> Result<Arc<Document>, Fault> {
+    let _permit = shared.documents.acquire().await;
+    shared.handle.document().await.map_err(|closed| Fault::new(error::FAILED, closed.to_string()))
+}
+
+/// The status document as JSON.
+///
+/// # Errors
+/// When the master is ending, or the document does not fit into a message.
+pub(super) async fn status(shared: Arc<Shared>, call: Call) -> Result<Option<Message>, Fault> {
+    let document = document(&shared).await?;
+    let connections: usize = document.workers.iter().map(|worker| worker.active_connections.len()).sum();
+    let write = move || {
+        let text = serde_json::to_string(&*document).map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
+        call.reply(&text)
+    };
+    heavy(connections, write).await.map(Some)
+}
+
+/// Makes a message: here, or, when it tells of so many things that the loop would notice, on a thread.
+///
+/// # Errors
+/// Those of `make`.
+pub(super) async fn heavy<F>(things: usize, make: F) -> Result<Message, Fault>
+where
+    F: FnOnce() -> Result<Message, Fault> + Send + 'static,
+{
+    if things <= 100 {
+        return make();
+    }
+    let made = tokio::task::spawn_blocking(make).await;
+    made.unwrap_or_else(|problem| Err(Fault::new(error::FAILED, problem.to_string())))
+}

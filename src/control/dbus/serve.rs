@@ -1,0 +1,234 @@
+//! One connection, from its first message to its loss: calls are answered, changes told, in one task.
+//!
+//! Law: the task that reads messages never waits for an answer of the bus. The queue of messages is bounded, and the
+//! answer would come through it.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
+use zbus::export::serde::Serialize;
+use zbus::message::Type;
+use zbus::{Connection, DynamicType, Message, MessageStream};
+
+use super::answer::{Answer, answer};
+use super::call::{self, Call, Fault, error};
+use super::worker::{self, Tell, Workers};
+use super::{MANAGER, MANAGER_PATH, OBJECT_MANAGER, PROPERTIES, Properties, Shared, WORKER, manager, names};
+use crate::control::{Closed, Notice, Summary};
+
+/// How many calls of one caller may be unanswered, as many as a system bus allows; and of all callers.
+const OF_ONE_CALLER: usize = 128;
+const OF_ALL: usize = 1024;
+/// How long those who are owed an answer are waited for at the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Why serving ended.
+pub(super) enum Ended {
+    /// The master ends, or no longer wants the bus.
+    Stopped,
+    /// The bus is gone, and why.
+    Lost(String),
+}
+
+/// Serves one connection.
+pub(super) async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Ended {
+    let mut messages = MessageStream::from(connection);
+    let mut summary = shared.handle.summary();
+    // Listened to before the workers are asked for, so that no change falls between.
+    let mut notices = shared.handle.notices();
+    let told = summary.borrow_and_update().clone();
+    let Ok(workers) = shared.handle.workers().await else { return Ended::Stopped };
+    let mut server = Server {
+        connection,
+        shared,
+        told,
+        workers: Workers::new(workers),
+        calls: Calls { running: JoinSet::new(), callers: HashMap::new() },
+    };
+    // The names come last: who finds them finds everything.
+    let mut names = pin!(names::hold(connection, shared));
+    let mut ending = pin!(shared.ending());
+    loop {
+        let due = server.workers.due();
+        tokio::select! {
+            // What changed is told before a call is answered, so an answer never knows more than the signals before it.
+            biased;
+            () = &mut ending => break,
+            changed = summary.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let new = summary.borrow_and_update().clone();
+                server.summary(new).await;
+            }
+            notice = notices.recv() => match notice {
+                Ok(notice) => server.notice(notice).await,
+                Err(RecvError::Lagged(_)) => {
+                    if server.resync().await.is_err() {
+                        break;
+                    }
+                }
+                Err(RecvError::Closed) => break,
+            },
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                let tell = server.workers.flush(Instant::now());
+                server.tell_all(tell).await;
+            }
+            Some(done) = server.calls.running.join_next_with_id() => {
+                server.calls.done(done.map_or_else(|error| error.id(), |(id, ())| id));
+            }
+            never = &mut names => match never {},
+            message = call::next(&mut messages) => match message {
+                Some(Ok(message)) if message.message_type() == Type::MethodCall => server.called(&message).await,
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Ended::Lost(error.to_string()),
+                None => return Ended::Lost("the connection was closed".into()),
+            },
+        }
+    }
+    let _ = tokio::time::timeout(LAST_WORDS, async { while server.calls.running.join_next().await.is_some() {} }).await;
+    Ended::Stopped
+}
+
+struct Server<'a> {
+    connection: &'a Connection,
+    shared: &'a Arc<Shared>,
+    /// The summary as it was last told.
+    told: Summary,
+    workers: Workers,
+    calls: Calls,
+}
+
+/// The calls that are being answered by tasks of their own. With the connection they end, and an asker's end is told to
+/// the loop.
+struct Calls {
+    running: JoinSet<()>,
+    callers: HashMap<Id, String>,
+}
+
+impl Calls {
+    fn done(&mut self, id: Id) {
+        self.callers.remove(&id);
+    }
+
+    /// # Errors
+    /// When the caller, or everybody together, has too many open.
+    fn admit(&self, caller: &str) -> Result<(), Fault> {
+        if self.callers.len() >= OF_ALL || self.callers.values().filter(|known| *known == caller).count() >= OF_ONE_CALLER {
+            return Err(Fault::new(error::LIMITS, "too many calls wait for their answers; try again when some have come"));
+        }
+        Ok(())
+    }
+}
+
+impl Server<'_> {
+    /// A method was called.
+    async fn called(&mut self, message: &Message) {
+        let call = Call::read(message, |id| self.workers.get(id).is_some());
+        let answer = call.and_then(|call| answer(self.shared, self.connection, &self.told, &self.workers, &call));
+        let result = match answer {
+            Ok(Answer::Unwanted) => Ok(None),
+            Ok(Answer::Now(reply)) => Ok(Some(reply)),
+            Ok(Answer::Later(work)) => {
+                let caller = call::caller(message);
+                match self.calls.admit(&caller) {
+                    Ok(()) => {
+                        let (connection, message) = (self.connection.clone(), message.clone());
+                        let task = self.calls.running.spawn(async move { respond(&connection, &message, work.await).await });
+                        self.calls.callers.insert(task.id(), caller);
+                        return;
+                    }
+                    Err(fault) => Err(fault),
+                }
+            }
+            Err(fault) => Err(fault),
+        };
+        respond(self.connection, message, result).await;
+    }
+
+    /// The loop tells a change.
+    async fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Worker(view) => {
+                let tell = self.workers.update(view, Instant::now());
+                self.tell_all(tell).await;
+            }
+            Notice::WorkerExited { id, generation, how, .. } => {
+                self.emit(MANAGER_PATH, MANAGER, "WorkerExited", &(id, generation, &*how)).await;
+                let tell = self.workers.remove(id);
+                self.tell_all(tell).await;
+            }
+            Notice::ReloadStarted { generation } => {
+                self.emit(MANAGER_PATH, MANAGER, "ReloadStarted", &generation).await;
+            }
+            Notice::ReloadFinished { generation, result, reason } => {
+                self.emit(MANAGER_PATH, MANAGER, "ReloadFinished", &(generation, result, &*reason)).await;
+            }
+        }
+    }
+
+    /// Notices were missed.
+    async fn resync(&mut self) -> Result<(), Closed> {
+        let workers = self.shared.handle.workers().await?;
+        let tell = self.workers.resync(workers, Instant::now());
+        self.tell_all(tell).await;
+        Ok(())
+    }
+
+    /// The summary changed.
+    async fn summary(&mut self, new: Summary) {
+        let changed = manager::changes(&self.told, &new);
+        if !changed.is_empty() {
+            self.changed(MANAGER_PATH, MANAGER, &changed).await;
+        }
+        self.told = new;
+    }
+
+    async fn tell_all(&self, tell: impl IntoIterator<Item = Tell>) {
+        for tell in tell {
+            match tell {
+                Tell::Added(view) => {
+                    let interfaces = HashMap::from([(WORKER, worker::properties(&view, None))]);
+                    let Ok(path) = zbus::ObjectPath::try_from(worker::path(view.id)) else { continue };
+                    self.emit(MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &(path, interfaces)).await;
+                }
+                Tell::Changed(id, properties) => self.changed(&worker::path(id), WORKER, &properties).await,
+                Tell::Removed(id) => {
+                    let Ok(path) = zbus::ObjectPath::try_from(worker::path(id)) else { continue };
+                    self.emit(MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &(path, [WORKER].as_slice())).await;
+                }
+            }
+        }
+    }
+
+    async fn changed(&self, path: &str, interface: &str, properties: &Properties<'_>) {
+        let invalidated: &[&str] = &[];
+        self.emit(path, PROPERTIES, "PropertiesChanged", &(interface, properties, invalidated)).await;
+    }
+
+    /// Sends a signal. If that fails the connection is lost, which the next message will say.
+    async fn emit<B: Serialize + DynamicType>(&self, path: &str, interface: &str, signal: &str, body: &B) {
+        let _ = self.connection.emit_signal(None::<&str>, path, interface, signal, body).await;
+    }
+}
+
+/// Sends the answer to a call, if the caller wants one. If that fails the connection is lost.
+async fn respond(connection: &Connection, call: &Message, result: Result<Option<Message>, Fault>) {
+    if !call::wants_reply(call) {
+        return;
+    }
+    let reply = match result {
+        Ok(Some(reply)) => Ok(reply),
+        // He has left.
+        Ok(None) => return,
+        Err(fault) => call::refuse(call, &fault),
+    };
+    if let Ok(reply) = reply {
+        let _ = connection.send(&reply).await;
+    }
+}

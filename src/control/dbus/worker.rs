@@ -1,0 +1,225 @@
+//! `org.ratoon1.Worker`: what was last said of each worker, so that only changes are told.
+//!
+//! A state or a process is told at once. A new `STATUS=` is, too, unless one was told just before: a worker that
+//! changes it all the time must not flood the bus.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use zbus::Variant;
+
+use super::{Properties, WORKERS_PATH, microseconds};
+use crate::control::WorkerView;
+use crate::status::tree;
+
+/// Between two times of telling new status texts.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The path of a worker's object.
+pub(super) fn path(id: u64) -> String {
+    format!("{WORKERS_PATH}/{id}")
+}
+
+/// All properties. `figures` are read from the status document; without it they are not known, which is
+/// `u64::MAX` as with systemd.
+pub(super) fn properties<'a>(view: &'a WorkerView, figures: Option<&tree::Worker>) -> Properties<'a> {
+    let figure = |read: fn(&tree::Worker) -> Option<u64>| Variant::from(figures.and_then(read).unwrap_or(u64::MAX));
+    [
+        ("Id", Variant::from(view.id)),
+        ("Slot", Variant::from(view.slot)),
+        ("Generation", Variant::from(view.generation)),
+        ("Pid", Variant::from(view.pid)),
+        ("State", Variant::from(view.state)),
+        ("StatusText", Variant::from(&*view.status_text)),
+        ("StartedAt", Variant::from(microseconds(view.started_at))),
+        ("MemoryCurrent", figure(|worker| worker.memory_rss)),
+        ("CPUUsageNSec", figure(|worker| Some(worker.cpu_usec?.saturating_mul(1000)))),
+        ("Connections", figure(|worker| worker.connections)),
+        ("Requests", figure(|worker| worker.requests)),
+    ]
+    .into()
+}
+
+/// Whether reading this property takes the status document.
+pub(super) fn is_figure(property: &str) -> bool {
+    matches!(property, "MemoryCurrent" | "CPUUsageNSec" | "Connections" | "Requests")
+}
+
+/// What is to be told of a worker.
+#[derive(Debug, PartialEq)]
+pub(super) enum Tell {
+    /// The object appeared.
+    Added(WorkerView),
+    /// These properties changed.
+    Changed(u64, Properties<'static>),
+    /// The object is gone.
+    Removed(u64),
+}
+
+/// The workers as they were last told.
+#[derive(Default)]
+pub(super) struct Workers {
+    known: BTreeMap<u64, WorkerView>,
+    /// Those whose status text is still to be told.
+    unsaid: BTreeSet<u64>,
+    /// Until then status texts wait.
+    quiet: Option<Instant>,
+}
+
+impl Workers {
+    pub fn new(workers: Vec<WorkerView>) -> Self {
+        Self { known: workers.into_iter().map(|view| (view.id, view)).collect(), ..Self::default() }
+    }
+
+    pub fn get(&self, id: u64) -> Option<&WorkerView> {
+        self.known.get(&id)
+    }
+
+    pub fn all(&self) -> impl ExactSizeIterator<Item = &WorkerView> {
+        self.known.values()
+    }
+
+    /// A worker came, or is not what it was.
+    pub fn update(&mut self, view: WorkerView, now: Instant) -> Option<Tell> {
+        let Some(old) = self.known.get_mut(&view.id) else {
+            self.known.insert(view.id, view.clone());
+            return Some(Tell::Added(view));
+        };
+        let text_changed = old.status_text != view.status_text || self.unsaid.contains(&view.id);
+        let mut changed = Properties::new();
+        if old.pid != view.pid {
+            changed.insert("Pid", view.pid.into());
+        }
+        if old.state != view.state {
+            changed.insert("State", view.state.into());
+        }
+        let id = view.id;
+        *old = view;
+        if text_changed {
+            if changed.is_empty() && self.quiet.is_some_and(|until| now < until) {
+                self.unsaid.insert(id);
+                return None;
+            }
+            changed.insert("StatusText", old.status_text.clone().into());
+            self.unsaid.remove(&id);
+            self.quiet = Some(now + PAUSE);
+        }
+        if changed.is_empty() { None } else { Some(Tell::Changed(id, changed)) }
+    }
+
+    /// A worker is gone.
+    pub fn remove(&mut self, id: u64) -> Option<Tell> {
+        self.unsaid.remove(&id);
+        self.known.remove(&id).map(|_| Tell::Removed(id))
+    }
+
+    /// Notices were missed: these are the workers now.
+    pub fn resync(&mut self, workers: Vec<WorkerView>, now: Instant) -> Vec<Tell> {
+        let living: BTreeSet<u64> = workers.iter().map(|view| view.id).collect();
+        let gone: Vec<u64> = self.known.keys().copied().filter(|id| !living.contains(id)).collect();
+        let mut tell: Vec<Tell> = gone.into_iter().filter_map(|id| self.remove(id)).collect();
+        tell.extend(workers.into_iter().filter_map(|view| self.update(view, now)));
+        tell
+    }
+
+    /// When the waiting status texts are due; `None` when none waits.
+    pub fn due(&self) -> Option<Instant> {
+        self.quiet.filter(|_| !self.unsaid.is_empty())
+    }
+
+    /// The status texts that waited.
+    pub fn flush(&mut self, now: Instant) -> Vec<Tell> {
+        self.quiet = Some(now + PAUSE);
+        let text = |view: &WorkerView| [("StatusText", Variant::from(view.status_text.clone()))].into();
+        let unsaid = std::mem::take(&mut self.unsaid);
+        unsaid.into_iter().filter_map(|id| Some(Tell::Changed(id, text(self.known.get(&id)?)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    fn view(id: u64, state: &'static str, text: &str) -> WorkerView {
+        WorkerView { id, slot: 0, generation: 1, pid: 10, state, status_text: text.into(), started_at: UNIX_EPOCH }
+    }
+
+    fn changed(tell: Option<Tell>) -> Vec<&'static str> {
+        match tell {
+            Some(Tell::Changed(_, properties)) => properties.into_keys().collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn tells_only_what_changed() {
+        let now = Instant::now();
+        let mut workers = Workers::default();
+        assert_eq!(workers.update(view(1, "starting", ""), now), Some(Tell::Added(view(1, "starting", ""))));
+        assert_eq!(workers.update(view(1, "starting", ""), now), None);
+        assert_eq!(changed(workers.update(view(1, "ready", ""), now)), ["State"]);
+        assert_eq!(
+            changed(workers.update(WorkerView { pid: 11, ..view(1, "draining", "bye") }, now)),
+            ["Pid", "State", "StatusText"]
+        );
+        assert_eq!(workers.remove(1), Some(Tell::Removed(1)));
+        assert_eq!(workers.remove(1), None);
+    }
+
+    #[test]
+    fn a_flood_of_texts_is_told_in_pauses_and_ends_with_the_last() {
+        let now = Instant::now();
+        let mut workers = Workers::new(vec![view(1, "ready", ""), view(2, "ready", "")]);
+        assert_eq!(changed(workers.update(view(1, "ready", "0"), now)), ["StatusText"]);
+        for text in ["1", "2", "3"] {
+            assert_eq!(workers.update(view(1, "ready", text), now), None);
+        }
+        assert_eq!(workers.update(view(2, "ready", "other"), now), None);
+        assert_eq!(workers.due(), Some(now + PAUSE));
+        let later = now + PAUSE;
+        let told = workers.flush(later);
+        let expected = |id, text: &str| Tell::Changed(id, [("StatusText", Variant::from(text.to_owned()))].into());
+        assert_eq!(told, [expected(1, "3"), expected(2, "other")]);
+        assert_eq!(workers.due(), None);
+        assert_eq!(workers.update(view(1, "ready", "4"), later), None);
+        assert_eq!(changed(workers.update(view(1, "ready", "5"), later + PAUSE)), ["StatusText"]);
+        assert_eq!(workers.due(), None);
+    }
+
+    #[test]
+    fn a_text_that_waits_goes_with_a_state_and_not_after_the_end() {
+        let now = Instant::now();
+        let mut workers = Workers::new(vec![view(1, "ready", "")]);
+        workers.update(view(1, "ready", "a"), now);
+        workers.update(view(1, "ready", "b"), now);
+        assert_eq!(changed(workers.update(view(1, "draining", "b"), now)), ["State", "StatusText"]);
+        assert_eq!(workers.due(), None);
+        workers.update(view(1, "draining", "c"), now);
+        workers.remove(1);
+        assert_eq!(workers.flush(now), []);
+    }
+
+    #[test]
+    fn missed_notices_are_made_good() {
+        let now = Instant::now();
+        let mut workers = Workers::new(vec![view(1, "ready", ""), view(2, "ready", "")]);
+        let told = workers.resync(vec![view(2, "draining", ""), view(3, "starting", "")], now);
+        let draining = Tell::Changed(2, [("State", Variant::from("draining"))].into());
+        assert_eq!(told, [Tell::Removed(1), draining, Tell::Added(view(3, "starting", ""))]);
+        assert_eq!(workers.all().map(|view| view.id).collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn unknown_figures_are_u64_max() {
+        let shown = view(1, "ready", "");
+        assert_eq!(properties(&shown, None)["MemoryCurrent"], Variant::from(u64::MAX));
+        let worker = tree::Worker { cpu_usec: Some(5), requests: Some(0), ..tree::Worker::default() };
+        let all = properties(&shown, Some(&worker));
+        assert_eq!(all["CPUUsageNSec"], Variant::from(5000u64));
+        assert_eq!(all["Requests"], Variant::from(0u64));
+        assert_eq!(all["Connections"], Variant::from(u64::MAX));
+        assert!(all.keys().filter(|name| is_figure(name)).count() == 4);
+    }
+}

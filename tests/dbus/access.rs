@@ -1,0 +1,142 @@
+//! Who may change something: with other users, and with a polkit of the test's own.
+
+use std::collections::HashMap;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use ratoon::control::{Ask, ReloadAnswer, Reply};
+
+use super::bus::{Bus, Ran, Running, error_name, own_uid};
+use super::instance::Instance;
+
+/// A user who is neither root nor the master's.
+const STRANGER: u32 = 65534;
+
+/// An instance to which the caller is a stranger, whoever runs the test.
+fn strange_instance(bus: &Bus) -> Instance {
+    let instance = Instance::start(bus, "web", if own_uid() == 0 { 0 } else { own_uid() + 1 });
+    instance.until_log("on the message bus as");
+    instance
+}
+
+fn as_stranger(bus: &Bus, arguments: &[&str]) -> Ran {
+    Ran(bus.command_as(Some(STRANGER)).args(arguments).output().unwrap())
+}
+
+fn reload(interactive: bool) -> Vec<&'static str> {
+    let flag = if interactive { "--allow-interactive-authorization=yes" } else { "--allow-interactive-authorization=no" };
+    vec![flag, "call", "org.ratoon1.web", "/org/ratoon1", "org.ratoon1.Manager", "Reload"]
+}
+
+#[test]
+fn a_stranger_reads_and_changes_nothing() {
+    let bus = Bus::start();
+    let instance = strange_instance(&bus);
+    let monitor = bus.monitor(&["--match=type=error"]);
+    let state = ["get-property", "org.ratoon1.web", "/org/ratoon1", "org.ratoon1.Manager", "State"];
+    assert_eq!(as_stranger(&bus, &state).json()["data"], "running");
+    as_stranger(&bus, &["introspect", "org.ratoon1.web", "/org/ratoon1/worker/1"]).good();
+    for method in [["Reload"].as_slice(), &["Abort"], &["Scale", "u", "9"], &["Recycle", "t", "0"], &["Upgrade"]] {
+        let call = [&["call", "org.ratoon1.web", "/org/ratoon1", "org.ratoon1.Manager"], method].concat();
+        // busctl says less than it was told.
+        assert_eq!(as_stranger(&bus, &call).bad(), "Call failed: Access denied\n");
+        let said = monitor.until(|message| error_name(message) == "org.freedesktop.DBus.Error.AccessDenied");
+        let said = said["payload"]["data"][0].as_str().unwrap();
+        assert!(said.contains("is for root") && said.contains("polkit could not be asked"), "{said}");
+    }
+    let level = ["set-property", "org.ratoon1.web", "/org/freedesktop/LogControl1", "org.freedesktop.LogControl1", "LogLevel"];
+    as_stranger(&bus, &[level.as_slice(), &["s", "debug"]].concat()).bad();
+    instance.assert_unasked();
+    let to = ["get-property", "org.ratoon1.web", "/org/freedesktop/LogControl1", "org.freedesktop.LogControl1", "LogLevel"];
+    assert_eq!(bus.busctl(&to).json()["data"], "info");
+}
+
+/// What the fake polkit was asked: action, details, flags.
+type Asked = Arc<Mutex<Vec<(String, HashMap<String, String>, u32)>>>;
+
+/// A polkit that always gives the same answer.
+struct Polkit {
+    verdict: (bool, bool),
+    asked: Asked,
+}
+
+#[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
+impl Polkit {
+    async fn check_authorization(
+        &self,
+        subject: (String, HashMap<String, zbus::OwnedVariant>),
+        action: String,
+        details: HashMap<String, String>,
+        flags: u32,
+        _cancellation: String,
+    ) -> (bool, bool, HashMap<String, String>) {
+        assert_eq!(subject.0, "system-bus-name");
+        self.asked.lock().unwrap().push((action, details, flags));
+        (self.verdict.0, self.verdict.1, HashMap::new())
+    }
+}
+
+async fn polkit(instance: &Instance, verdict: (bool, bool)) -> (zbus::Connection, Asked) {
+    let asked = Asked::default();
+    let connection = instance.client().await;
+    let path = "/org/freedesktop/PolicyKit1/Authority";
+    connection.object_server().at(path, Polkit { verdict, asked: asked.clone() }).await.unwrap();
+    connection.request_name("org.freedesktop.PolicyKit1").await.unwrap();
+    (connection, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polkit_decides_over_strangers() {
+    let bus = Bus::start();
+    let instance = strange_instance(&bus);
+    // Yes.
+    let (connection, asked) = polkit(&instance, (true, false)).await;
+    let call = Running(bus.command_as(Some(STRANGER)).args(reload(true)).stdout(Stdio::piped()).spawn().unwrap());
+    let (_, ask, reply) = instance.asked();
+    assert_eq!(ask, Ask::Reload);
+    let answer = ReloadAnswer { generation: 2, result: "committed", reason: String::new() };
+    reply.unwrap().send(Reply::Reload(answer)).unwrap();
+    call.ran().good();
+    let details = HashMap::from([("verb", "reload"), ("unit", "ratoon@web.service")]);
+    let details: HashMap<_, _> = details.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let action = "org.freedesktop.systemd1.manage-units".to_owned();
+    // The caller lets polkit ask, and says so.
+    assert_eq!(asked.lock().unwrap().pop(), Some((action.clone(), details.clone(), 1)));
+    connection.close().await.unwrap();
+    // No.
+    let (connection, asked) = polkit(&instance, (false, false)).await;
+    let monitor = bus.monitor(&["--match=type=error"]);
+    as_stranger(&bus, &reload(false)).bad();
+    monitor.until(|message| error_name(message) == "org.freedesktop.DBus.Error.AccessDenied");
+    assert_eq!(asked.lock().unwrap().pop(), Some((action, details, 0)));
+    connection.close().await.unwrap();
+    // Only with an authentication that nobody gives.
+    let (connection, _) = polkit(&instance, (false, true)).await;
+    as_stranger(&bus, &reload(false)).bad();
+    let name = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
+    monitor.until(|message| error_name(message) == name);
+    connection.close().await.unwrap();
+    instance.assert_unasked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_and_the_masters_user_are_not_asked_about() {
+    let bus = Bus::start();
+    let instance = Instance::new(&bus, "web");
+    let (_connection, asked) = polkit(&instance, (false, false)).await;
+    let call = instance.calling(&bus, &["Abort"]);
+    let (_, ask, reply) = instance.asked();
+    assert_eq!(ask, Ask::Abort);
+    reply.unwrap().send(Reply::Done).unwrap();
+    call.ran().good();
+    if own_uid() == 0 {
+        // The master's user, who is not root.
+        let other = Instance::start(&bus, "api", STRANGER);
+        other.until_log("on the message bus as");
+        let call = ["call", "org.ratoon1.api", "/org/ratoon1", "org.ratoon1.Manager", "Abort"];
+        let call = Running(bus.command_as(Some(STRANGER)).args(call).stdout(Stdio::piped()).spawn().unwrap());
+        other.asked().2.unwrap().send(Reply::Done).unwrap();
+        call.ran().good();
+    }
+    assert!(asked.lock().unwrap().is_empty());
+}

@@ -1,0 +1,12 @@
+//! The D-Bus front end against a real `dbus-daemon` of the test's own, with `busctl` as the client and a loop of the
+//! test's own behind it.
+#![cfg(feature = "master")]
+
+mod access;
+mod bus;
+mod changes;
+mod hostile;
+mod instance;
+mod link;
+mod reads;
+mod signals;

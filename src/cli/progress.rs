@@ -204,7 +204,7 @@ mod tests {
         reloading to generation 8
         worker 12 (slot 1, pid 4012): starting
         worker 11 (slot 0, pid 4011): starting
-        worker 11 (slot 0, pid 4011): ready after 0.8 s
+        worker 11 (slot 0, pid 4011): ready after 800 ms
         worker 12 (slot 1, pid 4012): exit 1 after 1.3 s
         ");
         assert_eq!(progress.serving(), 7);
@@ -220,8 +220,8 @@ mod tests {
         let screen = Screen { width: Some(60), height: Some(24), colour: false };
         insta::assert_snapshot!(progress.lines(begun + Duration::from_millis(1000), &screen).join("\n"), @r"
         reloading to generation 8: 1/2 ready, 1.0 s
-          slot 0    worker 11     pid 4011       0.8 s  ready
-          slot 1    worker 12     pid 4012       0.9 s  starting
+          slot 0    worker 11     pid 4011      800 ms  ready
+          slot 1    worker 12     pid 4012      989 ms  starting
         ");
     }
 

@@ -102,13 +102,15 @@ struct Show {
     live: bool,
     /// Lines on the terminal that the next drawing replaces.
     drawn: usize,
+    /// What they are.
+    text: String,
 }
 
 impl Show {
     fn new() -> Self {
         let screen = Screen::of_stdout();
         let live = screen.width.is_some() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
-        Show { progress: Progress::new(Instant::now()), screen, live, drawn: 0 }
+        Show { progress: Progress::new(Instant::now()), screen, live, drawn: 0, text: String::new() }
     }
 
     fn event(&mut self, event: &crate::control::messages::Event) {
@@ -124,16 +126,14 @@ impl Show {
         // The window may have changed.
         self.screen = Screen::of_stdout();
         let lines = self.progress.lines(Instant::now(), &self.screen);
-        let mut text = String::new();
-        if self.drawn > 0 {
-            text += &format!("\x1b[{}A", self.drawn);
+        let text = lines.iter().map(|line| format!("{line}\x1b[K\n")).collect::<String>() + "\x1b[J";
+        if text == self.text {
+            return;
         }
-        for line in &lines {
-            text += &format!("{line}\x1b[K\n");
-        }
-        text += "\x1b[J";
+        let up = if self.drawn > 0 { format!("\x1b[{}A", self.drawn) } else { String::new() };
         self.drawn = lines.len();
+        self.text = text;
         let mut out = stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        let _ = write!(out, "{up}{}", self.text).and_then(|()| out.flush());
     }
 }

@@ -160,11 +160,12 @@ fn scaled(count: u64, step: u64, units: [&str; 7]) -> String {
     }
 }
 
-/// `0.8 s`, `12 s`, `5m 12s`, `3h 4m`, `2d 7h`.
+/// `31 ms`, `1.2 s`, `12 s`, `5m 12s`, `3h 4m`, `2d 7h`.
 pub(super) fn span(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     match seconds {
-        0..10 => format!("{seconds}.{} s", milliseconds % 1000 / 100),
+        0 => format!("{milliseconds} ms"),
+        1..10 => format!("{seconds}.{} s", milliseconds % 1000 / 100),
         10..60 => format!("{seconds} s"),
         60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
         3600..86400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
@@ -181,8 +182,8 @@ mod tests {
         let shown = [0, 812, 1024, 4200, 24 << 20, 5 << 40, u64::MAX].map(bytes);
         assert_eq!(shown, ["0", "812", "1.0K", "4.1K", "24M", "5.0T", "15E"]);
         assert_eq!([99_999, 100_000, 4_190_000].map(number), ["99999", "100k", "4.1M"]);
-        let spans = [0, 850, 12_000, 312_000, 11_040_000, 198_000_000].map(span);
-        assert_eq!(spans, ["0.0 s", "0.8 s", "12 s", "5m 12s", "3h 4m", "2d 7h"]);
+        let spans = [0, 850, 1_270, 12_000, 312_000, 11_040_000, 198_000_000].map(span);
+        assert_eq!(spans, ["0 ms", "850 ms", "1.2 s", "12 s", "5m 12s", "3h 4m", "2d 7h"]);
     }
 
     #[test]

@@ -252,11 +252,11 @@ mod tests {
           master   pid 4242, version 0.1.0, memory 2.0M, cpu 1.5 s, up 2d 4h
           served   1204 connections, 4.1M requests, 50M read, 68G written, jobs 17.5, mails 3
 
-        SLOT  ID   PID  GEN  STATE                       UP  MEM    CPU  CONNS  REQS  STATUS
-           0   5  5001    7  ready                    3h 0m  50M  1m 1s     12  2.1M  warm
-           0  11  6001    8  starting                 1.0 s    -      -      -     -
-           1   6  5002    6  draining, still listens  1d 0h  10M  0.5 s      1    99  \u{1b}[31mévil\u{202e} 日本 line
-           1  12     -    8  starting                 0.0 s    -      -      -     -
+        SLOT  ID   PID  GEN  STATE                       UP  MEM     CPU  CONNS  REQS  STATUS
+           0   5  5001    7  ready                    3h 0m  50M   1m 1s     12  2.1M  warm
+           0  11  6001    8  starting                 1.0 s    -       -      -     -
+           1   6  5002    6  draining, still listens  1d 0h  10M  500 ms      1    99  \u{1b}[31mévil\u{202e} 日本 line
+           1  12     -    8  starting                  0 ms    -       -      -     -
 
         SOCKET  ADDRESS        QUEUE   MAX
         http    0.0.0.0:8080       0  4096
@@ -287,7 +287,7 @@ mod tests {
           master   pid 77, version 0.1.0, up 2.0 s
 
         SLOT  ID  PID  GEN  STATE     UP   MEM    CPU  CONNS  REQS  STATUS
-           0   1   78    1  ready  2.0 s  1.0M  0.0 s      0     -
+           0   1   78    1  ready  2.0 s  1.0M  20 ms      0     -
         "##);
     }
 

@@ -365,8 +365,8 @@ async fn on_a_terminal_the_progress_is_drawn_in_place() {
     let screen = screen_after(&ended.out);
     let expected = [
         "reloading to generation 8: 2/2 ready, # s",
-        "  slot 0    worker 11     pid 4011       # s  ready",
-        "  slot 1    worker 12     pid 4012       # s  ready",
+        "slot 0 worker 11 pid 4011 # s ready",
+        "slot 1 worker 12 pid 4012 # s ready",
         "generation 8 is serving: 4/4 ready after # s",
     ];
     let shown = screen.iter().map(|line| times_hidden(line)).collect::<Vec<_>>();
@@ -407,8 +407,10 @@ fn screen_after(output: &str) -> Vec<String> {
     screen
 }
 
-/// `0.3 s` becomes `# s`.
+/// `0.3 s` and `31 ms` become `# s`, and blanks one blank.
 fn times_hidden(line: &str) -> String {
-    let is_time = |word: &str| word.parse::<f64>().is_ok() && word.contains('.');
-    line.split(' ').map(|word| if is_time(word) { "#" } else { word }).collect::<Vec<_>>().join(" ")
+    let words = line.split_whitespace().collect::<Vec<_>>();
+    let is_unit = |word: Option<&&str>| word.is_some_and(|word| ["ms", "s", "ms,", "s,"].contains(word));
+    let hidden = words.iter().enumerate().map(|(at, word)| if is_unit(words.get(at + 1)) { "#" } else { word });
+    hidden.map(|word| word.replace("ms", "s")).collect::<Vec<_>>().join(" ")
 }

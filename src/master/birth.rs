@@ -33,7 +33,7 @@ impl Master {
             return Err("not started: it is not wanted any more".to_owned());
         }
         let release = self.releases.get(&generation).cloned().ok_or("not started: its release is gone")?;
-        let notify_path = self.notify_directory.join(worker.to_string());
+        let notify_path = self.guard.notify().join(worker.to_string());
         let notify = self.notify_socket(&notify_path, &release)?;
         match self.try_spawn(worker, slot, generation, &release, notify, notify_path.clone()) {
             Ok(pid) => Ok(pid),
@@ -98,7 +98,9 @@ impl Master {
                 generation,
                 pid: child.pid,
                 pidfd: child.pidfd,
+                former: Vec::new(),
                 notify,
+                notify_again: None,
                 notify_path,
                 group,
                 started_at: SystemTime::now(),

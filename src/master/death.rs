@@ -82,9 +82,6 @@ impl Master {
 
     /// A child ended: orphans of workers are reaped, and whoever waited for them to be gone is told.
     pub(super) fn children(&mut self) {
-        if self.cgroups.is_some() {
-            return;
-        }
         let pids = &self.pids;
         let _ = reap_orphans(|pid| pids.contains_key(&pid));
         let waiting: Vec<WorkerId> = self
@@ -99,6 +96,20 @@ impl Master {
                 self.cleared(worker);
             }
         }
+    }
+
+    /// A process that was a worker's main one before ended: that is not the worker's end.
+    pub(super) fn former_ended(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        let (poll, pids) = (self.poll.get_ref(), &mut self.pids);
+        process.former.retain(|(pid, pidfd)| {
+            let alive = matches!(pidfd.wait(), Ok(None));
+            if !alive {
+                let _ = poll.remove(pidfd);
+                pids.remove(pid);
+            }
+            alive
+        });
     }
 
     /// Whether we have a child that is no worker: an orphan that a worker left.
@@ -125,7 +136,15 @@ impl Master {
         self.pids.remove(&process.pid);
         let poll = self.poll.get_ref();
         let _ = poll.remove(&process.pidfd);
+        for (pid, pidfd) in &process.former {
+            self.pids.remove(pid);
+            let _ = pidfd.wait();
+            let _ = poll.remove(pidfd);
+        }
         let _ = poll.remove(&process.notify);
+        if let Some(again) = &process.notify_again {
+            let _ = poll.remove(again);
+        }
         let _ = std::fs::remove_file(&process.notify_path);
         self.totals.add(&process);
         if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())

@@ -10,7 +10,9 @@ use super::processes::Token;
 use super::turn::Master;
 use super::words::{Word, parse};
 use crate::pool::{Event, Said, WorkerId};
+use crate::sys::descendants;
 use crate::sys::notify::MESSAGE_MAX;
+use crate::sys::process::PidFd;
 
 /// So many datagrams of one worker a turn.
 const WORDS: usize = 8;
@@ -77,24 +79,29 @@ impl Master {
     fn listen(&self, worker: WorkerId) -> Heard {
         let Some(process) = self.processes.get(&worker) else { return Heard::Silence };
         let mut buffer = [0; MESSAGE_MAX];
-        let message = match process.notify.receive(&mut buffer) {
-            Ok(Some(message)) => message,
-            Ok(None) | Err(_) => return Heard::Silence,
-        };
+        let sockets = [Some(&process.notify), process.notify_again.as_ref()];
+        let mut message = None;
+        for socket in sockets.into_iter().flatten() {
+            if let Ok(Some(received)) = socket.receive(&mut buffer) {
+                message = Some((received.uid, received.pid, received.truncated, received.bytes.to_vec()));
+                break;
+            }
+        }
+        let Some((uid, pid, truncated, bytes)) = message else { return Heard::Silence };
         let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
         let own = identity.map_or_else(crate::sys::credentials::own_uid, |identity| identity.uid);
-        match message.uid {
+        match uid {
             Some(uid) if uid == own || uid == 0 => {}
             Some(uid) => return Heard::Ignored(format!("a message of user {uid}")),
             None => return Heard::Ignored("a message without credentials".to_owned()),
         }
-        if let Some(other) = message.pid.and_then(|pid| self.pids.get(&pid)).filter(|other| **other != worker) {
+        if let Some(other) = pid.and_then(|pid| self.pids.get(&pid)).filter(|other| **other != worker) {
             return Heard::Ignored(format!("a message that worker {other} sent in its name"));
         }
-        if message.truncated {
+        if truncated {
             return Heard::Ignored(format!("a message of more than {MESSAGE_MAX} bytes"));
         }
-        match parse(message.bytes) {
+        match parse(&bytes) {
             Ok(words) => Heard::Word(words),
             Err(bad) => Heard::Ignored(bad.to_string()),
         }
@@ -140,9 +147,36 @@ impl Master {
 
     /// `MAINPID=`: another process of the same worker is its main process from now on.
     fn main_pid(&mut self, worker: WorkerId, pid: u32) {
-        if self.processes.get(&worker).is_some_and(|process| process.pid == pid) {
-            return;
+        match self.follow(worker, pid) {
+            Ok(()) => {}
+            Err(why) => self.warn_once(&format!("worker {worker}: MAINPID={pid} is not followed: {why}")),
         }
-        self.warn_once(&format!("worker {worker}: MAINPID={pid} is not followed"));
+    }
+
+    fn follow(&mut self, worker: WorkerId, pid: u32) -> Result<(), String> {
+        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.pid != pid && !process.left_behind) else {
+            return Ok(());
+        };
+        if self.pids.contains_key(&pid) {
+            return Err("it is a process of another worker".to_owned());
+        }
+        // The descriptor first: what is found out then is true of this very process.
+        let pidfd = PidFd::open(pid).map_err(|error| error.to_string())?;
+        let own = match &process.group {
+            Some(group) => group.holds(pid),
+            None => descendants::is_one(&Self::family(worker, process), pid),
+        };
+        if !own || pidfd.signal(0).is_err() {
+            return Err("it is not a process of this worker".to_owned());
+        }
+        let poll = self.poll.get_ref();
+        poll.add(&pidfd, Token::Exit(worker).to_u64()).map_err(|error| error.to_string())?;
+        let former = (std::mem::replace(&mut process.pid, pid), std::mem::replace(&mut process.pidfd, pidfd));
+        let _ = poll.remove(&former.1);
+        let _ = poll.add(&former.1, Token::Former(worker).to_u64());
+        process.former.push(former);
+        self.pids.insert(pid, worker);
+        self.events.push_back(Event::MainPid(worker, pid));
+        Ok(())
     }
 }

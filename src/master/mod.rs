@@ -12,6 +12,7 @@
 //! | `prepare.rs`, `release.rs`, `command.rs` | a release: read, checked, pinned |
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
 //! | `hear.rs`, `words.rs` | what workers say |
+//! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
 //! | `systemd.rs` | what systemd is told |
 //! | `publish.rs`, `document.rs` | what everybody may know |
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
@@ -25,6 +26,7 @@ pub mod cgroup;
 mod command;
 mod death;
 mod document;
+mod guard;
 mod hear;
 pub mod journal;
 pub mod output;

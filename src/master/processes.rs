@@ -19,8 +19,12 @@ pub struct Process {
     pub pid: u32,
     /// Its main process.
     pub pidfd: PidFd,
+    /// Main processes that it had before (`MAINPID=`), until they end.
+    pub former: Vec<(u32, PidFd)>,
     /// Where it speaks.
     pub notify: NotifySocket,
+    /// Where it speaks since the socket's path was removed under it: whoever had connected before still uses the first.
+    pub notify_again: Option<NotifySocket>,
     /// The socket's path, removed when nothing of the worker is left.
     pub notify_path: PathBuf,
     /// Its control group, where one was delegated.
@@ -85,6 +89,10 @@ pub enum Token {
     Cgroups,
     /// A worker says something.
     Notify(WorkerId),
+    /// A former main process of a worker ended (`MAINPID=`).
+    Former(WorkerId),
+    /// Something in the runtime directory was removed.
+    Directory,
 }
 
 impl Token {
@@ -93,18 +101,22 @@ impl Token {
         match self {
             Token::Signal => 0,
             Token::Cgroups => 1,
-            Token::Exit(worker) => worker << 2 | 2,
-            Token::Notify(worker) => worker << 2 | 3,
+            Token::Directory => 2,
+            Token::Exit(worker) => worker << 3 | 3,
+            Token::Notify(worker) => worker << 3 | 4,
+            Token::Former(worker) => worker << 3 | 5,
         }
     }
 
     /// And back.
     pub fn from_u64(number: u64) -> Token {
-        match (number & 3, number >> 2) {
+        match (number & 7, number >> 3) {
             (0, _) => Token::Signal,
             (1, _) => Token::Cgroups,
-            (2, worker) => Token::Exit(worker),
-            (_, worker) => Token::Notify(worker),
+            (2, _) => Token::Directory,
+            (3, worker) => Token::Exit(worker),
+            (4, worker) => Token::Notify(worker),
+            (_, worker) => Token::Former(worker),
         }
     }
 }
@@ -115,7 +127,15 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_kernel_and_sort_exits_before_words() {
-        for token in [Token::Signal, Token::Cgroups, Token::Exit(7), Token::Notify(7), Token::Exit(1 << 61)] {
+        for token in [
+            Token::Signal,
+            Token::Cgroups,
+            Token::Directory,
+            Token::Exit(7),
+            Token::Notify(7),
+            Token::Former(7),
+            Token::Exit(1 << 60),
+        ] {
             assert_eq!(Token::from_u64(token.to_u64()), token);
         }
         let mut tokens = vec![Token::Notify(1), Token::Cgroups, Token::Exit(9), Token::Signal];

@@ -4,8 +4,6 @@
 //! with its cure, and the exit status is 1.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::cgroup::Cgroups;
 use super::command::Cancel;
+use super::guard::Guard;
 use super::journal::{self, Journal, Level, Record};
 use super::output::Outputs;
 use super::prepare::{self, Common, Release, Source};
@@ -29,9 +28,9 @@ use crate::control::paths::{self, Env};
 use crate::control::{self, Handle, Summary, http};
 use crate::pool::{Event, Pool};
 use crate::sys::poll::Poll;
+use crate::sys::process;
 use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
-use crate::sys::{credentials, process};
 
 /// The signals that the master serves.
 const SIGNALS: [i32; 8] =
@@ -110,8 +109,7 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
     let systemd = Systemd::new(env, Instant::now())?;
     let places = Env::of_process();
     let directory = paths::runtime_directory(name, &places);
-    let mut control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
-    let notify_directory = notify_directory(&directory)?;
+    let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
     let common = Common {
         instance: name.into(),
         control: control.path(),
@@ -131,7 +129,9 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
         .map_err(|error| format!("cannot make the event loop: {error}"))?;
     let code = runtime.block_on(async {
         let (handle, ends) = control::channel(first_summary(name, started_at));
-        front_ends(&handle, &mut control, &release, journal)?;
+        let mut guard = Guard::new(control, directory, handle.clone())?;
+        guard.serve()?;
+        front_ends(&handle, &release, journal);
         let master = Master::begin(Parts {
             common,
             source,
@@ -140,7 +140,7 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
             systemd,
             cgroups,
             ends,
-            notify_directory: notify_directory.clone(),
+            guard,
             started_at,
         })
         .map_err(|error| format!("cannot begin: {error}"))?;
@@ -151,9 +151,6 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
     })?;
     // The blocking threads may hang on a dead mount; the end does not wait for them.
     runtime.shutdown_background();
-    let _ = fs::remove_dir_all(&notify_directory);
-    // The socket goes before its directory.
-    drop(control);
     Ok(code)
 }
 
@@ -174,16 +171,6 @@ fn listeners(options: &Options, journal: &Journal) -> Result<Vec<Listener>, Stri
     options.listen.iter().map(|spec| sockets::bind(spec).map_err(|error| error.to_string())).collect()
 }
 
-/// Where the workers' notify sockets are; what a dead master left there goes.
-fn notify_directory(directory: &Path) -> Result<PathBuf, String> {
-    let notify = directory.join("notify");
-    let fail = |error: std::io::Error| format!("cannot make {}: {error}", notify.display());
-    let _ = fs::remove_dir_all(&notify);
-    fs::create_dir_all(&notify).map_err(fail)?;
-    fs::set_permissions(&notify, fs::Permissions::from_mode(0o711)).map_err(fail)?;
-    Ok(notify)
-}
-
 fn cgroups(journal: &Journal) -> Option<Cgroups> {
     let found = Cgroups::detect().unwrap_or_else(|why| {
         journal.log(Record::new(Level::Warning, why));
@@ -193,7 +180,9 @@ fn cgroups(journal: &Journal) -> Option<Cgroups> {
         for what in cgroups.missing() {
             journal.log(Record::new(Level::Debug, what.clone()));
         }
-    } else if let Err(error) = process::set_subreaper() {
+    }
+    // Workers' orphans become our children: their ends can be known, and without control groups they can be found.
+    if let Err(error) = process::set_subreaper() {
         journal.log(Record::new(Level::Warning, format!("orphans of workers are not adopted: {error}")));
     }
     found
@@ -214,10 +203,8 @@ fn first_summary(name: &str, started_at: SystemTime) -> Summary {
     }
 }
 
-fn front_ends(handle: &Handle, control: &mut Control, release: &Release, journal: &Journal) -> Result<(), String> {
-    let control = control.take_listener().ok_or("the control socket is taken")?;
-    let control = tokio::net::UnixListener::from_std(control).map_err(|error| format!("control socket: {error}"))?;
-    tokio::spawn(http::serve_control(control, handle.clone(), credentials::own_uid()));
+/// The status page, and D-Bus.
+fn front_ends(handle: &Handle, release: &Release, journal: &Journal) {
     if let Some(address) = &release.config.status.listen {
         let listener = std::net::TcpListener::bind(address).and_then(|listener| {
             listener.set_nonblocking(true)?;
@@ -231,7 +218,6 @@ fn front_ends(handle: &Handle, control: &mut Control, release: &Release, journal
             Err(error) => journal.log(Record::new(Level::Error, format!("status.listen = {address:?}: {error}"))),
         }
     }
-    Ok(())
 }
 
 /// What a master is made of.
@@ -243,18 +229,21 @@ struct Parts<'a> {
     systemd: Systemd,
     cgroups: Option<Cgroups>,
     ends: control::Ends,
-    notify_directory: PathBuf,
+    guard: Guard,
     started_at: SystemTime,
 }
 
 impl Master {
     fn begin(parts: Parts<'_>) -> std::io::Result<Master> {
-        let Parts { common, source, release, journal, systemd, cgroups, ends, notify_directory, started_at } = parts;
+        let Parts { common, source, release, journal, systemd, cgroups, ends, guard, started_at } = parts;
         let poll = Poll::new()?;
         let signals = SignalFd::new(&SIGNALS)?;
         poll.add(&signals, Token::Signal.to_u64())?;
         if let Some(events) = cgroups.as_ref().and_then(Cgroups::events_fd) {
             poll.add(events, Token::Cgroups.to_u64())?;
+        }
+        if let Some(directory) = guard.watch() {
+            poll.add(directory, Token::Directory.to_u64())?;
         }
         let now = Instant::now();
         let settings = prepare::settings(&release.config);
@@ -280,7 +269,7 @@ impl Master {
             ending: None,
             common,
             source,
-            notify_directory,
+            guard,
             cgroups,
             outputs,
             journal: journal.clone(),

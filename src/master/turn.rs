@@ -4,7 +4,6 @@
 //! noise keeps another waiting. With nothing to do it sleeps without a tick.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -13,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cgroup::Cgroups;
 use super::command::Cancel;
+use super::guard::Guard;
 use super::journal::Journal;
 use super::output::Outputs;
 use super::prepare::{Common, Release, Source};
@@ -68,7 +68,7 @@ pub struct Master {
     pub(super) ending: Option<Cancel>,
     pub(super) common: Common,
     pub(super) source: Source,
-    pub(super) notify_directory: PathBuf,
+    pub(super) guard: Guard,
     pub(super) cgroups: Option<Cgroups>,
     pub(super) outputs: Outputs,
     pub(super) journal: Journal,
@@ -165,6 +165,8 @@ impl Master {
                 Token::Exit(worker) => ended.push(worker),
                 Token::Cgroups => self.groups_emptied(),
                 Token::Notify(worker) => self.hear(worker),
+                Token::Former(worker) => self.former_ended(worker),
+                Token::Directory => self.directory_changed(),
             }
         }
         self.ended(&ended);

@@ -116,6 +116,7 @@ impl Pool {
             Event::Due => self.due(),
             Event::Spawned(id, pid) => self.spawned(id, pid),
             Event::SpawnFailed(id, why) => self.exited(id, How::NotStarted(why), false),
+            Event::MainPid(id, pid) => self.main_pid(id, pid),
             Event::Said(id, said) => self.said(id, said),
             Event::Exited { worker, how, left } => self.exited(worker, how, left),
             Event::Cleared(id) => self.cleared(id),

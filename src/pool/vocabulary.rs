@@ -91,6 +91,8 @@ pub enum Event {
     Spawned(WorkerId, u32),
     /// It could not be made (fork failed, a cgroup could not be made …).
     SpawnFailed(WorkerId, String),
+    /// Another process of the worker is its main one now.
+    MainPid(WorkerId, u32),
     /// A worker said something.
     Said(WorkerId, Said),
     /// A worker's main process ended; `left` says whether other processes of it still live.

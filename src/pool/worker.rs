@@ -120,6 +120,14 @@ impl Pool {
         self.act(Action::Changed(id));
     }
 
+    pub(super) fn main_pid(&mut self, id: WorkerId, pid: u32) {
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.how.is_none()) else {
+            return self.senseless("another process of a worker that is gone", Some(id));
+        };
+        worker.pid = Some(pid);
+        self.act(Action::Changed(id));
+    }
+
     pub(super) fn said(&mut self, id: WorkerId, said: Said) {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&id) else { return self.senseless("words of an unknown worker", Some(id)) };

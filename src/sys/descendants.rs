@@ -63,6 +63,11 @@ pub fn any_left(worker: &Worker<'_>) -> bool {
     !find(worker).is_empty()
 }
 
+/// Whether the process with this number is one of the worker's; ask with its pidfd open.
+pub fn is_one(worker: &Worker<'_>, pid: u32) -> bool {
+    find(worker).iter().any(|found| found.process.0 == pid)
+}
+
 /// A process: its number and when it began.
 type Process = (u32, u64);
 

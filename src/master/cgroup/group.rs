@@ -48,6 +48,16 @@ impl WorkerGroup {
         self.worker
     }
 
+    /// Whether a process is in this group, or in one that the worker made below it.
+    pub fn holds(&self, pid: u32) -> bool {
+        let Ok(groups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+        let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
+        // What the kernel tells is relative to the root of our cgroup namespace; our path begins where that is mounted.
+        Path::new(path)
+            .ancestors()
+            .any(|group| group.file_name().is_some() && group.file_name() == self.path.file_name() && self.path.ends_with(group))
+    }
+
     /// The group's directory.
     pub fn path(&self) -> &Path {
         &self.path

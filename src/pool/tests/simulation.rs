@@ -21,6 +21,7 @@ enum Move {
     ObeyAll,
     Say(usize, u8),
     SayUnknown,
+    MainPid(usize),
     Lie(usize),
     Worn(usize),
     Reload,
@@ -51,6 +52,7 @@ fn moves() -> impl Strategy<Value = Move> {
         5 => Just(Move::ObeyAll),
         8 => (any::<usize>(), any::<u8>()).prop_map(|(who, what)| Move::Say(who, what)),
         1 => Just(Move::SayUnknown),
+        1 => any::<usize>().prop_map(Move::MainPid),
         2 => any::<usize>().prop_map(Move::Lie),
         3 => any::<usize>().prop_map(Move::Worn),
         12 => Just(Move::Reload),
@@ -174,6 +176,11 @@ fn one_move(world: &mut World, one: Move) {
             world.step(Event::Said(worker, said));
         }
         Move::SayUnknown => world.step(Event::Said(u64::MAX, Said::Ready)),
+        Move::MainPid(which) => {
+            if let Some(worker) = pick(world, which, anyone) {
+                world.step(Event::MainPid(worker, 77));
+            }
+        }
         // Things that the world would never say of a living worker.
         Move::Lie(which) => match which % 5 {
             0 => world.step(Event::Prepared(u64::MAX, settings(2))),

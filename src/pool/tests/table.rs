@@ -125,6 +125,7 @@ fn events() -> Vec<Event> {
             Said::Extend(Duration::MAX),
         ];
         events.extend(said.map(|said| Event::Said(worker, said)));
+        events.push(Event::MainPid(worker, 7));
         events.push(Event::Worn(worker, "recycle.max_memory"));
         events.push(Event::Recycle(Some(worker), None));
     }

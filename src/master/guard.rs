@@ -1,0 +1,175 @@
+//! The runtime directory: the control socket, the workers' notify sockets, and the watch over both.
+//!
+//! Law: whoever removes a socket under us (a cleaner of /tmp, a hand) takes it away for a moment only. All of it goes
+//! with the instance.
+
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use tokio::task::JoinHandle;
+
+use super::processes::Token;
+use super::turn::Master;
+use crate::control::listen::Control;
+use crate::control::{Handle, http, paths};
+use crate::pool::WorkerId;
+use crate::sys::credentials::own_uid;
+use crate::sys::notify::NotifySocket;
+
+/// The directory below the runtime directory that holds the workers' sockets.
+const NOTIFY: &str = "notify";
+
+/// The runtime directory's keeper.
+pub struct Guard {
+    control: Control,
+    directory: PathBuf,
+    handle: Handle,
+    serving: Option<JoinHandle<()>>,
+    /// `None` when the kernel gives none: then what is removed stays removed.
+    inotify: Option<OwnedFd>,
+    watches: Watches,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Watches {
+    own: i32,
+    notify: i32,
+}
+
+/// What has been removed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Removed {
+    control: bool,
+    directory: bool,
+    sockets: Vec<WorkerId>,
+}
+
+impl Guard {
+    /// Takes over a bound control socket, and makes the directory for notify sockets; what a dead master left there goes.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn new(control: Control, directory: PathBuf, handle: Handle) -> Result<Guard, String> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
+        let mut guard = Guard { control, directory, handle, serving: None, inotify, watches: Watches::default() };
+        let _ = fs::remove_dir_all(guard.notify());
+        guard.make().map_err(|error| format!("cannot make {}: {error}", guard.notify().display()))?;
+        Ok(guard)
+    }
+
+    /// Where the workers' notify sockets are.
+    pub fn notify(&self) -> PathBuf {
+        self.directory.join(NOTIFY)
+    }
+
+    /// Readable when something was removed.
+    pub fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Serves the control socket from now on, within a tokio runtime.
+    ///
+    /// # Errors
+    /// The runtime does not take the socket.
+    pub fn serve(&mut self) -> Result<(), String> {
+        let Some(listener) = self.control.take_listener() else { return Ok(()) };
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(|error| format!("control socket: {error}"))?;
+        let serving = tokio::spawn(http::serve_control(listener, self.handle.clone(), own_uid()));
+        if let Some(former) = self.serving.replace(serving) {
+            former.abort();
+        }
+        Ok(())
+    }
+
+    /// Makes the directories, and watches them.
+    fn make(&mut self) -> std::io::Result<()> {
+        let notify = self.notify();
+        fs::create_dir_all(&notify)?;
+        // Workers of other users must get at their own socket, and need not see their neighbours'.
+        fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))?;
+        if let Some(inotify) = &self.inotify {
+            let gone = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+            let own = inotify::add_watch(inotify, &self.directory, gone | WatchFlags::ONLYDIR);
+            let below = inotify::add_watch(inotify, &notify, gone | WatchFlags::ONLYDIR);
+            self.watches = Watches { own: own.unwrap_or(-1), notify: below.unwrap_or(-1) };
+        }
+        Ok(())
+    }
+
+    fn removed(&self) -> Removed {
+        let mut removed = Removed::default();
+        let Some(inotify) = &self.inotify else { return removed };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(inotify, &mut buffer);
+        while let Ok(event) = reader.next() {
+            let name = event.file_name().and_then(|name| name.to_str().ok());
+            let directory = event.events().intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::QUEUE_OVERFLOW);
+            match name {
+                _ if directory => removed.directory = true,
+                Some(paths::SOCKET) if event.wd() == self.watches.own => removed.control = true,
+                Some(NOTIFY) if event.wd() == self.watches.own => removed.directory = true,
+                Some(name) if event.wd() == self.watches.notify => removed.sockets.extend(name.parse::<WorkerId>()),
+                Some(_) | None => {}
+            }
+        }
+        removed
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Before the control socket, whose end takes the directory along.
+        let _ = fs::remove_dir_all(self.notify());
+    }
+}
+
+impl Master {
+    /// Something in the runtime directory was removed: what is still needed comes back.
+    pub(super) fn directory_changed(&mut self) {
+        let mut removed = self.guard.removed();
+        if removed.directory && !self.guard.notify().is_dir() {
+            if let Err(error) = self.guard.make() {
+                return self.warn(format!("the runtime directory was removed and cannot be made again: {error}"));
+            }
+        }
+        if removed.directory {
+            removed.control = true;
+            removed.sockets = self.processes.keys().copied().collect();
+        }
+        if removed.control && !self.guard.control.is_there() {
+            let again = self.guard.control.bind_again().map_err(|error| error.to_string()).and_then(|()| self.guard.serve());
+            self.warn(match again {
+                Ok(()) => "the control socket was removed: it is there again".to_owned(),
+                Err(why) => format!("the control socket was removed and cannot be bound again: {why}"),
+            });
+        }
+        for worker in removed.sockets {
+            self.socket_again(worker);
+        }
+    }
+
+    /// A worker's notify socket was removed: a second one takes its path.
+    fn socket_again(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get_mut(&worker).filter(|process| !exists(&process.notify_path)) else { return };
+        let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
+        let bound = NotifySocket::bind(&process.notify_path, identity.map(|identity| (identity.uid, identity.gid)));
+        let watched = bound.and_then(|socket| {
+            self.poll.get_ref().add(&socket, Token::Notify(worker).to_u64())?;
+            Ok(socket)
+        });
+        match watched {
+            Ok(socket) => process.notify_again = Some(socket),
+            Err(error) => {
+                self.warn(format!("the notify socket of worker {worker} was removed and cannot be bound again: {error}"))
+            }
+        }
+    }
+}
+
+fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

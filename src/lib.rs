@@ -13,6 +13,7 @@
 //! | [`config`] | the file: types, defaults, errors with line and column |
 //! | [`sys`] | the only `unsafe`: descriptors, processes, signals, credentials |
 //! | [`cli`] | the command line, a verb a file |
+//! | [`scoreboard`] | the page on which a worker shows what it does: layout, and the writer's side |
 //! | [`worker`] | the library for workers written in Rust (feature `worker`) |
 
 #![deny(unsafe_code)]
@@ -27,6 +28,8 @@ pub mod control;
 pub mod master;
 #[cfg(feature = "master")]
 pub mod pool;
+#[cfg(any(feature = "master", feature = "worker"))]
+pub mod scoreboard;
 #[cfg(feature = "master")]
 pub mod status;
 #[cfg(any(feature = "master", feature = "worker"))]

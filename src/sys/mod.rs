@@ -13,8 +13,8 @@ pub mod accounts;
 pub mod credentials;
 #[cfg(feature = "master")]
 pub mod descendants;
-#[cfg(feature = "master")]
 pub mod fd;
+pub mod map;
 #[cfg(feature = "master")]
 pub mod notify;
 #[cfg(feature = "master")]

@@ -1,0 +1,357 @@
+//! The worker's side: counts and shows connections and requests.
+//!
+//! Law: nothing here waits, fails or allocates for a request; an update is a handful of atomic stores. Where no page was
+//! inherited the same is written into memory of our own, for the log of an overdue drain.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU64, fence};
+use std::{array, io};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::entry::Entry;
+use super::{COUNTER_NAME, Geometry, INFO, METHOD, SLOTS, URL, counter, header, slot};
+use crate::sys::map::Words;
+
+/// A page that this process writes.
+#[derive(Debug)]
+pub struct Board {
+    words: Words,
+    geometry: Geometry,
+    /// A bit for each slot in use; within this process only.
+    taken: Box<[AtomicU64]>,
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+impl Board {
+    /// Takes over a page that was inherited. Refused when it is no page of this version, or another process writes it.
+    pub fn shared(fd: impl AsFd) -> io::Result<Self> {
+        let board = Self::of(Words::shared(fd)?)?;
+        let pid = u64::from(std::process::id());
+        match board.words[header::PID].compare_exchange(0, pid, AcqRel, Acquire) {
+            Ok(_) => Ok(board),
+            Err(other) if other == pid => Ok(board),
+            Err(other) => Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("process {other} writes it"))),
+        }
+    }
+
+    /// A page that nobody else sees.
+    ///
+    /// # Panics
+    /// When the kernel has no 256 KiB of address space, as an allocation would.
+    pub fn private() -> Self {
+        let geometry = Geometry::new(SLOTS);
+        let words = Words::private(geometry.size).expect("address space of 256 KiB");
+        for (word, value) in words.iter().zip(geometry.header()) {
+            word.store(value, Relaxed);
+        }
+        Self::of(words).expect("a page as we make it")
+    }
+
+    fn of(words: Words) -> io::Result<Self> {
+        let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+        if words.len() < header::WORDS {
+            return Err(wrong(format!("{} bytes are no scoreboard", words.len() * 8)));
+        }
+        let head = array::from_fn(|word| words[word].load(Acquire));
+        let geometry = Geometry::read(&head, words.len() * 8).map_err(wrong)?;
+        let taken = (0..geometry.slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Board { words, geometry, taken })
+    }
+
+    /// The lowest free slot's number. Low numbers first: pages of the memory that are never needed are never touched.
+    fn take_slot(&self) -> Option<usize> {
+        for (group, bits) in self.taken.iter().enumerate() {
+            let mut seen = bits.load(Relaxed);
+            while seen != u64::MAX {
+                let bit = (!seen).trailing_zeros();
+                let number = group * 64 + bit as usize;
+                if number >= self.geometry.slots {
+                    return None;
+                }
+                match bits.compare_exchange_weak(seen, seen | 1 << bit, AcqRel, Relaxed) {
+                    Ok(_) => return Some(number),
+                    Err(now) => seen = now,
+                }
+            }
+        }
+        None
+    }
+
+    fn slot(&self, number: usize) -> &[AtomicU64] {
+        let at = self.geometry.slots_at + number * self.geometry.slot_words;
+        &self.words[at..at + slot::WORDS]
+    }
+
+    /// What is shown now; for this process itself. (The master reads with no trust in the writer.)
+    pub fn entries(&self) -> Vec<Entry> {
+        let used = usize::try_from(self.words[header::SLOTS_USED].load(Relaxed)).unwrap_or(usize::MAX);
+        (0..used.min(self.geometry.slots)).filter_map(|number| self.entry(number)).collect()
+    }
+
+    fn entry(&self, number: usize) -> Option<Entry> {
+        let slot = self.slot(number);
+        let mut copy = [0; slot::WORDS];
+        for _ in 0..100 {
+            let before = slot[slot::SEQUENCE].load(Acquire);
+            copy = array::from_fn(|word| slot[word].load(Relaxed));
+            fence(Acquire);
+            if before.is_multiple_of(2) && slot[slot::SEQUENCE].load(Relaxed) == before {
+                return Entry::read(&copy, true);
+            }
+        }
+        Entry::read(&copy, false)
+    }
+
+    /// The counter of that name; made, if there is none. `None` when all are taken, or without a name. Names are cut to
+    /// 48 bytes.
+    pub fn counter(&self, name: &str) -> Option<&AtomicU64> {
+        let name = cut(name.split('\0').next().filter(|name| !name.is_empty())?, COUNTER_NAME);
+        for number in 0..self.geometry.counters {
+            let at = self.geometry.counters_at + number * counter::WORDS;
+            let words = &self.words[at..at + counter::WORDS];
+            let state = &words[counter::STATE];
+            if state.compare_exchange(counter::FREE, counter::NAMING, AcqRel, Acquire).is_ok() {
+                store_text(&words[counter::NAME..], name.as_bytes());
+                state.store(counter::USED, Release);
+                return Some(&words[counter::VALUE]);
+            }
+            // Another thread gives it a name; that takes it some stores. A dead process's half-named one is passed by.
+            for _ in 0..1000 {
+                if state.load(Acquire) != counter::NAMING {
+                    break;
+                }
+                std::thread::yield_now();
+            }
+            let mut named = [0; COUNTER_NAME];
+            for (bytes, word) in named.chunks_exact_mut(8).zip(&words[counter::NAME..]) {
+                bytes.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+            }
+            if state.load(Acquire) == counter::USED
+                && named.starts_with(name.as_bytes())
+                && named[name.len()..].iter().all(|b| *b == 0)
+            {
+                return Some(&words[counter::VALUE]);
+            }
+        }
+        None
+    }
+}
+
+/// A connection on the board, from its beginning to the drop.
+#[derive(Debug)]
+pub struct Connection {
+    board: Arc<Board>,
+    /// `None`: no slot was free; it is counted, but not shown.
+    number: Option<usize>,
+    peer: Option<IpAddr>,
+}
+
+/// What is shown of a request when it begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// GET, POST …
+    pub method: &'a str,
+    /// Path and query.
+    pub url: &'a str,
+    /// 10, 11, 20, 30; 0 if not known.
+    pub version: u8,
+}
+
+/// How a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The handler is at it.
+    Processing = 1,
+    /// The answer has begun.
+    Sending = 2,
+    /// The answer is complete.
+    Finished = 3,
+    /// The answer was never completed.
+    Aborted = 4,
+}
+
+impl Connection {
+    /// An accepted connection; `peer` as far as it has an address.
+    pub fn new(board: Arc<Board>, peer: Option<SocketAddr>) -> Self {
+        let number = board.take_slot();
+        let words = &board.words;
+        words[header::CONNECTIONS].fetch_add(1, Relaxed);
+        if let Some(number) = number {
+            let slot = board.slot(number);
+            for word in [slot::IDLE_SINCE, slot::REQUESTS, slot::BYTES_READ, slot::BYTES_WRITTEN, slot::REQUEST] {
+                slot[word].store(0, Relaxed);
+            }
+            let accepted = now();
+            write(slot, |slot| {
+                slot[slot::START].store(accepted, Relaxed);
+                let port = peer.map_or(0, |peer| u64::from(peer.port()) << 16);
+                let family = store_address(&slot[slot::PEER_ADDRESS..], peer.map(|peer| peer.ip()));
+                slot[slot::PEER].store(family | port, Relaxed);
+            });
+            slot[slot::IDLE_SINCE].store(accepted, Relaxed);
+            slot[slot::STATE].store(slot::IDLE, Release);
+            words[header::SLOTS_USED].fetch_max(number as u64 + 1, Release);
+        } else {
+            words[header::UNLISTED].fetch_add(1, Relaxed);
+        }
+        Connection { board, number, peer: peer.map(|peer| peer.ip()) }
+    }
+
+    fn slot(&self) -> Option<&[AtomicU64]> {
+        self.number.map(|number| self.board.slot(number))
+    }
+
+    /// Bytes came from the peer. Only the connection's own task calls it.
+    pub fn read(&self, bytes: usize) {
+        self.add(header::BYTES_READ, slot::BYTES_READ, bytes);
+    }
+
+    /// Bytes went to the peer. Only the connection's own task calls it.
+    pub fn wrote(&self, bytes: usize) {
+        self.add(header::BYTES_WRITTEN, slot::BYTES_WRITTEN, bytes);
+    }
+
+    fn add(&self, total: usize, own: usize, bytes: usize) {
+        self.board.words[total].fetch_add(bytes as u64, Relaxed);
+        if let Some(slot) = self.slot() {
+            slot[own].store(slot[own].load(Relaxed).wrapping_add(bytes as u64), Relaxed);
+        }
+    }
+
+    /// A request's head has come; gives the request's number on this connection, from 1.
+    pub fn begin(&self, head: Head<'_>) -> u64 {
+        self.board.words[header::REQUESTS].fetch_add(1, Relaxed);
+        let Some(slot) = self.slot() else { return 0 };
+        let (method, url) = (cut(head.method, METHOD), cut(head.url, URL));
+        let began = now();
+        write(slot, |slot| {
+            let number = slot[slot::REQUESTS].load(Relaxed).wrapping_add(1);
+            slot[slot::REQUESTS].store(number, Relaxed);
+            slot[slot::REQUEST].store(Stage::Processing as u64, Relaxed);
+            slot[slot::REQUEST_START].store(began, Relaxed);
+            let family = store_address(&slot[slot::CLIENT_ADDRESS..], self.peer);
+            let shape = method.len() as u64 | u64::from(head.version) << 8 | family << 16 | (url.len() as u64) << 32;
+            slot[slot::REQUEST_SHAPE].store(shape, Relaxed);
+            store_text(&slot[slot::METHOD..], method.as_bytes());
+            store_text(&slot[slot::URL..], url.as_bytes());
+            slot[slot::STATE].store(slot::ACTIVE, Relaxed);
+            slot[slot::IDLE_SINCE].store(0, Relaxed);
+            number
+        })
+    }
+
+    /// The request goes on, or is over.
+    pub fn stage(&self, stage: Stage) {
+        let Some(slot) = self.slot() else { return };
+        slot[slot::REQUEST].store(stage as u64, Relaxed);
+        if matches!(stage, Stage::Finished | Stage::Aborted) {
+            slot[slot::IDLE_SINCE].store(now(), Relaxed);
+            slot[slot::STATE].store(slot::IDLE, Relaxed);
+        }
+    }
+
+    /// The client's address, where the peer is a proxy; `number` as [`Connection::begin`] gave it. Any thread may call it;
+    /// a request that isn't the last one any more is left alone.
+    pub fn set_client(&self, number: u64, client: IpAddr) {
+        self.describe(number, |slot| {
+            let family = store_address(&slot[slot::CLIENT_ADDRESS..], Some(client));
+            let shape = slot[slot::REQUEST_SHAPE].load(Relaxed) & !(0xff << 16);
+            slot[slot::REQUEST_SHAPE].store(shape | family << 16, Relaxed);
+        });
+    }
+
+    /// What the application says of the request: a JSON object; `number` as above. `false` when it is too long.
+    pub fn set_info(&self, number: u64, json: &str) -> bool {
+        if json.len() > INFO {
+            return false;
+        }
+        self.describe(number, |slot| {
+            store_text(&slot[slot::INFO..], json.as_bytes());
+            let shape = slot[slot::REQUEST_SHAPE].load(Relaxed) & !(0xffff << 48);
+            slot[slot::REQUEST_SHAPE].store(shape | (json.len() as u64) << 48, Relaxed);
+        });
+        true
+    }
+
+    fn describe(&self, number: u64, change: impl FnOnce(&[AtomicU64])) {
+        let Some(slot) = self.slot() else { return };
+        write(slot, |slot| {
+            if slot[slot::REQUESTS].load(Relaxed) == number {
+                change(slot);
+            }
+        });
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.board.slot(number)[slot::STATE].store(slot::FREE, Release);
+            self.board.taken[number / 64].fetch_and(!(1 << (number % 64)), Release);
+        }
+    }
+}
+
+/// Changes guarded words: the sequence is odd meanwhile. Two threads can only meet here when a handler describes its
+/// request while the connection goes on to the next one; the second waits for some stores of the first.
+fn write<T>(slot: &[AtomicU64], change: impl FnOnce(&[AtomicU64]) -> T) -> T {
+    let sequence = &slot[slot::SEQUENCE];
+    let mut even = sequence.load(Relaxed) & !1;
+    let mut tries = 0;
+    while let Err(now) = sequence.compare_exchange_weak(even, even.wrapping_add(1), Acquire, Relaxed) {
+        even = now & !1;
+        tries += 1;
+        if tries > 100 {
+            // Odd for so long: a thread that was stopped in between, which the scheduler must let go on.
+            std::thread::yield_now();
+        }
+        if tries > 10_000 {
+            break; // whoever made it odd is not one of us; the page is only a display, nobody waits for it for ever
+        }
+    }
+    fence(Release);
+    let result = change(slot);
+    sequence.store(even.wrapping_add(2), Release);
+    result
+}
+
+fn store_text(words: &[AtomicU64], text: &[u8]) {
+    for (word, bytes) in words.iter().zip(text.chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_ne_bytes(whole), Relaxed);
+    }
+}
+
+/// Gives the family.
+fn store_address(words: &[AtomicU64], address: Option<IpAddr>) -> u64 {
+    let mut bytes = [0; 16];
+    let family = match address.map(|address| address.to_canonical()) {
+        Some(IpAddr::V4(four)) => {
+            bytes[..4].copy_from_slice(&four.octets());
+            4
+        }
+        Some(IpAddr::V6(six)) => {
+            bytes = six.octets();
+            6
+        }
+        None => return 0,
+    };
+    for (word, bytes) in words.iter().zip(bytes.as_chunks().0) {
+        word.store(u64::from_ne_bytes(*bytes), Relaxed);
+    }
+    family
+}
+
+fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}

@@ -1,0 +1,281 @@
+//! Writer and reader together; hostile pages; a writer that is killed.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::scoreboard::writer::{Board, Connection as Writer, Head, Stage};
+use crate::scoreboard::{INFO, MAGIC, URL};
+
+fn pair() -> (Scoreboard, Arc<Board>) {
+    let page = Scoreboard::create().unwrap();
+    let board = Board::shared(&page).unwrap();
+    (page, Arc::new(board))
+}
+
+fn get(url: &str) -> Head<'_> {
+    Head { method: "GET", url, version: 11 }
+}
+
+fn peer() -> Option<SocketAddr> {
+    Some("192.0.2.7:4711".parse().unwrap())
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let page = Scoreboard::create().unwrap();
+    assert_eq!((page.totals(), page.read()), (None, None), "nobody writes it yet");
+    let board = Arc::new(Board::shared(&page).unwrap());
+    assert_eq!(page.read(), Some(Shown::default()));
+
+    let before = SystemTime::now();
+    let connection = Writer::new(board.clone(), peer());
+    connection.read(100);
+    let number = connection.begin(get("/report?year=2026"));
+    assert!(connection.set_info(number, r#"{"user":"eva"}"#));
+    connection.wrote(7);
+    connection.stage(Stage::Sending);
+    board.counter("jobs").unwrap().fetch_add(3, Relaxed);
+
+    let shown = page.read().unwrap();
+    let totals =
+        Totals { connections: 1, requests: 1, bytes_read: 100, bytes_written: 7, counters: [("jobs".into(), 3.0)].into() };
+    assert_eq!(shown.totals, totals);
+    let [seen] = &shown.connections[..] else { panic!("{shown:?}") };
+    let request = seen.request.clone().unwrap();
+    assert_eq!(
+        *seen,
+        Connection {
+            state: "active".into(),
+            start_time: seen.start_time.clone(),
+            remote_address: Some("192.0.2.7".into()),
+            remote_port: Some(4711),
+            idle_since: None,
+            requests: 1,
+            bytes_read: 100,
+            bytes_written: 7,
+            request: Some(Request {
+                state: "sending".into(),
+                start_time: request.start_time.clone(),
+                ip: Some("192.0.2.7".into()),
+                method: "GET".into(),
+                url: "/report?year=2026".into(),
+                http_version: "1.1".into(),
+                info: json!({"user": "eva"}).as_object().unwrap().clone(),
+            }),
+        }
+    );
+    let ms = Duration::from_millis(20); // the two clocks are read one after the other, and cut
+    for time in [&seen.start_time, &request.start_time] {
+        let time: SystemTime = time.parse::<Timestamp>().unwrap().into();
+        assert!(time >= before - ms && time <= SystemTime::now() + ms, "{time:?}");
+    }
+    let [again] = &page.serving()[..] else { panic!("{:?}", page.serving()) };
+    assert_eq!((&again.url, &again.info, &again.state), (&request.url, &request.info, &request.state));
+
+    connection.stage(Stage::Finished);
+    let seen = &page.read().unwrap().connections[0];
+    assert_eq!((seen.state.as_str(), seen.idle_since.is_some()), ("idle", true));
+    assert!(page.serving().is_empty());
+    drop(connection);
+    assert_eq!(page.read().unwrap(), Shown { totals, connections: vec![] });
+}
+
+#[test]
+fn texts_that_are_too_long_or_strange_are_cut_and_cleaned() {
+    let (page, board) = pair();
+    let connection = Writer::new(board, Some("[2001:db8::1]:9".parse().unwrap()));
+    let long = format!("/{}", "ä".repeat(URL));
+    let number = connection.begin(Head { method: "AVERYLONGMETHODNAME", url: &long, version: 99 });
+    assert!(!connection.set_info(number, &" ".repeat(INFO + 1)));
+    assert!(connection.set_info(number, "[1]"), "no object, so it is not shown");
+    let request = page.serving().remove(0);
+    assert_eq!((request.method.as_str(), request.http_version.as_str()), ("AVERYLONGMETHODN", ""));
+    assert_eq!(request.url, format!("/{}", "ä".repeat((URL - 1) / 2)));
+    assert_eq!((request.ip.as_deref(), request.info.len()), (Some("2001:db8::1"), 0));
+    connection.begin(get("/\x1b[2J\u{9b}"));
+    assert_eq!(page.serving()[0].url, "/\u{fffd}[2J\u{fffd}");
+    connection.set_client(2, "203.0.113.5".parse().unwrap());
+    connection.set_client(1, "203.0.113.6".parse().unwrap());
+    assert_eq!(page.serving()[0].ip.as_deref(), Some("203.0.113.5"), "only the last request can be described");
+}
+
+#[test]
+fn more_connections_than_slots_are_counted_all_the_same() {
+    let page = Scoreboard::with_slots(70).unwrap();
+    let board = Arc::new(Board::shared(&page).unwrap());
+    let mut all: Vec<_> = (0..100).map(|_| Writer::new(board.clone(), None)).collect();
+    all.iter().for_each(|connection| _ = connection.begin(get("/")));
+    let shown = page.read().unwrap();
+    assert_eq!((shown.totals.connections, shown.totals.requests, shown.connections.len()), (100, 100, 70));
+    all.truncate(10);
+    assert_eq!(page.read().unwrap().connections.len(), 10);
+    let again = Writer::new(board.clone(), peer());
+    let shown = page.read().unwrap();
+    assert_eq!((shown.connections.len(), &shown.connections[10].request), (11, &None), "a slot that is used again is clean");
+    assert_eq!(shown.connections[10].remote_port, Some(4711));
+    drop(again);
+}
+
+#[test]
+fn counters_of_many_threads_lose_nothing() {
+    let (page, board) = pair();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let board = &board;
+            scope.spawn(move || {
+                for n in 0..1000 {
+                    board.counter(["a", "b", "c"][n % 3]).unwrap().fetch_add(1, Relaxed);
+                    let connection = Writer::new(board.clone(), None);
+                    connection.begin(get("/"));
+                    connection.read(thread);
+                }
+            });
+        }
+    });
+    let totals = page.totals().unwrap();
+    assert_eq!((totals.connections, totals.requests, totals.bytes_read), (8000, 8000, 28_000));
+    assert_eq!(totals.counters, [("a".into(), 2672.0), ("b".into(), 2664.0), ("c".into(), 2664.0)].into());
+    assert!(page.read().unwrap().connections.is_empty());
+    let long = "ö".repeat(40);
+    board.counter(&long).unwrap().fetch_add(1, Relaxed);
+    board.counter(&long[..48]).unwrap().fetch_add(1, Relaxed);
+    assert_eq!(page.totals().unwrap().counters[&long[..48]], 2.0);
+    assert!((0..40).map(|n| board.counter(&format!("n{n}")).is_some()).filter(|made| *made).count() == 28);
+    assert!(board.counter("").is_none());
+}
+
+/// Method, URL and info always belong together, whenever we look.
+#[test]
+fn no_torn_request_is_shown() {
+    let (page, board) = pair();
+    let stop = AtomicBool::new(false);
+    let urls = ["/a".repeat(100), "/b".repeat(30)];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let connection = Writer::new(board.clone(), peer());
+            while !stop.load(Relaxed) {
+                for (method, url) in ["AAA", "BBBBBB"].into_iter().zip(&urls) {
+                    connection.begin(Head { method, url, version: 11 });
+                }
+            }
+        });
+        let _stop_at_the_end = Stop(&stop); // also when an assertion fails
+        let (mut whole, mut looks) = (0, 0);
+        while whole < 2000 {
+            looks += 1;
+            assert!(looks < 1_000_000, "only {whole} of {looks} readings were whole");
+            for request in page.serving() {
+                whole += 1;
+                let wanted = if request.method == "AAA" { &urls[0] } else { &urls[1] };
+                assert_eq!((&request.url, request.method.len() % 3), (wanted, 0), "torn: {request:?}");
+            }
+        }
+    });
+}
+
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn a_page_has_one_writer() {
+    let (page, _board) = pair();
+    page.0.write_all_at(&1u64.to_ne_bytes(), header::PID as u64 * 8).unwrap();
+    assert_eq!(Board::shared(&page).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+}
+
+/// The same test program is the other process: it writes its inherited page, and dies by SIGKILL in the midst of it.
+#[test]
+fn totals_and_the_request_survive_a_killed_writer() {
+    const PAGE: &str = "RATOON_TEST_SCOREBOARD";
+    if let Ok(number) = std::env::var(PAGE) {
+        let board = Arc::new(Board::shared(crate::sys::fd::inherited(number.parse().unwrap()).unwrap()).unwrap());
+        let connection = Writer::new(board.clone(), peer());
+        for _ in 0..1000 {
+            connection.begin(get("/other"));
+            connection.stage(Stage::Finished);
+        }
+        connection.begin(get("/report/17"));
+        board.counter("last words").unwrap().fetch_add(1, Relaxed);
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+        unreachable!("SIGKILL");
+    }
+    let page = Scoreboard::create().unwrap();
+    let passed = rustix::io::dup(&page).unwrap(); // without close-on-exec
+    let name = "status::scoreboard::tests::totals_and_the_request_survive_a_killed_writer";
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args([name, "--exact", "--nocapture"]).env(PAGE, passed.as_raw_fd().to_string());
+    let ended = child.output().unwrap();
+    assert!(std::os::unix::process::ExitStatusExt::signal(&ended.status) == Some(9), "{ended:?}");
+    let totals = page.totals().unwrap();
+    assert_eq!((totals.requests, totals.counters["last words"]), (1001, 1.0));
+    assert_eq!(page.serving()[0].url, "/report/17");
+}
+
+fn hostile_word() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        Just(0),
+        Just(1),
+        Just(2),
+        Just(u64::MAX),
+        Just(MAGIC),
+        0..5000u64,
+        any::<u64>(),
+        (0..64u32).prop_map(|bit| 1 << bit)
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever the header says, reading ends, and shows no more than there is room for.
+    #[test]
+    fn no_header_harms_the_reader(lies in prop::collection::vec((0..24usize, hostile_word()), 1..6)) {
+        let (page, board) = pair();
+        let connection = Writer::new(board, peer());
+        connection.begin(get("/"));
+        for (word, lie) in lies {
+            page.0.write_all_at(&lie.to_ne_bytes(), word as u64 * 8).unwrap();
+        }
+        if let Some(shown) = page.read() {
+            prop_assert!(shown.connections.len() <= SLOTS && shown.totals.counters.len() <= 32);
+        }
+    }
+
+    /// Whatever slots and counters say, what is shown is bounded, and is valid JSON.
+    #[test]
+    fn no_slot_harms_the_reader(words in prop::collection::vec(hostile_word(), slot::WORDS), state in 0..4u64, even: bool) {
+        let (page, board) = pair();
+        let _connection = Writer::new(board, peer());
+        let mut words = words;
+        words[slot::STATE] = state;
+        words[slot::SEQUENCE] = words[slot::SEQUENCE] & !1 | u64::from(!even);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        page.0.write_all_at(&bytes, 4096).unwrap();
+        page.0.write_all_at(&bytes, header::WORDS as u64 * 8).unwrap();
+        let shown = page.read().unwrap();
+        prop_assert_eq!(shown.connections.len(), usize::from(state == 1 || state == 2));
+        for connection in &shown.connections {
+            prop_assert!(even || connection.request.is_none());
+            let json = serde_json::to_string(connection).unwrap();
+            prop_assert!(json.len() < 4000, "{}", json);
+            prop_assert_eq!(&serde_json::from_str::<Connection>(&json).unwrap(), connection);
+            if let Some(request) = &connection.request {
+                prop_assert!(!(request.url.clone() + &request.method).chars().any(char::is_control));
+            }
+        }
+        serde_json::to_string(&shown.totals.counters).unwrap();
+    }
+}

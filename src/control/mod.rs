@@ -70,6 +70,8 @@ pub enum Command {
         ask: Ask,
         /// Where the answer goes.
         reply: Option<oneshot::Sender<Reply>>,
+        /// systemd shall be told that a reload runs: it does not know of it from its own `ExecReload=`.
+        announce: bool,
     },
     /// The asker went away before it was answered.
     Gone(AskerId),
@@ -174,6 +176,7 @@ pub struct Handle {
     summary: watch::Receiver<Summary>,
     notices: broadcast::Sender<Notice>,
     askers: Arc<AtomicU64>,
+    announces: bool,
 }
 
 /// The loop's end of the same: commands come in, the summary and the notices go out.
@@ -191,11 +194,16 @@ pub fn channel(first: Summary) -> (Handle, Ends) {
     let (command_in, commands) = mpsc::unbounded_channel();
     let (summary_in, summary) = watch::channel(first);
     let (notices, _) = broadcast::channel(1024);
-    let handle = Handle { commands: command_in, summary, notices: notices.clone(), askers: Arc::default() };
+    let handle = Handle { commands: command_in, summary, notices: notices.clone(), askers: Arc::default(), announces: false };
     (handle, Ends { commands, summary: summary_in, notices })
 }
 
 impl Handle {
+    /// The same way for a front end whose reloads systemd shall be told of.
+    pub fn announcing(&self) -> Handle {
+        Handle { announces: true, ..self.clone() }
+    }
+
     /// Asks and waits for the answer. Dropping the future before that tells the loop that the asker went away.
     ///
     /// # Errors
@@ -203,7 +211,7 @@ impl Handle {
     pub async fn ask(&self, ask: Ask) -> Result<Reply, Closed> {
         let (reply, answer) = oneshot::channel();
         let mut guard = Guard { asker: self.next_asker(), commands: &self.commands, armed: true };
-        let command = Command::Ask { asker: guard.asker, ask, reply: Some(reply) };
+        let command = Command::Ask { asker: guard.asker, ask, reply: Some(reply), announce: self.announces };
         self.commands.send(command).map_err(|_| Closed)?;
         let answer = answer.await;
         guard.armed = false;
@@ -212,7 +220,7 @@ impl Handle {
 
     /// Asks without waiting: such a reload runs to its end whoever goes away.
     pub fn ask_unattended(&self, ask: Ask) {
-        let _ = self.commands.send(Command::Ask { asker: self.next_asker(), ask, reply: None });
+        let _ = self.commands.send(Command::Ask { asker: self.next_asker(), ask, reply: None, announce: true });
     }
 
     /// The whole status document.

@@ -27,7 +27,10 @@ impl Master {
     /// A front end wants something.
     pub(super) fn wish(&mut self, command: Command) {
         match command {
-            Command::Ask { asker, ask, reply } => {
+            Command::Ask { asker, ask, reply, announce } => {
+                if announce && ask == Ask::Reload {
+                    self.announce_reload();
+                }
                 let waits = reply.is_some().then_some(asker);
                 if let Some(reply) = reply {
                     self.replies.insert(asker, reply);
@@ -48,7 +51,6 @@ impl Master {
 
     fn ask(&mut self, ask: Ask, asker: Option<AskerId>) {
         match ask {
-            Ask::Reload if asker.is_none() => self.reload_unattended(),
             Ask::Reload => self.events.push_back(Event::Reload(asker)),
             Ask::Abort => self.events.push_back(Event::Abort(asker)),
             Ask::Scale(count) if count > crate::config::COUNT_MAX => {
@@ -71,11 +73,16 @@ impl Master {
         }
     }
 
-    /// Nobody waits for this reload: systemd is told that one runs.
+    /// Nobody waits for this reload.
     fn reload_unattended(&mut self) {
-        if self.ending.is_none() {
+        self.announce_reload();
+        self.events.push_back(Event::Reload(None));
+    }
+
+    /// systemd is told that a reload runs: only between READY and STOPPING, for the READY=1 that ends it must not say more.
+    fn announce_reload(&mut self) {
+        if self.pool.announced() && self.pool.state() != "stopping" {
             self.systemd.reloading(self.now);
-            self.events.push_back(Event::Reload(None));
         }
     }
 

@@ -13,6 +13,7 @@
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
 //! | `hear.rs`, `words.rs` | what workers say |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
+//! | `fronts.rs` | the status address and D-Bus |
 //! | `systemd.rs` | what systemd is told |
 //! | `publish.rs`, `document.rs` | what everybody may know |
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
@@ -26,6 +27,7 @@ pub mod cgroup;
 mod command;
 mod death;
 mod document;
+mod fronts;
 mod guard;
 mod hear;
 pub mod journal;

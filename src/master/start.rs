@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::cgroup::Cgroups;
 use super::command::Cancel;
+use super::fronts;
 use super::guard::Guard;
 use super::journal::{self, Journal, Level, Record};
 use super::output::Outputs;
@@ -25,7 +26,7 @@ use super::turn::Master;
 use crate::config::Overrides;
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
-use crate::control::{self, Handle, Summary, http};
+use crate::control::{self, Summary};
 use crate::pool::{Event, Pool};
 use crate::sys::poll::Poll;
 use crate::sys::process;
@@ -131,21 +132,16 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
         let (handle, ends) = control::channel(first_summary(name, started_at));
         let mut guard = Guard::new(control, directory, handle.clone())?;
         guard.serve()?;
-        front_ends(&handle, &release, journal);
-        let master = Master::begin(Parts {
-            common,
-            source,
-            release,
-            journal,
-            systemd,
-            cgroups,
-            ends,
-            guard,
-            started_at,
-        })
-        .map_err(|error| format!("cannot begin: {error}"))?;
+        let bus = fronts::start(&handle, name, &release.config, journal, under_systemd);
+        let master = Master::begin(Parts { common, source, release, journal, systemd, cgroups, ends, guard, started_at })
+            .map_err(|error| format!("cannot begin: {error}"))?;
         let outputs = master.outputs();
         let code = master.turn().await;
+        // Whoever was answered in the last turn shall get the answer.
+        bus.stop().await;
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
         outputs.flush(LAST_WORDS);
         Ok::<u8, String>(code)
     })?;
@@ -200,23 +196,6 @@ fn first_summary(name: &str, started_at: SystemTime) -> Summary {
         crashes: 0,
         started_at,
         last_reload: None,
-    }
-}
-
-/// The status page, and D-Bus.
-fn front_ends(handle: &Handle, release: &Release, journal: &Journal) {
-    if let Some(address) = &release.config.status.listen {
-        let listener = std::net::TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            tokio::net::TcpListener::from_std(listener)
-        });
-        match listener {
-            Ok(listener) => {
-                tokio::spawn(http::serve_status(http::Listener::Tcp(listener), handle.clone()));
-            }
-            // The pool serves all the same: the status page is not worth an outage.
-            Err(error) => journal.log(Record::new(Level::Error, format!("status.listen = {address:?}: {error}"))),
-        }
     }
 }
 

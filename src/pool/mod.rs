@@ -149,6 +149,11 @@ impl Pool {
         self.target
     }
 
+    /// All were ready once: the instance has come up.
+    pub fn announced(&self) -> bool {
+        self.announced
+    }
+
     /// More failures than the configuration allows.
     pub fn degraded(&self) -> bool {
         self.history.degraded

@@ -132,7 +132,7 @@ async fn turn(
     while let Some(command) = commands.recv().await {
         // A test that does not look at what is asked has dropped the other end.
         match command {
-            Command::Ask { asker, ask, reply } => drop(asked.send(Asked { asker, ask, reply })),
+            Command::Ask { asker, ask, reply, .. } => drop(asked.send(Asked { asker, ask, reply })),
             Command::Gone(asker) => drop(gone.send(asker)),
             Command::Document(reply) => drop(reply.send(Arc::new(document.lock().unwrap().clone()))),
             Command::Workers(reply) => drop(reply.send(vec![worker(1, 0, 7, "ready")])),

@@ -1,0 +1,129 @@
+//! The front ends beside the control socket: the status address and D-Bus.
+//!
+//! Law: the pool serves without them; what cannot be had is said, and never a reason to end.
+
+use std::sync::Arc;
+
+use super::journal::{Journal, Level, Record, Target};
+use crate::config::Config;
+use crate::control::dbus::{self, Bus, LogControl};
+use crate::control::{Handle, http};
+use crate::sys::credentials::own_uid;
+
+/// Starts them; the D-Bus service is to be stopped at the end, so that its callers get their answers.
+pub fn start(handle: &Handle, instance: &str, config: &Config, journal: &Journal, under_systemd: bool) -> dbus::Service {
+    if let Some(address) = &config.status.listen {
+        match listen(address) {
+            Ok(listener) => {
+                tokio::spawn(http::serve_status(listener, handle.clone()));
+            }
+            Err(error) => journal.log(Record::new(Level::Error, format!("status.listen = {address:?}: {error}"))),
+        }
+    }
+    let log = journal.clone();
+    let options = dbus::Options {
+        instance: instance.to_owned(),
+        unit: under_systemd.then(own_unit).flatten(),
+        own_uid: own_uid(),
+        bus: Bus::choose(own_uid()),
+        log: Arc::new(move |level, line| {
+            let level = match level {
+                dbus::Level::Warning => Level::Warning,
+                dbus::Level::Info => Level::Info,
+            };
+            log.log(Record::new(level, line));
+        }),
+        log_control: Arc::new(JournalControl(journal.clone())),
+    };
+    dbus::spawn(handle.announcing(), options)
+}
+
+fn listen(address: &str) -> std::io::Result<http::Listener> {
+    if address.starts_with('/') {
+        let _ = std::fs::remove_file(address);
+        let listener = std::os::unix::net::UnixListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        return Ok(http::Listener::Unix(tokio::net::UnixListener::from_std(listener)?));
+    }
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(http::Listener::Tcp(tokio::net::TcpListener::from_std(listener)?))
+}
+
+/// The unit that this process belongs to, by its control group: `ratoon@web.service`.
+fn own_unit() -> Option<String> {
+    unit_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+fn unit_of(groups: &str) -> Option<String> {
+    let path = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("0::").or_else(|| line.split_once(":name=systemd:").map(|(_, path)| path)))?;
+    path.rsplit('/').find(|part| part.ends_with(".service")).map(str::to_owned)
+}
+
+/// `org.freedesktop.LogControl1` over the master's log.
+struct JournalControl(Journal);
+
+/// syslog(3)'s names for the levels that the log knows.
+const LEVELS: [(&str, Level); 4] =
+    [("err", Level::Error), ("warning", Level::Warning), ("info", Level::Info), ("debug", Level::Debug)];
+
+impl LogControl for JournalControl {
+    fn level(&self) -> String {
+        let level = self.0.level();
+        LEVELS.iter().find(|(_, known)| *known == level).map_or("info", |(name, _)| name).to_owned()
+    }
+
+    fn set_level(&self, level: &str) -> Result<(), String> {
+        let level = match level {
+            "emerg" | "alert" | "crit" => Level::Error,
+            "notice" => Level::Info,
+            other => LEVELS
+                .iter()
+                .find(|(name, _)| *name == other)
+                .map(|(_, level)| *level)
+                .ok_or_else(|| format!("{other:?} is no log level: take err, warning, info or debug"))?,
+        };
+        self.0.set_level(level);
+        Ok(())
+    }
+
+    fn target(&self) -> String {
+        match self.0.target() {
+            Target::Journal => "journal",
+            Target::Stderr => "console",
+        }
+        .to_owned()
+    }
+
+    fn set_target(&self, target: &str) -> Result<(), String> {
+        self.0.set_target(match target {
+            "journal" => Target::Journal,
+            "console" => Target::Stderr,
+            "auto" => Target::choose(),
+            other => return Err(format!("{other:?} is no target that ratoon can log to: take journal, console or auto")),
+        });
+        Ok(())
+    }
+
+    fn identifier(&self) -> String {
+        self.0.syslog_identifier().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_is_found_also_from_a_group_below_it() {
+        let unit = |groups| unit_of(groups);
+        assert_eq!(
+            unit("0::/system.slice/system-ratoon.slice/ratoon@web.service/master\n").as_deref(),
+            Some("ratoon@web.service")
+        );
+        assert_eq!(unit("12:pids:/x\n1:name=systemd:/system.slice/a.service\n0::/\n").as_deref(), Some("a.service"));
+        assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
+    }
+}

@@ -1,13 +1,13 @@
 //! What everybody may know, told when it changes: the summary, systemd's status line, views of workers, failures.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::processes::Process;
 use super::turn::{Brought, Master};
-use crate::control::{Summary, WorkerView};
-use crate::pool::{Ended, WorkerId};
+use crate::control::{Reply, Summary, WorkerView};
+use crate::pool::{Ended, Number, Outcome, WorkerId};
 use crate::status::tree::Failure;
 
 /// So many failures are kept.
@@ -40,6 +40,8 @@ pub struct Published {
     state: &'static str,
     ready: u32,
     warned: HashSet<String>,
+    /// Failed workers whose last lines are being fetched, and their generations.
+    tails: HashMap<WorkerId, Number>,
 }
 
 impl Published {
@@ -52,6 +54,7 @@ impl Published {
             state: "starting",
             ready: 0,
             warned: HashSet::new(),
+            tails: HashMap::new(),
         }
     }
 }
@@ -89,7 +92,16 @@ impl Master {
             *told = summary;
             changed
         });
-        for (reply, answer) in self.outbox.drain(..) {
+        let tails = &self.published.tails;
+        // Whoever is told of a failed reload asks next what the failed worker printed: then it shall be there.
+        let waits = |answer: &Reply| match answer {
+            Reply::Reload(answer) if answer.result == Outcome::RolledBack.as_str() => {
+                tails.values().any(|generation| *generation == answer.generation)
+            }
+            Reply::Reload(_) | Reply::Done | Reply::Failed(_) => false,
+        };
+        let ends = self.exit.is_some();
+        for (reply, answer) in self.outbox.extract_if(.., |(_, answer)| ends || !waits(answer)) {
             let _ = reply.send(answer);
         }
     }
@@ -149,6 +161,7 @@ impl Master {
             log_tail: Vec::new(),
             serving: Vec::new(),
         });
+        self.published.tails.insert(ended.worker, ended.generation);
         let since = self.processes.get(&ended.worker).map_or_else(SystemTime::now, |process| process.started_at);
         let (outputs, bring, worker, pid) = (self.outputs.clone(), self.bring.clone(), ended.worker, ended.pid.unwrap_or(0));
         tokio::spawn(async move {
@@ -160,6 +173,7 @@ impl Master {
 
     /// The last lines of a failed worker.
     pub(super) fn tail_known(&mut self, worker: WorkerId, lines: Vec<String>) {
+        self.published.tails.remove(&worker);
         if let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) {
             failure.log_tail = lines;
         }

@@ -1,0 +1,46 @@
+//! One request on a connection of its own, and its answer.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::PATIENCE;
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// From the pool, at `127.0.0.1:PORT` or the path of a Unix socket.
+pub fn get(address: &str, path: &str) -> std::io::Result<Answer> {
+    if address.starts_with('/') { over_unix(Path::new(address), "GET", path, PATIENCE) } else { over_tcp(address, path) }
+}
+
+fn over_tcp(address: &str, path: &str) -> std::io::Result<Answer> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    talk(stream, "GET", path)
+}
+
+/// From a socket file, within this time.
+pub fn over_unix(socket: &Path, method: &str, path: &str, patience: Duration) -> std::io::Result<Answer> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(patience))?;
+    talk(stream, method, path)
+}
+
+fn talk(mut stream: impl Read + Write, method: &str, path: &str) -> std::io::Result<Answer> {
+    // 1.0: the answer ends with the connection, and comes in one piece.
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text)?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let bad = || std::io::Error::other(format!("no HTTP answer: {text:?}"));
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(bad)?;
+    Ok(Answer { status, body: body.to_owned() })
+}

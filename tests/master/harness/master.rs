@@ -1,0 +1,221 @@
+//! The running master: asked over its control socket and by the command line, signalled, waited for.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::http::{self, Answer};
+use super::systemd::Systemd;
+use super::{PATIENCE, Place, RATOON, Signal, eventually, processes};
+
+/// A `ratoon run`; ended with everything that it left when dropped.
+pub struct Master {
+    child: RefCell<Child>,
+    pub pid: u32,
+    systemd: Option<Systemd>,
+    // Last: its drop ends every process.
+    pub place: Place,
+}
+
+/// How a verb of the command line ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Master {
+    pub(super) fn new(child: Child, place: Place, systemd: Option<Systemd>) -> Master {
+        let pid = child.id();
+        Master { child: RefCell::new(child), pid, systemd, place }
+    }
+
+    /// What the test's systemd heard.
+    pub fn systemd(&self) -> &Systemd {
+        self.systemd.as_ref().expect("a systemd")
+    }
+
+    pub fn control(&self) -> PathBuf {
+        self.place.path("run/control")
+    }
+
+    /// The status document; `None` while nobody answers.
+    pub fn try_status(&self) -> Option<Value> {
+        let answer = http::over_unix(&self.control(), "GET", "/status", PATIENCE).ok()?;
+        serde_json::from_str(&answer.body).ok()
+    }
+
+    #[track_caller]
+    pub fn status(&self) -> Value {
+        self.try_status().unwrap_or_else(|| panic!("no status\n{}", self.log()))
+    }
+
+    /// Waits until the status document is so, and gives it.
+    #[track_caller]
+    pub fn wait(&self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let ask = || {
+            if let Some(status) = self.has_ended() {
+                panic!("{what}: the master ended ({status})\n{}", self.log());
+            }
+            self.try_status().filter(|status| is_so(status))
+        };
+        eventually(what, ask, || format!("{:#}\n{}", self.try_status().unwrap_or_default(), self.log()))
+    }
+
+    /// Waits until it runs and every worker is ready.
+    #[track_caller]
+    pub fn wait_until_ready(&self) -> Value {
+        self.wait("all are ready", |status| {
+            status["state"] == "running" && status["workers_ready"] == status["workers_configured"]
+        })
+    }
+
+    /// Waits until only ready workers of one generation are left: nothing starts and nothing drains.
+    #[track_caller]
+    pub fn wait_until_calm(&self) -> Value {
+        self.wait("it is calm", |status| {
+            let mut workers = workers(status).iter();
+            status["state"] == "running"
+                && workers.all(|worker| worker["state"] == "ready" && worker["generation"] == status["generation"])
+                && status["workers"].as_array().map(Vec::len) == status["workers_configured"].as_u64().map(|count| count as usize)
+        })
+    }
+
+    /// A verb of the command line, to its end.
+    pub fn verb(&self, words: &[&str]) -> Said {
+        self.begin(words).end()
+    }
+
+    /// A verb that must succeed.
+    #[track_caller]
+    pub fn ok(&self, words: &[&str]) -> Said {
+        let said = self.verb(words);
+        assert_eq!(said.code, Some(0), "ratoon {words:?}: {said:?}\n{}", self.log());
+        said
+    }
+
+    /// A verb of the command line that goes on.
+    pub fn begin(&self, words: &[&str]) -> Verb {
+        let child = Command::new(RATOON)
+            .args(words)
+            .arg("--control")
+            .arg(self.control())
+            .env(processes::MARK, self.place.root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ratoon");
+        Verb { child }
+    }
+
+    /// Of its first socket.
+    pub fn address(&self) -> String {
+        self.status()["sockets"][0]["address"].as_str().expect("an address").to_owned()
+    }
+
+    /// A worker's answer.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> String {
+        let answer = self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}\n{}", self.log()));
+        assert_eq!(answer.status, 200, "GET {path}: {answer:?}\n{}", self.log());
+        answer.body
+    }
+
+    /// A worker's answer, if there is one.
+    pub fn try_get(&self, path: &str) -> std::io::Result<Answer> {
+        http::get(&self.address(), path)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        processes::signal(self.pid, signal);
+    }
+
+    /// How it ended, if it has.
+    pub fn has_ended(&self) -> Option<ExitStatus> {
+        self.child.borrow_mut().try_wait().expect("wait")
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn end(&self) -> ExitStatus {
+        eventually("the master ends", || self.has_ended(), || self.log())
+    }
+
+    /// What it and its workers wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.place.path("log")).unwrap_or_default()
+    }
+
+    /// Waits until this stands in the log.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        eventually(text, || self.log().contains(text).then_some(()), || self.log());
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        let child = self.child.get_mut();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// A verb under way.
+pub struct Verb {
+    child: Child,
+}
+
+impl Verb {
+    /// Its end.
+    pub fn end(self) -> Said {
+        let output = self.child.wait_with_output().expect("ratoon");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Sends it a signal, and waits for its end.
+    pub fn signal(self, signal: Signal) -> Said {
+        processes::signal(self.child.id(), signal);
+        self.end()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_some()
+    }
+}
+
+/// The workers of a status document.
+pub fn workers(status: &Value) -> &[Value] {
+    status["workers"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The pids of all workers of a status document, by slot.
+pub fn pids(status: &Value) -> Vec<u32> {
+    workers(status).iter().filter_map(|worker| worker["pid"].as_u64()?.try_into().ok()).collect()
+}
+
+/// The last failure of a status document.
+pub fn last_failure(status: &Value) -> &Value {
+    status["failures"].as_array().and_then(|failures| failures.last()).unwrap_or(&Value::Null)
+}
+
+/// Waits as long as a test may.
+#[track_caller]
+pub fn wait_for_end_of(pid: u32) {
+    eventually(
+        &format!("the end of {pid}"),
+        || (!processes::lives(pid)).then_some(()),
+        || format!("{:?}", processes::facts(pid)),
+    );
+}
+
+/// So short that a test may set it and wait for it to run out.
+pub const SHORT: Duration = Duration::from_millis(300);

@@ -1,0 +1,13 @@
+//! The real program with real processes: everything that needs no real systemd.
+//!
+//! systemd is played by the test (a notify socket, and sockets handed over as `LISTEN_FDS`); workers are the examples
+//! `chaos` and `hello`, and small scripts. Every test has a directory of its own, waits for what happens instead of
+//! sleeping, and leaves no process behind, even when it fails.
+
+#![allow(dead_code)]
+
+mod birth;
+mod harness;
+mod reload;
+mod sockets;
+mod start;

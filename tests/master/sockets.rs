@@ -1,0 +1,173 @@
+//! The listening sockets: from systemd, or bound; held whatever becomes of the workers.
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+use rustix::fs::{OFlags, fcntl_getfl};
+
+use super::harness::master::pids;
+use super::harness::{Place, Plan, Signal, Value, http, processes};
+
+/// `name address` of each socket of the status document.
+fn sockets(status: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let sockets = status["sockets"].as_array().into_iter().flatten();
+    sockets.map(|socket| format!("{} {}", text(&socket["name"]), text(&socket["address"]))).collect()
+}
+
+fn inode_of(socket: &OwnedFd) -> String {
+    format!("socket:[{}]", rustix::fs::fstat(socket).expect("a socket").st_ino)
+}
+
+fn copy_of(socket: impl AsFd) -> OwnedFd {
+    socket.as_fd().try_clone_to_owned().expect("a descriptor")
+}
+
+#[test]
+fn systemd_s_sockets_of_every_kind_are_passed_on_in_their_order_with_their_names() {
+    let place = Place::new();
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("tcp");
+    let tcp6 = TcpListener::bind("[::1]:0").or_else(|_| TcpListener::bind("127.0.0.1:0")).expect("tcp");
+    let unix = UnixListener::bind(place.path("unix")).expect("unix");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("udp");
+    let datagram = UnixDatagram::bind(place.path("datagram")).expect("datagram");
+    let wanted = [
+        format!("http {}", tcp.local_addr().expect("tcp")),
+        format!("http {}", tcp6.local_addr().expect("tcp")),
+        format!("admin {}", place.path("unix").display()),
+        format!("dns {}", udp.local_addr().expect("udp")),
+        format!("log {}", place.path("datagram").display()),
+    ];
+    let all: Vec<(&str, OwnedFd)> =
+        vec![("http", tcp.into()), ("http", tcp6.into()), ("admin", unix.into()), ("dns", udp.into()), ("log", datagram.into())];
+    let inodes: Vec<String> = all.iter().map(|(_, socket)| inode_of(socket)).collect();
+    place.wrap("v1", "echo $LISTEN_FDS $LISTEN_FDNAMES > PLACE/said.$RATOON_WORKER");
+    let plan = all.into_iter().fold(place.pool("count = 1", ""), |plan, (name, socket)| plan.socket(name, socket));
+    let master = plan.start();
+    assert_eq!(sockets(&master.status()), wanted);
+    let born_with = master.get("/fds");
+    for (number, inode) in (3..).zip(&inodes) {
+        assert!(born_with.contains(&format!("{number} {inode}\n")), "{number} {inode}: {born_with}");
+    }
+    assert_eq!(master.place.read("said.1").trim(), "5 http:http:admin:dns:log");
+}
+
+#[test]
+fn sockets_for_another_process_are_left_alone() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address").to_string();
+    let plan = Place::new().pool("count = 1", "").socket("http", socket).shell("LISTEN_PID=1 exec \"$0\" \"$@\"");
+    let master = plan.listen("127.0.0.1:0").start();
+    assert_ne!(master.address(), address);
+}
+
+#[test]
+fn with_sockets_from_systemd_listen_is_ignored_and_that_is_said() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address").to_string();
+    let master = Place::new().pool("count = 1", "").socket("http", socket).listen("127.0.0.1:0").start();
+    assert_eq!(sockets(&master.status()), [format!("http {address}")]);
+    master.wait_for_log("--listen is ignored");
+}
+
+#[test]
+fn listen_binds_every_kind() {
+    let place = Place::new();
+    let path = place.path("web.sock");
+    let unique = place.root().file_name().expect("a name").to_str().expect("text").to_owned();
+    place.wrap("v1", "echo $LISTEN_FDNAMES > PLACE/said.$RATOON_WORKER");
+    let plan = place.pool("count = 1", "").listen("udp:127.0.0.1:0").listen(&format!("inside=@{unique}"));
+    let plan = plan.listen(&format!("file={}", path.display())).listen("[::1]:0").listen("web=127.0.0.1:0");
+    let master = plan.start();
+    let found = sockets(&master.status());
+    // Each `.listen()` of the plan goes to the front.
+    assert!(found[0].starts_with("web 127.0.0.1:") && found[1].starts_with("listen [::1]:"), "{found:?}");
+    assert_eq!(found[2..4], [format!("file {}", path.display()), format!("inside @{unique}")]);
+    assert!(found[4].starts_with("listen 127.0.0.1:"), "{found:?}");
+    assert_eq!(master.place.read("said.1").trim(), "web:listen:file:inside:listen");
+
+    for address in found[..2].iter().filter_map(|it| it.split(' ').nth(1)) {
+        TcpStream::connect(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+    }
+    UnixStream::connect(&path).expect("the file");
+    let name =
+        <std::os::unix::net::SocketAddr as std::os::linux::net::SocketAddrExt>::from_abstract_name(unique).expect("a name");
+    UnixStream::connect_addr(&name).expect("the abstract name");
+    // UDP has it: nobody else can.
+    let udp = found[4].split(' ').nth(1).expect("an address");
+    assert_eq!(UdpSocket::bind(udp).expect_err("it is taken").kind(), std::io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn requests_are_answered_over_a_unix_socket() {
+    let place = Place::new();
+    let path = place.path("web.sock");
+    // A dead one of an earlier run lies there.
+    drop(UnixListener::bind(&path).expect("a socket"));
+    let master = place.pool("count = 1", "").listen(path.to_str().expect("text")).start();
+    assert!(http::get(path.to_str().expect("text"), "/").expect("an answer").body.contains("chaos"));
+    drop(master);
+}
+
+#[test]
+fn an_address_that_cannot_be_had_ends_the_start_with_the_reason() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let place = Place::new();
+    let path = place.path("taken.sock");
+    let _alive = UnixListener::bind(&path).expect("a socket");
+    let master = place.pool("count = 1", "").listen(&address).launch();
+    assert_eq!(master.end().code(), Some(1));
+    assert!(master.log().contains(&address) && master.log().contains("another process has this port"), "{}", master.log());
+
+    let place = Place::new();
+    let master = place.pool("count = 1", "").listen(path.to_str().expect("text")).launch();
+    assert_eq!(master.end().code(), Some(1));
+    assert!(master.log().contains("another process listens there"), "{}", master.log());
+    assert!(UnixStream::connect(&path).is_ok(), "the other's socket was removed");
+}
+
+#[test]
+fn nothing_but_a_number_is_changed_of_a_socket_from_systemd() {
+    // O_NONBLOCK is shared with systemd and with every generation.
+    let (blocking, other) =
+        (TcpListener::bind("127.0.0.1:0").expect("a port"), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    other.set_nonblocking(true).expect("nonblocking");
+    let seen = [copy_of(&blocking), copy_of(&other)];
+    let place = Place::new();
+    // A worker that leaves them alone.
+    let script = "systemd-notify --ready; exec sleep 1000";
+    place.program("v1/worker", &format!("#!/bin/sh\n{script}\n"));
+    let master = place.pool("count = 1", "").socket("a", blocking).socket("b", other).start();
+    let flags = || seen.each_ref().map(|socket| fcntl_getfl(socket).expect("flags").contains(OFlags::NONBLOCK));
+    assert_eq!(flags(), [false, true]);
+    master.ok(&["reload"]);
+    master.wait_until_calm();
+    assert_eq!(flags(), [false, true]);
+}
+
+#[test]
+fn connections_wait_while_no_worker_lives() {
+    let place = Place::new();
+    let master = place.pool("count = 1", "[restart]\ninitial = '1ms'\nmax = '5ms'").start();
+    let address = master.address();
+    master.place.behave("v1", "exit_at_start=1");
+    processes::signal(pids(&master.status())[0], Signal::KILL);
+    master.wait("nobody is ready", |status| status["workers_ready"] == 0 && status["worker_crashes"].as_u64() > Some(1));
+    let asks = std::thread::spawn(move || http::get(&address, "/").expect("an answer").body);
+    // It is in the queue, not refused.
+    master.wait("one waits", |status| status["sockets"][0]["queue"] == 1);
+    master.place.behave("v1", "");
+    assert!(asks.join().expect("no panic").contains("generation 1"));
+}
+
+#[test]
+fn a_pool_without_a_socket_is_a_pool_too() {
+    let place = Place::new();
+    place.program("v1/worker", "#!/bin/sh\nenv | grep LISTEN_ > ../said\nsystemd-notify --ready\nexec sleep 1000\n");
+    place.configure("count = 1", "");
+    let master = Plan::new(place).listens_nowhere().start();
+    assert_eq!(master.status()["sockets"], serde_json::json!([]));
+    assert_eq!(master.place.read("said"), "", "there is nothing to listen on");
+}

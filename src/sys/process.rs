@@ -240,30 +240,72 @@ pub fn set_subreaper() -> io::Result<()> {
 /// What [`reap_orphans`] did.
 #[derive(Debug, Default)]
 pub struct Reaped {
-    /// Adopted processes that had ended, in the order of their reaping.
+    /// Adopted processes that had ended.
     pub ended: Vec<(u32, Ended)>,
-    /// There may be more behind a worker's status, or than one call takes: serve the pidfds, then call again.
+    /// There may be more than one call takes, or (on kernels without a list of children) more behind a status that
+    /// isn't to be taken: call again when that is gone.
     pub more: bool,
 }
 
-/// Reaps ended children that are no workers; a worker's status is left for its own [`PidFd::wait`].
+/// So many at most in one call.
+const REAPED_AT_ONCE: usize = 256;
+
+/// Reaps ended children that are nobody's; never waits.
 ///
-/// At most 256 a call. The kernel shows one ended child at a time, so a worker among them ends the call (`more`).
-pub fn reap_orphans(mut is_worker: impl FnMut(u32) -> bool) -> io::Result<Reaped> {
+/// `is_known` says which children have somebody who waits for them: workers, whose status is for their own
+/// [`PidFd::wait`], and whatever another thread has started and waits for.
+pub fn reap_orphans(mut is_known: impl FnMut(u32) -> bool) -> io::Result<Reaped> {
     let mut reaped = Reaped::default();
-    for _ in 0..256 {
-        let Some(pid) = first_ended_child()? else { return Ok(reaped) };
-        if is_worker(pid) {
+    let Some(children) = children() else { return reap_one_by_one(is_known) };
+    for pid in children {
+        if reaped.ended.len() == REAPED_AT_ONCE {
+            reaped.more = true;
             break;
         }
-        // By number, and still sure: a zombie of ours keeps its number until we reap it, and nobody else can.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        if let Some(status) = rustix::process::waitid(WaitId::Pid(to_pid(pid)?), options)? {
-            reaped.ended.push((pid, Ended::from_waitid(&status)));
+        if !is_known(pid)
+            && let Some(end) = reap(pid)?
+        {
+            reaped.ended.push((pid, end));
         }
+    }
+    Ok(reaped)
+}
+
+/// All children of all our threads; `None` on kernels that don't tell (no CONFIG_PROC_CHILDREN).
+fn children() -> Option<Vec<u32>> {
+    let mut all = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
+        match std::fs::read_to_string(task.path().join("children")) {
+            Ok(text) => all.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
+            // A thread that has just ended has given its children to another one; they are seen the next time.
+            Err(_) if !task.path().exists() => {}
+            Err(_) => return None,
+        }
+    }
+    Some(all)
+}
+
+/// The long way: the kernel shows one ended child at a time, and the same again until it is reaped.
+fn reap_one_by_one(mut is_known: impl FnMut(u32) -> bool) -> io::Result<Reaped> {
+    let mut reaped = Reaped::default();
+    for _ in 0..REAPED_AT_ONCE {
+        let Some(pid) = first_ended_child()? else { return Ok(reaped) };
+        if is_known(pid) {
+            break;
+        }
+        reaped.ended.extend(reap(pid)?.map(|end| (pid, end)));
     }
     reaped.more = true;
     Ok(reaped)
+}
+
+/// Reaps a child if it has ended. By number, and still sure: a child keeps its number until we reap it.
+fn reap(pid: u32) -> io::Result<Option<Ended>> {
+    match rustix::process::waitid(WaitId::Pid(to_pid(pid)?), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(status) => Ok(status.as_ref().map(Ended::from_waitid)),
+        Err(rustix::io::Errno::CHILD | rustix::io::Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The number of a child that has ended and isn't reaped.

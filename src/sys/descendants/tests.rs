@@ -107,7 +107,7 @@ fn after_the_reaping_only_marks_count() {
 
 #[test]
 fn marks_must_both_be_right() {
-    let mut bench = Bench::start(6, "echo up; sleep 100; :");
+    let mut bench = Bench::start(6, "echo up; kill -STOP $$");
     bench.output.line();
     let right = bench.worker();
     assert!(has_marks(bench.pid, &right));

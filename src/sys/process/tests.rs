@@ -80,43 +80,58 @@ fn the_status_of_a_stranger() {
     assert!([Some(killed), Some(Ended::Unknown)].contains(&stranger.wait().unwrap()));
 }
 
+/// Three adopted grandchildren that have ended behind a worker that has ended before them; none is reaped.
+fn a_dead_worker_and_its_orphans() -> (u32, Guard, Vec<u32>) {
+    set_subreaper().unwrap();
+    let mut output = Output::new();
+    let (worker, guard) = start("for n in 1 2 3; do sh -c 'echo $$; exec sleep 100' & done; wait", &output);
+    let orphans: Vec<u32> = (0..3).map(|_| output.line().parse().unwrap()).collect();
+    guard.0.signal(libc::SIGKILL).unwrap();
+    wait_readable(&guard.0);
+    for fd in orphans.iter().map(|&pid| PidFd::open(pid).unwrap()) {
+        assert_eq!(Stat::read(fd.pid().unwrap()).unwrap().parent, std::process::id(), "adopted");
+        fd.signal(libc::SIGKILL).unwrap();
+        wait_readable(&fd);
+    }
+    (worker, guard, orphans)
+}
+
+const KILLED: Ended = Ended::Signal { signal: libc::SIGKILL, core: false };
+
 #[test]
 fn orphans_are_reaped_and_workers_statuses_are_not_stolen() {
     if !alone("sys::process::tests::orphans_are_reaped_and_workers_statuses_are_not_stolen") {
         return;
     }
-    set_subreaper().unwrap();
-    assert_eq!(reap_orphans(|_| true).unwrap().ended, []);
-    let mut output = Output::new();
-    // Three grandchildren that outlive their parent and end when told.
-    let (worker, guard) =
-        start("for n in 1 2 3; do sh -c 'echo $$; trap \"exit '$n'\" TERM; while :; do sleep 0.01; done' & done; wait", &output);
-    let orphans: Vec<u32> = (0..3).map(|_| output.line().parse().unwrap()).collect();
-    guard.0.signal(libc::SIGKILL).unwrap();
-    wait_readable(&guard.0);
-    let fds: Vec<PidFd> = orphans.iter().map(|&pid| PidFd::open(pid).unwrap()).collect();
-    for fd in &fds {
-        // Adopted: now their statuses are ours to take.
-        while Stat::read(fd.pid().unwrap()).unwrap().parent != std::process::id() {
-            std::thread::yield_now();
-        }
-        fd.signal(libc::SIGKILL).unwrap();
-        wait_readable(fd);
+    assert_eq!(reap_orphans(|_| false).unwrap().ended, []);
+    let (worker, guard, mut orphans) = a_dead_worker_and_its_orphans();
+    // Started and waited for by another thread: known, too.
+    let mut hook = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
+    let hook_pid = hook.id();
+    wait_readable(PidFd::open(hook_pid).unwrap());
+    let reaped = reap_orphans(|pid| pid == worker || pid == hook_pid).unwrap();
+    let mut seen: Vec<u32> = reaped.ended.iter().map(|(pid, _)| *pid).collect();
+    seen.sort_unstable();
+    orphans.sort_unstable();
+    assert_eq!((seen, reaped.more), (orphans, false));
+    assert!(reaped.ended.iter().all(|(_, end)| *end == KILLED));
+    assert_eq!(hook.wait().unwrap().code(), Some(7));
+    assert_eq!(guard.0.wait().unwrap(), Some(KILLED));
+}
+
+#[test]
+fn the_same_without_a_list_of_children() {
+    if !alone("sys::process::tests::the_same_without_a_list_of_children") {
+        return;
     }
-    // The worker ended first, so it is the first that the kernel shows.
-    let blocked = reap_orphans(|pid| pid == worker).unwrap();
-    assert!(blocked.more || blocked.ended.len() == 3, "{blocked:?}");
-    assert_eq!(guard.0.wait().unwrap(), Some(Ended::Signal { signal: libc::SIGKILL, core: false }));
-    let mut all = blocked.ended;
-    // Also what they had started themselves: the sleeps.
-    while all.iter().filter(|(pid, _)| orphans.contains(pid)).count() < 3 {
-        let rest = reap_orphans(|_| false).unwrap();
-        assert!(!rest.more);
-        all.extend(rest.ended);
-    }
-    for pid in orphans {
-        assert!(all.contains(&(pid, Ended::Signal { signal: libc::SIGKILL, core: false })), "{all:?}");
-    }
+    let (worker, guard, orphans) = a_dead_worker_and_its_orphans();
+    let mut all = reap_one_by_one(|pid| pid == worker).unwrap();
+    assert!(all.more, "the worker's status is still there");
+    assert_eq!(guard.0.wait().unwrap(), Some(KILLED));
+    let rest = reap_one_by_one(|_| false).unwrap();
+    assert!(!rest.more);
+    all.ended.extend(rest.ended);
+    assert!(all.ended.len() == 3 && orphans.iter().all(|&pid| all.ended.contains(&(pid, KILLED))), "{all:?}");
 }
 
 #[test]

@@ -363,7 +363,13 @@ unsafe fn execute_once(order: &Order<'_>) {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: as the caller vouches; the buffer is read only when it was filled.
     unsafe {
-        let same = libc::stat(order.path, stat.as_mut_ptr()) == 0 && FileIdentity::of(stat.assume_init_ref()) == order.file;
+        let same = if libc::stat(order.path, stat.as_mut_ptr()) == 0 {
+            FileIdentity::of(stat.assume_init_ref()) == order.file
+        } else {
+            // The worker's user may not go there: that is the error to tell, rather than to start in a way that
+            // no administrator would expect.
+            errno() == libc::EACCES
+        };
         if same {
             libc::syscall(libc::SYS_execve, order.path, order.argv, order.env);
             return;

@@ -261,6 +261,12 @@ fn another_user_where_we_may() {
         plan.directory = Arc::new(std::fs::File::open(place.path()).unwrap().into());
         assert_eq!(run_by(way, &plan, birth(), &errors).1, Ended::Exit(127));
         assert_eq!(errors.drain()[0].to_string(), "chdir: Permission denied");
+
+        // A program that it may not reach.
+        let hidden = executable(&place.path().join("app"), "#!/bin/sh\n");
+        let plan = Plan { identity: Some(nobody.clone()), ..crate::sys::testing::plan(&hidden, &[]) };
+        assert_eq!(run_by(way, &plan, birth(), &errors).1, Ended::Exit(127));
+        assert_eq!(errors.drain()[0].to_string(), "exec: Permission denied");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use ratoon::control::{Notice, WorkerView};
+use ratoon::control::{Notice, Reply, WorkerView};
 use serde_json::{Value, json};
 
 use super::bus::{Bus, Monitor};
@@ -96,6 +96,35 @@ fn worker_objects_come_change_and_go() {
     assert_eq!(monitor.signal("InterfacesRemoved"), json!([path, ["org.ratoon1.Worker"]]));
     let gone = bus.busctl(&["get-property", instance.name(), path, "org.ratoon1.Worker", "State"]).bad();
     assert!(gone.contains("there is no object /org/ratoon1/worker/3"), "{gone}");
+}
+
+#[test]
+fn texts_that_dbus_can_not_carry_do_not_end_the_connection() {
+    let bus = Bus::start();
+    let instance = Instance::new(&bus, "web");
+    let monitor = bus.monitor(&[instance.name()]);
+    instance.publish(|summary| {
+        summary.status_text = "a\0b".into();
+        summary.last_reload = Some((2, "refused", "c\0d".into(), UNIX_EPOCH));
+    });
+    let expected = json!({"StatusText": "a\u{fffd}b", "LastReload": [2, "refused", "c\u{fffd}d", 0]});
+    assert_eq!(changed(&monitor, "/org/ratoon1").1, expected);
+    instance.notice(Notice::Worker(WorkerView { status_text: "\0".into(), ..worker(3, "starting") }));
+    assert_eq!(monitor.signal("InterfacesAdded")[1]["org.ratoon1.Worker"]["StatusText"]["data"], "\u{fffd}");
+    instance.notice(Notice::Worker(WorkerView { status_text: "\0\0".into(), ..worker(3, "ready") }));
+    let expected = json!({"State": "ready", "StatusText": "\u{fffd}\u{fffd}"});
+    assert_eq!(changed(&monitor, "/org/ratoon1/worker/3").1, expected);
+    instance.notice(Notice::ReloadFinished { generation: 2, result: "refused", reason: "\0".into() });
+    assert_eq!(monitor.signal("ReloadFinished"), json!([2, "refused", "\u{fffd}"]));
+    instance.notice(Notice::WorkerExited { id: 3, slot: 0, generation: 1, how: "\0".into(), failed: true });
+    assert_eq!(monitor.signal("WorkerExited"), json!([3, 1, "\u{fffd}"]));
+    // An error, too; and a document.
+    let call = instance.calling(&bus, &["Abort"]);
+    instance.asked().2.unwrap().send(Reply::Failed("e\0f".into())).unwrap();
+    assert!(call.ran().bad().contains("e\u{fffd}f"));
+    instance.order(|world| world.document.status_text = "g\0h".into());
+    let status = instance.call(&bus, &["GetStatus"]).json();
+    assert!(status["data"][0].as_str().unwrap().contains("g\\u0000h"), "{status}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use zbus::wire::DynamicDeserialize;
 use zbus::{Connection, DynamicType, Message, MessageStream};
 
 use super::{
-    INTROSPECTABLE, LOG_CONTROL, LOG_PATH, MANAGER, MANAGER_PATH, OBJECT_MANAGER, PEER, PROPERTIES, WORKER, WORKERS_PATH,
+    INTROSPECTABLE, LOG_CONTROL, LOG_PATH, MANAGER, MANAGER_PATH, OBJECT_MANAGER, PEER, PROPERTIES, WORKER, WORKERS_PATH, clean,
 };
 
 /// The standard error names that are used here.
@@ -218,7 +218,7 @@ pub(super) fn wants_reply(message: &Message) -> bool {
 
 /// The message that tells the caller of `message` what went wrong.
 pub(super) fn refuse(message: &Message, fault: &Fault) -> zbus::Result<Message> {
-    Message::error(&message.header(), fault.name).build(&fault.text.as_str())
+    Message::error(&message.header(), fault.name).build(&clean(&fault.text))
 }
 
 /// Calls a method of the bus itself.
@@ -237,6 +237,8 @@ pub(super) async fn next(stream: &mut MessageStream) -> Option<zbus::Result<Mess
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn call(path: &str, interface: Option<&str>, member: &str) -> zbus::message::Builder<'static> {
@@ -292,5 +294,41 @@ mod tests {
         let build = |path: &str| call(path, Some(INTROSPECTABLE), "Introspect").build(&()).unwrap();
         assert_eq!(read(&build("/org/ratoon1/worker/7")), Ok((Object::Worker(7), Method::Introspect)));
         assert_eq!(read(&build("/org/ratoon1/worker/8")), Err(error::UNKNOWN_OBJECT));
+    }
+
+    proptest! {
+        /// Whatever is called with whatever, there is a call with its arguments, or a fault that says what is wrong.
+        #[test]
+        fn every_message_is_a_call_or_a_fault(
+            path in "(/|/org|/org/ratoon1|/org/ratoon1/worker/[0-9+]{0,22}|/org/freedesktop/LogControl1|(/[a-z_0-9]{1,9}){1,4})",
+            interface in prop::option::of("(org[.]ratoon1[.](Manager|Worker)|org[.]freedesktop[.](LogControl1|DBus[.](Peer|Properties|Introspectable|ObjectManager))|[a-z]{1,5}[.][a-z]{1,5})"),
+            member in "(Reload|Scale|Recycle|Get|GetAll|Set|Introspect|Ping|[A-Za-z_]{1,12})",
+            body in 0..8,
+            text in "[^\\x00]{0,20}",
+            number: u64,
+        ) {
+            prop_assume!(zbus::ObjectPath::try_from(path.as_str()).is_ok());
+            let builder = call(&path, interface.as_deref(), &member);
+            let message = match body {
+                0 => builder.build(&()),
+                1 => builder.build(&number),
+                2 => builder.build(&u32::try_from(number % 1000).unwrap()),
+                3 => builder.build(&text),
+                4 => builder.build(&(&text, &text)),
+                5 => builder.build(&(&text, &text, zbus::Variant::from(number))),
+                6 => builder.build(&(zbus::Variant::from(vec![text.as_str()]), number)),
+                _ => builder.build(&((&text, &text),)),
+            };
+            match Call::read(&message.unwrap(), |id| id < 1000) {
+                Err(fault) => prop_assert!(!fault.text.is_empty()),
+                Ok(call) => match call.method {
+                    Method::Scale => prop_assert!(call.arguments::<u32>().is_ok()),
+                    Method::Recycle => prop_assert_eq!(call.arguments::<u64>(), Ok(number)),
+                    Method::Get => prop_assert_eq!(call.arguments::<(String, String)>(), Ok((text.clone(), text))),
+                    Method::GetAll => prop_assert_eq!(call.arguments::<String>(), Ok(text)),
+                    _ => {}
+                },
+            }
+        }
     }
 }

@@ -39,7 +39,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let absence = match connected {
             Ok(connection) => {
                 let since = Instant::now();
-                let ended = serve(&connection, &shared).await;
+                // A task of its own: should a message make it panic, that costs the connection and nothing else.
+                let served = tokio::spawn(serve(connection.clone(), shared.clone())).await;
+                let ended = served.unwrap_or_else(|problem| Ended::Lost(format!("an error of ours: {problem}")));
                 // Said, not left to the last owner of a clone: the old connection must give up its names.
                 let _ = connection.close().await;
                 match ended {

@@ -6,7 +6,7 @@ use zbus::{Connection, Message, MessageStream, Variant};
 
 use super::access;
 use super::call::{self, Call, Fault, error};
-use super::{Properties, Shared, microseconds};
+use super::{Properties, Shared, clean, microseconds};
 use crate::control::{Ask, Reply, Summary};
 use crate::status::tree::Document;
 
@@ -14,14 +14,15 @@ const FAILED: &str = "org.ratoon1.Error.Failed";
 
 pub(super) fn properties(summary: &Summary) -> Properties<'_> {
     let last = summary.last_reload.as_ref();
-    let last =
-        last.map_or((0, "", "", 0), |(generation, result, reason, end)| (*generation, *result, &**reason, microseconds(*end)));
+    let last = last.map_or((0, "", "".into(), 0), |(generation, result, reason, end)| {
+        (*generation, *result, clean(reason), microseconds(*end))
+    });
     [
         ("Version", Variant::from(env!("CARGO_PKG_VERSION"))),
-        ("Instance", Variant::from(&*summary.instance)),
+        ("Instance", Variant::from(clean(&summary.instance))),
         ("State", Variant::from(summary.state)),
         ("Degraded", Variant::from(summary.degraded)),
-        ("StatusText", Variant::from(&*summary.status_text)),
+        ("StatusText", Variant::from(clean(&summary.status_text))),
         ("Generation", Variant::from(summary.generation)),
         ("WorkersConfigured", Variant::from(summary.workers_configured)),
         ("WorkersReady", Variant::from(summary.workers_ready)),
@@ -115,12 +116,12 @@ pub(super) async fn document(shared: &Shared) -> Result<Arc<Document>, Fault> {
 /// When the master is ending, or the document does not fit into a message.
 pub(super) async fn status(shared: Arc<Shared>, call: Call) -> Result<Option<Message>, Fault> {
     let document = document(&shared).await?;
-    let connections: usize = document.workers.iter().map(|worker| worker.active_connections.len()).sum();
+    let things = document.workers.iter().map(|worker| 1 + worker.active_connections.len()).sum();
     let write = move || {
         let text = serde_json::to_string(&*document).map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
         call.reply(&text)
     };
-    heavy(connections, write).await.map(Some)
+    heavy(things, write).await.map(Some)
 }
 
 /// Makes a message: here, or, when it tells of so many things that the loop would notice, on a thread.

@@ -21,6 +21,7 @@
 //! | `access` | who may change something |
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -140,6 +141,11 @@ impl Shared {
 
 /// Properties of an object by name, as D-Bus's `a{sv}`.
 type Properties<'a> = BTreeMap<&'static str, Variant<'a>>;
+
+/// A text as D-Bus can carry it. A NUL in one would be sent, and the bus would end the connection for it.
+fn clean(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+}
 
 /// Microseconds since 1970, as D-Bus clients of systemd expect times.
 fn microseconds(time: SystemTime) -> u64 {

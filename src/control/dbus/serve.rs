@@ -18,7 +18,7 @@ use zbus::{Connection, DynamicType, Message, MessageStream};
 use super::answer::{Answer, answer};
 use super::call::{self, Call, Fault, error};
 use super::worker::{self, Tell, Workers};
-use super::{MANAGER, MANAGER_PATH, OBJECT_MANAGER, PROPERTIES, Properties, Shared, WORKER, manager, names};
+use super::{MANAGER, MANAGER_PATH, OBJECT_MANAGER, PROPERTIES, Properties, Shared, WORKER, clean, manager, names};
 use crate::control::{Closed, Notice, Summary};
 
 /// How many calls of one caller may be unanswered, as many as a system bus allows; and of all callers.
@@ -36,7 +36,8 @@ pub(super) enum Ended {
 }
 
 /// Serves one connection.
-pub(super) async fn serve(connection: &Connection, shared: &Arc<Shared>) -> Ended {
+pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) -> Ended {
+    let (connection, shared) = (&connection, &shared);
     let mut messages = MessageStream::from(connection);
     let mut summary = shared.handle.summary();
     // Listened to before the workers are asked for, so that no change falls between.
@@ -159,7 +160,7 @@ impl Server<'_> {
                 self.tell_all(tell).await;
             }
             Notice::WorkerExited { id, generation, how, .. } => {
-                self.emit(MANAGER_PATH, MANAGER, "WorkerExited", &(id, generation, &*how)).await;
+                self.emit(MANAGER_PATH, MANAGER, "WorkerExited", &(id, generation, clean(&how))).await;
                 let tell = self.workers.remove(id);
                 self.tell_all(tell).await;
             }
@@ -167,7 +168,7 @@ impl Server<'_> {
                 self.emit(MANAGER_PATH, MANAGER, "ReloadStarted", &generation).await;
             }
             Notice::ReloadFinished { generation, result, reason } => {
-                self.emit(MANAGER_PATH, MANAGER, "ReloadFinished", &(generation, result, &*reason)).await;
+                self.emit(MANAGER_PATH, MANAGER, "ReloadFinished", &(generation, result, clean(&reason))).await;
             }
         }
     }

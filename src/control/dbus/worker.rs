@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use zbus::Variant;
 
-use super::{Properties, WORKERS_PATH, microseconds};
+use super::{Properties, WORKERS_PATH, clean, microseconds};
 use crate::control::WorkerView;
 use crate::status::tree;
 
@@ -31,7 +31,7 @@ pub(super) fn properties<'a>(view: &'a WorkerView, figures: Option<&tree::Worker
         ("Generation", Variant::from(view.generation)),
         ("Pid", Variant::from(view.pid)),
         ("State", Variant::from(view.state)),
-        ("StatusText", Variant::from(&*view.status_text)),
+        ("StatusText", Variant::from(clean(&view.status_text))),
         ("StartedAt", Variant::from(microseconds(view.started_at))),
         ("MemoryCurrent", figure(|worker| worker.memory_rss)),
         ("CPUUsageNSec", figure(|worker| Some(worker.cpu_usec?.saturating_mul(1000)))),
@@ -101,7 +101,7 @@ impl Workers {
                 self.unsaid.insert(id);
                 return None;
             }
-            changed.insert("StatusText", old.status_text.clone().into());
+            changed.insert("StatusText", clean(&old.status_text).into_owned().into());
             self.unsaid.remove(&id);
             self.quiet = Some(now + PAUSE);
         }
@@ -131,7 +131,7 @@ impl Workers {
     /// The status texts that waited.
     pub fn flush(&mut self, now: Instant) -> Vec<Tell> {
         self.quiet = Some(now + PAUSE);
-        let text = |view: &WorkerView| [("StatusText", Variant::from(view.status_text.clone()))].into();
+        let text = |view: &WorkerView| [("StatusText", Variant::from(clean(&view.status_text).into_owned()))].into();
         let unsaid = std::mem::take(&mut self.unsaid);
         unsaid.into_iter().filter_map(|id| Some(Tell::Changed(id, text(self.known.get(&id)?)))).collect()
     }

@@ -47,6 +47,7 @@ impl Master {
     fn prepare(&mut self, number: Number) {
         self.release_cancelled();
         let (source, common, bring) = (self.source.clone(), self.common.clone(), self.bring.clone());
+        let footprint = self.footprint();
         let cancel = match Cancel::new() {
             Ok(cancel) => cancel,
             Err(error) => {
@@ -56,7 +57,7 @@ impl Master {
         };
         self.preparing = Some((number, cancel.clone()));
         tokio::task::spawn_blocking(move || {
-            let made = prepare::prepare(&source, &common, true, &cancel);
+            let made = prepare::prepare(&source, &common, Some(&footprint), &cancel);
             let made = made.map(|release| (prepare::settings(&release.config), Box::new(release)));
             let _ = bring.send(Brought::Prepared(number, made));
         });

@@ -147,7 +147,8 @@ impl Master {
                     self.events.push_back(Event::Stop { now: false });
                 }
             }
-            Brought::Tail(worker, lines) => self.tail_known(worker, lines),
+            Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),
+            Brought::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),
         }
     }
 

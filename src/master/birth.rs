@@ -12,6 +12,7 @@ use super::prepare::{Release, assignment};
 use super::processes::{Budget, Process, Token};
 use super::turn::Master;
 use crate::pool::{Event, Number, Phase, Slot, WorkerId};
+use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::spawn::{Birth, describe, spawn};
 
@@ -62,6 +63,8 @@ impl Master {
     ) -> Result<u32, String> {
         let streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {error}"))?;
         let group = self.group(worker, slot, generation, release);
+        let scoreboard =
+            Scoreboard::create().map_err(|error| self.warn_once(&format!("workers get no status page: {error}"))).ok();
         let watchdog = release.config.worker.watchdog;
         let own = [
             assignment("NOTIFY_SOCKET", &notify_path.display().to_string()),
@@ -76,7 +79,7 @@ impl Master {
             env: own.into_iter().flatten().collect(),
             stdout: Some(std::os::fd::AsFd::as_fd(&streams.stdout)),
             stderr: Some(std::os::fd::AsFd::as_fd(&streams.stderr)),
-            scoreboard: None,
+            scoreboard: scoreboard.as_ref().map(std::os::fd::AsFd::as_fd),
             cgroup: group.as_ref().map(WorkerGroup::dir),
             watchdog_pid: watchdog.is_some(),
         };
@@ -99,6 +102,7 @@ impl Master {
                 pid: child.pid,
                 pidfd: child.pidfd,
                 former: Vec::new(),
+                scoreboard: scoreboard.map(Arc::new),
                 notify,
                 notify_again: None,
                 notify_path,

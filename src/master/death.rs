@@ -146,7 +146,7 @@ impl Master {
             let _ = poll.remove(again);
         }
         let _ = std::fs::remove_file(&process.notify_path);
-        self.totals.add(&process);
+        self.past.add(&process);
         if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())
             && let Err(error) = cgroups.remove(group)
         {

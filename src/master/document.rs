@@ -10,11 +10,12 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
-use super::publish::{LastReload, Totals};
+use super::publish::{Ended, LastReload, told};
 use super::sockets::Listener;
 use super::turn::Master;
 use crate::control::{Summary, WorkerView};
 use crate::status::kernel::{self, Survey};
+use crate::status::scoreboard::Scoreboard;
 use crate::status::tree::{self, Document};
 
 /// What the loop knows, copied.
@@ -24,7 +25,7 @@ struct Facts {
     workers: Vec<One>,
     listeners: Arc<[Listener]>,
     failures: Vec<tree::Failure>,
-    totals: Totals,
+    past: Ended,
 }
 
 /// A worker in the [`Facts`].
@@ -33,6 +34,7 @@ struct One {
     group: Option<PathBuf>,
     info: Map<String, Value>,
     counters: BTreeMap<String, f64>,
+    scoreboard: Option<Arc<Scoreboard>>,
 }
 
 impl Master {
@@ -46,6 +48,7 @@ impl Master {
                 group: process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned()),
                 info: process.map(|process| process.info.clone()).unwrap_or_default(),
                 counters: process.map(|process| process.counters.clone()).unwrap_or_default(),
+                scoreboard: process.and_then(|process| process.scoreboard.clone()),
             })
         });
         let facts = Facts {
@@ -54,7 +57,7 @@ impl Master {
             workers: workers.collect(),
             listeners: self.common.listeners.clone(),
             failures: self.failures.iter().cloned().collect(),
-            totals: self.totals.clone(),
+            past: self.past.clone(),
         };
         tokio::task::spawn_blocking(move || {
             let _ = reply.send(Arc::new(build(facts)));
@@ -68,12 +71,12 @@ pub(super) fn time(at: SystemTime) -> String {
 }
 
 fn build(facts: Facts) -> Document {
-    let Facts { summary, last_reload, workers, listeners, failures, totals } = facts;
-    let mut counters = totals.counters;
-    for worker in &workers {
-        for (name, value) in &worker.counters {
-            *counters.entry(name.clone()).or_default() += value;
-        }
+    let Facts { summary, last_reload, workers, listeners, failures, past } = facts;
+    let Ended { totals: mut all, mut known } = past;
+    for one in &workers {
+        let (totals, tells) = told(one.scoreboard.as_deref(), &one.counters);
+        all.add(&totals);
+        known |= tells;
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
     let sockets: Vec<_> = listeners.iter().map(|listener| &listener.fd).collect();
@@ -91,11 +94,11 @@ fn build(facts: Facts) -> Document {
         worker_crashes: summary.crashes,
         workers_configured: summary.workers_configured,
         workers_ready: summary.workers_ready,
-        connections: None,
-        requests: None,
-        bytes_read: None,
-        bytes_written: None,
-        counters,
+        connections: known.then_some(all.connections),
+        requests: known.then_some(all.requests),
+        bytes_read: known.then_some(all.bytes_read),
+        bytes_written: known.then_some(all.bytes_written),
+        counters: all.counters,
         last_reload: last_reload.map(|last| tree::LastReload {
             generation: last.generation,
             result: last.result.to_owned(),
@@ -126,9 +129,10 @@ fn build(facts: Facts) -> Document {
 }
 
 fn worker(one: One, survey: &Survey) -> tree::Worker {
-    let One { view, group: _, info, counters } = one;
+    let One { view, group: _, info, counters, scoreboard } = one;
     let figures = survey.worker(view.id).cloned().unwrap_or_default();
-    tree::Worker {
+    let (totals, known) = told(scoreboard.as_deref(), &counters);
+    let mut worker = tree::Worker {
         id: view.id,
         slot: view.slot,
         generation: view.generation,
@@ -140,8 +144,16 @@ fn worker(one: One, survey: &Survey) -> tree::Worker {
         cpu_usec: figures.cpu_usec,
         open_connections: figures.open_connections,
         listening: figures.listening,
-        counters,
+        connections: known.then_some(totals.connections),
+        requests: known.then_some(totals.requests),
+        bytes_read: known.then_some(totals.bytes_read),
+        bytes_written: known.then_some(totals.bytes_written),
+        counters: totals.counters,
         info,
         ..tree::Worker::default()
+    };
+    if let Some(scoreboard) = scoreboard {
+        scoreboard.fill(&mut worker);
     }
+    worker
 }

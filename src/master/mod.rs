@@ -13,6 +13,7 @@
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
 //! | `hear.rs`, `words.rs` | what workers say |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
+//! | `wear.rs` | workers that are used up; memory for a second generation |
 //! | `fronts.rs` | the status address and D-Bus |
 //! | `systemd.rs` | what systemd is told |
 //! | `publish.rs`, `document.rs` | what everybody may know |
@@ -43,6 +44,7 @@ mod systemd;
 pub(crate) mod testing;
 pub mod text;
 mod turn;
+mod wear;
 pub mod words;
 
 pub use start::{Options, run};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::command::{self, Cancel};
 use super::release::{self, Pinned};
 use super::sockets::Listener;
+use super::wear::Footprint;
 use crate::config::{self, Config, Overrides};
 use crate::pool::{Readiness, Restart, Settings, Surge};
 use crate::sys::spawn::{Identity, Plan};
@@ -64,14 +65,19 @@ impl Source {
     }
 }
 
-/// Makes a release. For a `reload`, what the configuration names as hook and check is run first, and can refuse it.
+/// Makes a release. Beside a `living` generation there must be memory for it, and what the configuration names as hook and
+/// check is run first and can refuse it.
 ///
 /// # Errors
 /// A sentence that says why there is no release.
-pub fn prepare(source: &Source, common: &Common, reload: bool, cancel: &Cancel) -> Result<Release, String> {
+pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, cancel: &Cancel) -> Result<Release, String> {
+    let reload = living.is_some();
     // On the one line that a reload's reason is, without what the file says there: that may be a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
     let config = source.read().map_err(words)?;
+    if let Some(living) = living {
+        living.look_ahead(&config)?;
+    }
     let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
     let configured = config.environment(&directory).map_err(words)?;
     let path = configured

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value};
 
 use super::cgroup::WorkerGroup;
 use crate::pool::{Number, WorkerId};
+use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
 
@@ -29,6 +31,8 @@ pub struct Process {
     pub notify_path: PathBuf,
     /// Its control group, where one was delegated.
     pub group: Option<WorkerGroup>,
+    /// Its status page.
+    pub scoreboard: Option<Arc<Scoreboard>>,
     /// When it was started.
     pub started_at: SystemTime,
     /// What it says of itself.

@@ -4,11 +4,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::journal::{Level, Record};
 use super::processes::Process;
 use super::turn::{Brought, Master};
+<<<<<<< HEAD
 use crate::control::{Reply, Summary, WorkerView};
 use crate::pool::{Ended, Number, Outcome, WorkerId};
 use crate::status::tree::Failure;
+=======
+use crate::control::{Summary, WorkerView};
+use crate::pool::{self, WorkerId};
+use crate::status::scoreboard::{Scoreboard, Totals};
+use crate::status::tree::{Failure, Request};
+>>>>>>> c4cda39 (The scoreboard is made, shown and summed; workers are recycled by memory and requests; a reload looks ahead for memory)
 
 /// So many failures are kept.
 const FAILURES: usize = 20;
@@ -59,20 +67,38 @@ impl Published {
     }
 }
 
-/// What ended workers did.
+/// What workers did that have ended.
 #[derive(Clone, Debug, Default)]
-pub struct Totals {
-    /// Their own counters.
-    pub counters: BTreeMap<String, f64>,
+pub struct Ended {
+    /// Their sums.
+    pub totals: Totals,
+    /// One of them told of its connections and requests; else they are not known, which is not none.
+    pub known: bool,
 }
 
-impl Totals {
+impl Ended {
     /// Adds a worker that has ended.
     pub fn add(&mut self, process: &Process) {
-        for (name, value) in &process.counters {
-            *self.counters.entry(name.clone()).or_default() += value;
-        }
+        let (totals, known) = told(process.scoreboard.as_deref(), &process.counters);
+        self.totals.add(&totals);
+        self.known |= known;
     }
+}
+
+/// What a worker told of itself, by its page or by words, and whether it told of connections and requests.
+pub fn told(scoreboard: Option<&Scoreboard>, words: &BTreeMap<String, f64>) -> (Totals, bool) {
+    let page = scoreboard.and_then(Scoreboard::totals);
+    let by_word = |name: &str| words.get(name).map(|value| *value as u64);
+    let known = page.is_some() || by_word("requests").is_some() || by_word("connections").is_some();
+    let mut totals = page.unwrap_or_else(|| Totals {
+        connections: by_word("connections").unwrap_or(0),
+        requests: by_word("requests").unwrap_or(0),
+        bytes_read: by_word("bytes_read").unwrap_or(0),
+        bytes_written: by_word("bytes_written").unwrap_or(0),
+        counters: BTreeMap::new(),
+    });
+    totals.counters.extend(words.iter().map(|(name, value)| (name.clone(), *value)));
+    (totals, known)
 }
 
 impl Master {
@@ -146,7 +172,7 @@ impl Master {
     }
 
     /// Keeps the record of a failure; its last lines come later.
-    pub(super) fn record_failure(&mut self, ended: &Ended, how: &str) {
+    pub(super) fn record_failure(&mut self, ended: &pool::Ended, how: &str) {
         if self.failures.len() == FAILURES {
             self.failures.pop_front();
         }
@@ -162,20 +188,28 @@ impl Master {
             serving: Vec::new(),
         });
         self.published.tails.insert(ended.worker, ended.generation);
-        let since = self.processes.get(&ended.worker).map_or_else(SystemTime::now, |process| process.started_at);
+        let process = self.processes.get(&ended.worker);
+        let since = process.map_or_else(SystemTime::now, |process| process.started_at);
+        let scoreboard = process.and_then(|process| process.scoreboard.clone());
         let (outputs, bring, worker, pid) = (self.outputs.clone(), self.bring.clone(), ended.worker, ended.pid.unwrap_or(0));
         tokio::spawn(async move {
             let lines = outputs.tail(worker, pid, since).await;
             outputs.close(worker);
-            let _ = bring.send(Brought::Tail(worker, lines));
+            let serving = tokio::task::spawn_blocking(move || scoreboard.map_or_else(Vec::new, |board| board.serving()));
+            let _ = bring.send(Brought::Tail(worker, lines, serving.await.unwrap_or_default()));
         });
     }
 
-    /// The last lines of a failed worker.
-    pub(super) fn tail_known(&mut self, worker: WorkerId, lines: Vec<String>) {
+    /// The last lines of a failed worker, and what it was serving.
+    pub(super) fn tail_known(&mut self, worker: WorkerId, lines: Vec<String>, serving: Vec<Request>) {
         self.published.tails.remove(&worker);
+        if let Some(request) = serving.first() {
+            let message = format!("worker {worker} ended while serving {} {}", request.method, request.url);
+            self.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
+        }
         if let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) {
             failure.log_tail = lines;
+            failure.serving = serving;
         }
     }
 

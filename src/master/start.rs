@@ -19,7 +19,7 @@ use super::journal::{self, Journal, Level, Record};
 use super::output::Outputs;
 use super::prepare::{self, Common, Release, Source};
 use super::processes::Token;
-use super::publish::{Published, Totals};
+use super::publish::{Ended, Published};
 use super::sockets::{self, Listener};
 use super::systemd::Systemd;
 use super::turn::Master;
@@ -121,7 +121,7 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
     };
     let source = source(&options, name, under_systemd);
     let cancel = Cancel::new().map_err(|error| error.to_string())?;
-    let release = prepare::prepare(&source, &common, false, &cancel)?;
+    let release = prepare::prepare(&source, &common, None, &cancel)?;
     let cgroups = cgroups(journal);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -260,8 +260,9 @@ impl Master {
             outbox: Vec::new(),
             published: Published::new(),
             failures: VecDeque::new(),
-            totals: Totals::default(),
+            past: Ended::default(),
             started_at,
+            wear_at: now,
             exit: None,
         };
         master.releases.insert(1, Arc::new(release));

@@ -17,11 +17,11 @@ use super::journal::Journal;
 use super::output::Outputs;
 use super::prepare::{Common, Release, Source};
 use super::processes::{Processes, Token};
-use super::publish::{Published, Totals};
+use super::publish::{Ended, Published};
 use super::systemd::Systemd;
 use crate::control::{AskerId, Ends, Reply};
 use crate::pool::{Action, Event, Number, Pool, Settings, Slot, WorkerId};
-use crate::status::tree::Failure;
+use crate::status::tree::{Failure, Request};
 use crate::sys::poll::Poll;
 use crate::sys::signals::SignalFd;
 use crate::sys::spawn::{ErrorPipe, SpawnError};
@@ -39,8 +39,10 @@ pub enum Brought {
     Prepared(Number, Result<(Settings, Box<Release>), String>),
     /// `hooks.before_shutdown` has run.
     ReadyToStop(Result<(), String>),
-    /// The last lines that a failed worker printed.
-    Tail(WorkerId, Vec<String>),
+    /// The last lines that a failed worker printed, and what it was serving.
+    Tail(WorkerId, Vec<String>, Vec<Request>),
+    /// A worker has used up what it may.
+    Worn(WorkerId, &'static str),
 }
 
 /// The master.
@@ -82,8 +84,10 @@ pub struct Master {
     pub(super) outbox: Vec<(oneshot::Sender<Reply>, Reply)>,
     pub(super) published: Published,
     pub(super) failures: VecDeque<Failure>,
-    pub(super) totals: Totals,
+    pub(super) past: Ended,
     pub(super) started_at: SystemTime,
+    /// When the workers' wear is looked at next.
+    pub(super) wear_at: Instant,
     pub(super) exit: Option<u8>,
 }
 
@@ -127,7 +131,10 @@ impl Master {
             };
         }
         let deadline =
-            [self.pool.deadline(), self.systemd.deadline(), self.paused.first().map(|(at, _)| *at)].into_iter().flatten().min();
+            [self.pool.deadline(), self.systemd.deadline(), self.paused.first().map(|(at, _)| *at), self.wear_deadline()]
+                .into_iter()
+                .flatten()
+                .min();
         loop {
             tokio::select! {
                 biased;
@@ -183,6 +190,7 @@ impl Master {
         }
         self.systemd.due(self.now);
         self.resume_paused();
+        self.look_at_wear();
         if self.pool.deadline().is_some_and(|at| at <= self.now) {
             self.events.push_back(Event::Due);
         }

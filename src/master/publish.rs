@@ -7,16 +7,10 @@ use std::time::SystemTime;
 use super::journal::{Level, Record};
 use super::processes::Process;
 use super::turn::{Brought, Master};
-<<<<<<< HEAD
 use crate::control::{Reply, Summary, WorkerView};
-use crate::pool::{Ended, Number, Outcome, WorkerId};
-use crate::status::tree::Failure;
-=======
-use crate::control::{Summary, WorkerView};
-use crate::pool::{self, WorkerId};
+use crate::pool::{self, Number, Outcome, WorkerId};
 use crate::status::scoreboard::{Scoreboard, Totals};
 use crate::status::tree::{Failure, Request};
->>>>>>> c4cda39 (The scoreboard is made, shown and summed; workers are recycled by memory and requests; a reload looks ahead for memory)
 
 /// So many failures are kept.
 const FAILURES: usize = 20;

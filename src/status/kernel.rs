@@ -5,21 +5,24 @@
 //! a worker does makes it fail, and it ends within [`BUDGET`] and a little.
 
 mod diag;
+mod holders;
 mod netlink;
 mod process;
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use self::diag::{Inode, Sockets};
+use self::holders::{Holders, Memory, Seen};
 use self::process::Process;
 
 /// After so long the figures of the remaining workers are left unknown.
-pub const BUDGET: Duration = Duration::from_millis(500);
+pub const BUDGET: Duration = Duration::from_secs(2);
 /// How many processes of one worker are looked at.
 const PROCESSES_MAX: usize = 1024;
 
@@ -38,7 +41,7 @@ pub struct Survey {
 /// What the kernel knows of one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Resident memory of all its processes that are known, bytes; pages that they share count for each.
+    /// Resident memory, bytes: of all processes in its cgroup (pages that they share count for each), else of its main one.
     pub rss: Option<u64>,
     /// `memory.current` of its cgroup, bytes: with the page cache that it causes; only where there is a memory controller.
     pub memory_current: Option<u64>,
@@ -86,19 +89,34 @@ impl Survey {
     }
 }
 
-/// Looks at these workers and these listening sockets now.
+/// Makes surveys, and remembers from one to the next who holds which connection. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Surveyor {
+    memory: Arc<Mutex<Memory>>,
+}
+
+impl Surveyor {
+    /// Looks at these workers and these listening sockets now. Surveys at the same time wait for each other.
+    pub fn survey(&self, workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = Instant::now() + BUDGET;
+        let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
+        let sockets = look_at_sockets(&listeners);
+        let queues = listeners.iter().map(|listener| sockets.queues.get(&listener.as_ref()?.inode).copied()).collect();
+        // A socket of another network namespace (PrivateNetwork=) is in no dump of ours, nor are its connections.
+        let accepting: Vec<&Listener> = listeners.iter().flatten().filter(|listener| listener.local != Local::Other).collect();
+        let complete = !accepting.is_empty() && accepting.iter().all(|listener| sockets.queues.contains_key(&listener.inode));
+        let inodes = listeners.iter().flatten().map(|listener| listener.inode).collect();
+        let ids = workers.iter().map(|(id, ..)| *id).collect();
+        let holders = Holders::new(&mut memory, inodes, &sockets.connections, &ids, end);
+        let workers = look_at_workers(workers, holders, complete, end);
+        Survey { workers, queues, master: master() }
+    }
+}
+
+/// A survey that remembers nothing.
 pub fn survey(workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
-    let end = Instant::now() + BUDGET;
-    let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
-    let sockets = look_at_sockets(&listeners);
-    let queues = listeners.iter().map(|listener| sockets.queues.get(&listener.as_ref()?.inode).copied()).collect();
-    let inodes: HashSet<Inode> = listeners.iter().flatten().map(|listener| listener.inode).collect();
-    // A socket of another network namespace (PrivateNetwork=) is in no dump of ours, nor are its connections.
-    let accepting: Vec<&Listener> = listeners.iter().flatten().filter(|listener| listener.local != Local::Other).collect();
-    let complete = !accepting.is_empty() && accepting.iter().all(|listener| sockets.queues.contains_key(&listener.inode));
-    let look = Look { inodes, sockets, complete, boot: process::boot_time(), end };
-    let workers = workers.iter().map(|(id, pid, group)| (*id, look.worker(*pid, group.as_deref()))).collect();
-    Survey { workers, queues, master: master() }
+    Surveyor::default().survey(workers, listeners)
 }
 
 /// The master's own figures alone.
@@ -113,71 +131,80 @@ pub fn master() -> Master {
     }
 }
 
-/// What is the same for all workers of one survey.
-struct Look {
-    inodes: HashSet<Inode>,
-    sockets: Sockets,
-    complete: bool,
-    boot: Option<SystemTime>,
-    end: Instant,
+/// A worker while it is looked at.
+struct Look<'a> {
+    id: u64,
+    pid: u32,
+    group: Option<&'a Path>,
+    main: Process,
+    others: Option<Vec<u32>>,
+    seen: Seen,
+    figures: Figures,
 }
 
-impl Look {
-    fn worker(&self, pid: u32, group: Option<&Path>) -> Figures {
-        if Instant::now() > self.end {
-            return Figures::default();
+fn look_at_workers(workers: &[Subject], mut holders: Holders<'_>, complete: bool, end: Instant) -> HashMap<u64, Figures> {
+    let boot = process::boot_time();
+    let mut all = HashMap::with_capacity(workers.len());
+    let mut looks = Vec::with_capacity(workers.len());
+    for (id, pid, group) in workers {
+        all.insert(*id, Figures::default());
+        let living = if Instant::now() < end { Process::open(*pid) } else { None };
+        match living.and_then(|main| Some((main.stat()?, main))) {
+            Some((stat, main)) => {
+                let mut look = Look::new(*id, *pid, group.as_deref(), main, stat, boot);
+                look.seen = holders.main(look.id, &look.main);
+                looks.push(look);
+            }
+            None => holders.hide(),
         }
-        let main = Process::open(pid);
-        let stat = main.as_ref().and_then(Process::stat);
-        let mut figures = Figures {
-            memory_current: group.and_then(|group| process::number(&group.join("memory.current"))),
-            cpu_usec: group.and_then(process::group_cpu).or(stat.as_ref().map(|stat| stat.cpu_usec)),
-            started: stat.as_ref().and_then(|stat| self.boot?.checked_add(stat.started)),
-            rss: stat.as_ref().map(|stat| stat.rss),
-            ..Figures::default()
-        };
-        let others = match group {
-            Some(group) => process::group_members(group, PROCESSES_MAX),
-            None => process::descendants(main.as_ref(), PROCESSES_MAX),
-        };
-        let mut held = Held::default();
-        let mut known = main.as_ref().is_some_and(|main| self.count(main, &mut held));
-        match others {
+    }
+    // Whatever the main processes do not hold, their other processes do.
+    for look in &mut looks {
+        if !holders.wants_others(look.seen) {
+            continue;
+        }
+        match look.others.take().or_else(|| look.find_others()) {
             Some(others) => {
-                for other in others.into_iter().filter(|other| *other != pid).filter_map(Process::open) {
-                    if let (Some(rss), Some(stat)) = (&mut figures.rss, other.stat()) {
-                        *rss = rss.saturating_add(stat.rss);
-                    }
-                    // One that has ended meanwhile holds nothing; one that hides its descriptors makes the sum unknown.
-                    known &= self.count(&other, &mut held) || other.stat().is_none();
+                for other in others.into_iter().filter(|other| *other != look.pid).filter_map(Process::open) {
+                    holders.other(look.id, &other, &mut look.seen);
                 }
             }
-            None => known = false,
-        }
-        if known {
-            figures.listening = Some(held.listening);
-            figures.open_connections = self.complete.then_some(held.connections.len() as u64);
-        }
-        figures
-    }
-
-    /// Adds what this process holds; `false` when that cannot be seen.
-    fn count(&self, process: &Process, held: &mut Held) -> bool {
-        process.sockets(self.end, |inode| {
-            if self.inodes.contains(&inode) {
-                held.listening = true;
-            } else if self.sockets.connections.contains(&inode) {
-                // A set, as parent and child may hold the same one.
-                held.connections.insert(inode);
+            None => {
+                look.seen = Seen::default();
+                holders.hide();
             }
-        })
+        }
     }
+    let (counts, unexplained) = holders.count();
+    for look in looks {
+        let known = complete && (look.seen.visible || !unexplained);
+        let open_connections = known.then(|| counts.get(&look.id).copied().unwrap_or(0));
+        all.insert(look.id, Figures { open_connections, listening: look.seen.listening, ..look.figures });
+    }
+    all
 }
 
-#[derive(Default)]
-struct Held {
-    listening: bool,
-    connections: HashSet<Inode>,
+impl<'a> Look<'a> {
+    fn new(id: u64, pid: u32, group: Option<&'a Path>, main: Process, stat: process::Stat, boot: Option<SystemTime>) -> Look<'a> {
+        let others = group.and_then(|group| process::group_members(group, PROCESSES_MAX));
+        let siblings = others.iter().flatten().filter(|other| **other != pid).filter_map(|other| Process::open(*other)?.stat());
+        let figures = Figures {
+            rss: Some(siblings.fold(stat.rss, |sum, sibling| sum.saturating_add(sibling.rss))),
+            memory_current: group.and_then(|group| process::number(&group.join("memory.current"))),
+            cpu_usec: group.and_then(process::group_cpu).or(Some(stat.cpu_usec)),
+            started: boot.and_then(|boot| boot.checked_add(stat.started)),
+            ..Figures::default()
+        };
+        Look { id, pid, group, main, others, seen: Seen::default(), figures }
+    }
+
+    /// The other processes of a worker without a cgroup; a cgroup that could not be read is no reason to guess.
+    fn find_others(&self) -> Option<Vec<u32>> {
+        match self.group {
+            Some(_) => None,
+            None => process::descendants(&self.main, PROCESSES_MAX),
+        }
+    }
 }
 
 /// A listening socket, as the dumps know it.

@@ -9,6 +9,9 @@ use super::{Queue, netlink};
 /// A socket's inode number, as the dumps and `/proc/PID/fd` have it.
 pub(super) type Inode = u32;
 
+/// What tells a socket apart from all that ever were.
+pub(super) type Cookie = u64;
+
 const AF_UNIX: u8 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -41,7 +44,7 @@ pub(super) struct Sockets {
     /// The accept queues of listening sockets.
     pub queues: HashMap<Inode, Queue>,
     /// Connections of the listening addresses that some process has accepted.
-    pub connections: HashSet<Inode>,
+    pub connections: HashMap<Inode, Cookie>,
 }
 
 impl Sockets {
@@ -69,7 +72,7 @@ impl Sockets {
         if state == LISTEN {
             self.queues.insert(inode, Queue { waiting: number(head, 56).into(), max: number(head, 60).into() });
         } else if state < 32 && CONNECTED & (1 << state) != 0 {
-            self.connections.insert(inode);
+            self.connections.insert(inode, cookie(head, 44));
         }
     }
 
@@ -94,7 +97,7 @@ impl Sockets {
         match (head[2], queue) {
             (LISTEN, Some(queue)) => drop(self.queues.insert(inode, queue)),
             // An accepted one has the name of the socket that it was accepted from.
-            (ESTABLISHED, _) => drop(self.connections.insert(inode)),
+            (ESTABLISHED, _) => drop(self.connections.insert(inode, cookie(head, 8))),
             _ => {}
         }
     }
@@ -103,6 +106,10 @@ impl Sockets {
 /// The number at this place; the caller has checked the length.
 fn number(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+fn cookie(bytes: &[u8], at: usize) -> Cookie {
+    Cookie::from(number(bytes, at)) | Cookie::from(number(bytes, at + 4)) << 32
 }
 
 /// A name without the zero bytes that end a path; an abstract one begins with a zero and is taken whole.
@@ -167,6 +174,8 @@ fn unix_request() -> Vec<u8> {
 mod tests {
     use super::*;
 
+    const COOKIE: Cookie = 0x1_0000_0002;
+
     fn tcp(state: u8, port: u16, inode: u32, queue: u32, max: u32) -> Vec<u8> {
         let mut message = vec![0; INET_ANSWER];
         message[0] = AF_INET;
@@ -174,6 +183,7 @@ mod tests {
         message[4..6].copy_from_slice(&port.to_be_bytes());
         message[56..60].copy_from_slice(&queue.to_ne_bytes());
         message[60..64].copy_from_slice(&max.to_ne_bytes());
+        message[44..52].copy_from_slice(&COOKIE.to_ne_bytes());
         message[68..72].copy_from_slice(&inode.to_ne_bytes());
         message
     }
@@ -181,7 +191,7 @@ mod tests {
     fn unix(state: u8, inode: u32, name: &[u8], queue: Option<(u32, u32)>) -> Vec<u8> {
         let mut message = vec![AF_UNIX, 1, state, 0];
         message.extend_from_slice(&inode.to_ne_bytes());
-        message.extend_from_slice(&[0; 8]);
+        message.extend_from_slice(&COOKIE.to_ne_bytes());
         netlink::put_attribute(&mut message, UNIX_DIAG_NAME, name);
         if let Some((waiting, max)) = queue {
             netlink::put_attribute(&mut message, UNIX_DIAG_RQLEN, &[waiting.to_ne_bytes(), max.to_ne_bytes()].concat());
@@ -202,7 +212,7 @@ mod tests {
         }
         sockets.tcp_answer(&tcp(1, 80, 13, 0, 0)[..INET_ANSWER - 1], &ports);
         assert_eq!(sockets.queues, HashMap::from([(7, Queue { waiting: 3, max: 128 })]));
-        assert_eq!(sockets.connections, HashSet::from([8, 9]));
+        assert_eq!(sockets.connections, HashMap::from([(8, COOKIE), (9, COOKIE)]));
     }
 
     #[test]
@@ -217,7 +227,7 @@ mod tests {
         sockets.unix_answer(&unix(ESTABLISHED, 0, b"\0abstract", None), &names);
         sockets.unix_answer(&[1, 1, 1], &names);
         assert_eq!(sockets.queues, HashMap::from([(7, Queue { waiting: 2, max: 16 })]));
-        assert_eq!(sockets.connections, HashSet::from([8, 9]));
+        assert_eq!(sockets.connections, HashMap::from([(8, COOKIE), (9, COOKIE)]));
     }
 
     proptest::proptest! {

@@ -50,9 +50,16 @@ impl Process {
         parse_stat(text, rustix::param::clock_ticks_per_second(), rustix::param::page_size() as u64)
     }
 
-    /// Calls `each` with the inode of every socket that it holds; `false` when they cannot be (all) seen: another user's
+    /// The socket at this descriptor number, if there is one.
+    pub fn socket(&self, number: u32) -> Option<Inode> {
+        let mut link = [MaybeUninit::uninit(); 32];
+        let (link, _) = readlinkat_raw(&self.dir, format!("fd/{number}"), &mut link[..]).ok()?;
+        socket_inode(link)
+    }
+
+    /// Calls `each` with the number and the inode of every socket that it holds; `false` when they cannot be (all) seen: another user's
     /// process, one that is not dumpable, too many descriptors, or no time left.
-    pub fn sockets(&self, end: Instant, mut each: impl FnMut(Inode)) -> bool {
+    pub fn sockets(&self, end: Instant, mut each: impl FnMut(u32, Inode)) -> bool {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(dir) = openat(&self.dir, "fd", flags, Mode::empty()) else { return false };
         let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -68,8 +75,9 @@ impl Process {
             let mut link = [MaybeUninit::uninit(); 32];
             if let Ok((link, _)) = readlinkat_raw(&dir, entry.file_name(), &mut link[..])
                 && let Some(inode) = socket_inode(link)
+                && let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok())
             {
-                each(inode);
+                each(number, inode);
             }
         }
         true
@@ -153,8 +161,8 @@ pub(super) fn group_members(group: &Path, max: usize) -> Option<Vec<u32>> {
 }
 
 /// The descendants of a process; `None` when they cannot be seen or are more than `max`.
-pub(super) fn descendants(main: Option<&Process>, max: usize) -> Option<Vec<u32>> {
-    let mut all = main?.children()?;
+pub(super) fn descendants(main: &Process, max: usize) -> Option<Vec<u32>> {
+    let mut all = main.children()?;
     let mut level = all.clone();
     for _ in 0..DEPTH_MAX {
         // One that has ended meanwhile has none.

@@ -83,14 +83,26 @@ impl Master {
             cgroup: group.as_ref().map(WorkerGroup::dir),
             watchdog_pid: watchdog.is_some(),
         };
-        let child = spawn(&release.plan, &birth, &self.errors)
-            .map_err(|error| format!("fork: {}", error.raw_os_error().map_or_else(|| error.to_string(), describe)))?;
+        let mut ungrouped = false;
+        let mut made = spawn(&release.plan, &birth, &self.errors);
+        if let (Err(error), true) = (&made, birth.cgroup.is_some())
+            && matches!(error.raw_os_error(), Some(libc::EACCES | libc::EBUSY | libc::ENOENT | libc::EOPNOTSUPP))
+        {
+            self.warn_once(&format!("a worker's control group takes no process: {error}; it runs without one"));
+            made = spawn(&release.plan, &Birth { cgroup: None, ..birth }, &self.errors);
+            if let (Some(group), Some(cgroups)) = (&group, self.cgroups.as_mut()) {
+                let _ = cgroups.remove(group);
+            }
+            ungrouped = true;
+        }
+        let child =
+            made.map_err(|error| format!("fork: {}", error.raw_os_error().map_or_else(|| error.to_string(), describe)))?;
         let watch = |poll: &crate::sys::poll::Poll| {
             poll.add(&child.pidfd, Token::Exit(worker).to_u64())?;
             poll.add(&notify, Token::Notify(worker).to_u64())
         };
         if let Err(error) = watch(self.poll.get_ref()) {
-            // A process that we cannot watch is one that we must not have.
+            // A process that we cannot watch is one that we must not have; SIGCHLD tells when it can be reaped.
             let _ = child.pidfd.signal(libc::SIGKILL);
             return Err(format!("epoll: {error}"));
         }
@@ -106,7 +118,7 @@ impl Master {
                 notify,
                 notify_again: None,
                 notify_path,
-                group,
+                group: group.filter(|_| !ungrouped),
                 started_at: SystemTime::now(),
                 info: serde_json::Map::new(),
                 counters: std::collections::BTreeMap::new(),

@@ -6,7 +6,7 @@ use super::processes::Process;
 use super::turn::Master;
 use crate::pool::{Event, How, WorkerId};
 use crate::sys::descendants;
-use crate::sys::process::{Ended, reap_orphans};
+use crate::sys::process::{Ended, Stat, reap_orphans};
 
 impl Master {
     /// Main processes ended.
@@ -83,7 +83,10 @@ impl Master {
     /// A child ended: orphans of workers are reaped, and whoever waited for them to be gone is told.
     pub(super) fn children(&mut self) {
         let pids = &self.pids;
-        let _ = reap_orphans(|pid| pids.contains_key(&pid));
+        // Workers have sessions of their own; what is in ours (a hook, a check, journalctl) has a thread that waits for it.
+        let session = rustix::process::getsid(None).map_or(0, |session| session.as_raw_nonzero().get() as u32);
+        let has_its_own = |pid| Stat::read(pid).is_none_or(|stat| stat.session == session);
+        let _ = reap_orphans(|pid| pids.contains_key(&pid) || has_its_own(pid));
         let waiting: Vec<WorkerId> = self
             .processes
             .iter()

@@ -110,11 +110,17 @@ impl Container {
             fs::copy(from, &to).map_err(|e| format!("{} to {}: {e}", from.display(), to.display()))
         };
         copy(Path::new(env!("CARGO_BIN_EXE_ratoon")), "/usr/bin/ratoon")?;
-        for unit in ["ratoon@.service", "ratoon@.socket"] {
-            copy(&tree.join("systemd").join(unit), &format!("/usr/lib/systemd/system/{unit}"))?;
+        for (from, to) in [
+            ("systemd/ratoon@.service", "/usr/lib/systemd/system/ratoon@.service"),
+            ("systemd/ratoon@.socket", "/usr/lib/systemd/system/ratoon@.socket"),
+            ("systemd/dbus/org.ratoon1.conf", "/usr/share/dbus-1/system.d/org.ratoon1.conf"),
+            ("systemd/dbus/org.ratoon1.xml", "/usr/share/dbus-1/interfaces/org.ratoon1.xml"),
+        ] {
+            copy(&tree.join(from), to)?;
         }
         fs::create_dir_all(self.path("/etc/ratoon")).map_err(|e| e.to_string())?;
         self.ok(&["systemctl", "daemon-reload"]);
+        self.ok(&["systemctl", "reload", "dbus.service"]);
         Ok(())
     }
 
@@ -148,6 +154,11 @@ impl Container {
         let output = self.run(argv);
         assert!(output.status.success(), "{argv:?}: {}\n{}{}", output.status, text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
+    }
+
+    /// Sends a signal to a process of the container.
+    pub fn kill(&self, signal: &str, pid: u64) {
+        self.ok(&["sh", "-c", &format!("kill -{signal} {pid}")]);
     }
 
     /// A property of a unit.
@@ -240,7 +251,9 @@ fn make_cgroup(version: &str) -> Result<PathBuf, String> {
         .map(|fields| PathBuf::from(fields[1]))
         .ok_or("no cgroup2 is mounted on this machine")?;
     for entry in fs::read_dir(&top).map_err(|e| e.to_string())?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with("ratoon-system-") {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let of = name.strip_prefix("ratoon-system-").and_then(|rest| rest.rsplit('-').next());
+        if of.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             remove_cgroup(&entry.path());
         }
     }

@@ -9,12 +9,34 @@ use serde_json::Value;
 
 use crate::container::{Container, text, wait_for};
 
-/// Four ways in which a release can be broken, and what says so in the report of a reload.
-pub const BROKEN: [(&str, Option<&str>, &str); 4] = [
-    ("fails", Some("#!/bin/sh\necho 'broken on purpose' >&2\nexit 3\n"), "exit 3"),
-    ("hangs", Some("#!/bin/sh\nexec sleep 1000\n"), "start timeout after 1s"),
-    ("leaves", Some("#!/bin/sh\nexit 0\n"), "exit 0"),
-    ("missing", None, "No such file or directory"),
+/// A release that cannot serve.
+pub struct Broken {
+    /// The name of the release.
+    pub label: &'static str,
+    /// Its program, if it has one.
+    worker: Option<&'static str>,
+    /// What the report of a reload says of it.
+    pub reason: &'static str,
+    /// How the reload ends: what is seen before anything is started is refused.
+    pub result: &'static str,
+}
+
+/// Four ways to be broken.
+pub const BROKEN: [Broken; 4] = [
+    Broken {
+        label: "fails",
+        worker: Some("#!/bin/sh\necho 'broken on purpose' >&2\nexit 3\n"),
+        reason: "exit 3",
+        result: "rolled-back",
+    },
+    Broken {
+        label: "hangs",
+        worker: Some("#!/bin/sh\nexec sleep 1000\n"),
+        reason: "start timeout after 1s",
+        result: "rolled-back",
+    },
+    Broken { label: "leaves", worker: Some("#!/bin/sh\nexit 0\n"), reason: "exit 0", result: "rolled-back" },
+    Broken { label: "missing", worker: None, reason: "No such file or directory", result: "refused" },
 ];
 
 /// An instance; stopped and removed when dropped.
@@ -32,8 +54,9 @@ impl<'c> Instance<'c> {
         let address = format!("127.0.0.1:{}", PORT.fetch_add(1, Ordering::Relaxed));
         let instance = Instance { c, name, workers, address };
         instance.good_release("v1");
-        for (label, worker, _) in BROKEN {
-            instance.release(label, worker.map(|text| format!("cat >worker <<'END'\n{text}END\nchmod 755 worker")).as_deref());
+        for broken in BROKEN {
+            let script = broken.worker.map(|text| format!("cat >worker <<'END'\n{text}END\nchmod 755 worker"));
+            instance.release(broken.label, script.as_deref());
         }
         instance.point_to("v1");
         instance.configure("");
@@ -92,6 +115,11 @@ impl<'c> Instance<'c> {
     /// A property of the service.
     pub fn property(&self, name: &str) -> String {
         self.c.property(&self.service(), name)
+    }
+
+    /// The master's process.
+    pub fn main_pid(&self) -> u64 {
+        self.property("MainPID").parse().expect("a number")
     }
 
     /// Starts the service and waits for READY, as `systemctl` does.

@@ -13,7 +13,7 @@ mod load;
 mod pool;
 mod units;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use container::{Container, VERSIONS};
@@ -47,12 +47,11 @@ fn main() {
         for &(name, case) in [units::CASES, pool::CASES].into_iter().flatten() {
             let slot = slot.clone();
             let run = move || {
-                let mut slot = slot.lock().expect("a case's panic is caught");
+                let mut slot = slot.lock().expect("no case panics through here");
                 match slot.get_or_insert_with(|| Container::boot(version)) {
                     Ok(container) => run_case(container, case),
-                    Err(reason) => return Err(Failed::from(reason.as_str())),
+                    Err(reason) => Err(Failed::from(reason.as_str())),
                 }
-                Ok(())
             };
             trials.push(Trial::test(format!("{}::{name}", version.number), run).with_ignored_flag(true));
         }
@@ -65,10 +64,11 @@ fn main() {
 }
 
 /// Runs a case; when it fails, its part of the journal goes with the failure.
-fn run_case(container: &Container, case: fn(&Container)) {
+fn run_case(container: &Container, case: fn(&Container)) -> Result<(), Failed> {
     let cursor = container.cursor();
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| case(container))) {
-        eprintln!("--- the journal of this case:\n{}\n---", container.story(&cursor));
-        resume_unwind(panic);
-    }
+    catch_unwind(AssertUnwindSafe(|| case(container))).map_err(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let journal = container.story(&cursor);
+        Failed::from(format!("{}\n\nThe journal of this case:\n{journal}", message.unwrap_or("a panic")))
+    })
 }

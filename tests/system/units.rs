@@ -40,15 +40,19 @@ fn the_unit_is_as_closed_as_it_says(c: &Container) {
 }
 
 fn the_socket_outlives_a_service_that_cannot_start(c: &Container) {
-    // There is no /etc/ratoon/broken.toml.
-    c.write("/etc/systemd/system/ratoon@broken.socket.d/listen.conf", "[Socket]\nListenStream=127.0.0.1:7002\n");
-    c.write("/etc/systemd/system/ratoon@broken.service.d/fast.conf", "[Service]\nRestartSec=50ms\n");
+    // There is no /etc/ratoon/looping.toml.
+    c.write("/etc/systemd/system/ratoon@looping.socket.d/listen.conf", "[Socket]\nListenStream=127.0.0.1:7002\n");
+    c.write("/etc/systemd/system/ratoon@looping.service.d/fast.conf", "[Service]\nRestartSec=50ms\n");
     c.ok(&["systemctl", "daemon-reload"]);
-    c.ok(&["systemctl", "start", "ratoon@broken.socket"]);
+    c.ok(&["systemctl", "start", "ratoon@looping.socket"]);
     let _first = c.connect("127.0.0.1:7002").expect("the socket listens");
     // More than the default limits of a service (5 starts in 10 s) and of a socket (20 activations in 2 s) allow.
-    wait_for("25 restarts", || (c.property("ratoon@broken.service", "NRestarts").parse::<u32>().ok()? >= 25).then_some(()));
-    assert_eq!(c.property("ratoon@broken.socket", "SubState"), "running");
+    wait_for("25 restarts", || (c.property("ratoon@looping.service", "NRestarts").parse::<u32>().ok()? >= 25).then_some(()));
+    assert_eq!(c.property("ratoon@looping.socket", "SubState"), "running");
     let _second = c.connect("127.0.0.1:7002").expect("the socket still listens");
-    c.ok(&["systemctl", "stop", "ratoon@broken.socket", "ratoon@broken.service"]);
+    // And the administrator can end it, with connections waiting.
+    c.ok(&["systemctl", "stop", "ratoon@looping.socket", "ratoon@looping.service"]);
+    let state = |unit| c.property(unit, "ActiveState");
+    let both = (state("ratoon@looping.service"), state("ratoon@looping.socket"));
+    assert!(matches!((both.0.as_str(), both.1.as_str()), ("inactive" | "failed", "inactive")), "{both:?}");
 }

@@ -131,10 +131,11 @@ impl Master {
     /// Something in the runtime directory was removed: what is still needed comes back.
     pub(super) fn directory_changed(&mut self) {
         let mut removed = self.guard.removed();
-        if removed.directory && !self.guard.notify().is_dir() {
-            if let Err(error) = self.guard.make() {
-                return self.warn(format!("the runtime directory was removed and cannot be made again: {error}"));
-            }
+        if removed.directory
+            && !self.guard.notify().is_dir()
+            && let Err(error) = self.guard.make()
+        {
+            return self.warn(format!("the runtime directory was removed and cannot be made again: {error}"));
         }
         if removed.directory {
             removed.control = true;

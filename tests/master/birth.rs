@@ -23,7 +23,7 @@ fn pidfd_inode(pid: u32) -> Option<u64> {
     const PIDFS: i64 = 0x5049_4446;
     let pid = Pid::from_raw(pid.try_into().ok()?)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("a living process");
-    let is_pidfs = rustix::fs::fstatfs(&pidfd).is_ok_and(|it| i64::from(it.f_type) == PIDFS);
+    let is_pidfs = rustix::fs::fstatfs(&pidfd).is_ok_and(|it| it.f_type == PIDFS);
     is_pidfs.then(|| rustix::fs::fstat(&pidfd).expect("a pidfd").st_ino)
 }
 

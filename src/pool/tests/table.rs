@@ -6,8 +6,11 @@ use super::world::World;
 use super::{ms, settings};
 use crate::pool::{Event, How, Said, Surge};
 
+/// Makes a pool in some state.
+type State = fn() -> World;
+
 /// A pool in each state that there is, by name.
-fn states() -> Vec<(&'static str, fn() -> World)> {
+fn states() -> Vec<(&'static str, State)> {
     fn serving() -> World {
         let mut world = World::new(settings(2));
         world.all_ready();

@@ -22,7 +22,8 @@
 //!
 //! Requests: `/` (who am I), `/env`, `/fds` (what it inherited: `NUMBER TARGET` lines), `/where` (directory and program), `/sleep?ms=`, `/body?bytes=`, `/exit?code=`, `/crash`,
 //! `/signal?number=`, `/hang` (its only thread stands still), `/stopping` (says STOPPING=1 and drains), `/status?text=`, `/notify?message=`,
-//! `/print?text=`, `/err?text=`, `/child` (starts a `sleep`, says its pid).
+//! `/print?text=`, `/err?text=`, `/child` (starts a `sleep`, says its pid), `/count?name=&by=` (a counter of its own), `/info?text=` (the worker's),
+//! `/describe?about=&ms=` (the request's info, then sleeps), `/pool` (asks the master).
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -148,6 +149,18 @@ async fn answer(request: &Request<Incoming>, who: &str, inherited: &str, stop: &
             eprintln!("{}", text("text"));
             who.to_owned()
         }
+        "/count" => {
+            worker::counter(&text("name")).add(number("by", 1)?.max(0) as u64);
+            who.to_owned()
+        }
+        "/describe" => {
+            let about = HashMap::from([("about", text("about"))]);
+            worker::request().ok_or(io::ErrorKind::NotFound)?.set_info(&about)?;
+            sleep(millis(number("ms", 0)?)).await;
+            who.to_owned()
+        }
+        "/info" => worker::info(&HashMap::from([("says", text("text"))])).map(|()| who.to_owned())?,
+        "/pool" => format!("{} workers ready\n", worker::server_status().await?.workers_ready),
         "/child" => format!("{}\n", child()?),
         other => return Ok(wrong(&format!("no such request: {other}"))),
     };

@@ -30,7 +30,7 @@ pub mod master;
 pub mod pool;
 #[cfg(any(feature = "master", feature = "worker"))]
 pub mod scoreboard;
-#[cfg(feature = "master")]
+#[cfg(any(feature = "master", feature = "worker"))]
 pub mod status;
 #[cfg(any(feature = "master", feature = "worker"))]
 pub mod sys;

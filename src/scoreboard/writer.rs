@@ -182,9 +182,18 @@ pub enum Stage {
 impl Connection {
     /// An accepted connection; `peer` as far as it has an address.
     pub fn new(board: Arc<Board>, peer: Option<SocketAddr>) -> Self {
+        board.words[header::CONNECTIONS].fetch_add(1, Relaxed);
+        Self::show(board, peer)
+    }
+
+    /// For a request whose connection isn't known to us: shown like one, but not counted as one.
+    pub fn unknown(board: Arc<Board>) -> Self {
+        Self::show(board, None)
+    }
+
+    fn show(board: Arc<Board>, peer: Option<SocketAddr>) -> Self {
         let number = board.take_slot();
         let words = &board.words;
-        words[header::CONNECTIONS].fetch_add(1, Relaxed);
         if let Some(number) = number {
             let slot = board.slot(number);
             for word in [slot::IDLE_SINCE, slot::REQUESTS, slot::BYTES_READ, slot::BYTES_WRITTEN, slot::REQUEST] {

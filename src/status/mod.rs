@@ -1,6 +1,8 @@
 //! What is known: the status document ([`tree`]) and where its figures come from ([`kernel`], [`scoreboard`]).
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "master")]
 pub mod kernel;
+#[cfg(feature = "master")]
 pub mod scoreboard;
 pub mod tree;

@@ -23,10 +23,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod board;
 mod drain;
 mod identity;
 mod listen;
 mod notify;
+mod pool;
 #[cfg(feature = "worker-http")]
 mod serve;
 #[cfg(feature = "worker-http")]
@@ -36,14 +38,18 @@ mod track;
 
 use std::io;
 
+pub use board::{Counter, counter, info};
 pub use drain::{Drain, draining};
 pub use identity::{Identity, identity};
 pub use listen::{Listener, Listeners, Socket, Which, listen};
 pub use notify::{NotifyState, notify, notify_now, status, stopping};
+pub use pool::{Document, server_status};
 #[cfg(feature = "worker-http")]
 pub use serve::{Server, serve, serve_tower};
 #[cfg(feature = "worker-http")]
-pub use track::{Tracked, TrackedBody, TrackedFuture};
+pub use stream::Connection;
+#[cfg(feature = "worker-http")]
+pub use track::{Handle, Layer, Tracked, TrackedBody, TrackedFuture, layer, request};
 
 /// Says that this worker serves now.
 ///

@@ -9,7 +9,9 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,13 +24,17 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout};
+use tower_layer::Layer as _;
 
+use super::board::board;
 use super::drain::Drain;
-use super::draining;
 use super::listen::{Kind, Listener};
-use super::stream::{State, Stream};
-use super::track::Tracked;
+use super::stream::{self, State};
+use super::track::Layer;
+use super::{draining, identity};
+use crate::scoreboard::entry::{Entry, Guarded};
+use crate::scoreboard::writer::{self, Connection};
 
 /// Serves `service` (a hyper service) on `listener` until the drain has begun and every connection is done.
 ///
@@ -64,16 +70,28 @@ pub struct Server {
     drain: Option<Drain>,
     grace: Duration,
     head_timeout: Duration,
+    deadline: Duration,
+    leave: bool,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Server { drain: None, grace: Duration::from_secs(10), head_timeout: Duration::from_secs(75) }
+        let stop_timeout = identity().stop_timeout;
+        let time = stop_timeout.unwrap_or(Duration::from_secs(30));
+        Server {
+            drain: None,
+            grace: Duration::from_secs(10).min(time / 2),
+            head_timeout: Duration::from_secs(75),
+            deadline: time / 6 * 5,
+            // Who knows when it will be killed may leave in good order before; who will never be killed must.
+            leave: stop_timeout.is_some() || identity().alone(),
+        }
     }
 }
 
 impl Server {
-    /// The defaults: this process's own drain, 10 s of grace, 75 s for a request's head.
+    /// The defaults: this process's own drain; 10 s of grace, but at most half of `worker.stop_timeout`; 75 s for a
+    /// request's head; a deadline after five sixths of `worker.stop_timeout` (of 30 s, where it isn't told).
     pub fn new() -> Self {
         Self::default()
     }
@@ -89,6 +107,17 @@ impl Server {
     /// an idle connection is kept), outside of a drain too. Better longer than that of the proxy in front.
     pub fn head_timeout(mut self, limit: Duration) -> Self {
         self.head_timeout = limit;
+        self
+    }
+
+    /// How long the drain may take. Then the requests that are still in work are written to standard error, with their
+    /// peers, and `serve` returns.
+    ///
+    /// By default it only returns where the time of the kill is known, or where nobody will kill the process (it runs
+    /// alone); else it goes on serving until it is killed.
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.deadline = limit;
+        self.leave = true;
         self
     }
 
@@ -114,23 +143,30 @@ impl Server {
         let start = |accepted: Accepted| {
             let (server, drain, service, alive) = (self.clone(), drain.clone(), service.clone(), alive.clone());
             tokio::spawn(async move {
+                let state = |peer| State::new(drain, Connection::new(board().clone(), peer), true, Some(alive));
                 match accepted {
-                    Accepted::Tcp(io) => {
+                    Accepted::Tcp(io, peer) => {
                         let _ = io.set_nodelay(true); // a chunk of a streamed answer waits for nothing
-                        server.connection(io, drain, service).await
+                        server.connection(io, state(Some(peer)), service).await
                     }
-                    Accepted::Unix(io) => server.connection(io, drain, service).await,
+                    Accepted::Unix(io) => server.connection(io, state(None), service).await,
                 }
-                drop(alive);
             });
         };
         accept_until(&drain, listener.into(), start).await;
         drop(alive);
-        let None = all_gone.recv().await;
+        if timeout(self.deadline, all_gone.recv()).await.is_err() {
+            for line in overdue(&board().entries(), writer::now()) {
+                eprintln!("ratoon worker: {line}");
+            }
+            if !self.leave {
+                let None = all_gone.recv().await;
+            }
+        }
         Ok(())
     }
 
-    async fn connection<IO, S, B>(&self, io: IO, drain: Drain, service: S)
+    async fn connection<IO, S, B>(&self, io: IO, state: Arc<State>, service: S)
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>>,
@@ -138,12 +174,12 @@ impl Server {
         B: Body + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let state = State::new(drain.clone());
-        let stream = TokioIo::new(Stream::new(io, state.clone()));
+        let stream = TokioIo::new(stream::Connection::of(io, state.clone()));
+        let service = Layer::of(state.clone()).layer(service);
+        let mut begun = pin!(state.drain.begun());
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(self.head_timeout);
-        let mut connection = pin!(http.serve_connection(stream, Tracked::new(service, state.clone())).with_upgrades());
-        let mut begun = pin!(drain.begun());
+        let mut connection = pin!(http.serve_connection(stream, service).with_upgrades());
         let mut patience = pin!(sleep(Duration::ZERO));
         let (mut draining, mut waiting) = (false, false);
         poll_fn(|cx| {
@@ -169,8 +205,23 @@ impl Server {
     }
 }
 
+/// What a drain leaves undone, a line for each request in work.
+fn overdue(entries: &[Entry], now: u64) -> Vec<String> {
+    let active = entries.iter().filter(|entry| entry.active).filter_map(|entry| entry.guarded.as_ref());
+    let line = |connection: &Guarded| {
+        let request = connection.request.as_ref()?;
+        let peer = match (connection.address, connection.port) {
+            (Some(address), Some(port)) => SocketAddr::new(address, port).to_string(),
+            _ => "a local client".to_owned(),
+        };
+        let seconds = request.start.map_or(0, |start| now.saturating_sub(start)) as f64 / 1e9;
+        Some(format!("the drain is over, and {peer} still waits for {} {} after {seconds:.1} s", request.method, request.url))
+    };
+    active.filter_map(line).collect()
+}
+
 enum Accepted {
-    Tcp(tokio::net::TcpStream),
+    Tcp(tokio::net::TcpStream, SocketAddr),
     Unix(tokio::net::UnixStream),
 }
 
@@ -184,7 +235,7 @@ async fn accept_until(drain: &Drain, listener: Listener, mut start: impl FnMut(A
                 return Poll::Ready(None);
             }
             match &listener.kind {
-                Kind::Tcp(tcp) => tcp.poll_accept(cx).map_ok(|(stream, _)| Accepted::Tcp(stream)),
+                Kind::Tcp(tcp) => tcp.poll_accept(cx).map_ok(|(stream, peer)| Accepted::Tcp(stream, peer)),
                 Kind::Unix(unix) => unix.poll_accept(cx).map_ok(|(stream, _)| Accepted::Unix(stream)),
             }
             .map(Some)
@@ -205,7 +256,7 @@ async fn accept_failed(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
         eprintln!("ratoon worker: cannot accept a connection: {error}; trying again in 100 ms");
-        sleep_until(Instant::now() + Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -213,9 +264,9 @@ fn accept_rest(kind: Kind, mut start: impl FnMut(Accepted)) -> io::Result<()> {
     match kind {
         Kind::Tcp(tcp) => {
             let queue = tcp.into_std()?;
-            while let Ok((stream, _)) = queue.accept() {
+            while let Ok((stream, peer)) = queue.accept() {
                 stream.set_nonblocking(true)?;
-                start(Accepted::Tcp(tokio::net::TcpStream::from_std(stream)?));
+                start(Accepted::Tcp(tokio::net::TcpStream::from_std(stream)?, peer));
             }
         }
         Kind::Unix(unix) => {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -14,12 +15,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Server;
+use crate::scoreboard::writer::now;
 use crate::worker::Drain;
+use crate::worker::board::board;
 use crate::worker::listen::Listener;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A server whose `/slow` waits for a permit.
+/// A server whose `/slow` waits for a permit, and then answers with as many bytes as it is asked for.
 struct Rig {
     drain: Drain,
     address: std::net::SocketAddr,
@@ -42,11 +45,25 @@ impl Rig {
         let service = service_fn(move |request: Request<Incoming>| {
             let (wait, tell) = (wait.clone(), tell.clone());
             async move {
-                if request.uri().path() == "/slow" {
-                    tell.add_permits(1);
-                    wait.acquire().await.unwrap().forget();
+                let mut answer = Response::new(Full::new(Bytes::from("hello")));
+                match request.uri().path() {
+                    "/slow" => {
+                        tell.add_permits(1);
+                        wait.acquire().await.unwrap().forget();
+                        if let Some(bytes) = request.uri().query().and_then(|query| query.strip_prefix("bytes=")) {
+                            *answer.body_mut() = Full::new(vec![b'x'; bytes.parse().unwrap()].into());
+                        }
+                    }
+                    "/upgrade" => {
+                        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                        answer.headers_mut().insert("connection", "upgrade".parse().unwrap());
+                        answer.headers_mut().insert("upgrade", "echo".parse().unwrap());
+                        *answer.body_mut() = Full::default();
+                        tokio::spawn(echo(request));
+                    }
+                    _ => {}
                 }
-                Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello"))))
+                Ok::<_, Infallible>(answer)
             }
         });
         let server = tokio::spawn(server.drain(drain.clone()).serve(listener, service));
@@ -66,6 +83,14 @@ impl Rig {
 
     async fn ended(self) {
         timeout(SOON, self.server).await.expect("the server ends").unwrap().unwrap();
+    }
+}
+
+async fn echo(request: Request<Incoming>) {
+    let mut stream = TokioIo::new(hyper::upgrade::on(request).await.unwrap());
+    let mut bytes = [0; 64];
+    while let Ok(len @ 1..) = stream.read(&mut bytes).await {
+        stream.write_all(&bytes[..len]).await.unwrap();
     }
 }
 
@@ -151,19 +176,79 @@ async fn a_fresh_connection_is_served() {
     fresh.at_end().await;
 }
 
+/// The answer is larger than what the client's side of the connection takes, and fits into what the server's side does.
+/// Closing with unread bytes, the server's kernel would throw the rest of the answer away.
 #[tokio::test]
 async fn pipelined_requests_lose_no_answer_that_was_given() {
     let rig = Rig::new(Server::new()).await;
     let mut client = rig.connect().await;
-    client.send("/slow").await;
+    client.send("/slow?bytes=1000000").await;
     rig.entered.acquire().await.unwrap().forget();
     rig.drain.begin();
-    for _ in 0..100 {
-        client.send("/").await; // sent before the answer: the client is told that none of these was looked at
-    }
+    // Sent before the answer, and more than the server reads ahead. The client is told that none of these was looked at.
+    client.0.write_all("GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20_000).as_bytes()).await.unwrap();
     rig.permits.add_permits(1);
-    assert_eq!(client.answer().await, Answer { close: true });
-    client.at_end().await; // a reset, for the bytes that nobody read, would fail here or above
+    let mut all = Vec::new();
+    timeout(SOON, client.0.read_to_end(&mut all)).await.expect("the end").unwrap();
+    let head = all.windows(4).position(|end| end == b"\r\n\r\n").expect("a head");
+    assert!(String::from_utf8_lossy(&all[..head]).contains("connection: close"));
+    assert_eq!(all.len() - head - 4, 1_000_000, "bytes of the body");
+    drop(client);
+    rig.ended().await;
+}
+
+#[tokio::test]
+async fn an_answer_on_its_way_is_no_idle_connection() {
+    let rig = Rig::new(Server::new().grace(Duration::ZERO)).await;
+    let mut client = rig.connect().await;
+    let body = 32 << 20; // more than sockets take at once
+    rig.permits.add_permits(1);
+    client.send(&format!("/slow?bytes={body}")).await;
+    rig.entered.acquire().await.unwrap().forget();
+    rig.idle().await; // the server has turned: it has written what the socket takes
+    let shown = board().entries().into_iter().find(|entry| {
+        let request = entry.guarded.as_ref().and_then(|guarded| guarded.request.as_ref());
+        request.is_some_and(|request| request.url == format!("/slow?bytes={body}") && request.state == "sending")
+    });
+    assert!(shown.expect("it is shown as being sent").active);
+    rig.drain.begin();
+    let mut all = Vec::new();
+    timeout(SOON, client.0.read_to_end(&mut all)).await.expect("the end").unwrap();
+    assert!(all.ends_with(&[b'x'; 1000]) && all.len() > body, "{} bytes", all.len());
+    drop(client);
+    rig.ended().await;
+}
+
+#[tokio::test]
+async fn the_drain_ends_at_its_deadline_though_a_request_hangs() {
+    let rig = Rig::new(Server::new().deadline(Duration::from_millis(50))).await;
+    let mut client = rig.connect().await;
+    client.send("/slow?overdue").await;
+    rig.entered.acquire().await.unwrap().forget();
+    let local = client.0.local_addr().unwrap();
+    rig.drain.begin();
+    rig.ended().await;
+    let lines = super::overdue(&board().entries(), now() + 1_500_000_000);
+    let about = format!("the drain is over, and {local} still waits for GET /slow?overdue after ");
+    assert!(lines.iter().any(|line| line.starts_with(&about) && line.ends_with(" s")), "{lines:?}");
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_waited_for() {
+    let rig = Rig::new(Server::new()).await;
+    let mut client = rig.connect().await;
+    client.0.write_all(b"GET /upgrade HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").await.unwrap();
+    let mut head = [0; 1024];
+    let len = timeout(SOON, client.0.read(&mut head)).await.expect("an answer").unwrap();
+    assert!(head[..len].starts_with(b"HTTP/1.1 101 "));
+    rig.drain.begin();
+    while TcpStream::connect(rig.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    client.0.write_all(b"ping").await.unwrap();
+    let len = timeout(SOON, client.0.read(&mut head)).await.expect("an echo").unwrap();
+    assert_eq!(&head[..len], b"ping");
+    assert!(!rig.server.is_finished());
     drop(client);
     rig.ended().await;
 }

@@ -3,17 +3,25 @@
 //! Law: a close never destroys an answer that is under way. Closing a socket with unread bytes makes the kernel send RST,
 //! and RST throws away what the peer hasn't read yet; so we end our half first and read on until the peer ends its own.
 
+use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
+use super::board::board;
 use super::drain::Drain;
+use super::draining;
+use super::track::Layer;
+use crate::scoreboard::writer::{self, Head, Stage};
 
 /// How long a peer may take to end its half after we ended ours.
 const LINGER: Duration = Duration::from_secs(2);
@@ -24,36 +32,72 @@ const LINGER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) drain: Drain,
+    pub(super) shown: writer::Connection,
+    /// The stream is ours, and tells when all that was written is with the kernel.
+    flushes: bool,
     /// Requests whose answer isn't complete.
     in_work: AtomicU32,
+    /// Those of them whose answer only needs to be flushed.
+    unflushed: AtomicU32,
     /// Bytes of a request have come whose head isn't complete.
     head_begun: AtomicBool,
+    /// The server waits until all are gone; an upgraded connection lives on after its HTTP.
+    _alive: Option<mpsc::Sender<Infallible>>,
 }
 
 impl State {
-    pub(super) fn new(drain: Drain) -> Arc<Self> {
-        Arc::new(State { drain, in_work: AtomicU32::new(0), head_begun: AtomicBool::new(false) })
+    pub(super) fn new(
+        drain: Drain,
+        shown: writer::Connection,
+        flushes: bool,
+        alive: Option<mpsc::Sender<Infallible>>,
+    ) -> Arc<Self> {
+        let (in_work, unflushed, head_begun) = Default::default();
+        Arc::new(State { drain, shown, flushes, in_work, unflushed, head_begun, _alive: alive })
     }
 
-    pub(super) fn request_begins(&self) {
-        self.in_work.fetch_add(1, Ordering::Relaxed);
-        self.head_begun.store(false, Ordering::Relaxed);
+    /// Gives the request's number on this connection.
+    pub(super) fn request_begins(&self, head: Head<'_>) -> u64 {
+        self.in_work.fetch_add(1, Relaxed);
+        self.head_begun.store(false, Relaxed);
+        self.shown.begin(head)
     }
 
-    pub(super) fn request_ends(&self) {
-        self.in_work.fetch_sub(1, Ordering::Relaxed);
-        self.head_begun.store(false, Ordering::Relaxed);
+    /// Its answer is in the server's hands (`Finished`), or will never be complete (`Aborted`).
+    pub(super) fn request_ends(&self, stage: Stage) {
+        if self.flushes && stage == Stage::Finished {
+            self.unflushed.fetch_add(1, Relaxed);
+        } else {
+            self.done(1, stage);
+        }
+    }
+
+    fn flushed(&self) {
+        // Most flushes have nothing to tell; a load is cheaper than a swap.
+        if self.unflushed.load(Relaxed) > 0 {
+            self.done(self.unflushed.swap(0, Relaxed), Stage::Finished);
+        }
+    }
+
+    fn done(&self, requests: u32, stage: Stage) {
+        self.head_begun.store(false, Relaxed);
+        if self.in_work.fetch_sub(requests, Relaxed) == requests {
+            self.shown.stage(stage);
+        }
     }
 
     /// Whether closing it now would cut a request off.
     pub(super) fn busy(&self) -> bool {
-        self.in_work.load(Ordering::Relaxed) > 0 || self.head_begun.load(Ordering::Relaxed)
+        self.in_work.load(Relaxed) > 0 || self.head_begun.load(Relaxed)
     }
 }
 
 pin_project_lite::pin_project! {
-    /// The connection's stream.
-    pub(super) struct Stream<IO> {
+    /// A connection's stream that is shown on the scoreboard and closes in good order; for servers that accept by
+    /// themselves ([`serve`](super::serve) does it for its own).
+    ///
+    /// Its [`layer`](Connection::layer) tracks the requests that come over it.
+    pub struct Connection<IO> {
         #[pin]
         io: IO,
         state: Arc<State>,
@@ -71,31 +115,52 @@ enum End {
     Done,
 }
 
-impl<IO> Stream<IO> {
-    pub(super) fn new(io: IO, state: Arc<State>) -> Self {
-        Stream { io, state, end: End::Open }
+impl<IO> Connection<IO> {
+    /// Wraps a connection that was just accepted. `peer`: its address, if it has one.
+    pub fn new(io: IO, peer: Option<SocketAddr>) -> Self {
+        let shown = writer::Connection::new(board().clone(), peer);
+        Self::of(io, State::new(draining().clone(), shown, true, None))
+    }
+
+    pub(super) fn of(io: IO, state: Arc<State>) -> Self {
+        Connection { io, state, end: End::Open }
+    }
+
+    /// For the service that serves this connection, and no other.
+    pub fn layer(&self) -> Layer {
+        Layer::of(self.state.clone())
     }
 }
 
-impl<IO: AsyncRead> AsyncRead for Stream<IO> {
+impl<IO: AsyncRead> AsyncRead for Connection<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         let before = buf.filled().len();
         ready!(this.io.poll_read(cx, buf))?;
-        if buf.filled().len() > before && this.state.in_work.load(Ordering::Relaxed) == 0 {
-            this.state.head_begun.store(true, Ordering::Relaxed);
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            this.state.shown.read(read);
+            if this.state.in_work.load(Relaxed) == 0 {
+                this.state.head_begun.store(true, Relaxed);
+            }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite> AsyncWrite for Stream<IO> {
+impl<IO: AsyncRead + AsyncWrite> AsyncWrite for Connection<IO> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write(cx, buf)
+        let this = self.project();
+        let wrote = ready!(this.io.poll_write(cx, buf))?;
+        this.state.shown.wrote(wrote);
+        Poll::Ready(Ok(wrote))
     }
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.project().io.poll_write_vectored(cx, bufs)
+        let this = self.project();
+        let wrote = ready!(this.io.poll_write_vectored(cx, bufs))?;
+        this.state.shown.wrote(wrote);
+        Poll::Ready(Ok(wrote))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -103,7 +168,10 @@ impl<IO: AsyncRead + AsyncWrite> AsyncWrite for Stream<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.project().io.poll_flush(cx)
+        let this = self.project();
+        ready!(this.io.poll_flush(cx))?;
+        this.state.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -83,9 +83,12 @@ impl Master {
     /// A child ended: orphans of workers are reaped, and whoever waited for them to be gone is told.
     pub(super) fn children(&mut self) {
         let pids = &self.pids;
-        // Workers have sessions of their own; what is in ours (a hook, a check, journalctl) has a thread that waits for it.
+        // Workers have sessions of their own; what is in ours (a hook, a check, journalctl) has a thread that waits for it,
+        // but for the children that a hook, which leads a group, leaves in its group.
         let session = rustix::process::getsid(None).map_or(0, |session| session.as_raw_nonzero().get() as u32);
-        let has_its_own = |pid| Stat::read(pid).is_none_or(|stat| stat.session == session);
+        let group = rustix::process::getpgrp().as_raw_nonzero().get() as u32;
+        let is_left = |pid, stat: &Stat| stat.group != pid && stat.group != group;
+        let has_its_own = |pid| Stat::read(pid).is_none_or(|stat| stat.session == session && !is_left(pid, &stat));
         let _ = reap_orphans(|pid| pids.contains_key(&pid) || has_its_own(pid));
         let waiting: Vec<WorkerId> = self
             .processes

@@ -131,7 +131,8 @@ impl Master {
             instance: self.common.instance.clone(),
             state: self.pool.state(),
             degraded: self.pool.degraded(),
-            status_text: self.pool.status_text().into(),
+            // What a check printed may have many lines, what a worker said anything.
+            status_text: super::text::one_line(self.pool.status_text().as_bytes(), super::systemd::STATUS_MAX).into(),
             generation: self.pool.generation(),
             workers_configured: self.pool.target(),
             workers_ready: self.pool.ready(),

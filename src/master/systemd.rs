@@ -11,7 +11,7 @@ use crate::sys::notify;
 /// A line of status that only counts is told at most so often.
 const CALM: Duration = Duration::from_millis(100);
 /// Longer lines are cut: PID 1 takes no datagram over 4096 bytes.
-const STATUS_MAX: usize = 1024;
+pub(super) const STATUS_MAX: usize = 1024;
 
 /// The way to systemd; silent where there is none.
 pub struct Systemd {

@@ -204,6 +204,8 @@ pub(crate) struct Stat {
     pub state: u8,
     /// Its parent now.
     pub parent: u32,
+    /// Its process group.
+    pub group: u32,
     /// Its session.
     pub session: u32,
     /// When it began, in ticks since boot: together with the number it is an identity.
@@ -225,6 +227,7 @@ impl Stat {
         Some(Stat {
             state: *fields.first()?.as_bytes().first()?,
             parent: fields.get(1)?.parse().ok()?,
+            group: fields.get(2)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
             exit_code: fields.get(49).and_then(|text| text.parse().ok()).unwrap_or(0),

@@ -7,7 +7,13 @@
 #![allow(dead_code)]
 
 mod birth;
+mod config;
 mod harness;
+mod life;
+mod pinned;
+mod queue;
 mod reload;
+mod scale;
 mod sockets;
 mod start;
+mod stop;

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -111,7 +112,7 @@ impl Master {
             .stderr(Stdio::piped())
             .spawn()
             .expect("ratoon");
-        Verb { child }
+        Verb::new(child)
     }
 
     /// Of its first socket.
@@ -159,6 +160,17 @@ impl Master {
     }
 }
 
+impl Master {
+    /// A second master in the same place, after this one's end.
+    pub fn again(mut self) -> Master {
+        let place = std::mem::replace(&mut self.place, Place::new());
+        drop(self);
+        let systemd = place.path("systemd");
+        let _ = fs::remove_file(systemd);
+        super::Plan::new(place).start()
+    }
+}
+
 impl Drop for Master {
     fn drop(&mut self) {
         let child = self.child.get_mut();
@@ -170,26 +182,70 @@ impl Drop for Master {
 /// A verb under way.
 pub struct Verb {
     child: Child,
+    out: Heard,
+    err: Heard,
 }
 
+/// What came so far of a stream, and whether that is all.
+type Heard = Arc<Mutex<(String, bool)>>;
+
 impl Verb {
+    fn new(mut child: Child) -> Verb {
+        let out = hear(child.stdout.take().expect("piped"));
+        let err = hear(child.stderr.take().expect("piped"));
+        Verb { child, out, err }
+    }
+
     /// Its end.
-    pub fn end(self) -> Said {
-        let output = self.child.wait_with_output().expect("ratoon");
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    #[track_caller]
+    pub fn end(mut self) -> Said {
+        let whole = |heard: &Heard| {
+            let heard = heard.lock().expect("no panic under the lock");
+            heard.1.then(|| heard.0.clone())
+        };
+        let (out, err) = (self.out.clone(), self.err.clone());
+        eventually(
+            "the verb ends",
+            || {
+                let code = self.child.try_wait().expect("wait")?.code();
+                Some(Said { code, out: whole(&out)?, err: whole(&err)? })
+            },
+            || format!("{out:?}\n{err:?}"),
+        )
     }
 
     /// Sends it a signal, and waits for its end.
+    #[track_caller]
     pub fn signal(self, signal: Signal) -> Said {
         processes::signal(self.child.id(), signal);
         self.end()
     }
 
-    /// Whether it has ended.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().expect("wait").is_some()
+    /// Waits until this was printed.
+    #[track_caller]
+    pub fn wait_for_line(&self, part: &str) {
+        let heard = || self.out.lock().expect("no panic under the lock").0.clone();
+        eventually(part, || heard().contains(part).then_some(()), || format!("{:?}\n{:?}", self.out, self.err));
     }
+}
+
+/// Reads a stream to its end on a thread.
+fn hear(mut stream: impl Read + Send + 'static) -> Heard {
+    let heard = Heard::default();
+    let to = heard.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = stream.read(&mut buffer).unwrap_or(0);
+            let mut to = to.lock().expect("no panic under the lock");
+            to.0 += &String::from_utf8_lossy(&buffer[..length]);
+            to.1 = length == 0;
+            if length == 0 {
+                return;
+            }
+        }
+    });
+    heard
 }
 
 /// The workers of a status document.
@@ -216,6 +272,3 @@ pub fn wait_for_end_of(pid: u32) {
         || format!("{:?}", processes::facts(pid)),
     );
 }
-
-/// So short that a test may set it and wait for it to run out.
-pub const SHORT: Duration = Duration::from_millis(300);

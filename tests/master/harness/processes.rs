@@ -44,6 +44,15 @@ pub fn threads(pid: u32) -> Vec<u32> {
     tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
 }
 
+/// The children of a process, zombies too, by number.
+pub fn children(pid: u32) -> Vec<u32> {
+    let of = |task: u32| fs::read_to_string(format!("/proc/{pid}/task/{task}/children")).unwrap_or_default();
+    let all = threads(pid).into_iter().map(of).collect::<Vec<_>>().join(" ");
+    let mut children: Vec<u32> = all.split_ascii_whitespace().filter_map(|child| child.parse().ok()).collect();
+    children.sort_unstable();
+    children
+}
+
 /// Living processes with this entry in their environment.
 pub fn with_environment(entry: &str) -> Vec<u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();

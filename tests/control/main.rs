@@ -6,4 +6,5 @@ mod client;
 mod fake;
 mod front;
 mod hostile;
+mod page;
 mod verbs;

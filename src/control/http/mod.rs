@@ -8,6 +8,7 @@ mod answer;
 mod changes;
 mod events;
 mod metrics;
+mod page;
 mod reads;
 mod routes;
 mod wire;

@@ -9,7 +9,7 @@ use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, Reply, error};
-use super::{Connection, Peer, changes, events, metrics, reads};
+use super::{Connection, Peer, changes, events, metrics, page, reads};
 
 /// The largest body that a request may have; it is read and ignored.
 const BODY: usize = 64 * 1024;
@@ -38,6 +38,7 @@ enum Does {
 
 /// All paths.
 const ROUTES: &[(&str, Does)] = &[
+    ("/", Does::Read(|call| Box::pin(page::page(call)))),
     ("/status", Does::Read(|call| Box::pin(reads::status(call)))),
     ("/healthz", Does::Read(|call| Box::pin(reads::healthz(call)))),
     ("/readyz", Does::Read(|call| Box::pin(reads::readyz(call)))),

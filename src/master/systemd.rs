@@ -25,6 +25,8 @@ pub struct Systemd {
     /// When the next try is due.
     again: Option<Instant>,
     reloading: bool,
+    /// When systemd was asked for patience last.
+    extended: Option<Instant>,
 }
 
 impl Systemd {
@@ -43,7 +45,7 @@ impl Systemd {
         let for_us = text("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         let period = text("WATCHDOG_USEC").and_then(|usec| usec.parse::<u64>().ok()).filter(|usec| *usec > 1 && for_us);
         let watchdog = period.filter(|_| socket.is_some()).map(|usec| (Duration::from_micros(usec / 2), now));
-        Ok(Systemd { socket, watchdog, told: String::new(), pending: Vec::new(), again: None, reloading: false })
+        Ok(Systemd { socket, watchdog, told: String::new(), pending: Vec::new(), again: None, reloading: false, extended: None })
     }
 
     /// Whether systemd listens.
@@ -94,11 +96,17 @@ impl Systemd {
     /// The instance begins to end; so much time may pass.
     pub fn stopping(&mut self, at_most: Duration, now: Instant) {
         self.say("STOPPING=1".to_owned(), now);
+        self.extended = None;
         self.extend(at_most, now);
     }
 
-    /// Work goes on that may take so long: systemd shall not lose patience.
+    /// Work goes on that may take so long: systemd shall not lose patience. Told at most once a second, so `by` must have
+    /// a margin.
     pub fn extend(&mut self, by: Duration, now: Instant) {
+        if self.extended.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1)) {
+            return;
+        }
+        self.extended = Some(now);
         self.say(format!("EXTEND_TIMEOUT_USEC={}", by.as_micros()), now);
     }
 

@@ -18,6 +18,7 @@ mod recycle;
 mod reload;
 mod report;
 mod restart;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use how::{How, Span};
+pub use saved::Saved;
 pub use vocabulary::{
     Action, Answer, AskerId, Ended, Event, Kind, Log, Number, Outcome, Readiness, Restart, Said, Settings, Slot, Surge, WorkerId,
 };

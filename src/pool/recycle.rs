@@ -1,5 +1,6 @@
 //! Recycling: workers of the current generation replaced one at a time, the new one ready before the old one drains.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::Pool;
@@ -9,20 +10,20 @@ use super::worker::Phase;
 
 /// A worker that shall be replaced.
 #[derive(Clone, Debug)]
-struct Job {
-    worker: WorkerId,
-    why: &'static str,
+pub(super) struct Job {
+    pub worker: WorkerId,
+    pub why: Cow<'static, str>,
     /// Who is told when it fails, and, with the last job of a wish, when it is done.
-    asker: Option<AskerId>,
-    last: bool,
+    pub asker: Option<AskerId>,
+    pub last: bool,
 }
 
 /// What is to be recycled, and what is being.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recycling {
-    queue: VecDeque<Job>,
+    pub queue: VecDeque<Job>,
     /// The job in work and the worker that shall take the place.
-    running: Option<(Job, WorkerId)>,
+    pub running: Option<(Job, WorkerId)>,
 }
 
 impl Pool {
@@ -45,7 +46,7 @@ impl Pool {
                 .map_or(Vec::new(), |home| home.places.iter().filter_map(|place| place.worker).collect()),
         };
         let Some(last) = workers.last().copied() else { return self.answer(asker, Answer::Done) };
-        let jobs = workers.into_iter().map(|worker| Job { worker, why: "on request", asker, last: worker == last });
+        let jobs = workers.into_iter().map(|worker| Job { worker, why: "on request".into(), asker, last: worker == last });
         self.recycling.queue.extend(jobs);
         self.recycle_next();
     }
@@ -54,7 +55,7 @@ impl Pool {
     pub(super) fn worn(&mut self, id: WorkerId, why: &'static str) {
         let queued = self.recycling.queue.iter().any(|job| job.worker == id);
         if self.stands(id) && !queued && self.stopping.is_none() {
-            self.recycling.queue.push_back(Job { worker: id, why, asker: None, last: true });
+            self.recycling.queue.push_back(Job { worker: id, why: why.into(), asker: None, last: true });
             self.recycle_next();
         }
     }

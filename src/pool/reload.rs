@@ -14,9 +14,9 @@ use super::worker::{Doom, Phase};
 /// Who waits for a reload.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Askers {
-    waiting: Vec<AskerId>,
+    pub(super) waiting: Vec<AskerId>,
     /// Somebody asked who does not wait (SIGHUP): it runs to its end whoever goes away.
-    unattended: bool,
+    pub(super) unattended: bool,
 }
 
 impl Askers {
@@ -51,14 +51,14 @@ pub(super) enum Stage {
 pub(super) struct Reload {
     pub number: Number,
     pub stage: Stage,
-    askers: Askers,
+    pub askers: Askers,
     /// How many workers the new generation shall have.
     pub target: u32,
     /// How many of its slots have been started, and how many of those still stand beside an old worker.
-    started: u32,
-    unsettled: u32,
+    pub started: u32,
+    pub unsettled: u32,
     /// Old workers that make room, and for which slot.
-    yields: BTreeMap<WorkerId, Slot>,
+    pub yields: BTreeMap<WorkerId, Slot>,
 }
 
 impl Pool {

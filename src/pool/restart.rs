@@ -12,7 +12,7 @@ use super::vocabulary::{Kind, Number, Restart, Slot};
 /// The failures of the last interval.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
-    at: VecDeque<Instant>,
+    pub at: VecDeque<Instant>,
     pub degraded: bool,
 }
 

@@ -68,6 +68,11 @@ impl Timers {
         self.order.first().map(|(at, _)| *at)
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, Instant)> {
+        self.at.iter().map(|(key, at)| (*key, *at))
+    }
+
     /// Takes the earliest deadline that `now` has reached.
     pub fn pop(&mut self, now: Instant) -> Option<Key> {
         let (at, key) = *self.order.first()?;

@@ -71,9 +71,9 @@ pub struct Worker {
     /// How often it must be heard of when ready.
     pub(super) watchdog: Option<Duration>,
     /// It is one of its generation's `ready`.
-    counted: bool,
+    pub(super) counted: bool,
     /// The stop timeout ran out and SIGKILL was sent.
-    killed: bool,
+    pub(super) killed: bool,
     /// Its main process is gone.
     pub(super) how: Option<How>,
 }

@@ -34,6 +34,7 @@ enum Move {
     Recycle(usize),
     RecycleAll,
     ForksFail(u32),
+    HandOver,
     Stop,
     StopNow,
 }
@@ -65,6 +66,7 @@ fn moves() -> impl Strategy<Value = Move> {
         3 => any::<usize>().prop_map(Move::Recycle),
         2 => Just(Move::RecycleAll),
         2 => (1_u32..4).prop_map(Move::ForksFail),
+        2 => Just(Move::HandOver),
         1 => Just(Move::Stop),
         1 => Just(Move::StopNow),
     ]
@@ -222,6 +224,7 @@ fn one_move(world: &mut World, one: Move) {
             world.ask(What::Other, |asker| Event::Recycle(None, Some(asker)));
         }
         Move::ForksFail(count) => world.forks_fail = count,
+        Move::HandOver => world.hand_over(),
         Move::Stop => world.step(Event::Stop { now: false }),
         Move::StopNow => world.step(Event::Stop { now: true }),
     }

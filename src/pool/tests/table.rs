@@ -7,10 +7,10 @@ use super::{ms, settings};
 use crate::pool::{Event, How, Said, Surge};
 
 /// Makes a pool in some state.
-type State = fn() -> World;
+pub(super) type State = fn() -> World;
 
 /// A pool in each state that there is, by name.
-fn states() -> Vec<(&'static str, State)> {
+pub(super) fn states() -> Vec<(&'static str, State)> {
     fn serving() -> World {
         let mut world = World::new(settings(2));
         world.all_ready();
@@ -138,8 +138,12 @@ fn events() -> Vec<Event> {
 #[test]
 fn every_event_is_legal_in_every_state() {
     for (name, state) in states() {
-        for event in events() {
+        // Each twice: by the master that brought the state about, and by its successor.
+        for (event, handed_over) in events().into_iter().flat_map(|event| [(event.clone(), false), (event, true)]) {
             let mut world = state();
+            if handed_over {
+                world.hand_over();
+            }
             // The world answers the question that it was asked, so that it does not answer twice.
             if let Event::Prepared(2, _) | Event::Refused(2, _) = event {
                 if world.preparing.contains(&2) {

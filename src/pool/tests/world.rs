@@ -120,6 +120,18 @@ impl World {
         self.now = until;
     }
 
+    /// The master is replaced: the pool goes through its saved form, as text, and is the same behind it.
+    pub fn hand_over(&mut self) {
+        let text = serde_json::to_string(&self.pool.save(self.now)).expect("plain data");
+        let saved = serde_json::from_str(&text).expect("what was just written");
+        let restored = Pool::restore(self.now, saved).expect("a pool that was saved can be restored");
+        // Of the last step's instant nothing is left but that no later one lies before it.
+        let former = Pool { now: self.now, ..std::mem::replace(&mut self.pool, restored) };
+        if format!("{:?}", self.pool) != format!("{former:?}") {
+            assert_eq!(format!("{:#?}", self.pool), format!("{former:#?}"), "{text}");
+        }
+    }
+
     pub fn ready(&mut self, worker: WorkerId) {
         self.step(Event::Said(worker, Said::Ready));
     }

@@ -14,7 +14,7 @@ use super::publish::{Ended, LastReload, told};
 use super::sockets::Listener;
 use super::turn::Master;
 use crate::control::{Summary, WorkerView};
-use crate::status::kernel::{self, Survey};
+use crate::status::kernel::{self, Survey, Surveyor};
 use crate::status::scoreboard::Scoreboard;
 use crate::status::tree::{self, Document};
 
@@ -26,6 +26,7 @@ struct Facts {
     listeners: Arc<[Listener]>,
     failures: Vec<tree::Failure>,
     past: Ended,
+    surveyor: Surveyor,
 }
 
 /// A worker in the [`Facts`].
@@ -58,6 +59,7 @@ impl Master {
             listeners: self.common.listeners.clone(),
             failures: self.failures.iter().cloned().collect(),
             past: self.past.clone(),
+            surveyor: self.surveyor.clone(),
         };
         tokio::task::spawn_blocking(move || {
             let _ = reply.send(Arc::new(build(facts)));
@@ -71,7 +73,7 @@ pub(super) fn time(at: SystemTime) -> String {
 }
 
 fn build(facts: Facts) -> Document {
-    let Facts { summary, last_reload, workers, listeners, failures, past } = facts;
+    let Facts { summary, last_reload, workers, listeners, failures, past, surveyor } = facts;
     let Ended { totals: mut all, mut known } = past;
     for one in &workers {
         let (totals, tells) = told(one.scoreboard.as_deref(), &one.counters);
@@ -80,7 +82,7 @@ fn build(facts: Facts) -> Document {
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
     let sockets: Vec<_> = listeners.iter().map(|listener| &listener.fd).collect();
-    let survey = kernel::survey(&subjects, &sockets);
+    let survey = surveyor.survey(&subjects, &sockets);
     let mut workers: Vec<tree::Worker> = workers.into_iter().map(|one| worker(one, &survey)).collect();
     workers.sort_by_key(|worker| (worker.slot, worker.id));
     Document {

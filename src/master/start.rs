@@ -28,6 +28,7 @@ use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
 use crate::control::{self, Summary};
 use crate::pool::{Event, Pool};
+use crate::status::kernel::Surveyor;
 use crate::sys::poll::Poll;
 use crate::sys::process;
 use crate::sys::signals::{self, SignalFd};
@@ -261,6 +262,7 @@ impl Master {
             published: Published::new(),
             failures: VecDeque::new(),
             past: Ended::default(),
+            surveyor: Surveyor::default(),
             started_at,
             wear_at: now,
             exit: None,

@@ -21,6 +21,7 @@ use super::publish::{Ended, Published};
 use super::systemd::Systemd;
 use crate::control::{AskerId, Ends, Reply};
 use crate::pool::{Action, Event, Number, Pool, Settings, Slot, WorkerId};
+use crate::status::kernel::Surveyor;
 use crate::status::tree::{Failure, Request};
 use crate::sys::poll::Poll;
 use crate::sys::signals::SignalFd;
@@ -85,6 +86,8 @@ pub struct Master {
     pub(super) published: Published,
     pub(super) failures: VecDeque<Failure>,
     pub(super) past: Ended,
+    /// Asks the kernel, and remembers which connection is whose.
+    pub(super) surveyor: Surveyor,
     pub(super) started_at: SystemTime,
     /// When the workers' wear is looked at next.
     pub(super) wear_at: Instant,

@@ -152,7 +152,9 @@ fn look_at_workers(workers: &[Subject], mut holders: Holders<'_>, complete: bool
         match living.and_then(|main| Some((main.stat()?, main))) {
             Some((stat, main)) => {
                 let mut look = Look::new(*id, *pid, group.as_deref(), main, stat, boot);
-                look.seen = holders.main(look.id, &look.main);
+                if holders.any() {
+                    look.seen = holders.main(look.id, &look.main);
+                }
                 looks.push(look);
             }
             None => holders.hide(),
@@ -160,7 +162,7 @@ fn look_at_workers(workers: &[Subject], mut holders: Holders<'_>, complete: bool
     }
     // Whatever the main processes do not hold, their other processes do.
     for look in &mut looks {
-        if !holders.wants_others(look.seen) {
+        if !holders.any() || !holders.wants_others(look.seen) {
             continue;
         }
         match look.others.take().or_else(|| look.find_others()) {

@@ -58,6 +58,10 @@ impl Streams {
             // It printed into our own stderr.
             None => (None, None),
         };
+        if pid == 0 {
+            // It was never started.
+            return Vec::new();
+        }
         let asker = Asker(Arc::clone(&self.askers));
         if asker.0.fetch_add(1, Ordering::Relaxed) >= ASKERS_MAX {
             return Vec::new();

@@ -74,6 +74,11 @@ impl<'a> Holders<'a> {
         Holders { memory, listeners, open, end, hidden: false }
     }
 
+    /// Whether there is anything that a worker might hold; without listening sockets nobody needs to be looked through.
+    pub fn any(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     /// Looks at a worker's main process.
     pub fn main(&mut self, id: u64, process: &Process) -> Seen {
         if self.listens_as_before(id, process) {

@@ -313,6 +313,14 @@ fn the_master_itself() {
 }
 
 #[test]
+fn without_listening_sockets_memory_and_cpu_are_still_known() {
+    let seen = survey(&[me()], &[] as &[OwnedFd]);
+    let figures = seen.worker(1).expect("ourselves");
+    assert!(figures.rss.is_some() && figures.cpu_usec.is_some() && figures.started.is_some());
+    assert_eq!((figures.open_connections, figures.listening), (None, None));
+}
+
+#[test]
 fn a_closed_listener_harms_nobody() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let raw = listener.as_raw_fd();

@@ -24,6 +24,9 @@ use crate::sys::thread;
 /// How long the relay may take to read what a dead worker has left in its pipe.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long a pipe that others keep open is read after its worker was closed.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// The relay, seen from outside. The thread ends when this is dropped.
 pub(super) struct Relay {
     shared: Arc<Shared>,
@@ -31,6 +34,7 @@ pub(super) struct Relay {
     /// Our stdout and stderr; the second is missing when both are the same file.
     sinks: Mutex<Option<Sinks>>,
     two: bool,
+    grace: Duration,
 }
 
 type Sinks = (OwnedFd, Option<OwnedFd>);
@@ -68,6 +72,10 @@ impl Relay {
     /// # Errors
     /// Out of descriptors.
     pub fn new(stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<Relay> {
+        Relay::with_grace(stdout, stderr, GRACE)
+    }
+
+    fn with_grace(stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>, grace: Duration) -> io::Result<Relay> {
         let same = match (rustix::fs::fstat(stdout), rustix::fs::fstat(stderr)) {
             (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
             // One is closed: all goes to the other.
@@ -89,6 +97,7 @@ impl Relay {
             started: AtomicBool::new(false),
             two: sinks.1.is_some(),
             sinks: Mutex::new(Some(sinks)),
+            grace,
         })
     }
 
@@ -137,8 +146,8 @@ impl Relay {
         let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((out, err)) = &*sinks else { return true };
         let begin = || -> io::Result<()> {
-            let copier =
-                copy::Copier::new(Arc::clone(&self.shared), out.try_clone()?, err.as_ref().map(OwnedFd::try_clone).transpose()?)?;
+            let (out, err) = (out.try_clone()?, err.as_ref().map(OwnedFd::try_clone).transpose()?);
+            let copier = copy::Copier::new(Arc::clone(&self.shared), out, err, self.grace)?;
             thread::spawn("ratoon-output", 256 * 1024, move || copier.run())?;
             Ok(())
         };
@@ -163,3 +172,6 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     rustix::io::ioctl_fionbio(read.as_fd(), true)?;
     Ok((read, write))
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,12 +16,12 @@ use super::{Command, Shared};
 const PIECE: usize = 8 * 1024;
 /// Lines that wait for the reader of our stdout or stderr; with more, pipes are not read, bytes.
 const PENDING_MAX: usize = 64 * 1024;
+/// With this much waiting, the last lines of the dead are kept for their records only, bytes.
+const PENDING_LAST: usize = 1024 * 1024;
 /// A longer line is broken, as journald does, bytes.
 const LINE_MAX: usize = 48 * 1024;
 /// How much is read from the pipe of a dead worker when its last lines are asked for, bytes.
 const DRAIN_MAX: usize = 1024 * 1024;
-/// How long a pipe that others keep open is read after its worker was closed.
-const GRACE: Duration = Duration::from_secs(5);
 /// What a pipe takes whole without blocking when poll(2) says that it can be written (PIPE_BUF).
 const WRITE_MAX: usize = 4096;
 
@@ -32,6 +32,7 @@ pub(super) struct Copier {
     next_key: u64,
     flushes: Vec<std::sync::mpsc::Sender<()>>,
     buffer: Vec<u8>,
+    grace: Duration,
     ended: bool,
 }
 
@@ -40,6 +41,8 @@ struct Sink {
     fd: OwnedFd,
     epoll: OwnedFd,
     pending: Vec<u8>,
+    /// Lines that found no room.
+    lost: u64,
     /// A person watches: say whose line it is.
     labelled: bool,
     /// It cannot be written any more; pipes are read all the same, or the workers would hang.
@@ -63,35 +66,33 @@ enum Read {
 }
 
 impl Copier {
-    pub fn new(shared: Arc<Shared>, out: OwnedFd, err: Option<OwnedFd>) -> io::Result<Copier> {
+    pub fn new(shared: Arc<Shared>, out: OwnedFd, err: Option<OwnedFd>, grace: Duration) -> io::Result<Copier> {
         let sinks = std::iter::once(out).chain(err).map(Sink::new).collect::<io::Result<_>>()?;
-        Ok(Copier {
-            shared,
-            sinks,
-            pipes: HashMap::new(),
-            next_key: 0,
-            flushes: Vec::new(),
-            buffer: Vec::with_capacity(PIECE),
-            ended: false,
-        })
+        let buffer = Vec::with_capacity(PIECE);
+        Ok(Copier { shared, sinks, pipes: HashMap::new(), next_key: 0, flushes: Vec::new(), buffer, grace, ended: false })
     }
 
     pub fn run(mut self) {
         while !self.ended {
-            let (commands, readable) = self.wait();
-            if commands {
-                self.take_commands();
-            }
-            for sink in 0..self.sinks.len() {
-                self.sinks[sink].write();
-                if readable & (1 << sink) != 0 {
-                    self.read(sink);
-                    self.sinks[sink].write();
-                }
-            }
-            self.close_late_ones();
-            self.answer_flushes();
+            self.turn();
         }
+    }
+
+    /// Waits for something to do, and does a bounded piece of it.
+    fn turn(&mut self) {
+        let (commands, readable) = self.wait();
+        if commands {
+            self.take_commands();
+        }
+        for sink in 0..self.sinks.len() {
+            self.sinks[sink].write();
+            if readable & (1 << sink) != 0 {
+                self.read(sink);
+                self.sinks[sink].write();
+            }
+        }
+        self.close_late_ones();
+        self.answer_flushes();
     }
 
     /// Waits for a command, for a pipe (of a sink that has room), or for a sink that has lines to write. Returns whether
@@ -235,7 +236,7 @@ impl Copier {
 
     fn close(&mut self, worker: u64) {
         self.shared.tails().remove(&worker);
-        let until = Instant::now() + GRACE;
+        let until = Instant::now() + self.grace;
         for key in self.keys(worker) {
             if let Some(pipe) = self.pipes.get_mut(&key) {
                 pipe.until = Some(until);
@@ -281,7 +282,9 @@ fn pass_on(shared: &Shared, sink: &mut Sink, pipe: &mut Pipe) {
     if pipe.until.is_none() {
         shared.tails().entry(pipe.worker).or_default().push(&pipe.line);
     }
-    if !sink.dead {
+    if sink.pending.len() > PENDING_LAST {
+        sink.lost += 1;
+    } else if !sink.dead {
         if sink.labelled {
             sink.pending.extend_from_slice(pipe.label.as_bytes());
             sink.pending.extend_from_slice(b": ");
@@ -297,7 +300,7 @@ fn pass_on(shared: &Shared, sink: &mut Sink, pipe: &mut Pipe) {
 impl Sink {
     fn new(fd: OwnedFd) -> io::Result<Sink> {
         let labelled = std::io::IsTerminal::is_terminal(&fd);
-        Ok(Sink { fd, epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, pending: Vec::new(), labelled, dead: false })
+        Ok(Sink { fd, epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, pending: Vec::new(), lost: 0, labelled, dead: false })
     }
 
     fn has_room(&self) -> bool {
@@ -328,8 +331,91 @@ impl Sink {
             }
         }
         self.pending.drain(..done);
+        if self.lost > 0 && self.has_room() {
+            let said = format!("ratoon: {} lines of workers were lost: their reader was too slow\n", self.lost);
+            self.pending.extend_from_slice(said.as_bytes());
+            self.lost = 0;
+        }
         if self.pending.is_empty() {
             self.pending.shrink_to(PIECE);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+    use crate::master::output::relay::pipe;
+
+    /// Eight workers write without end, each a line without an end at first, and nobody reads our stderr.
+    #[test]
+    fn what_is_kept_is_bounded_whatever_is_printed() {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
+        let shared = Arc::new(Shared { commands: Mutex::default(), wake, tails: Mutex::default() });
+        let (_unread, out) = rustix::pipe::pipe().expect("a pipe");
+        let mut copier = Copier::new(Arc::clone(&shared), out, None, Duration::ZERO).expect("a copier");
+        let mut writers = Vec::new();
+        for worker in 0..8 {
+            let (read, write) = pipe().expect("a pipe");
+            rustix::io::ioctl_fionbio(&write, true).expect("a pipe");
+            shared.send(Command::Open { worker, label: String::new(), out: read, err: None });
+            writers.push(write);
+        }
+        let mut written = 0;
+        for turn in 0..2000 {
+            let text = if turn < 500 { vec![b'x'; 4096] } else { b"0123456789abcde\n".repeat(256) };
+            for writer in &writers {
+                written += rustix::io::write(writer, &text).unwrap_or(0);
+            }
+            // A command each time, or a turn would wait for ever when all is full.
+            shared.send(Command::Drain { worker: turn % 8, done: oneshot().0 });
+            copier.turn();
+            let pending = copier.sinks[0].pending.len();
+            let lines: usize = copier.pipes.values().map(|pipe| pipe.line.capacity()).sum();
+            // Questions after last lines bring what is in a pipe although there is no room; but not for ever.
+            assert!(pending <= PENDING_LAST + LINE_MAX + 1, "{pending} bytes wait");
+            assert!(lines <= 8 * 2 * LINE_MAX, "{lines} bytes of unfinished lines");
+        }
+        assert!(written > 8 * 65_536);
+        assert!(copier.sinks[0].lost > 0, "the bound was reached");
+        let kept: usize = shared.tails().values().flat_map(|tail| tail.lines()).map(|line| line.len()).sum();
+        assert!(kept <= 8 * super::super::super::TAIL_LINES * super::super::super::TAIL_LINE_MAX, "{kept}");
+    }
+
+    fn oneshot() -> (tokio::sync::oneshot::Sender<()>, tokio::sync::oneshot::Receiver<()>) {
+        tokio::sync::oneshot::channel()
+    }
+
+    /// Sixteen pipes that are always full: after a while none has got more than twice its share.
+    #[test]
+    fn pipes_are_read_in_turn() {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
+        let shared = Arc::new(Shared { commands: Mutex::default(), wake, tails: Mutex::default() });
+        let null = std::fs::File::options().write(true).open("/dev/null").expect("/dev/null");
+        let mut copier = Copier::new(Arc::clone(&shared), null.into(), None, Duration::ZERO).expect("a copier");
+        let mut writers = Vec::new();
+        for worker in 0..16u64 {
+            let (read, write) = pipe().expect("a pipe");
+            rustix::io::ioctl_fionbio(&write, true).expect("a pipe");
+            shared.send(Command::Open { worker, label: String::new(), out: read, err: None });
+            writers.push((write, 0));
+        }
+        copier.turn();
+        let text = [vec![b'x'; 1023], vec![b'\n']].concat();
+        for _ in 0..400 {
+            for (writer, written) in &mut writers {
+                while let Ok(bytes) = rustix::io::write(&*writer, &text) {
+                    *written += bytes;
+                }
+            }
+            copier.turn();
+        }
+        let least = writers.iter().map(|(_, written)| *written).min().expect("writers");
+        let most = writers.iter().map(|(_, written)| *written).max().expect("writers");
+        assert!(least > 500_000 && most < 2 * least, "{least} … {most}");
     }
 }

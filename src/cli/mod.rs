@@ -61,6 +61,11 @@ enum Verb {
     },
 }
 
+/// The command line as data, for whoever writes completions of it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     match Cli::parse().verb {

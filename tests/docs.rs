@@ -1,0 +1,143 @@
+//! The documentation against the program: what the program has, the page that should name it names; what the documentation
+//! shows, works.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// A file of the tree.
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A manual page as it reads: without fonts, with plain hyphens, comments left out.
+fn page(name: &str) -> String {
+    let text = read(&format!("packaging/man/{name}"));
+    let text: Vec<_> = text.lines().filter(|line| !line.starts_with(".\\\"")).collect();
+    text.join("\n").replace("\\-", "-").replace("\\fB", "").replace("\\fI", "").replace("\\fR", "")
+}
+
+/// Whether a word stands in the text, not as a part of a longer one.
+fn names(text: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].chars().next_back().is_some_and(part) && !text[at + word.len()..].starts_with(part))
+}
+
+/// Fails with all that the page does not name.
+fn page_names<'a>(page_name: &str, words: impl IntoIterator<Item = &'a String>) {
+    let page = page(page_name);
+    let words: Vec<_> = words.into_iter().collect();
+    assert!(words.len() > 3, "nothing was found that {page_name} should name: {words:?}");
+    let missing: Vec<_> = words.into_iter().filter(|word| !names(&page, word)).collect();
+    assert!(missing.is_empty(), "packaging/man/{page_name} does not name {missing:?}");
+}
+
+/// What stands between two marks, as often as it does.
+fn between<'a>(text: &'a str, from: &'a str, to: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(from).skip(1).filter_map(move |rest| rest.split(to).next())
+}
+
+fn ratoon(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_ratoon")).args(args).output().expect("ratoon");
+    assert!(output.status.success(), "ratoon {args:?}: {}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn verbs() -> Vec<String> {
+    let help = ratoon(&["--help"]);
+    let commands = between(&help, "Commands:\n", "\n\n").next().expect("a list of commands").to_owned();
+    commands.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned)).collect()
+}
+
+#[test]
+fn every_verb_and_flag_is_in_its_page() {
+    let mut words = BTreeSet::new();
+    for verb in verbs() {
+        let help = ratoon(&[&verb, "--help"]);
+        let flags =
+            help.split(|c: char| !c.is_alphanumeric() && c != '-').filter(|word| word.len() > 2 && word.starts_with("--"));
+        words.extend(flags.map(str::to_owned));
+        words.insert(verb);
+    }
+    page_names("ratoon.1", &words);
+}
+
+#[test]
+fn every_key_is_in_its_page() {
+    let source = read("src/config/keys.rs");
+    let tables = between(&source, "const TABLES", "\n];").next().expect("the tables");
+    let words: Vec<_> = tables.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    page_names("ratoon.toml.5", &words);
+}
+
+#[test]
+fn every_path_of_the_control_socket_is_in_its_page() {
+    let words: Vec<_> = between(&read("src/control/http/routes.rs"), "    (\"/", "\"").map(|path| format!("/{path}")).collect();
+    page_names("ratoon.1", &words);
+}
+
+#[test]
+fn every_member_on_the_bus_is_in_its_page() {
+    let source = read("systemd/dbus/org.ratoon1.xml");
+    let members = ["<method name=\"", "<signal name=\"", "<property name=\"", "<interface name=\""];
+    let words: Vec<_> = members.iter().flat_map(|member| between(&source, member, "\"")).map(str::to_owned).collect();
+    page_names("org.ratoon1.5", &words);
+}
+
+#[test]
+fn every_word_of_a_worker_is_in_its_page() {
+    let source = read("src/master/words.rs");
+    let parser = between(&source, "fn word(", "\n}\n").next().expect("the parser");
+    let words: Vec<_> = between(parser, "        b\"", "\"")
+        .filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))
+        .map(str::to_owned)
+        .collect();
+    page_names("ratoon-worker.7", &words);
+}
+
+#[test]
+fn the_pages_are_of_this_version() {
+    let version = concat!("ratoon ", env!("CARGO_PKG_VERSION"));
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/man")).expect("the pages") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a page");
+        assert!(text.contains(version), "{} is not of {version}", path.display());
+    }
+}
+
+#[test]
+fn configurations_in_the_documentation_are_fine() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut checked = 0;
+    for document in ["README.md", "CONTRIBUTING.md"] {
+        for text in between(&read(document), "```toml\n", "```") {
+            let file = directory.path().join("pool.toml");
+            fs::write(&file, text).expect("pool.toml");
+            ratoon(&["check", file.to_str().expect("UTF-8")]);
+            checked += 1;
+        }
+    }
+    let page = read("packaging/man/ratoon.toml.5");
+    let example = between(&page, ".SH EXAMPLE\n.nf\n", ".fi").next().expect("an example");
+    let file = directory.path().join("page.toml");
+    fs::write(&file, example).expect("page.toml");
+    ratoon(&["check", file.to_str().expect("UTF-8")]);
+    assert!(checked > 3, "only {checked} configurations were found in the documentation");
+}
+
+#[test]
+fn files_that_the_documentation_names_are_there() {
+    const TOP: [&str; 7] = ["src/", "tests/", "systemd/", "examples/", "packaging/", "benches/", ".ci/"];
+    for document in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
+        let text = read(document);
+        let links = between(&text, "](", ")").filter(|link| !link.contains("://") && !link.starts_with('#'));
+        let words = text.split(|c: char| c.is_whitespace() || matches!(c, '`' | '(' | ')' | ',' | ';' | ':' | '[' | ']'));
+        let named = words.filter(|word| TOP.iter().any(|top| word.starts_with(top))).map(|word| word.trim_end_matches('.'));
+        let paths: BTreeSet<_> = links.chain(named).collect();
+        let missing: Vec<_> = paths.iter().filter(|path| !Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists()).collect();
+        assert!(missing.is_empty(), "{document} names what is not there: {missing:?}");
+    }
+}

@@ -7,7 +7,8 @@
 //! # Layout, version 1
 //!
 //! All numbers are unsigned 64-bit words in the machine's byte order at offsets that 8 divides; texts are UTF-8, their
-//! bytes in order of their addresses. Times are nanoseconds of `CLOCK_MONOTONIC`, 0 for none. The master fills the first
+//! bytes in order of their addresses. Times are nanoseconds of `CLOCK_MONOTONIC`
+//! (`CLOCK_MONOTONIC_COARSE` will do), 0 for none. The master fills the first
 //! eight words in before it hands the page over; the worker must take offsets and sizes from there, and use no page whose
 //! magic or version it doesn't know.
 //!
@@ -76,6 +77,7 @@ pub const INFO: usize = 256;
 pub const METHOD: usize = 16;
 
 /// Words of the header.
+#[cfg_attr(not(all(feature = "master", feature = "worker")), allow(dead_code, reason = "one side needs not all"))]
 pub(crate) mod header {
     pub const MAGIC: usize = 0;
     pub const VERSION: usize = 1;
@@ -97,6 +99,7 @@ pub(crate) mod header {
 }
 
 /// Words of a named counter.
+#[cfg_attr(not(all(feature = "master", feature = "worker")), allow(dead_code, reason = "one side needs not all"))]
 pub(crate) mod counter {
     pub const STATE: usize = 0;
     pub const VALUE: usize = 1;
@@ -109,6 +112,7 @@ pub(crate) mod counter {
 }
 
 /// Words of a connection slot.
+#[cfg_attr(not(all(feature = "master", feature = "worker")), allow(dead_code, reason = "one side needs not all"))]
 pub(crate) mod slot {
     pub const STATE: usize = 0;
     pub const SEQUENCE: usize = 1;

@@ -25,9 +25,10 @@ pub struct Board {
     taken: Box<[AtomicU64]>,
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds.
+/// `CLOCK_MONOTONIC` in nanoseconds, as of the kernel's last tick: some milliseconds are enough for a display, and this
+/// reading costs a tenth of the exact one.
 pub fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    let now = clock_gettime(ClockId::MonotonicCoarse);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

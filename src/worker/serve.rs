@@ -138,6 +138,7 @@ impl Server {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let drain = self.drain.clone().unwrap_or_else(|| draining().clone());
+        board(); // from now on nothing served is a figure, too
         // Each connection holds a clone; when all are gone, `recv` ends.
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
         let start = |accepted: Accepted| {

@@ -22,7 +22,7 @@ use crate::scoreboard::writer::{Connection, Head, Stage};
 
 thread_local! {
     /// The request whose handler this thread polls.
-    static CURRENT: RefCell<Option<Handle>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Running>> = const { RefCell::new(None) };
 }
 
 /// Tracks the requests of a service. Made by [`layer`], or by a [`Connection`](super::Connection) for its own requests.
@@ -122,7 +122,7 @@ pub struct Handle {
 /// The request whose handler calls; `None` outside of a tracked handler, and in tasks that it spawned (hand them the
 /// handle).
 pub fn request() -> Option<Handle> {
-    CURRENT.with_borrow(Clone::clone)
+    CURRENT.with_borrow(|running| running.as_ref().map(Running::handle))
 }
 
 impl Handle {
@@ -153,10 +153,9 @@ where
     type Future = TrackedFuture<S::Future>;
 
     fn call(&self, request: Request<B>) -> Self::Future {
-        let running = self.begin(&request);
-        let mut handle = Some(running.handle());
-        let future = within(&mut handle, || self.service.call(request));
-        TrackedFuture { future, running: Some(running), handle }
+        let mut running = Some(self.begin(&request));
+        let future = within(&mut running, || self.service.call(request));
+        TrackedFuture { future, running }
     }
 }
 
@@ -174,24 +173,23 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let running = self.begin(&request);
-        let mut handle = Some(running.handle());
-        let future = within(&mut handle, || self.service.call(request));
-        TrackedFuture { future, running: Some(running), handle }
+        let mut running = Some(self.begin(&request));
+        let future = within(&mut running, || self.service.call(request));
+        TrackedFuture { future, running }
     }
 }
 
 /// Runs something of a request's handler; meanwhile [`request`] gives its handle.
-fn within<T>(handle: &mut Option<Handle>, run: impl FnOnce() -> T) -> T {
+fn within<T>(running: &mut Option<Running>, run: impl FnOnce() -> T) -> T {
     /// Puts back what was there, when `run` panics, too.
-    struct Swapped<'a>(&'a mut Option<Handle>);
+    struct Swapped<'a>(&'a mut Option<Running>);
     impl Drop for Swapped<'_> {
         fn drop(&mut self) {
             CURRENT.with_borrow_mut(|current| std::mem::swap(current, self.0));
         }
     }
-    CURRENT.with_borrow_mut(|current| std::mem::swap(current, handle));
-    let _back = Swapped(handle);
+    CURRENT.with_borrow_mut(|current| std::mem::swap(current, running));
+    let _back = Swapped(running);
     run()
 }
 
@@ -201,7 +199,6 @@ pin_project_lite::pin_project! {
         #[pin]
         future: F,
         running: Option<Running>,
-        handle: Option<Handle>,
     }
 }
 
@@ -214,7 +211,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(within(this.handle, || this.future.poll(cx)));
+        let answer = ready!(within(this.running, || this.future.poll(cx)));
         let running = this.running.take();
         Poll::Ready(answer.map(|mut answer| {
             if let Some(running) = &running {

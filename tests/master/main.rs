@@ -4,12 +4,16 @@
 //! `chaos` and `hello`, and small scripts. Every test has a directory of its own, waits for what happens instead of
 //! sleeping, and leaves no process behind, even when it fails.
 
-#![allow(dead_code)]
-
 mod birth;
 mod config;
+#[path = "../support/load.rs"]
+mod generator;
 mod harness;
+mod hostile;
+mod idle;
+mod instances;
 mod life;
+mod load;
 mod pinned;
 mod queue;
 mod reload;

@@ -1,6 +1,7 @@
 //! Who asks for reloads, and what each is told: one runs, one waits, later askers join the waiting one.
 
-use super::harness::master::{Verb, pids, workers};
+use super::harness::http::Asked;
+use super::harness::master::{pids, workers};
 use super::harness::{Master, Place, Signal, Value, eventually};
 
 /// A pool of one whose workers of generations from 2 on wait for the test.
@@ -19,12 +20,26 @@ fn starts(master: &Master, generation: u64) -> Value {
     })
 }
 
-/// Asks for a reload while another runs, and waits until the master has it.
+/// Asks for a reload while another runs; the loop has it when this returns.
 #[track_caller]
-fn joins(master: &Master) -> Verb {
-    let verb = master.begin(&["reload"]);
-    verb.wait_for_line("another reload is under way");
-    verb
+fn joins(master: &Master) -> Asked {
+    let asked = Asked::post(&master.control(), "/reload");
+    // What is asked later is answered later.
+    master.status();
+    asked
+}
+
+/// How a reload that was asked for so ended.
+#[track_caller]
+fn told(asked: Asked) -> (u16, Value) {
+    let answer = asked.answer();
+    (answer.status, serde_json::from_str(&answer.body).expect("JSON"))
+}
+
+#[track_caller]
+fn committed(asked: Asked, generation: u64) {
+    let (status, said) = told(asked);
+    assert_eq!((status, &said["result"], &said["generation"]), (200, &"committed".into(), &generation.into()), "{said}");
 }
 
 #[test]
@@ -58,9 +73,8 @@ fn later_askers_join_the_waiting_reload_and_each_is_told_of_its_own() {
     starts(&master, 3);
     assert_eq!(master.status()["generation"], 2);
     master.place.open(3, 0);
-    for said in [second.end(), third.end()] {
-        assert!(said.code == Some(0) && said.out.contains("generation 3 is serving"), "{said:?}");
-    }
+    committed(second, 3);
+    committed(third, 3);
     assert_eq!(master.wait_until_calm()["generation"], 3, "two waited for one reload");
 }
 
@@ -71,12 +85,26 @@ fn the_waiting_reload_runs_although_the_first_fails() {
     let master = place.pool("count = 1", "").start();
     let first = master.begin(&["reload"]);
     starts(&master, 2);
-    let second = joins(&master);
+    let second = master.begin(&["reload"]);
+    second.wait_for_line("another reload is under way");
     master.place.write("fail", "");
     let (first, second) = (first.end(), second.end());
     assert!(first.code == Some(1) && first.err.contains("exit 5"), "{first:?}");
     assert!(second.code == Some(0), "{second:?}");
     assert_eq!(master.status()["last_reload"]["result"], "committed");
+}
+
+/// An asker goes away, and the loop knows.
+#[track_caller]
+fn goes(master: &Master, asked: Asked) {
+    let connections = || {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", master.pid)).into_iter().flatten().flatten();
+        descriptors.filter(|it| std::fs::read_link(it.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))).count()
+    };
+    let before = connections();
+    drop(asked);
+    eventually("it is seen", || (connections() < before).then_some(()), || master.log());
+    master.status();
 }
 
 #[test]
@@ -86,18 +114,17 @@ fn a_waiting_reload_goes_with_its_last_asker_and_not_before() {
     starts(&master, 2);
     let (second, third) = (joins(&master), joins(&master));
     // One of two that wait.
-    second.signal(Signal::KILL);
+    goes(&master, second);
     master.place.open(2, 0);
     assert_eq!(first.end().code, Some(0));
     starts(&master, 3);
     master.place.open(3, 0);
-    assert_eq!(third.end().code, Some(0));
+    committed(third, 3);
 
     let first = master.begin(&["reload"]);
     starts(&master, 4);
-    joins(&master).signal(Signal::KILL);
-    // The master has seen that it went: a verb that is asked later is answered later.
-    master.ok(&["scale", "1"]);
+    let second = joins(&master);
+    goes(&master, second);
     master.place.open(4, 0);
     assert_eq!(first.end().code, Some(0));
     let status = master.wait_until_calm();
@@ -191,9 +218,10 @@ fn a_reload_that_the_end_overtakes_is_told_so() {
     starts(&master, 2);
     let waiting = joins(&master);
     master.signal(Signal::TERM);
-    for said in [running.end(), waiting.end()] {
-        assert!(said.code == Some(1) && said.err.contains("stopping"), "{said:?}");
-    }
+    let said = running.end();
+    assert!(said.code == Some(1) && said.err.contains("stopping"), "{said:?}");
+    let (status, said) = told(waiting);
+    assert_eq!((status, &said["result"], &said["reason"]), (409, &"aborted".into(), &"the instance is stopping".into()));
     assert_eq!(master.end().code(), Some(0));
 }
 
@@ -202,13 +230,11 @@ fn many_askers_at_once_get_at_most_two_reloads() {
     let master = gated_pool();
     let first = master.begin(&["reload"]);
     starts(&master, 2);
-    let others: Vec<Verb> = (0..6).map(|_| joins(&master)).collect();
+    let others: Vec<Asked> = (0..6).map(|_| joins(&master)).collect();
     master.place.open(2, 0);
     master.place.open(3, 0);
     assert_eq!(first.end().code, Some(0));
-    for said in others.into_iter().map(Verb::end) {
-        assert!(said.code == Some(0) && said.out.contains("generation 3 is serving"), "{said:?}");
-    }
+    others.into_iter().for_each(|asked| committed(asked, 3));
     assert_eq!(master.wait_until_calm()["generation"], 3);
 }
 

@@ -3,27 +3,17 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::harness::master::{last_failure, pids, wait_for_end_of, workers};
-use super::harness::{Master, Place, Signal, Value, eventually, http, processes};
-
-/// A request that takes until the drain has begun and a bit, on another thread.
-fn slow_request(master: &Master, path: &'static str) -> std::thread::JoinHandle<String> {
-    let address = master.address();
-    let request = std::thread::spawn(move || http::get(&address, path).map_or_else(|error| error.to_string(), |it| it.body));
-    master.wait("a connection is open", |status| {
-        workers(status).iter().any(|worker| worker["open_connections"].as_u64().unwrap_or(0) > 0)
-    });
-    request
-}
+use super::harness::{Master, Place, Signal, Value, eventually, processes};
 
 #[test]
 fn term_int_and_quit_drain_and_end_with_0() {
     for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
         let master = Place::new().pool("count = 2", "").start();
         let workers = pids(&master.status());
-        let request = slow_request(&master, "/sleep?ms=400");
+        let request = master.ask_for_later();
         master.signal(signal);
         master.systemd().wait("STOPPING=1", |all| all.iter().any(|it| it.lines().any(|line| line == "STOPPING=1")).then_some(()));
-        let answer = request.join().expect("no panic");
+        let answer = request.answer();
         assert!(answer.contains("generation 1"), "a request under way was lost: {answer}");
         let ended = master.end();
         assert_eq!(ended.code(), Some(0), "{signal:?}: {ended}\n{}", master.log());
@@ -141,13 +131,13 @@ fn what_a_crashed_worker_leaves_behind_is_killed_before_it_is_replaced() {
 fn connections_of_the_old_generation_are_served_while_the_new_one_serves() {
     let master = Place::new().pool("count = 1", "").start();
     let old = pids(&master.status());
-    let request = slow_request(&master, "/sleep?ms=600");
+    let request = master.ask_for_later();
     master.ok(&["reload"]);
     assert!(master.get("/").contains("generation 2 "));
     let status = master.status();
     let draining = workers(&status).iter().find(|worker| worker["state"] == "draining").expect("the old worker");
     assert_eq!((draining["generation"].as_u64(), draining["pid"].as_u64()), (Some(1), Some(old[0].into())));
-    let answer = request.join().expect("no panic");
+    let answer = request.answer();
     assert!(answer.contains("generation 1"), "{answer}");
     master.wait_until_calm();
 }
@@ -189,10 +179,10 @@ fn a_stopped_worker_hears_that_it_shall_end() {
 #[test]
 fn a_worker_with_more_time_than_its_stop_timeout_is_not_killed() {
     let place = Place::new();
-    let script = "#!/bin/sh\ntrap 'systemd-notify EXTEND_TIMEOUT_USEC=20000000; sleep 0.8; echo done > ../done; exit 0' TERM\n\
+    let script = "#!/bin/sh\ntrap 'systemd-notify EXTEND_TIMEOUT_USEC=60000000; sleep 2; echo done > ../done; exit 0' TERM\n\
         systemd-notify --ready\nwhile :; do sleep 0.01; done\n";
     place.program("v1/worker", script);
-    let master = place.pool("count = 1\nstop_timeout = '500ms'", "").start();
+    let master = place.pool("count = 1\nstop_timeout = '1500ms'", "").start();
     master.signal(Signal::TERM);
     assert_eq!(master.end().code(), Some(0));
     assert_eq!(master.place.read("done"), "done\n", "{}", master.log());

@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::PATIENCE;
+use super::{PATIENCE, eventually};
 
 /// What came back.
 #[derive(Debug)]
@@ -34,8 +35,16 @@ pub fn over_unix(socket: &Path, method: &str, path: &str, patience: Duration) ->
 }
 
 fn talk(mut stream: impl Read + Write, method: &str, path: &str) -> std::io::Result<Answer> {
+    ask(&mut stream, method, path)?;
+    read(&mut stream)
+}
+
+fn ask(stream: &mut impl Write, method: &str, path: &str) -> std::io::Result<()> {
     // 1.0: the answer ends with the connection, and comes in one piece.
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")
+}
+
+fn read(stream: &mut impl Read) -> std::io::Result<Answer> {
     let mut text = Vec::new();
     stream.read_to_end(&mut text)?;
     let text = String::from_utf8_lossy(&text).into_owned();
@@ -43,4 +52,33 @@ fn talk(mut stream: impl Read + Write, method: &str, path: &str) -> std::io::Res
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(bad)?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(bad)?;
     Ok(Answer { status, body: body.to_owned() })
+}
+
+/// A request whose answer is awaited later; who drops it has gone away.
+pub struct Asked(UnixStream);
+
+impl Asked {
+    /// Asks, and waits until the other side has read that.
+    #[track_caller]
+    pub fn post(socket: &Path, path: &str) -> Asked {
+        let mut stream = UnixStream::connect(socket).expect("the control socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        ask(&mut stream, "POST", path).expect("written");
+        eventually("the request is read", || (unread(&stream) == 0).then_some(()), String::new);
+        Asked(stream)
+    }
+
+    /// The answer.
+    pub fn answer(mut self) -> Answer {
+        read(&mut self.0).expect("an answer")
+    }
+}
+
+/// How much of what was written the other side has not read.
+fn unread(stream: &UnixStream) -> i32 {
+    let mut bytes = 0;
+    // SAFETY: the kernel writes one int.
+    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    bytes
 }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use serde_json::Value;
 
@@ -133,6 +134,19 @@ impl Master {
         http::get(&self.address(), path)
     }
 
+    /// A request that a worker answers when the test says so; under way when this returns.
+    #[track_caller]
+    pub fn ask_for_later(&self) -> Later {
+        let address = self.address();
+        let open = |status: &Value| workers(status).iter().filter_map(|it| it["open_connections"].as_u64()).sum::<u64>();
+        let before = open(&self.status());
+        let file = self.place.path(format!("answer.{before}"));
+        let path = format!("/wait?file={}", file.display());
+        let request = std::thread::spawn(move || http::get(&address, &path).map_or_else(|error| error.to_string(), |it| it.body));
+        self.wait("a worker has the request", |status| open(status) > before);
+        Later { request, file }
+    }
+
     pub fn signal(&self, signal: Signal) {
         processes::signal(self.pid, signal);
     }
@@ -176,6 +190,20 @@ impl Drop for Master {
         let child = self.child.get_mut();
         let _ = child.kill();
         let _ = child.wait();
+    }
+}
+
+/// A request under way.
+pub struct Later {
+    request: JoinHandle<String>,
+    file: PathBuf,
+}
+
+impl Later {
+    /// Lets it be answered; gives what the worker said, or why nothing came.
+    pub fn answer(self) -> String {
+        fs::write(&self.file, "").expect("a file");
+        self.request.join().expect("no panic")
     }
 }
 

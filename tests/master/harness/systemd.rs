@@ -18,16 +18,23 @@ struct Heard {
 pub struct Systemd {
     path: PathBuf,
     heard: Arc<Heard>,
-    /// Kept open when nobody reads it.
-    deaf: Option<UnixDatagram>,
+    /// Kept open while nobody reads it.
+    deaf: Mutex<Option<UnixDatagram>>,
 }
 
 impl Systemd {
     /// One that reads all that is said.
     pub fn listening(path: &Path) -> Systemd {
         let socket = UnixDatagram::bind(path).expect("a notify socket");
-        let heard = Arc::new(Heard::default());
-        let (listener, from) = (heard.clone(), path.to_owned());
+        let systemd = Systemd { path: path.to_owned(), heard: Arc::default(), deaf: Mutex::new(Some(socket)) };
+        systemd.hear_again();
+        systemd
+    }
+
+    /// Begins to read.
+    pub fn hear_again(&self) {
+        let Some(socket) = self.deaf.lock().expect("no panic under the lock").take() else { return };
+        let heard = self.heard.clone();
         std::thread::spawn(move || {
             let mut buffer = [0; 65536];
             while let Ok(length) = socket.recv(&mut buffer) {
@@ -36,23 +43,21 @@ impl Systemd {
                 if text == "END" {
                     break;
                 }
-                listener.messages.lock().expect("no panic under the lock").push(text);
-                listener.more.notify_all();
+                heard.messages.lock().expect("no panic under the lock").push(text);
+                heard.more.notify_all();
             }
-            drop(from);
         });
-        Systemd { path: path.to_owned(), heard, deaf: None }
     }
 
     /// One that has the socket open and never reads it.
     pub fn deaf(path: &Path) -> Systemd {
         let socket = UnixDatagram::bind(path).expect("a notify socket");
-        Systemd { path: path.to_owned(), heard: Arc::default(), deaf: Some(socket) }
+        Systemd { path: path.to_owned(), heard: Arc::default(), deaf: Mutex::new(Some(socket)) }
     }
 
     /// Whether it reads.
     pub fn listens(&self) -> bool {
-        self.deaf.is_none()
+        self.deaf.lock().expect("no panic under the lock").is_none()
     }
 
     /// For `NOTIFY_SOCKET`.
@@ -85,16 +90,11 @@ impl Systemd {
     pub fn wait_for(&self, message: &str, times: usize) {
         self.wait(message, |all| (all.iter().filter(|it| *it == message).count() >= times).then_some(()));
     }
-
-    /// The status lines, in their order.
-    pub fn statuses(&self) -> Vec<String> {
-        self.messages().iter().filter_map(|message| message.strip_prefix("STATUS=").map(str::to_owned)).collect()
-    }
 }
 
 impl Drop for Systemd {
     fn drop(&mut self) {
-        if self.deaf.is_none()
+        if self.listens()
             && let Ok(socket) = UnixDatagram::unbound()
         {
             let _ = socket.send_to(b"END", &self.path);

@@ -6,6 +6,7 @@
 //! with instances of its own.
 #![forbid(unsafe_code)]
 
+mod bus;
 mod container;
 mod instance;
 #[path = "../support/load.rs"]
@@ -44,7 +45,7 @@ fn main() {
         }
         let slot = Slot::default();
         slots.push(slot.clone());
-        for &(name, case) in [units::CASES, pool::CASES].into_iter().flatten() {
+        for &(name, case) in [units::CASES, pool::CASES, bus::CASES].into_iter().flatten() {
             let slot = slot.clone();
             let run = move || {
                 let mut slot = slot.lock().expect("no case panics through here");

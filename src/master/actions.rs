@@ -208,12 +208,21 @@ impl Master {
             Kind::GaveUp => (Level::Error, None),
         };
         let pid = log.worker.and_then(|worker| self.processes.get(&worker)).map(|process: &Process| process.pid);
+        // "worker 3 (slot 0): exit 1": the catalog's texts ask for what stands behind the colon.
+        let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
+        let (how, reason) = match log.kind {
+            Kind::WorkerFailed | Kind::StartTimeout | Kind::Watchdog | Kind::Degraded => (why, None),
+            Kind::RolledBack | Kind::Refused => (None, why),
+            _ => (None, None),
+        };
         self.record(Record {
             generation: log.generation,
             worker: log.worker,
             slot: log.slot,
             pid,
             id,
+            how,
+            reason,
             ..Record::new(level, log.message)
         });
     }

@@ -6,13 +6,13 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
 use support::load::{Load, answers};
-use support::{Master, example, signal, target_debug};
+use support::{Master, example, signal};
 
 /// What a program loses by itself when it is told to stop under load.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,7 +109,7 @@ fn a_worker_s_life(worker: &str, loses: Loses) {
     // The end.
     let ended = master.stop();
     assert!(ended.success(), "{ended}");
-    assert!(!std::path::Path::new(&format!("/proc/{last}")).exists(), "the worker outlived its master");
+    assert!(!Path::new(&format!("/proc/{last}")).exists(), "the worker outlived its master");
 }
 
 /// The pids of all living workers.
@@ -120,7 +120,7 @@ fn pids(status: &Value) -> Vec<u32> {
 
 /// A program of the virtual environment that `tests/setup` made.
 fn venv(program: &str) -> PathBuf {
-    let path = target_debug().parent().expect("target").join("venv/bin").join(program);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin").join(program);
     assert!(path.exists(), "{} is missing: run tests/setup", path.display());
     path
 }

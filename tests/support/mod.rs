@@ -123,14 +123,9 @@ impl Drop for Master {
 
 /// A program that `cargo build --examples` made.
 pub fn example(name: &str) -> PathBuf {
-    let path = target_debug().join("examples").join(name);
+    let path = Path::new(env!("CARGO_BIN_EXE_ratoon")).with_file_name("examples").join(name);
     assert!(path.exists(), "{} is missing: cargo build --all-features --examples", path.display());
     path
-}
-
-/// `target/debug`, or whatever it is called in this build.
-pub fn target_debug() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_ratoon")).parent().expect("a file in a directory")
 }
 
 /// Sends a signal to a process of the test's own.

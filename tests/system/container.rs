@@ -34,12 +34,14 @@ pub struct Container {
 impl Container {
     /// Boots, installs Ratoon as its package would, and waits until all units of the boot have started.
     pub fn boot(version: Version) -> Result<Container, String> {
-        let target = target_dir();
-        let root = target.join("roots").join(version.release);
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/roots").join(version.release);
         if !root.join("usr").is_dir() {
             return Err(format!("{} is missing: run tests/setup", root.display()));
         }
-        let programs = target.join("debug/examples");
+        let programs = Path::new(env!("CARGO_BIN_EXE_ratoon")).with_file_name("examples");
+        if !programs.join("hello").exists() {
+            return Err(format!("{} has no programs: cargo build --all-features --examples", programs.display()));
+        }
         let work = tempfile::tempdir().map_err(|e| format!("a directory for the overlay: {e}"))?;
         let cgroup = make_cgroup(version.number)?;
         let mut boot = Command::new("unshare")
@@ -233,12 +235,6 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// Output without its last newline.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end().into()
-}
-
-/// `target/`, of which this program is a part.
-fn target_dir() -> PathBuf {
-    let program = Path::new(env!("CARGO_BIN_EXE_ratoon"));
-    program.ancestors().nth(2).expect("target/debug/ratoon").to_path_buf()
 }
 
 /// A cgroup of the container's own, with every controller that there is; those of runs that were killed are removed.

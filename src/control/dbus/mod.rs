@@ -6,8 +6,8 @@
 //! zbus is the transport and the wire format. Its object server is not used, and the reasons are figures: with it a
 //! worker object costs 1.1 KiB of memory (measured with 1,000), all that the master may spend on a worker; a client
 //! that lists the objects makes it ask for the status document once for each property; and it accepts surplus
-//! arguments. Here a worker is a row of what was last said of it, and one table of methods ([`call`]) says what may be
-//! called with which arguments; the introspection text is the shipped file itself ([`introspect`]).
+//! arguments. Here a worker is a row of what was last said of it, and one table of methods (`call`) says what may be
+//! called with which arguments; the introspection text is the shipped file itself (`introspect`).
 //!
 //! | file | owns |
 //! |---|---|

@@ -17,6 +17,7 @@ mod status;
 mod status_view;
 mod table;
 mod target;
+mod top;
 mod upgrade;
 
 use std::path::PathBuf;
@@ -54,6 +55,8 @@ enum Verb {
     Recycle(recycle::Options),
     /// Replace the master's own program in place; the workers go on
     Upgrade(upgrade::Options),
+    /// Watch the pool live in the terminal
+    Top(top::Options),
     /// Read a configuration and say what is wrong with it, with line and column
     Check {
         /// The configuration
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
         Verb::Scale(options) => ask(scale::run(options)),
         Verb::Recycle(options) => ask(recycle::run(options)),
         Verb::Upgrade(options) => ask(upgrade::run(options)),
+        Verb::Top(options) => ask(top::run(options)),
         Verb::Check { file } => check::run(&file),
     }
 }

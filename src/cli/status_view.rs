@@ -20,7 +20,7 @@ pub(super) struct Clock {
 
 impl Clock {
     /// An RFC 3339 time, as the wall clock here showed it.
-    fn local(&self, time: &str) -> String {
+    pub(super) fn local(&self, time: &str) -> String {
         match time.parse::<Timestamp>() {
             Ok(at) => at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
             Err(_) => clean(time),
@@ -28,7 +28,7 @@ impl Clock {
     }
 
     /// How long ago an RFC 3339 time was; a clock that was set back makes it 0.
-    fn since(&self, time: &str) -> String {
+    pub(super) fn since(&self, time: &str) -> String {
         match time.parse::<Timestamp>() {
             Ok(at) => milliseconds(self.now.duration_since(at)),
             Err(_) => "-".to_owned(),
@@ -155,7 +155,7 @@ fn workers(document: &Document, clock: &Clock, screen: &Screen) -> String {
 }
 
 /// A draining worker that still holds its listening socket may still accept, which is worth a word.
-fn state(worker: &Worker) -> String {
+pub(super) fn state(worker: &Worker) -> String {
     match (worker.state.as_str(), worker.listening) {
         ("draining", Some(true)) => "draining, still listens".to_owned(),
         (state, _) => state.to_owned(),

@@ -72,7 +72,22 @@ impl Fake {
 
     /// Serves as the control socket of an instance of the user `uid`.
     pub fn start_for(uid: u32) -> Fake {
-        let directory = tempfile::tempdir().unwrap();
+        Fake::start_in(tempfile::tempdir().unwrap(), uid)
+    }
+
+    /// Goes away without a word; its place is left, and its socket is not served.
+    pub async fn end(mut self) -> TempDir {
+        self.tasks.shutdown().await;
+        self.directory
+    }
+
+    /// Another master, where one has ended.
+    pub fn start_again(directory: TempDir) -> Fake {
+        std::fs::remove_file(directory.path().join("control")).unwrap();
+        Fake::start_in(directory, rustix::process::geteuid().as_raw())
+    }
+
+    fn start_in(directory: TempDir, uid: u32) -> Fake {
         let control = directory.path().join("control");
         let listener = UnixListener::bind(&control).unwrap();
         let (handle, ends) = channel(summary());

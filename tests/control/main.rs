@@ -7,4 +7,6 @@ mod fake;
 mod front;
 mod hostile;
 mod page;
+mod pty;
+mod top;
 mod verbs;

@@ -1,0 +1,152 @@
+//! What happens in a second: the differences between documents. Pure.
+//!
+//! Law: a total that was not there before, or that went down, says nothing of a rate.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::status::tree::Document;
+
+/// Differences over less time than this are noise.
+const SHORTEST: Duration = Duration::from_millis(800);
+/// Past figures that are kept for the curve.
+const KEPT: usize = 240;
+
+/// Of one worker, a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct OfWorker {
+    /// Requests.
+    pub(super) requests: Option<f64>,
+    /// CPUs that it keeps busy: 1.0 is a whole one.
+    pub(super) cpu: Option<f64>,
+}
+
+/// The totals of one document.
+struct Totals {
+    at: Instant,
+    instance: String,
+    start_time: String,
+    pool: [Option<u64>; 3],
+    workers: HashMap<u64, (Option<u64>, Option<u64>)>,
+}
+
+/// What happens in a second.
+#[derive(Default)]
+pub(super) struct Rates {
+    before: Option<Totals>,
+    /// Requests of the pool.
+    pub(super) requests: Option<f64>,
+    /// Bytes from clients.
+    pub(super) read: Option<f64>,
+    /// Bytes to clients.
+    pub(super) written: Option<f64>,
+    /// By id.
+    pub(super) workers: HashMap<u64, OfWorker>,
+    /// Requests of the pool, oldest first.
+    pub(super) history: VecDeque<f64>,
+}
+
+impl Rates {
+    /// Takes in a document that came at `at`.
+    pub(super) fn learn(&mut self, document: &Document, at: Instant) {
+        let totals = Totals {
+            at,
+            instance: document.instance.clone(),
+            start_time: document.start_time.clone(),
+            pool: [document.requests, document.bytes_read, document.bytes_written],
+            workers: document.workers.iter().map(|worker| (worker.id, (worker.requests, worker.cpu_usec))).collect(),
+        };
+        let Some(before) = &self.before else {
+            self.before = Some(totals);
+            return;
+        };
+        // Another life of the instance counts from 0 again.
+        if (&before.instance, &before.start_time) != (&totals.instance, &totals.start_time) {
+            *self = Rates { before: Some(totals), ..Rates::default() };
+            return;
+        }
+        let passed = at.saturating_duration_since(before.at);
+        if passed < SHORTEST {
+            return;
+        }
+        let each = |before, after| per_second(before, after, passed);
+        [self.requests, self.read, self.written] = [0, 1, 2].map(|which| each(before.pool[which], totals.pool[which]));
+        self.workers = totals
+            .workers
+            .iter()
+            .filter_map(|(id, (requests, cpu))| {
+                let (requests_before, cpu_before) = before.workers.get(id)?;
+                let cpu = each(*cpu_before, *cpu).map(|usec| usec / 1e6);
+                Some((*id, OfWorker { requests: each(*requests_before, *requests), cpu }))
+            })
+            .collect();
+        if let Some(requests) = self.requests {
+            self.history.push_back(requests);
+            if self.history.len() > KEPT {
+                self.history.pop_front();
+            }
+        }
+        self.before = Some(totals);
+    }
+
+    /// CPUs that all workers together keep busy; unknown when no worker's is known.
+    pub(super) fn cpu(&self) -> Option<f64> {
+        let known = self.workers.values().filter_map(|worker| worker.cpu);
+        known.fold(None, |sum, cpu| Some(sum.unwrap_or(0.0) + cpu))
+    }
+}
+
+fn per_second(before: Option<u64>, after: Option<u64>, passed: Duration) -> Option<f64> {
+    let more = after?.checked_sub(before?)?;
+    Some(more as f64 / passed.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::tree::Worker;
+
+    fn document(requests: Option<u64>, cpu: Option<u64>) -> Document {
+        let worker = Worker { id: 5, requests, cpu_usec: cpu, ..Worker::default() };
+        Document { start_time: "then".into(), requests, workers: vec![worker], ..Document::default() }
+    }
+
+    #[test]
+    fn a_rate_is_a_difference_over_time() {
+        let (mut rates, start) = (Rates::default(), Instant::now());
+        rates.learn(&document(Some(1000), Some(500_000)), start);
+        assert_eq!(rates.requests, None, "one document says nothing");
+        rates.learn(&document(Some(1500), Some(1_500_000)), start + Duration::from_secs(2));
+        assert_eq!(rates.requests, Some(250.0));
+        assert_eq!(rates.workers[&5], OfWorker { requests: Some(250.0), cpu: Some(0.5) });
+        assert_eq!(rates.cpu(), Some(0.5));
+        // So soon after, only the next one counts, and from the one before.
+        rates.learn(&document(Some(1501), None), start + Duration::from_millis(2100));
+        assert_eq!(rates.requests, Some(250.0));
+        rates.learn(&document(Some(1600), None), start + Duration::from_secs(3));
+        assert_eq!((rates.requests, rates.cpu()), (Some(100.0), None));
+        assert_eq!(rates.history, [250.0, 100.0]);
+    }
+
+    #[test]
+    fn what_is_not_known_or_went_down_has_no_rate() {
+        let (mut rates, start) = (Rates::default(), Instant::now());
+        for (second, requests) in [(0, None), (1, Some(5)), (2, Some(3))] {
+            rates.learn(&document(requests, None), start + Duration::from_secs(second));
+            assert_eq!(rates.requests, None, "at {second}");
+        }
+        // A new life begins anew.
+        let reborn = Document { start_time: "now".into(), ..document(Some(90), None) };
+        rates.learn(&reborn, start + Duration::from_secs(3));
+        assert_eq!((rates.requests, rates.history.len()), (None, 0));
+    }
+
+    #[test]
+    fn the_history_is_bounded() {
+        let (mut rates, start) = (Rates::default(), Instant::now());
+        for second in 0..1000 {
+            rates.learn(&document(Some(second * 10), None), start + Duration::from_secs(second));
+        }
+        assert_eq!(rates.history.len(), KEPT);
+    }
+}

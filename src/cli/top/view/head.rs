@@ -1,0 +1,183 @@
+//! The upper part: the pool at a glance, its rates, the reload, and a picture of slots × generations.
+
+use std::collections::BTreeMap;
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style as Look};
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::Sparkline;
+
+use super::View;
+use crate::cli::screen::{Style, bytes, clean, number, span};
+use crate::cli::status_view::state_style;
+use crate::cli::top::columns::per_second;
+use crate::status::tree::Worker;
+
+/// Generations that have a strip; the newest count.
+const STRIPS: usize = 4;
+/// Slots that a strip shows at most; the screen cuts before.
+const SLOTS: u32 = 512;
+/// Columns of the bar that shows how far a reload is.
+const BAR: usize = 20;
+/// Columns that the curve needs to say anything, and takes at most.
+const CURVE: (u16, u16) = (12, 60);
+
+impl View<'_> {
+    /// Four lines.
+    pub(super) fn head(&self, frame: &mut Frame<'_>, area: Rect) {
+        let rates = self.rates_line();
+        let taken = u16::try_from(rates.width()).unwrap_or(u16::MAX).saturating_add(2);
+        frame.render_widget(Text::from(vec![self.title(), self.status_line(), rates, self.reload_line()]), area);
+        let room = area.width.saturating_sub(taken);
+        if area.height > 2 && room >= CURVE.0 {
+            let line = Rect { y: area.y + 2, height: 1, ..area };
+            let [_, curve] = Layout::horizontal([Constraint::Length(taken), Constraint::Length(room.min(CURVE.1))]).areas(line);
+            let history = &self.state.rates.history;
+            let first = history.len().saturating_sub(curve.width.into());
+            // Tenths, so that a pool with few requests has a curve too.
+            let data = history.iter().skip(first).map(|rate| (rate * 10.0).round() as u64).collect::<Vec<_>>();
+            frame.render_widget(Sparkline::default().data(data).style(self.look(Style::Good)), curve);
+        }
+    }
+
+    fn title(&self) -> Line<'static> {
+        let document = &self.state.document;
+        let style = match document.workers_ready {
+            0 => Style::Bad,
+            _ => state_style(&document.state, document.degraded),
+        };
+        let degraded = if document.degraded { ", degraded" } else { "" };
+        let failed = match document.worker_crashes {
+            0 => String::new(),
+            count => format!(", {} failed so far", number(count)),
+        };
+        Line::from(vec![
+            self.span(clean(&document.instance), Style::Strong),
+            Span::raw(" "),
+            self.span(format!("{}{degraded}", clean(&document.state)), style),
+            Span::raw(format!(
+                ", generation {}, {}/{} ready, up {}{failed}",
+                document.generation,
+                document.workers_ready,
+                document.workers_configured,
+                self.clock.since(&document.start_time),
+            )),
+        ])
+    }
+
+    fn status_line(&self) -> Line<'static> {
+        match &self.state.lost {
+            Some((since, why)) => {
+                let gone = self.milliseconds(*since);
+                let text = format!("MASTER GONE for {gone}, trying again; what you see is old: {why}");
+                Line::from(Span::styled(text, self.look(Style::Bad).add_modifier(Modifier::REVERSED)))
+            }
+            None => Line::from(self.span(clean(&self.state.document.status_text), Style::Faint)),
+        }
+    }
+
+    fn rates_line(&self) -> Line<'static> {
+        let (document, rates) = (&self.state.document, &self.state.rates);
+        let sum = |of: fn(&Worker) -> Option<u64>| {
+            let known = document.workers.iter().filter_map(of);
+            known.fold(None, |sum: Option<u64>, it| Some(sum.unwrap_or(0).saturating_add(it)))
+        };
+        let queue = document
+            .sockets
+            .iter()
+            .filter_map(|socket| socket.queue)
+            .fold(None, |sum: Option<u64>, it| Some(sum.unwrap_or(0).saturating_add(it)));
+        let rate = |rate: Option<f64>| rate.map(|it| bytes(it.round() as u64));
+        let figures = [
+            ("req/s", rates.requests.map(per_second)),
+            ("conns", sum(|worker| worker.open_connections).map(number)),
+            ("queue", queue.map(number)),
+            ("cpu", rates.cpu().map(|cpu| format!("{:.0}%", cpu * 100.0))),
+            ("mem", sum(|worker| worker.memory_rss).map(bytes)),
+            ("in/s", rate(rates.read)),
+            ("out/s", rate(rates.written)),
+        ];
+        let mut spans = Vec::new();
+        for (name, value) in figures {
+            spans.push(self.span(format!("{name} "), Style::Faint));
+            spans.push(self.span(format!("{}  ", value.unwrap_or_else(|| "-".to_owned())), Style::Strong));
+        }
+        Line::from(spans)
+    }
+
+    fn reload_line(&self) -> Line<'static> {
+        let document = &self.state.document;
+        if let Some(reload) = &self.state.reload {
+            let took = self.milliseconds(reload.since);
+            let Some(generation) = reload.generation else {
+                return Line::from(self.span(format!("reloading for {took}"), Style::Busy));
+            };
+            let new = document.workers.iter().filter(|worker| worker.generation == generation);
+            let ready = new.filter(|worker| worker.state == "ready").count();
+            let wanted = usize::try_from(document.workers_configured).unwrap_or(usize::MAX).max(1);
+            let full = (ready.min(wanted) * BAR) / wanted;
+            let bar = format!("[{}{}]", "#".repeat(full), ".".repeat(BAR - full));
+            let text = format!("reloading to generation {generation} {bar} {ready}/{wanted} ready, {took}");
+            return Line::from(self.span(text, Style::Busy));
+        }
+        let Some(last) = &document.last_reload else { return Line::from(self.span("no reload yet", Style::Faint)) };
+        let style = if last.result == "committed" { Style::Faint } else { Style::Bad };
+        let why = if last.reason.is_empty() { String::new() } else { format!(": {}", clean(&last.reason)) };
+        let result = clean(&last.result).replace('-', " ");
+        let (ago, took) = (self.clock.since(&last.start_time), span(last.duration_ms));
+        Line::from(self.span(format!("reload {ago} ago to generation {} {result} after {took}{why}", last.generation), style))
+    }
+
+    /// How long ago that was.
+    fn milliseconds(&self, since: std::time::Instant) -> String {
+        span(u64::try_from(self.now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// A line a generation; a slot keeps its column from one to the next.
+    pub(super) fn strips(&self) -> Vec<Line<'static>> {
+        let document = &self.state.document;
+        // By generation, then slot; a recycle has two workers in one slot, and the ready one is the slot's.
+        let mut found = BTreeMap::<u64, BTreeMap<u32, &Worker>>::new();
+        found.insert(document.generation, BTreeMap::new());
+        for worker in &document.workers {
+            let place = found.entry(worker.generation).or_default().entry(worker.slot).or_insert(worker);
+            if place.state != "ready" {
+                *place = worker;
+            }
+        }
+        let slots = document.workers.iter().map(|worker| worker.slot.saturating_add(1)).max().unwrap_or(0);
+        let slots = slots.max(document.workers_configured).min(SLOTS);
+        let skip = found.len().saturating_sub(STRIPS);
+        found.into_iter().skip(skip).map(|(generation, own)| self.strip(generation, &own, slots)).collect()
+    }
+
+    fn strip(&self, generation: u64, own: &BTreeMap<u32, &Worker>, slots: u32) -> Line<'static> {
+        let document = &self.state.document;
+        let role = match generation.cmp(&document.generation) {
+            std::cmp::Ordering::Less => "old",
+            std::cmp::Ordering::Equal => "serving",
+            std::cmp::Ordering::Greater => "new",
+        };
+        let mut spans = vec![Span::raw(format!("gen {generation:<5} {role:<8}"))];
+        for slot in 0..slots {
+            let (mark, colour) = match own.get(&slot).map(|worker| worker.state.as_str()) {
+                Some("ready") => ("R", Some(Color::Green)),
+                Some("starting") => ("s", Some(Color::Yellow)),
+                Some("draining") => ("d", Some(Color::Blue)),
+                Some(_) => ("?", Some(Color::Magenta)),
+                None if document.failures.iter().any(|it| it.generation == generation && it.slot == slot) => {
+                    ("x", Some(Color::Red))
+                }
+                None => (".", None),
+            };
+            let look = match colour.filter(|_| self.colour) {
+                Some(colour) => Look::new().bg(colour).fg(Color::Black),
+                None => Look::new(),
+            };
+            spans.push(Span::styled(mark, look));
+            spans.push(Span::raw(if slot % 8 == 7 { "  " } else { " " }));
+        }
+        Line::from(spans)
+    }
+}

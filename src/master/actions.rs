@@ -27,7 +27,10 @@ impl Master {
                 // A stopped process hears nothing until it goes on.
                 self.signal(worker, libc::SIGCONT);
             }
-            Action::Abort(worker) => self.signal(worker, libc::SIGABRT),
+            Action::Abort(worker) => {
+                self.signal(worker, libc::SIGABRT);
+                self.signal(worker, libc::SIGCONT);
+            }
             Action::Kill(worker) => self.kill(worker),
             Action::Changed(worker) => self.changed(worker),
             Action::Ended(ended) => self.told_end(ended),
@@ -242,6 +245,9 @@ impl Master {
             Some(group) => group.kill().map_err(|error| error.to_string()),
             None => {
                 crate::sys::descendants::kill(&Self::family(worker, process));
+                for (_, pidfd) in &process.former {
+                    let _ = pidfd.signal(libc::SIGKILL);
+                }
                 Ok(())
             }
         };

@@ -8,10 +8,15 @@ use super::turn::{Brought, Master};
 use crate::control::{Ask, AskerId, Command, Reply};
 use crate::pool::Event;
 
+/// So many signals are served a turn.
+const SIGNALS: usize = 16;
+
 impl Master {
     /// Signals to the master (contract §2).
     pub(super) fn signals(&mut self) {
-        while let Some(signal) = self.signals.read() {
+        // No more a turn than there are kinds: who sends them without end must not keep the loop here.
+        for _ in 0..SIGNALS {
+            let Some(signal) = self.signals.read() else { return };
             match signal {
                 libc::SIGHUP => self.reload_unattended(),
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => self.stop(),
@@ -147,6 +152,7 @@ impl Master {
                     self.events.push_back(Event::Stop { now: false });
                 }
             }
+            Brought::Orphans => self.children(),
             Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),
             Brought::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),
         }

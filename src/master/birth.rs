@@ -45,11 +45,15 @@ impl Master {
         }
     }
 
-    fn notify_socket(&self, path: &PathBuf, release: &Release) -> Result<NotifySocket, String> {
+    fn notify_socket(&mut self, path: &PathBuf, release: &Release) -> Result<NotifySocket, String> {
         let owner = release.plan.identity.as_ref().map(|identity| (identity.uid, identity.gid));
         // A name is never used twice by one master; what is there was left by another that died.
         let _ = std::fs::remove_file(path);
-        NotifySocket::bind(path, owner).map_err(|error| format!("notify socket {}: {error}", path.display()))
+        let mut bound = NotifySocket::bind(path, owner);
+        if bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) && self.restore_directory().is_ok() {
+            bound = NotifySocket::bind(path, owner);
+        }
+        bound.map_err(|error| format!("notify socket {}: {error}", path.display()))
     }
 
     fn try_spawn(
@@ -122,6 +126,7 @@ impl Master {
                 started_at: SystemTime::now(),
                 info: serde_json::Map::new(),
                 counters: std::collections::BTreeMap::new(),
+                errnos_left: super::processes::ERRNOS,
                 budget: Budget::new(self.now),
                 left_behind: false,
             },

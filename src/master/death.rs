@@ -3,7 +3,7 @@
 //! Law: what a worker said before it ended is heard before its end is told.
 
 use super::processes::Process;
-use super::turn::Master;
+use super::turn::{Brought, Master};
 use crate::pool::{Event, How, WorkerId};
 use crate::sys::descendants;
 use crate::sys::process::{Ended, Stat, reap_orphans};
@@ -44,7 +44,8 @@ impl Master {
                 group.populated()
             }
             None => {
-                let left = strangers && descendants::any_left(&Self::family(worker, process));
+                // Who was its main process once is known to us, and so no stranger.
+                let left = (strangers || !process.former.is_empty()) && descendants::any_left(&Self::family(worker, process));
                 if !left {
                     let _ = process.pidfd.wait();
                 }
@@ -89,7 +90,11 @@ impl Master {
         let group = rustix::process::getpgrp().as_raw_nonzero().get() as u32;
         let is_left = |pid, stat: &Stat| stat.group != pid && stat.group != group;
         let has_its_own = |pid| Stat::read(pid).is_none_or(|stat| stat.session == session && !is_left(pid, &stat));
-        let _ = reap_orphans(|pid| pids.contains_key(&pid) || has_its_own(pid));
+        let reaped = reap_orphans(|pid| pids.contains_key(&pid) || has_its_own(pid));
+        if reaped.is_ok_and(|reaped| reaped.more && !reaped.ended.is_empty()) {
+            // No signal tells of those that are left: the next turn looks again.
+            let _ = self.bring.send(Brought::Orphans);
+        }
         let waiting: Vec<WorkerId> = self
             .processes
             .iter()

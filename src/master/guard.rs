@@ -123,34 +123,50 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // Before the control socket, whose end takes the directory along.
-        let _ = fs::remove_dir_all(self.notify());
+        // It is empty by now; and to look into it would take a descriptor.
+        if fs::remove_dir(self.notify()).is_err() {
+            let _ = fs::remove_dir_all(self.notify());
+        }
     }
 }
 
 impl Master {
     /// Something in the runtime directory was removed: what is still needed comes back.
     pub(super) fn directory_changed(&mut self) {
-        let mut removed = self.guard.removed();
-        if removed.directory
-            && !self.guard.notify().is_dir()
-            && let Err(error) = self.guard.make()
-        {
-            return self.warn(format!("the runtime directory was removed and cannot be made again: {error}"));
-        }
+        let removed = self.guard.removed();
         if removed.directory {
-            removed.control = true;
-            removed.sockets = self.processes.keys().copied().collect();
+            if let Err(why) = self.restore_directory() {
+                self.warn(format!("the runtime directory was removed and cannot be made again: {why}"));
+            }
+            return;
         }
-        if removed.control && !self.guard.control.is_there() {
-            let again = self.guard.control.bind_again().map_err(|error| error.to_string()).and_then(|()| self.guard.serve());
-            self.warn(match again {
-                Ok(()) => "the control socket was removed: it is there again".to_owned(),
-                Err(why) => format!("the control socket was removed and cannot be bound again: {why}"),
-            });
+        if removed.control {
+            self.control_again();
         }
         for worker in removed.sockets {
             self.socket_again(worker);
         }
+    }
+
+    /// Makes the runtime directory again, and all that is to be in it.
+    pub(super) fn restore_directory(&mut self) -> std::io::Result<()> {
+        self.guard.make()?;
+        self.control_again();
+        for worker in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.socket_again(worker);
+        }
+        Ok(())
+    }
+
+    fn control_again(&mut self) {
+        if self.guard.control.is_there() {
+            return;
+        }
+        let again = self.guard.control.bind_again().map_err(|error| error.to_string()).and_then(|()| self.guard.serve());
+        self.warn(match again {
+            Ok(()) => "the control socket was removed: it is there again".to_owned(),
+            Err(why) => format!("the control socket was removed and cannot be bound again: {why}"),
+        });
     }
 
     /// A worker's notify socket was removed: a second one takes its path.

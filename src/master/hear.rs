@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::journal::{Level, Record};
-use super::processes::Token;
+use super::processes::{Budget, Process, Token};
 use super::turn::Master;
 use super::words::{Word, parse};
 use crate::pool::{Event, Said, WorkerId};
@@ -19,6 +19,9 @@ const WORDS: usize = 8;
 /// So many at its end, when there will be no other turn.
 const LAST_WORDS: usize = 1024;
 
+/// So many former main processes of a worker are watched, each with a descriptor.
+const FORMER_MAX: usize = 8;
+
 /// What came of listening once.
 enum Heard {
     Word(Vec<Word>),
@@ -29,11 +32,14 @@ enum Heard {
 impl Master {
     /// A worker has something to say.
     pub(super) fn hear(&mut self, worker: WorkerId) {
+        let share = Budget::share(self.processes.len());
         for _ in 0..WORDS {
             let Some(process) = self.processes.get_mut(&worker) else { return };
-            if !process.budget.take(self.now) {
+            if !process.budget.take(self.now, share) {
                 let (token, until) = (Token::Notify(worker).to_u64(), process.budget.paused_until.unwrap_or(self.now));
-                let _ = self.poll.get_ref().pause(&process.notify, token);
+                for socket in process.sockets() {
+                    let _ = self.poll.get_ref().pause(socket, token);
+                }
                 self.paused.insert((until, worker));
                 return self.warn_once(&format!("worker {worker} talks too much and is heard more slowly"));
             }
@@ -57,7 +63,9 @@ impl Master {
         while let Some((until, worker)) = self.paused.first().copied().filter(|(until, _)| *until <= self.now) {
             self.paused.remove(&(until, worker));
             if let Some(process) = self.processes.get(&worker) {
-                let _ = self.poll.get_ref().resume(&process.notify, Token::Notify(worker).to_u64());
+                for socket in process.sockets() {
+                    let _ = self.poll.get_ref().resume(socket, Token::Notify(worker).to_u64());
+                }
             }
         }
     }
@@ -79,9 +87,8 @@ impl Master {
     fn listen(&self, worker: WorkerId) -> Heard {
         let Some(process) = self.processes.get(&worker) else { return Heard::Silence };
         let mut buffer = [0; MESSAGE_MAX];
-        let sockets = [Some(&process.notify), process.notify_again.as_ref()];
         let mut message = None;
-        for socket in sockets.into_iter().flatten() {
+        for socket in process.sockets() {
             if let Ok(Some(received)) = socket.receive(&mut buffer) {
                 message = Some((received.uid, received.pid, received.truncated, received.bytes.to_vec()));
                 break;
@@ -95,7 +102,7 @@ impl Master {
             Some(uid) => return Heard::Ignored(format!("a message of user {uid}")),
             None => return Heard::Ignored("a message without credentials".to_owned()),
         }
-        if let Some(other) = pid.and_then(|pid| self.pids.get(&pid)).filter(|other| **other != worker) {
+        if let Some(other) = pid.and_then(|pid| self.neighbour(worker, process, pid)) {
             return Heard::Ignored(format!("a message that worker {other} sent in its name"));
         }
         if truncated {
@@ -105,6 +112,24 @@ impl Master {
             Ok(words) => Heard::Word(words),
             Err(bad) => Heard::Ignored(bad.to_string()),
         }
+    }
+
+    /// The other worker that this process belongs to, if it does. A process that is nobody's (a helper of the
+    /// administrator's, one that has ended already) is not: its user was right, and that is what counts.
+    fn neighbour(&self, worker: WorkerId, process: &Process, pid: u32) -> Option<WorkerId> {
+        let of = |pid: u32| self.pids.get(&pid).copied();
+        let found = of(pid).or_else(|| match &process.group {
+            Some(group) if group.holds(pid) => Some(worker),
+            Some(_) | None => descendants::session(pid).and_then(of).or_else(|| self.marked(pid)),
+        });
+        found.filter(|found| *found != worker)
+    }
+
+    /// The worker whose marks a process has.
+    fn marked(&self, pid: u32) -> Option<WorkerId> {
+        let worker = descendants::mark(pid)?;
+        let process = self.processes.get(&worker)?;
+        descendants::has_marks(pid, &Self::family(worker, process)).then_some(worker)
     }
 
     fn understand(&mut self, worker: WorkerId, word: Word) {
@@ -134,6 +159,12 @@ impl Master {
                 return;
             }
             Word::Errno(errno) => {
+                let Some(left) = self.processes.get_mut(&worker).and_then(|process| process.errnos_left.checked_sub(1)) else {
+                    return;
+                };
+                if let Some(process) = self.processes.get_mut(&worker) {
+                    process.errnos_left = left;
+                }
                 let text = crate::sys::spawn::describe(errno);
                 let message = format!("worker {worker} reports errno {errno}: {text}");
                 return self.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
@@ -149,7 +180,8 @@ impl Master {
     fn main_pid(&mut self, worker: WorkerId, pid: u32) {
         match self.follow(worker, pid) {
             Ok(()) => {}
-            Err(why) => self.warn_once(&format!("worker {worker}: MAINPID={pid} is not followed: {why}")),
+            // Without the number: there are millions of those.
+            Err(why) => self.warn_once(&format!("worker {worker}: MAINPID= is not followed: {why}")),
         }
     }
 
@@ -159,6 +191,9 @@ impl Master {
         };
         if self.pids.contains_key(&pid) {
             return Err("it is a process of another worker".to_owned());
+        }
+        if process.former.len() >= FORMER_MAX {
+            return Err(format!("{FORMER_MAX} processes that were its main one before still live"));
         }
         // The descriptor first: what is found out then is true of this very process.
         let pidfd = PidFd::open(pid).map_err(|error| error.to_string())?;

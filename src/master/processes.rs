@@ -39,42 +39,63 @@ pub struct Process {
     pub info: Map<String, Value>,
     /// Its own running totals.
     pub counters: BTreeMap<String, f64>,
+    /// How many more `ERRNO=` of it are worth a line in the log.
+    pub errnos_left: u8,
     /// How much it has said lately.
     pub budget: Budget,
     /// Its main process is gone, others are left.
     pub left_behind: bool,
 }
 
+/// So many `ERRNO=` of one worker are told.
+pub const ERRNOS: u8 = 8;
+
+impl Process {
+    /// Where it may speak.
+    pub fn sockets(&self) -> impl Iterator<Item = &NotifySocket> {
+        std::iter::once(&self.notify).chain(&self.notify_again)
+    }
+}
+
 /// How many datagrams a worker may still send before it has to wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
-    left: u32,
+    used: u32,
     since: Instant,
     /// It is not listened to until then.
     pub paused_until: Option<Instant>,
 }
 
 /// Every worker may send so many datagrams …
-const BUDGET: u32 = 500;
-/// … in each such span; one that wants more waits for the next. At some 3 µs a datagram that is 1.5 % of a CPU.
+const BUDGET: u32 = 200;
+/// … in each such span; one that wants more waits for the next.
 const BUDGET_SPAN: std::time::Duration = std::time::Duration::from_millis(100);
+/// All workers together may send so many in a span; at some 10 µs a datagram that is a fifth of a CPU at the very most …
+const BUDGET_OF_ALL: u32 = 2000;
+/// … but that each of them may always send so many.
+const BUDGET_LEAST: u32 = 10;
 
 impl Budget {
     /// A whole one.
     pub fn new(now: Instant) -> Budget {
-        Budget { left: BUDGET, since: now, paused_until: None }
+        Budget { used: 0, since: now, paused_until: None }
+    }
+
+    /// How many datagrams each of so many workers may send in a span.
+    pub fn share(workers: usize) -> u32 {
+        (BUDGET_OF_ALL / u32::try_from(workers.max(1)).unwrap_or(u32::MAX)).clamp(BUDGET_LEAST, BUDGET)
     }
 
     /// Takes one datagram off; `false`: the worker must wait until [`Budget::paused_until`].
-    pub fn take(&mut self, now: Instant) -> bool {
+    pub fn take(&mut self, now: Instant, share: u32) -> bool {
         if now.duration_since(self.since) >= BUDGET_SPAN {
             *self = Budget::new(now);
         }
-        if self.left == 0 {
+        if self.used >= share {
             self.paused_until = Some(self.since + BUDGET_SPAN);
             return false;
         }
-        self.left -= 1;
+        self.used += 1;
         true
     }
 }
@@ -151,10 +172,18 @@ mod tests {
     fn a_flooder_waits_and_is_heard_again() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
-        assert!((0..BUDGET).all(|_| budget.take(start)));
-        assert!(!budget.take(start));
+        assert!((0..BUDGET).all(|_| budget.take(start, Budget::share(1))));
+        assert!(!budget.take(start, Budget::share(1)));
         assert_eq!(budget.paused_until, Some(start + BUDGET_SPAN));
-        assert!(budget.take(start + BUDGET_SPAN));
+        assert!(budget.take(start + BUDGET_SPAN, Budget::share(1)));
         assert_eq!(budget.paused_until, None);
+    }
+
+    #[test]
+    fn many_flooders_share_what_one_may_have() {
+        assert_eq!(Budget::share(0), BUDGET);
+        assert_eq!(Budget::share(4), BUDGET);
+        assert_eq!(Budget::share(100), BUDGET_OF_ALL / 100);
+        assert_eq!(Budget::share(100_000), BUDGET_LEAST);
     }
 }

@@ -127,8 +127,11 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
+        // See `keep_a_thread`.
+        .thread_keep_alive(Duration::MAX)
         .build()
         .map_err(|error| format!("cannot make the event loop: {error}"))?;
+    keep_a_thread(&runtime)?;
     let code = runtime.block_on(async {
         let (handle, ends) = control::channel(first_summary(name, started_at));
         let mut guard = Guard::new(control, directory, handle.clone())?;
@@ -149,6 +152,16 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
     // The blocking threads may hang on a dead mount; the end does not wait for them.
     runtime.shutdown_background();
     Ok(code)
+}
+
+/// Makes the first thread for what may block, which then stays: tokio panics when it has work for such a thread, has none
+/// and the kernel gives none (TasksMax=, RLIMIT_NPROC); with one the work waits.
+fn keep_a_thread(runtime: &tokio::runtime::Runtime) -> Result<(), String> {
+    let none = |error| format!("cannot start a thread: {error}; raise TasksMax= or the user's limit of processes (ulimit -u)");
+    // Asked in a way that may be refused.
+    crate::sys::thread::spawn("ratoon-first", 64 * 1024, || {}).map_err(none)?;
+    drop(runtime.spawn_blocking(|| {}));
+    Ok(())
 }
 
 /// From systemd, else from `--listen`.

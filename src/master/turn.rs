@@ -42,6 +42,8 @@ pub enum Brought {
     ReadyToStop(Result<(), String>),
     /// The last lines that a failed worker printed, and what it was serving.
     Tail(WorkerId, Vec<String>, Vec<Request>),
+    /// There are more ended orphans than one turn reaps.
+    Orphans,
     /// A worker has used up what it may.
     Worn(WorkerId, &'static str),
 }
@@ -188,7 +190,8 @@ impl Master {
             let Ok(wish) = self.ends.commands.try_recv() else { break };
             self.wish(wish);
         }
-        while let Ok(brought) = self.brought.try_recv() {
+        for _ in 0..WISHES {
+            let Ok(brought) = self.brought.try_recv() else { break };
             self.bring_in(brought);
         }
         self.systemd.due(self.now);

@@ -69,15 +69,32 @@ const PID_MAX: u64 = 1 << 22;
 /// The largest errno.
 const ERRNO_MAX: u64 = 4095;
 
-/// The assignments of one datagram, in their order. One trailing NUL and any number of newlines are allowed.
+/// The most assignments of one datagram that are read.
+const WORDS_MAX: usize = 64;
+
+/// The assignments of one datagram, in their order, the first of each kind: 4,096 bytes of small ones must not cost more
+/// than a few. One trailing NUL and any number of newlines are allowed.
 pub fn parse(message: &[u8]) -> Result<Vec<Word>, Bad> {
     let message = message.strip_suffix(b"\0").unwrap_or(message);
     if message.contains(&0) {
         return Err(Bad::Nul);
     }
     let lines = message.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let words: Vec<Word> = lines.filter(|line| !line.is_empty()).map(word).collect();
+    let mut words: Vec<Word> = Vec::new();
+    for word in lines.filter(|line| !line.is_empty()).take(WORDS_MAX).map(word) {
+        if !words.iter().any(|said| alike(said, &word)) {
+            words.push(word);
+        }
+    }
     if words.is_empty() { Err(Bad::Empty) } else { Ok(words) }
+}
+
+/// Whether two words say the same kind of thing.
+fn alike(one: &Word, other: &Word) -> bool {
+    match (one, other) {
+        (Word::Bad(one), Word::Bad(other)) => one == other,
+        (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+    }
 }
 
 fn word(line: &[u8]) -> Word {
@@ -175,7 +192,6 @@ mod tests {
                 Word::MainPid(4711),
                 Word::Barrier,
                 Word::Unknown,
-                Word::Unknown,
                 Word::Info(info),
                 Word::Counters(counters),
             ]
@@ -227,6 +243,17 @@ mod tests {
         ] {
             assert_eq!(parse(format!("{text}\nREADY=1").as_bytes()).unwrap(), [Word::Bad(key), Word::Ready], "{text:?}");
         }
+    }
+
+    #[test]
+    fn of_each_kind_the_first_counts() {
+        let flood = "MAINPID=7\nMAINPID=8\nSTATUS=a\nSTATUS=b\nERRNO=x\nERRNO=y\n?\n!\n".repeat(100);
+        assert_eq!(
+            parse(flood.as_bytes()).unwrap(),
+            [Word::MainPid(7), Word::Status("a".to_owned()), Word::Bad("ERRNO"), Word::Unknown]
+        );
+        let late = format!("{}READY=1", "?\n".repeat(WORDS_MAX));
+        assert_eq!(parse(late.as_bytes()).unwrap(), [Word::Unknown]);
     }
 
     #[test]

@@ -63,9 +63,20 @@ pub fn any_left(worker: &Worker<'_>) -> bool {
     !find(worker).is_empty()
 }
 
-/// Whether the process with this number is one of the worker's; ask with its pidfd open.
+/// Whether the process with this number is one of the worker's; ask with its pidfd open. Looks at it and its parents only.
 pub fn is_one(worker: &Worker<'_>, pid: u32) -> bool {
-    find(worker).iter().any(|found| found.process.0 == pid)
+    let look = |pid| Stat::read(pid).map(|stat| (stat.parent, stat.start));
+    let Some(stat) = Stat::read(pid).filter(|stat| !matches!(stat.state, b'Z' | b'X')) else { return false };
+    let kin = stat.session == worker.pid || ancestry(worker.pid, pid, look).is_some();
+    // Asked after the look: then the number was the worker's own all the time.
+    (kin && worker.pidfd.signal(0).is_ok()) || has_marks(pid, worker)
+}
+
+/// The worker's id that stands in a process's environment: to be checked with [`has_marks`], since anybody can write it.
+pub fn mark(pid: u32) -> Option<u64> {
+    let environment = environment(pid)?;
+    let mark = environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(b"RATOON_WORKER="))?;
+    std::str::from_utf8(mark).ok()?.parse().ok()
 }
 
 /// A process: its number and when it began.
@@ -141,16 +152,25 @@ fn ancestry(worker: u32, pid: u32, look: impl Fn(u32) -> Option<Process>) -> Opt
 }
 
 /// Whether a process was executed with the worker's own marks in its environment.
-fn has_marks(pid: u32, worker: &Worker<'_>) -> bool {
-    let mut environment = Vec::new();
-    let Ok(file) = std::fs::File::open(format!("/proc/{pid}/environ")) else { return false };
-    if file.take(1 << 20).read_to_end(&mut environment).is_err() {
-        return false;
-    }
+pub fn has_marks(pid: u32, worker: &Worker<'_>) -> bool {
+    let Some(environment) = environment(pid) else { return false };
     let id = format!("RATOON_WORKER={}", worker.id);
     let socket = [b"NOTIFY_SOCKET=", worker.notify_socket.as_os_str().as_bytes()].concat();
     let has = |wanted: &[u8]| environment.split(|&byte| byte == 0).any(|entry| entry == wanted);
     has(id.as_bytes()) && has(&socket)
+}
+
+/// The environment that a process was executed with, its first MiB.
+fn environment(pid: u32) -> Option<Vec<u8>> {
+    let mut environment = Vec::new();
+    let file = std::fs::File::open(format!("/proc/{pid}/environ")).ok()?;
+    file.take(1 << 20).read_to_end(&mut environment).ok()?;
+    Some(environment)
+}
+
+/// The session of a process; a worker leads its own.
+pub fn session(pid: u32) -> Option<u32> {
+    Stat::read(pid).map(|stat| stat.session)
 }
 
 /// The numbers of all processes.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::io::fcntl_dupfd_cloexec;
@@ -25,6 +26,7 @@ pub struct Plan {
     sockets: Vec<(String, OwnedFd)>,
     strays: Vec<(i32, OwnedFd)>,
     shell: &'static str,
+    program: PathBuf,
     listens: bool,
     stderr: Option<Stdio>,
     ignored: Vec<i32>,
@@ -44,6 +46,7 @@ impl Plan {
             sockets: Vec::new(),
             strays: Vec::new(),
             shell: "LISTEN_PID=$$ exec \"$0\" \"$@\"",
+            program: RATOON.into(),
             listens: false,
             stderr: None,
             ignored: Vec::new(),
@@ -113,6 +116,12 @@ impl Plan {
         self
     }
 
+    /// A program of the place that becomes the master; its arguments are the master's.
+    pub fn program(mut self, name: &str) -> Plan {
+        self.program = self.place.path(name);
+        self
+    }
+
     /// Where the master and its workers write, instead of a file.
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Plan {
         self.stderr = Some(stderr.into());
@@ -163,7 +172,7 @@ impl Plan {
 
     fn command(&self) -> Command {
         let mut command = if self.sockets.is_empty() {
-            Command::new(RATOON)
+            Command::new(&self.program)
         } else {
             // Only who has forked knows the number that stands in LISTEN_PID.
             let mut shell = Command::new("/bin/sh");

@@ -1,0 +1,308 @@
+//! Workers that lie, shout and forge: only their own place may suffer.
+
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::harness::master::{last_failure, pids, wait_for_end_of, workers};
+use super::harness::{Master, Place, Signal, Value, eventually, processes};
+use super::meter;
+use super::puppet::Puppet;
+
+/// A pool of two: a puppet in slot 0, and in slot 1 a worker that is ready when the file `gate.1` is there.
+fn puppet_and_victim(worker: &str) -> (Master, Puppet) {
+    let place = Place::new();
+    let puppet = Puppet::in_slot(&place, 0);
+    let master = place.pool(&format!("count = 2\nstart_timeout = '1h'\n{worker}"), "").launch();
+    puppet.run("");
+    master.wait("the puppet is ready", |status| status["workers_ready"] == 1);
+    (master, puppet)
+}
+
+/// The notify socket of the worker in this slot.
+fn socket_of(master: &Master, slot: usize) -> PathBuf {
+    let status = master.status();
+    let worker = workers(&status).iter().find(|worker| worker["slot"] == slot).expect("a worker").clone();
+    master.place.path(format!("run/notify/{}", worker["id"]))
+}
+
+/// Says it as root: heard, and after everything that was said on this socket before.
+fn say(socket: &PathBuf, message: &[u8]) -> std::io::Result<usize> {
+    UnixDatagram::unbound()?.send_to(message, socket)
+}
+
+fn wait_for_status_text(master: &Master, slot: usize, text: &str) -> Value {
+    master.wait(text, |status| workers(status).iter().any(|worker| worker["slot"] == slot && worker["status"] == text))
+}
+
+#[test]
+fn nobody_speaks_for_a_neighbour() {
+    let (master, puppet) = puppet_and_victim("");
+    let victim = socket_of(&master, 1);
+    let forged = format!("lie = lambda: say(b'READY=1\\nSTATUS=forged', {victim:?})\n");
+    // The worker itself, its child, a grandchild with a session of its own, one that has lost its parent.
+    puppet.run(&format!("{forged}lie()"));
+    puppet.run(&format!("{forged}os.waitpid(child(lie), 0)"));
+    puppet.run(&format!("{forged}child_of_its_own(lie)"));
+    let orphan = "parent = os.getpid()
+def orphan():
+    while os.getppid() == parent:
+        time.sleep(0.001)
+    lie()
+    open(sys.argv[1] + '.lied', 'w').close()
+";
+    puppet.run(&format!("{forged}{orphan}child_of_its_own(lambda: child(orphan))"));
+    let lied = master.place.path("puppet.lied");
+    eventually("the orphan has lied", || lied.exists().then_some(()), || master.log());
+    say(&victim, b"STATUS=end of lies").expect("root is heard");
+    let status = wait_for_status_text(&master, 1, "end of lies");
+    assert_eq!((&status["workers_ready"], &workers(&status)[1]["state"]), (&1.into(), &"starting".into()), "{status:#}");
+    assert!(master.log().contains("a message that worker 1 sent in its name"), "{}", master.log());
+    // Its own children speak for it, whatever they did to their ancestry.
+    puppet.run("child_of_its_own(lambda: say(b'STATUS=my child'))");
+    wait_for_status_text(&master, 0, "my child");
+    master.place.write("gate.1", "");
+    master.wait_until_ready();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn another_user_is_not_heard() {
+    let (master, puppet) = puppet_and_victim("");
+    let forge = "def become_nobody():
+    old = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    old.connect(own)
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    old.send(b'STATUS=forged')
+    try:
+        say(b'STATUS=forged')
+        os._exit(1)
+    except OSError:
+        os._exit(0)
+answer = os.waitpid(child(become_nobody), 0)[1]";
+    assert_eq!(puppet.run(forge), "0", "a stranger could open the socket");
+    puppet.run("say(b'STATUS=true')");
+    wait_for_status_text(&master, 0, "true");
+    assert!(master.log().contains("worker 1: ignored a message of user 65534"), "{}", master.log());
+}
+
+#[test]
+fn what_is_no_message_changes_nothing() {
+    let (master, puppet) = puppet_and_victim("");
+    let victim = socket_of(&master, 1);
+    let long = [b"READY=1\nSTATUS=".as_slice(), &[b'x'; 5000]].concat();
+    let bad: [&[u8]; 7] =
+        [b"", b"\0", b"READY=1\0READY=1", &long, b"READY=0", b"READY=1=1", b"STATUS=\xff\xfe \x1b[2J\r\nREADY =1"];
+    for message in bad {
+        say(&victim, message).unwrap_or_else(|error| panic!("{message:?}: {error}"));
+    }
+    let status = master.wait("the last was heard", |status| {
+        workers(status).iter().any(|worker| worker["status"].as_str().is_some_and(|text| text.contains("[2J")))
+    });
+    assert_eq!(status["workers_ready"], 1, "{status:#}");
+    let text = workers(&status)[1]["status"].as_str().unwrap_or_default();
+    assert!(!text.contains(char::is_control), "{text:?}");
+    assert!(master.log().contains("more than 4096 bytes"), "{}", master.log());
+    // As long as PID 1 takes it.
+    let longest = [b"STATUS=".as_slice(), &[b'y'; 4089]].concat();
+    say(&victim, &longest).expect("root is heard");
+    master.wait("the longest", |status| {
+        workers(status).iter().any(|worker| worker["status"].as_str().is_some_and(|text| text.ends_with("yyy")))
+    });
+    drop(puppet);
+}
+
+#[test]
+fn what_is_attached_is_closed_at_once() {
+    let (master, puppet) = puppet_and_victim("");
+    let before = meter::descriptors(master.pid);
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let pid = std::process::id();
+    // 253 is as many as the kernel takes.
+    let many = format!(
+        "end = os.open('/proc/{pid}/fd/{}', os.O_WRONLY)
+for message in [b'BARRIER=1', b'FDSTORE=1\\nFDNAME=mine', b'', b'STATUS=\\0']:
+    for round in range(8):
+        say(message, fds=[end] * 253)
+for round in range(1000):
+    say(b'BARRIER=1', fds=[end])
+os.close(end)
+say(b'STATUS=attached')",
+        writer.as_raw_fd()
+    );
+    assert_eq!(puppet.run(&many), "");
+    wait_for_status_text(&master, 0, "attached");
+    drop(OwnedFd::from(writer));
+    // Nobody holds the other end any more.
+    assert_eq!(reader.read(&mut [0]).expect("the end"), 0);
+    eventually(
+        "no descriptor is left",
+        || (meter::descriptors(master.pid) <= before).then_some(()),
+        || meter::descriptors_told(master.pid),
+    );
+}
+
+/// Shouts for so long, at full speed; the words are the most expensive ones.
+const FLOOD: &str = "def shout():
+    end = time.monotonic() + SECONDS
+    count = 0
+    text = b''.join(b'MAINPID=%d\\nSTATUS=%d\\nERRNO=5\\nX_RATOON_INFO={\"a\":1}\\n' % (n, n) for n in range(2, 60))
+    one = [text, b'STATUS=a', b'STATUS=b', b'MAINPID=1', b'WATCHDOG_USEC=x', b'ERRNO=11', b'BARRIER=1', b'EXTEND_TIMEOUT_USEC=1']
+    while time.monotonic() < end:
+        for words in one:
+            try:
+                mouth.sendto(words, socket.MSG_DONTWAIT, own)
+                count += 1
+            except BlockingIOError:
+                time.sleep(0.0002)
+    return count
+answer = shout()
+say(b'STATUS=hoarse')";
+
+#[test]
+fn a_flood_from_one_worker_costs_its_neighbours_nothing() {
+    let place = Place::new();
+    let puppet = Puppet::in_slot(&place, 0);
+    place.write("gate.1", "");
+    place.write("gate.2", "");
+    let master = place.pool("count = 3", "").start();
+    let shout = |seconds: &str| puppet.run(&FLOOD.replace("SECONDS", seconds));
+    shout("0.3");
+    wait_for_status_text(&master, 0, "hoarse");
+    let (lines, memory, descriptors) = (master.log().lines().count(), meter::memory(master.pid), meter::descriptors(master.pid));
+
+    let (began, cpu) = (Instant::now(), meter::cpu(master.pid));
+    let replaced = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| shout("4"));
+        let mut replaced = 0;
+        while !flood.is_finished() {
+            let before = pids(&master.status());
+            processes::signal(before[1], Signal::KILL);
+            master.wait("a neighbour is replaced", |status| status["workers_ready"] == 3 && pids(status)[1] != before[1]);
+            replaced += 1;
+            // The pool shall not become degraded by the test's own doing.
+            if replaced == 3 {
+                break;
+            }
+        }
+        assert!(!flood.is_finished(), "three replacements took the whole flood");
+        let said: u64 = flood.join().expect("no panic").parse().expect("a number");
+        assert!(said > 100, "no flood: {said}");
+        replaced
+    });
+    assert_eq!(replaced, 3);
+    let (wall, cpu) = (began.elapsed(), meter::cpu(master.pid) - cpu);
+    // An unoptimised master, on a machine that does other things too.
+    assert!(cpu < wall / 2, "{cpu:?} of CPU in {wall:?}");
+    wait_for_status_text(&master, 0, "hoarse");
+    let status = master.wait_until_calm();
+    assert_eq!((&status["generation"], &status["worker_crashes"]), (&1.into(), &3.into()), "{status:#}");
+    let grown = meter::memory(master.pid).saturating_sub(memory);
+    assert!(grown < 8 << 10, "{grown} KiB more");
+    assert!(meter::descriptors(master.pid) <= descriptors, "{}", meter::descriptors_told(master.pid));
+    let told = master.log().lines().count() - lines;
+    assert!(told < 100, "{told} lines in the log\n{}", master.log());
+}
+
+#[test]
+fn a_flood_on_a_socket_that_was_made_again_does_not_keep_the_master_awake() {
+    let place = Place::new();
+    let puppet = Puppet::in_slot(&place, 0);
+    place.write("gate.1", "");
+    let master = place.pool("count = 2", "").start();
+    let socket = socket_of(&master, 0);
+    std::fs::remove_file(&socket).expect("a socket");
+    eventually("the socket is there again", || socket.exists().then_some(()), || master.log());
+    let (began, cpu) = (Instant::now(), meter::cpu(master.pid));
+    puppet.run(&FLOOD.replace("SECONDS", "2"));
+    let (wall, cpu) = (began.elapsed(), meter::cpu(master.pid) - cpu);
+    assert!(cpu < wall / 2, "{cpu:?} of CPU in {wall:?}");
+    wait_for_status_text(&master, 0, "hoarse");
+}
+
+#[test]
+fn a_main_process_is_one_of_the_worker_s_own() {
+    let (master, puppet) = puppet_and_victim("");
+    let own = pids(&master.status());
+    for stranger in [1, master.pid, std::process::id(), own[1], 4_194_304] {
+        puppet.run(&format!("say(b'MAINPID={stranger}')"));
+    }
+    puppet.run("say(b'STATUS=still me')");
+    let status = wait_for_status_text(&master, 0, "still me");
+    assert_eq!(pids(&status), own, "{status:#}");
+    assert!(master.log().contains("MAINPID= is not followed"), "{}", master.log());
+
+    // Not more of them at once than are worth a descriptor each.
+    let before = meter::descriptors(master.pid);
+    puppet.run(
+        "lazy = [child(lambda: time.sleep(1000)) for n in range(40)]
+for pid in lazy:
+    say(b'MAINPID=%d' % pid)
+say(b'STATUS=many heads')",
+    );
+    let status = wait_for_status_text(&master, 0, "many heads");
+    assert!(meter::descriptors(master.pid) < before + 16, "{}", meter::descriptors_told(master.pid));
+    let head = pids(&status)[0];
+    assert_ne!(head, own[0]);
+    // Its end is the worker's end; whatever else the worker was goes with it.
+    processes::signal(head, Signal::KILL);
+    let status = master.wait("the worker is replaced", |status| status["workers_ready"] == 1 && pids(status)[0] != head);
+    assert_eq!(last_failure(&status)["how"], "signal SIGKILL", "{status:#}");
+    assert_eq!(last_failure(&status)["pid"], head, "{status:#}");
+    wait_for_end_of(own[0]);
+}
+
+#[test]
+fn a_worker_that_forks_its_real_process_and_ends_is_followed() {
+    let (master, puppet) = puppet_and_victim("");
+    let first = pids(&master.status())[0];
+    puppet.run(
+        "def daemon():
+    os.setsid()
+    while os.getppid() == parent:
+        time.sleep(0.001)
+    say(b'STATUS=I am a daemon')
+    time.sleep(1000)
+parent = os.getpid()
+daemon_pid = child(daemon)
+say(b'MAINPID=%d' % daemon_pid)
+os._exit(0)",
+    );
+    let status = wait_for_status_text(&master, 0, "I am a daemon");
+    let second = pids(&status)[0];
+    assert_ne!(first, second);
+    assert_eq!((&status["worker_crashes"], &status["workers_ready"]), (&0.into(), &1.into()), "{status:#}");
+    processes::signal(second, Signal::SEGV);
+    let status = master.wait("its end is seen", |status| status["worker_crashes"] == 1);
+    assert!(last_failure(&status)["how"].as_str().is_some_and(|how| how.starts_with("signal SIGSEGV")), "{status:#}");
+    master.wait("it is replaced", |status| status["workers_ready"] == 1);
+}
+
+#[test]
+fn a_core_dump_is_told() {
+    let place = Place::new();
+    place.wrap("v1", "[ $RATOON_SLOT = 1 ] || ulimit -c unlimited");
+    let master = place.pool("count = 2", "").start();
+    let status = master.status();
+    for (slot, how) in [(0, "signal SIGABRT (core dumped)"), (1, "signal SIGABRT")] {
+        processes::signal(pids(&status)[slot], Signal::ABORT);
+        let status = master.wait("it is replaced", |now| now["workers_ready"] == 2 && pids(now)[slot] != pids(&status)[slot]);
+        assert_eq!(last_failure(&status)["how"], how, "{status:#}");
+    }
+}
+
+#[test]
+fn a_stopped_worker_is_found_by_its_watchdog_and_goes_at_once() {
+    let master = Place::new().pool("count = 1\nwatchdog = '300ms'\nstop_timeout = '1h'", "").start();
+    let before = pids(&master.status());
+    processes::signal(before[0], Signal::STOP);
+    let began = Instant::now();
+    let status = master.wait("it is replaced", |status| status["workers_ready"] == 1 && pids(status) != before);
+    assert_eq!(last_failure(&status)["how"], "watchdog", "{status:#}");
+    // Well before the SIGKILL that follows a SIGABRT: that one was heard.
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+}

@@ -1,0 +1,23 @@
+//! What can go wrong, with the real program: hostile workers, a machine that is out of something, and a table of faults in
+//! every phase of an instance's life. It serves, it tells the truth, and it leaves nothing behind.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `hostile.rs` | workers that lie, shout and forge |
+//! | `limits.rs` | no descriptor, no process, no disk left |
+//! | `mass.rs` | hundreds of workers, a thousand signals |
+//! | `matrix.rs` | fault × phase, under load |
+//! | `fuzz.rs` | bytes of every kind for all that reads from outside |
+//! | `puppet.rs`, `meter.rs` | a worker that does what the test says; what a process costs |
+
+#![allow(dead_code)]
+
+mod fuzz;
+#[path = "../master/harness/mod.rs"]
+mod harness;
+mod hostile;
+mod limits;
+mod mass;
+mod matrix;
+mod meter;
+mod puppet;

@@ -1,0 +1,117 @@
+//! Very many at once: ends of workers, signals, orphans.
+
+use std::time::{Duration, Instant};
+
+use super::harness::master::{pids, workers};
+use super::harness::{Master, Place, Signal, eventually, processes};
+use super::meter;
+
+/// So many that what is done for each of them all too often is felt.
+const MANY: usize = 300;
+
+fn many() -> Master {
+    let place = Place::new();
+    place.program("v1/worker", "#!/bin/sh\nexec sleep 1000\n");
+    place.pool(&format!("count = {MANY}\nready = 'running'\nsettle = '10ms'"), "[restart]\ninterval = '1s'").start()
+}
+
+#[test]
+fn all_of_many_workers_die_in_one_instant_and_the_end_is_quick() {
+    let master = many();
+    let before = pids(&master.status());
+    assert_eq!(before.len(), MANY);
+    let descriptors = meter::descriptors(master.pid);
+    before.iter().for_each(|pid| processes::signal(*pid, Signal::KILL));
+    let status = master.wait("all are replaced", |status| {
+        status["worker_crashes"] == MANY && status["workers_ready"] == MANY && !status["degraded"].as_bool().unwrap_or(true)
+    });
+    assert!(!pids(&status).iter().any(|pid| before.contains(pid)));
+    assert_eq!(workers(&status).len(), MANY);
+    assert_eq!(meter::zombies(master.pid), 0);
+    assert!(meter::descriptors(master.pid) <= descriptors, "{}", meter::descriptors_told(master.pid));
+    let sockets = std::fs::read_dir(master.place.path("run/notify")).expect("notify").count();
+    assert_eq!(sockets, MANY);
+
+    // Not drained but killed: by a second signal, before the first was served.
+    let cpu = meter::cpu(master.pid);
+    let began = Instant::now();
+    pids(&status).iter().for_each(|pid| processes::signal(*pid, Signal::STOP));
+    master.signal(Signal::TERM);
+    master.signal(Signal::INT);
+    let ended = master.end();
+    assert_eq!(ended.code(), Some(0), "{}", master.log());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}, of which CPU before: {cpu:?}", began.elapsed());
+    let mark = format!("{}={}", processes::MARK, master.place.root().display());
+    assert_eq!(processes::with_environment(&mark), [0; 0], "processes are left");
+}
+
+#[test]
+fn a_thousand_hangups_are_few_reloads() {
+    let master = Place::new().pool("count = 1", "").start();
+    let (descriptors, memory) = (meter::descriptors(master.pid), meter::memory(master.pid));
+    for _ in 0..1000 {
+        master.signal(Signal::HUP);
+    }
+    let status = master.wait("all are done", |status| {
+        status["state"] == "running" && status["last_reload"]["result"] == "committed" && workers(status).len() == 1
+    });
+    assert!(status["generation"].as_u64() < Some(200), "{status:#}");
+    assert_eq!((&status["worker_crashes"], &status["failures"]), (&0.into(), &serde_json::json!([])), "{status:#}");
+    master.ok(&["reload"]);
+    master.wait_until_calm();
+    eventually(
+        "no descriptor is left",
+        || (meter::descriptors(master.pid) <= descriptors + 1).then_some(()),
+        || meter::descriptors_told(master.pid),
+    );
+    assert!(meter::memory(master.pid) < memory + (16 << 10));
+    assert_eq!(meter::zombies(master.pid), 0);
+    // What is opened for systemd is closed.
+    let said = |what: &str| master.systemd().messages().iter().filter(|it| it.starts_with(what)).count();
+    assert!(said("READY=1") > said("RELOADING=1"), "{:?}", master.systemd().messages());
+}
+
+#[test]
+fn hundreds_of_orphans_that_end_at_once_are_reaped() {
+    let place = Place::new();
+    // They lose their parent at once, and end when the file is there.
+    place.wrap("v1", "i=0; while [ $i -lt 600 ]; do (setsid sh -c 'exec 3<PLACE/gate; read x <&3' &) ; i=$((i+1)); done");
+    let made = std::process::Command::new("mkfifo").arg(place.path("gate")).status().expect("mkfifo");
+    assert!(made.success());
+    let master = place.pool("count = 1\nstart_timeout = '1h'", "").start();
+    let orphans = || processes::children(master.pid).len();
+    eventually("they are orphans", || (orphans() == 601).then_some(()), || orphans().to_string());
+    // The end of file for all of them.
+    drop(std::fs::OpenOptions::new().write(true).open(master.place.path("gate")).expect("a fifo"));
+    eventually(
+        "all are reaped",
+        || (orphans() == 1).then_some(()),
+        || format!("{} of {}", meter::zombies(master.pid), orphans()),
+    );
+    assert_eq!(master.status()["worker_crashes"], 0);
+}
+
+#[test]
+fn a_pool_that_cannot_live_costs_next_to_nothing() {
+    let place = Place::new();
+    place.program("v1/worker", "#!/bin/sh\necho x >> starts\nexit 7\n");
+    let restart = "[restart]\ninitial = '50ms'\nmax = '1h'\nlimit = 10\ninterval = '1h'";
+    let master = place.pool("count = 8", restart).launch();
+    let status = master.wait("degraded", |status| status["degraded"] == true && workers(status).is_empty());
+    let starts = |master: &Master| master.place.read("v1/starts").lines().count();
+    assert_eq!(starts(&master) as u64, status["worker_crashes"].as_u64().expect("a number"));
+    assert!(starts(&master) < 40, "{}", starts(&master));
+    master.systemd().wait("degraded", |all| all.iter().any(|it| it.contains("degraded: worker")).then_some(()));
+    let readyz = super::harness::http::over_unix(&master.control(), "GET", "/readyz", super::harness::PATIENCE).expect("readyz");
+    assert_eq!(readyz.status, 503);
+    assert_eq!(master.verb(&["status"]).code, Some(1));
+    // Every slot waits for `restart.max` now: nothing is done meanwhile.
+    let before = (meter::cpu(master.pid), starts(&master));
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(1) {
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(master.has_ended().is_none());
+    }
+    assert_eq!(starts(&master), before.1);
+    assert!(meter::cpu(master.pid) - before.0 <= Duration::from_millis(20));
+}

@@ -117,6 +117,7 @@ impl Plan {
     }
 
     /// A program of the place that becomes the master; its arguments are the master's.
+    #[allow(dead_code, reason = "not every test program that shares the harness uses it")]
     pub fn program(mut self, name: &str) -> Plan {
         self.program = self.place.path(name);
         self

@@ -9,6 +9,11 @@ use super::harness::master::{last_failure, pids, workers};
 use super::harness::{Master, Place, Plan, RATOON, Signal, Value, example, processes};
 use super::meter;
 
+/// What is done to the disk.
+type Change = fn(&Mount);
+/// Makes something at a path.
+type Make<'a> = &'a dyn Fn(&std::path::Path);
+
 /// Sets the soft limit of a running process, with the words of prlimit(1): `nofile`, `nproc`; none: as high as the hard one.
 pub fn limit(pid: u32, what: &str, soft: Option<u32>) {
     let own = |what: &str| processes::facts(pid)[what].split_whitespace().next().expect("a number").to_owned();
@@ -171,9 +176,9 @@ fn a_full_or_read_only_runtime_directory_is_told_and_outlived() {
     let disk = Mount::small(place.path("run"));
     let master = place.pool("count = 2", QUICK).start();
     // Two workers' sockets, two directories, the control socket, its lock: these are all that there can be.
-    let full: (fn(&Mount), fn(&Mount)) = (|disk| disk.remount("nr_inodes=7"), |disk| disk.remount("nr_inodes=16"));
+    let full: (Change, Change) = (|disk| disk.remount("nr_inodes=7"), |disk| disk.remount("nr_inodes=16"));
     // What happens to a disk with an error.
-    let read_only: (fn(&Mount), fn(&Mount)) = (
+    let read_only: (Change, Change) = (
         |disk| {
             mount(&["--bind", &disk.0.display().to_string()], &disk.0);
             disk.remount("bind,ro");
@@ -231,7 +236,7 @@ fn a_configuration_that_is_no_file_refuses_the_reload() {
     let good = master.place.read("pool.toml");
     let mkfifo = |path: &std::path::Path| assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
     let huge = |path: &std::path::Path| std::fs::File::create(path).and_then(|file| file.set_len(1 << 30)).expect("a file");
-    let make: [(&str, &dyn Fn(&std::path::Path)); 6] = [
+    let make: [(&str, Make<'_>); 6] = [
         ("a fifo", &mkfifo),
         ("a directory", &|path| std::fs::create_dir(path).expect("a directory")),
         ("1 GiB", &huge),

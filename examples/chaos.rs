@@ -20,7 +20,7 @@
 //! | `ignore_term` | does not drain |
 //! | `grace_ms` | the grace of a connection without a request, while draining |
 //!
-//! Requests: `/` (who am I), `/env`, `/fds` (what it inherited: `NUMBER TARGET` lines), `/where` (directory and program), `/sleep?ms=`, `/wait?file=` (answers when it exists), `/wait?file=` (answers when there is such a file), `/body?bytes=`, `/exit?code=`, `/crash`,
+//! Requests: `/` (who am I), `/env`, `/fds` (what it inherited: `NUMBER TARGET` lines), `/where` (directory and program), `/sleep?ms=`, `/wait?file=` (answers when there is such a file), `/body?bytes=`, `/exit?code=`, `/crash`,
 //! `/signal?number=`, `/hang` (its only thread stands still), `/stopping` (says STOPPING=1 and drains), `/status?text=`, `/notify?message=`,
 //! `/print?text=`, `/err?text=`, `/child` (starts a `sleep`, says its pid), `/count?name=&by=` (a counter of its own), `/info?text=` (the worker's),
 //! `/describe?about=&ms=` (the request's info, then sleeps), `/pool` (asks the master).
@@ -125,13 +125,6 @@ async fn answer(request: &Request<Incoming>, who: &str, inherited: &str, stop: &
         "/where" => format!("{}\n{}\n", std::env::current_dir()?.display(), std::fs::read_link("/proc/self/exe")?.display()),
         "/sleep" => {
             sleep(millis(number("ms", 0)?)).await;
-            who.to_owned()
-        }
-        "/wait" => {
-            let file = text("file");
-            while !std::fs::exists(&file)? {
-                sleep(millis(2)).await;
-            }
             who.to_owned()
         }
         "/body" => "x".repeat(number("bytes", 0)?.max(0) as usize),

@@ -41,7 +41,16 @@ fn wait_for_status_text(master: &Master, slot: usize, text: &str) -> Value {
 fn nobody_speaks_for_a_neighbour() {
     let (master, puppet) = puppet_and_victim("");
     let victim = socket_of(&master, 1);
-    let forged = format!("lie = lambda: say(b'READY=1\\nSTATUS=forged', {victim:?})\n");
+    // Who has ended before it is heard cannot be looked at: each waits until its lie was.
+    let forged = format!(
+        "def lie():
+    say(b'READY=1\\nSTATUS=forged', {victim:?})
+    heard, end = os.pipe()
+    say(b'BARRIER=1', {victim:?}, [end])
+    os.close(end)
+    os.read(heard, 1)
+"
+    );
     // The worker itself, its child, a grandchild with a session of its own, one that has lost its parent.
     puppet.run(&format!("{forged}lie()"));
     puppet.run(&format!("{forged}os.waitpid(child(lie), 0)"));
@@ -203,7 +212,11 @@ fn a_flood_from_one_worker_costs_its_neighbours_nothing() {
     assert_eq!((&status["generation"], &status["worker_crashes"]), (&1.into(), &3.into()), "{status:#}");
     let grown = meter::memory(master.pid).saturating_sub(memory);
     assert!(grown < 8 << 10, "{grown} KiB more");
-    assert!(meter::descriptors(master.pid) <= descriptors, "{}", meter::descriptors_told(master.pid));
+    eventually(
+        "no descriptor is left",
+        || (meter::descriptors(master.pid) <= descriptors).then_some(()),
+        || meter::descriptors_told(master.pid),
+    );
     let told = master.log().lines().count() - lines;
     assert!(told < 100, "{told} lines in the log\n{}", master.log());
 }

@@ -8,6 +8,7 @@
 
 mod bus;
 mod container;
+mod host;
 mod instance;
 #[path = "../support/load.rs"]
 mod load;
@@ -45,7 +46,7 @@ fn main() {
         }
         let slot = Slot::default();
         slots.push(slot.clone());
-        for &(name, case) in [units::CASES, pool::CASES, bus::CASES].into_iter().flatten() {
+        for &(name, case) in [units::CASES, pool::CASES, bus::CASES, host::CASES].into_iter().flatten() {
             let slot = slot.clone();
             let run = move || {
                 let mut slot = slot.lock().expect("no case panics through here");

@@ -32,7 +32,15 @@ pub(super) fn journalctl(program: &OsStr, identifier: Option<&str>, pid: u32, si
 fn run(program: &OsStr, of: String, since: SystemTime, end: Instant) -> Vec<String> {
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut command = Command::new(program);
-    command.args(["--quiet", "--no-pager", "--output=cat", &format!("--lines={TAIL_LINES}"), &format!("--since=@{since}")]);
+    // Newest first: with --since and without --reverse, journalctl 252 gives the first lines in place of the last.
+    command.args([
+        "--quiet",
+        "--no-pager",
+        "--reverse",
+        "--output=cat",
+        &format!("--lines={TAIL_LINES}"),
+        &format!("--since=@{since}"),
+    ]);
     command.args(["_TRANSPORT=stdout", &of]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     // No journalctl: the lines are in the journal all the same.
@@ -47,7 +55,7 @@ fn run(program: &OsStr, of: String, since: SystemTime, end: Instant) -> Vec<Stri
         let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED));
     }
     let mut tail = Tail::default();
-    answer.split(|byte| *byte == b'\n').for_each(|line| tail.push(line));
+    answer.rsplit(|byte| *byte == b'\n').for_each(|line| tail.push(line));
     tail.lines()
 }
 

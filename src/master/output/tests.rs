@@ -102,14 +102,14 @@ fn journalctl_is_asked_for_the_process_then_for_the_stream() {
     let log = dir.path().join("log");
     let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
     let script = format!(
-        "echo \"$@\" >> {0}; case \"$*\" in *SYSLOG_IDENTIFIER=web/3*) echo one; printf '\\033[1mtwo\\n\\n'; esac",
+        "echo \"$@\" >> {0}; case \"$*\" in *SYSLOG_IDENTIFIER=web/3*) printf '\\033[1mtwo\\n\\n'; echo one; esac",
         log.display()
     );
     let path = program(dir.path(), &script);
     let lines = ask::journalctl(path.as_os_str(), Some("web/3"), 4711, since);
     assert_eq!(lines, ["one", "two"]);
     let asked = std::fs::read_to_string(&log).expect("a log");
-    let common = "--quiet --no-pager --output=cat --lines=20 --since=@1700000000 _TRANSPORT=stdout";
+    let common = "--quiet --no-pager --reverse --output=cat --lines=20 --since=@1700000000 _TRANSPORT=stdout";
     assert_eq!(asked, format!("{common} _PID=4711\n{common} SYSLOG_IDENTIFIER=web/3\n"));
     // The process's own lines are enough, and a worker without a stream has no identifier.
     std::fs::write(&log, "").expect("a log");

@@ -9,9 +9,6 @@ use super::harness::master::{last_failure, pids, workers};
 use super::harness::{Master, Place, Plan, RATOON, Signal, Value, eventually, example, processes};
 use super::meter;
 
-/// What is done to the disk.
-type Change = fn(&Mount);
-
 /// Sets the soft limit of a running process, with the words of prlimit(1): `nofile`, `nproc`; none: as high as the hard one.
 pub fn limit(pid: u32, what: &str, soft: Option<u32>) {
     let own = |what: &str| processes::facts(pid)[what].split_whitespace().next().expect("a number").to_owned();

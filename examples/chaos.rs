@@ -123,6 +123,12 @@ async fn answer(request: &Request<Incoming>, who: &str, inherited: &str, stop: &
         }
         "/fds" => inherited.to_owned(),
         "/where" => format!("{}\n{}\n", std::env::current_dir()?.display(), std::fs::read_link("/proc/self/exe")?.display()),
+        "/wait" => {
+            while !std::fs::exists(text("file"))? {
+                sleep(millis(2)).await;
+            }
+            who.to_owned()
+        }
         "/sleep" => {
             sleep(millis(number("ms", 0)?)).await;
             who.to_owned()

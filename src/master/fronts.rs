@@ -40,7 +40,12 @@ pub fn start(handle: &Handle, instance: &str, config: &Config, journal: &Journal
 
 fn listen(address: &str) -> std::io::Result<http::Listener> {
     if address.starts_with('/') {
-        let _ = std::fs::remove_file(address);
+        // Only a socket that nobody answers at may go; any other file makes the bind fail.
+        let is_socket =
+            std::fs::symlink_metadata(address).is_ok_and(|it| std::os::unix::fs::FileTypeExt::is_socket(&it.file_type()));
+        if is_socket && std::os::unix::net::UnixStream::connect(address).is_err() {
+            let _ = std::fs::remove_file(address);
+        }
         let listener = std::os::unix::net::UnixListener::bind(address)?;
         listener.set_nonblocking(true)?;
         return Ok(http::Listener::Unix(tokio::net::UnixListener::from_std(listener)?));

@@ -96,7 +96,10 @@ impl Place {
     /// The configuration of a pool of `current/worker`: further lines of `[worker]`, then further tables.
     pub fn configure(&self, worker: &str, tables: &str) {
         let directory = self.path("current");
-        self.write("pool.toml", &format!("[worker]\ncommand = ['./worker']\ndirectory = {directory:?}\n{worker}\n{tables}\n"));
+        let text = format!("[worker]\ncommand = ['./worker']\ndirectory = {directory:?}\n{worker}\n{tables}\n");
+        // As an editor does it: a reload that is on its way reads the old or the new, never half.
+        self.write("pool.toml.new", &text);
+        fs::rename(self.path("pool.toml.new"), self.path("pool.toml")).expect("the configuration");
     }
 
     /// [`Place::configure`], and a master for it.

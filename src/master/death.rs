@@ -6,7 +6,7 @@ use super::processes::Process;
 use super::turn::{Brought, Master};
 use crate::pool::{Event, How, WorkerId};
 use crate::sys::descendants;
-use crate::sys::process::{Ended, Stat, reap_orphans};
+use crate::sys::process::{Ended, Stat, own_session_and_group, reap_orphans};
 
 impl Master {
     /// Main processes ended.
@@ -86,8 +86,7 @@ impl Master {
         let pids = &self.pids;
         // Workers have sessions of their own; what is in ours (a hook, a check, journalctl) has a thread that waits for it,
         // but for the children that a hook, which leads a group, leaves in its group.
-        let session = rustix::process::getsid(None).map_or(0, |session| session.as_raw_nonzero().get() as u32);
-        let group = rustix::process::getpgrp().as_raw_nonzero().get() as u32;
+        let (session, group) = own_session_and_group();
         let is_left = |pid, stat: &Stat| stat.group != pid && stat.group != group;
         let has_its_own = |pid| Stat::read(pid).is_none_or(|stat| stat.session == session && !is_left(pid, &stat));
         let reaped = reap_orphans(|pid| pids.contains_key(&pid) || has_its_own(pid));

@@ -235,6 +235,15 @@ impl Stat {
     }
 }
 
+/// The session and the process group of this process; 0 where the one who leads it is in another PID namespace (the first
+/// process of a container, for one).
+pub fn own_session_and_group() -> (u32, u32) {
+    // Not by rustix: it takes 0 for impossible, and panics.
+    // SAFETY: both only ask for numbers of this process, and cannot fail for it.
+    let (session, group) = unsafe { (libc::getsid(0), libc::getpgrp()) };
+    (session.unsigned_abs(), group.unsigned_abs())
+}
+
 /// Makes this process the parent of its descendants whose own parent ends (`PR_SET_CHILD_SUBREAPER`).
 pub fn set_subreaper() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)

@@ -7,11 +7,13 @@
 //! | `limits.rs` | no descriptor, no process, no disk left |
 //! | `mass.rs` | hundreds of workers, a thousand signals |
 //! | `matrix.rs` | fault × phase, under load |
+//! | `container.rs` | the first process of a PID namespace |
 //! | `fuzz.rs` | bytes of every kind for all that reads from outside |
 //! | `puppet.rs`, `meter.rs` | a worker that does what the test says; what a process costs |
 
 #![allow(dead_code)]
 
+mod container;
 mod fuzz;
 #[path = "../master/harness/mod.rs"]
 mod harness;

@@ -3,7 +3,17 @@
 //! Law: the same program runs under Ratoon, under plain systemd and alone; what isn't there is left out. A drain loses
 //! nothing: every accepted connection is served, and is told of its end before it is closed.
 //!
-//! ```no_run
+//! | what | how |
+//! |---|---|
+//! | listening sockets | [`listen`], or [`Listeners`] by order or by name, as tokio, std and socket2 types |
+//! | what the master is told | [`ready`], [`status`], [`stopping`], [`info`]; [`notify`] for any other word; the watchdog is fed by itself |
+//! | what the master wants | [`draining`]: a flag and a future |
+//! | serving | `serve` (hyper), `serve_tower` (axum and others), `Server` for its times |
+//! | what is shown of requests | by itself; `request` gives a handler its own, to describe it; [`counter`] |
+//! | servers of others | `layer`, and `Connection` for those that accept by themselves |
+//! | who and where | [`identity`]; [`server_status`]: the whole pool's document |
+//!
+//! ```
 //! # #[cfg(feature = "worker-http")]
 //! # mod example {
 //! use http_body_util::Full;
@@ -12,14 +22,23 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> std::io::Result<()> {
-//!     let listener = worker::listen("127.0.0.1:8080")?; // the socket that was handed over, else this address
-//!     let service = service_fn(async |_: Request<Incoming>| {
-//!         Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("hello\n"))))
+//!     let listener = worker::listen("127.0.0.1:0")?; // the socket that was handed over, else this address
+//!     let asked = worker::counter("asked");
+//!     let service = service_fn(move |request: Request<Incoming>| {
+//!         asked.increment();
+//!         async move {
+//!             let text = format!("hello, you asked for {}\n", request.uri().path());
+//!             Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(text))))
+//!         }
 //!     });
 //!     worker::ready()?;
+//! #   worker::draining().begin(); // as SIGTERM does
 //!     worker::serve(listener, service).await // returns after the drain
 //! }
+//! # pub fn run() { main().unwrap() }
 //! # }
+//! # #[cfg(feature = "worker-http")]
+//! # example::run();
 //! ```
 #![forbid(unsafe_code)]
 

@@ -61,7 +61,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    Server::new().serve(listener, TowerToHyperService::new(service)).await
+    Server::new().serve_tower(listener, service).await
 }
 
 /// How to serve; [`serve`] uses the defaults.
@@ -165,6 +165,19 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// [`Server::serve`] for a tower service.
+    pub async fn serve_tower<S, B>(self, listener: impl Into<Listener>, service: S) -> io::Result<()>
+    where
+        S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<Box<dyn Error + Send + Sync>> + Send,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.serve(listener, TowerToHyperService::new(service)).await
     }
 
     async fn connection<IO, S, B>(&self, io: IO, state: Arc<State>, service: S)

@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -130,6 +130,44 @@ impl Client {
         timeout(SOON, self.0.read_to_end(&mut rest)).await.expect("the end").unwrap();
         assert_eq!(rest, b"", "bytes after the last answer");
     }
+}
+
+#[derive(Clone)]
+struct Greeter;
+
+impl tower_service::Service<Request<Incoming>> for Greeter {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Incoming>) -> Self::Future {
+        std::future::ready(Ok(Response::new(Full::new(Bytes::from("hello")))))
+    }
+}
+
+#[tokio::test]
+async fn a_tower_service_is_served_over_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = Listener::bind(path.to_str().unwrap()).unwrap();
+    let drain = Drain::new();
+    let server = tokio::spawn(Server::new().drain(drain.clone()).serve_tower(listener, Greeter));
+    let mut client = UnixStream::connect(&path).await.unwrap();
+    for close in [false, true] {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut text = [0; 1024];
+        let len = timeout(SOON, client.read(&mut text)).await.expect("an answer").unwrap();
+        let text = std::str::from_utf8(&text[..len]).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("hello"), "{text}");
+        assert_eq!(text.contains("connection: close"), close);
+        drain.begin();
+    }
+    drop(client);
+    timeout(SOON, server).await.expect("the server ends").unwrap().unwrap();
 }
 
 #[tokio::test]

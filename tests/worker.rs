@@ -1,0 +1,203 @@
+//! The worker library in real processes: what the status document shows of them, and what a reload does to connections
+//! that are open. The worker is the example `chaos`.
+
+#[allow(dead_code)]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::{Master, example, signal};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn pool(workers: u32) -> Master {
+    let program = example("chaos");
+    Master::start(&format!("worker.command = [{:?}]\nworker.count = {workers}\n", program.display().to_string()))
+}
+
+/// A kept connection.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn new(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        Client(BufReader::new(stream))
+    }
+
+    fn ask(&mut self, path: &str) {
+        write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request");
+    }
+
+    /// Whether the end of the connection was announced, and the body.
+    fn answer(&mut self) -> (bool, String) {
+        let (mut length, mut close, mut first) = (0, false, true);
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).expect("an answer");
+            assert!(!first || line.starts_with("HTTP/1.1 200 "), "{line:?}");
+            first = false;
+            match line.trim_end().to_lowercase().split_once(": ") {
+                Some(("content-length", value)) => length = value.parse().expect("a length"),
+                Some(("connection", value)) => close = value == "close",
+                Some(_) => {}
+                None if line == "\r\n" => break,
+                None => assert!(!line.is_empty(), "the connection ended within a head"),
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).expect("a body");
+        (close, String::from_utf8(body).expect("text"))
+    }
+
+    fn get(&mut self, path: &str) -> (bool, String) {
+        self.ask(path);
+        self.answer()
+    }
+
+    fn at_end(mut self) {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).expect("an end in good order");
+        assert_eq!(rest, b"");
+    }
+}
+
+fn said(who: &str, word: &str) -> u64 {
+    let mut words = who.split_whitespace().skip_while(|found| *found != word);
+    words.nth(1).and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {word} in {who:?}"))
+}
+
+fn workers(status: &Value) -> impl Iterator<Item = &Value> {
+    status["workers"].as_array().expect("workers").iter()
+}
+
+#[test]
+fn the_status_shows_connections_requests_and_the_applications_own_words() {
+    let mut master = pool(1);
+    let address = master.address();
+    let idle_pool = master.status().expect("a status");
+    assert_eq!((&idle_pool["requests"], &idle_pool["connections"]), (&json!(0), &json!(0)), "known, and none");
+    let mut client = Client::new(&address);
+    client.get("/count?name=jobs&by=5");
+    client.get("/info?text=hello");
+    let mut busy = Client::new(&address);
+    busy.ask("/describe?about=invoices&ms=600000");
+    let status = master.wait("the request is shown", |status| {
+        let mut all = workers(status).flat_map(|worker| worker["active_connections"].as_array().expect("connections"));
+        all.any(|connection| connection["request"]["info"]["about"] == "invoices")
+    });
+    let worker = workers(&status).next().expect("a worker");
+    assert_eq!((&worker["connections"], &worker["requests"]), (&json!(2), &json!(3)));
+    assert_eq!((&worker["counters"], &worker["info"]), (&json!({"jobs": 5.0}), &json!({"says": "hello"})));
+    let of = |state: &str| {
+        let mut all = worker["active_connections"].as_array().expect("connections").iter();
+        all.find(|connection| connection["state"] == state).unwrap_or_else(|| panic!("no {state} one: {worker:#}"))
+    };
+    let request = &of("active")["request"];
+    assert_eq!(
+        (&request["state"], &request["method"], &request["http_version"]),
+        (&json!("processing"), &json!("GET"), &json!("1.1"))
+    );
+    assert_eq!((&request["url"], &request["ip"]), (&json!("/describe?about=invoices&ms=600000"), &json!("127.0.0.1")));
+    let port = busy.0.get_ref().local_addr().expect("an address").port();
+    assert_eq!((&of("active")["remote_port"], &of("active")["bytes_written"]), (&json!(port), &json!(0)));
+    assert_eq!((&of("idle")["requests"], &of("idle")["request"]["state"]), (&json!(2), &json!("finished")));
+    assert!(of("idle")["bytes_written"].as_u64() > Some(100) && of("idle")["idle_since"].is_string());
+    assert_eq!(client.get("/pool").1, "1 workers ready\n");
+}
+
+#[test]
+fn a_killed_worker_leaves_its_totals_and_the_request_that_it_died_in() {
+    let mut master = pool(1);
+    let mut client = Client::new(&master.address());
+    let pid = said(&client.get("/count?name=jobs&by=7").1, "pid");
+    client.ask("/describe?about=doom&ms=600000");
+    master.wait("the request is shown", |status| status["requests"] == 2);
+    signal(pid as u32, Signal::KILL);
+    let status = master.wait("it is replaced", |status| status["worker_crashes"] == 1 && status["workers_ready"] == 1);
+    assert_eq!((&status["requests"], &status["connections"], &status["counters"]), (&json!(2), &json!(1), &json!({"jobs": 7.0})));
+    let failure = &status["failures"][0];
+    assert_eq!(failure["pid"], pid);
+    assert_eq!(failure["serving"][0]["url"], "/describe?about=doom&ms=600000", "{failure:#}");
+}
+
+/// The kept connection is idle, the fresh one has sent nothing yet, the busy one waits for its answer.
+#[test]
+fn a_reload_serves_every_connection_that_was_accepted() {
+    let mut master = pool(1);
+    let address = master.address();
+    let mut idle = Client::new(&address);
+    let old = said(&idle.get("/").1, "pid");
+    let fresh = Client::new(&address);
+    let mut busy = Client::new(&address);
+    let directory = tempfile::tempdir().expect("a directory");
+    let gate = directory.path().join("gate");
+    busy.ask(&format!("/wait?file={}", gate.display()));
+    master.wait("all are accepted", |status| status["connections"] == 3 && status["requests"] == 2);
+    master.ok(&["reload"]);
+    let draining = |status: &Value| workers(status).any(|worker| worker["pid"] == old && worker["listening"] == false);
+    master.wait("the old one listens no more", draining);
+    assert_ne!(said(&Client::new(&address).get("/").1, "pid"), old);
+    for mut client in [idle, fresh] {
+        let (close, who) = client.get("/");
+        assert!(close && said(&who, "pid") == old, "{close} {who}");
+        client.at_end();
+    }
+    std::fs::write(&gate, "").expect("the gate opens");
+    let (close, who) = busy.answer();
+    assert!(close && said(&who, "pid") == old, "{close} {who}");
+    busy.at_end();
+    let gone = |status: &Value| workers(status).all(|worker| worker["pid"] != old);
+    let status = master.wait("the old one is gone", gone);
+    assert_eq!((&status["worker_crashes"], &status["requests"]), (&json!(0), &json!(5)));
+}
+
+/// The same program alone, on a port that was free a moment ago.
+fn alone() -> (Child, String) {
+    let address = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").to_string();
+    let child = Command::new(example("chaos"))
+        .env("CHAOS_LISTEN", &address)
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("chaos");
+    let mut left = 60_000 / 10;
+    while TcpStream::connect(&address).is_err() {
+        left -= 1;
+        assert!(left > 0, "it does not listen on {address}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    (child, address)
+}
+
+#[test]
+fn alone_it_serves_drains_at_a_signal_and_ends_at_the_second() {
+    for stop in [Signal::TERM, Signal::INT] {
+        let (mut child, address) = alone();
+        let mut client = Client::new(&address);
+        assert_eq!(said(&client.get("/").1, "generation"), 0);
+        signal(child.id(), stop);
+        while TcpStream::connect(&address).is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(client.get("/").0, "the end is announced");
+        drop(client);
+        assert_eq!(child.wait().expect("its end").code(), Some(0));
+    }
+    let (mut child, address) = alone();
+    let mut client = Client::new(&address);
+    client.get("/");
+    client.ask("/sleep?ms=600000");
+    signal(child.id(), Signal::INT);
+    while TcpStream::connect(&address).is_ok() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(child.id(), Signal::INT);
+    assert_eq!(child.wait().expect("its end").code(), Some(130));
+}

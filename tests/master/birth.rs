@@ -233,3 +233,58 @@ fn what_workers_print_comes_out_where_the_master_writes() {
     master.wait_for_log("a word");
     master.wait_for_log("an error");
 }
+
+/// Says in its status who it is and what it may.
+const SELF_PORTRAIT: &str =
+    "systemd-notify --ready --status=\"$(id -un):$(id -gn):$(id -Gn) $(ulimit -Sn) $(ulimit -Hn)\"; exec sleep 1000";
+
+#[test]
+fn a_worker_runs_as_the_configured_user_where_the_master_may_change_it() {
+    let place = Place::new();
+    // Others must reach their notify socket.
+    std::fs::set_permissions(place.root(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("mode");
+    let pool =
+        |user: &str| format!("[worker]\ncommand = ['/bin/sh', '-c', '{SELF_PORTRAIT}']\ndirectory = '/'\ncount = 1\n{user}\n");
+    place.write("pool.toml", &pool(""));
+    let master = Plan::new(place).start();
+    let own = workers(&master.status())[0]["status"].as_str().expect("a status").to_owned();
+    master.place.write("pool.toml", &pool("user = 'nobody'"));
+    let said = master.verb(&["reload"]);
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(said.code, Some(0), "{said:?}\n{}", master.log());
+        let status = master.wait("its words", |status| workers(status)[0]["status"].as_str().is_some_and(|it| it != own));
+        let portrait = workers(&status)[0]["status"].as_str().expect("a status").to_owned();
+        assert!(portrait.starts_with("nobody:nogroup:nogroup "), "{portrait}");
+        master.place.write("pool.toml", &pool("user = 'nobody'\ngroup = 'daemon'"));
+        master.ok(&["reload"]);
+        master
+            .wait("its words", |status| workers(status)[0]["status"].as_str().is_some_and(|it| it.starts_with("nobody:daemon:")));
+    } else {
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.err.contains("only a master that runs as root"), "{said:?}");
+    }
+    master.place.write("pool.toml", &pool("user = 'nobody-at-all'"));
+    let said = master.verb(&["reload"]);
+    assert!(said.code == Some(1) && said.err.contains("there is no user \"nobody-at-all\""), "{said:?}");
+}
+
+#[test]
+fn a_worker_has_the_limit_of_open_files_that_the_master_was_given_or_its_own() {
+    let place = Place::new();
+    let pool = |limits: &str| {
+        format!("[worker]\ncommand = ['/bin/sh', '-c', '{SELF_PORTRAIT}']\ndirectory = '/'\ncount = 1\n{limits}\n")
+    };
+    place.write("pool.toml", &pool(""));
+    let master = Plan::new(place).shell("ulimit -Sn 333; ulimit -Hn 4444; exec \"$0\" \"$@\"").start();
+    let ends_with = |end: &str| {
+        master.wait(end, |status| workers(status)[0]["status"].as_str().is_some_and(|it| it.ends_with(end)));
+    };
+    // The master has raised its own.
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", master.pid)).expect("limits");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("files");
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["4444", "4444"]);
+    ends_with(" 333 4444");
+    master.place.write("pool.toml", &pool("[worker.limits]\nnofile = 555"));
+    master.ok(&["reload"]);
+    ends_with(" 555 555");
+}

@@ -1,6 +1,6 @@
 //! Several masters on one machine.
 
-use super::harness::master::pids;
+use super::harness::master::{pids, workers};
 use super::harness::{Place, Plan, RATOON, Signal, http};
 
 #[test]
@@ -70,4 +70,25 @@ fn list_shows_what_runs_and_what_is_dead() {
     assert_eq!(status.status.code(), Some(0), "{}", String::from_utf8_lossy(&status.stderr));
     one.signal(Signal::TERM);
     assert_eq!(one.end().code(), Some(0));
+}
+
+#[test]
+fn a_runtime_directory_that_is_removed_comes_back() {
+    let master = Place::new().pool("count = 2", "").start();
+    let before = pids(&master.status());
+    // As a cleaner of temporary files does it: first the sockets one by one, then all of it.
+    std::fs::remove_file(master.control()).expect("the control socket");
+    master.wait("it is there again", |status| status["workers_ready"] == 2);
+    std::fs::remove_dir_all(master.place.path("run")).expect("the directory");
+    let status = master.wait("it is there again", |status| status["workers_ready"] == 2);
+    assert_eq!((pids(&status), &status["worker_crashes"]), (before, &0.into()), "{status:#}");
+    // The workers are heard as before, and new ones, too.
+    for _ in 0..8 {
+        master.get("/status?text=still+here");
+    }
+    master.wait("their words", |status| workers(status).iter().any(|worker| worker["status"] == "still here"));
+    master.ok(&["reload"]);
+    master.wait_until_calm();
+    master.signal(Signal::TERM);
+    assert_eq!(master.end().code(), Some(0));
 }

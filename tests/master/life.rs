@@ -93,55 +93,6 @@ fn a_failure_half_way_with_surge_1_brings_the_old_release_back() {
 }
 
 #[test]
-fn recycle_replaces_all_within_the_generation_one_at_a_time() {
-    let master = Place::new().pool("count = 3", "").start();
-    let before = pids(&master.status());
-    master.ok(&["recycle"]);
-    let status = master.wait_until_calm();
-    assert!(!pids(&status).iter().any(|pid| before.contains(pid)), "{status:#}");
-    assert_eq!((&status["generation"], &status["worker_crashes"], &status["last_reload"]), (&1.into(), &0.into(), &Value::Null));
-}
-
-#[test]
-fn recycle_replaces_one_and_the_new_one_is_ready_first() {
-    let place = Place::new();
-    place.wrap("v1", "[ ! -e PLACE/closed ] || export CHAOS_GATE=PLACE/gate");
-    let master = place.pool("count = 2\nstart_timeout = '1h'", "").start();
-    let before = master.status();
-    let id = workers(&before)[1]["id"].to_string();
-    master.place.write("closed", "");
-    let recycle = master.begin(&["recycle", &id]);
-    let status = master.wait("its successor starts", |status| count(status, 1, "starting") == 1);
-    assert_eq!(count(&status, 1, "ready"), 2, "{status:#}");
-    master.place.write("gate", "");
-    assert_eq!(recycle.end().code, Some(0));
-    let status = master.wait_until_calm();
-    assert_eq!(pids(&status)[0], pids(&before)[0]);
-    assert_ne!(pids(&status)[1], pids(&before)[1]);
-
-    let nobody = master.verb(&["recycle", "4711"]);
-    assert!(nobody.code == Some(1) && nobody.err.contains("4711"), "{nobody:?}");
-}
-
-#[test]
-fn a_recycled_worker_stays_when_its_successor_fails() {
-    let master = Place::new().pool("count = 1", "").start();
-    let before = pids(&master.status());
-    master.place.behave("v1", "exit_at_start=1");
-    let said = master.verb(&["recycle"]);
-    assert!(said.code == Some(1) && said.err.contains("stays"), "{said:?}");
-    assert_eq!(pids(&master.wait_until_calm()), before);
-}
-
-#[test]
-fn old_workers_are_recycled() {
-    let master = Place::new().pool("count = 1", "[recycle]\nmax_age = '300ms'").start();
-    let before = pids(&master.status());
-    let status = master.wait("it was recycled", |status| status["workers_ready"] == 1 && pids(status) != before);
-    assert_eq!((&status["generation"], &status["worker_crashes"]), (&1.into(), &0.into()), "{status:#}");
-}
-
-#[test]
 fn a_worker_that_leaves_is_replaced_at_once() {
     let place = Place::new();
     let master = place.pool("count = 1", "").start();
@@ -268,4 +219,37 @@ fn seconds(failure: &Value) -> f64 {
     let time = failure["time"].as_str().expect("a time");
     let (_, clock) = time.trim_end_matches('Z').split_once('T').expect("RFC 3339");
     clock.split(':').map(|part| part.parse::<f64>().expect("a number")).fold(0.0, |all, part| all * 60.0 + part)
+}
+
+#[test]
+fn a_worker_may_say_which_of_its_processes_is_the_main_one() {
+    let place = Place::new();
+    // The child serves, the shell goes: as daemons do that were written for another age.
+    let chaos = super::harness::example("chaos");
+    let script = format!(
+        "#!/bin/sh\nsh -c 'echo $$ > ../main.$RATOON_WORKER; LISTEN_PID=$$ exec {}' &\nsystemd-notify MAINPID=$!\nexit 0\n",
+        chaos.display()
+    );
+    place.program("v1/worker", &script);
+    let master = place.pool("count = 1", "").start();
+    let main =
+        |status: &Value| master.place.read(&format!("main.{}", workers(status)[0]["id"])).trim().parse::<u32>().expect("a pid");
+    // The child may be ready before the shell has said who is the main one.
+    let told = |status: &Value| status["workers_ready"] == 1 && pids(status) == [main(status)];
+    let status = master.wait("its word", told);
+    let pid = main(&status);
+    assert_eq!(&status["worker_crashes"], 0, "{status:#}");
+    assert!(master.get("/").contains(&format!("pid {pid} ")));
+    // Its end is the worker's.
+    processes::signal(pid, Signal::KILL);
+    let status = master.wait("another", |status| status["worker_crashes"] == 1 && told(status));
+    assert_eq!((&last_failure(&status)["how"], &last_failure(&status)["pid"]), (&"signal SIGKILL".into(), &pid.into()));
+    // And it hears the stop signal.
+    let pid = main(&status);
+    let request = master.ask_for_later();
+    master.signal(Signal::TERM);
+    master.wait("draining", |status| status["state"] == "stopping");
+    assert!(request.answer().contains(&format!("pid {pid} ")));
+    assert_eq!(master.end().code(), Some(0));
+    assert!(!processes::lives(pid));
 }

@@ -16,6 +16,7 @@ mod life;
 mod load;
 mod pinned;
 mod queue;
+mod recycle;
 mod reload;
 mod scale;
 mod sockets;

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::harness::master::{last_failure, pids, wait_for_end_of, workers};
-use super::harness::{Place, Plan, Signal, processes};
+use super::harness::{PATIENCE, Place, Plan, Signal, Value, http, processes};
 
 #[test]
 fn ready_is_said_when_all_workers_are_ready() {
@@ -202,4 +202,31 @@ fn a_command_that_is_missing_does_not_start() {
     let master = Plan::new(place).launch();
     assert_eq!(master.end().code(), Some(1));
     assert!(master.log().contains("/no/such/program") && master.log().contains("No such file or directory"), "{}", master.log());
+}
+
+#[test]
+fn the_status_address_serves_reads_and_no_changes() {
+    let place = Place::new();
+    let path = place.path("status");
+    // A dead one of an earlier run lies there.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    let master = place.pool("count = 1", &format!("[status]\nlisten = {path:?}")).start();
+    let ask = |method: &str, what: &str| http::over_unix(&path, method, what, PATIENCE).expect("an answer");
+    let status: Value = serde_json::from_str(&ask("GET", "/status").body).expect("JSON");
+    assert_eq!(status["workers_ready"], 1);
+    assert_eq!(ask("GET", "/readyz").status, 200);
+    assert_eq!(ask("POST", "/reload").status, 403);
+    assert_eq!(master.status()["generation"], 1);
+}
+
+#[test]
+fn a_file_that_is_no_socket_is_not_removed_for_the_status_address() {
+    let place = Place::new();
+    place.write("precious", "data");
+    let path = place.path("precious");
+    let master = place.pool("count = 1", &format!("[status]\nlisten = {path:?}")).start();
+    // The pool is worth more than its status page.
+    master.wait_for_log("status.listen");
+    assert_eq!(master.place.read("precious"), "data");
+    assert!(master.get("/").contains("generation 1"));
 }

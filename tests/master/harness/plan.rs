@@ -25,7 +25,7 @@ pub struct Plan {
     systemd: Option<Systemd>,
     sockets: Vec<(String, OwnedFd)>,
     strays: Vec<(i32, OwnedFd)>,
-    shell: &'static str,
+    shell: Option<&'static str>,
     program: PathBuf,
     listens: bool,
     stderr: Option<Stdio>,
@@ -45,7 +45,7 @@ impl Plan {
             systemd: Some(systemd),
             sockets: Vec::new(),
             strays: Vec::new(),
-            shell: "LISTEN_PID=$$ exec \"$0\" \"$@\"",
+            shell: None,
             program: RATOON.into(),
             listens: false,
             stderr: None,
@@ -110,9 +110,9 @@ impl Plan {
         self
     }
 
-    /// A shell script that starts the master (`"$0" "$@"`), with the sockets open.
+    /// A shell script that starts the master (`"$0" "$@"`); with sockets it has to say `LISTEN_PID`.
     pub fn shell(mut self, script: &'static str) -> Plan {
-        self.shell = script;
+        self.shell = Some(script);
         self
     }
 
@@ -172,13 +172,15 @@ impl Plan {
     }
 
     fn command(&self) -> Command {
-        let mut command = if self.sockets.is_empty() {
-            Command::new(&self.program)
-        } else {
-            // Only who has forked knows the number that stands in LISTEN_PID.
-            let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", self.shell, RATOON]);
-            shell
+        // Only who has forked knows the number that stands in LISTEN_PID.
+        let script = self.shell.or((!self.sockets.is_empty()).then_some("LISTEN_PID=$$ exec \"$0\" \"$@\""));
+        let mut command = match script {
+            None => Command::new(&self.program),
+            Some(script) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", script]).arg(&self.program);
+                shell
+            }
         };
         command.arg("run");
         if !self.listens && self.sockets.is_empty() {

@@ -129,12 +129,14 @@ function plot(id, pick) {
   const end = seconds();
   const points = history.filter((sample) => isKnown(pick(sample)));
   const most = points.reduce((top, sample) => Math.max(top, pick(sample)), 0) || 1;
-  const left = (at) => (300 - ((end - at) / KEPT) * 300).toFixed(1);
+  // As long as there is little to show, it is shown larger.
+  const wide = Math.min(KEPT, Math.max(60, end - (history[0]?.at ?? end)));
+  const left = (at) => (300 - ((end - at) / wide) * 300).toFixed(1);
   const curve = points.map((sample) => `${left(sample.at)} ${(97 - (pick(sample) / most) * 92).toFixed(1)}`).join("L");
   const [area, line, mark] = parent.firstChild.children;
   line.setAttribute("d", points.length > 1 ? `M${curve}` : "");
   area.setAttribute("d", points.length > 1 ? `M${left(points[0].at)} 100L${curve}L${left(points[points.length - 1].at)} 100Z` : "");
-  mark.setAttribute("d", marks.map((at) => `M${left(at)} 0V100`).join(""));
+  mark.setAttribute("d", marks.filter((at) => end - at < wide).map((at) => `M${left(at)} 0V100`).join(""));
 }
 
 /** Generations below each other, slots side by side, so that a slot keeps its place from one to the next. */

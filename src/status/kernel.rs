@@ -126,7 +126,7 @@ pub fn master() -> Master {
     Master {
         rss: rss.or(stat.as_ref().map(|stat| stat.rss)),
         pss,
-        cpu_usec: stat.as_ref().map(|stat| stat.cpu_usec),
+        cpu_usec: Some(process::own_cpu()),
         started: stat.and_then(|stat| process::boot_time()?.checked_add(stat.started)),
     }
 }

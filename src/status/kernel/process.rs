@@ -128,6 +128,12 @@ pub(super) fn boot_time() -> Option<SystemTime> {
     SystemTime::now().checked_sub(up)
 }
 
+/// CPU time of this process, microseconds: without that of the workers and hooks that it has waited for.
+pub(super) fn own_cpu() -> u64 {
+    let spent = clock_gettime(ClockId::ProcessCPUTime);
+    (spent.tv_sec.unsigned_abs() * 1_000_000).saturating_add(spent.tv_nsec.unsigned_abs() / 1000)
+}
+
 /// Rss and Pss of this process, bytes, from `/proc/self/smaps_rollup`.
 pub(super) fn own_rollup() -> (Option<u64>, Option<u64>) {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();

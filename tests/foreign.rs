@@ -6,8 +6,11 @@
 
 mod support;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -60,12 +63,106 @@ fn shell_script() {
     a_worker_s_life(r#"command = ["./shell.sh"]"#, Loses::Nothing);
 }
 
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn node_shows_its_connections_and_requests() {
+    let worker = r#"command = ["node", "status.mjs"]"#;
+    let status = a_request_is_shown(worker, "node");
+    let worker = &status["workers"][0];
+    assert_eq!((&worker["connections"], &status["connections"]), (&1.into(), &2.into()), "{status:#}");
+    assert!(worker["bytes_read"].as_u64() > Some(40) && worker["bytes_written"].as_u64() > Some(100), "{status:#}");
+    let connection = &worker["active_connections"][0];
+    assert_eq!((&connection["state"], &connection["requests"]), (&"idle".into(), &2.into()), "{status:#}");
+    assert_eq!(connection["request"]["state"], "finished", "{status:#}");
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn node_shows_and_loses_nothing() {
+    a_worker_s_life(r#"command = ["node", "../../examples/status.mjs"]"#, Loses::Nothing);
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn python_shows_its_requests() {
+    let worker = format!("command = [{:?}, '--no-control-socket', '--threads', '4', 'status:wsgi']", venv("gunicorn"));
+    let status = a_request_is_shown(&worker, "python");
+    // Nobody told of connections: that is not none.
+    assert_eq!((&status["connections"], &status["workers"][0]["bytes_read"]), (&Value::Null, &Value::Null), "{status:#}");
+    // Told in datagrams, at once and at most once a second: of each worker the first is there.
+    assert_eq!(status["counters"]["asked"], 2.0, "{status:#}");
+}
+
+/// The examples that show their requests: one is in work, its worker is killed, another serves two. Gives the last status.
+fn a_request_is_shown(worker: &str, language: &str) -> Value {
+    let mut master = pool("examples", 1, worker);
+    let (mut first, port) = ask(&master.address(), "/invoice/17?about=invoices&seconds=600");
+    let status = master.wait("the request is shown", |status| in_work(status)["request"]["info"]["about"] == "invoices");
+    let connection = in_work(&status);
+    assert_eq!((&connection["remote_address"], &connection["remote_port"]), (&"127.0.0.1".into(), &port.into()), "{status:#}");
+    let request = &connection["request"];
+    assert_eq!(request["url"], "/invoice/17?about=invoices&seconds=600", "{status:#}");
+    assert_eq!((&request["method"], &request["http_version"]), (&"GET".into(), &"1.1".into()), "{status:#}");
+    assert_eq!((&request["state"], &request["ip"]), (&"processing".into(), &"127.0.0.1".into()), "{status:#}");
+    let age = |time: &Value| time.as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z'));
+    assert!(age(&request["start_time"]) && age(&connection["start_time"]), "{status:#}");
+    let worker = &status["workers"][0];
+    assert!(worker["requests"] == 1 && worker["info"][language].is_string(), "{status:#}");
+    // What a dead worker wrote is still there.
+    let pid = pids(&status)[0];
+    signal(pid, Signal::KILL);
+    // (gunicorn says READY=1 before its application is there.)
+    let status = master.wait("another shows that it has served nothing", |status| {
+        status["worker_crashes"] == 1 && status["workers"][0]["requests"] == 0 && pids(status)[0] != pid
+    });
+    assert_eq!(first.read(&mut [0; 100]).unwrap_or(0), 0, "nobody answers");
+    assert_eq!(status["failures"][0]["serving"][0]["url"], "/invoice/17?about=invoices&seconds=600", "{status:#}");
+    assert_eq!(status["requests"], 1, "{status:#}");
+    // Two on one connection.
+    let (mut client, _) = ask(&master.address(), "/?about=one");
+    for left in [1, 0] {
+        let mut text = String::new();
+        // With a length, or in chunks.
+        while !(text.ends_with("generation 1") || text.ends_with("\r\n0\r\n\r\n")) {
+            let mut part = [0; 1024];
+            let length = client.read(&mut part).expect("an answer");
+            assert!(length > 0, "cut off: {text}");
+            text += &String::from_utf8_lossy(&part[..length]);
+        }
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        for _ in 0..left {
+            client.write_all(b"GET /?about=two HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("another request");
+        }
+    }
+    master.wait("both are over", |status| status["requests"] == 3 && in_work(status).is_null())
+}
+
+/// The connection with a request in work, if there is one.
+fn in_work(status: &Value) -> &Value {
+    let mut all = status["workers"].as_array().into_iter().flatten().flat_map(|worker| worker["active_connections"].as_array());
+    all.by_ref().flatten().find(|connection| connection["state"] == "active").unwrap_or(&Value::Null)
+}
+
+/// Asks; gives the connection and its port at this end.
+fn ask(address: &str, url: &str) -> (TcpStream, u16) {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    write!(stream, "GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("a request");
+    let port = stream.local_addr().expect("an address").port();
+    (stream, port)
+}
+
+/// A master whose workers run in this directory of the tree.
+fn pool(directory: &str, count: u32, worker: &str) -> Master {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    Master::start(&format!(
+        "[worker]\ndirectory = {directory:?}\ncount = {count}\nenvironment = {{ PYTHONDONTWRITEBYTECODE = '1' }}\n{worker}\n"
+    ))
+}
+
 /// `worker` is what stands under `[worker]` beside the directory and the count.
 fn a_worker_s_life(worker: &str, loses: Loses) {
-    let workers = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/workers");
-    let mut master = Master::start(&format!(
-        "[worker]\ndirectory = {workers:?}\ncount = 2\nenvironment = {{ PYTHONDONTWRITEBYTECODE = '1' }}\n{worker}\n"
-    ));
+    let mut master = pool("tests/workers", 2, worker);
 
     // Reloads, under a little load of new connections.
     let mut load = Command::new(example("load"));

@@ -26,7 +26,9 @@
 //! | 20 | slots from this number on were never used |
 //! | 21 | connections that found no free slot (they are in word 16, too) |
 //!
-//! The other words up to the counters are 0 and reserved. Words 16 to 19 are running totals and never fall.
+//! The other words up to the counters are 0 and reserved. Words 16 to 19 are running totals and never fall. A writer
+//! that does not know of connections or bytes leaves theirs at 0: requests without them are shown as "not known".
+//! (Two examples write the page in other languages: `examples/status.py` by mapping it, `examples/status.mjs` as a file.)
 //!
 //! A named counter takes 64 bytes: word 0 is 0 while it is free, 1 while its name is written (compare-and-swap from 0),
 //! 2 when it counts; word 1 is its running total; the other 48 bytes are its name, ended by a NUL if shorter. A counter

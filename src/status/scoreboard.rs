@@ -42,6 +42,11 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// One of the figures beside the requests: where there were requests without it, nobody counts it.
+    pub fn known(&self, figure: u64) -> Option<u64> {
+        (figure > 0 || self.requests == 0).then_some(figure)
+    }
+
     /// Adds another worker's.
     pub fn add(&mut self, other: &Totals) {
         self.connections = self.connections.saturating_add(other.connections);
@@ -107,10 +112,11 @@ impl Scoreboard {
     /// Fills in what a worker of the status document says by its page; leaves it as it is when it says nothing.
     pub fn fill(&self, worker: &mut Worker) {
         let Some(shown) = self.read() else { return };
-        worker.connections = Some(shown.totals.connections);
-        worker.requests = Some(shown.totals.requests);
-        worker.bytes_read = Some(shown.totals.bytes_read);
-        worker.bytes_written = Some(shown.totals.bytes_written);
+        let totals = &shown.totals;
+        worker.connections = totals.known(totals.connections);
+        worker.requests = Some(totals.requests);
+        worker.bytes_read = totals.known(totals.bytes_read);
+        worker.bytes_written = totals.known(totals.bytes_written);
         worker.counters.extend(shown.totals.counters);
         worker.active_connections = shown.connections;
     }

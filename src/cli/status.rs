@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::de::IgnoredAny;
 
-use super::screen::{Screen, is_harmless, say};
+use super::screen::{Screen, clean, complain, is_harmless, say};
 use super::status_view::{Clock, view};
 use super::target::Target;
 use crate::status::tree::Document;
@@ -33,6 +33,13 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
         serde_json::from_str::<Document>(&text).is_ok_and(|document| document.workers_ready > 0)
     } else {
         let document = client.status().await.map_err(|error| error.to_string())?;
+        let own = env!("CARGO_PKG_VERSION");
+        if !document.version.is_empty() && document.version != own {
+            complain(&format!(
+                "ratoon: the master runs version {}, this program is {own}: `ratoon upgrade` lets it run what is installed now",
+                clean(&document.version)
+            ));
+        }
         say(&view(&document, &Clock { now: Timestamp::now(), zone: TimeZone::system() }, &Screen::of_stdout()));
         document.workers_ready > 0
     };

@@ -3,14 +3,18 @@
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::screen::{Screen, Style, bytes, clean, number, span};
+use super::screen::{Screen, Style, bytes, clean, number, span, width};
 use super::table::{Cell, Table};
+use crate::status::cure::cure;
 use crate::status::tree::{Document, Failure, Worker};
 
 /// How many of the last failures are shown.
 const FAILURES: usize = 3;
 /// How many of a failed worker's last lines are shown.
 const LOG_LINES: usize = 5;
+
+/// What a line begins with that says what helps.
+const HINT: &str = "hint: ";
 
 /// The time and where we are.
 pub(super) struct Clock {
@@ -163,12 +167,14 @@ pub(super) fn state(worker: &Worker) -> String {
 }
 
 fn sockets(document: &Document, screen: &Screen) -> String {
-    let mut table = Table::new(&["SOCKET", "ADDRESS", ">QUEUE", ">MAX"]);
-    for socket in &document.sockets {
+    let mut table = Table::new(&[">FD", "SOCKET", "ADDRESS", ">QUEUE", ">MAX"]);
+    // As what number a worker has it.
+    for (fd, socket) in (3..).zip(&document.sockets) {
         let figure = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |it| it.to_string());
         // A queue that is full refuses clients.
         let full = socket.queue.zip(socket.queue_max).is_some_and(|(queue, most)| most > 0 && queue >= most);
         table.row(vec![
+            Cell::from(fd.to_string()),
             Cell::from(&socket.name),
             Cell::from(&socket.address),
             Cell::styled(&figure(socket.queue), if full { Style::Bad } else { Style::Plain }),
@@ -191,11 +197,31 @@ fn failures(document: &Document, clock: &Clock, screen: &Screen) -> String {
         out += &screen.paint(&screen.cut(&line), Style::Bad);
         out.push('\n');
         for line in details(failure, LOG_LINES) {
-            out += &screen.cut(&format!("    {line}"));
-            out.push('\n');
+            // A hint that is cut helps nobody.
+            let room = screen.width.filter(|_| line.starts_with(HINT)).map(|width| width.saturating_sub(4));
+            for line in wrapped(&line, room) {
+                out += &screen.cut(&format!("    {line}"));
+                out.push('\n');
+            }
         }
     }
     out
+}
+
+/// The words of a line, in lines of at most this width where one is given.
+fn wrapped(line: &str, room: Option<usize>) -> Vec<String> {
+    let Some(room) = room else { return vec![line.to_owned()] };
+    let mut lines: Vec<String> = Vec::new();
+    for word in line.split(' ') {
+        match lines.last_mut().filter(|last| width(last) + 1 + width(word) <= room) {
+            Some(last) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// `worker 12 (slot 2, generation 8): exit 1`
@@ -219,6 +245,7 @@ pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
     }
     let first = failure.log_tail.len().saturating_sub(log_lines);
     lines.extend(failure.log_tail[first..].iter().map(|line| format!("| {}", clean(line))));
+    lines.extend(cure(&failure.how, &failure.log_tail).map(|cure| format!("{HINT}{cure}")));
     lines
 }
 
@@ -258,10 +285,10 @@ mod tests {
            1   6  5002    6  draining, still listens  1d 0h  10M  500 ms      1    99  \u{1b}[31mévil\u{202e} 日本 line
            1  12     -    8  starting                  0 ms    -       -      -     -
 
-        SOCKET  ADDRESS        QUEUE   MAX
-        http    0.0.0.0:8080       0  4096
-        admin   /run/web.sock      5     5
-        dns     [::]:53/udp        -     -
+        FD  SOCKET  ADDRESS        QUEUE   MAX
+         3  http    0.0.0.0:8080       0  4096
+         4  admin   /run/web.sock      5     5
+         5  dns     [::]:53/udp        -     -
 
         LAST FAILURES (3 of 4; --json has all)
         2026-07-14 13:40:01 worker 9 (slot 1, generation 7): exit 1
@@ -275,6 +302,7 @@ mod tests {
             while serving GET /report/17 for 4.0 s
             | GET /report/17
         2026-07-12 10:00:02 worker 2 (slot 1, generation 1): exec: No such file or directory
+            hint: the program is there, but what runs it is not: the interpreter in its first line (#!), or the loader that an executable names (`file` shows it)
         "##);
     }
 
@@ -298,6 +326,8 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_the_screen() {
+        let words = view(&busy(), &clock(), &screen(Some(80))).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.ends_with("an executable names (`file` shows it)"), "a hint is shown whole: {words}");
         for width in [1, 10, 40, 80] {
             for line in view(&busy(), &clock(), &screen(Some(width))).lines().skip(1) {
                 assert!(crate::cli::screen::width(line) <= width, "{width}: {line:?}");

@@ -33,7 +33,7 @@ pub(super) fn read(path: &Path, kind: Kind) -> Result<String, Error> {
     let Some(text) = read_if_there(path, kind)? else {
         let cure = match kind {
             Kind::Configuration => {
-                "create it, for instance with the two lines\n    [worker]\n    command = [\"/usr/bin/my-server\", \"--flag\"]"
+                "create it, for instance by `ratoon init NAME -- COMMAND`, or with the two lines\n    [worker]\n    command = [\"/usr/bin/my-server\", \"--flag\"]"
             }
             Kind::Environment => "create it, or write - before its path in worker.environment_file if it may be missing",
         };

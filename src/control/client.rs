@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::messages::{ChangeMessage, ErrorMessage, Event, ReloadMessage, SummaryMessage};
 use crate::status::tree::Document;
 
+/// What the control socket of this version says in the header `server`.
+pub const OWN: &str = concat!("ratoon/", env!("CARGO_PKG_VERSION"));
 /// How long a master may take for what it answers at once.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long events that were under way may take after a reload's answer.
@@ -123,7 +125,8 @@ impl Client {
     /// # Errors
     /// [`Error`], as all calls.
     pub async fn status(&self) -> Result<Document, Error> {
-        self.understood(StatusCode::OK, &self.status_text().await?)
+        let answer = self.within(self.ask(Method::GET, "/status")).await?;
+        if answer.status == StatusCode::OK { self.understood(&answer) } else { Err(self.refusal(&answer)) }
     }
 
     /// The status document as the master wrote it, with what this version may not know.
@@ -131,8 +134,8 @@ impl Client {
     /// # Errors
     /// [`Error`]
     pub async fn status_text(&self) -> Result<Bytes, Error> {
-        let (status, body) = self.within(self.ask(Method::GET, "/status")).await?;
-        if status == StatusCode::OK { Ok(body) } else { Err(self.refusal(status, &body)) }
+        let answer = self.within(self.ask(Method::GET, "/status")).await?;
+        if answer.status == StatusCode::OK { Ok(answer.body) } else { Err(self.refusal(&answer)) }
     }
 
     /// The pool at a glance.
@@ -140,10 +143,10 @@ impl Client {
     /// # Errors
     /// [`Error`]
     pub async fn summary(&self) -> Result<SummaryMessage, Error> {
-        let (status, body) = self.within(self.ask(Method::GET, "/readyz")).await?;
-        match status {
-            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE if !is_error(&body) => self.understood(status, &body),
-            _ => Err(self.refusal(status, &body)),
+        let answer = self.within(self.ask(Method::GET, "/readyz")).await?;
+        match answer.status {
+            StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE if !is_error(&answer.body) => self.understood(&answer),
+            _ => Err(self.refusal(&answer)),
         }
     }
 
@@ -156,8 +159,7 @@ impl Client {
             let mut talk = self.connect().await?;
             let answer = talk.request(self, Method::GET, "/events").await?;
             if answer.status() != StatusCode::OK {
-                let status = answer.status();
-                return Err(self.refusal(status, &self.body(answer).await?));
+                return Err(self.refusal(&self.answered(answer).await?));
             }
             Ok(Events { body: answer.into_body(), text: Vec::new(), path: self.path.clone(), _talk: talk })
         })
@@ -184,7 +186,7 @@ impl Client {
         let asking = self.ask(Method::POST, "/reload");
         tokio::pin!(asking);
         let mut finished = None;
-        let (status, body) = loop {
+        let answer = loop {
             let Some(open) = &mut events else { break asking.await? };
             tokio::select! {
                 biased;
@@ -200,10 +202,10 @@ impl Client {
                 answer = &mut asking => break answer?,
             }
         };
-        if !matches!(status, StatusCode::OK | StatusCode::CONFLICT) {
-            return Err(self.refusal(status, &body));
+        if !matches!(answer.status, StatusCode::OK | StatusCode::CONFLICT) {
+            return Err(self.refusal(&answer));
         }
-        let outcome: ReloadMessage = self.understood(status, &body)?;
+        let outcome: ReloadMessage = self.understood(&answer)?;
         let until = Instant::now() + LAST_EVENTS;
         while let Some(open) = events.as_mut().filter(|_| finished != Some(outcome.generation) && outcome.generation != 0) {
             let Ok(Ok(Some(event))) = timeout_at(until, open.next()).await else { break };
@@ -254,23 +256,24 @@ impl Client {
     /// turn at all.
     async fn change(&self, path: &str) -> Result<ChangeMessage, Error> {
         self.summary().await?;
-        let (status, body) = self.ask(Method::POST, path).await?;
-        match status {
-            StatusCode::OK | StatusCode::CONFLICT => self.understood(status, &body),
-            _ => Err(self.refusal(status, &body)),
+        let answer = self.ask(Method::POST, path).await?;
+        match answer.status {
+            StatusCode::OK | StatusCode::CONFLICT => self.understood(&answer),
+            _ => Err(self.refusal(&answer)),
         }
     }
 
-    async fn ask(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), Error> {
+    async fn ask(&self, method: Method, path: &str) -> Result<Answered, Error> {
         let mut talk = self.connect().await?;
         let answer = talk.request(self, method, path).await?;
-        let status = answer.status();
-        Ok((status, self.body(answer).await?))
+        self.answered(answer).await
     }
 
-    async fn body(&self, answer: Response<Incoming>) -> Result<Bytes, Error> {
+    async fn answered(&self, answer: Response<Incoming>) -> Result<Answered, Error> {
+        let status = answer.status();
+        let server = answer.headers().get(hyper::header::SERVER).map(|server| String::from_utf8_lossy(server.as_bytes()).into());
         match Limited::new(answer.into_body(), LARGEST).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
+            Ok(body) => Ok(Answered { status, server, body: body.to_bytes() }),
             Err(error) => Err(Error::Broken(self.path.clone(), error.to_string())),
         }
     }
@@ -310,21 +313,21 @@ impl Client {
         }
     }
 
-    fn understood<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, Error> {
-        serde_json::from_slice(body).map_err(|error| {
-            let words = format!("not what a Ratoon of this version understands ({error}); is it one, and how old?");
-            Error::Answer(self.path.clone(), status.as_u16(), words)
+    fn understood<T: DeserializeOwned>(&self, answer: &Answered) -> Result<T, Error> {
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            let words = format!("this is not what a Ratoon of this version says ({error}){}", answer.whose());
+            Error::Answer(self.path.clone(), answer.status.as_u16(), words)
         })
     }
 
-    fn refusal(&self, status: StatusCode, body: &[u8]) -> Error {
-        let words = match serde_json::from_slice::<ErrorMessage>(body) {
+    fn refusal(&self, answer: &Answered) -> Error {
+        let words = match serde_json::from_slice::<ErrorMessage>(&answer.body) {
             Ok(message) if !message.error.is_empty() => message.error,
-            _ => String::from_utf8_lossy(&body[..body.len().min(300)]).trim().to_owned(),
+            _ => String::from_utf8_lossy(&answer.body[..answer.body.len().min(300)]).trim().to_owned(),
         };
-        match status {
+        match answer.status {
             StatusCode::FORBIDDEN => Error::Forbidden(words),
-            _ => Error::Answer(self.path.clone(), status.as_u16(), words),
+            status => Error::Answer(self.path.clone(), status.as_u16(), words + &answer.whose()),
         }
     }
 
@@ -336,6 +339,28 @@ impl Client {
 /// Whether a body is an error's rather than the summary of a pool that is not ready.
 fn is_error(body: &[u8]) -> bool {
     serde_json::from_slice::<ErrorMessage>(body).is_ok_and(|message| !message.error.is_empty())
+}
+
+/// A whole answer.
+struct Answered {
+    status: StatusCode,
+    /// What serves there: `ratoon/0.1.0`.
+    server: Option<String>,
+    body: Bytes,
+}
+
+impl Answered {
+    /// Who answered, if it was not a Ratoon of our version; put behind what is wrong with the answer.
+    fn whose(&self) -> String {
+        match self.server.as_deref() {
+            Some(OWN) => String::new(),
+            Some(other) => format!(
+                "; {other:?} answered there, and this program is {OWN:?}: ask with a `ratoon` of that version, or let the master run \
+                 this one (`ratoon upgrade`, or a restart)"
+            ),
+            None => format!("; what answered there does not say that it is a Ratoon, and this program is {OWN:?}: is it one?"),
+        }
+    }
 }
 
 /// One connection; closed when dropped.

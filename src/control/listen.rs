@@ -53,6 +53,12 @@ impl std::fmt::Display for Error {
                  directory of your own",
                 directory.display()
             ),
+            Error::Io(what, path, error) if error.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "cannot {what} {}: {error}; set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of this user's, or let a unit have \
+                 one (RuntimeDirectory=)",
+                path.display()
+            ),
             Error::Io(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
         }
     }

@@ -15,12 +15,13 @@
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
 //! | `wear.rs` | workers that are used up; memory for a second generation |
 //! | `fronts.rs` | the status address and D-Bus |
-//! | `systemd.rs` | what systemd is told |
+//! | `systemd.rs`, `age.rs` | what systemd is told; whether it is too old |
 //! | `publish.rs`, `document.rs` | what everybody may know |
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
 
 mod actions;
+pub mod age;
 mod asked;
 mod birth;
 pub mod catalog;

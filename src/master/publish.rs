@@ -9,6 +9,7 @@ use super::processes::Process;
 use super::turn::{Brought, Master};
 use crate::control::{Reply, Summary, WorkerView};
 use crate::pool::{self, Number, Outcome, WorkerId};
+use crate::status::cure::cure;
 use crate::status::scoreboard::{Scoreboard, Totals};
 use crate::status::tree::{Failure, Request};
 
@@ -202,9 +203,13 @@ impl Master {
             let message = format!("worker {worker} ended while serving {} {}", request.method, request.url);
             self.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
         }
-        if let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) {
-            failure.log_tail = lines;
-            failure.serving = serving;
+        let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) else { return };
+        failure.log_tail = lines;
+        failure.serving = serving;
+        let cure = cure(&failure.how, &failure.log_tail);
+        let hint = cure.map(|cure| format!("hint for workers of generation {}: {cure}", failure.generation));
+        if let Some(hint) = hint {
+            self.warn_once(&hint);
         }
     }
 

@@ -106,7 +106,8 @@ fn look_up(name: &str, directory: &Path, path_env: Option<&OsStr>) -> Result<Pro
     }
     Err(obstacle.unwrap_or_else(|| {
         Error(format!(
-            "worker.command {name:?}: No such file or directory, neither in {} nor in PATH={}",
+            "worker.command {name:?}: No such file or directory, neither in {} nor in PATH={}; write the program's whole path, or set \
+             PATH in worker.environment",
             directory.display(),
             path_env.display()
         ))
@@ -118,7 +119,15 @@ fn cannot_start(name: &str, path: &Path, error: &io::Error) -> Error {
     let what = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
         Some(rustix::io::Errno::ISDIR) => "is a directory; name the program in it".to_owned(),
         Some(rustix::io::Errno::ACCESS) => {
-            format!("Permission denied; the program must be a regular file that may be executed (`ls -l {path}`)")
+            format!(
+                "Permission denied; the program must be a regular file that may be executed (`ls -l {path}` shows it, `chmod +x` allows it)"
+            )
+        }
+        Some(rustix::io::Errno::NOENT) if name.starts_with('/') => {
+            "No such file or directory; correct the path, or put the program there".to_owned()
+        }
+        Some(rustix::io::Errno::NOENT) => {
+            "No such file or directory; a path that does not begin with / begins in worker.directory".to_owned()
         }
         _ => in_words(error),
     };

@@ -109,6 +109,9 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
     let nofile = process::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
     let listeners: Arc<[Listener]> = listeners(&options, journal)?.into();
     let systemd = Systemd::new(env, Instant::now())?;
+    if under_systemd && env("INVOCATION_ID").is_some() {
+        super::age::look(journal);
+    }
     let places = Env::of_process();
     let directory = paths::runtime_directory(name, &places);
     let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
@@ -123,6 +126,9 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
     let source = source(&options, name, under_systemd);
     let cancel = Cancel::new().map_err(|error| error.to_string())?;
     let release = prepare::prepare(&source, &common, None, &cancel)?;
+    if common.listeners.is_empty() {
+        journal.log(Record::new(Level::Info, no_socket(name, under_systemd)));
+    }
     let cgroups = cgroups(journal);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -179,6 +185,19 @@ fn listeners(options: &Options, journal: &Journal) -> Result<Vec<Listener>, Stri
         }
     }
     options.listen.iter().map(|spec| sockets::bind(spec).map_err(|error| error.to_string())).collect()
+}
+
+/// A pool may do without, but who forgot its socket should hear of it.
+fn no_socket(name: &str, under_systemd: bool) -> String {
+    let cure = if under_systemd {
+        format!(
+            "give it an address in a drop-in (`systemctl edit ratoon@{name}.socket`: [Socket] ListenStream=127.0.0.1:8080), then \
+             `systemctl stop ratoon@{name}` and `systemctl enable --now ratoon@{name}.socket`"
+        )
+    } else {
+        "add --listen 127.0.0.1:8080".to_owned()
+    };
+    format!("no listening socket: workers get none. If they are to accept connections, {cure}")
 }
 
 fn cgroups(journal: &Journal) -> Option<Cgroups> {

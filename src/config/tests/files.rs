@@ -33,7 +33,7 @@ fn what_is_no_regular_file() {
     assert_eq!(said(here, "zero"), "zero: this is a device; a configuration is a regular file");
     assert_eq!(said(here, "directory"), "directory: this is a directory; a configuration is a regular file");
     assert_eq!(said(here, "loop"), "loop: it cannot be read: Too many levels of symbolic links (os error 40)");
-    let missing = "there is no such file; create it, for instance with the two lines\n    [worker]\n    \
+    let missing = "there is no such file; create it, for instance by `ratoon init NAME -- COMMAND`, or with the two lines\n    [worker]\n    \
                    command = [\"/usr/bin/my-server\", \"--flag\"]";
     assert_eq!(said(here, "missing.toml"), format!("missing.toml: {missing}"));
     assert_eq!(said(here, "file/web.toml"), format!("file/web.toml: {missing}"));

@@ -35,7 +35,10 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
     }
     let denied = |why: &str| {
         let users = if own == 0 { "root".to_owned() } else { format!("root, user {own}") };
-        let text = format!("{verb} is for {users} and whom polkit allows {ACTION}, not for user {uid}{why}");
+        let text = format!(
+            "{verb} is for {users} and whom polkit allows {ACTION}, not for user {uid}{why}; ask with sudo, or allow it by a rule in \
+             /etc/polkit-1/rules.d"
+        );
         Err(Fault::new(error::ACCESS_DENIED, text))
     };
     // polkit is on the system bus, and other users are nowhere else.

@@ -18,6 +18,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -180,7 +181,8 @@ impl Connection {
             let serving = turn.begin();
             let connection = &self;
             async move {
-                let answer = routes::serve(connection, request).await;
+                let mut answer = routes::serve(connection, request).await;
+                answer.headers_mut().insert(SERVER, HeaderValue::from_static(crate::control::client::OWN));
                 Ok::<_, Infallible>(answer.map(|body| body.with_serving(serving)))
             }
         });

@@ -102,8 +102,9 @@ fn what_cannot_be_started_is_said_with_path_and_cause() {
     assert!(error(&root, &[]).contains("worker.command is empty"));
     assert!(error(&root, &[""]).contains("worker.command is empty"));
     assert!(error(&root, &["sh", "a\0b"]).contains("NUL"));
-    assert_eq!(error(&root, &["bin/none"]), format!("worker.command \"bin/none\": {shown}/bin/none: No such file or directory"));
-    assert!(error(&root, &["/nonexistent/app"]).ends_with("/nonexistent/app: No such file or directory"));
+    let missing = format!("worker.command \"bin/none\": {shown}/bin/none: No such file or directory; ");
+    assert!(error(&root, &["bin/none"]).starts_with(&missing));
+    assert!(error(&root, &["/nonexistent/app"]).contains("/nonexistent/app: No such file or directory; correct the path"));
     assert!(error(&root, &["./text"]).contains(&format!("{shown}/./text: Permission denied")));
     assert!(error(&root, &["text"]).contains(&format!("{shown}/text: Permission denied")));
     assert!(error(&root, &["./releases"]).contains("is a directory"));

@@ -101,11 +101,12 @@ fn contradictions_are_refused_in_a_sentence() {
         "generation 2 is missing in the saved pool"
     );
     assert!(refused(&|saved| saved["workers"]["1"]["phase"] = json!("dancing")).contains("dancing"));
-    // What only leads nowhere is left out.
+    // What only leads nowhere is left out. (A number that no time holds.)
+    const STRANGER: u64 = 7_777_777_777_777;
     let mut loose = whole.clone();
-    loose["generations"]["1"]["places"][0]["successor"] = json!(77);
-    loose["timers"].as_array_mut().unwrap().push(json!({"for": "stop", "worker": 77, "at": 1}));
-    loose["reload"] = json!({"number": 2, "stage": "preparing", "started": 900, "yields": {"77": 1}});
+    loose["generations"]["1"]["places"][0]["successor"] = json!(STRANGER);
+    loose["timers"].as_array_mut().unwrap().push(json!({"for": "stop", "worker": STRANGER, "at": 1}));
+    loose["reload"] = json!({"number": 2, "stage": "preparing", "started": 900, "yields": {STRANGER.to_string(): 1}});
     let restored = restore(&world, loose).unwrap();
-    assert!(!format!("{restored:?}").contains("77"));
+    assert!(!format!("{restored:?}").contains(&STRANGER.to_string()));
 }

@@ -6,6 +6,7 @@
 
 mod abort;
 pub mod check;
+mod init;
 mod list;
 mod progress;
 mod recycle;
@@ -57,6 +58,8 @@ enum Verb {
     Upgrade(upgrade::Options),
     /// Watch the pool live in the terminal
     Top(top::Options),
+    /// Write what a new instance needs: its configuration, and drop-ins for its units
+    Init(init::Options),
     /// Read a configuration and say what is wrong with it, with line and column
     Check {
         /// The configuration
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Verb::Recycle(options) => ask(recycle::run(options)),
         Verb::Upgrade(options) => ask(upgrade::run(options)),
         Verb::Top(options) => ask(top::run(options)),
+        Verb::Init(options) => init::run(options),
         Verb::Check { file } => check::run(&file),
     }
 }

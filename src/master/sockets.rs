@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, fstat};
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketType, getsockname, sockopt};
 
-pub use self::bind::bind;
+pub use self::bind::{bind, check};
 pub use self::inherit::{Inherited, STORED_PREFIX, from_systemd};
 
 /// A socket that the workers serve.

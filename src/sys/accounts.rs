@@ -1,4 +1,4 @@
-//! Users and groups by name: getpwnam_r(3), getgrnam_r(3), getgrouplist(3), through the C library, so that every
+//! Users and groups by name: getpwnam_r(3), getpwuid_r(3), getgrnam_r(3), getgrouplist(3), through the C library, so that every
 //! source that the machine knows (LDAP, systemd's own) is asked.
 //!
 //! Law: may block (a directory server), so never on the loop.
@@ -36,6 +36,19 @@ pub fn user(name: &str) -> Option<User> {
         Some((uid, gid, name)) => Some(User { uid, gid, groups: groups(&name, gid) }),
         None => name.to_str().ok()?.parse().ok().map(|uid| User { uid, gid: uid, groups: Vec::new() }),
     }
+}
+
+/// A user's name by number.
+pub fn name(uid: u32) -> Option<String> {
+    let by_number = |entry: *mut libc::passwd, buffer: &mut [u8], found: *mut *mut libc::passwd| {
+        // SAFETY: entry, buffer (with its length) and found are valid for writing during the call.
+        unsafe { libc::getpwuid_r(uid, entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
+    };
+    entry(by_number, |passwd: &libc::passwd| {
+        // SAFETY: a found entry's name points into the buffer, which lives as long as this closure runs.
+        unsafe { CStr::from_ptr(passwd.pw_name) }.to_str().ok().map(str::to_owned)
+    })
+    .flatten()
 }
 
 /// A group's number by name or number.
@@ -92,6 +105,8 @@ mod tests {
         assert_eq!(group("root"), Some(0));
         assert_eq!(user("no such user at all"), None);
         assert_eq!(group("no such group at all"), None);
+        assert_eq!(name(0).as_deref(), Some("root"));
+        assert_eq!(name(4_000_000_001), None);
         assert_eq!(user("12345").map(|user| user.uid), Some(12_345));
     }
 }

@@ -6,6 +6,7 @@ mod client;
 mod fake;
 mod front;
 mod hostile;
+mod init;
 mod page;
 mod pty;
 mod top;

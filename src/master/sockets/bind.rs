@@ -49,6 +49,14 @@ pub fn bind(spec: &str) -> Result<Listener, Error> {
     Ok(listener(name, fd.map_err(|error| refused(text, &address, error))?))
 }
 
+/// Whether this is an address at all.
+///
+/// # Errors
+/// What is wrong with it, and what was probably meant.
+pub fn check(spec: &str) -> Result<(), Error> {
+    parse(spec).map(drop)
+}
+
 fn listener(name: &str, fd: OwnedFd) -> Listener {
     Listener::of(name.to_owned(), stash(fd, STASH), false)
 }

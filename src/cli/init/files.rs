@@ -1,0 +1,179 @@
+//! The files of a new instance: what stands in them, and how they come to be, all or none.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::Manager;
+use super::find::User;
+use crate::config;
+
+/// What was found out and told.
+pub(super) struct Instance {
+    pub(super) name: String,
+    pub(super) manager: Manager,
+    /// Lines of the socket unit.
+    pub(super) listen: Vec<String>,
+    pub(super) user: Option<User>,
+    pub(super) directory: PathBuf,
+    pub(super) command: Vec<String>,
+    pub(super) workers: Option<u32>,
+    pub(super) ready: Option<String>,
+}
+
+impl Instance {
+    /// Writes all of them below `base`; gives their paths. Where one is in the way, none is written.
+    pub(super) fn write(&self, base: &Path) -> Result<Vec<PathBuf>, String> {
+        let files: Vec<(PathBuf, String)> = self.files().into_iter().map(|(path, text)| (base.join(path), text)).collect();
+        if let Some((path, text)) = files.first() {
+            config::parse(text, path).map_err(|error| error.to_string())?;
+        }
+        let there: Vec<String> = files
+            .iter()
+            .filter(|(path, _)| path.symlink_metadata().is_ok())
+            .map(|(path, _)| path.display().to_string())
+            .collect();
+        if !there.is_empty() {
+            return Err(format!(
+                "{} there already: nothing is overwritten; edit it, remove it, or take another name",
+                match there.as_slice() {
+                    [one] => format!("{one} is"),
+                    all => format!("{} are", all.join(" and ")),
+                }
+            ));
+        }
+        let mut written = Vec::new();
+        for (path, text) in files {
+            if let Err(error) = create(&path, &text) {
+                written.iter().for_each(|path: &PathBuf| drop(fs::remove_file(path)));
+                let cure = if error.kind() == std::io::ErrorKind::PermissionDenied { "; use sudo, or --root" } else { "" };
+                return Err(format!("cannot write {}: {error}{cure}; nothing is written", path.display()));
+            }
+            written.push(path);
+        }
+        Ok(written)
+    }
+
+    /// Paths below the base and texts; the configuration is the first.
+    fn files(&self) -> Vec<(String, String)> {
+        let name = &self.name;
+        let (configuration, units) = match self.manager {
+            Manager::System => ("etc/ratoon", "etc/systemd/system"),
+            Manager::User => ("ratoon", "systemd/user"),
+        };
+        let mut files = vec![
+            (format!("{configuration}/{name}.toml"), self.configuration()),
+            (format!("{units}/ratoon@{name}.socket.d/listen.conf"), self.socket()),
+            (format!("{units}/ratoon@{name}.service.d/instance.conf"), self.service()),
+        ];
+        if let Some(user) = &self.user {
+            files.push((format!("etc/dbus-1/system.d/ratoon-{name}.conf"), policy(name, user)));
+        }
+        files
+    }
+
+    fn configuration(&self) -> String {
+        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let command = self.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", ");
+        let mut text = format!(
+            "# The pool {}. All keys: man ratoon.toml, /usr/share/doc/ratoon/examples/web.toml. Read again at each reload.\n\n\
+             [worker]\ncommand = [{command}]\ndirectory = {}\n",
+            self.name,
+            quoted(&self.directory.display().to_string())
+        );
+        match self.workers {
+            Some(workers) => text += &format!("count = {workers}\n"),
+            None => text += "#count = 4    # one for each CPU\n",
+        }
+        match &self.ready {
+            Some(ready) => text += &format!("ready = {}\n", quoted(ready)),
+            None => text += "#ready = \"running\"    # for a program that does not say READY=1, see sd_notify(3)\n",
+        }
+        text
+    }
+
+    fn socket(&self) -> String {
+        format!("# Where {} listens; systemd holds the socket.\n[Socket]\n{}\n", self.name, self.listen.join("\n"))
+    }
+
+    fn service(&self) -> String {
+        let mut text = format!(
+            "# What {} needs beyond ratoon@.service; what is closed there, and how to open it, stands beside it.\n",
+            self.name
+        );
+        text += "[Service]\n";
+        if let Some(user) = &self.user {
+            text += &format!("User={}\n# Without root there is nothing left to be allowed.\nCapabilityBoundingSet=\n", user.name);
+        }
+        let temporary = ["/tmp", "/var/tmp"].iter().any(|place| self.directory.starts_with(place));
+        if self.manager == Manager::System {
+            if temporary {
+                text += "# The workers' directory is there.\nPrivateTmp=no\n";
+            }
+            text += "# Where workers may write: /var/lib/NAME, made by systemd, or another directory.\n";
+            text += &format!("#StateDirectory={}\n#ReadWritePaths=/srv/{}\n", self.name, self.name);
+        }
+        text
+    }
+
+    /// What to type next.
+    pub(super) fn next(&self, written: &[PathBuf]) -> String {
+        let name = &self.name;
+        let mut text: String = written.iter().map(|path| format!("wrote {}\n", path.display())).collect();
+        if let Some(user) = self.user.as_ref().filter(|user| user.guessed) {
+            let directory = self.directory.display();
+            text += &format!("\nIt will run as {}, who owns {directory}; --user names another.\n", user.name);
+        } else if self.manager == Manager::System && self.user.is_none() {
+            text += "\nIts workers will run as root: set worker.user in the configuration, or take --user.\n";
+        }
+        let systemctl = if self.manager == Manager::System { "systemctl" } else { "systemctl --user" };
+        let mut lines = vec![(format!("{systemctl} daemon-reload"), "")];
+        if self.user.is_some() {
+            lines.push(("systemctl reload dbus".to_owned(), "its name on the bus; leave it out where there is none"));
+        }
+        lines.extend([
+            (format!("{systemctl} enable --now ratoon@{name}.socket"), "listens; the first connection would start it"),
+            (format!("{systemctl} start ratoon@{name}"), "returns when all workers are ready"),
+            (format!("ratoon status {name}"), ""),
+            (format!("{systemctl} reload ratoon@{name}"), "after each deployment: fails when the new one does not come up"),
+        ]);
+        if self.manager == Manager::User {
+            lines.push(("loginctl enable-linger".to_owned(), "it goes on when you log out"));
+        }
+        let width = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
+        text += "\nNext:\n";
+        for (line, what) in lines {
+            let line = format!("  {line:<width$}    {}", if what.is_empty() { String::new() } else { format!("# {what}") });
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text.pop();
+        text
+    }
+}
+
+/// The bus lets this user own the instance's names.
+fn policy(name: &str, user: &User) -> String {
+    let own = crate::control::dbus::encode(name);
+    format!(
+        "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\"\n \
+         \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\n\
+         <!-- The user of this instance may own its names; see /usr/share/dbus-1/system.d/org.ratoon1.conf. -->\n\
+         <busconfig>\n  <policy user=\"{}\">\n    <allow own=\"org.ratoon1.{own}\"/>\n    <allow own=\"org.ratoon1\"/>\n  </policy>\n\
+         </busconfig>\n",
+        user.uid
+    )
+}
+
+/// A new file, with the directories above it.
+fn create(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let done = file.write_all(text.as_bytes());
+    if done.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    done
+}

@@ -118,12 +118,26 @@ fn a_killed_worker_leaves_its_totals_and_the_request_that_it_died_in() {
     let pid = said(&client.get("/count?name=jobs&by=7").1, "pid");
     client.ask("/describe?about=doom&ms=600000");
     master.wait("the request is shown", |status| status["requests"] == 2);
-    signal(pid as u32, Signal::KILL);
-    let status = master.wait("it is replaced", |status| status["worker_crashes"] == 1 && status["workers_ready"] == 1);
+    // Rust's handler of the first one only looks for an overflow of the stack, and steps aside.
+    let status = master.wait("it is replaced", |status| {
+        signal(pid as u32, Signal::SEGV);
+        status["worker_crashes"] == 1 && status["workers_ready"] == 1
+    });
     assert_eq!((&status["requests"], &status["connections"], &status["counters"]), (&json!(2), &json!(1), &json!({"jobs": 7.0})));
+    // The record is complete when the worker's last lines have been read.
+    let url = "/describe?about=doom&ms=600000";
+    let status = master.wait("the record", |status| status["failures"][0]["serving"][0]["url"] == url);
     let failure = &status["failures"][0];
-    assert_eq!(failure["pid"], pid);
-    assert_eq!(failure["serving"][0]["url"], "/describe?about=doom&ms=600000", "{failure:#}");
+    assert_eq!((&failure["pid"], &failure["serving"][0]["info"]["about"]), (&json!(pid), &json!("doom")));
+    assert!(failure["how"].as_str().is_some_and(|how| how.starts_with("signal SIGSEGV")), "{failure:#}");
+    // The same for people: in the log, and in `ratoon status`.
+    let (log, shown) = (master.log(), master.ask(&["status"]).stdout);
+    let sentence = log.lines().find(|line| line.contains("while serving")).unwrap_or_else(|| panic!("{log}"));
+    assert!(sentence.contains("worker 1 (slot 0): signal SIGSEGV"), "{sentence}");
+    let serving = format!("while serving GET {url} for 0.");
+    assert!(sentence.contains(&serving) && sentence.ends_with(" s"), "{sentence}");
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains(&format!("while serving GET {url} for ")), "{shown}");
 }
 
 /// The kept connection is idle, the fresh one has sent nothing yet, the busy one waits for its answer.

@@ -96,6 +96,22 @@ pub fn told(scoreboard: Option<&Scoreboard>, words: &BTreeMap<String, f64>) -> (
     (totals, known)
 }
 
+/// `worker 7 (slot 1): signal SIGSEGV while serving GET /report/17 for 3.2 s`; `None` when it served nothing.
+fn died_in(failure: &Failure) -> Option<String> {
+    let Failure { worker, slot, how, .. } = failure;
+    let (longest, others) = failure.serving.split_first()?;
+    let times = (longest.start_time.parse::<jiff::Timestamp>(), failure.time.parse::<jiff::Timestamp>());
+    let took = match times {
+        (Ok(begun), Ok(ended)) => format!(" for {:.1} s", ended.duration_since(begun).as_secs_f64().max(0.0)),
+        _ => String::new(),
+    };
+    let more = match others.len() {
+        0 => String::new(),
+        others => format!(", and {others} more"),
+    };
+    Some(format!("worker {worker} (slot {slot}): {how} while serving {} {}{took}{more}", longest.method, longest.url))
+}
+
 impl Master {
     /// Tells what has changed in this turn, then answers whoever waits for it.
     pub(super) fn publish(&mut self) {
@@ -199,15 +215,16 @@ impl Master {
     /// The last lines of a failed worker, and what it was serving.
     pub(super) fn tail_known(&mut self, worker: WorkerId, lines: Vec<String>, serving: Vec<Request>) {
         self.published.tails.remove(&worker);
-        if let Some(request) = serving.first() {
-            let message = format!("worker {worker} ended while serving {} {}", request.method, request.url);
-            self.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
-        }
         let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) else { return };
         failure.log_tail = lines;
         failure.serving = serving;
         let cure = cure(&failure.how, &failure.log_tail);
         let hint = cure.map(|cure| format!("hint for workers of generation {}: {cure}", failure.generation));
+        if let Some(message) = died_in(failure) {
+            let (generation, slot, pid) = (Some(failure.generation), Some(failure.slot), failure.pid);
+            let record = Record::new(Level::Warning, message);
+            self.record(Record { worker: Some(worker), generation, slot, pid, ..record });
+        }
         if let Some(hint) = hint {
             self.warn_once(&hint);
         }
@@ -253,5 +270,38 @@ impl Master {
             ));
         }
         hints
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_died_in_is_one_sentence() {
+        let request = |url: &str, start: &str| Request {
+            method: "GET".into(),
+            url: url.into(),
+            start_time: start.into(),
+            ..Request::default()
+        };
+        let mut failure = Failure {
+            worker: 7,
+            slot: 1,
+            how: "signal SIGSEGV".into(),
+            time: "2026-07-14T11:30:03.210Z".into(),
+            ..Failure::default()
+        };
+        assert_eq!(died_in(&failure), None);
+        failure.serving.push(request("/report/17", "2026-07-14T11:30:00.010Z"));
+        let sentence = "worker 7 (slot 1): signal SIGSEGV while serving GET /report/17 for 3.2 s";
+        assert_eq!(died_in(&failure).as_deref(), Some(sentence));
+        failure.serving.push(request("/", "2026-07-14T11:30:02Z"));
+        assert_eq!(died_in(&failure), Some(format!("{sentence}, and 1 more")));
+        // Times that make no sense are left out; a clock that was set back makes no negative time.
+        failure.serving = vec![request("/", "")];
+        assert_eq!(died_in(&failure).as_deref(), Some("worker 7 (slot 1): signal SIGSEGV while serving GET /"));
+        failure.serving = vec![request("/", "2026-07-14T12:00:00Z")];
+        assert!(died_in(&failure).is_some_and(|it| it.ends_with("GET / for 0.0 s")));
     }
 }

@@ -61,10 +61,9 @@ fn own_unit() -> Option<String> {
 }
 
 fn unit_of(groups: &str) -> Option<String> {
-    let path = groups
-        .lines()
-        .find_map(|line| line.strip_prefix("0::").or_else(|| line.split_once(":name=systemd:").map(|(_, path)| path)))?;
-    path.rsplit('/').find(|part| part.ends_with(".service")).map(str::to_owned)
+    // On a hybrid machine either hierarchy may be the one that systemd uses.
+    let paths = groups.lines().filter_map(|line| line.strip_prefix("0::").or_else(|| Some(line.split_once(":name=systemd:")?.1)));
+    paths.flat_map(|path| path.rsplit('/')).find(|part| part.ends_with(".service")).map(str::to_owned)
 }
 
 /// `org.freedesktop.LogControl1` over the master's log.
@@ -129,6 +128,7 @@ mod tests {
             Some("ratoon@web.service")
         );
         assert_eq!(unit("12:pids:/x\n1:name=systemd:/system.slice/a.service\n0::/\n").as_deref(), Some("a.service"));
+        assert_eq!(unit("9:name=systemd:/\n0::/system.slice/a.service\n").as_deref(), Some("a.service"));
         assert_eq!(unit("0::/user.slice/session-1.scope\n"), None);
     }
 }

@@ -12,6 +12,7 @@ mod host;
 mod instance;
 #[path = "../support/load.rs"]
 mod load;
+mod machine;
 mod pool;
 mod units;
 
@@ -46,7 +47,7 @@ fn main() {
         }
         let slot = Slot::default();
         slots.push(slot.clone());
-        for &(name, case) in [units::CASES, pool::CASES, bus::CASES, host::CASES].into_iter().flatten() {
+        for &(name, case) in [units::CASES, pool::CASES, bus::CASES, host::CASES, machine::CASES].into_iter().flatten() {
             let slot = slot.clone();
             let run = move || {
                 let mut slot = slot.lock().expect("no case panics through here");

@@ -7,7 +7,7 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -16,8 +16,12 @@ use support::{Master, example, signal};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn pool(workers: u32) -> Master {
+    pool_with(workers, "")
+}
+
+fn pool_with(workers: u32, more: &str) -> Master {
     let program = example("chaos");
-    Master::start(&format!("worker.command = [{:?}]\nworker.count = {workers}\n", program.display().to_string()))
+    Master::start(&format!("worker.command = [{program:?}]\nworker.count = {workers}\n{more}\n"))
 }
 
 /// A kept connection.
@@ -131,10 +135,11 @@ fn a_killed_worker_leaves_its_totals_and_the_request_that_it_died_in() {
     assert_eq!((&failure["pid"], &failure["serving"][0]["info"]["about"]), (&json!(pid), &json!("doom")));
     assert!(failure["how"].as_str().is_some_and(|how| how.starts_with("signal SIGSEGV")), "{failure:#}");
     // The same for people: in the log, and in `ratoon status`.
+    logged(&master, "while serving");
     let (log, shown) = (master.log(), master.ask(&["status"]).stdout);
     let sentence = log.lines().find(|line| line.contains("while serving")).unwrap_or_else(|| panic!("{log}"));
     assert!(sentence.contains("worker 1 (slot 0): signal SIGSEGV"), "{sentence}");
-    let serving = format!("while serving GET {url} for 0.");
+    let serving = format!("while serving GET {url} for ");
     assert!(sentence.contains(&serving) && sentence.ends_with(" s"), "{sentence}");
     let shown = String::from_utf8_lossy(&shown);
     assert!(shown.contains(&format!("while serving GET {url} for ")), "{shown}");
@@ -169,6 +174,46 @@ fn a_reload_serves_every_connection_that_was_accepted() {
     let gone = |status: &Value| workers(status).all(|worker| worker["pid"] != old);
     let status = master.wait("the old one is gone", gone);
     assert_eq!((&status["worker_crashes"], &status["requests"]), (&json!(0), &json!(5)));
+}
+
+/// A worker with a request in work that will not end, in a pool that has been reloaded, and the request's port at the client.
+fn overdue(more: &str) -> (Master, Client, u16) {
+    let mut master = pool_with(1, more);
+    let mut hanging = Client::new(&master.address());
+    let port = hanging.0.get_ref().local_addr().expect("an address").port();
+    hanging.ask("/sleep?ms=600000");
+    master.wait("the request is in work", |status| status["requests"] == 1);
+    master.ok(&["reload"]);
+    (master, hanging, port)
+}
+
+/// Waits until the log has it.
+fn logged(master: &Master, said: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !master.log().contains(said) {
+        assert!(Instant::now() < deadline, "no {said:?} in {}", master.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The master tells how long a drain may take, by the status page; the library leaves in good order before.
+#[test]
+fn what_a_drain_leaves_undone_is_named_by_peer_and_url_before_the_kill() {
+    let (mut master, _hanging, port) = overdue("worker.stop_timeout = '2s'");
+    let status = master.wait("the old one leaves", |status| workers(status).count() == 1);
+    assert_eq!((&status["failures"], &status["worker_crashes"]), (&json!([]), &json!(0)), "it was not killed: {status:#}");
+    let said = format!("the drain is over, and 127.0.0.1:{port} still waits for GET /sleep?ms=600000 after ");
+    logged(&master, &said);
+}
+
+/// One that does not leave is killed, and the master says what that cut off.
+#[test]
+fn what_the_kill_at_the_end_of_a_drain_cuts_off_is_in_the_record() {
+    let (mut master, _hanging, _) = overdue("worker.stop_timeout = '200ms'\nworker.environment = { CHAOS_IGNORE_TERM = '1' }");
+    let cut_off = |status: &Value| status["failures"][0]["serving"][0]["url"] == "/sleep?ms=600000";
+    let status = master.wait("the record", cut_off);
+    assert_eq!((&status["failures"][0]["how"], &status["worker_crashes"]), (&json!("stop timeout after 200ms"), &json!(0)));
+    logged(&master, "worker 1 (slot 0): stop timeout after 200ms while serving GET /sleep?ms=600000 for ");
 }
 
 /// The same program alone, on a port that was free a moment ago.

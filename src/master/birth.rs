@@ -67,8 +67,9 @@ impl Master {
     ) -> Result<u32, String> {
         let streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {error}"))?;
         let group = self.group(worker, slot, generation, release);
-        let scoreboard =
-            Scoreboard::create().map_err(|error| self.warn_once(&format!("workers get no status page: {error}"))).ok();
+        let scoreboard = Scoreboard::create(release.config.worker.stop_timeout)
+            .map_err(|error| self.warn_once(&format!("workers get no status page: {error}")))
+            .ok();
         let watchdog = release.config.worker.watchdog;
         let own = [
             assignment("NOTIFY_SOCKET", &notify_path.display().to_string()),

@@ -20,6 +20,7 @@
 //! | 3, 4 | offset of the named counters in bytes; how many there may be (32) |
 //! | 5, 6, 7 | offset of the connection slots in bytes; size of one (640); how many there may be |
 //! | 8 | the writer's pid. 0: nobody writes, and no figure here counts. Set it by compare-and-swap from 0: a page has one writer |
+//! | 9 | how long a drain may take until the worker is killed, nanoseconds; the master fills it in, 0: it does not say |
 //! | 16 | connections accepted |
 //! | 17 | requests begun |
 //! | 18, 19 | bytes read from clients, bytes written to them |
@@ -90,6 +91,7 @@ pub(crate) mod header {
     pub const SLOT_SIZE: usize = 6;
     pub const SLOTS: usize = 7;
     pub const PID: usize = 8;
+    pub const STOP_TIMEOUT: usize = 9;
     pub const CONNECTIONS: usize = 16;
     pub const REQUESTS: usize = 17;
     pub const BYTES_READ: usize = 18;

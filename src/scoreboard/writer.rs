@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, fence};
+use std::time::Duration;
 use std::{array, io};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -55,6 +56,12 @@ impl Board {
             word.store(value, Relaxed);
         }
         Self::of(words).expect("a page as we make it")
+    }
+
+    /// How long the master lets a drain take, if it says so.
+    pub fn stop_timeout(&self) -> Option<Duration> {
+        let told = self.words[header::STOP_TIMEOUT].load(Relaxed);
+        (told > 0).then(|| Duration::from_nanos(told))
     }
 
     fn of(words: Words) -> io::Result<Self> {

@@ -69,16 +69,20 @@ pub struct Shown {
 }
 
 impl Scoreboard {
-    /// Makes an empty page. Its descriptor is close-on-exec; the worker's copy must not be.
-    pub fn create() -> io::Result<Self> {
-        Self::with_slots(SLOTS)
+    /// Makes an empty page for a worker whose drain may take so long. Its descriptor is close-on-exec; the worker's copy
+    /// must not be.
+    pub fn create(stop_timeout: Duration) -> io::Result<Self> {
+        Self::with_slots(SLOTS, stop_timeout)
     }
 
     /// The same, with room for so many connections.
-    pub fn with_slots(slots: usize) -> io::Result<Self> {
+    pub fn with_slots(slots: usize, stop_timeout: Duration) -> io::Result<Self> {
         let geometry = Geometry::new(slots);
         let file = File::from(map::sealed("ratoon-scoreboard", geometry.size)?);
-        let head: Vec<u8> = geometry.header().iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut head = [0; header::STOP_TIMEOUT + 1];
+        head[..8].copy_from_slice(&geometry.header());
+        head[header::STOP_TIMEOUT] = u64::try_from(stop_timeout.as_nanos()).unwrap_or(u64::MAX);
+        let head: Vec<u8> = head.iter().flat_map(|word: &u64| word.to_ne_bytes()).collect();
         file.write_all_at(&head, 0)?;
         Ok(Scoreboard(file))
     }

@@ -15,7 +15,7 @@ use crate::scoreboard::writer::{Board, Connection as Writer, Head, Stage};
 use crate::scoreboard::{INFO, MAGIC, URL};
 
 fn pair() -> (Scoreboard, Arc<Board>) {
-    let page = Scoreboard::create().unwrap();
+    let page = Scoreboard::create(Duration::from_secs(7)).unwrap();
     let board = Board::shared(&page).unwrap();
     (page, Arc::new(board))
 }
@@ -30,10 +30,11 @@ fn peer() -> Option<SocketAddr> {
 
 #[test]
 fn what_is_written_is_read() {
-    let page = Scoreboard::create().unwrap();
+    let page = Scoreboard::create(Duration::from_secs(7)).unwrap();
     assert_eq!((page.totals(), page.read()), (None, None), "nobody writes it yet");
     let board = Arc::new(Board::shared(&page).unwrap());
     assert_eq!(page.read(), Some(Shown::default()));
+    assert_eq!((board.stop_timeout(), Board::private().stop_timeout()), (Some(Duration::from_secs(7)), None));
 
     let before = SystemTime::now();
     let connection = Writer::new(board.clone(), peer());
@@ -109,7 +110,7 @@ fn texts_that_are_too_long_or_strange_are_cut_and_cleaned() {
 
 #[test]
 fn more_connections_than_slots_are_counted_all_the_same() {
-    let page = Scoreboard::with_slots(70).unwrap();
+    let page = Scoreboard::with_slots(70, Duration::ZERO).unwrap();
     let board = Arc::new(Board::shared(&page).unwrap());
     let mut all: Vec<_> = (0..100).map(|_| Writer::new(board.clone(), None)).collect();
     all.iter().for_each(|connection| _ = connection.begin(get("/")));
@@ -212,7 +213,7 @@ fn totals_and_the_request_survive_a_killed_writer() {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
         unreachable!("SIGKILL");
     }
-    let page = Scoreboard::create().unwrap();
+    let page = Scoreboard::create(Duration::from_secs(7)).unwrap();
     let passed = rustix::io::dup(&page).unwrap(); // without close-on-exec
     let name = "status::scoreboard::tests::totals_and_the_request_survive_a_killed_writer";
     let mut child = Command::new(std::env::current_exe().unwrap());

@@ -4,7 +4,6 @@
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::read(|name| std::env::var(name).ok()));
 
@@ -23,8 +22,6 @@ pub struct Identity {
     pub control: Option<PathBuf>,
     /// Number of the inherited descriptor of the status page (`RATOON_SCOREBOARD`).
     pub scoreboard: Option<i32>,
-    /// How long the master lets a drain take (`RATOON_STOP_TIMEOUT_USEC`), if it says so.
-    pub stop_timeout: Option<Duration>,
 }
 
 /// Who this worker is; read once, at the first call.
@@ -44,7 +41,6 @@ impl Identity {
             slot: number(var("RATOON_SLOT")),
             control: var("RATOON_CONTROL").filter(|path| !path.is_empty()).map(PathBuf::from),
             scoreboard: number(var("RATOON_SCOREBOARD")).filter(|fd| *fd > 2),
-            stop_timeout: number(var("RATOON_STOP_TIMEOUT_USEC")).filter(|usec| *usec > 0).map(Duration::from_micros),
         }
     }
 
@@ -69,7 +65,6 @@ mod tests {
                     "RATOON_SLOT" => "3",
                     "RATOON_CONTROL" => "/run/ratoon/web/control",
                     "RATOON_SCOREBOARD" => "5",
-                    "RATOON_STOP_TIMEOUT_USEC" => "1500000",
                     other => panic!("asked for {other}"),
                 }
                 .to_owned(),
@@ -84,7 +79,6 @@ mod tests {
                 slot: Some(3),
                 control: Some("/run/ratoon/web/control".into()),
                 scoreboard: Some(5),
-                stop_timeout: Some(Duration::from_millis(1500)),
             }
         );
         assert!(!full.alone());

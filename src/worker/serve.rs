@@ -76,7 +76,7 @@ pub struct Server {
 
 impl Default for Server {
     fn default() -> Self {
-        let stop_timeout = identity().stop_timeout;
+        let stop_timeout = board().stop_timeout();
         let time = stop_timeout.unwrap_or(Duration::from_secs(30));
         Server {
             drain: None,
@@ -113,7 +113,8 @@ impl Server {
     /// How long the drain may take. Then the requests that are still in work are written to standard error, with their
     /// peers, and `serve` returns.
     ///
-    /// By default it only returns where the time of the kill is known, or where nobody will kill the process (it runs
+    /// The master tells `worker.stop_timeout` by the status page, as it was when the worker was started; a worker that
+    /// extends its time sets the deadline itself. By default it only returns where the time of the kill is known, or where nobody will kill the process (it runs
     /// alone); else it goes on serving until it is killed.
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.deadline = limit;

@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     ("the_bus_changes_the_pool", the_bus_changes_the_pool),
     ("the_bus_hears_of_a_reload", the_bus_hears_of_a_reload),
     ("a_failed_reload_has_a_name_on_the_bus", a_failed_reload_has_a_name_on_the_bus),
+    ("a_polkit_rule_lets_a_group_reload", a_polkit_rule_lets_a_group_reload),
     ("the_bus_lists_all_instances", the_bus_lists_all_instances),
     ("the_bus_is_optional", the_bus_is_optional),
 ];
@@ -156,6 +157,35 @@ fn a_failed_reload_has_a_name_on_the_bus(c: &Container) {
     assert_eq!(pids(&web.settled()), before);
     let told = manager_property(&web, "LastReload");
     assert!(told.contains("refused") && told.contains("cuont"), "{told}");
+}
+
+fn a_polkit_rule_lets_a_group_reload(c: &Container) {
+    c.ok(&["groupadd", "--system", "deploy"]);
+    c.ok(&["useradd", "--system", "--groups", "deploy", "deployer"]);
+    // As the package's example says: copied to where polkit looks. It notices by itself, but not when.
+    c.write("/etc/polkit-1/rules.d/60-ratoon.rules", include_str!("../../packaging/polkit/60-ratoon.rules"));
+    c.ok(&["systemctl", "restart", "polkit.service"]);
+    let web = on_the_bus(c, "ruled");
+    let name = bus_name(&web);
+    let as_user = |user: &str, words: &[&str]| c.run(&[&["runuser", "-u", user, "--"], words].concat());
+    let call = ["busctl", "call", &name, "/org/ratoon1", MANAGER, "Reload"];
+    let said = as_user("deployer", &call);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    let systemctl = ["systemctl", "--no-ask-password", "reload", "ratoon@ruled.service"];
+    let said = as_user("deployer", &systemctl);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    assert_eq!(manager_property(&web, "Generation"), "t 3");
+    // No more than that, and nobody else.
+    for (user, words) in [
+        ("deployer", &["busctl", "call", &name, "/org/ratoon1", MANAGER, "Scale", "u", "9"][..]),
+        ("deployer", &["systemctl", "--no-ask-password", "stop", "ratoon@ruled.service"]),
+        ("nobody", &call),
+        ("nobody", &systemctl),
+    ] {
+        let said = as_user(user, words);
+        assert!(!said.status.success(), "{user} {words:?}: {}", text(&said.stdout));
+    }
+    assert_eq!((manager_property(&web, "Generation"), manager_property(&web, "WorkersReady")), ("t 3".into(), "u 2".into()));
 }
 
 fn the_bus_lists_all_instances(c: &Container) {

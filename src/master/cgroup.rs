@@ -19,6 +19,8 @@ pub use self::group::{Limits, WorkerGroup};
 
 /// The master's own group below the delegated one.
 const MASTER: &str = "master";
+/// By this variable a unit of a user's systemd, which marks no group, says that it has `Delegate=yes`.
+const DELEGATED: &str = "RATOON_DELEGATED";
 /// What the controllers that we use are called.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
@@ -54,15 +56,17 @@ impl Cgroups {
         let read =
             |path: &str| fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}; workers get no cgroups"));
         let Some(own) = find::own_group(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?) else { return Ok(None) };
-        Self::at(&own)
+        let told = std::env::var_os(DELEGATED).is_some_and(|value| !value.is_empty());
+        Self::at(&own, told)
     }
 
-    /// The same for a process that is in the group with this path.
-    fn at(own: &Path) -> Result<Option<Cgroups>, String> {
+    /// The same for a process that is in the group with this path, and whose unit has told that it is delegated, or not.
+    fn at(own: &Path, told: bool) -> Result<Option<Cgroups>, String> {
+        let is_delegated = |group: &Path| find::is_delegated(group) || (told && find::is_ours(group));
         let parent = own.parent().filter(|_| own.file_name().is_some_and(|name| name == MASTER));
         let base = match parent {
-            Some(parent) if find::is_delegated(parent) => parent,
-            _ if find::is_delegated(own) => {
+            Some(parent) if is_delegated(parent) => parent,
+            _ if is_delegated(own) => {
                 move_to_master(own)?;
                 own
             }

@@ -82,7 +82,7 @@ pub fn environment(listeners: &[Listener]) -> Vec<CString> {
 
 /// The variables of the master that must never reach a worker: what systemd says to the master alone, and what the
 /// master says to each worker anew.
-pub const MASTERS_OWN: [&str; 38] = [
+pub const MASTERS_OWN: [&str; 39] = [
     "LISTEN_PID",
     "LISTEN_PIDFDID",
     "LISTEN_FDS",
@@ -121,6 +121,7 @@ pub const MASTERS_OWN: [&str; 38] = [
     "RATOON_CONTROL",
     "RATOON_SCOREBOARD",
     "RATOON_STATE",
+    "RATOON_DELEGATED",
 ];
 
 /// Whether a variable is one of [`MASTERS_OWN`]. By whole names: `LISTEN_ADDR` and the like are the user's.

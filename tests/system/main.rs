@@ -15,6 +15,7 @@ mod load;
 mod machine;
 mod pool;
 mod units;
+mod users;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -47,7 +48,9 @@ fn main() {
         }
         let slot = Slot::default();
         slots.push(slot.clone());
-        for &(name, case) in [units::CASES, pool::CASES, bus::CASES, host::CASES, machine::CASES].into_iter().flatten() {
+        for &(name, case) in
+            [units::CASES, pool::CASES, bus::CASES, host::CASES, users::CASES, machine::CASES].into_iter().flatten()
+        {
             let slot = slot.clone();
             let run = move || {
                 let mut slot = slot.lock().expect("no case panics through here");

@@ -64,6 +64,11 @@ pub(super) fn is_delegated(group: &Path) -> bool {
     me != 0 && owner(group) == Some(me) && group.parent().and_then(owner).is_some_and(|above| above != me)
 }
 
+/// Whether the group's directory is this user's.
+pub(super) fn is_ours(group: &Path) -> bool {
+    group.metadata().is_ok_and(|data| data.uid() == rustix::process::geteuid().as_raw())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,7 +33,7 @@ impl Delegated {
     /// As a unit with `DelegateSubgroup=master` has it, without this process in it.
     fn cgroups(&self) -> Cgroups {
         fs::create_dir_all(self.0.join(MASTER)).expect("a group");
-        Cgroups::at(&self.0.join(MASTER)).expect("usable").expect("delegated")
+        Cgroups::at(&self.0.join(MASTER), false).expect("usable").expect("delegated")
     }
 }
 
@@ -228,16 +228,18 @@ fn what_was_not_delegated_is_left_alone() {
     let base = Delegated::new("not-ours");
     rustix::fs::removexattr(&base.0, "user.delegate").expect("an attribute");
     fs::create_dir(base.0.join(MASTER)).expect("a group");
-    assert!(Cgroups::at(&base.0).expect("no error").is_none());
-    assert!(Cgroups::at(&base.0.join(MASTER)).expect("no error").is_none());
+    assert!(Cgroups::at(&base.0, false).expect("no error").is_none());
+    assert!(Cgroups::at(&base.0.join(MASTER), false).expect("no error").is_none());
     assert_eq!(fs::read_dir(base.0.join(MASTER)).expect("a group").flatten().filter(|entry| entry.path().is_dir()).count(), 0);
+    // A user's systemd marks nothing: there the unit tells it.
+    assert!(Cgroups::at(&base.0.join(MASTER), true).expect("usable").is_some());
     // An attribute that does not say "1".
     rustix::fs::setxattr(&base.0, "user.delegate", b"0", XattrFlags::empty()).expect("an attribute");
-    assert!(Cgroups::at(&base.0).expect("no error").is_none());
+    assert!(Cgroups::at(&base.0, false).expect("no error").is_none());
     // Below a delegated group that is not ours (the one of a user's systemd), whatever its name but `master`.
     Delegated::mark(&base.0);
     fs::create_dir(base.0.join("x.service")).expect("a group");
-    assert!(Cgroups::at(&base.0.join("x.service")).expect("no error").is_none());
+    assert!(Cgroups::at(&base.0.join("x.service"), false).expect("no error").is_none());
 }
 
 #[test]

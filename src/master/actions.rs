@@ -134,7 +134,7 @@ impl Master {
     }
 
     fn reload_started(&mut self, number: Number) {
-        self.published.reload_began = SystemTime::now();
+        self.published.reload_began = Some((SystemTime::now(), self.now));
         let _ = self.ends.notices.send(Notice::ReloadStarted { generation: number });
     }
 
@@ -142,12 +142,16 @@ impl Master {
         self.release_cancelled();
         let reason: Arc<str> = reason.into();
         let result = outcome.as_str();
+        let ended = SystemTime::now();
+        // One that is refused at once has no beginning.
+        let (began, since) = self.published.reload_began.take().unwrap_or((ended, self.now));
         self.published.last_reload = Some(LastReload {
             generation: number,
             result,
             reason: reason.clone(),
-            began: self.published.reload_began,
-            ended: SystemTime::now(),
+            began,
+            ended,
+            took: self.now.saturating_duration_since(since),
         });
         let _ = self.ends.notices.send(Notice::ReloadFinished { generation: number, result, reason });
         self.systemd.reloaded(self.now);

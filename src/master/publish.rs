@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::journal::{Level, Record};
 use super::processes::Process;
@@ -31,12 +31,15 @@ pub struct LastReload {
     pub began: SystemTime,
     /// When it ended.
     pub ended: SystemTime,
+    /// How long it took, whatever was done to the wall clock meanwhile.
+    pub took: Duration,
 }
 
 /// What has been told, and what the telling needs.
 pub struct Published {
     pub(super) last_reload: Option<LastReload>,
-    pub(super) reload_began: SystemTime,
+    /// By the wall clock, which may be set, and by the one that is not.
+    pub(super) reload_began: Option<(SystemTime, Instant)>,
     /// More than a count has changed: systemd is told now.
     pub(super) at_once: bool,
     /// The state told last, and how many were ready: progress is when it changes.
@@ -52,7 +55,7 @@ impl Published {
     pub fn new() -> Published {
         Published {
             last_reload: None,
-            reload_began: SystemTime::UNIX_EPOCH,
+            reload_began: None,
             at_once: true,
             state: "starting",
             ready: 0,

@@ -5,6 +5,9 @@
 mod access;
 mod bus;
 mod changes;
+#[path = "../support/dice.rs"]
+mod dice;
+mod fuzz;
 mod hostile;
 mod instance;
 mod link;

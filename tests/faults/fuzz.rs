@@ -3,53 +3,11 @@
 //! `RATOON_FUZZ` is how many inputs each reader gets; few by default, millions on a quiet machine. What once broke a reader
 //! is in `tests/faults/corpus/` and is read first.
 
+use std::os::fd::IntoRawFd;
 use std::path::Path;
 
+use super::dice::{Dice, count};
 use super::harness::processes;
-
-const SOME: u64 = 20_000;
-
-fn count() -> u64 {
-    std::env::var("RATOON_FUZZ").map_or(SOME, |text| text.parse().expect("RATOON_FUZZ is a number"))
-}
-
-/// A small generator (splitmix64): the same inputs for the same number.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn pick<'a>(&mut self, from: &[&'a [u8]]) -> &'a [u8] {
-        from[self.below(from.len())]
-    }
-
-    /// Pieces of what a reader knows, and a few bytes that it does not.
-    fn text(&mut self, pieces: &[&[u8]], most: usize) -> Vec<u8> {
-        let mut text = Vec::new();
-        for _ in 0..self.below(most) {
-            match self.below(8) {
-                0 => text.push(self.next() as u8),
-                1 => text.extend_from_slice(self.next().to_string().as_bytes()),
-                2 if !text.is_empty() => {
-                    let at = self.below(text.len());
-                    text[at] ^= 1 << self.below(8);
-                }
-                _ => text.extend_from_slice(self.pick(pieces)),
-            }
-        }
-        text
-    }
-}
 
 /// Resident memory of the test itself, KiB.
 fn own_memory() -> u64 {
@@ -59,12 +17,12 @@ fn own_memory() -> u64 {
 /// Gives a reader its inputs.
 fn feed(name: &str, pieces: &[&[u8]], most: usize, read: impl Fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/corpus").join(name);
-    for entry in std::fs::read_dir(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display())).flatten() {
-        read(&std::fs::read(entry.path()).expect("a file"));
-    }
+    let entries = std::fs::read_dir(&corpus).unwrap_or_else(|error| panic!("{}: {error}", corpus.display()));
+    let known: Vec<_> = entries.flatten().map(|entry| std::fs::read(entry.path()).expect("a file")).collect();
+    known.iter().for_each(|input| read(input));
     let mut dice = Dice(0x5EED);
     let mut memory = None;
-    for number in 0..count() {
+    for number in 0..count(20_000) {
         let seed = dice.0;
         let input = dice.text(pieces, most);
         let began = std::time::Instant::now();
@@ -170,6 +128,67 @@ fn configurations() {
         let text = String::from_utf8_lossy(input);
         if let Err(error) = ratoon::config::parse(&text, Path::new("web.toml")) {
             assert!(!error.summary().contains('\n') && error.to_string().len() < 20_000);
+        }
+    });
+}
+
+/// The sockets that a service manager announces. In a process of its own: what is announced is taken, whoever owns it.
+#[test]
+fn announcements_of_sockets() {
+    const OWN: &str = "RATOON_FUZZ_OWN_PROCESS";
+    if std::env::var_os(OWN).is_none() {
+        let mut again = std::process::Command::new(std::env::current_exe().expect("this program"));
+        again.args(["--exact", "fuzz::announcements_of_sockets", "--nocapture", "--test-threads=1"]);
+        let output = again.env(OWN, "1").output().expect("this program");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    // SAFETY: what whoever started the tests left open is nobody's here.
+    assert!(unsafe { libc::close_range(3, u32::MAX, 0) } == 0);
+    let own = std::process::id().to_string();
+    let pieces: [&[u8]; 17] = [
+        own.as_bytes(),
+        b"0",
+        b"1",
+        b"2",
+        b"3",
+        b"-1",
+        b" ",
+        b":",
+        b"::",
+        b"web",
+        b"ratoon-worker-1",
+        b"unknown",
+        b"2000000000",
+        b"18446744073709551615",
+        b"18446744073709551616",
+        b"\xff",
+        b"\n",
+    ];
+    feed("announcements", &pieces, 8, |input| {
+        // Two descriptors are there, whatever is said of them: all that this process has beside its standard streams.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let numbers = [listener.into_raw_fd(), 5];
+        // SAFETY: number 5 is nobody's in this process, which runs this test alone.
+        assert!(unsafe { libc::dup2(numbers[0], numbers[1]) } == numbers[1]);
+        let mut values = input.split(|&byte| byte == b'\n');
+        let mut value = || std::ffi::OsString::from(String::from_utf8_lossy(values.next().unwrap_or(b"2")).into_owned());
+        let (count, names, pidfd) = (value(), value(), value());
+        let inherited = ratoon::master::sockets::from_systemd(|name| match name {
+            "LISTEN_PID" => Some(own.clone().into()),
+            "LISTEN_FDS" => Some(count.clone()),
+            "LISTEN_FDNAMES" => Some(names.clone()),
+            "LISTEN_PIDFDID" if input.len() % 7 == 0 => Some(pidfd.clone()),
+            _ => None,
+        });
+        if let Ok(Some(inherited)) = inherited {
+            assert!(inherited.listeners.len() + inherited.stored.len() <= 2);
+            assert!(inherited.warnings.len() < 8);
+        }
+        for number in numbers {
+            // SAFETY: whatever was taken is closed by now; these two are nobody's but ours if they are still there.
+            unsafe { libc::close(number) };
         }
     });
 }

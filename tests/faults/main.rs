@@ -7,13 +7,17 @@
 //! | `limits.rs` | no descriptor, no process, no disk left |
 //! | `mass.rs` | hundreds of workers, a thousand signals |
 //! | `matrix.rs` | fault × phase, under load |
+//! | `clock.rs` | a wall clock that is set |
 //! | `container.rs` | the first process of a PID namespace |
 //! | `fuzz.rs` | bytes of every kind for all that reads from outside |
 //! | `puppet.rs`, `meter.rs` | a worker that does what the test says; what a process costs |
 
 #![allow(dead_code)]
 
+mod clock;
 mod container;
+#[path = "../support/dice.rs"]
+mod dice;
 mod fuzz;
 #[path = "../master/harness/mod.rs"]
 mod harness;

@@ -7,7 +7,7 @@ use super::harness::{Master, Place, Signal, eventually, processes};
 use super::meter;
 
 /// So many that what is done for each of them all too often is felt.
-const MANY: usize = 300;
+const MANY: usize = 1000;
 
 fn many() -> Master {
     let place = Place::new();
@@ -16,7 +16,7 @@ fn many() -> Master {
 }
 
 #[test]
-fn all_of_many_workers_die_in_one_instant_and_the_end_is_quick() {
+fn a_thousand_workers_die_in_one_instant_and_the_end_is_quick() {
     let master = many();
     let before = pids(&master.status());
     assert_eq!(before.len(), MANY);

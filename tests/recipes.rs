@@ -1,0 +1,215 @@
+//! The recipes of `docs/recipes.md`, run as they stand there: files written, commands typed, reloads under load, the end.
+//!
+//! What differs from a reader's five minutes: the port is any free one, pip takes the versions of `tests/workers/requirements.txt`, and
+//! Rust's program is the example that the repository builds anyway, with the same text.
+#![forbid(unsafe_code)]
+
+#[allow(dead_code)]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use support::load::Load;
+use support::{example, signal};
+
+/// Longer than a build of a small program takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A program that closes accepted connections from which it has not read yet, by itself.
+const LOSES_UNREAD: [&str; 1] = ["Python, ASGI: uvicorn"];
+
+/// What a recipe has: files by name, and what is typed.
+#[derive(Default)]
+struct Recipe {
+    files: BTreeMap<String, String>,
+    typed: Vec<String>,
+}
+
+fn tree(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The page's recipes by title. A block "```LANGUAGE NAME" is a file, and "```sh run" what is typed.
+fn recipes() -> BTreeMap<String, Recipe> {
+    let page = fs::read_to_string(tree("docs/recipes.md")).expect("the page");
+    let mut all = BTreeMap::<String, Recipe>::new();
+    for section in page.split("\n## ").skip(1) {
+        let (title, text) = section.split_once('\n').expect("a title");
+        let recipe = all.entry(title.to_owned()).or_default();
+        for block in text.split("\n```").skip(1).step_by(2) {
+            let (info, body) = block.split_once('\n').expect("a block");
+            match info.split_once(' ').expect("each block of a recipe is a file, or what is run") {
+                ("sh", "run") => recipe.typed = body.lines().map(str::to_owned).collect(),
+                (_, name) => drop(recipe.files.insert(name.to_owned(), format!("{body}\n"))),
+            }
+        }
+    }
+    all
+}
+
+/// A pool that a recipe started; ended when dropped.
+struct Pool {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Pool {
+    fn start(recipe: &Recipe) -> Pool {
+        let directory = tempfile::tempdir().expect("a directory");
+        for (name, text) in &recipe.files {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
+            fs::write(path, text).expect(name);
+        }
+        let (last, before) = recipe.typed.split_last().expect("something is typed");
+        for line in before {
+            let said = shell(directory.path(), line).output().expect("sh");
+            assert!(said.status.success(), "{line}: {}{}", said.status, support::stderr(&said));
+        }
+        assert!(last.starts_with("ratoon run ") && last.contains(" --listen 127.0.0.1:8080 "), "{last}");
+        let line = last.replace("127.0.0.1:8080", "127.0.0.1:0");
+        let log = fs::File::create(directory.path().join("log")).expect("log");
+        let mut command = shell(directory.path(), &format!("exec {line}"));
+        let child = command.stdout(log.try_clone().expect("log")).stderr(log).spawn().expect("sh");
+        Pool { child, directory }
+    }
+
+    fn control(&self) -> String {
+        self.directory.path().join("run/control").display().to_string()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    fn ratoon(&self, verb: &[&str]) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_ratoon")).args(verb).args(["--control", &self.control()]).output().expect("ratoon")
+    }
+
+    /// Waits until only ready workers of this generation are left; gives the address.
+    #[track_caller]
+    fn settled(&mut self, generation: u64) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status: Option<Value> = serde_json::from_slice(&self.ratoon(&["status", "--json"]).stdout).ok();
+            let settled = status.as_ref().is_some_and(|status| {
+                let mut workers = status["workers"].as_array().into_iter().flatten();
+                status["workers_ready"] == 2
+                    && workers.all(|worker| worker["generation"] == generation && worker["state"] == "ready")
+            });
+            if let (true, Some(status)) = (settled, status) {
+                return status["sockets"][0]["address"].as_str().expect("an address").to_owned();
+            }
+            let ended = self.child.try_wait().expect("wait");
+            assert!(ended.is_none() && Instant::now() < deadline, "generation {generation}: {ended:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            signal(self.child.id(), Signal::TERM);
+            signal(self.child.id(), Signal::TERM);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A line that is typed in this directory, where `ratoon` is installed.
+fn shell(directory: &Path, line: &str) -> Command {
+    let mut command = Command::new("sh");
+    let programs = Path::new(env!("CARGO_BIN_EXE_ratoon")).parent().expect("a directory");
+    command.args(["-c", line]).current_dir(directory).stdin(Stdio::null());
+    command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display()));
+    command.env("RUNTIME_DIRECTORY", directory.join("run")).env_remove("NOTIFY_SOCKET").env_remove("INVOCATION_ID");
+    command.env("PIP_CONSTRAINT", tree("tests/workers/requirements.txt")).env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+    command.env("GOCACHE", tree("target/go")).env("GOFLAGS", "-mod=mod");
+    command
+}
+
+fn run(title: &str) {
+    let mut all = recipes();
+    let mut recipe = all.remove(title).unwrap_or_else(|| panic!("docs/recipes.md has no {title:?}, but {:?}", all.keys()));
+    if title == "Rust, with axum" {
+        let text = fs::read_to_string(tree("examples/axum.rs")).expect("examples/axum.rs");
+        let text: String = text.lines().filter(|line| !line.starts_with("//!")).map(|line| format!("{line}\n")).collect();
+        assert_eq!(recipe.files["src/main.rs"], text, "docs/recipes.md has another text than examples/axum.rs");
+        assert_eq!(recipe.typed.remove(0), "cargo build --release");
+        recipe.typed[0] = recipe.typed[0].replace("target/release/server", &example("axum").display().to_string());
+    }
+    let mut pool = Pool::start(&recipe);
+    let address = pool.settled(1);
+    let mut load = Command::new(example("load"));
+    load.args([&address, "--new", "4"]);
+    let load = Load::start(load);
+    load.wait_for(20);
+    for generation in [2, 3] {
+        let said = pool.ratoon(&["reload"]);
+        assert!(said.status.success(), "{}\n{}", support::stderr(&said), pool.log());
+        pool.settled(generation);
+        load.wait_for(load.requests() + 20);
+    }
+    let report = load.stop();
+    let failures = &report["classes"]["new"]["failures"];
+    let of = |kind: &str| failures[kind].as_u64().unwrap_or(0);
+    // A client has one connection at a time, so each of two reloads costs each of four at most one.
+    let may = if LOSES_UNREAD.contains(&title) { 8 } else { 0 };
+    println!("{title}: {} answered, {} failed", report["answered"], report["failed"]);
+    assert!(
+        report["failed"] == of("end-before-answer") + of("reset") && report["failed"].as_u64() <= Some(may),
+        "{report:#}\n{}",
+        pool.log()
+    );
+    // The answer that it is all about.
+    let answer = Command::new("curl").args(["-fsS", "--max-time", "30", &format!("http://{address}/")]).output().expect("curl");
+    assert_eq!(String::from_utf8_lossy(&answer.stdout), "hello\n", "{}", support::stderr(&answer));
+    signal(pool.child.id(), Signal::TERM);
+    let deadline = Instant::now() + PATIENCE;
+    let ended = loop {
+        if let Some(ended) = pool.child.try_wait().expect("wait") {
+            break ended;
+        }
+        assert!(Instant::now() < deadline, "it does not end\n{}", pool.log());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(ended.success(), "{ended}\n{}", pool.log());
+}
+
+/// A test for each recipe, and none that has no test.
+macro_rules! recipes {
+    ($($name:ident = $title:literal),* $(,)?) => {
+        $(
+            #[test]
+            #[ignore = "needs what tests/setup installs; tests/run runs it"]
+            fn $name() {
+                run($title);
+            }
+        )*
+
+        #[test]
+        fn every_recipe_is_run() {
+            let titles = recipes().into_keys().collect::<Vec<_>>();
+            let mut tested = vec![$($title.to_owned()),*];
+            tested.sort();
+            assert_eq!(titles, tested);
+        }
+    };
+}
+
+recipes! {
+    rust = "Rust, with axum",
+    node = "Node.js",
+    gunicorn = "Python, WSGI: gunicorn",
+    uvicorn = "Python, ASGI: uvicorn",
+    puma = "Ruby: Puma",
+    go = "Go",
+    shell_script = "A shell script",
+}

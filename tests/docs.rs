@@ -7,6 +7,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+/// The pages for people, but for the manual.
+fn documents() -> Vec<String> {
+    let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("docs");
+    let docs = docs.map(|entry| format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy()));
+    let all = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned).into_iter();
+    all.chain(docs.filter(|name| name.ends_with(".md"))).collect()
+}
+
 /// A file of the tree.
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -112,8 +120,8 @@ fn the_pages_are_of_this_version() {
 fn configurations_in_the_documentation_are_fine() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut checked = 0;
-    for document in ["README.md", "CONTRIBUTING.md"] {
-        for text in between(&read(document), "```toml\n", "```") {
+    for document in documents() {
+        for text in between(&read(&document), "```toml\n", "```") {
             let file = directory.path().join("pool.toml");
             fs::write(&file, text).expect("pool.toml");
             ratoon(&["check", file.to_str().expect("UTF-8")]);
@@ -125,19 +133,99 @@ fn configurations_in_the_documentation_are_fine() {
     let file = directory.path().join("page.toml");
     fs::write(&file, example).expect("page.toml");
     ratoon(&["check", file.to_str().expect("UTF-8")]);
-    assert!(checked > 3, "only {checked} configurations were found in the documentation");
+    assert!(checked > 0, "only {checked} configurations were found in the documentation");
 }
 
 #[test]
 fn files_that_the_documentation_names_are_there() {
     const TOP: [&str; 7] = ["src/", "tests/", "systemd/", "examples/", "packaging/", "benches/", ".ci/"];
-    for document in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
-        let text = read(document);
+    for document in documents() {
+        let text = read(&document);
+        // Links are relative to the page, paths in the text to the tree.
+        let above = if document.starts_with("docs/") { "docs/" } else { "" };
         let links = between(&text, "](", ")").filter(|link| !link.contains("://") && !link.starts_with('#'));
+        let links = links.map(|link| format!("{above}{}", link.split('#').next().unwrap_or(link)));
         let words = text.split(|c: char| c.is_whitespace() || matches!(c, '`' | '(' | ')' | ',' | ';' | ':' | '[' | ']'));
         let named = words.filter(|word| TOP.iter().any(|top| word.starts_with(top))).map(|word| word.trim_end_matches('.'));
-        let paths: BTreeSet<_> = links.chain(named).collect();
+        let paths: BTreeSet<_> = links.chain(named.map(str::to_owned)).collect();
         let missing: Vec<_> = paths.iter().filter(|path| !Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists()).collect();
         assert!(missing.is_empty(), "{document} names what is not there: {missing:?}");
+    }
+}
+
+#[test]
+fn a_link_leads_to_every_page() {
+    let all = documents();
+    let texts: Vec<_> = all.iter().map(|name| (name, read(name))).collect();
+    for page in all.iter().filter_map(|name| name.strip_prefix("docs/")) {
+        let leads = texts.iter().any(|(name, text)| {
+            let link = if name.starts_with("docs/") { page.to_owned() } else { format!("docs/{page}") };
+            text.contains(&format!("]({link})"))
+        });
+        assert!(leads, "nothing leads to docs/{page}");
+    }
+}
+
+#[test]
+fn the_architecture_page_shows_the_whole_house() {
+    let page = read("docs/architecture.md");
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).expect("src") {
+        let entry = entry.expect("an entry");
+        if entry.path().is_dir() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            assert!(page.contains(&format!("[src/{name}](../src/{name}/mod.rs)")), "src/{name} is not in the house");
+        }
+    }
+    // What is named as code is in the code.
+    let code = ["src/pool/mod.rs", "src/pool/vocabulary.rs", "src/pool/how.rs"].map(read).concat();
+    for name in between(&page, "`", "`").filter(|name| name.contains("::") && !name.contains('\n')) {
+        for part in name.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|part| part.starts_with(char::is_uppercase)) {
+            assert!(names(&code, part), "{name}: the pool has no {part}");
+        }
+    }
+}
+
+/// The words of a table's first column, all of the tables of a page under this title.
+fn first_column(page: &str, title: &str) -> Vec<String> {
+    let section = between(page, &format!("\n## {title}\n"), "\n## ").next().unwrap_or_default().to_owned();
+    section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next().map(str::to_owned)).skip(2).collect()
+}
+
+/// What "coming from" says that is here, is here: every key of the configuration, and every verb.
+#[test]
+fn what_others_are_told_that_is_here_is_here() {
+    let page = read("docs/coming-from.md");
+    let keys = read("src/config/keys.rs");
+    let verbs = verbs();
+    let mut seen = 0;
+    for word in between(&page, "`", "`").filter(|word| !word.contains('\n')) {
+        let key = word
+            .split_once('.')
+            .filter(|(table, _)| ["worker", "restart", "reload", "hooks", "recycle", "status"].contains(table));
+        if let Some((_, key)) = key {
+            let key = key.split([' ', '=']).next().unwrap_or(key);
+            let last = key.rsplit('.').next().unwrap_or(key);
+            assert!(last == "*" || keys.contains(&format!("\"{last}\"")), "docs/coming-from.md speaks of {word}: no such key");
+            seen += 1;
+        }
+        if let Some(verb) = word.strip_prefix("ratoon ").and_then(|rest| rest.split(' ').next()) {
+            assert!(verbs.iter().any(|known| known == verb), "docs/coming-from.md speaks of `{word}`: no such verb");
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "only {seen} keys and verbs are named");
+    for title in ["PM2", "gunicorn", "Puma", "uWSGI", "PHP-FPM", "einhorn"] {
+        assert!(first_column(&page, title).len() > 8, "{title} has no table");
+    }
+}
+
+#[test]
+fn the_readme_s_recipes_are_those_of_the_page() {
+    let recipes = read("docs/recipes.md");
+    let lines: Vec<_> = between(&recipes, "```sh run\n", "```").filter_map(|block| block.lines().last()).collect();
+    assert!(lines.len() > 6, "{lines:?}");
+    let readme = read("README.md");
+    for line in lines {
+        assert!(readme.contains(&format!("| `{line}` |")), "README.md has no {line}");
     }
 }

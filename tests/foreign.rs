@@ -8,8 +8,9 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -158,6 +159,69 @@ fn pool(directory: &str, count: u32, worker: &str) -> Master {
     Master::start(&format!(
         "[worker]\ndirectory = {directory:?}\ncount = {count}\nenvironment = {{ PYTHONDONTWRITEBYTECODE = '1' }}\n{worker}\n"
     ))
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn the_metrics_are_what_a_strict_parser_accepts() {
+    let program = example("chaos");
+    let directory = tempfile::tempdir().expect("a directory");
+    let address = directory.path().join("status");
+    let mut master = pool("examples", 2, &format!("command = [{program:?}]\n[status]\nlisten = {address:?}"));
+    // Something of each kind: requests, a counter, connections that are open, a failure, reloads of two results.
+    let (mut open, _) = ask(&master.address(), "/count?name=a%22b%5Cc&by=3");
+    assert!(open.read(&mut [0; 1024]).expect("an answer") > 0);
+    let pid = pids(&master.status().expect("a status"))[0];
+    signal(pid, Signal::KILL);
+    master.wait("a failure", |status| status["worker_crashes"] == 1 && status["workers_ready"] == 2);
+    master.ok(&["reload"]);
+    master.wait("calm", |status| pids(status).len() == 2);
+    let mut prometheus = UnixStream::connect(&address).expect("the status address");
+    prometheus.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    prometheus.read_to_string(&mut answer).expect("an answer");
+    let (head, text) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    let families = accepted(text);
+    for family in [
+        "ratoon",
+        "ratoon_state",
+        "ratoon_generation",
+        "ratoon_worker_failures",
+        "ratoon_reload_duration_seconds",
+        "ratoon_requests",
+        "ratoon_worker_requests",
+        "ratoon_worker_open_connections",
+        "ratoon_worker_memory_rss_bytes",
+        "ratoon_worker_cpu_seconds",
+        "ratoon_socket_queue",
+    ] {
+        assert!(families.iter().any(|found| found == family), "no {family}: {families:?}");
+    }
+    for line in [
+        "ratoon_worker_failures_total{instance=\"pool\",cause=\"signal\"} 1",
+        "ratoon_reload_duration_seconds_count{instance=\"pool\",result=\"committed\"} 1",
+        "ratoon_application_total{instance=\"pool\",counter=\"a\\\"b\\\\c\"} 3",
+    ] {
+        assert!(text.contains(line), "no {line}: {text}");
+    }
+    // The parser is strict: what is no OpenMetrics is refused.
+    let broken = std::panic::catch_unwind(|| accepted(&text.replace("# EOF\n", "")));
+    assert!(broken.is_err(), "a text without an end was accepted");
+}
+
+/// The names of the families, as the parser of Prometheus's own client for Python finds them.
+fn accepted(text: &str) -> Vec<String> {
+    let script = "import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(sys.stdin.read()): print(family.name)";
+    let mut python = Command::new(venv("python"));
+    let mut parser =
+        python.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python");
+    parser.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
+    let said = parser.wait_with_output().expect("its end");
+    assert!(said.status.success(), "{}\n{text}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8_lossy(&said.stdout).lines().map(str::to_owned).collect()
 }
 
 /// `worker` is what stands under `[worker]` beside the directory and the count.

@@ -176,6 +176,34 @@ fn a_reload_serves_every_connection_that_was_accepted() {
     assert_eq!((&status["worker_crashes"], &status["requests"]), (&json!(0), &json!(5)));
 }
 
+/// Nobody asks a worker for its status, so one that is stopped delays nothing, and shows what it hangs in.
+#[test]
+fn a_stopped_worker_does_not_delay_the_status() {
+    let mut master = pool(2);
+    let mut client = Client::new(&master.address());
+    client.ask("/describe?about=everything&ms=600000");
+    let in_work = |status: &Value| workers(status).find(|worker| worker["requests"] == 1).and_then(|it| it["pid"].as_u64());
+    let status = master.wait("the request is in work", |status| in_work(status).is_some());
+    let pid = in_work(&status).expect("just seen") as u32;
+    let mut times = [Duration::MAX; 2];
+    for (time, stop) in times.iter_mut().zip([None, Some(Signal::STOP)]) {
+        if let Some(stop) = stop {
+            signal(pid, stop);
+        }
+        for _ in 0..20 {
+            let began = Instant::now();
+            let status = master.status().expect("a status");
+            *time = began.elapsed().min(*time);
+            let hangs = workers(&status).find(|worker| worker["pid"] == pid).expect("the worker");
+            assert_eq!(hangs["active_connections"][0]["request"]["info"]["about"], "everything", "{status:#}");
+            assert!(hangs["memory_rss"].is_u64() && hangs["open_connections"] == 1, "{status:#}");
+        }
+    }
+    signal(pid, Signal::CONT);
+    // The best of twenty each, so that a neighbour's load is not in it; a wait of any length would be in all of them.
+    assert!(times[1] < times[0] + Duration::from_millis(50), "{times:?}");
+}
+
 /// A worker with a request in work that will not end, in a pool that has been reloaded, and the request's port at the client.
 fn overdue(more: &str) -> (Master, Client, u16) {
     let mut master = pool_with(1, more);

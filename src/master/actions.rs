@@ -145,14 +145,12 @@ impl Master {
         let ended = SystemTime::now();
         // One that is refused at once has no beginning.
         let (began, since) = self.published.reload_began.take().unwrap_or((ended, self.now));
-        self.published.last_reload = Some(LastReload {
-            generation: number,
-            result,
-            reason: reason.clone(),
-            began,
-            ended,
-            took: self.now.saturating_duration_since(since),
-        });
+        let took = self.now.saturating_duration_since(since);
+        let reloads = self.published.reloads.entry(result.to_owned()).or_default();
+        reloads.count += 1;
+        reloads.duration_ms = reloads.duration_ms.saturating_add(took.as_millis() as u64);
+        let last = LastReload { generation: number, result, reason: reason.clone(), began, ended, took };
+        self.published.last_reload = Some(last);
         let _ = self.ends.notices.send(Notice::ReloadFinished { generation: number, result, reason });
         self.systemd.reloaded(self.now);
         self.published.at_once = true;

@@ -22,6 +22,8 @@ use crate::status::tree::{self, Document};
 struct Facts {
     summary: Summary,
     last_reload: Option<LastReload>,
+    reloads: BTreeMap<String, tree::Reloads>,
+    failures_by_cause: BTreeMap<String, u64>,
     workers: Vec<One>,
     listeners: Arc<[Listener]>,
     failures: Vec<tree::Failure>,
@@ -55,6 +57,8 @@ impl Master {
         let facts = Facts {
             summary,
             last_reload: self.published.last_reload.clone(),
+            reloads: self.published.reloads.clone(),
+            failures_by_cause: self.published.failures.clone(),
             workers: workers.collect(),
             listeners: self.common.listeners.clone(),
             failures: self.failures.iter().cloned().collect(),
@@ -73,7 +77,7 @@ pub(super) fn time(at: SystemTime) -> String {
 }
 
 fn build(facts: Facts) -> Document {
-    let Facts { summary, last_reload, workers, listeners, failures, past, surveyor } = facts;
+    let Facts { summary, last_reload, reloads, failures_by_cause, workers, listeners, failures, past, surveyor } = facts;
     let Ended { totals: mut all, mut known } = past;
     for one in &workers {
         let (totals, tells) = told(one.scoreboard.as_deref(), &one.counters);
@@ -108,6 +112,8 @@ fn build(facts: Facts) -> Document {
             start_time: time(last.began),
             duration_ms: last.took.as_millis() as u64,
         }),
+        reloads,
+        failures_by_cause,
         master: tree::Master {
             pid: std::process::id(),
             memory_rss: survey.master.rss,

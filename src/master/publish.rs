@@ -8,10 +8,10 @@ use super::journal::{Level, Record};
 use super::processes::Process;
 use super::turn::{Brought, Master};
 use crate::control::{Reply, Summary, WorkerView};
-use crate::pool::{self, Number, Outcome, WorkerId};
+use crate::pool::{self, How, Number, Outcome, WorkerId};
 use crate::status::cure::cure;
 use crate::status::scoreboard::{Scoreboard, Totals};
-use crate::status::tree::{Failure, Request};
+use crate::status::tree::{Failure, Reloads, Request};
 
 /// So many failures are kept.
 const FAILURES: usize = 20;
@@ -38,6 +38,10 @@ pub struct LastReload {
 /// What has been told, and what the telling needs.
 pub struct Published {
     pub(super) last_reload: Option<LastReload>,
+    /// Reloads by result.
+    pub(super) reloads: BTreeMap<String, Reloads>,
+    /// Failures by cause.
+    pub(super) failures: BTreeMap<String, u64>,
     /// By the wall clock, which may be set, and by the one that is not.
     pub(super) reload_began: Option<(SystemTime, Instant)>,
     /// More than a count has changed: systemd is told now.
@@ -55,6 +59,8 @@ impl Published {
     pub fn new() -> Published {
         Published {
             last_reload: None,
+            reloads: Outcome::ALL.map(|outcome| (outcome.as_str().to_owned(), Reloads::default())).into(),
+            failures: How::CAUSES.map(|cause| (cause.to_owned(), 0)).into(),
             reload_began: None,
             at_once: true,
             state: "starting",
@@ -188,6 +194,7 @@ impl Master {
 
     /// Keeps the record of a failure; its last lines come later.
     pub(super) fn record_failure(&mut self, ended: &pool::Ended, how: &str) {
+        *self.published.failures.entry(ended.how.cause().to_owned()).or_default() += 1;
         if self.failures.len() == FAILURES {
             self.failures.pop_front();
         }

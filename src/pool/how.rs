@@ -29,6 +29,27 @@ pub enum How {
     Unknown,
 }
 
+impl How {
+    /// The words of [`How::cause`].
+    pub const CAUSES: [&str; 8] =
+        ["exit", "signal", "not-started", "out-of-memory", "start-timeout", "stop-timeout", "watchdog", "unknown"];
+
+    /// The kind of end, for who counts them.
+    pub fn cause(&self) -> &'static str {
+        let number = match self {
+            How::Exit(_) => 0,
+            How::Signal { .. } => 1,
+            How::NotStarted(_) => 2,
+            How::OutOfMemory => 3,
+            How::StartTimeout(_) => 4,
+            How::StopTimeout(_) => 5,
+            How::Watchdog => 6,
+            How::Unknown => 7,
+        };
+        Self::CAUSES[number]
+    }
+}
+
 impl fmt::Display for How {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

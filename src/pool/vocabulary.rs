@@ -225,6 +225,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All there are.
+    pub const ALL: [Outcome; 4] = [Outcome::Committed, Outcome::RolledBack, Outcome::Refused, Outcome::Aborted];
+
     /// The contract's word.
     pub fn as_str(self) -> &'static str {
         match self {

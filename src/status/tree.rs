@@ -47,6 +47,10 @@ pub struct Document {
     pub counters: Counters,
     /// How the last reload ended.
     pub last_reload: Option<LastReload>,
+    /// Reloads by result, since this master's program began.
+    pub reloads: BTreeMap<String, Reloads>,
+    /// Failed workers by cause, since this master's program began.
+    pub failures_by_cause: BTreeMap<String, u64>,
     /// The master itself.
     pub master: Master,
     /// The listening sockets.
@@ -70,6 +74,16 @@ pub struct LastReload {
     /// When it began.
     pub start_time: String,
     /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// Reloads of one result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reloads {
+    /// How many.
+    pub count: u64,
+    /// How long they took, in sum.
     pub duration_ms: u64,
 }
 

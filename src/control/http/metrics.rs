@@ -29,6 +29,7 @@ pub(super) async fn metrics(call: Call<'_>) -> Answer {
 pub(super) fn render(document: &Document) -> String {
     let mut text = Text { text: String::with_capacity(4096), instance: &document.instance };
     pool(&mut text, document);
+    counts(&mut text, document);
     reload(&mut text, document);
     sockets(&mut text, document);
     workers(&mut text, document);
@@ -76,6 +77,24 @@ fn pool(text: &mut Text<'_>, document: &Document) {
     text.one("ratoon_master_memory_rss_bytes", "gauge", "bytes", "Resident memory of the master.", master.memory_rss);
     text.one("ratoon_master_memory_pss_bytes", "gauge", "bytes", "Proportional memory of the master.", master.memory_pss);
     text.one("ratoon_master_cpu_seconds", "counter", "seconds", "CPU time of the master.", master.cpu_usec.map(Micros));
+}
+
+fn counts(text: &mut Text<'_>, document: &Document) {
+    if !document.failures_by_cause.is_empty() {
+        let help = "Workers that failed, by cause; each of a serving generation is replaced.";
+        text.family("ratoon_worker_failures", "counter", "", help);
+        for (cause, count) in &document.failures_by_cause {
+            text.sample("ratoon_worker_failures_total", &[("cause", cause)], Some(count));
+        }
+    }
+    if !document.reloads.is_empty() {
+        text.family("ratoon_reload_duration_seconds", "summary", "seconds", "Reloads by result, and how long they took.");
+        for (result, reloads) in &document.reloads {
+            text.sample("ratoon_reload_duration_seconds_count", &[("result", result)], Some(reloads.count));
+            let took = Micros(reloads.duration_ms.saturating_mul(1000));
+            text.sample("ratoon_reload_duration_seconds_sum", &[("result", result)], Some(took));
+        }
+    }
 }
 
 fn reload(text: &mut Text<'_>, document: &Document) {
@@ -296,15 +315,13 @@ mod tests {
             } else if !line.starts_with("# HELP ") {
                 let (name, rest) = line.split_once('{').unwrap();
                 let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} below {family}"));
-                assert_eq!(
-                    suffix,
-                    match kind {
-                        "counter" => "_total",
-                        "info" => "_info",
-                        _ => "",
-                    },
-                    "{line}"
-                );
+                let suffixes: &[&str] = match kind {
+                    "counter" => &["_total"],
+                    "info" => &["_info"],
+                    "summary" => &["_count", "_sum"],
+                    _ => &[""],
+                };
+                assert!(suffixes.contains(&suffix), "{line}");
                 let value = rest.rsplit_once("} ").unwrap().1.parse::<f64>().unwrap();
                 assert!(value.is_finite() && value >= 0.0, "{line}");
             }

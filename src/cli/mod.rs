@@ -56,6 +56,9 @@ enum Verb {
     Recycle(recycle::Options),
     /// Replace the master's own program in place; the workers go on
     Upgrade(upgrade::Options),
+    /// Be asked by a master whether this program could go on from its state (on standard input)
+    #[command(name = crate::master::HANDOVER_CHECK, hide = true)]
+    HandoverCheck(Box<run::Options>),
     /// Watch the pool live in the terminal
     Top(top::Options),
     /// Write what a new instance needs: its configuration, and drop-ins for its units
@@ -85,6 +88,8 @@ pub fn main() -> ExitCode {
         Verb::Upgrade(options) => ask(upgrade::run(options)),
         Verb::Top(options) => ask(top::run(options)),
         Verb::Init(options) => init::run(options),
+        // That the options can be read is part of the answer.
+        Verb::HandoverCheck(_) => crate::master::handover_check(),
         Verb::Check { file } => check::run(&file),
     }
 }

@@ -5,11 +5,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// More workers than this are refused: a slip of the finger should not fork the machine to death.
 pub const COUNT_MAX: u32 = 10_000;
 
 /// Everything that a generation is started from, and how the master behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Config {
     /// `[worker]`
     pub worker: Worker,
@@ -26,7 +29,8 @@ pub struct Config {
 }
 
 /// `[worker]`: what a worker is, and how long it may take for what.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Worker {
     /// The program and its arguments; never empty, no NUL in it.
     pub command: Vec<String>,
@@ -63,7 +67,8 @@ pub struct Worker {
 }
 
 /// `worker.ready`: what makes a worker ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ready {
     /// It said `READY=1`.
     Notify,
@@ -72,7 +77,8 @@ pub enum Ready {
 }
 
 /// `worker.balance`: how connections are spread over workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Balance {
     /// All workers accept from one socket.
     Shared,
@@ -81,7 +87,8 @@ pub enum Balance {
 }
 
 /// `[worker.limits]`: a worker's own limits, `None` where there is none. The first four are its cgroup's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Bytes; beyond them the kernel kills (`memory.max`).
     pub memory_max: Option<u64>,
@@ -96,7 +103,8 @@ pub struct Limits {
 }
 
 /// `[restart]`: what follows a crash.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Restart {
     /// The first delay.
     pub initial: Duration,
@@ -111,7 +119,8 @@ pub struct Restart {
 }
 
 /// `[reload]`: how one generation follows another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Reload {
     /// How many new workers may live beside the old.
     pub surge: Surge,
@@ -131,7 +140,8 @@ pub enum Surge {
 }
 
 /// `[hooks]`: what the master runs beside its workers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Hooks {
     /// Before each reload; when it fails the reload is refused.
     pub before_reload: Option<Vec<String>>,
@@ -140,7 +150,8 @@ pub struct Hooks {
 }
 
 /// `[recycle]`: when a worker is replaced within its generation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Recycle {
     /// So long after its start.
     pub max_age: Option<Duration>,
@@ -151,7 +162,8 @@ pub struct Recycle {
 }
 
 /// `[status]`: where the pool can be watched.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// `127.0.0.1:9090`, `[::]:9090` or `/run/x.sock`, for the read-only HTTP.
     pub listen: Option<String>,
@@ -194,6 +206,30 @@ impl Config {
     }
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self::for_command(Vec::new())
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Config::default().worker
+    }
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Config::default().restart
+    }
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Config::default().reload
+    }
+}
+
 impl Worker {
     /// How many workers this configuration asks for: its number, or one a usable CPU.
     pub fn workers(&self) -> u32 {
@@ -205,6 +241,16 @@ impl Worker {
 pub fn usable_cpus() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u32::try_from(cpus).unwrap_or(COUNT_MAX).clamp(1, COUNT_MAX)
+}
+
+/// As it is read: `"50%"` or a number.
+impl Serialize for Surge {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Surge::Percent(percent) => serializer.collect_str(&format_args!("{percent}%")),
+            Surge::Count(count) => serializer.serialize_u32(*count),
+        }
+    }
 }
 
 impl Surge {

@@ -5,6 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -67,12 +68,27 @@ impl std::fmt::Display for Error {
 /// A bound control socket. When dropped, the socket, the lock and a directory that was made for them are removed.
 #[derive(Debug)]
 pub struct Control {
-    listener: Option<UnixListener>,
+    listener: UnixListener,
     directory: PathBuf,
     made: bool,
     /// Device and inode of the socket.
     identity: (u64, u64),
-    _lock: File,
+    lock: File,
+}
+
+/// What a [`Control`] is made of, see [`Control::from_parts`].
+#[derive(Debug)]
+pub struct Parts {
+    /// The runtime directory.
+    pub directory: PathBuf,
+    /// We made it.
+    pub made: bool,
+    /// Device and inode of the socket's file.
+    pub identity: (u64, u64),
+    /// The listening socket.
+    pub listener: OwnedFd,
+    /// The lock.
+    pub lock: OwnedFd,
 }
 
 impl Control {
@@ -99,7 +115,7 @@ impl Control {
             _ => {}
         }
         let (listener, identity) = listen(&path)?;
-        Ok(Control { listener: Some(listener), directory: directory.to_owned(), made, identity, _lock: lock })
+        Ok(Control { listener, directory: directory.to_owned(), made, identity, lock })
     }
 
     /// The socket's path.
@@ -107,9 +123,33 @@ impl Control {
         self.directory.join(SOCKET)
     }
 
-    /// The listener; only the first call gets one.
-    pub fn take_listener(&mut self) -> Option<UnixListener> {
-        self.listener.take()
+    /// One that an earlier program of this process has bound.
+    pub fn from_parts(parts: Parts) -> Control {
+        let Parts { directory, made, identity, listener, lock } = parts;
+        Control { listener: listener.into(), directory, made, identity, lock: lock.into() }
+    }
+
+    /// Whether its directory was made for it.
+    pub fn made(&self) -> bool {
+        self.made
+    }
+
+    /// Device and inode of the socket's file.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// The listening socket and the lock.
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.listener.as_fd(), self.lock.as_fd())
+    }
+
+    /// The listener, for who serves it.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        self.listener.try_clone()
     }
 
     /// Whether the path still leads to this socket: a cleaner of `/tmp` or an administrator may have removed it.
@@ -123,7 +163,7 @@ impl Control {
     /// [`Error::Io`]
     pub fn bind_again(&mut self) -> Result<(), Error> {
         let (listener, identity) = listen(&self.path())?;
-        self.listener = Some(listener);
+        self.listener = listener;
         self.identity = identity;
         Ok(())
     }

@@ -209,13 +209,40 @@ impl Handle {
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
     pub async fn ask(&self, ask: Ask) -> Result<Reply, Closed> {
+        self.ask_as(self.next_asker(), ask).await
+    }
+
+    /// The same under a number of [`Self::next_asker`].
+    ///
+    /// # Errors
+    /// [`Closed`] when the master ends before it answers.
+    pub async fn ask_as(&self, asker: AskerId, ask: Ask) -> Result<Reply, Closed> {
         let (reply, answer) = oneshot::channel();
-        let mut guard = Guard { asker: self.next_asker(), commands: &self.commands, armed: true };
-        let command = Command::Ask { asker: guard.asker, ask, reply: Some(reply), announce: self.announces };
+        let command = Command::Ask { asker, ask, reply: Some(reply), announce: self.announces };
         self.commands.send(command).map_err(|_| Closed)?;
+        self.wait_as(asker, answer).await
+    }
+
+    /// Waits for the answer to what was asked under this number, by this master's predecessor or by
+    /// [`Self::ask_as`]. Dropping the future before that tells the loop that the asker went away.
+    ///
+    /// # Errors
+    /// [`Closed`] when the master ends before it answers.
+    pub async fn wait_as(&self, asker: AskerId, answer: oneshot::Receiver<Reply>) -> Result<Reply, Closed> {
+        let mut guard = Guard { asker, commands: &self.commands, armed: true };
         let answer = answer.await;
         guard.armed = false;
         answer.map_err(|_| Closed)
+    }
+
+    /// The last number that was given to an asker.
+    pub fn last_asker(&self) -> AskerId {
+        self.askers.load(Ordering::Relaxed)
+    }
+
+    /// Numbers askers from behind this one on: those before were a predecessor's.
+    pub fn number_askers_after(&self, last: AskerId) {
+        self.askers.fetch_max(last, Ordering::Relaxed);
     }
 
     /// Asks without waiting: such a reload runs to its end whoever goes away.
@@ -253,7 +280,8 @@ impl Handle {
         self.notices.subscribe()
     }
 
-    fn next_asker(&self) -> AskerId {
+    /// A number for one asker; never given twice.
+    pub fn next_asker(&self) -> AskerId {
         self.askers.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

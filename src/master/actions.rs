@@ -41,7 +41,8 @@ impl Master {
             Action::Answer(asker, answer) => self.answer(asker, answer),
             Action::Ready => self.all_ready(),
             Action::Stopping => self.stopping(),
-            Action::Exit(code) => self.exit = Some(code),
+            Action::Exit(code) if self.orphans.is_empty() => self.exit = Some(code),
+            Action::Exit(code) => self.orphans.exit = Some(code),
             Action::Log(log) => self.log(log),
         }
     }
@@ -175,10 +176,12 @@ impl Master {
         let line = self.pool.status_text();
         self.systemd.status(&line, true, self.now);
         self.systemd.ready(self.now);
+        self.drain_orphans();
         self.say_hello();
     }
 
     fn stopping(&mut self) {
+        self.drain_orphans();
         let longest = self.releases.values().map(|release| release.config.worker.stop_timeout).max().unwrap_or_default();
         self.systemd.stopping(longest + MARGIN, self.now);
         self.published.at_once = true;

@@ -18,7 +18,7 @@ impl Master {
         for _ in 0..SIGNALS {
             let Some(signal) = self.signals.read() else { return };
             match signal {
-                libc::SIGHUP => self.reload_unattended(),
+                libc::SIGHUP => self.begin_reload(None, true),
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => self.stop(),
                 libc::SIGTTIN => self.scale_by(1),
                 libc::SIGTTOU => self.scale_by(-1),
@@ -33,17 +33,15 @@ impl Master {
     pub(super) fn wish(&mut self, command: Command) {
         match command {
             Command::Ask { asker, ask, reply, announce } => {
-                if announce && ask == Ask::Reload {
-                    self.announce_reload();
-                }
                 let waits = reply.is_some().then_some(asker);
                 if let Some(reply) = reply {
                     self.replies.insert(asker, reply);
                 }
-                self.ask(ask, waits);
+                self.ask(ask, waits, announce);
             }
             Command::Gone(asker) => {
                 if self.replies.remove(&asker).is_some() {
+                    self.upgrade_asker_gone(asker);
                     self.events.push_back(Event::AskerGone(asker));
                 }
             }
@@ -54,9 +52,9 @@ impl Master {
         }
     }
 
-    fn ask(&mut self, ask: Ask, asker: Option<AskerId>) {
+    fn ask(&mut self, ask: Ask, asker: Option<AskerId>, announce: bool) {
         match ask {
-            Ask::Reload => self.events.push_back(Event::Reload(asker)),
+            Ask::Reload => self.begin_reload(asker, announce),
             Ask::Abort => self.events.push_back(Event::Abort(asker)),
             Ask::Scale(count) if count > crate::config::COUNT_MAX => {
                 self.refuse(
@@ -71,27 +69,23 @@ impl Master {
     }
 
     /// Answers without asking the pool.
-    fn refuse(&mut self, asker: Option<AskerId>, why: String) {
+    pub(super) fn refuse(&mut self, asker: Option<AskerId>, why: String) {
         match asker.and_then(|asker| self.replies.remove(&asker)) {
             Some(reply) => self.outbox.push((reply, Reply::Failed(why))),
             None => self.warn(why),
         }
     }
 
-    /// Nobody waits for this reload.
-    fn reload_unattended(&mut self) {
-        self.announce_reload();
-        self.events.push_back(Event::Reload(None));
-    }
-
     /// systemd is told that a reload runs: only between READY and STOPPING, for the READY=1 that ends it must not say more.
-    fn announce_reload(&mut self) {
+    pub(super) fn announce_reload(&mut self) {
         if self.pool.announced() && self.pool.state() != "stopping" {
             self.systemd.reloading(self.now);
         }
     }
 
     fn scale_by(&mut self, by: i32) {
+        // Of two signals at once the second counts from the first.
+        self.take_in();
         let count = self.pool.target().saturating_add_signed(by).clamp(1, crate::config::COUNT_MAX);
         self.events.push_back(Event::Scale(count, None));
     }
@@ -154,11 +148,8 @@ impl Master {
             }
             Brought::Orphans => self.children(),
             Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),
+            Brought::Checked(result) => self.next_program_said(result),
             Brought::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),
         }
-    }
-
-    fn upgrade(&mut self, asker: Option<AskerId>) {
-        self.refuse(asker, "this version of ratoon cannot replace its own program yet; restart the service instead".to_owned());
     }
 }

@@ -88,10 +88,19 @@ pub fn run(argv: &[String], pinned: &Pinned, env: &[(String, String)], limit: Du
     if cancel.flag.load(Ordering::SeqCst) {
         return Err(Failure::Cancelled);
     }
+    let mut command = Command::new(pinned.program.path());
+    command.args(&argv[1..]).current_dir(&pinned.directory_path).stdin(Stdio::null());
+    finish(command, env, limit, cancel).map(drop)
+}
+
+/// Runs a command, whose stdin is set, to its end; gives what it printed.
+///
+/// # Errors
+/// As [`run`].
+pub fn finish(mut command: Command, env: &[(String, String)], limit: Duration, cancel: &Cancel) -> Result<String, Failure> {
     let (mut output, writer) = std::io::pipe().map_err(|error| Failure::Start(error.to_string()))?;
     let other = writer.try_clone().map_err(|error| Failure::Start(error.to_string()))?;
-    let mut command = Command::new(pinned.program.path());
-    command.args(&argv[1..]).current_dir(&pinned.directory_path).stdin(Stdio::null()).stdout(writer).stderr(other);
+    command.stdout(writer).stderr(other);
     for name in super::sockets::MASTERS_OWN {
         command.env_remove(name);
     }
@@ -104,7 +113,7 @@ pub fn run(argv: &[String], pinned: &Pinned, env: &[(String, String)], limit: Du
     end(&mut child);
     let said = |kept: Vec<u8>| String::from_utf8_lossy(&kept).into_owned();
     match result {
-        (Verdict::Ended(status), _) if status.success() => Ok(()),
+        (Verdict::Ended(status), kept) if status.success() => Ok(said(kept)),
         (Verdict::Ended(status), kept) => Err(Failure::Ended(how(status), said(kept))),
         (Verdict::TimedOut, kept) => Err(Failure::TimedOut(limit, said(kept))),
         (Verdict::Cancelled, _) => Err(Failure::Cancelled),

@@ -73,6 +73,13 @@ impl Master {
         }
     }
 
+    /// Whether a worker whose main process is gone has nobody left by now.
+    pub(super) fn look_whether_cleared(&mut self, worker: WorkerId) {
+        if self.processes.get(&worker).and_then(|process| process.group.as_ref()).is_some_and(|group| !group.populated()) {
+            self.cleared(worker);
+        }
+    }
+
     fn cleared(&mut self, worker: WorkerId) {
         if let Some(process) = self.processes.get_mut(&worker).filter(|process| process.left_behind) {
             process.left_behind = false;

@@ -2,6 +2,7 @@
 //!
 //! Law: the pool serves without them; what cannot be had is said, and never a reason to end.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::journal::{Journal, Level, Record, Target};
@@ -10,16 +11,31 @@ use crate::control::dbus::{self, Bus, LogControl};
 use crate::control::{Handle, http};
 use crate::sys::credentials::own_uid;
 
-/// Starts them; the D-Bus service is to be stopped at the end, so that its callers get their answers.
-pub fn start(handle: &Handle, instance: &str, config: &Config, journal: &Journal, under_systemd: bool) -> dbus::Service {
-    if let Some(address) = &config.status.listen {
-        match listen(address) {
-            Ok(listener) => {
-                tokio::spawn(http::serve_status(listener, handle.clone()));
-            }
-            Err(error) => journal.log(Record::new(Level::Error, format!("status.listen = {address:?}: {error}"))),
-        }
-    }
+/// The socket of `status.listen`, if one is wanted and can be had.
+pub fn bind_status(config: &Config, journal: &Journal) -> Option<OwnedFd> {
+    let address = config.status.listen.as_ref()?;
+    let bound = listen(address);
+    bound.map_err(|error| journal.log(Record::new(Level::Error, format!("status.listen = {address:?}: {error}")))).ok()
+}
+
+/// Serves it within a tokio runtime, from a copy.
+///
+/// # Errors
+/// The runtime does not take it, or out of descriptors.
+pub fn serve_status(socket: &OwnedFd, handle: &Handle, book: &Arc<http::Book>) -> std::io::Result<()> {
+    let copy = socket.try_clone()?;
+    let is_unix = rustix::net::sockopt::socket_domain(socket)? == rustix::net::AddressFamily::UNIX;
+    let listener = if is_unix {
+        http::Listener::Unix(tokio::net::UnixListener::from_std(copy.into())?)
+    } else {
+        http::Listener::Tcp(tokio::net::TcpListener::from_std(copy.into())?)
+    };
+    tokio::spawn(http::serve_with(listener, handle.clone(), None, book.clone()));
+    Ok(())
+}
+
+/// Starts the D-Bus service; it is to be stopped at the end, so that its callers get their answers.
+pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_systemd: bool) -> dbus::Service {
     let log = journal.clone();
     let options = dbus::Options {
         instance: instance.to_owned(),
@@ -38,7 +54,7 @@ pub fn start(handle: &Handle, instance: &str, config: &Config, journal: &Journal
     dbus::spawn(handle.announcing(), options)
 }
 
-fn listen(address: &str) -> std::io::Result<http::Listener> {
+fn listen(address: &str) -> std::io::Result<OwnedFd> {
     if address.starts_with('/') {
         // Only a socket that nobody answers at may go; any other file makes the bind fail.
         let is_socket =
@@ -48,11 +64,11 @@ fn listen(address: &str) -> std::io::Result<http::Listener> {
         }
         let listener = std::os::unix::net::UnixListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        return Ok(http::Listener::Unix(tokio::net::UnixListener::from_std(listener)?));
+        return Ok(listener.into());
     }
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
-    Ok(http::Listener::Tcp(tokio::net::TcpListener::from_std(listener)?))
+    Ok(listener.into())
 }
 
 /// The unit that this process belongs to, by its control group: `ratoon@web.service`.

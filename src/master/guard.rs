@@ -8,10 +8,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio::task::JoinHandle;
 
+use super::handover::fds::Outgoing;
+use super::handover::{replace, state};
 use super::processes::Token;
 use super::turn::Master;
 use crate::control::listen::Control;
@@ -28,6 +31,7 @@ pub struct Guard {
     control: Control,
     directory: PathBuf,
     handle: Handle,
+    book: Arc<http::Book>,
     serving: Option<JoinHandle<()>>,
     /// `None` when the kernel gives none: then what is removed stays removed.
     inotify: Option<OwnedFd>,
@@ -49,16 +53,42 @@ struct Removed {
 }
 
 impl Guard {
-    /// Takes over a bound control socket, and makes the directory for notify sockets; what a dead master left there goes.
+    /// Takes over a bound control socket, and makes the directory for notify sockets; what a dead master left there goes,
+    /// unless this master is to `go_on` with it.
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn new(control: Control, directory: PathBuf, handle: Handle) -> Result<Guard, String> {
+    pub fn new(
+        control: Control,
+        directory: PathBuf,
+        handle: Handle,
+        book: Arc<http::Book>,
+        go_on: bool,
+    ) -> Result<Guard, String> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        let mut guard = Guard { control, directory, handle, serving: None, inotify, watches: Watches::default() };
-        let _ = fs::remove_dir_all(guard.notify());
+        let mut guard = Guard { control, directory, handle, book, serving: None, inotify, watches: Watches::default() };
+        if !go_on {
+            let _ = fs::remove_dir_all(guard.notify());
+        }
         guard.make().map_err(|error| format!("cannot make {}: {error}", guard.notify().display()))?;
         Ok(guard)
+    }
+
+    /// The front ends' way to the loop.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The control socket, for the next program.
+    pub(super) fn save<'a>(&'a self, fds: &mut Outgoing<'a>) -> state::Control {
+        let (listener, lock) = self.control.descriptors();
+        state::Control {
+            directory: self.directory.as_path().into(),
+            made: self.control.made(),
+            listener: fds.lend(replace::CONTROL.to_owned(), listener),
+            lock: fds.lend(replace::LOCK.to_owned(), lock),
+            identity: self.control.identity(),
+        }
     }
 
     /// Where the workers' notify sockets are.
@@ -76,9 +106,9 @@ impl Guard {
     /// # Errors
     /// The runtime does not take the socket.
     pub fn serve(&mut self) -> Result<(), String> {
-        let Some(listener) = self.control.take_listener() else { return Ok(()) };
-        let listener = tokio::net::UnixListener::from_std(listener).map_err(|error| format!("control socket: {error}"))?;
-        let serving = tokio::spawn(http::serve_control(listener, self.handle.clone(), own_uid()));
+        let listener = self.control.listener().and_then(tokio::net::UnixListener::from_std);
+        let listener = http::Listener::Unix(listener.map_err(|error| format!("control socket: {error}"))?);
+        let serving = tokio::spawn(http::serve_with(listener, self.handle.clone(), Some(own_uid()), self.book.clone()));
         if let Some(former) = self.serving.replace(serving) {
             former.abort();
         }

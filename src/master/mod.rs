@@ -14,6 +14,7 @@
 //! | `hear.rs`, `words.rs` | what workers say |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
 //! | `wear.rs` | workers that are used up; memory for a second generation |
+//! | `handover/` | another program goes on in this process: the upgrade in place |
 //! | `fronts.rs` | the status address and D-Bus |
 //! | `systemd.rs`, `age.rs` | what systemd is told; whether it is too old |
 //! | `publish.rs`, `document.rs` | what everybody may know |
@@ -31,6 +32,7 @@ mod death;
 mod document;
 mod fronts;
 mod guard;
+mod handover;
 mod hear;
 pub mod journal;
 pub mod output;
@@ -48,4 +50,5 @@ mod turn;
 mod wear;
 pub mod words;
 
+pub use handover::check::{VERB as HANDOVER_CHECK, answer as handover_check};
 pub use start::{Options, run};

@@ -4,6 +4,7 @@
 //! without us; it neither grows our memory nor keeps its neighbours waiting.
 
 mod ask;
+mod handed;
 mod relay;
 mod stream;
 mod tail;
@@ -13,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use self::handed::{Handed, Pipe, Settled};
 use self::relay::Relay;
 use super::journal::Target;
 

@@ -121,6 +121,13 @@ fn died_in(failure: &Failure) -> Option<String> {
     Some(format!("worker {worker} (slot {slot}): {how} while serving {} {}{took}{more}", longest.method, longest.url))
 }
 
+impl Published {
+    /// No failure waits for its worker's last lines.
+    pub fn no_tails(&self) -> bool {
+        self.tails.is_empty()
+    }
+}
+
 impl Master {
     /// Tells what has changed in this turn, then answers whoever waits for it.
     pub(super) fn publish(&mut self) {
@@ -156,7 +163,7 @@ impl Master {
         Summary {
             instance: self.common.instance.clone(),
             state: self.pool.state(),
-            degraded: self.pool.degraded(),
+            degraded: self.pool.degraded() || !self.orphans.is_empty(),
             // What a check printed may have many lines, what a worker said anything.
             status_text: super::text::one_line(self.pool.status_text().as_bytes(), super::systemd::STATUS_MAX).into(),
             generation: self.pool.generation(),

@@ -62,7 +62,7 @@ impl std::error::Error for Error {}
 
 impl Listener {
     /// Looks at a descriptor.
-    fn of(name: String, fd: OwnedFd, inherited: bool) -> Listener {
+    pub(super) fn of(name: String, fd: OwnedFd, inherited: bool) -> Listener {
         let (kind, address) = describe(fd.as_fd());
         Listener { name, fd: Arc::new(fd), address, kind, inherited }
     }

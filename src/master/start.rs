@@ -4,6 +4,7 @@
 //! with its cure, and the exit status is 1.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,19 +16,26 @@ use super::cgroup::Cgroups;
 use super::command::Cancel;
 use super::fronts;
 use super::guard::Guard;
+use super::handover::fds::Incoming;
+use super::handover::orphans::Orphans;
+use super::handover::replace::{self, Left};
+use super::handover::restore::Rest;
+use super::handover::resume;
 use super::journal::{self, Journal, Level, Record};
-use super::output::Outputs;
+use super::output::{Handed, Mode, Outputs};
 use super::prepare::{self, Common, Release, Source};
 use super::processes::Token;
 use super::publish::{Ended, Published};
 use super::sockets::{self, Listener};
 use super::systemd::Systemd;
-use super::turn::Master;
+use super::turn::{End, Master};
 use crate::config::Overrides;
+use crate::control::dbus;
+use crate::control::http::{Book, Resumed};
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
-use crate::control::{self, Summary};
-use crate::pool::{Event, Pool};
+use crate::control::{self, AskerId, Summary};
+use crate::pool::{Event, Number, Pool};
 use crate::status::kernel::Surveyor;
 use crate::sys::poll::Poll;
 use crate::sys::process;
@@ -35,7 +43,7 @@ use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
 
 /// The signals that the master serves.
-const SIGNALS: [i32; 8] =
+pub(super) const SIGNALS: [i32; 8] =
     [libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCHLD];
 /// So long the log and the workers' last words may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -55,8 +63,11 @@ pub struct Options {
 
 /// Runs an instance to its end.
 pub fn run(options: Options) -> ExitCode {
-    // Before any thread is made: threads inherit the mask.
-    if let Err(error) = signals::block_all(&SIGNALS) {
+    // Before any descriptor is opened, and before any thread is made: threads inherit the mask.
+    let left = replace::left();
+    // Who replaced its program has blocked all signals, so that none was lost on the way.
+    let masked = if left.is_some() { signals::only(&SIGNALS) } else { signals::block_all(&SIGNALS) };
+    if let Err(error) = masked {
         eprintln!("ratoon: cannot block signals: {error}");
         return ExitCode::FAILURE;
     }
@@ -68,7 +79,7 @@ pub fn run(options: Options) -> ExitCode {
         }
     };
     let journal = journal::start(&name);
-    let result = begin(options, &name, &journal);
+    let result = begin(options, &name, &journal, left);
     let code = match result {
         Ok(code) => code,
         Err(why) => {
@@ -102,33 +113,67 @@ fn source(options: &Options, name: &str, under_systemd: bool) -> Source {
     Source { file, flags: options.flags.clone(), directory: if under_systemd { PathBuf::from("/") } else { here } }
 }
 
-fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> {
-    let started_at = SystemTime::now();
+/// What every start knows, the first of an instance or one that goes on.
+pub(super) struct Start<'a> {
+    pub name: &'a str,
+    pub source: &'a Source,
+    pub journal: &'a Journal,
+    pub systemd: &'a Systemd,
+    pub under_systemd: bool,
+}
+
+impl Start<'_> {
+    /// systemd looks after what a dead master leaves; without it the workers drain.
+    pub fn die_with_parent(&self) -> Option<i32> {
+        (!self.under_systemd).then_some(libc::SIGTERM)
+    }
+}
+
+/// Where a master begins.
+pub(super) struct Origin {
+    pub common: Common,
+    /// See [`Source::directory`].
+    pub working_directory: PathBuf,
+    pub control: Control,
+    /// The runtime directory.
+    pub directory: PathBuf,
+    pub program: PathBuf,
+    pub started_at: SystemTime,
+    /// The socket of `status.listen`.
+    pub status: Option<OwnedFd>,
+    pub errors: ErrorPipe,
+    pub mode: Mode,
+    /// What an earlier program had in hand of the workers' output.
+    pub output: Handed,
+    /// Its other descriptors.
+    pub fds: Incoming,
+    /// The last number that it gave to an asker.
+    pub last_asker: AskerId,
+    /// Its connections.
+    pub resumed: Vec<Resumed>,
+    pub releases: HashMap<Number, Release>,
+    pub first: First,
+}
+
+/// What it does first.
+pub(super) enum First {
+    /// Start the first generation from this release, beside these workers.
+    Start(Box<Release>, Orphans),
+    /// Go on.
+    GoOn(Box<Rest>),
+}
+
+fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) -> Result<u8, String> {
     let env = |name: &str| std::env::var_os(name);
     let under_systemd = env("NOTIFY_SOCKET").is_some();
-    let nofile = process::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
-    let listeners: Arc<[Listener]> = listeners(&options, journal)?.into();
     let systemd = Systemd::new(env, Instant::now())?;
-    if under_systemd && env("INVOCATION_ID").is_some() {
-        super::age::look(journal);
-    }
-    let places = Env::of_process();
-    let directory = paths::runtime_directory(name, &places);
-    let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
-    let common = Common {
-        instance: name.into(),
-        control: control.path(),
-        listeners,
-        nofile,
-        // systemd looks after what a dead master leaves; without it the workers drain.
-        die_with_parent: (!under_systemd).then_some(libc::SIGTERM),
+    let mut source = source(&options, name, under_systemd);
+    let start = Start { name, source: &source, journal, systemd: &systemd, under_systemd };
+    let origin = match left {
+        None => fresh(&options, &start)?,
+        Some(left) => resume::go_on(left, &start)?,
     };
-    let source = source(&options, name, under_systemd);
-    let cancel = Cancel::new().map_err(|error| error.to_string())?;
-    let release = prepare::prepare(&source, &common, None, &cancel)?;
-    if common.listeners.is_empty() {
-        journal.log(Record::new(Level::Info, no_socket(name, under_systemd)));
-    }
+    source.directory = origin.working_directory.clone();
     let cgroups = cgroups(journal);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -139,25 +184,77 @@ fn begin(options: Options, name: &str, journal: &Journal) -> Result<u8, String> 
         .map_err(|error| format!("cannot make the event loop: {error}"))?;
     keep_a_thread(&runtime)?;
     let code = runtime.block_on(async {
-        let (handle, ends) = control::channel(first_summary(name, started_at));
-        let mut guard = Guard::new(control, directory, handle.clone())?;
-        guard.serve()?;
-        let bus = fronts::start(&handle, name, &release.config, journal, under_systemd);
-        let master = Master::begin(Parts { common, source, release, journal, systemd, cgroups, ends, guard, started_at })
-            .map_err(|error| format!("cannot begin: {error}"))?;
-        let outputs = master.outputs();
-        let code = master.turn().await;
-        // Whoever was answered in the last turn shall get the answer.
-        bus.stop().await;
-        for _ in 0..64 {
-            tokio::task::yield_now().await;
+        let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin })?;
+        let handle = master.guard.handle().clone();
+        let outputs = master.outputs.clone();
+        let mut bus = fronts::start_bus(&handle, name, journal, under_systemd);
+        loop {
+            match master.turn().await {
+                End::Exit(code) => {
+                    // Who asks now is told that it ends.
+                    drop(master);
+                    last_answers(bus).await;
+                    outputs.flush(LAST_WORDS);
+                    return Ok::<u8, String>(code);
+                }
+                End::Replace => {
+                    master.answer_the_uncarried();
+                    last_answers(bus).await;
+                    let why = master.replace().await;
+                    master.not_replaced(&why);
+                    bus = fronts::start_bus(&handle, name, journal, under_systemd);
+                }
+            }
         }
-        outputs.flush(LAST_WORDS);
-        Ok::<u8, String>(code)
     })?;
     // The blocking threads may hang on a dead mount; the end does not wait for them.
     runtime.shutdown_background();
     Ok(code)
+}
+
+/// Whoever was answered in the last turn shall get the answer.
+async fn last_answers(bus: dbus::Service) {
+    bus.stop().await;
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The first start of an instance.
+fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
+    let Start { name, source, journal, .. } = start;
+    let nofile = process::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
+    let listeners: Arc<[Listener]> = listeners(options, journal)?.into();
+    if start.under_systemd && std::env::var_os("INVOCATION_ID").is_some() {
+        super::age::look(journal);
+    }
+    let places = Env::of_process();
+    let directory = paths::runtime_directory(name, &places);
+    let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
+    let common =
+        Common { instance: (*name).into(), control: control.path(), listeners, nofile, die_with_parent: start.die_with_parent() };
+    let cancel = Cancel::new().map_err(|error| error.to_string())?;
+    let release = prepare::prepare(source, &common, None, &cancel)?;
+    if common.listeners.is_empty() {
+        journal.log(Record::new(Level::Info, no_socket(name, start.under_systemd)));
+    }
+    Ok(Origin {
+        working_directory: source.directory.clone(),
+        common,
+        control,
+        directory,
+        program: replace::program(),
+        started_at: SystemTime::now(),
+        status: fronts::bind_status(&release.config, journal),
+        errors: ErrorPipe::new().map_err(|error| format!("cannot begin: {error}"))?,
+        mode: journal.target().into(),
+        output: Handed::default(),
+        fds: Incoming::default(),
+        last_asker: 0,
+        resumed: Vec::new(),
+        releases: HashMap::new(),
+        first: First::Start(Box::new(release), Orphans::default()),
+    })
 }
 
 /// Makes the first thread for what may block, which then stays: tokio panics when it has work for such a thread, has none
@@ -234,32 +331,33 @@ fn first_summary(name: &str, started_at: SystemTime) -> Summary {
 
 /// What a master is made of.
 struct Parts<'a> {
-    common: Common,
     source: Source,
-    release: Release,
     journal: &'a Journal,
     systemd: Systemd,
     cgroups: Option<Cgroups>,
-    ends: control::Ends,
-    guard: Guard,
-    started_at: SystemTime,
+    origin: Origin,
 }
 
 impl Master {
-    fn begin(parts: Parts<'_>) -> std::io::Result<Master> {
-        let Parts { common, source, release, journal, systemd, cgroups, ends, guard, started_at } = parts;
-        let poll = Poll::new()?;
-        let signals = SignalFd::new(&SIGNALS)?;
-        poll.add(&signals, Token::Signal.to_u64())?;
-        if let Some(events) = cgroups.as_ref().and_then(Cgroups::events_fd) {
-            poll.add(events, Token::Cgroups.to_u64())?;
+    fn begin(parts: Parts<'_>) -> Result<Master, String> {
+        let Parts { source, journal, systemd, cgroups, origin } = parts;
+        let Origin { common, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
+        let Origin { last_asker, resumed, releases, first, .. } = origin;
+        let (handle, ends) = control::channel(first_summary(&common.instance, started_at));
+        handle.number_askers_after(last_asker);
+        let book: Arc<Book> = Arc::default();
+        book.resume(resumed);
+        let go_on = matches!(first, First::GoOn(_));
+        let mut guard = Guard::new(control, directory, handle.clone(), book.clone(), go_on)?;
+        guard.serve()?;
+        if let Some(Err(error)) = status.as_ref().map(|status| fronts::serve_status(status, &handle, &book)) {
+            journal.log(Record::new(Level::Error, format!("status.listen: {error}")));
         }
-        if let Some(directory) = guard.watch() {
-            poll.add(directory, Token::Directory.to_u64())?;
-        }
+        let cannot = |error: std::io::Error| format!("cannot begin: {error}");
+        let (poll, signals) = watch(&cgroups, &guard).map_err(cannot)?;
         let now = Instant::now();
-        let settings = prepare::settings(&release.config);
-        let outputs = Outputs::new(journal.target().into(), &common.instance);
+        let outputs = Outputs::new(mode, &common.instance);
+        outputs.take_over(output);
         let (bring, brought) = mpsc::unbounded_channel();
         // The clock and the pid are as good as any die: nobody gains by knowing the jitter.
         let seed = started_at.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |span| span.as_nanos() as u64)
@@ -268,15 +366,15 @@ impl Master {
             now,
             pool: Pool::new(now, seed),
             events: VecDeque::new(),
-            poll: poll.watched()?,
+            poll: poll.watched().map_err(cannot)?,
             signals,
-            errors: ErrorPipe::new()?,
+            errors,
             spawn_errors: HashMap::new(),
             processes: HashMap::new(),
             pids: HashMap::new(),
             births: VecDeque::new(),
             paused: BTreeSet::new(),
-            releases: HashMap::new(),
+            releases: releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect(),
             preparing: None,
             ending: None,
             common,
@@ -297,14 +395,36 @@ impl Master {
             surveyor: Surveyor::default(),
             started_at,
             wear_at: now,
+            orphans: Orphans::default(),
+            program,
+            upgrade: None,
+            book,
+            status,
             exit: None,
         };
-        master.releases.insert(1, Arc::new(release));
-        master.events.push_back(Event::Start(settings));
+        match first {
+            First::Start(release, orphans) => {
+                master.pool = Pool::new(now, seed).with_workers_after(orphans.last_worker);
+                master.orphans = orphans;
+                master.events.push_back(Event::Start(prepare::settings(&release.config)));
+                master.releases.insert(1, Arc::from(release));
+            }
+            First::GoOn(rest) => master.restore(*rest, &mut fds),
+        }
         Ok(master)
     }
+}
 
-    fn outputs(&self) -> Outputs {
-        self.outputs.clone()
+/// Where the loop hears of everything.
+fn watch(cgroups: &Option<Cgroups>, guard: &Guard) -> std::io::Result<(Poll, SignalFd)> {
+    let poll = Poll::new()?;
+    let signals = SignalFd::new(&SIGNALS)?;
+    poll.add(&signals, Token::Signal.to_u64())?;
+    if let Some(events) = cgroups.as_ref().and_then(Cgroups::events_fd) {
+        poll.add(events, Token::Cgroups.to_u64())?;
     }
+    if let Some(directory) = guard.watch() {
+        poll.add(directory, Token::Directory.to_u64())?;
+    }
+    Ok((poll, signals))
 }

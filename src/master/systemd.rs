@@ -74,6 +74,26 @@ impl Systemd {
         }
     }
 
+    /// Feeds the watchdog out of turn, before something that takes a moment.
+    pub fn ping(&self) {
+        if self.watchdog.is_some() {
+            self.send_now("WATCHDOG=1");
+        }
+    }
+
+    /// What could not be said yet.
+    pub fn unsaid(&self) -> &[String] {
+        &self.pending
+    }
+
+    /// What an earlier program could not say.
+    pub fn still_to_say(&mut self, unsaid: Vec<String>) {
+        for message in unsaid {
+            let now = Instant::now();
+            self.say(message, now);
+        }
+    }
+
     /// All workers of the first generation are ready.
     pub fn ready(&mut self, now: Instant) {
         self.say("READY=1".to_owned(), now);

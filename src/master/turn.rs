@@ -4,6 +4,8 @@
 //! noise keeps another waiting. With nothing to do it sleeps without a tick.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -13,12 +15,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::cgroup::Cgroups;
 use super::command::Cancel;
 use super::guard::Guard;
+use super::handover::orphans::Orphans;
+use super::handover::upgrade::Upgrade;
 use super::journal::Journal;
 use super::output::Outputs;
 use super::prepare::{Common, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
 use super::systemd::Systemd;
+use crate::control::http::Book;
 use crate::control::{AskerId, Ends, Reply};
 use crate::pool::{Action, Event, Number, Pool, Settings, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
@@ -46,6 +51,17 @@ pub enum Brought {
     Orphans,
     /// A worker has used up what it may.
     Worn(WorkerId, &'static str),
+    /// The program that is to come could go on, or why it can't.
+    Checked(Result<(), String>),
+}
+
+/// Why the loop came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All is over; the exit status.
+    Exit(u8),
+    /// Another program shall go on from here ([`Master::replace`]).
+    Replace,
 }
 
 /// The master.
@@ -93,6 +109,16 @@ pub struct Master {
     pub(super) started_at: SystemTime,
     /// When the workers' wear is looked at next.
     pub(super) wear_at: Instant,
+    /// Workers that an earlier program left and that nothing else is known of.
+    pub(super) orphans: Orphans,
+    /// Where the program of this process is found.
+    pub(super) program: PathBuf,
+    /// The upgrade that is under way.
+    pub(super) upgrade: Option<Upgrade>,
+    /// The connections of the control socket and of `status.listen`.
+    pub(super) book: Arc<Book>,
+    /// The socket of `status.listen`.
+    pub(super) status: Option<OwnedFd>,
     pub(super) exit: Option<u8>,
 }
 
@@ -105,13 +131,16 @@ enum Woken {
 }
 
 impl Master {
-    /// Turns until the pool says that all is over; gives the exit status.
-    pub async fn turn(mut self) -> u8 {
+    /// Turns until the pool says that all is over, or another program is to go on.
+    pub async fn turn(&mut self) -> End {
         loop {
             self.take_in();
             self.publish();
             if let Some(code) = self.exit {
-                return code;
+                return End::Exit(code);
+            }
+            if self.is_to_be_replaced() {
+                return End::Replace;
             }
             let woken = self.wait().await;
             self.now = Instant::now();
@@ -135,11 +164,15 @@ impl Master {
                 tokens => Woken::Descriptors(tokens),
             };
         }
-        let deadline =
-            [self.pool.deadline(), self.systemd.deadline(), self.paused.first().map(|(at, _)| *at), self.wear_deadline()]
-                .into_iter()
-                .flatten()
-                .min();
+        let deadlines = [
+            self.pool.deadline(),
+            self.systemd.deadline(),
+            self.paused.first().map(|(at, _)| *at),
+            self.wear_deadline(),
+            self.upgrade_deadline(),
+            self.orphans.deadline(),
+        ];
+        let deadline = deadlines.into_iter().flatten().min();
         loop {
             tokio::select! {
                 biased;
@@ -197,6 +230,7 @@ impl Master {
         self.systemd.due(self.now);
         self.resume_paused();
         self.look_at_wear();
+        self.look_at_orphans();
         if self.pool.deadline().is_some_and(|at| at <= self.now) {
             self.events.push_back(Event::Due);
         }
@@ -208,7 +242,7 @@ impl Master {
     }
 
     /// Gives the pool every event, and carries out every action, until it is quiet.
-    fn take_in(&mut self) {
+    pub(super) fn take_in(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop_front() {
             self.pool.step(self.now, event, &mut actions);

@@ -110,6 +110,13 @@ impl Pool {
         }
     }
 
+    /// The same, with worker ids behind this one: there may be workers that an earlier pool has numbered.
+    #[must_use]
+    pub fn with_workers_after(mut self, last: WorkerId) -> Pool {
+        self.last_worker = self.last_worker.max(last);
+        self
+    }
+
     /// Takes one event in and appends what shall be done, in that order.
     pub fn step(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
         self.now = self.now.max(now);

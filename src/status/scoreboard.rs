@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::scoreboard::entry::{self, Entry};
@@ -27,7 +28,8 @@ const TRIES: usize = 8;
 pub struct Scoreboard(File);
 
 /// What a worker has done since its start.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,
@@ -45,6 +47,12 @@ impl Totals {
     /// One of the figures beside the requests: where there were requests without it, nobody counts it.
     pub fn known(&self, figure: u64) -> Option<u64> {
         (figure > 0 || self.requests == 0).then_some(figure)
+    }
+
+    /// With numbers only that JSON can hold.
+    pub fn finite(mut self) -> Totals {
+        self.counters.values_mut().filter(|value| !value.is_finite()).for_each(|value| *value = f64::MAX);
+        self
     }
 
     /// Adds another worker's.

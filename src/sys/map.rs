@@ -23,6 +23,14 @@ pub fn sealed(name: &str, bytes: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Makes a file of memory, close-on-exec, that holds these bytes and that nobody can change any more.
+pub fn document(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = std::fs::File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    std::io::Write::write_all(&mut file, bytes)?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(file.into())
+}
+
 /// How many bytes a sealed file has. Refused when it is not a file of memory, or not sealed against shrinking.
 pub fn sealed_size(fd: impl AsFd) -> io::Result<usize> {
     if !fcntl_get_seals(&fd)?.contains(SealFlags::SHRINK) {

@@ -13,6 +13,8 @@ pub mod accounts;
 pub mod credentials;
 #[cfg(feature = "master")]
 pub mod descendants;
+#[cfg(feature = "master")]
+pub mod exec;
 pub mod fd;
 pub mod map;
 #[cfg(feature = "master")]

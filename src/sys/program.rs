@@ -74,6 +74,22 @@ impl Program {
         Ok(Program { path: path.to_path_buf(), c_path, file: stash(file, STASH), identity, script })
     }
 
+    /// One that an earlier program of this process has pinned, see [`Program::descriptors`]. An error when the
+    /// descriptor is not the file of that identity.
+    pub fn from_parts(path: &Path, identity: Identity, file: OwnedFd, script: Option<OwnedFd>) -> io::Result<Program> {
+        let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let stat = rustix::fs::fstat(&file)?;
+        if (stat.st_dev, stat.st_ino) != (identity.device, identity.inode) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the descriptor is of another file"));
+        }
+        Ok(Program { path: path.to_path_buf(), c_path, file, identity, script })
+    }
+
+    /// The file itself, and the copy of a script's text, for a later program of this process.
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
+        (self.file.as_fd(), self.script.as_ref().map(AsFd::as_fd))
+    }
+
     /// Where it was found.
     pub fn path(&self) -> &Path {
         &self.path

@@ -16,6 +16,16 @@ pub fn block_all(signals: &[i32]) -> io::Result<()> {
     }
 }
 
+/// Blocks these signals and no others in the calling thread: after an exec that was made with all of them blocked.
+pub fn only(signals: &[i32]) -> io::Result<()> {
+    let set = set_of(signals)?;
+    // SAFETY: `set` is initialised, and the old mask isn't asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
 fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set that the pointer leads to.

@@ -22,3 +22,4 @@ mod scale;
 mod sockets;
 mod start;
 mod stop;
+mod upgrade;

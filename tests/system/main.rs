@@ -15,6 +15,7 @@ mod load;
 mod machine;
 mod pool;
 mod units;
+mod upgrade;
 mod users;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,8 +49,9 @@ fn main() {
         }
         let slot = Slot::default();
         slots.push(slot.clone());
-        for &(name, case) in
-            [units::CASES, pool::CASES, bus::CASES, host::CASES, users::CASES, machine::CASES].into_iter().flatten()
+        for &(name, case) in [units::CASES, pool::CASES, bus::CASES, host::CASES, users::CASES, machine::CASES, upgrade::CASES]
+            .into_iter()
+            .flatten()
         {
             let slot = slot.clone();
             let run = move || {

@@ -55,11 +55,24 @@ async fn plain(call: Call<'_>, what: Ask) -> Answer {
 }
 
 async fn ask(call: Call<'_>, what: Ask) -> Answer {
+    let (connection, handle) = (call.connection, &call.connection.house.handle);
+    // What another master was asked on this connection is not asked again: only the answer is still to come.
+    let (asker, begun) = match connection.resumed() {
+        Some((asker, answer)) => (asker, Some(answer)),
+        None => (handle.next_asker(), None),
+    };
+    let _asking = connection.entry.ask(asker, call.head);
+    let waiting = async {
+        match begun {
+            Some(answer) => handle.wait_as(asker, answer).await,
+            None => handle.ask_as(asker, what).await,
+        }
+    };
     let reply = tokio::select! {
         biased;
-        reply = call.connection.house.handle.ask(what) => reply,
+        reply = waiting => reply,
         // The other future is dropped here, and that tells the loop.
-        () = call.connection.stream.gone() => {
+        () = connection.entry.stream.gone() => {
             // Only who closed one direction can read this.
             return error(
                 StatusCode::REQUEST_TIMEOUT,

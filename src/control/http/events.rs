@@ -24,8 +24,9 @@ pub(super) async fn events(call: Call<'_>) -> Answer {
     let body = if call.head_only {
         no_body()
     } else {
+        call.connection.entry.turn.endless.store(true, std::sync::atomic::Ordering::Relaxed);
         let (pieces, body) = mpsc::channel(WAITING);
-        let feed = feed(call.connection.house.handle.clone(), Arc::clone(&call.connection.stream), pieces);
+        let feed = feed(call.connection.house.handle.clone(), Arc::clone(&call.connection.entry.stream), pieces);
         tokio::spawn(feed);
         Reply::fed(body)
     };

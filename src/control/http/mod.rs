@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod book;
 mod changes;
 mod events;
 mod metrics;
@@ -15,7 +16,7 @@ mod wire;
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::header::{HeaderValue, SERVER};
@@ -23,11 +24,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use super::Handle;
-use wire::{Stream, Turn, Wire};
+use super::{AskerId, Handle};
+use book::Entry;
+use wire::{Stream, Wire};
+
+pub use book::{Book, Carried, Resumed};
 
 /// Connections at once, for everyone; [`RESERVED`] more are kept for root and the master's own user, so that a
 /// stranger who takes all others does not lock the administrator out.
@@ -46,6 +50,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a server's connections share.
 struct House {
     handle: Handle,
+    book: Arc<Book>,
     seats: Arc<Semaphore>,
     reserved: Arc<Semaphore>,
     documents: Arc<Semaphore>,
@@ -53,9 +58,10 @@ struct House {
 }
 
 impl House {
-    fn new(handle: Handle) -> Arc<Self> {
+    fn new(handle: Handle, book: Arc<Book>) -> Arc<Self> {
         Arc::new(House {
             handle,
+            book,
             seats: Arc::new(Semaphore::new(CONNECTIONS)),
             reserved: Arc::new(Semaphore::new(RESERVED)),
             documents: Arc::new(Semaphore::new(DOCUMENTS)),
@@ -98,18 +104,20 @@ impl Peer {
 /// A connection, as its handlers see it.
 struct Connection {
     house: Arc<House>,
-    stream: Arc<Stream>,
+    entry: Arc<Entry>,
     peer: Peer,
+    /// Who waits on it already, and where the answer comes from.
+    resumed: Mutex<Option<(AskerId, oneshot::Receiver<crate::control::Reply>)>>,
 }
 
 /// Serves the control socket until dropped. Changes are for uid 0 and `own_uid`.
 pub async fn serve_control(listener: UnixListener, handle: Handle, own_uid: u32) {
-    serve(Listener::Unix(listener), handle, Some(own_uid)).await;
+    serve_with(Listener::Unix(listener), handle, Some(own_uid), Arc::default()).await;
 }
 
 /// Serves `status.listen` until dropped: reads only, whoever asks.
 pub async fn serve_status(listener: Listener, handle: Handle) {
-    serve(listener, handle, None).await;
+    serve_with(listener, handle, None, Arc::default()).await;
 }
 
 /// Where to accept connections.
@@ -135,35 +143,52 @@ impl Listener {
     }
 }
 
-/// Changes are for uid 0 and `own_uid`; for nobody when that is `None`.
-async fn serve(listener: Listener, handle: Handle, own_uid: Option<u32>) {
-    let house = House::new(handle);
+/// Serves a socket until dropped, and before new connections those that `book` has for it. Changes are for uid 0 and
+/// `own_uid`; for nobody when that is `None`.
+pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>, book: Arc<Book>) {
+    let mut accepting = book.accepting();
+    let house = House::new(handle, Arc::clone(&book));
     // Dropped with this future, and then ends all connections.
     let mut connections = JoinSet::new();
+    for resumed in book.take_resumed(own_uid.is_none()) {
+        if let Ok(stream) = Stream::from_fd(resumed.stream) {
+            seat(&house, &mut connections, stream, own_uid, resumed.request);
+        }
+    }
     loop {
+        let open = *accepting.borrow_and_update();
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(stream) => {
-                    let peer = Peer::of(&stream, own_uid);
-                    match house.seat(peer) {
-                        Some(seat) => {
-                            let connection = Connection { house: Arc::clone(&house), stream: Arc::new(stream), peer };
-                            connections.spawn(async move {
-                                let _seat = seat;
-                                connection.serve().await;
-                            });
-                        }
-                        None => turn_away(&stream),
-                    }
-                }
+            accepted = listener.accept(), if open => match accepted {
+                Ok(stream) => seat(&house, &mut connections, stream, own_uid, None),
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection on the control socket");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            // The book lives as long as this.
+            _ = accepting.changed() => {}
         }
     }
+}
+
+/// A request that another master has read: who asked, its head, and where the answer comes from.
+type Request = (AskerId, String, oneshot::Receiver<crate::control::Reply>);
+
+/// Begins to serve a connection, if there is a seat.
+fn seat(house: &Arc<House>, connections: &mut JoinSet<()>, stream: Stream, own_uid: Option<u32>, request: Option<Request>) {
+    let peer = Peer::of(&stream, own_uid);
+    let Some(seat) = house.seat(peer) else { return turn_away(&stream) };
+    let entry = house.book.enter(Arc::new(stream), own_uid.is_none());
+    let (resumed, head) = match request {
+        Some((asker, head, answer)) => (Some((asker, answer)), head),
+        None => (None, String::new()),
+    };
+    let connection = Connection { house: Arc::clone(house), entry, peer, resumed: Mutex::new(resumed) };
+    connections.spawn(async move {
+        let _seat = seat;
+        connection.serve(head).await;
+    });
 }
 
 /// One connection too many: says so, if that can be said without waiting, and closes it.
@@ -174,9 +199,15 @@ fn turn_away(stream: &Stream) {
 }
 
 impl Connection {
-    async fn serve(self) {
-        let turn = Arc::new(Turn::default());
-        let wire = Wire::new(Arc::clone(&self.stream), Arc::clone(&turn));
+    /// Who waits on it since before this master; only the first request gets it.
+    fn resumed(&self) -> Option<(AskerId, oneshot::Receiver<crate::control::Reply>)> {
+        self.resumed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// `head` is of a request that another master has read.
+    async fn serve(self, head: String) {
+        let turn = Arc::clone(&self.entry.turn);
+        let wire = Wire::new(Arc::clone(&self.entry.stream), Arc::clone(&turn)).with_head(head);
         let service = service_fn(|request| {
             let serving = turn.begin();
             let connection = &self;

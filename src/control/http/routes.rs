@@ -1,6 +1,7 @@
 //! Which path does what. A new path is one more row in [`ROUTES`] and a function in a file of its own.
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
@@ -9,7 +10,7 @@ use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, Reply, error};
-use super::{Connection, Peer, changes, events, metrics, page, reads};
+use super::{Connection, Peer, book, changes, events, metrics, page, reads};
 
 /// The largest body that a request may have; it is read and ignored.
 const BODY: usize = 64 * 1024;
@@ -22,6 +23,8 @@ pub(super) struct Call<'a> {
     pub connection: &'a Connection,
     /// What stands behind the question mark, empty when nothing does.
     pub query: &'a str,
+    /// The request's head, for whoever would have to ask the same again.
+    pub head: String,
     /// `HEAD`: only the answer's head is wanted.
     pub head_only: bool,
 }
@@ -53,11 +56,13 @@ const ROUTES: &[(&str, Does)] = &[
 
 /// Answers one request, whatever it is.
 pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -> Answer {
+    let wish = book::head_of(&request);
     let (head, body) = request.into_parts();
     // The body means nothing here, but what is left unread of it would stand before the next request.
     let body = Limited::new(body, BODY).collect();
     match tokio::time::timeout(BODY_PATIENCE, body).await {
-        Ok(Ok(_)) => {}
+        // What was read belongs to this request.
+        Ok(Ok(_)) => connection.entry.turn.half_read.store(false, Ordering::Relaxed),
         Ok(Err(_)) => return last(error(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is over 64 KiB; send none")),
         Err(_) => return last(error(StatusCode::REQUEST_TIMEOUT, "the request's body did not come within 10 s; send none")),
     }
@@ -65,7 +70,7 @@ pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -
     let Some((_, does)) = ROUTES.iter().find(|(known, _)| *known == path) else {
         return error(StatusCode::NOT_FOUND, format!("there is no {path:?} here; there are {}", known_paths()));
     };
-    let call = Call { connection, query: head.uri.query().unwrap_or(""), head_only: head.method == Method::HEAD };
+    let call = Call { connection, query: head.uri.query().unwrap_or(""), head: wish, head_only: head.method == Method::HEAD };
     match (does, &head.method) {
         (Does::Read(serve), &Method::GET | &Method::HEAD) => serve(call).await,
         (Does::Read(_), method) => wrong_method(method, path, "GET, HEAD"),

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -33,6 +34,15 @@ pub enum Stream {
     Tcp(TcpStream),
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Unix(stream) => stream.as_fd(),
+            Stream::Tcp(stream) => stream.as_fd(),
+        }
+    }
+}
+
 impl Stream {
     /// Resolves as soon as the peer has closed its side, wholly or in one direction, even behind bytes that nobody
     /// has read yet (hyper itself does not look past those).
@@ -42,6 +52,18 @@ impl Stream {
             Stream::Unix(stream) => stream.ready(Interest::PRIORITY).await,
             Stream::Tcp(stream) => stream.ready(Interest::PRIORITY).await,
         };
+    }
+
+    /// The socket of a connection that was accepted before.
+    ///
+    /// # Errors
+    /// The runtime does not take it.
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Stream> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        if rustix::net::sockopt::socket_domain(&fd)? == rustix::net::AddressFamily::UNIX {
+            return Ok(Stream::Unix(UnixStream::from_std(fd.into())?));
+        }
+        Ok(Stream::Tcp(TcpStream::from_std(fd.into())?))
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -86,14 +108,21 @@ impl Stream {
 /// Whether a request is being answered: set by the handler, read by the [`Wire`].
 #[derive(Default)]
 pub struct Turn {
-    serving: AtomicBool,
+    pub(super) serving: AtomicBool,
     served: AtomicU32,
+    /// Something was read that belongs to no request yet.
+    pub(super) half_read: AtomicBool,
+    /// The peer does not take what is to be written.
+    pub(super) blocked: AtomicBool,
+    /// The answer has no end (events).
+    pub(super) endless: AtomicBool,
 }
 
 impl Turn {
     /// A request's head is here. The guard lives until its answer has been handed over.
     pub fn begin(self: &Arc<Self>) -> Serving {
         self.serving.store(true, Ordering::Relaxed);
+        self.half_read.store(false, Ordering::Relaxed);
         Serving(Arc::clone(self))
     }
 }
@@ -111,6 +140,8 @@ impl Drop for Serving {
 /// What hyper reads from and writes to.
 pub struct Wire {
     stream: Arc<Stream>,
+    /// Read before anything else: a request that was sent to another master.
+    head: Vec<u8>,
     turn: Arc<Turn>,
     /// The value of `turn.served` for which `read_by` holds.
     waiting_for: u32,
@@ -126,10 +157,27 @@ impl Wire {
     /// The first request's head must come within [`HEAD_PATIENCE`].
     pub fn new(stream: Arc<Stream>, turn: Arc<Turn>) -> Self {
         let read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_PATIENCE)));
-        Wire { stream, turn, waiting_for: 0, head_begun: true, read_by, writing_for: 0, write_by: None, written: 0 }
+        Wire {
+            stream,
+            head: Vec::new(),
+            turn,
+            waiting_for: 0,
+            head_begun: true,
+            read_by,
+            writing_for: 0,
+            write_by: None,
+            written: 0,
+        }
+    }
+
+    /// The same for a connection on which a request has been read already.
+    pub fn with_head(mut self, head: String) -> Self {
+        self.head = head.into_bytes();
+        self
     }
 
     fn has_read(&mut self) {
+        self.turn.half_read.store(true, Ordering::Relaxed);
         let served = self.turn.served.load(Ordering::Relaxed);
         if !self.turn.serving.load(Ordering::Relaxed) && (!self.head_begun || served != self.waiting_for) {
             self.waiting_for = served;
@@ -168,6 +216,7 @@ impl Wire {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
+                    self.turn.blocked.store(true, Ordering::Relaxed);
                     let write_by = self.write_by.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_PATIENCE)));
                     ready!(write_by.as_mut().poll(cx));
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")));
@@ -175,6 +224,7 @@ impl Wire {
             }
             match self.stream.try_write(parts) {
                 Ok(count) => {
+                    self.turn.blocked.store(false, Ordering::Relaxed);
                     self.written += count;
                     if self.written >= WRITE_STEP {
                         self.written = 0;
@@ -192,6 +242,12 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.head.is_empty() {
+            let piece: Vec<u8> = this.head.drain(..into.remaining().min(this.head.len())).collect();
+            into.put_slice(&piece);
+            this.has_read();
+            return Poll::Ready(Ok(()));
+        }
         loop {
             match this.stream.poll_read_ready(cx) {
                 Poll::Ready(Ok(())) => {}

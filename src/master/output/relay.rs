@@ -9,7 +9,6 @@ mod copy;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +22,8 @@ use crate::sys::thread;
 
 /// How long the relay may take to read what a dead worker has left in its pipe.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
+/// How long the relay may take to end.
+const HANDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a pipe that others keep open is read after its worker was closed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -30,11 +31,21 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The relay, seen from outside. The thread ends when this is dropped.
 pub(super) struct Relay {
     shared: Arc<Shared>,
-    started: AtomicBool,
+    thread: Mutex<Thread>,
     /// Our stdout and stderr; the second is missing when both are the same file.
-    sinks: Mutex<Option<Sinks>>,
+    sinks: Sinks,
     two: bool,
     grace: Duration,
+}
+
+/// Who takes the commands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Thread {
+    /// Nobody yet: it starts with the first worker.
+    None,
+    Runs,
+    /// Nobody any more: what it had in hand was given away, commands wait for who goes on with it.
+    Left,
 }
 
 type Sinks = (OwnedFd, Option<OwnedFd>);
@@ -51,7 +62,34 @@ enum Command {
     Drain { worker: u64, done: oneshot::Sender<()> },
     Flush { done: std::sync::mpsc::Sender<()> },
     Close { worker: u64 },
+    HandOver { done: oneshot::Sender<Handed> },
+    TakeOver(Handed),
     End,
+}
+
+/// What the relay has in hand, for another thread or program to go on with.
+#[derive(Debug, Default)]
+pub(super) struct Handed {
+    pub pipes: Vec<HandedPipe>,
+    /// Lines that were not written yet, for our stdout (and stderr).
+    pub pending: Vec<Vec<u8>>,
+}
+
+/// A pipe of a worker.
+#[derive(Debug)]
+pub struct HandedPipe {
+    /// Whose.
+    pub worker: u64,
+    /// 0 for our stdout, 1 for our stderr.
+    pub sink: usize,
+    /// Its reading end.
+    pub fd: OwnedFd,
+    /// What stands before its lines on a terminal.
+    pub label: String,
+    /// The line that has not ended yet.
+    pub line: Vec<u8>,
+    /// The worker was closed: what is left in the pipe is read for a while.
+    pub closing: bool,
 }
 
 impl Shared {
@@ -94,9 +132,9 @@ impl Relay {
                 wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
                 tails: Mutex::default(),
             }),
-            started: AtomicBool::new(false),
+            thread: Mutex::new(Thread::None),
             two: sinks.1.is_some(),
-            sinks: Mutex::new(Some(sinks)),
+            sinks,
             grace,
         })
     }
@@ -133,7 +171,7 @@ impl Relay {
 
     /// Waits until all that was written is passed on.
     pub fn flush(&self, at_most: Duration) -> bool {
-        if !self.started.load(Ordering::Acquire) {
+        if *self.thread() != Thread::Runs {
             return true;
         }
         let (done, flushed) = std::sync::mpsc::channel();
@@ -141,10 +179,85 @@ impl Relay {
         flushed.recv_timeout(at_most).is_ok()
     }
 
-    /// Starts the thread if it does not run; `false` when that is not possible now.
+    /// Ends the thread and gives what it had in hand; nothing while there is none. `None`: it hangs.
+    pub async fn hand_over(&self) -> Option<Handed> {
+        if *self.thread() == Thread::None {
+            *self.thread() = Thread::Left;
+            return Some(Handed::default());
+        }
+        let (done, handed) = oneshot::channel();
+        self.shared.send(Command::HandOver { done });
+        let handed = tokio::time::timeout(HANDED_WITHIN, handed).await.ok()?.ok()?;
+        *self.thread() = Thread::Left;
+        Some(handed)
+    }
+
+    /// What was sent to the thread after it had ended; for the last moment before another program goes on.
+    pub fn late(&self, handed: &mut Handed) {
+        let commands = std::mem::take(&mut *self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner));
+        for command in commands {
+            match command {
+                Command::Open { worker, label, out, err } => {
+                    for (sink, fd) in std::iter::once(out).chain(err).enumerate() {
+                        let label = label.clone();
+                        handed.pipes.push(HandedPipe { worker, sink, fd, label, line: Vec::new(), closing: false });
+                    }
+                }
+                Command::Close { worker } => {
+                    self.shared.tails().remove(&worker);
+                    handed.pipes.iter_mut().filter(|pipe| pipe.worker == worker).for_each(|pipe| pipe.closing = true);
+                }
+                // Whoever waits for these takes what there is when the time is up.
+                Command::Drain { .. } | Command::Flush { .. } | Command::HandOver { .. } => {}
+                Command::TakeOver(more) => handed.pipes.extend(more.pipes),
+                Command::End => {}
+            }
+        }
+    }
+
+    /// The last lines of all workers.
+    pub fn tails(&self) -> Vec<(u64, Vec<Vec<u8>>)> {
+        self.shared.tails().iter().map(|(worker, tail)| (*worker, tail.raw())).collect()
+    }
+
+    /// Goes on with what another thread or program had in hand.
+    pub fn take_over(&self, handed: Handed, tails: Vec<(u64, Vec<Vec<u8>>)>) {
+        for (worker, lines) in tails {
+            let mut shared = self.shared.tails();
+            let tail = shared.entry(worker).or_default();
+            lines.iter().for_each(|line| tail.push(line));
+        }
+        let waiting = {
+            let mut commands = self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
+            if !(handed.pipes.is_empty() && handed.pending.iter().all(Vec::is_empty)) {
+                // First of all: what was sent since comes behind it.
+                commands.insert(0, Command::TakeOver(handed));
+            }
+            !commands.is_empty()
+        };
+        {
+            let mut thread = self.thread();
+            if *thread == Thread::Left {
+                *thread = Thread::None;
+            }
+        }
+        if waiting {
+            let _ = self.run();
+            let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Thread> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the thread if there was none; `false` when that is not possible now.
     fn run(&self) -> bool {
-        let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((out, err)) = &*sinks else { return true };
+        let mut thread = self.thread();
+        if *thread != Thread::None {
+            return true;
+        }
+        let (out, err) = &self.sinks;
         let begin = || -> io::Result<()> {
             let (out, err) = (out.try_clone()?, err.as_ref().map(OwnedFd::try_clone).transpose()?);
             let copier = copy::Copier::new(Arc::clone(&self.shared), out, err, self.grace)?;
@@ -154,8 +267,7 @@ impl Relay {
         if begin().is_err() {
             return false;
         }
-        *sinks = None;
-        self.started.store(true, Ordering::Release);
+        *thread = Thread::Runs;
         true
     }
 }

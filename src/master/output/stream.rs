@@ -79,6 +79,17 @@ impl Streams {
         asked.await.unwrap_or_default()
     }
 
+    /// What is known of the streams, for another program to go on with: worker, identifier, copy.
+    pub fn handed(&self) -> io::Result<Vec<(u64, String, Option<OwnedFd>)>> {
+        let copy = |known: &Known| known.copy.as_ref().map(OwnedFd::try_clone).transpose();
+        self.known().iter().map(|(worker, known)| Ok((*worker, known.identifier.clone(), copy(known)?))).collect()
+    }
+
+    /// Goes on with the streams that another program has opened.
+    pub fn take_over(&self, streams: Vec<(u64, String, Option<OwnedFd>)>) {
+        self.known().extend(streams.into_iter().map(|(worker, identifier, copy)| (worker, Known { identifier, copy })));
+    }
+
     pub fn close(&self, worker: u64) {
         self.known().remove(&worker);
     }

@@ -23,6 +23,11 @@ impl Tail {
         self.0.push_back(kept);
     }
 
+    /// As they came, for whoever goes on with this tail.
+    pub fn raw(&self) -> Vec<Vec<u8>> {
+        self.0.iter().cloned().collect()
+    }
+
     /// Oldest first.
     pub fn lines(&self) -> Vec<String> {
         self.0.iter().map(|line| one_line(line, TAIL_LINE_MAX)).collect()

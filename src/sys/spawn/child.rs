@@ -50,10 +50,10 @@ pub(super) struct LastVariable {
 }
 
 /// The kernel's signal set.
-pub(super) type Mask = u64;
+pub(in crate::sys) type Mask = u64;
 
 /// Blocks all signals in this thread, those of the C library too, and returns the mask as it was.
-pub(super) fn block_everything() -> io::Result<Mask> {
+pub(in crate::sys) fn block_everything() -> io::Result<Mask> {
     let (all, mut before): (Mask, Mask) = (!0, 0);
     // SAFETY: both sets are of the size that is passed.
     let result =
@@ -62,7 +62,7 @@ pub(super) fn block_everything() -> io::Result<Mask> {
 }
 
 /// Sets the mask of this thread; also in the child.
-pub(super) fn restore(mask: &Mask) {
+pub(in crate::sys) fn restore(mask: &Mask) {
     let none = std::ptr::null_mut::<Mask>();
     // SAFETY: the set is of the size that is passed. It can't fail with these arguments.
     unsafe {

@@ -120,6 +120,21 @@ impl ErrorPipe {
         Ok(ErrorPipe { read, write: stash(write, STASH) })
     }
 
+    /// One that an earlier program of this process has made: the reading and the writing end.
+    pub fn from_ends(read: OwnedFd, write: OwnedFd) -> ErrorPipe {
+        ErrorPipe { read, write: stash(write, STASH) }
+    }
+
+    /// Both ends, for a later program of this process.
+    pub fn ends(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.read.as_fd(), self.write.as_fd())
+    }
+
+    /// Puts a failure that nobody was told of yet back behind the others.
+    pub fn put_back(&self, error: &SpawnError) {
+        let _ = rustix::io::write(&self.write, &encode(error.tag, error.stage, error.errno));
+    }
+
     /// All failures so far; never waits. A child's exit is seen only after its record is here.
     pub fn drain(&self) -> Vec<SpawnError> {
         let mut errors = Vec::new();

@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
 pub use super::fd::stash;
 use super::process::PidFd;
@@ -235,7 +236,8 @@ impl<'a> Environment<'a> {
     }
 }
 
-fn pointers(entries: &[CString]) -> Vec<*const c_char> {
+/// A list for execve(2), ended by a null; it points into the entries.
+pub(super) fn pointers(entries: &[CString]) -> Vec<*const c_char> {
     entries.iter().map(|entry| entry.as_ptr()).chain([std::ptr::null()]).collect()
 }
 

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
+use tokio::sync::oneshot;
 
-use super::{Command, Shared};
+use super::{Command, Handed, HandedPipe, Shared};
 
 /// What one pipe may give in one turn, bytes.
 const PIECE: usize = 8 * 1024;
@@ -22,6 +23,8 @@ const PENDING_LAST: usize = 1024 * 1024;
 const LINE_MAX: usize = 48 * 1024;
 /// How much is read from the pipe of a dead worker when its last lines are asked for, bytes.
 const DRAIN_MAX: usize = 1024 * 1024;
+/// How long whoever takes over waits for lines that the reader of our stdout or stderr does not take.
+const LEAVES_WITHIN: Duration = Duration::from_millis(500);
 /// What a pipe takes whole without blocking when poll(2) says that it can be written (PIPE_BUF).
 const WRITE_MAX: usize = 4096;
 
@@ -31,6 +34,8 @@ pub(super) struct Copier {
     pipes: HashMap<u64, Pipe>,
     next_key: u64,
     flushes: Vec<std::sync::mpsc::Sender<()>>,
+    /// Somebody else goes on from here: who gets what is in hand, and when at the latest.
+    leaving: Option<(oneshot::Sender<Handed>, Instant)>,
     buffer: Vec<u8>,
     grace: Duration,
     ended: bool,
@@ -68,8 +73,17 @@ enum Read {
 impl Copier {
     pub fn new(shared: Arc<Shared>, out: OwnedFd, err: Option<OwnedFd>, grace: Duration) -> io::Result<Copier> {
         let sinks = std::iter::once(out).chain(err).map(Sink::new).collect::<io::Result<_>>()?;
-        let buffer = Vec::with_capacity(PIECE);
-        Ok(Copier { shared, sinks, pipes: HashMap::new(), next_key: 0, flushes: Vec::new(), buffer, grace, ended: false })
+        Ok(Copier {
+            shared,
+            sinks,
+            pipes: HashMap::new(),
+            next_key: 0,
+            flushes: Vec::new(),
+            leaving: None,
+            buffer: Vec::with_capacity(PIECE),
+            grace,
+            ended: false,
+        })
     }
 
     pub fn run(mut self) {
@@ -93,18 +107,23 @@ impl Copier {
         }
         self.close_late_ones();
         self.answer_flushes();
+        self.leave();
     }
 
     /// Waits for a command, for a pipe (of a sink that has room), or for a sink that has lines to write. Returns whether
     /// there are commands, and the sinks (as bits) that have pipes to read.
     fn wait(&mut self) -> (bool, u32) {
         let now = Instant::now();
-        let next = self.pipes.values().filter_map(|pipe| pipe.until).min();
+        let leaving = self.leaving.as_ref().map(|(_, at)| *at);
+        let next = self.pipes.values().filter_map(|pipe| pipe.until).chain(leaving).min();
         let timeout = next.and_then(|next| Timespec::try_from(next.saturating_duration_since(now)).ok());
         let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
         for sink in &self.sinks {
             // A PollFd with no events still wakes on an error, so leave out what is not waited for.
-            fds.push(PollFd::new(&sink.epoll, if sink.has_room() { PollFlags::IN } else { PollFlags::empty() }));
+            fds.push(PollFd::new(
+                &sink.epoll,
+                if sink.has_room() && leaving.is_none() { PollFlags::IN } else { PollFlags::empty() },
+            ));
         }
         for sink in self.sinks.iter().filter(|sink| !sink.pending.is_empty()) {
             fds.push(PollFd::new(&sink.fd, PollFlags::OUT));
@@ -138,18 +157,24 @@ impl Copier {
                     self.drain_all();
                     self.flushes.push(done);
                 }
+                Command::HandOver { done } => self.leaving = Some((done, Instant::now() + LEAVES_WITHIN)),
+                Command::TakeOver(handed) => self.take_over(handed),
                 Command::End => self.ended = true,
             }
         }
     }
 
     fn add(&mut self, worker: u64, sink: usize, fd: OwnedFd, label: String) {
+        self.put(Pipe { worker, sink, fd, label, line: Vec::new(), until: None });
+    }
+
+    fn put(&mut self, pipe: Pipe) {
         let key = self.next_key;
         self.next_key += 1;
         let data = epoll::EventData::new_u64(key);
         // Without a place in the epoll (max_user_watches) the pipe is closed: the worker gets EPIPE rather than hang.
-        if epoll::add(&self.sinks[sink].epoll, &fd, data, epoll::EventFlags::IN).is_ok() {
-            self.pipes.insert(key, Pipe { worker, sink, fd, label, line: Vec::new(), until: None });
+        if epoll::add(&self.sinks[pipe.sink].epoll, &pipe.fd, data, epoll::EventFlags::IN).is_ok() {
+            self.pipes.insert(key, pipe);
         }
     }
 
@@ -256,6 +281,49 @@ impl Copier {
             for done in self.flushes.drain(..) {
                 let _ = done.send(());
             }
+        }
+    }
+
+    /// Hands over what is in hand, once all lines are written or it takes too long.
+    fn leave(&mut self) {
+        let written = self.sinks.iter().all(|sink| sink.pending.is_empty());
+        let Some((done, _)) = self.leaving.take_if(|(_, at)| written || *at <= Instant::now()) else { return };
+        let pipes = self.pipes.drain().map(|(_, pipe)| HandedPipe {
+            worker: pipe.worker,
+            sink: pipe.sink,
+            fd: pipe.fd,
+            label: pipe.label,
+            line: pipe.line,
+            closing: pipe.until.is_some(),
+        });
+        let handed = Handed {
+            pipes: pipes.collect(),
+            pending: self.sinks.iter_mut().map(|sink| std::mem::take(&mut sink.pending)).collect(),
+        };
+        match done.send(handed) {
+            Ok(()) => self.ended = true,
+            // Nobody wants it any more.
+            Err(handed) => self.take_over(handed),
+        }
+    }
+
+    /// Goes on with what another had in hand.
+    fn take_over(&mut self, handed: Handed) {
+        let last = self.sinks.len() - 1;
+        for (number, pending) in handed.pending.into_iter().enumerate() {
+            self.sinks[number.min(last)].pending.splice(..0, pending);
+        }
+        for mut pipe in handed.pipes {
+            let until = pipe.closing.then(|| Instant::now() + self.grace);
+            pipe.line.truncate(LINE_MAX);
+            self.put(Pipe {
+                worker: pipe.worker,
+                sink: pipe.sink.min(last),
+                fd: pipe.fd,
+                label: pipe.label,
+                line: pipe.line,
+                until,
+            });
         }
     }
 

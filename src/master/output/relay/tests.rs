@@ -176,3 +176,42 @@ fn the_thread_ends_with_the_relay() {
     // The end of the file: the thread has closed its copy.
     assert_eq!(line(&mut out), "");
 }
+
+#[tokio::test]
+async fn another_relay_goes_on_with_no_line_lost_and_none_twice() {
+    let (first, out, _err) = relay(LONG);
+    let reader = std::thread::spawn(move || {
+        let mut numbers = Vec::new();
+        for line in out.lines() {
+            match line.expect("text").as_str() {
+                "end" => return numbers,
+                number => numbers.push(number.parse::<u32>().expect("a number")),
+            }
+        }
+        panic!("no end: {} lines", numbers.len());
+    });
+    let script = "i=0; while [ $i -lt 3000 ]; do printf $i; printf '\\n'; i=$((i+1)); done; echo end";
+    let mut child = start(&first, 1, script);
+    let mut relay = first;
+    for _ in 0..5 {
+        let mut handed = relay.hand_over().await.expect("it ends");
+        relay.late(&mut handed);
+        let tails = relay.tails();
+        let (out, err) = (relay.sinks.0.try_clone().unwrap(), relay.sinks.1.as_ref().unwrap().try_clone().unwrap());
+        drop(relay);
+        relay = Relay::with_grace(out.as_fd(), err.as_fd(), LONG).expect("a relay");
+        relay.take_over(handed, tails);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(child.wait().expect("our child").success());
+    assert_eq!(relay.tail(1).await.last().map(String::as_str), Some("end"));
+    assert_eq!(reader.join().expect("the reader"), (0..3000).collect::<Vec<_>>());
+    // What it opens itself is served too, and once more by the same relay.
+    let mut handed = relay.hand_over().await.expect("it ends");
+    let mut other = start(&relay, 2, "echo late");
+    relay.late(&mut handed);
+    assert_eq!(handed.pipes.iter().filter(|pipe| pipe.worker == 2).count(), 2);
+    relay.take_over(handed, Vec::new());
+    assert!(other.wait().expect("our child").success());
+    assert_eq!(relay.tail(2).await, ["late"]);
+}

@@ -1,0 +1,61 @@
+//! Asking the program that is to come whether it could go on from this state, before anything depends on it.
+//!
+//! Law: it is run as a child, with the arguments that it will get and with a copy of the state; it changes nothing. What it
+//! must say stands on its last line. Whoever crashes, hangs, or says anything else is not taken.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use super::state::Document;
+use crate::master::command::{self, Cancel};
+use crate::master::text::one_line;
+
+/// The verb by which the program that is to come is asked.
+pub const VERB: &str = "handover-check";
+/// What it answers when it could go on.
+const YES: &str = "ratoon-handover: yes";
+/// So long it may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// More than any state has, bytes.
+const STATE_MAX: u64 = 256 << 20;
+/// So much of what it says when it can't is told.
+const REASON_MAX: usize = 500;
+
+/// Asks; blocks, so not on the loop.
+///
+/// # Errors
+/// A sentence that says why it cannot go on.
+pub fn ask(program: &Path, args: &[OsString], state: &OwnedFd, cancel: &Cancel) -> Result<(), String> {
+    let shown = program.display();
+    // A description of its own, which begins at the start.
+    let stdin = std::fs::File::open(format!("/proc/self/fd/{}", state.as_raw_fd()))
+        .map_err(|error| format!("the state cannot be read: {error}"))?;
+    let mut command = Command::new(program);
+    command.arg(VERB).args(args).stdin(Stdio::from(stdin));
+    match command::finish(command, &[], LIMIT, cancel) {
+        Ok(said) if said.lines().next_back().is_some_and(|line| line.trim() == YES) => Ok(()),
+        Ok(said) if said.trim().is_empty() => Err(format!("{shown} is no ratoon that could take over: it said nothing")),
+        Ok(said) => Err(format!("{shown} is no ratoon that could take over: it said {}", one_line(said.as_bytes(), REASON_MAX))),
+        Err(failure) => Err(format!("{shown} cannot take over: {}", one_line(failure.to_string().as_bytes(), REASON_MAX))),
+    }
+}
+
+/// The program that is asked: reads the state from stdin and says whether it could go on.
+pub fn answer() -> ExitCode {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().lock().take(STATE_MAX).read_to_end(&mut bytes).map_err(|error| error.to_string());
+    match read.and_then(|_| Document::read(&bytes)).and_then(|document| super::restore::can_restore(document.state)) {
+        Ok(()) => {
+            let said = writeln!(std::io::stdout(), "{YES}");
+            if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(why) => {
+            let _ = writeln!(std::io::stderr(), "{why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The master's state on its way to another program, in the same process: the upgrade in place.
+//!
+//! Law: nothing is given up before it is certain that the next program goes on. It is asked first ([`check`]); what is under
+//! way is settled; then execve(2), after which there is no way back, so the next program never ends because of what it
+//! finds: a state that it cannot read costs a generation ([`orphans`]), not the pool.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `upgrade.rs` | from the wish to the moment when all is settled |
+//! | `check.rs` | asking the next program, and being asked |
+//! | `state.rs`, `fds.rs` | what is carried: the document, and the descriptors by name |
+//! | `save.rs`, `restore.rs` | from a master to the state, and back |
+//! | `replace.rs` | execve(2), and the other end of it |
+//! | `resume.rs` | the beginning of a master that goes on |
+//! | `orphans.rs` | workers of which nothing is known but that they live |
+
+pub(super) mod check;
+pub(super) mod fds;
+pub(super) mod orphans;
+pub(super) mod replace;
+pub(super) mod restore;
+pub(super) mod resume;
+mod save;
+pub(super) mod state;
+pub(super) mod upgrade;
+
+#[cfg(test)]
+mod tests;
+
+/// `CLOCK_BOOTTIME` in nanoseconds: the clock that two programs have in common.
+fn boottime() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}

@@ -1,0 +1,101 @@
+//! Workers of which nothing is known but that they live: a state that could not be read.
+//!
+//! Law: they serve on until a generation of our own is ready, then they drain as any old one does. What of them is left
+//! after the longest that a drain may take is killed. They are children of this process, so no number can be reused.
+
+use std::time::{Duration, Instant};
+
+use crate::master::journal::{Level, Record};
+use crate::master::turn::Master;
+use crate::sys::descendants;
+use crate::sys::process::{PidFd, Stat, own_session_and_group};
+
+/// Workers without a place in the pool.
+#[derive(Default)]
+pub struct Orphans {
+    alive: Vec<(u32, PidFd)>,
+    /// The highest worker id among them.
+    pub last_worker: u64,
+    /// When those that are left are killed.
+    until: Option<Instant>,
+    /// The pool has ended with this status and waits for them.
+    pub exit: Option<u8>,
+}
+
+impl Orphans {
+    /// The children of this process that were workers of an earlier program.
+    pub fn find() -> Orphans {
+        let own = std::process::id();
+        let children = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
+        let session = own_session_and_group().0;
+        let mut orphans = Orphans::default();
+        for pid in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+            let is_worker = Stat::read(pid).is_some_and(|stat| stat.session != session && stat.state != b'Z');
+            let (true, Ok(pidfd)) = (is_worker, PidFd::open(pid)) else { continue };
+            orphans.last_worker = orphans.last_worker.max(descendants::mark(pid).unwrap_or(0));
+            orphans.alive.push((pid, pidfd));
+        }
+        orphans
+    }
+
+    /// None is left.
+    pub fn is_empty(&self) -> bool {
+        self.alive.is_empty()
+    }
+
+    /// When something is to be done.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.until.filter(|_| !self.alive.is_empty())
+    }
+
+    fn signal(&self, signal: i32) {
+        for (_, pidfd) in &self.alive {
+            let _ = pidfd.signal(signal);
+        }
+    }
+}
+
+impl Master {
+    /// A generation of our own is ready, or the instance ends: they drain.
+    pub(in crate::master) fn drain_orphans(&mut self) {
+        if self.orphans.is_empty() || self.orphans.until.is_some() {
+            return;
+        }
+        let release = self.releases.get(&self.pool.generation());
+        let (signal, timeout) = release.map_or((libc::SIGTERM, Duration::from_secs(30)), |release| {
+            (release.config.worker.stop_signal, release.config.worker.stop_timeout)
+        });
+        self.orphans.signal(signal);
+        self.orphans.signal(libc::SIGCONT);
+        self.orphans.until = Some(self.now + timeout);
+    }
+
+    /// Looks who is left of them, and ends those whose time is up.
+    pub(in crate::master) fn look_at_orphans(&mut self) {
+        if self.orphans.is_empty() {
+            return;
+        }
+        if self.orphans.until.is_some_and(|until| until <= self.now) {
+            self.orphans.signal(libc::SIGKILL);
+            self.orphans.until = Some(self.now + Duration::from_secs(1));
+        }
+        self.orphans.alive.retain(|(_, pidfd)| pidfd.signal(0).is_ok());
+        if self.orphans.is_empty() {
+            self.record(Record::new(Level::Info, "the workers of the earlier program are gone"));
+            self.remove_strays();
+            if let Some(code) = self.orphans.exit {
+                self.exit = Some(code);
+            }
+        }
+    }
+
+    /// Control groups of workers that are nobody's: what is left in them is killed, and they are removed.
+    fn remove_strays(&mut self) {
+        let Some(cgroups) = self.cgroups.as_mut() else { return };
+        for stray in cgroups.strays() {
+            if !self.processes.contains_key(&stray.worker) && stray.group.kill().is_ok() {
+                let _ = cgroups.remove(&stray.group);
+            }
+        }
+    }
+}

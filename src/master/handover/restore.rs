@@ -1,0 +1,248 @@
+//! From a saved state to a living master.
+//!
+//! Law: all that can fail does so before anything is touched that the workers could feel. A worker of which a part is
+//! missing is served without that part; one whose process is not known any more has ended, nobody knows how.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+use super::fds::Incoming;
+use super::state::{self, Bytes, State};
+use crate::control::http::Resumed;
+use crate::control::{AskerId, Reply};
+use crate::master::cgroup::WorkerGroup;
+use crate::master::output::{Handed, Pipe};
+use crate::master::prepare::Release;
+use crate::master::processes::{Budget, Process, Token};
+use crate::master::publish::{Ended, LastReload};
+use crate::master::turn::Master;
+use crate::pool::{Event, How, Outcome, Pool, WorkerId};
+use crate::status::scoreboard::Scoreboard;
+use crate::sys::notify::NotifySocket;
+use crate::sys::process::PidFd;
+use crate::sys::program;
+use crate::sys::spawn::{ErrorPipe, Identity, Plan, Program};
+
+/// Whether a pool and its releases could be made of a state; makes them and lets them go.
+///
+/// # Errors
+/// A sentence.
+pub fn can_restore(state: State) -> Result<(), String> {
+    if let Some(number) = state.workers.values().map(|worker| worker.generation).find(|it| !state.releases.contains_key(it)) {
+        return Err(format!("the release of generation {number} is missing in the state"));
+    }
+    for release in state.releases.into_values() {
+        strings(release.argv)?;
+        strings(release.env)?;
+    }
+    Pool::restore(Instant::now(), state.pool).map(|_| ())
+}
+
+/// A release as it was pinned.
+pub fn release(
+    saved: state::Release,
+    listeners: &[Arc<OwnedFd>],
+    die_with_parent: Option<i32>,
+    fds: &mut Incoming,
+) -> Result<Release, String> {
+    let (device, inode, size, seconds, nanoseconds) = saved.identity;
+    let identity = program::Identity { device, inode, size, modified: (seconds, nanoseconds) };
+    let failed = |error: std::io::Error| error.to_string();
+    let script = saved.script.map(|script| fds.take(&script)).transpose().map_err(failed)?;
+    let path = saved.path.into_path();
+    let program = fds.take(&saved.program).and_then(|file| Program::from_parts(&path, identity, file, script));
+    let program = program.map_err(|error| format!("the program {}: {error}", path.display()))?;
+    Ok(Release {
+        config: Arc::new(saved.config),
+        plan: Plan {
+            program,
+            argv: strings(saved.argv)?,
+            env: strings(saved.env)?,
+            directory: Arc::new(fds.take(&saved.directory).map_err(failed)?),
+            listeners: listeners.to_vec(),
+            identity: saved.user.map(|(uid, gid, groups)| Identity { uid, gid, groups }),
+            nofile: saved.nofile,
+            die_with_parent,
+        },
+    })
+}
+
+fn strings(saved: Vec<Bytes>) -> Result<Vec<std::ffi::CString>, String> {
+    saved.into_iter().map(Bytes::into_c_string).collect()
+}
+
+/// The pipe of starts that fail; a new one when it did not come.
+pub fn errors(saved: Option<(String, String)>, fds: &mut Incoming) -> std::io::Result<ErrorPipe> {
+    match saved.and_then(|(read, write)| Some((fds.take(&read).ok()?, fds.take(&write).ok()?))) {
+        Some((read, write)) => Ok(ErrorPipe::from_ends(read, write)),
+        None => ErrorPipe::new(),
+    }
+}
+
+/// The connections, for the book, and how their askers are answered.
+pub fn connections(saved: Vec<state::Connection>, fds: &mut Incoming) -> (Vec<Resumed>, Vec<(AskerId, oneshot::Sender<Reply>)>) {
+    let mut replies = Vec::new();
+    let resume = |connection: state::Connection| {
+        let stream = fds.take(&connection.fd).ok()?;
+        let request = connection.request.map(|(asker, head)| {
+            let (reply, answer) = oneshot::channel();
+            replies.push((asker, reply));
+            (asker, head, answer)
+        });
+        Some(Resumed { stream, remote: connection.remote, request })
+    };
+    (saved.into_iter().filter_map(resume).collect(), replies)
+}
+
+/// The output of workers.
+pub fn output(saved: state::Output, fds: &mut Incoming) -> Handed {
+    let lines = |lines: Vec<Bytes>| lines.into_iter().map(Bytes::into_vec).collect::<Vec<_>>();
+    let stream =
+        |(id, identifier, copy): (WorkerId, String, Option<String>)| (id, identifier, copy.and_then(|it| fds.take(&it).ok()));
+    Handed {
+        streams: saved.streams.into_iter().map(stream).collect(),
+        pipes: saved
+            .pipes
+            .into_iter()
+            .filter_map(|pipe| {
+                let fd = fds.take(&pipe.fd).ok()?;
+                let (worker, sink, label, closing) = (pipe.worker, pipe.sink, pipe.label, pipe.closing);
+                Some(Pipe { worker, sink, fd, label, line: pipe.line.into_vec(), closing })
+            })
+            .collect(),
+        pending: lines(saved.pending),
+        tails: saved.tails.into_iter().map(|(id, tail)| (id, lines(tail))).collect(),
+    }
+}
+
+/// What of the state is put into a master that is made already.
+pub struct Rest {
+    /// Workers, generations, deadlines.
+    pub pool: Pool,
+    /// The state without what was taken out of it before.
+    pub state: State,
+    /// How the askers on resumed connections are answered.
+    pub replies: Vec<(AskerId, oneshot::Sender<Reply>)>,
+}
+
+/// The pool, its deadlines moved by the time that has passed since.
+///
+/// # Errors
+/// What of it contradicts itself.
+pub fn pool(state: &mut State) -> Result<Pool, String> {
+    let passed = super::boottime().saturating_sub(state.saved_at);
+    let now = Instant::now();
+    let saved_at = now.checked_sub(Duration::from_nanos(passed)).unwrap_or(now);
+    Pool::restore(saved_at, std::mem::take(&mut state.pool))
+}
+
+impl Master {
+    /// Goes on from there.
+    pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
+        let Rest { pool, state, replies } = rest;
+        self.pool = pool;
+        let mut groups: Vec<_> = self.cgroups.as_mut().map_or_else(Vec::new, |cgroups| cgroups.strays());
+        for (id, saved) in state.workers {
+            let found = groups.iter().position(|stray| stray.worker == id);
+            let group = found.map(|at| groups.swap_remove(at).group).filter(|_| saved.group);
+            if let Err(why) = self.adopt(id, saved, group, fds) {
+                self.warn(format!("worker {id} is given up: {why}"));
+                self.events.push_back(Event::Exited { worker: id, how: How::Unknown, left: false });
+            }
+        }
+        self.births.extend(state.births);
+        let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
+        for worker in unknown {
+            self.events.push_back(Event::Exited { worker, how: How::Unknown, left: false });
+        }
+        self.systemd.still_to_say(state.unsaid);
+        self.failures = state.failures.into();
+        self.published.failures.extend(state.causes);
+        self.published.reloads.extend(state.reloads);
+        self.past = Ended { totals: state.past.totals, known: state.past.known };
+        self.published.last_reload = state.last_reload.map(|last| LastReload {
+            generation: last.generation,
+            result: result(&last.result),
+            reason: last.reason.into(),
+            began: last.began.unwrap_or(SystemTime::UNIX_EPOCH),
+            ended: last.ended.unwrap_or(SystemTime::UNIX_EPOCH),
+            took: last.took,
+        });
+        self.replies.extend(replies);
+        for asker in state.askers.upgrade {
+            if let Some(reply) = self.replies.remove(&asker) {
+                self.outbox.push((reply, Reply::Done));
+            }
+        }
+        for (asker, announce) in state.askers.reloads {
+            self.begin_reload(asker, announce);
+        }
+        // What happened while no master listened: files removed, groups emptied, orphans ended.
+        if let Err(error) = self.restore_directory() {
+            self.warn(format!("the runtime directory cannot be made again: {error}"));
+        }
+        let left: Vec<WorkerId> = self.processes.iter().filter(|(_, process)| process.left_behind).map(|(id, _)| *id).collect();
+        for worker in left {
+            self.look_whether_cleared(worker);
+        }
+        self.children();
+    }
+
+    fn is_known(&self, worker: WorkerId) -> bool {
+        self.processes.contains_key(&worker) || self.births.iter().any(|(birth, ..)| *birth == worker)
+    }
+
+    fn adopt(
+        &mut self,
+        id: WorkerId,
+        saved: state::Process,
+        group: Option<WorkerGroup>,
+        fds: &mut Incoming,
+    ) -> Result<(), String> {
+        let failed = |error: std::io::Error| error.to_string();
+        let pidfd = PidFd::from(fds.take(&saved.pidfd).map_err(failed)?);
+        let notify_path = saved.notify_path.into_path();
+        let owner = self.releases.get(&saved.generation).and_then(|release| release.plan.identity.as_ref());
+        let notify = fds.take(&saved.notify).and_then(NotifySocket::from_fd);
+        let notify = notify.or_else(|_| NotifySocket::bind(&notify_path, owner.map(|owner| (owner.uid, owner.gid))));
+        let process = Process {
+            generation: saved.generation,
+            pid: saved.pid,
+            pidfd,
+            former: saved.former.into_iter().filter_map(|(pid, name)| Some((pid, PidFd::from(fds.take(&name).ok()?)))).collect(),
+            notify: notify.map_err(failed)?,
+            notify_again: saved.notify_again.and_then(|name| NotifySocket::from_fd(fds.take(&name).ok()?).ok()),
+            notify_path,
+            group,
+            scoreboard: saved.scoreboard.and_then(|name| Scoreboard::from_fd(fds.take(&name).ok()?).ok()).map(Arc::new),
+            started_at: saved.started_at.unwrap_or_else(SystemTime::now),
+            info: saved.info,
+            counters: saved.counters,
+            errnos_left: saved.errnos_left,
+            budget: Budget::new(self.now),
+            left_behind: saved.left_behind,
+        };
+        let poll = self.poll.get_ref();
+        if !process.left_behind {
+            poll.add(&process.pidfd, Token::Exit(id).to_u64()).map_err(failed)?;
+        }
+        for socket in process.sockets() {
+            poll.add(socket, Token::Notify(id).to_u64()).map_err(failed)?;
+        }
+        for (pid, pidfd) in &process.former {
+            poll.add(pidfd, Token::Former(id).to_u64()).map_err(failed)?;
+            self.pids.insert(*pid, id);
+        }
+        self.pids.insert(process.pid, id);
+        self.processes.insert(id, process);
+        Ok(())
+    }
+}
+
+/// The contract's word for how a reload ended.
+fn result(word: &str) -> &'static str {
+    Outcome::ALL.into_iter().map(Outcome::as_str).find(|known| *known == word).unwrap_or(Outcome::Aborted.as_str())
+}

@@ -1,0 +1,217 @@
+//! The beginning of a master that goes on where another program was.
+//!
+//! Law: it never ends because of what it finds. With a state that cannot be used it starts a generation of its own on the
+//! same sockets, beside the workers that it finds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::orphans::Orphans;
+use super::replace::{CONTROL, LOCK, Left};
+use super::restore::{self, Rest};
+use super::{fds::Incoming, state};
+use crate::control::listen::{Control, Parts};
+use crate::control::paths::{self, Env};
+use crate::master::journal::{Journal, Level, Record, Target};
+use crate::master::output::{Handed, Mode};
+use crate::master::prepare::{self, Common, Release};
+use crate::master::sockets::Listener;
+use crate::master::start::{First, Origin, SIGNALS, Start};
+use crate::master::{catalog, command::Cancel};
+use crate::pool::Number;
+use crate::sys::process;
+use crate::sys::signals::SignalFd;
+use crate::sys::spawn::ErrorPipe;
+
+/// How often a configuration that cannot be used is read again, and how often the watchdog is fed meanwhile.
+const AGAIN: (Duration, u32) = (Duration::from_millis(250), 20);
+
+/// Goes on from what was left.
+///
+/// # Errors
+/// It was told to end before it could begin.
+pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
+    let Left { state, mut fds, names } = left;
+    let listeners = listeners(state.as_ref().map(|(state, _)| state.listeners.as_slice()).unwrap_or_default(), &names, &mut fds);
+    match state {
+        Ok((mut state, version)) => {
+            set_log(&state.log, start.journal);
+            let output = std::mem::take(&mut state.output);
+            match whole(state, listeners.clone(), &mut fds) {
+                Ok(mut origin) => {
+                    say_upgraded(start.journal, &version);
+                    origin.mode = if output.journal { Mode::Journal } else { Mode::Relay };
+                    origin.output = restore::output(output, &mut fds);
+                    origin.fds = fds;
+                    Ok(origin)
+                }
+                Err(why) => {
+                    let output = restore::output(output, &mut fds);
+                    makeshift(&why, listeners, output, fds, start)
+                }
+            }
+        }
+        Err(why) => makeshift(&why, listeners, Handed::default(), fds, start),
+    }
+}
+
+fn say_upgraded(journal: &Journal, before: &str) {
+    let message = format!("upgraded in place from version {before} to {}", env!("CARGO_PKG_VERSION"));
+    journal.log(Record { id: Some(catalog::UPGRADED), ..Record::new(Level::Info, message) });
+}
+
+fn set_log(log: &state::Log, journal: &Journal) {
+    if let Ok(level) = log.level.parse() {
+        journal.set_level(level);
+    }
+    journal.set_target(if log.journal { Target::Journal } else { Target::Stderr });
+}
+
+/// The listening sockets, by the state or by what the environment says.
+fn listeners(known: &[state::Listener], names: &[String], fds: &mut Incoming) -> Arc<[Listener]> {
+    if known.is_empty() {
+        let named = names.iter().enumerate();
+        return named
+            .filter_map(|(index, name)| Some(Listener::of(name.clone(), fds.take(&format!("listener-{index}")).ok()?, true)))
+            .collect();
+    }
+    known.iter().filter_map(|it| Some(Listener::of(it.name.clone(), fds.take(&it.fd).ok()?, it.inherited))).collect()
+}
+
+/// Everything as it was.
+fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming) -> Result<Origin, String> {
+    let pool = restore::pool(&mut state)?;
+    if listeners.len() != state.listeners.len() {
+        return Err(format!(
+            "of {} listening sockets {} did not come",
+            state.listeners.len(),
+            state.listeners.len() - listeners.len()
+        ));
+    }
+    let sockets: Vec<_> = listeners.iter().map(|listener| listener.fd.clone()).collect();
+    let mut releases: HashMap<Number, Release> = HashMap::new();
+    for (number, saved) in std::mem::take(&mut state.releases) {
+        let release = restore::release(saved, &sockets, state.die_with_parent, fds);
+        releases.insert(number, release.map_err(|why| format!("the release of generation {number}: {why}"))?);
+    }
+    let directory = state.control.directory.clone().into_path();
+    let control = control(&state.control, fds)?;
+    let errors = restore::errors(state.errors.take(), fds).map_err(|error| error.to_string())?;
+    let (resumed, replies) = restore::connections(std::mem::take(&mut state.askers.connections), fds);
+    let common = Common {
+        instance: state.instance.as_str().into(),
+        control: control.path(),
+        listeners,
+        nofile: state.nofile,
+        die_with_parent: state.die_with_parent,
+    };
+    Ok(Origin {
+        common,
+        working_directory: state.directory.clone().into_path(),
+        control,
+        directory,
+        program: state.program.clone().into_path(),
+        started_at: state.started_at.unwrap_or_else(SystemTime::now),
+        status: state.status.as_ref().and_then(|status| fds.take(status).ok()),
+        errors,
+        mode: Mode::Relay,
+        output: Handed::default(),
+        fds: Incoming::default(),
+        last_asker: state.askers.last,
+        resumed,
+        releases,
+        first: First::GoOn(Box::new(Rest { pool, state, replies })),
+    })
+}
+
+fn control(saved: &state::Control, fds: &mut Incoming) -> Result<Control, String> {
+    let taken = fds.take(&saved.listener).and_then(|listener| Ok((listener, fds.take(&saved.lock)?)));
+    let (listener, lock) = taken.map_err(|error| error.to_string())?;
+    let directory = saved.directory.clone().into_path();
+    Ok(Control::from_parts(Parts { directory, made: saved.made, identity: saved.identity, listener, lock }))
+}
+
+/// With what cannot be missed: the sockets.
+fn makeshift(
+    why: &str,
+    listeners: Arc<[Listener]>,
+    output: Handed,
+    mut fds: Incoming,
+    start: &Start<'_>,
+) -> Result<Origin, String> {
+    let orphans = Orphans::find();
+    let reason = format!("the state of the earlier program cannot be used: {why}");
+    start.journal.log(Record {
+        id: Some(catalog::UPGRADE_REFUSED),
+        reason: Some(reason.clone()),
+        ..Record::new(Level::Error, format!("{reason}; its workers serve on until a new generation is ready"))
+    });
+    let places = Env::of_process();
+    let directory = paths::runtime_directory(start.name, &places);
+    let control = match (fds.take(CONTROL), fds.take(LOCK)) {
+        (Ok(listener), Ok(lock)) => {
+            let identity = std::fs::symlink_metadata(directory.join(paths::SOCKET));
+            let identity =
+                identity.map(|it| (std::os::unix::fs::MetadataExt::dev(&it), std::os::unix::fs::MetadataExt::ino(&it)));
+            let made = std::env::var_os("RUNTIME_DIRECTORY").is_none();
+            Control::from_parts(Parts {
+                directory: directory.clone(),
+                made,
+                identity: identity.unwrap_or_default(),
+                listener,
+                lock,
+            })
+        }
+        _ => Control::bind(&directory, &places).map_err(|error| error.to_string())?,
+    };
+    // Who waits for an answer must see that none will come.
+    fds.close("connection-");
+    // What else there is stays open: a worker that writes to a pipe that nobody has any more would be killed for it.
+    std::mem::forget(fds);
+    let common = Common {
+        instance: start.name.into(),
+        control: control.path(),
+        listeners,
+        nofile: process::raise_nofile().unwrap_or((1024, 4096)),
+        die_with_parent: start.die_with_parent(),
+    };
+    let release = patiently(&common, start)?;
+    Ok(Origin {
+        working_directory: start.source.directory.clone(),
+        common,
+        control,
+        directory,
+        program: super::replace::program(),
+        started_at: SystemTime::now(),
+        status: None,
+        errors: ErrorPipe::new().map_err(|error| error.to_string())?,
+        mode: start.journal.target().into(),
+        output,
+        fds: Incoming::default(),
+        last_asker: 0,
+        resumed: Vec::new(),
+        releases: HashMap::new(),
+        first: First::Start(Box::new(release), orphans),
+    })
+}
+
+/// A release, however long the configuration takes to be one: there are workers that serve.
+fn patiently(common: &Common, start: &Start<'_>) -> Result<Release, String> {
+    let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
+    loop {
+        let cancel = Cancel::new().map_err(|error| error.to_string())?;
+        let why = match prepare::prepare(start.source, common, None, &cancel) {
+            Ok(release) => return Ok(release),
+            Err(why) => why,
+        };
+        start.journal.log(Record::new(Level::Error, format!("no new generation can be started: {why}")));
+        for _ in 0..AGAIN.1 {
+            start.systemd.ping();
+            if let Some(libc::SIGTERM | libc::SIGINT | libc::SIGQUIT) = signals.read() {
+                return Err("told to end".to_owned());
+            }
+            std::thread::sleep(AGAIN.0);
+        }
+    }
+}

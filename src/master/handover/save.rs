@@ -1,0 +1,159 @@
+//! From a living master to the state that the next one goes on from.
+//!
+//! Law: everything is copied or lent, nothing taken: when the next master does not come about, this one goes on.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+
+use super::fds::{Name, Outgoing};
+use super::state::{self, Bytes, State};
+use crate::control::http::Carried;
+use crate::master::journal::Target;
+use crate::master::output::{Handed, Mode};
+use crate::master::prepare::Release;
+use crate::master::processes::Process;
+use crate::master::turn::Master;
+use crate::pool::{Number, WorkerId};
+
+impl Master {
+    /// The state of this master between two turns. `None` for the output: it stays with its readers (a state that is
+    /// only looked at).
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub(super) fn save<'a>(
+        &'a self,
+        output: Option<&'a Handed>,
+        connections: Vec<Carried>,
+        fds: &mut Outgoing<'a>,
+    ) -> io::Result<State> {
+        let askers = state::Askers { connections: save_connections(connections, fds), ..self.save_askers() };
+        let listeners = self.common.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
+            name: listener.name.clone(),
+            fd: fds.lend(format!("listener-{index}"), listener.fd.as_fd()),
+            inherited: listener.inherited,
+        });
+        let (read, write) = self.errors.ends();
+        Ok(State {
+            instance: self.common.instance.to_string(),
+            program: self.program.as_os_str().into(),
+            started_at: Some(self.started_at),
+            saved_at: super::boottime(),
+            pool: self.pool.save(self.now),
+            listeners: listeners.collect(),
+            control: self.guard.save(fds),
+            status: self.status.as_ref().map(|status| fds.lend("status".to_owned(), status.as_fd())),
+            directory: self.source.directory.as_path().into(),
+            nofile: self.common.nofile,
+            die_with_parent: self.common.die_with_parent,
+            releases: self.releases.iter().map(|(number, release)| (*number, save_release(*number, release, fds))).collect(),
+            workers: self.processes.iter().map(|(id, process)| (*id, save_process(*id, process, fds))).collect(),
+            births: self.births.iter().copied().collect(),
+            errors: Some((fds.lend("errors-read".to_owned(), read), fds.lend("errors-write".to_owned(), write))),
+            output: save_output(self.outputs.mode(), output, fds),
+            log: state::Log {
+                level: self.journal.level().as_str().to_owned(),
+                journal: self.journal.target() == Target::Journal,
+            },
+            unsaid: self.systemd.unsaid().to_vec(),
+            failures: self.failures.iter().cloned().collect(),
+            causes: self.published.failures.clone(),
+            reloads: self.published.reloads.clone(),
+            past: state::Past { totals: self.past.totals.clone().finite(), known: self.past.known },
+            last_reload: self.published.last_reload.as_ref().map(|last| state::LastReload {
+                generation: last.generation,
+                result: last.result.to_owned(),
+                reason: last.reason.to_string(),
+                began: Some(last.began),
+                ended: Some(last.ended),
+                took: last.took,
+            }),
+            askers,
+        })
+    }
+
+    fn save_askers(&self) -> state::Askers {
+        let upgrade = self.upgrade.as_ref();
+        state::Askers {
+            last: self.guard.handle().last_asker(),
+            connections: Vec::new(),
+            upgrade: upgrade.map_or_else(Vec::new, |upgrade| upgrade.askers.clone()),
+            reloads: upgrade.map_or_else(Vec::new, |upgrade| upgrade.reloads.clone()),
+        }
+    }
+}
+
+fn save_connections(carried: Vec<Carried>, fds: &mut Outgoing<'_>) -> Vec<state::Connection> {
+    let save = |(index, carried): (usize, Carried)| state::Connection {
+        fd: fds.give(format!("connection-{index}"), carried.stream),
+        remote: carried.remote,
+        request: carried.request,
+    };
+    carried.into_iter().enumerate().map(save).collect()
+}
+
+fn save_release<'a>(number: Number, release: &'a Release, fds: &mut Outgoing<'a>) -> state::Release {
+    let plan = &release.plan;
+    let (program, script) = plan.program.descriptors();
+    let identity = plan.program.identity();
+    let bytes = |entries: &[std::ffi::CString]| entries.iter().map(|entry| entry.as_bytes().into()).collect();
+    state::Release {
+        config: (*release.config).clone(),
+        path: plan.program.path().into(),
+        program: fds.lend(format!("program-{number}"), program),
+        script: script.map(|script| fds.lend(format!("script-{number}"), script)),
+        identity: (identity.device, identity.inode, identity.size, identity.modified.0, identity.modified.1),
+        argv: bytes(&plan.argv),
+        env: bytes(&plan.env),
+        directory: fds.lend(format!("directory-{number}"), plan.directory.as_fd()),
+        user: plan.identity.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
+        nofile: plan.nofile,
+    }
+}
+
+fn save_process<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) -> state::Process {
+    let former = process.former.iter().map(|(pid, pidfd)| (*pid, fds.lend(format!("former-{id}-{pid}"), pidfd.as_fd())));
+    let finite = |value: f64| if value.is_finite() { value } else { f64::MAX };
+    state::Process {
+        generation: process.generation,
+        pid: process.pid,
+        former: former.collect(),
+        pidfd: fds.lend(format!("process-{id}"), process.pidfd.as_fd()),
+        notify: fds.lend(format!("notify-{id}"), process.notify.as_fd()),
+        notify_again: process.notify_again.as_ref().map(|again| fds.lend(format!("notify-again-{id}"), again.as_fd())),
+        notify_path: process.notify_path.as_path().into(),
+        group: process.group.is_some(),
+        scoreboard: process.scoreboard.as_ref().map(|page| fds.lend(format!("page-{id}"), page.as_fd())),
+        started_at: Some(process.started_at),
+        info: process.info.clone(),
+        counters: process.counters.iter().map(|(name, value)| (name.clone(), finite(*value))).collect::<BTreeMap<_, _>>(),
+        errnos_left: process.errnos_left,
+        left_behind: process.left_behind,
+    }
+}
+
+fn save_output<'a>(mode: Mode, handed: Option<&'a Handed>, fds: &mut Outgoing<'a>) -> state::Output {
+    let mut output = state::Output { journal: mode == Mode::Journal, ..state::Output::default() };
+    let Some(handed) = handed else { return output };
+    let raw = |lines: &[Vec<u8>]| lines.iter().map(|line| Bytes::from(line.as_slice())).collect::<Vec<_>>();
+    let mut stream = |id: &WorkerId, fd: &'a std::os::fd::OwnedFd| -> Name { fds.lend(format!("stream-{id}"), fd.as_fd()) };
+    output.streams = handed
+        .streams
+        .iter()
+        .map(|(id, identifier, copy)| (*id, identifier.clone(), copy.as_ref().map(|copy| stream(id, copy))))
+        .collect();
+    for (index, pipe) in handed.pipes.iter().enumerate() {
+        output.pipes.push(state::Pipe {
+            worker: pipe.worker,
+            sink: pipe.sink,
+            fd: fds.lend(format!("pipe-{index}"), pipe.fd.as_fd()),
+            label: pipe.label.clone(),
+            line: pipe.line.as_slice().into(),
+            closing: pipe.closing,
+        });
+    }
+    output.pending = raw(&handed.pending);
+    output.tails = handed.tails.iter().map(|(id, lines)| (*id, raw(lines))).collect();
+    output
+}

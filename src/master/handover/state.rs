@@ -1,0 +1,364 @@
+//! The state of a master as a document: what one program writes and the next one reads.
+//!
+//! Law: names never change their meaning. What a reader does not know it ignores, what is missing has a default, so that
+//! a newer and an older Ratoon hand over to each other. Only what cannot be read that way raises [`LEAST`].
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::fds::Name;
+use crate::config::Config;
+use crate::pool::{Number, Saved, Slot, WorkerId};
+use crate::status::scoreboard::Totals;
+use crate::status::tree::{Failure, Reloads};
+
+/// The format that this program writes.
+pub const FORMAT: u32 = 1;
+/// The oldest format that a reader must know to read what this program writes.
+pub const LEAST: u32 = 1;
+
+/// The whole document.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Document {
+    /// The writer's [`FORMAT`].
+    pub format: u32,
+    /// The writer's [`LEAST`].
+    pub least: u32,
+    /// The writer's version, for the log.
+    pub version: String,
+    /// The numbers that the descriptors have over an exec.
+    pub descriptors: BTreeMap<Name, i32>,
+    /// What it knows.
+    pub state: State,
+}
+
+/// What a master knows.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// The instance's name.
+    pub instance: String,
+    /// Where the program is found.
+    pub program: Bytes,
+    /// When the instance began.
+    pub started_at: Option<SystemTime>,
+    /// `CLOCK_BOOTTIME` at the moment of saving, nanoseconds: the spans in `pool` count from there.
+    pub saved_at: u64,
+    /// Workers, generations, deadlines, who waits for what.
+    pub pool: Saved,
+    /// The listening sockets, in their order.
+    pub listeners: Vec<Listener>,
+    /// The control socket.
+    pub control: Control,
+    /// The socket of `status.listen`.
+    pub status: Option<Name>,
+    /// Where `worker.directory` begins when it is not set.
+    pub directory: Bytes,
+    /// The limit of open files that the master was started with.
+    pub nofile: (u64, u64),
+    /// What workers get when the master ends.
+    pub die_with_parent: Option<i32>,
+    /// What the generations are started from.
+    pub releases: BTreeMap<Number, Release>,
+    /// The workers' processes.
+    pub workers: BTreeMap<WorkerId, Process>,
+    /// Workers that are still to be started.
+    pub births: Vec<(WorkerId, Slot, Number)>,
+    /// Both ends of the pipe by which starts that fail are told.
+    pub errors: Option<(Name, Name)>,
+    /// What workers print.
+    pub output: Output,
+    /// The master's own log.
+    pub log: Log,
+    /// What systemd is still to be told.
+    pub unsaid: Vec<String>,
+    /// Failures of workers, oldest first.
+    pub failures: Vec<Failure>,
+    /// How many there were by cause.
+    pub causes: BTreeMap<String, u64>,
+    /// Reloads by result.
+    pub reloads: BTreeMap<String, Reloads>,
+    /// What ended workers did.
+    pub past: Past,
+    /// How the last reload ended.
+    pub last_reload: Option<LastReload>,
+    /// Who waits for an answer, and on which connection.
+    pub askers: Askers,
+}
+
+/// A listening socket.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Listener {
+    /// As in `LISTEN_FDNAMES`.
+    pub name: String,
+    /// The socket.
+    pub fd: Name,
+    /// It came from outside.
+    pub inherited: bool,
+}
+
+/// The control socket.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Control {
+    /// The runtime directory.
+    pub directory: Bytes,
+    /// We made it.
+    pub made: bool,
+    /// The listening socket.
+    pub listener: Name,
+    /// The lock.
+    pub lock: Name,
+    /// Device and inode of the socket's file.
+    pub identity: (u64, u64),
+}
+
+/// What a generation is started from.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Release {
+    /// Its configuration.
+    pub config: Config,
+    /// Where its program was found.
+    pub path: Bytes,
+    /// The program itself.
+    pub program: Name,
+    /// The copy of a script's text.
+    pub script: Option<Name>,
+    /// Device, inode, size, modification time (seconds, nanoseconds).
+    pub identity: (u64, u64, i64, i64, i64),
+    /// Arguments.
+    pub argv: Vec<Bytes>,
+    /// Environment.
+    pub env: Vec<Bytes>,
+    /// Working directory.
+    pub directory: Name,
+    /// User, group, supplementary groups.
+    pub user: Option<(u32, u32, Vec<u32>)>,
+    /// Limit of open files.
+    pub nofile: Option<(u64, u64)>,
+}
+
+/// A worker's process.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    /// Its generation.
+    pub generation: Number,
+    /// Its main process: number and descriptor.
+    pub pid: u32,
+    /// See `pid`.
+    pub pidfd: Name,
+    /// Main processes that it had before.
+    pub former: Vec<(u32, Name)>,
+    /// Where it speaks.
+    pub notify: Name,
+    /// The second such socket, if the first one's path was removed.
+    pub notify_again: Option<Name>,
+    /// The path of that.
+    pub notify_path: Bytes,
+    /// It has a control group of its own.
+    pub group: bool,
+    /// Its status page.
+    pub scoreboard: Option<Name>,
+    /// When it was started.
+    pub started_at: Option<SystemTime>,
+    /// What it says of itself.
+    pub info: Map<String, Value>,
+    /// Its own running totals.
+    pub counters: BTreeMap<String, f64>,
+    /// How many more `ERRNO=` are worth a line.
+    pub errnos_left: u8,
+    /// Its main process is gone, others are left.
+    pub left_behind: bool,
+}
+
+/// What workers print.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Output {
+    /// Straight to journald.
+    pub journal: bool,
+    /// Streams to journald: worker, identifier, copy.
+    pub streams: Vec<(WorkerId, String, Option<Name>)>,
+    /// Pipes that the master reads.
+    pub pipes: Vec<Pipe>,
+    /// Read and not written yet, for our stdout and our stderr.
+    pub pending: Vec<Bytes>,
+    /// The last lines of each worker.
+    pub tails: Vec<(WorkerId, Vec<Bytes>)>,
+}
+
+/// A pipe that the master reads.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pipe {
+    /// Whose.
+    pub worker: WorkerId,
+    /// 0 for our stdout, 1 for our stderr.
+    pub sink: usize,
+    /// Its reading end.
+    pub fd: Name,
+    /// What stands before its lines.
+    pub label: String,
+    /// The line that has not ended yet.
+    pub line: Bytes,
+    /// The worker is gone.
+    pub closing: bool,
+}
+
+/// The master's own log.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// The least important level that is kept, as syslog(3) calls it.
+    pub level: String,
+    /// To journald.
+    pub journal: bool,
+}
+
+/// What ended workers did.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Past {
+    /// Their sums.
+    pub totals: Totals,
+    /// One of them told of connections and requests.
+    pub known: bool,
+}
+
+/// How the last reload ended.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastReload {
+    /// The generation that it wanted to bring.
+    pub generation: u64,
+    /// The contract's word.
+    pub result: String,
+    /// Why.
+    pub reason: String,
+    /// When it began.
+    pub began: Option<SystemTime>,
+    /// When it ended.
+    pub ended: Option<SystemTime>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Who waits.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Askers {
+    /// The last number that was given to one.
+    pub last: u64,
+    /// Connections of the control socket and of `status.listen`.
+    pub connections: Vec<Connection>,
+    /// Who asked for this upgrade.
+    pub upgrade: Vec<u64>,
+    /// Reloads that were asked for while the upgrade was on its way: who, and whether systemd shall be told.
+    pub reloads: Vec<(Option<u64>, bool)>,
+}
+
+/// A connection on which the next master goes on.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connection {
+    /// Its socket.
+    pub fd: Name,
+    /// It came by `status.listen`.
+    pub remote: bool,
+    /// Who waits on it, and the head of the request.
+    pub request: Option<(u64, String)>,
+}
+
+/// Bytes that are mostly text: a text in the document where they are one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Bytes {
+    /// UTF-8.
+    Text(String),
+    /// Anything else.
+    Raw(Vec<u8>),
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Bytes::Text(String::new())
+    }
+}
+
+impl Bytes {
+    /// The bytes.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self {
+            Bytes::Text(text) => text.into_bytes(),
+            Bytes::Raw(bytes) => bytes,
+        }
+    }
+
+    /// As a path.
+    pub fn into_path(self) -> PathBuf {
+        OsString::from_vec(self.into_vec()).into()
+    }
+
+    /// For execve(2).
+    ///
+    /// # Errors
+    /// There is a NUL in it.
+    pub fn into_c_string(self) -> Result<CString, String> {
+        CString::new(self.into_vec()).map_err(|error| format!("a NUL in {:?}", String::from_utf8_lossy(&error.into_vec())))
+    }
+}
+
+impl From<&[u8]> for Bytes {
+    fn from(bytes: &[u8]) -> Bytes {
+        std::str::from_utf8(bytes).map_or_else(|_| Bytes::Raw(bytes.to_vec()), |text| Bytes::Text(text.to_owned()))
+    }
+}
+
+impl From<&OsStr> for Bytes {
+    fn from(text: &OsStr) -> Bytes {
+        text.as_bytes().into()
+    }
+}
+
+impl From<&Path> for Bytes {
+    fn from(path: &Path) -> Bytes {
+        path.as_os_str().into()
+    }
+}
+
+impl Document {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// A sentence that says why this program cannot go on from it.
+    pub fn read(bytes: &[u8]) -> Result<Document, String> {
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| format!("the state is no JSON: {error}"))?;
+        let number = |key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
+        let (format, least) = (number("format"), number("least"));
+        if format == 0 {
+            return Err("this is no state of a master".to_owned());
+        }
+        if least > u64::from(FORMAT) {
+            return Err(format!("the state has format {format}, which version {} cannot read", env!("CARGO_PKG_VERSION")));
+        }
+        serde_json::from_value(value).map_err(|error| format!("the state cannot be read: {error}"))
+    }
+
+    /// As bytes.
+    ///
+    /// # Errors
+    /// A path that is no UTF-8 where the configuration has one.
+    pub fn write(&self) -> Result<Vec<u8>, String> {
+        serde_json::to_vec(self).map_err(|error| format!("the state cannot be written: {error}"))
+    }
+}

@@ -65,6 +65,7 @@ fn every_verb_and_flag_is_in_its_page() {
     let mut words = BTreeSet::new();
     for verb in verbs() {
         let help = ratoon(&[&verb, "--help"]);
+        assert!(help.contains("Exit status: 0"), "ratoon {verb} --help does not tell how it exits: {help}");
         let flags =
             help.split(|c: char| !c.is_alphanumeric() && c != '-').filter(|word| word.len() > 2 && word.starts_with("--"));
         words.extend(flags.map(str::to_owned));

@@ -32,7 +32,11 @@ const COULD_NOT_ASK: u8 = 2;
 #[derive(Parser)]
 #[command(name = "ratoon", version, about, propagate_version = true, disable_help_subcommand = true)]
 #[command(after_help = "Where NAME may be left out, the instance of the unit or worker that runs the command is meant, \
-                        else the only one that runs.")]
+                        else the only one that runs.\n\n\
+                        To try it:       ratoon run --workers 2 --listen 127.0.0.1:8080 -- ./server\n\
+                        For a service:   ratoon init web -- ./server\n\
+                        To deploy:       systemctl reload ratoon@web\n\
+                        All of it:       man ratoon, man ratoon.toml, man ratoon-worker")]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -41,29 +45,53 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Be the master of a pool of workers
+    #[command(
+        after_help = "A worker finds the sockets as its descriptors 3, 4 and so on (LISTEN_FDS), and says READY=1 to NOTIFY_SOCKET when it \
+     serves; one that does not is taken with --ready=running. At SIGTERM it finishes what it has accepted.\n\n\
+     Signals: HUP reload, TERM drain and exit, a second TERM end at once, USR2 upgrade, TTIN and TTOU a worker more or fewer.\n\
+     Exit status: 0 after SIGTERM, 1 could not start or gave up, 2 wrong usage."
+    )]
     Run(Box<run::Options>),
     /// Bring a new generation of workers; wait for the end and say how it went
+    #[command(
+        after_help = "Interrupted or killed it withdraws the reload, which is then rolled back unless somebody else waits for it.\n\
+     Exit status: 0 committed, 1 refused, rolled back or aborted, 2 could not ask."
+    )]
     Reload(reload::Options),
     /// Roll back the reload that is under way
+    #[command(after_help = "Exit status: 0 rolled back, 1 no reload was under way, 2 could not ask.")]
     Abort(abort::Options),
     /// Show the pool and its workers
+    #[command(after_help = "Exit status: 0 a worker is ready, 1 none is, 2 could not ask.")]
     Status(status::Options),
     /// Show the instances of this machine
+    #[command(after_help = "Exit status: 0.")]
     List(list::Options),
     /// Change the number of workers
+    #[command(after_help = "The number is kept over reloads until worker.count changes in the configuration.\n\
+     Exit status: 0 done, 1 refused, 2 could not ask.")]
     Scale(scale::Options),
     /// Replace one worker, or all, within the generation: the new one is ready before the old one drains
+    #[command(after_help = "Exit status: 0 begun, 1 refused, 2 could not ask.")]
     Recycle(recycle::Options),
     /// Replace the master's own program in place; the workers go on
+    #[command(after_help = "Exit status: 0 done, 1 refused and the old program goes on, 2 could not ask.")]
     Upgrade(upgrade::Options),
     /// Be asked by a master whether this program could go on from its state (on standard input)
     #[command(name = crate::master::HANDOVER_CHECK, hide = true)]
     HandoverCheck(Box<run::Options>),
     /// Watch the pool live in the terminal
+    #[command(after_help = "Keys: h lists them, q leaves.\nExit status: 0, 2 could not ask.")]
     Top(top::Options),
     /// Write what a new instance needs: its configuration, and drop-ins for its units
+    #[command(
+        after_help = "It overwrites nothing. As a user who is not root it writes for systemctl --user, below ~/.config.\n\n\
+     For example:   ratoon init web --listen 8080 --directory /srv/web/current -- ./server\n\
+     Exit status: 0 written, 1 nothing was written, 2 wrong usage."
+    )]
     Init(init::Options),
     /// Read a configuration and say what is wrong with it, with line and column
+    #[command(after_help = "Exit status: 0 fine, 1 not.")]
     Check {
         /// The configuration
         file: PathBuf,

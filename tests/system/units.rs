@@ -22,6 +22,19 @@ fn an_instance_without_an_address_is_refused_by_name(c: &Container) {
     assert!(!said.status.success());
     assert!(text(&said.stderr).contains("ratoon@nowhere.socket has a bad unit file setting"), "{}", text(&said.stderr));
     assert!(c.journal("ratoon@nowhere.socket").contains("Unit has no Listen setting"));
+    // The service alone starts, for a pool may do without; who forgot the address is told where it goes.
+    c.write(
+        "/etc/ratoon/nowhere.toml",
+        "[worker]\ncommand = [\"/bin/sleep\", \"1000\"]\ncount = 1\nready = \"running\"\nsettle = \"0s\"\n",
+    );
+    c.ok(&["systemctl", "start", "ratoon@nowhere.service"]);
+    let journal = wait_for("a word on it", || {
+        Some(c.journal("ratoon@nowhere.service")).filter(|journal| journal.contains("no listening socket"))
+    });
+    assert!(journal.contains("systemctl edit ratoon@nowhere.socket"), "{journal}");
+    // This systemd is new enough.
+    assert!(!journal.contains("is older than"), "{journal}");
+    c.ok(&["systemctl", "stop", "ratoon@nowhere.service"]);
 }
 
 fn the_unit_is_as_closed_as_it_says(c: &Container) {

@@ -10,10 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress::Progress;
 use super::screen::{Screen, clean, complain, say, span};
-use super::status_view::{describe, details};
+use super::status_view::{HINT, describe, details};
 use super::target::Target;
 use crate::control::client::Client;
 use crate::control::messages::ReloadMessage;
+use crate::status::cure::cure;
 
 /// How often a terminal's figures move on.
 const TICK: Duration = Duration::from_millis(100);
@@ -84,7 +85,13 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
     complain(&format!("reload{to} {result}: {reason}"));
     if let Ok(document) = client.status().await {
         let failure = document.failures.iter().rev().find(|it| it.generation == outcome.generation);
-        if let Some(failure) = failure.filter(|_| outcome.generation != 0) {
+        let failure = failure.filter(|_| outcome.generation != 0);
+        // A worker that was not ready in time may not have ended yet: then the reason is all that there is.
+        let how = reason.split_once("): ").map_or("", |(_, how)| how);
+        if let Some(cure) = cure(how, &[]).filter(|_| failure.is_none()) {
+            complain(&format!("    {HINT}{cure}"));
+        }
+        if let Some(failure) = failure {
             let details = details(failure, LOG_LINES);
             if !details.is_empty() {
                 complain(&describe(failure));

@@ -14,7 +14,7 @@ const FAILURES: usize = 3;
 const LOG_LINES: usize = 5;
 
 /// What a line begins with that says what helps.
-const HINT: &str = "hint: ";
+pub(super) const HINT: &str = "hint: ";
 
 /// The time and where we are.
 pub(super) struct Clock {

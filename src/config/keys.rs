@@ -20,7 +20,6 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "watchdog",
             "user",
             "group",
-            "balance",
             "limits",
         ],
     ),

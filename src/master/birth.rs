@@ -53,7 +53,7 @@ impl Master {
         if bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) && self.restore_directory().is_ok() {
             bound = NotifySocket::bind(path, owner);
         }
-        bound.map_err(|error| format!("notify socket {}: {error}", path.display()))
+        bound.map_err(|error| format!("notify socket {}: {}", path.display(), told(&error)))
     }
 
     fn try_spawn(
@@ -65,7 +65,7 @@ impl Master {
         notify: NotifySocket,
         notify_path: PathBuf,
     ) -> Result<u32, String> {
-        let streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {error}"))?;
+        let streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", told(&error)))?;
         let group = self.group(worker, slot, generation, release);
         let scoreboard = Scoreboard::create(release.config.worker.stop_timeout)
             .map_err(|error| self.warn_once(&format!("workers get no status page: {error}")))
@@ -100,8 +100,7 @@ impl Master {
             }
             ungrouped = true;
         }
-        let child =
-            made.map_err(|error| format!("fork: {}", error.raw_os_error().map_or_else(|| error.to_string(), describe)))?;
+        let child = made.map_err(|error| format!("fork: {}", told(&error)))?;
         let watch = |poll: &crate::sys::poll::Poll| {
             poll.add(&child.pidfd, Token::Exit(worker).to_u64())?;
             poll.add(&notify, Token::Notify(worker).to_u64())
@@ -157,4 +156,9 @@ impl Master {
             }
         }
     }
+}
+
+/// An error as a failure's `how` has it: in words alone.
+fn told(error: &std::io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), describe)
 }

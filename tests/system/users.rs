@@ -153,6 +153,11 @@ fn an_instance_of_a_user_is_on_the_session_bus(c: &Container) {
     assert!(!c.run(&[&["busctl"], &generation[..]].concat()).status.success());
     session.ok(&["busctl", "--user", "call", "org.ratoon1.mine", "/org/ratoon1", "org.ratoon1.Manager", "Reload"]);
     assert_eq!(read(), "t 2");
+    // Its program is replaced in place: the groups are its own as before.
+    session.ok(&["ratoon", "upgrade", "mine"]);
+    let after = wait_for("only the new generation is left", || Some(status()).filter(|it| pids(it).len() == 2));
+    assert_eq!(after["master"]["pid"], master);
+    groups_are_delegated(c, "ratoon@mine.service", master, &after);
     // By its own manager; a release that cannot start is reported there too.
     session.ok(&["systemctl", "--user", "reload", "ratoon@mine"]);
     c.write("/home/someone/app/server", "#!/bin/sh\nexit 3\n");
@@ -203,6 +208,11 @@ fn a_user_of_its_own_keeps_name_groups_lines_and_port(c: &Container) {
     lines_are_in_the_journal(c, "own", pids(&status)[0]);
     let generation = ["busctl", "get-property", "org.ratoon1.own", "/org/ratoon1", "org.ratoon1.Manager", "Generation"];
     wait_for("its name on the system's bus", || (text(&c.run(&generation).stdout) == "t 1").then_some(()));
+    // Its program is replaced in place.
+    c.ok(&["ratoon", "upgrade", "own"]);
+    assert_eq!(c.property("ratoon@own.service", "MainPID"), master.to_string());
+    groups_are_delegated(c, "ratoon@own.service", master, &status);
+    wait_for("its name on the system's bus again", || (text(&c.run(&generation).stdout) == "t 1").then_some(()));
     // Its own user may change it, without polkit; others may not.
     let reload = ["busctl", "call", "org.ratoon1.own", "/org/ratoon1", "org.ratoon1.Manager", "Reload"];
     c.ok(&[&["runuser", "-u", "app-user", "--"], &reload[..]].concat());

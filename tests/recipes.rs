@@ -183,6 +183,22 @@ fn run(title: &str) {
     assert!(ended.success(), "{ended}\n{}", pool.log());
 }
 
+/// The first command that the README gives to everyone.
+#[test]
+#[ignore = "builds the program and the examples; tests/run runs it"]
+fn the_first_command() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let log = fs::File::create(directory.path().join("log")).expect("log");
+    let mut command = Command::new(tree("examples/run"));
+    command.arg("127.0.0.1:0").env("RUNTIME_DIRECTORY", directory.path().join("run")).env_remove("NOTIFY_SOCKET");
+    let child = command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log).spawn().expect("examples/run");
+    let mut pool = Pool { child, directory };
+    let address = pool.settled(1);
+    let answer = Command::new("curl").args(["-fsS", "--max-time", "30", &format!("http://{address}/")]).output().expect("curl");
+    assert!(String::from_utf8_lossy(&answer.stdout).starts_with("hello from pid "), "{answer:?}");
+    assert!(pool.log().contains("in a second terminal:"), "{}", pool.log());
+}
+
 /// A test for each recipe, and none that has no test.
 macro_rules! recipes {
     ($($name:ident = $title:literal),* $(,)?) => {

@@ -169,12 +169,17 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
     let systemd = Systemd::new(env, Instant::now())?;
     let mut source = source(&options, name, under_systemd);
     let start = Start { name, source: &source, journal, systemd: &systemd, under_systemd };
+    let begun_by_systemd = left.is_none() && under_systemd && env("INVOCATION_ID").is_some();
     let origin = match left {
         None => fresh(&options, &start)?,
         Some(left) => resume::go_on(left, &start)?,
     };
     source.directory = origin.working_directory.clone();
     let cgroups = cgroups(journal);
+    // Not before: a delegated control group with a child of ours in it would not be the master's alone.
+    if begun_by_systemd {
+        super::age::look(journal);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -225,9 +230,6 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
     let Start { name, source, journal, .. } = start;
     let nofile = process::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
     let listeners: Arc<[Listener]> = listeners(options, journal)?.into();
-    if start.under_systemd && std::env::var_os("INVOCATION_ID").is_some() {
-        super::age::look(journal);
-    }
     let places = Env::of_process();
     let directory = paths::runtime_directory(name, &places);
     let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;

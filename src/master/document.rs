@@ -15,7 +15,7 @@ use super::sockets::Listener;
 use super::turn::Master;
 use crate::control::{Summary, WorkerView};
 use crate::status::kernel::{self, Survey, Surveyor};
-use crate::status::scoreboard::Scoreboard;
+use crate::status::scoreboard::{Scoreboard, Shown, Totals};
 use crate::status::tree::{self, Document};
 
 /// What the loop knows, copied.
@@ -79,15 +79,22 @@ pub(super) fn time(at: SystemTime) -> String {
 fn build(facts: Facts) -> Document {
     let Facts { summary, last_reload, reloads, failures_by_cause, workers, listeners, failures, past, surveyor } = facts;
     let Ended { totals: mut all, mut known } = past;
+    // Each page is read once: what is summed is what is shown.
+    let mut told_by = Vec::with_capacity(workers.len());
     for one in &workers {
-        let (totals, tells) = told(one.scoreboard.as_deref(), &one.counters);
+        let (page, connections) = match one.scoreboard.as_deref().and_then(Scoreboard::read) {
+            Some(Shown { totals, connections }) => (Some(totals), connections),
+            None => (None, Vec::new()),
+        };
+        let (totals, tells) = told(page, &one.counters);
         all.add(&totals);
         known |= tells;
+        told_by.push(Told { totals, known: tells, connections });
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
     let sockets: Vec<_> = listeners.iter().map(|listener| &listener.fd).collect();
     let survey = surveyor.survey(&subjects, &sockets);
-    let mut workers: Vec<tree::Worker> = workers.into_iter().map(|one| worker(one, &survey)).collect();
+    let mut workers: Vec<tree::Worker> = workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect();
     workers.sort_by_key(|worker| (worker.slot, worker.id));
     Document {
         instance: summary.instance.to_string(),
@@ -136,11 +143,18 @@ fn build(facts: Facts) -> Document {
     }
 }
 
-fn worker(one: One, survey: &Survey) -> tree::Worker {
-    let One { view, group: _, info, counters, scoreboard } = one;
+/// What a worker told by its page and by words.
+struct Told {
+    totals: Totals,
+    known: bool,
+    connections: Vec<tree::Connection>,
+}
+
+fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
+    let One { view, group: _, info, counters: _, scoreboard: _ } = one;
+    let Told { totals, known, connections } = told;
     let figures = survey.worker(view.id).cloned().unwrap_or_default();
-    let (totals, known) = told(scoreboard.as_deref(), &counters);
-    let mut worker = tree::Worker {
+    tree::Worker {
         id: view.id,
         slot: view.slot,
         generation: view.generation,
@@ -158,10 +172,6 @@ fn worker(one: One, survey: &Survey) -> tree::Worker {
         bytes_written: totals.known(totals.bytes_written).filter(|_| known),
         counters: totals.counters,
         info,
-        ..tree::Worker::default()
-    };
-    if let Some(scoreboard) = scoreboard {
-        scoreboard.fill(&mut worker);
+        active_connections: connections,
     }
-    worker
 }

@@ -83,15 +83,14 @@ pub struct Ended {
 impl Ended {
     /// Adds a worker that has ended.
     pub fn add(&mut self, process: &Process) {
-        let (totals, known) = told(process.scoreboard.as_deref(), &process.counters);
+        let (totals, known) = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), &process.counters);
         self.totals.add(&totals);
         self.known |= known;
     }
 }
 
 /// What a worker told of itself, by its page or by words, and whether it told of connections and requests.
-pub fn told(scoreboard: Option<&Scoreboard>, words: &BTreeMap<String, f64>) -> (Totals, bool) {
-    let page = scoreboard.and_then(Scoreboard::totals);
+pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> (Totals, bool) {
     let by_word = |name: &str| words.get(name).map(|value| *value as u64);
     let known = page.is_some() || by_word("requests").is_some() || by_word("connections").is_some();
     let mut totals = page.unwrap_or_else(|| Totals {

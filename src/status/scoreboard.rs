@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::scoreboard::entry::{self, Entry};
 use crate::scoreboard::{Geometry, SLOTS, counter, header, slot};
-use crate::status::tree::{Connection, Counters, Request, Worker};
+use crate::status::tree::{Connection, Counters, Request};
 use crate::sys::map;
 
 /// How often a slot that changes under us is read again.
@@ -119,18 +119,6 @@ impl Scoreboard {
         let mut requests: Vec<_> = in_work.filter_map(|connection| connection.request).collect();
         requests.sort_by(|a, b| a.start_time.cmp(&b.start_time));
         requests
-    }
-
-    /// Fills in what a worker of the status document says by its page; leaves it as it is when it says nothing.
-    pub fn fill(&self, worker: &mut Worker) {
-        let Some(shown) = self.read() else { return };
-        let totals = &shown.totals;
-        worker.connections = totals.known(totals.connections);
-        worker.requests = Some(totals.requests);
-        worker.bytes_read = totals.known(totals.bytes_read);
-        worker.bytes_written = totals.known(totals.bytes_written);
-        worker.counters.extend(shown.totals.counters);
-        worker.active_connections = shown.connections;
     }
 
     fn open(&self) -> Option<Page<'_>> {
@@ -267,7 +255,10 @@ impl Clock {
             method: request.method,
             url: request.url,
             http_version: request.version.to_owned(),
-            info: serde_json::from_str::<Map<String, Value>>(&request.info).unwrap_or_default(),
+            info: match request.info.as_str() {
+                "" => Map::new(),
+                text => serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default(),
+            },
         }
     }
 }

@@ -26,6 +26,9 @@ pub const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// See [`WRITE_PATIENCE`].
 const WRITE_STEP: usize = 64 * 1024;
 
+/// After so much a large answer lets the loop turn: the reader may take it as fast as we write.
+const BURST: usize = 128 * 1024;
+
 /// The socket itself; shared, so that a handler can watch it while hyper owns the reading and writing.
 pub enum Stream {
     /// On the control socket.
@@ -150,6 +153,8 @@ pub struct Wire {
     /// The value of `turn.served` for which `write_by` holds.
     writing_for: u32,
     write_by: Option<Pin<Box<Sleep>>>,
+    /// Bytes since the loop last had its turn.
+    burst: usize,
     written: usize,
 }
 
@@ -167,6 +172,7 @@ impl Wire {
             writing_for: 0,
             write_by: None,
             written: 0,
+            burst: 0,
         }
     }
 
@@ -211,6 +217,11 @@ impl Wire {
             self.written = 0;
             self.write_by = None;
         }
+        if self.burst >= BURST {
+            self.burst = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             match self.stream.poll_write_ready(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -225,6 +236,7 @@ impl Wire {
             match self.stream.try_write(parts) {
                 Ok(count) => {
                     self.turn.blocked.store(false, Ordering::Relaxed);
+                    self.burst += count;
                     self.written += count;
                     if self.written >= WRITE_STEP {
                         self.written = 0;

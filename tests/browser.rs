@@ -118,7 +118,9 @@ impl Browser {
     /// Waits until this is true.
     fn wait(&mut self, page: &Page, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
-        while self.js(page, expression) != true {
+        // What it looks at may not be there yet.
+        let patient = format!("(() => {{ try {{ return {expression}; }} catch {{ return false; }} }})()");
+        while self.js(page, &patient) != true {
             if Instant::now() > deadline {
                 let text = self.js(page, "document.body.innerText");
                 panic!("not within {PATIENCE:?}: {expression}\n{}", text.as_str().unwrap_or_default());

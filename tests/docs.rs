@@ -230,3 +230,33 @@ fn the_readme_s_recipes_are_those_of_the_page() {
         assert!(readme.contains(&format!("| `{line}` |")), "README.md has no {line}");
     }
 }
+
+#[test]
+fn every_field_that_flora_cluster_s_became_is_in_the_document() {
+    use ratoon::status::tree::{Connection, Document, Failure, LastReload, Request, Socket, Worker};
+    let connection = Connection { request: Some(Request::default()), ..Connection::default() };
+    let worker = Worker { active_connections: vec![connection], ..Worker::default() };
+    let document = Document {
+        workers: vec![worker],
+        sockets: vec![Socket::default()],
+        failures: vec![Failure::default()],
+        last_reload: Some(LastReload::default()),
+        ..Document::default()
+    };
+    let document = serde_json::to_value(&document).expect("a document");
+    let text = read("docs/flora-cluster.md");
+    let (_, text) = text.split_once("| flora-cluster | the document | |\n|---|---|---|\n").expect("the table of the status");
+    let (table, beyond) = text.split_once("\n\n").expect("its end");
+    let beyond = between(beyond, "Without a counterpart there: ", ".\n\n").next().expect("what is new");
+    let fields = table.lines().filter_map(|row| row.split(" | ").nth(1)).chain(beyond.split("), ").flat_map(|it| it.split(", ")));
+    let fields: Vec<_> = fields.filter_map(|cell| between(cell, "`", "`").next()).collect();
+    assert!(fields.len() > 45, "{fields:?}");
+    for field in &fields {
+        let pointer = format!("/{}", field.trim_end_matches("[]").replace("[]", "/0").replace('.', "/"));
+        assert!(document.pointer(&pointer).is_some(), "docs/flora-cluster.md names {field}, which the document has not");
+    }
+    // And the other way round: each of ours is told of.
+    for (name, value) in document.as_object().expect("an object") {
+        assert!(fields.iter().any(|field| field.split(['.', '[']).next() == Some(name)), "{name} ({value}) is not told of");
+    }
+}

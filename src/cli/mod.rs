@@ -7,6 +7,7 @@
 mod abort;
 pub mod check;
 mod init;
+mod leftovers;
 mod list;
 mod progress;
 mod recycle;
@@ -80,6 +81,9 @@ enum Verb {
     /// Be asked by a master whether this program could go on from its state (on standard input)
     #[command(name = crate::master::HANDOVER_CHECK, hide = true)]
     HandoverCheck(Box<run::Options>),
+    /// End what a unit with `survive.conf` has left (for its ExecStopPost=, and for ratoon-leftovers@.service)
+    #[command(hide = true)]
+    Leftovers(leftovers::Options),
     /// Watch the pool live in the terminal
     #[command(after_help = "Keys: h lists them, q leaves.\nExit status: 0, 2 could not ask.")]
     Top(top::Options),
@@ -118,6 +122,7 @@ pub fn main() -> ExitCode {
         Verb::Init(options) => init::run(options),
         // That the options can be read is part of the answer.
         Verb::HandoverCheck(_) => crate::master::handover_check(),
+        Verb::Leftovers(options) => leftovers::run(&options),
         Verb::Check { file } => check::run(&file),
     }
 }

@@ -23,6 +23,8 @@ impl Master {
                 libc::SIGTTIN => self.scale_by(1),
                 libc::SIGTTOU => self.scale_by(-1),
                 libc::SIGUSR2 => self.upgrade(None),
+                libc::SIGUSR1 if self.store.is_some() => self.leaves = true,
+                libc::SIGUSR1 => self.stop(),
                 libc::SIGCHLD => self.children(),
                 _ => {}
             }

@@ -82,7 +82,7 @@ pub fn environment(listeners: &[Listener]) -> Vec<CString> {
 
 /// The variables of the master that must never reach a worker: what systemd says to the master alone, and what the
 /// master says to each worker anew.
-pub const MASTERS_OWN: [&str; 39] = [
+pub const MASTERS_OWN: [&str; 40] = [
     "LISTEN_PID",
     "LISTEN_PIDFDID",
     "LISTEN_FDS",
@@ -121,6 +121,7 @@ pub const MASTERS_OWN: [&str; 39] = [
     "RATOON_CONTROL",
     "RATOON_SCOREBOARD",
     "RATOON_STATE",
+    "RATOON_SURVIVE",
     "RATOON_DELEGATED",
 ];
 

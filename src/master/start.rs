@@ -20,13 +20,13 @@ use super::handover::fds::Incoming;
 use super::handover::orphans::Orphans;
 use super::handover::replace::{self, Left};
 use super::handover::restore::Rest;
-use super::handover::resume;
+use super::handover::{resume, store};
 use super::journal::{self, Journal, Level, Record};
 use super::output::{Handed, Mode, Outputs};
 use super::prepare::{self, Common, Release, Source};
 use super::processes::Token;
 use super::publish::{Ended, Published};
-use super::sockets::{self, Listener};
+use super::sockets::{self, Inherited, Listener};
 use super::systemd::Systemd;
 use super::turn::{End, Master};
 use crate::config::Overrides;
@@ -43,8 +43,17 @@ use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
 
 /// The signals that the master serves.
-pub(super) const SIGNALS: [i32; 8] =
-    [libc::SIGHUP, libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR2, libc::SIGTTIN, libc::SIGTTOU, libc::SIGCHLD];
+pub(super) const SIGNALS: [i32; 9] = [
+    libc::SIGUSR1,
+    libc::SIGHUP,
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR2,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGCHLD,
+];
 /// So long the log and the workers' last words may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -170,13 +179,14 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
     let mut source = source(&options, name, under_systemd);
     let start = Start { name, source: &source, journal, systemd: &systemd, under_systemd };
     let begun_by_systemd = left.is_none() && under_systemd && env("INVOCATION_ID").is_some();
+    // Before there is any other process of ours in the unit's group.
+    let cgroups = cgroups(journal);
     let origin = match left {
         None => fresh(&options, &start)?,
         Some(left) => resume::go_on(left, &start)?,
     };
     source.directory = origin.working_directory.clone();
-    let cgroups = cgroups(journal);
-    // Not before: a delegated control group with a child of ours in it would not be the master's alone.
+    // It asks a child: not before the control group is known to be ours alone.
     if begun_by_systemd {
         super::age::look(journal);
     }
@@ -201,6 +211,13 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
                     last_answers(bus).await;
                     outputs.flush(LAST_WORDS);
                     return Ok::<u8, String>(code);
+                }
+                End::Leave => {
+                    journal.log(Record::new(Level::Info, "the master ends; its workers serve on until the next one is there"));
+                    last_answers(bus).await;
+                    // What would go with it is theirs.
+                    std::mem::forget(master);
+                    return Ok(0);
                 }
                 End::Replace => {
                     master.answer_the_uncarried();
@@ -228,8 +245,15 @@ async fn last_answers(bus: dbus::Service) {
 /// The first start of an instance.
 fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
     let Start { name, source, journal, .. } = start;
+    let mut inherited = sockets::from_systemd(|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
+    for warning in inherited.iter_mut().flat_map(|inherited| std::mem::take(&mut inherited.warnings)) {
+        journal.log(Record::new(Level::Warning, warning));
+    }
+    if let Some(left) = inherited.take_if(|it| store::is_wanted() && !it.stored.is_empty()) {
+        return resume::after_death(left, start);
+    }
     let nofile = process::raise_nofile().map_err(|error| format!("cannot read the limit of open files: {error}"))?;
-    let listeners: Arc<[Listener]> = listeners(options, journal)?.into();
+    let listeners: Arc<[Listener]> = listeners(options, inherited, journal)?.into();
     let places = Env::of_process();
     let directory = paths::runtime_directory(name, &places);
     let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
@@ -270,12 +294,8 @@ fn keep_a_thread(runtime: &tokio::runtime::Runtime) -> Result<(), String> {
 }
 
 /// From systemd, else from `--listen`.
-fn listeners(options: &Options, journal: &Journal) -> Result<Vec<Listener>, String> {
-    let inherited = sockets::from_systemd(|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
+fn listeners(options: &Options, inherited: Option<Inherited>, journal: &Journal) -> Result<Vec<Listener>, String> {
     if let Some(inherited) = inherited {
-        for warning in inherited.warnings {
-            journal.log(Record::new(Level::Warning, warning));
-        }
         if !options.listen.is_empty() && !inherited.listeners.is_empty() {
             journal.log(Record::new(Level::Warning, "--listen is ignored: systemd handed over sockets"));
         }
@@ -402,17 +422,23 @@ impl Master {
             upgrade: None,
             book,
             status,
+            store: None,
+            leaves: false,
             exit: None,
         };
         match first {
             First::Start(release, orphans) => {
                 master.pool = Pool::new(now, seed).with_workers_after(orphans.last_worker);
                 master.orphans = orphans;
+                if master.orphans.is_empty() && store::is_wanted() {
+                    master.remove_strays();
+                }
                 master.events.push_back(Event::Start(prepare::settings(&release.config)));
                 master.releases.insert(1, Arc::from(release));
             }
             First::GoOn(rest) => master.restore(*rest, &mut fds),
         }
+        master.store = store::open(&mut fds, now, &mut master.journal);
         Ok(master)
     }
 }

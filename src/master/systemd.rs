@@ -4,6 +4,7 @@
 //! followed by a `READY=1`, for one left hanging wedges `systemctl reload` for ever on systemd before 259.
 
 use std::ffi::OsString;
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::sys::notify;
@@ -79,6 +80,17 @@ impl Systemd {
         if self.watchdog.is_some() {
             self.send_now("WATCHDOG=1");
         }
+    }
+
+    /// Keeps a descriptor in the service's store, or drops what has this name there. `false`: later.
+    pub fn store(&self, name: &str, fd: Option<BorrowedFd<'_>>) -> bool {
+        let Some(socket) = &self.socket else { return true };
+        let sent = match fd {
+            // A process's end is not for systemd to see: it would drop the descriptor that knows how it ended.
+            Some(fd) => socket.send_with_fds(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[fd]),
+            None => socket.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}")),
+        };
+        sent.unwrap_or(true)
     }
 
     /// What could not be said yet.

@@ -16,6 +16,7 @@ use super::cgroup::Cgroups;
 use super::command::Cancel;
 use super::guard::Guard;
 use super::handover::orphans::Orphans;
+use super::handover::store::Store;
 use super::handover::upgrade::Upgrade;
 use super::journal::Journal;
 use super::output::Outputs;
@@ -62,6 +63,8 @@ pub enum End {
     Exit(u8),
     /// Another program shall go on from here ([`Master::replace`]).
     Replace,
+    /// The workers stay, for the master that follows.
+    Leave,
 }
 
 /// The master.
@@ -119,6 +122,10 @@ pub struct Master {
     pub(super) book: Arc<Book>,
     /// The socket of `status.listen`.
     pub(super) status: Option<OwnedFd>,
+    /// What is kept for the master after this one, should it die.
+    pub(super) store: Option<Store>,
+    /// It is to end, the workers are not.
+    pub(super) leaves: bool,
     pub(super) exit: Option<u8>,
 }
 
@@ -135,7 +142,12 @@ impl Master {
     pub async fn turn(&mut self) -> End {
         loop {
             self.take_in();
+            // Whoever is told of something may rely on it, also if the master dies now.
+            self.keep_current();
             self.publish();
+            if self.leaves {
+                return End::Leave;
+            }
             if let Some(code) = self.exit {
                 return End::Exit(code);
             }
@@ -171,6 +183,7 @@ impl Master {
             self.wear_deadline(),
             self.upgrade_deadline(),
             self.orphans.deadline(),
+            self.store.as_ref().and_then(Store::deadline),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         loop {
@@ -245,7 +258,14 @@ impl Master {
     pub(super) fn take_in(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop_front() {
+            if let Some(store) = &mut self.store {
+                store.touch(&event, self.now);
+            }
             self.pool.step(self.now, event, &mut actions);
+            // A decision that workers feel is written down first: the next master must not decide otherwise.
+            if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::Abort(_) | Action::Kill(_))) {
+                self.keep_current();
+            }
             for action in actions.drain(..) {
                 self.carry_out(action);
             }

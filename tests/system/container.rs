@@ -115,6 +115,8 @@ impl Container {
         for (from, to) in [
             ("systemd/ratoon@.service", "/usr/lib/systemd/system/ratoon@.service"),
             ("systemd/ratoon@.socket", "/usr/lib/systemd/system/ratoon@.socket"),
+            ("systemd/ratoon-leftovers@.service", "/usr/lib/systemd/system/ratoon-leftovers@.service"),
+            ("systemd/ratoon@.service.d/survive.conf", "/usr/share/doc/ratoon/examples/survive.conf"),
             ("systemd/dbus/org.ratoon1.conf", "/usr/share/dbus-1/system.d/org.ratoon1.conf"),
             ("systemd/dbus/org.ratoon1.xml", "/usr/share/dbus-1/interfaces/org.ratoon1.xml"),
         ] {

@@ -14,6 +14,7 @@ mod instance;
 mod load;
 mod machine;
 mod pool;
+mod survive;
 mod units;
 mod upgrade;
 mod users;
@@ -49,9 +50,10 @@ fn main() {
         }
         let slot = Slot::default();
         slots.push(slot.clone());
-        for &(name, case) in [units::CASES, pool::CASES, bus::CASES, host::CASES, users::CASES, machine::CASES, upgrade::CASES]
-            .into_iter()
-            .flatten()
+        for &(name, case) in
+            [units::CASES, pool::CASES, bus::CASES, host::CASES, users::CASES, machine::CASES, upgrade::CASES, survive::CASES]
+                .into_iter()
+                .flatten()
         {
             let slot = slot.clone();
             let run = move || {

@@ -93,7 +93,7 @@ fn a_package_brings_a_new_program_and_systemd_sees_no_restart(c: &Container) {
 }
 
 /// No process, no control group, no socket file.
-fn nothing_is_left(web: &Instance<'_>) {
+pub fn nothing_is_left(web: &Instance<'_>) {
     let group = format!("/sys/fs/cgroup/system.slice/system-ratoon.slice/{}", web.service());
     let left = web.c.run(&["sh", "-c", &format!("cat {group}/cgroup.procs {group}/*/cgroup.procs; ls /run/ratoon/{}", web.name)]);
     assert_eq!(text(&left.stdout), "", "left behind");
@@ -125,13 +125,13 @@ fn a_broken_program_is_not_taken(c: &Container) {
 }
 
 /// Asks the control socket again and again: how long the longest wait for an answer was.
-struct Gap {
+pub struct Gap {
     ends: Arc<AtomicBool>,
     asking: JoinHandle<Duration>,
 }
 
 impl Gap {
-    fn watch(socket: PathBuf) -> Gap {
+    pub fn watch(socket: PathBuf) -> Gap {
         let ends = Arc::new(AtomicBool::new(false));
         let until = ends.clone();
         let asking = std::thread::spawn(move || {
@@ -147,7 +147,7 @@ impl Gap {
         Gap { ends, asking }
     }
 
-    fn end(self) -> Duration {
+    pub fn end(self) -> Duration {
         self.ends.store(true, Ordering::Relaxed);
         self.asking.join().expect("no panic in there")
     }

@@ -12,6 +12,7 @@
 //! | `save.rs`, `restore.rs` | from a master to the state, and back |
 //! | `replace.rs` | execve(2), and the other end of it |
 //! | `resume.rs` | the beginning of a master that goes on |
+//! | `store.rs` | the same in systemd's store of descriptors, for a master that follows a dead one |
 //! | `orphans.rs` | workers of which nothing is known but that they live |
 
 pub(super) mod check;
@@ -22,6 +23,7 @@ pub(super) mod restore;
 pub(super) mod resume;
 mod save;
 pub(super) mod state;
+pub(super) mod store;
 pub(super) mod upgrade;
 
 #[cfg(test)]

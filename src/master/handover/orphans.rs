@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::fds::Incoming;
+use crate::master::cgroup::Stray;
 use crate::master::journal::{Level, Record};
 use crate::master::turn::Master;
 use crate::sys::descendants;
@@ -23,8 +25,9 @@ pub struct Orphans {
 }
 
 impl Orphans {
-    /// The children of this process that were workers of an earlier program.
-    pub fn find() -> Orphans {
+    /// The children of this process that were workers of an earlier program, and the workers whose descriptors a dead master
+    /// has left.
+    pub fn find(fds: &mut Incoming) -> Orphans {
         let own = std::process::id();
         let children = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
         let session = own_session_and_group().0;
@@ -35,7 +38,29 @@ impl Orphans {
             orphans.last_worker = orphans.last_worker.max(descendants::mark(pid).unwrap_or(0));
             orphans.alive.push((pid, pidfd));
         }
+        for (id, fd) in fds.take_all("process-") {
+            let pidfd = PidFd::from(fd);
+            orphans.last_worker = orphans.last_worker.max(id.parse().unwrap_or(0));
+            if let Some(pid) = pidfd.pid() {
+                orphans.alive.push((pid, pidfd));
+            }
+        }
         orphans
+    }
+
+    /// And the processes of these groups.
+    pub fn add(&mut self, groups: &[Stray]) {
+        for group in groups.iter().map(|stray| &stray.group) {
+            let procs = std::fs::read_to_string(group.path().join("cgroup.procs")).unwrap_or_default();
+            for pid in procs.lines().filter_map(|pid| pid.parse().ok()) {
+                // The descriptor first: what is found out then is true of this very process.
+                if let Ok(pidfd) = PidFd::open(pid)
+                    && group.holds(pid)
+                {
+                    self.alive.push((pid, pidfd));
+                }
+            }
+        }
     }
 
     /// None is left.
@@ -90,7 +115,10 @@ impl Master {
     }
 
     /// Control groups of workers that are nobody's: what is left in them is killed, and they are removed.
-    fn remove_strays(&mut self) {
+    pub(in crate::master) fn remove_strays(&mut self) {
+        if !self.orphans.is_empty() {
+            return;
+        }
         let Some(cgroups) = self.cgroups.as_mut() else { return };
         for stray in cgroups.strays() {
             if !self.processes.contains_key(&stray.worker) && stray.group.kill().is_ok() {

@@ -14,12 +14,13 @@ use super::state::{self, Bytes, State};
 use crate::control::http::Resumed;
 use crate::control::{AskerId, Reply};
 use crate::master::cgroup::WorkerGroup;
+use crate::master::journal::{Level, Record};
 use crate::master::output::{Handed, Pipe};
 use crate::master::prepare::Release;
 use crate::master::processes::{Budget, Process, Token};
 use crate::master::publish::{Ended, LastReload};
 use crate::master::turn::Master;
-use crate::pool::{Event, How, Outcome, Pool, WorkerId};
+use crate::pool::{Action, Event, How, Outcome, Phase, Pool, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
@@ -54,6 +55,9 @@ pub fn release(
     let script = saved.script.map(|script| fds.take(&script)).transpose().map_err(failed)?;
     let path = saved.path.into_path();
     let program = fds.take(&saved.program).and_then(|file| Program::from_parts(&path, identity, file, script));
+    // One that nobody may read is in no store.
+    let program =
+        program.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Program::pin(&path) } else { Err(error) });
     let program = program.map_err(|error| format!("the program {}: {error}", path.display()))?;
     Ok(Release {
         config: Arc::new(saved.config),
@@ -126,6 +130,8 @@ pub struct Rest {
     pub state: State,
     /// How the askers on resumed connections are answered.
     pub replies: Vec<(AskerId, oneshot::Sender<Reply>)>,
+    /// There was a time without a master.
+    pub died: bool,
 }
 
 /// The pool, its deadlines moved by the time that has passed since.
@@ -142,7 +148,7 @@ pub fn pool(state: &mut State) -> Result<Pool, String> {
 impl Master {
     /// Goes on from there.
     pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
-        let Rest { pool, state, replies } = rest;
+        let Rest { pool, state, replies, died } = rest;
         self.pool = pool;
         let mut groups: Vec<_> = self.cgroups.as_mut().map_or_else(Vec::new, |cgroups| cgroups.strays());
         for (id, saved) in state.workers {
@@ -153,9 +159,21 @@ impl Master {
                 self.events.push_back(Event::Exited { worker: id, how: How::Unknown, left: false });
             }
         }
+        // Born in the moment of a master's death, and not yet known to anybody; but they may have accepted something.
+        let strays: Vec<WorkerId> = groups.iter().map(|stray| stray.worker).collect();
+        self.orphans.add(&groups);
+        self.drain_orphans();
+        self.remove_strays();
         self.births.extend(state.births);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
         for worker in unknown {
+            // Decided, and not yet done when the master died.
+            if let Some(unborn) =
+                self.pool.worker(worker).filter(|unborn| died && unborn.pid.is_none() && !strays.contains(&worker))
+            {
+                self.births.push_back((worker, unborn.slot, unborn.generation));
+                continue;
+            }
             self.events.push_back(Event::Exited { worker, how: How::Unknown, left: false });
         }
         self.systemd.still_to_say(state.unsaid);
@@ -189,6 +207,34 @@ impl Master {
             self.look_whether_cleared(worker);
         }
         self.children();
+        // What was said meanwhile counts before any deadline that has passed meanwhile.
+        for worker in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.hear_out(worker);
+        }
+        if died {
+            self.after_death(state.askers.waiting);
+        }
+    }
+
+    /// What a master says and does that follows a dead one.
+    fn after_death(&mut self, waited: Vec<AskerId>) {
+        // Whoever waited has seen the connection end.
+        self.events.extend(waited.into_iter().map(Event::AskerGone));
+        if self.pool.state() == "reloading" {
+            self.events.push_back(Event::Abort(None));
+        }
+        // Whether the signal for a drain that was decided had been sent is not known.
+        let draining = self.pool.workers().filter(|(_, worker)| worker.phase == Phase::Draining).map(|(id, _)| id);
+        for worker in draining.collect::<Vec<_>>() {
+            self.carry_out(Action::Stop(worker));
+        }
+        let left = self.processes.len();
+        let message = format!("the master before this one died: {left} workers of it were found again and serve on");
+        self.record(Record::new(Level::Warning, message));
+        if self.pool.announced() {
+            self.systemd.status(&self.pool.status_text(), true, self.now);
+            self.systemd.ready(self.now);
+        }
     }
 
     fn is_known(&self, worker: WorkerId) -> bool {

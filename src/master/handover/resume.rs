@@ -10,13 +10,14 @@ use std::time::{Duration, SystemTime};
 use super::orphans::Orphans;
 use super::replace::{CONTROL, LOCK, Left};
 use super::restore::{self, Rest};
-use super::{fds::Incoming, state};
+use super::{fds::Incoming, state, store::Store};
 use crate::control::listen::{Control, Parts};
 use crate::control::paths::{self, Env};
+use crate::master::fronts;
 use crate::master::journal::{Journal, Level, Record, Target};
 use crate::master::output::{Handed, Mode};
 use crate::master::prepare::{self, Common, Release};
-use crate::master::sockets::Listener;
+use crate::master::sockets::{Inherited, Listener, STORED_PREFIX};
 use crate::master::start::{First, Origin, SIGNALS, Start};
 use crate::master::{catalog, command::Cancel};
 use crate::pool::Number;
@@ -68,6 +69,83 @@ fn set_log(log: &state::Log, journal: &Journal) {
     journal.set_target(if log.journal { Target::Journal } else { Target::Stderr });
 }
 
+/// Goes on where a master died, with what systemd kept.
+///
+/// # Errors
+/// It was told to end before it could begin, or another master runs.
+pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, String> {
+    let mut fds = Incoming::by_name(inherited.stored, STORED_PREFIX);
+    let read = Store::read(&fds).map(|document| document.state);
+    let listeners: Arc<[Listener]> = inherited.listeners.into();
+    let places = Env::of_process();
+    let directory = paths::runtime_directory(start.name, &places);
+    let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
+    let restored = read.and_then(|mut state| {
+        let pool = restore::pool(&mut state)?;
+        let listeners = found_again(&state.listeners, &listeners, &mut fds)?;
+        let releases = releases(&mut state, &listeners, &mut fds)?;
+        Ok((state, pool, listeners, releases))
+    });
+    let (state, pool, listeners, releases) = match restored {
+        Ok(restored) => restored,
+        Err(why) => {
+            let orphans = Orphans::find(&mut fds);
+            let origin = makeshift_with(control, &why, listeners, Handed::default(), orphans, start)?;
+            return Ok(Origin { fds, ..origin });
+        }
+    };
+    let common = Common {
+        instance: start.name.into(),
+        control: control.path(),
+        listeners,
+        nofile: process::raise_nofile().unwrap_or(state.nofile),
+        die_with_parent: None,
+    };
+    let config = releases.get(&pool.generation()).map(|release| release.config.clone());
+    Ok(Origin {
+        working_directory: start.source.directory.clone(),
+        common,
+        control,
+        directory,
+        program: super::replace::program(),
+        started_at: state.started_at.unwrap_or_else(SystemTime::now),
+        status: config.and_then(|config| fronts::bind_status(&config, start.journal)),
+        errors: ErrorPipe::new().map_err(|error| error.to_string())?,
+        mode: start.journal.target().into(),
+        output: Handed::default(),
+        fds,
+        last_asker: state.askers.last,
+        resumed: Vec::new(),
+        releases,
+        first: First::GoOn(Box::new(Rest { pool, state, replies: Vec::new(), died: true })),
+    })
+}
+
+/// The listening sockets in the order that the workers know: those of systemd by name and address, ours from the store.
+fn found_again(known: &[state::Listener], came: &[Listener], fds: &mut Incoming) -> Result<Arc<[Listener]>, String> {
+    let mut came: Vec<&Listener> = came.iter().collect();
+    let mut find = |wanted: &state::Listener| {
+        if !wanted.inherited {
+            return Some(Listener::of(wanted.name.clone(), fds.take(&wanted.fd).ok()?, false));
+        }
+        let at = came.iter().position(|it| it.name == wanted.name && it.address == wanted.address)?;
+        Some(came.swap_remove(at).clone())
+    };
+    let missing = |it: &state::Listener| format!("the socket {} ({}) did not come back", it.address, it.name);
+    let found: Arc<[Listener]> = known.iter().map(|it| find(it).ok_or_else(|| missing(it))).collect::<Result<_, _>>()?;
+    if came.is_empty() { Ok(found) } else { Err("there are other listening sockets than before".to_owned()) }
+}
+
+fn releases(state: &mut state::State, listeners: &[Listener], fds: &mut Incoming) -> Result<HashMap<Number, Release>, String> {
+    let sockets: Vec<_> = listeners.iter().map(|listener| listener.fd.clone()).collect();
+    let mut releases = HashMap::new();
+    for (number, saved) in std::mem::take(&mut state.releases) {
+        let release = restore::release(saved, &sockets, state.die_with_parent, fds);
+        releases.insert(number, release.map_err(|why| format!("the release of generation {number}: {why}"))?);
+    }
+    Ok(releases)
+}
+
 /// The listening sockets, by the state or by what the environment says.
 fn listeners(known: &[state::Listener], names: &[String], fds: &mut Incoming) -> Arc<[Listener]> {
     if known.is_empty() {
@@ -89,12 +167,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
             state.listeners.len() - listeners.len()
         ));
     }
-    let sockets: Vec<_> = listeners.iter().map(|listener| listener.fd.clone()).collect();
-    let mut releases: HashMap<Number, Release> = HashMap::new();
-    for (number, saved) in std::mem::take(&mut state.releases) {
-        let release = restore::release(saved, &sockets, state.die_with_parent, fds);
-        releases.insert(number, release.map_err(|why| format!("the release of generation {number}: {why}"))?);
-    }
+    let releases = releases(&mut state, &listeners, fds)?;
     let directory = state.control.directory.clone().into_path();
     let control = control(&state.control, fds)?;
     let errors = restore::errors(state.errors.take(), fds).map_err(|error| error.to_string())?;
@@ -121,7 +194,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         last_asker: state.askers.last,
         resumed,
         releases,
-        first: First::GoOn(Box::new(Rest { pool, state, replies })),
+        first: First::GoOn(Box::new(Rest { pool, state, replies, died: false })),
     })
 }
 
@@ -140,13 +213,6 @@ fn makeshift(
     mut fds: Incoming,
     start: &Start<'_>,
 ) -> Result<Origin, String> {
-    let orphans = Orphans::find();
-    let reason = format!("the state of the earlier program cannot be used: {why}");
-    start.journal.log(Record {
-        id: Some(catalog::UPGRADE_REFUSED),
-        reason: Some(reason.clone()),
-        ..Record::new(Level::Error, format!("{reason}; its workers serve on until a new generation is ready"))
-    });
     let places = Env::of_process();
     let directory = paths::runtime_directory(start.name, &places);
     let control = match (fds.take(CONTROL), fds.take(LOCK)) {
@@ -155,20 +221,33 @@ fn makeshift(
             let identity =
                 identity.map(|it| (std::os::unix::fs::MetadataExt::dev(&it), std::os::unix::fs::MetadataExt::ino(&it)));
             let made = std::env::var_os("RUNTIME_DIRECTORY").is_none();
-            Control::from_parts(Parts {
-                directory: directory.clone(),
-                made,
-                identity: identity.unwrap_or_default(),
-                listener,
-                lock,
-            })
+            Control::from_parts(Parts { directory, made, identity: identity.unwrap_or_default(), listener, lock })
         }
         _ => Control::bind(&directory, &places).map_err(|error| error.to_string())?,
     };
+    let orphans = Orphans::find(&mut fds);
     // Who waits for an answer must see that none will come.
     fds.close("connection-");
     // What else there is stays open: a worker that writes to a pipe that nobody has any more would be killed for it.
     std::mem::forget(fds);
+    makeshift_with(control, why, listeners, output, orphans, start)
+}
+
+fn makeshift_with(
+    control: Control,
+    why: &str,
+    listeners: Arc<[Listener]>,
+    output: Handed,
+    orphans: Orphans,
+    start: &Start<'_>,
+) -> Result<Origin, String> {
+    let reason = format!("the state of the earlier program cannot be used: {why}");
+    start.journal.log(Record {
+        id: Some(catalog::UPGRADE_REFUSED),
+        reason: Some(reason.clone()),
+        ..Record::new(Level::Error, format!("{reason}; its workers serve on until a new generation is ready"))
+    });
+    let directory = paths::runtime_directory(start.name, &Env::of_process());
     let common = Common {
         instance: start.name.into(),
         control: control.path(),

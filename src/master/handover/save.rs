@@ -28,9 +28,13 @@ impl Master {
         connections: Vec<Carried>,
         fds: &mut Outgoing<'a>,
     ) -> io::Result<State> {
+        if let Some(store) = &self.store {
+            store.lend(fds);
+        }
         let askers = state::Askers { connections: save_connections(connections, fds), ..self.save_askers() };
         let listeners = self.common.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
             name: listener.name.clone(),
+            address: listener.address.clone(),
             fd: fds.lend(format!("listener-{index}"), listener.fd.as_fd()),
             inherited: listener.inherited,
         });
@@ -78,6 +82,7 @@ impl Master {
         state::Askers {
             last: self.guard.handle().last_asker(),
             connections: Vec::new(),
+            waiting: self.replies.keys().copied().collect(),
             upgrade: upgrade.map_or_else(Vec::new, |upgrade| upgrade.askers.clone()),
             reloads: upgrade.map_or_else(Vec::new, |upgrade| upgrade.reloads.clone()),
         }

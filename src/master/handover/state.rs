@@ -101,6 +101,8 @@ pub struct Listener {
     pub name: String,
     /// The socket.
     pub fd: Name,
+    /// Its address in words.
+    pub address: String,
     /// It came from outside.
     pub inherited: bool,
 }
@@ -261,6 +263,8 @@ pub struct Askers {
     pub last: u64,
     /// Connections of the control socket and of `status.listen`.
     pub connections: Vec<Connection>,
+    /// Everybody who waits for an answer.
+    pub waiting: Vec<u64>,
     /// Who asked for this upgrade.
     pub upgrade: Vec<u64>,
     /// Reloads that were asked for while the upgrade was on its way: who, and whether systemd shall be told.

@@ -1,0 +1,177 @@
+//! The death of the master with `survive.conf`: the workers serve on, and the next master knows them again.
+
+use std::time::Duration;
+
+use crate::Case;
+use crate::container::{Container, wait_for};
+use crate::instance::{Instance, pids};
+use crate::load::Load;
+use crate::upgrade::{Gap, nothing_is_left};
+
+pub const CASES: &[Case] = &[
+    ("a_killed_master_is_followed_by_one_that_knows_its_workers", a_killed_master_is_followed_by_one_that_knows_its_workers),
+    ("a_restart_keeps_the_workers_and_a_stop_ends_them", a_restart_keeps_the_workers_and_a_stop_ends_them),
+    ("thirty_kills_under_load", thirty_kills_under_load),
+];
+
+/// An instance with the drop-in, started.
+fn survivor<'c>(c: &'c Container, name: &'static str, workers: u32, more: &str) -> Instance<'c> {
+    let web = Instance::new(c, name, workers);
+    let directory = format!("/etc/systemd/system/{}.d", web.service());
+    c.ok(&["install", "-D", "-m", "644", "/usr/share/doc/ratoon/examples/survive.conf", &format!("{directory}/survive.conf")]);
+    web.drop_in(&format!("[Service]\n{more}\n"));
+    web.start();
+    web
+}
+
+/// Waits for the master after this one.
+fn next_master(web: &Instance<'_>, before: u64) -> u64 {
+    wait_for("the next master is ready", || {
+        let now = web.main_pid();
+        (now != 0 && now != before && web.property("ActiveState") == "active").then_some(now)
+    })
+}
+
+fn kill_master(web: &Instance<'_>) -> u64 {
+    let master = web.main_pid();
+    web.c.kill("KILL", master);
+    master
+}
+
+fn a_killed_master_is_followed_by_one_that_knows_its_workers(c: &Container) {
+    let web = survivor(c, "survives", 3, "");
+    let before = web.settled();
+    let master = kill_master(&web);
+    // Nobody but systemd noticed.
+    assert!(web.get().expect("an answer").contains("generation 1"));
+    next_master(&web, master);
+    let after = web.settled();
+    assert_eq!(pids(&after), pids(&before));
+    for key in ["generation", "start_time", "worker_crashes", "requests"] {
+        assert!(key == "requests" || after[key] == before[key], "{key}: {after:#}");
+    }
+    assert!(after["requests"].as_u64() > before["requests"].as_u64(), "{after:#}");
+    // It hears them, replaces the one that dies, and knows how it ended; also of one that dies while nobody looks.
+    let killed = pids(&after)[0];
+    c.kill("KILL", killed);
+    wait_for("it is replaced", || (web.status()["worker_crashes"] == 1 && !pids(&web.settled()).contains(&killed)).then_some(()));
+    assert_eq!(web.status()["failures"][0]["how"], "signal SIGKILL");
+    let other = pids(&web.settled())[1];
+    let master = kill_master(&web);
+    c.kill("KILL", other);
+    next_master(&web, master);
+    wait_for("it is replaced too", || {
+        (web.status()["worker_crashes"] == 2 && !pids(&web.settled()).contains(&other)).then_some(())
+    });
+    // A reload that was under way is rolled back, and who asked for it hears of a failure.
+    let calm = pids(&web.settled());
+    web.point_to("hangs");
+    let asked = c.command(&["systemctl", "reload", &web.service()]).spawn().expect("systemctl");
+    wait_for("the reload", || (web.status()["state"] == "reloading").then_some(()));
+    let master = kill_master(&web);
+    assert!(!asked.wait_with_output().expect("systemctl").status.success());
+    next_master(&web, master);
+    assert_eq!((pids(&web.settled()), &web.status()["generation"]), (calm, &1.into()));
+    assert_eq!(web.status()["last_reload"]["result"], "aborted");
+    web.good_release("v2");
+    web.point_to("v2");
+    web.reload_ok();
+    assert!(web.get().expect("an answer").contains("version v2"));
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+fn a_restart_keeps_the_workers_and_a_stop_ends_them(c: &Container) {
+    let web = survivor(c, "restarts", 2, "TimeoutStopSec=2s");
+    let before = pids(&web.settled());
+    let load = Load::start(web.load(&["--new", "4", "--keep-alive", "4"]));
+    load.wait_for(200);
+    for _ in 0..3 {
+        c.ok(&["systemctl", "restart", &web.service()]);
+        assert_eq!(pids(&web.settled()), before);
+        c.ok(&["ratoon", "upgrade", web.name]);
+        assert_eq!(pids(&web.settled()), before);
+        load.wait_for(load.requests() + 200);
+    }
+    let report = load.stop();
+    assert_eq!(report["failed"], 0, "{report:#}");
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+    // A master that hangs when it is told to stop, and one that was found dead.
+    c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+    web.settled();
+    c.kill("STOP", web.main_pid());
+    let _ = c.run(&["systemctl", "stop", &web.socket(), &web.service()]);
+    wait_for("all is gone", || is_gone(&web).then_some(()));
+    for pause in [0, 5, 20, 60, 120] {
+        let _ = c.run(&["systemctl", "reset-failed", &web.socket(), &web.service()]);
+        c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+        web.settled();
+        kill_master(&web);
+        std::thread::sleep(Duration::from_millis(pause));
+        let _ = c.run(&["systemctl", "stop", &web.socket(), &web.service()]);
+        wait_for("all is gone", || is_gone(&web).then_some(()));
+    }
+}
+
+fn is_gone(web: &Instance<'_>) -> bool {
+    // Named by systemd as long as there is one.
+    let group = format!("/sys/fs/cgroup{}", web.property("ControlGroup"));
+    let group = if group.ends_with(".service") {
+        group
+    } else {
+        format!("/sys/fs/cgroup/system.slice/system-ratoon.slice/{}", web.service())
+    };
+    !web.c.run(&["grep", "-q", "populated 1", &format!("{group}/cgroup.events")]).status.success()
+}
+
+/// 30 deaths: of masters that are idle, that start, that reload, whose workers drain; between them upgrades in place.
+fn thirty_kills_under_load(c: &Container) {
+    let web = survivor(c, "mortal", 4, "");
+    let load = Load::start(web.load(&["--new", "8", "--keep-alive", "8"]));
+    load.wait_for(100);
+    let mut gaps = Vec::new();
+    let mut seed = 0x2545_F491_4F6C_DD1D_u64;
+    for round in 0..30 {
+        // Xorshift: the moments differ, and are the same in each run.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let moment = Duration::from_millis(seed % 60);
+        let before = pids(&web.settled());
+        let gap = Gap::watch(c.path("/run/ratoon/mortal/control"));
+        let mut master = web.main_pid();
+        match round % 5 {
+            // While it reloads, or while the old workers drain.
+            1 | 2 => c.ok(&["systemctl", "reload", "--no-block", &web.service()]),
+            // While the one before it is still starting.
+            3 => {
+                master = kill_master(&web);
+                wait_for("another", || (!matches!(web.main_pid(), 0) && web.main_pid() != master).then_some(()));
+                String::new()
+            }
+            4 => c.ok(&["ratoon", "upgrade", web.name]),
+            _ => String::new(),
+        };
+        std::thread::sleep(moment);
+        if web.main_pid() != 0 {
+            master = kill_master(&web);
+        }
+        next_master(&web, master);
+        let after = pids(&web.settled());
+        gaps.push(gap.end());
+        assert!(matches!(round % 5, 1 | 2) || before == after, "round {round}: {before:?} {after:?}");
+        load.wait_for(load.requests() + 500);
+    }
+    load.wait_for(100_000);
+    let report = load.stop();
+    gaps.sort();
+    println!(
+        "{} requests in {} s, {} failed; no master answered for {:?} at least, {:?} in the middle, {:?} at most",
+        report["answered"], report["seconds"], report["failed"], gaps[0], gaps[15], gaps[29]
+    );
+    assert_eq!(report["failed"], 0, "{report:#}");
+    assert_eq!(web.settled()["worker_crashes"], 0);
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}

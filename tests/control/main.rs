@@ -3,11 +3,8 @@
 //! The sockets, the connections and the `ratoon` program are real; only the pool is not.
 
 mod client;
-#[path = "../support/dice.rs"]
-mod dice;
 mod fake;
 mod front;
-mod fuzz;
 mod hostile;
 mod init;
 mod page;

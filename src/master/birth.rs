@@ -135,14 +135,7 @@ impl Master {
     }
 
     fn group(&mut self, worker: WorkerId, slot: Slot, generation: Number, release: &Release) -> Option<WorkerGroup> {
-        let limits = &release.config.worker.limits;
-        let limits = Limits {
-            memory_max: limits.memory_max,
-            memory_high: limits.memory_high,
-            tasks_max: limits.tasks_max,
-            cpu_weight: limits.cpu_weight,
-        };
-        let made = self.cgroups.as_mut()?.create(worker, generation, slot, &limits);
+        let made = self.cgroups.as_mut()?.create(worker, generation, slot, &limits(release));
         match made {
             Ok(group) => {
                 for what in group.unapplied() {
@@ -155,6 +148,17 @@ impl Master {
                 None
             }
         }
+    }
+}
+
+/// What a worker's control group is to allow it.
+pub(super) fn limits(release: &Release) -> Limits {
+    let limits = &release.config.worker.limits;
+    Limits {
+        memory_max: limits.memory_max,
+        memory_high: limits.memory_high,
+        tasks_max: limits.tasks_max,
+        cpu_weight: limits.cpu_weight,
     }
 }
 

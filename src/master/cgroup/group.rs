@@ -81,7 +81,8 @@ impl WorkerGroup {
         &self.unapplied
     }
 
-    pub(super) fn apply(&mut self, limits: &Limits) {
+    /// Writes the limits that there are; also again, when the controllers were taken back meanwhile (`survive.conf`).
+    pub fn apply(&mut self, limits: &Limits) {
         self.limit("memory.max", "memory_max", limits.memory_max);
         self.limit("memory.high", "memory_high", limits.memory_high);
         self.limit("pids.max", "tasks_max", limits.tasks_max);

@@ -13,6 +13,7 @@ use super::fds::Incoming;
 use super::state::{self, Bytes, State};
 use crate::control::http::Resumed;
 use crate::control::{AskerId, Reply};
+use crate::master::birth::limits;
 use crate::master::cgroup::WorkerGroup;
 use crate::master::journal::{Level, Record};
 use crate::master::output::{Handed, Pipe};
@@ -245,9 +246,12 @@ impl Master {
         &mut self,
         id: WorkerId,
         saved: state::Process,
-        group: Option<WorkerGroup>,
+        mut group: Option<WorkerGroup>,
         fds: &mut Incoming,
     ) -> Result<(), String> {
+        if let (Some(group), Some(release)) = (&mut group, self.releases.get(&saved.generation)) {
+            group.apply(&limits(release));
+        }
         let failed = |error: std::io::Error| error.to_string();
         let pidfd = PidFd::from(fds.take(&saved.pidfd).map_err(failed)?);
         let notify_path = saved.notify_path.into_path();

@@ -51,9 +51,19 @@ fn main() {
         let slot = Slot::default();
         slots.push(slot.clone());
         for &(name, case) in
-            [units::CASES, pool::CASES, bus::CASES, host::CASES, users::CASES, machine::CASES, upgrade::CASES, survive::CASES]
-                .into_iter()
-                .flatten()
+            // Last those that end the bus: not every systemd finds it again at once.
+            [
+                units::CASES,
+                pool::CASES,
+                host::CASES,
+                users::CASES,
+                machine::CASES,
+                upgrade::CASES,
+                survive::CASES,
+                bus::CASES,
+            ]
+            .into_iter()
+            .flatten()
         {
             let slot = slot.clone();
             let run = move || {

@@ -55,7 +55,9 @@ fn a_killed_master_is_followed_by_one_that_knows_its_workers(c: &Container) {
     let killed = pids(&after)[0];
     c.kill("KILL", killed);
     wait_for("it is replaced", || (web.status()["worker_crashes"] == 1 && !pids(&web.settled()).contains(&killed)).then_some(()));
-    assert_eq!(web.status()["failures"][0]["how"], "signal SIGKILL");
+    // It is systemd's child now: how it ended is known where the kernel tells it by a pidfd, and in time.
+    let how = web.status()["failures"][0]["how"].clone();
+    assert!(how == "signal SIGKILL" || how == "unknown", "{how}");
     let other = pids(&web.settled())[1];
     let master = kill_master(&web);
     c.kill("KILL", other);

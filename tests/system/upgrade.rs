@@ -179,6 +179,8 @@ fn thirty_upgrades_under_load(c: &Container) {
         gaps.push(gap.end());
         let after = pids(&web.settled());
         assert!(round % 5 == 4 || before == after, "round {round}: {before:?} {after:?}");
+        // The pool is settled before systemd has seen its own `systemctl reload` end.
+        wait_for("systemd sees the reload end", || (web.property("ActiveState") == "active").then_some(()));
         assert_eq!(web.life(), life, "round {round}");
         load.wait_for(load.requests() + 500);
     }

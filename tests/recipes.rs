@@ -1,7 +1,7 @@
 //! The recipes of `docs/recipes.md`, run as they stand there: files written, commands typed, reloads under load, the end.
 //!
 //! What differs from a reader's five minutes: the port is any free one, pip takes the versions of `tests/workers/requirements.txt`, and
-//! Rust's program is the example that the repository builds anyway, with the same text.
+//! cargo those of `Cargo.lock`.
 #![forbid(unsafe_code)]
 
 #[allow(dead_code)]
@@ -9,6 +9,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -56,36 +57,47 @@ fn recipes() -> BTreeMap<String, Recipe> {
 /// A pool that a recipe started; ended when dropped.
 struct Pool {
     child: Child,
-    directory: tempfile::TempDir,
+    /// Where the recipe is cooked: its own directory, beside a checkout of this repository.
+    place: PathBuf,
+    _top: tempfile::TempDir,
 }
 
 impl Pool {
     fn start(recipe: &Recipe) -> Pool {
-        let directory = tempfile::tempdir().expect("a directory");
+        let top = tempfile::tempdir().expect("a directory");
+        symlink(tree("."), top.path().join("ratoon")).expect("a symlink");
+        let place = top.path().join("server");
+        fs::create_dir(&place).expect("a directory");
+        if recipe.files.contains_key("Cargo.toml") {
+            fs::copy(tree("Cargo.lock"), place.join("Cargo.lock")).expect("Cargo.lock");
+            // What was built is found again by the next run.
+            fs::create_dir_all(tree("target/recipe")).expect("a directory");
+            symlink(tree("target/recipe"), place.join("target")).expect("a symlink");
+        }
         for (name, text) in &recipe.files {
-            let path = directory.path().join(name);
+            let path = place.join(name);
             fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
             fs::write(path, text).expect(name);
         }
         let (last, before) = recipe.typed.split_last().expect("something is typed");
         for line in before {
-            let said = shell(directory.path(), line).output().expect("sh");
+            let said = shell(&place, line).output().expect("sh");
             assert!(said.status.success(), "{line}: {}{}", said.status, support::stderr(&said));
         }
         assert!(last.starts_with("ratoon run ") && last.contains(" --listen 127.0.0.1:8080 "), "{last}");
         let line = last.replace("127.0.0.1:8080", "127.0.0.1:0");
-        let log = fs::File::create(directory.path().join("log")).expect("log");
-        let mut command = shell(directory.path(), &format!("exec {line}"));
+        let log = fs::File::create(place.join("log")).expect("log");
+        let mut command = shell(&place, &format!("exec {line}"));
         let child = command.stdout(log.try_clone().expect("log")).stderr(log).spawn().expect("sh");
-        Pool { child, directory }
+        Pool { child, place, _top: top }
     }
 
     fn control(&self) -> String {
-        self.directory.path().join("run/control").display().to_string()
+        self.place.join("run/control").display().to_string()
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+        fs::read_to_string(self.place.join("log")).unwrap_or_default()
     }
 
     fn ratoon(&self, verb: &[&str]) -> std::process::Output {
@@ -128,7 +140,8 @@ fn shell(directory: &Path, line: &str) -> Command {
     let mut command = Command::new("sh");
     let programs = Path::new(env!("CARGO_BIN_EXE_ratoon")).parent().expect("a directory");
     command.args(["-c", line]).current_dir(directory).stdin(Stdio::null());
-    command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display()));
+    let cargo = Path::new(env!("CARGO")).parent().expect("a directory");
+    command.env("PATH", format!("{}:{}:/usr/local/bin:/usr/bin:/bin", programs.display(), cargo.display()));
     command.env("RUNTIME_DIRECTORY", directory.join("run")).env_remove("NOTIFY_SOCKET").env_remove("INVOCATION_ID");
     command.env("PIP_CONSTRAINT", tree("tests/workers/requirements.txt")).env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
     command.env("GOCACHE", tree("target/go")).env("GOFLAGS", "-mod=mod");
@@ -137,14 +150,7 @@ fn shell(directory: &Path, line: &str) -> Command {
 
 fn run(title: &str) {
     let mut all = recipes();
-    let mut recipe = all.remove(title).unwrap_or_else(|| panic!("docs/recipes.md has no {title:?}, but {:?}", all.keys()));
-    if title == "Rust, with axum" {
-        let text = fs::read_to_string(tree("examples/axum.rs")).expect("examples/axum.rs");
-        let text: String = text.lines().filter(|line| !line.starts_with("//!")).map(|line| format!("{line}\n")).collect();
-        assert_eq!(recipe.files["src/main.rs"], text, "docs/recipes.md has another text than examples/axum.rs");
-        assert_eq!(recipe.typed.remove(0), "cargo build --release");
-        recipe.typed[0] = recipe.typed[0].replace("target/release/server", &example("axum").display().to_string());
-    }
+    let recipe = all.remove(title).unwrap_or_else(|| panic!("docs/recipes.md has no {title:?}, but {:?}", all.keys()));
     let mut pool = Pool::start(&recipe);
     let address = pool.settled(1);
     let mut load = Command::new(example("load"));
@@ -192,11 +198,19 @@ fn the_first_command() {
     let mut command = Command::new(tree("examples/run"));
     command.arg("127.0.0.1:0").env("RUNTIME_DIRECTORY", directory.path().join("run")).env_remove("NOTIFY_SOCKET");
     let child = command.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log).spawn().expect("examples/run");
-    let mut pool = Pool { child, directory };
+    let mut pool = Pool { child, place: directory.path().to_owned(), _top: directory };
     let address = pool.settled(1);
     let answer = Command::new("curl").args(["-fsS", "--max-time", "30", &format!("http://{address}/")]).output().expect("curl");
     assert!(String::from_utf8_lossy(&answer.stdout).starts_with("hello from pid "), "{answer:?}");
     assert!(pool.log().contains("in a second terminal:"), "{}", pool.log());
+}
+
+/// The repository's own example is what the page shows.
+#[test]
+fn the_rust_recipe_is_the_example() {
+    let text = fs::read_to_string(tree("examples/axum.rs")).expect("examples/axum.rs");
+    let text: String = text.lines().filter(|line| !line.starts_with("//!")).map(|line| format!("{line}\n")).collect();
+    assert_eq!(recipes()["Rust, with axum"].files["src/main.rs"], text);
 }
 
 /// A test for each recipe, and none that has no test.

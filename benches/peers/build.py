@@ -1,0 +1,83 @@
+"""What the harness runs: Ratoon and its load generator (cargo), the floor (cc), the peers (npm, pip, apt; pinned).
+
+Law: everything is made below target/, but for Debian's packages, which are asked for and installed by apt."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+PLACE = os.path.join(TARGET, "peers")
+PROFILE = os.environ.get("BENCH_PROFILE", "release")
+# Where the programs are; not built here when it is given.
+BUILT = os.environ.get("BENCH_PROGRAMS") or os.path.join(TARGET, "debug" if PROFILE == "dev" else PROFILE)
+
+RATOON = os.path.join(BUILT, "ratoon")
+LOAD = os.path.join(BUILT, "examples", "load")
+ECHO = os.path.join(BUILT, "examples", "bus")
+WORKER = os.path.join(PLACE, "worker")
+MASTER = os.path.join(PLACE, "master")
+SPAWN = os.path.join(PLACE, "spawn")
+
+NPM = {"flora-cluster": "2.0.2", "pm2": "7.0.4"}
+PIP = {"gunicorn": "27.0.1", "uvicorn": "0.54.0"}
+# Command, and the package of Debian 12 that has it; the version is the distribution's and is written into the result.
+APT = {"puma": "puma", "nginx": "nginx-light", "start_server": "libserver-starter-perl"}
+
+
+def run(*command, **options):
+    print("==", *command, file=sys.stderr, flush=True)
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr, **options)
+
+
+def floor():
+    os.makedirs(PLACE, exist_ok=True)
+    for program in ("worker", "master", "spawn"):
+        source, made = os.path.join(ROOT, "benches/floor", f"{program}.c"), os.path.join(PLACE, program)
+        sources = (source, os.path.join(ROOT, "benches/floor/floor.h"))
+        if not os.path.exists(made) or any(os.path.getmtime(it) > os.path.getmtime(made) for it in sources):
+            run(os.environ.get("CC", "cc"), "-O2", "-Wall", "-Wextra", "-static", "-o", made, source)
+
+
+def programs():
+    run("cargo", "build", "--profile", PROFILE, "--bin", "ratoon", "--example", "load", cwd=ROOT)
+
+
+def have(peers):
+    """Installs what the peers named need and this machine lacks."""
+    for name in peers:
+        if name in NPM and not os.path.exists(npm(name)):
+            os.makedirs(os.path.join(PLACE, "npm"), exist_ok=True)
+            where = os.path.join(PLACE, "npm")
+            run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", where, f"{name}@{NPM[name]}")
+        if name in PIP and not os.path.exists(pip(name)):
+            if not os.path.exists(pip("python")):
+                run("/usr/bin/python3", "-m", "venv", os.path.join(PLACE, "venv"))
+            run(pip("pip"), "install", "--quiet", "--disable-pip-version-check", f"{name}=={PIP[name]}")
+        if name in APT and not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin"):
+            sudo = () if os.geteuid() == 0 else ("sudo",)
+            run(*sudo, "apt-get", "update", "-q")
+            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            run(*sudo, "apt-get", "install", "-y", "-q", "--no-install-recommends", APT[name], env=quiet)
+
+
+def npm(name):
+    return os.path.join(PLACE, "npm", "node_modules", name)
+
+
+def pip(name):
+    return os.path.join(PLACE, "venv", "bin", name)
+
+
+def versions(peers):
+    """Of what is compared."""
+    found = {name: (NPM | PIP).get(name) for name in peers if name in NPM or name in PIP}
+    for name in peers:
+        if name in APT:
+            asked = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", APT[name]], capture_output=True, text=True)
+            found[name] = asked.stdout.strip()
+    toml = open(os.path.join(ROOT, "Cargo.toml")).read()
+    found["ratoon"] = toml.split('version = "', 1)[1].split('"', 1)[0]
+    return found

@@ -1,0 +1,74 @@
+"""A figure of the result, the table of them, and the result as JSON. Every number that is shown anywhere is in the JSON."""
+
+import datetime
+import json
+import os
+import platform
+import re
+import statistics
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def figure(what, unit, ratoon, beside=(), ratio=None, reach="", met=None, detail=None):
+    """What was measured, in which unit, of Ratoon and of the others (name, value); the ratio to the first of them, what is to
+    be reached, and whether it is."""
+    return {"what": what, "unit": unit, "ratoon": ratoon, "beside": [list(it) for it in beside], "ratio": ratio,
+            "reach": reach, "met": met, "detail": detail or {}}
+
+
+def spread(values):
+    """Minimum, median, maximum, how many."""
+    return [round(min(values), 3), round(statistics.median(values), 3), round(max(values), 3), len(values)]
+
+
+def shown(value, unit=""):
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    if float(value).is_integer() or abs(value) >= 100:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    return f"{text} {unit}".strip()
+
+
+def table(result):
+    """The table as README.md has it."""
+    lines = ["| what | Ratoon | beside it, in the same run | ratio | to reach | |", "|---|--:|---|--:|---|---|"]
+    for it in result["figures"]:
+        beside = ", ".join(f"{name} {shown(value, it['unit'])}" for name, value in it["beside"])
+        ratio = "" if it["ratio"] is None else f"{it['ratio']:.2f}"
+        met = {True: "reached", False: "**missed**", None: ""}[it["met"]]
+        lines.append(f"| {it['what']} | {shown(it['ratoon'], it['unit'])} | {beside} | {ratio} | {it['reach']} | {met} |")
+    about = result["about"]
+    text = f"Measured {about['date']} on {about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}, by `{about['command']}`"
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(about["versions"].items()))
+    return "\n".join([f"{text}.", f"Versions: {versions}.", "", *lines, ""])
+
+
+def about(command, versions):
+    with open("/proc/cpuinfo") as file:
+        cpu = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.machine())
+    today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
+    return {"date": today, "cpus": os.cpu_count(), "cpu": cpu, "kernel": platform.release(), "command": command, "versions": versions}
+
+
+def write(path, result):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".new", "w") as file:
+        json.dump(result, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+    os.rename(path + ".new", path)
+
+
+def into_page(path, result):
+    """Puts the table between the marks of a page."""
+    with open(path) as file:
+        text = file.read()
+    block = re.compile(f"{BEGIN}.*?{END}", re.S)
+    if not block.search(text):
+        raise SystemExit(f"{path} has no {BEGIN} … {END}")
+    with open(path, "w") as file:
+        file.write(block.sub(lambda _: f"{BEGIN}\n{table(result)}{END}", text))

@@ -15,6 +15,7 @@ mod instances;
 mod life;
 mod load;
 mod pinned;
+mod previous;
 mod queue;
 mod recycle;
 mod reload;

@@ -17,7 +17,7 @@ fn pool(place: Place, worker: &str, tables: &str) -> Plan {
 }
 
 /// Lets the link lead elsewhere, as a package does: at once.
-fn install(place: &Place, target: &Path) {
+pub fn install(place: &Place, target: &Path) {
     symlink(target, place.path("ratoon.new")).expect("a link");
     fs::rename(place.path("ratoon.new"), place.path("ratoon")).expect("a link");
 }
@@ -34,7 +34,7 @@ fn upgrades(master: &Master) -> usize {
 }
 
 #[track_caller]
-fn upgrade(master: &Master) -> Said {
+pub fn upgrade(master: &Master) -> Said {
     let before = upgrades(master);
     let said = master.ok(&["upgrade"]);
     assert_eq!(upgrades(master), before + 1, "{}", master.log());
@@ -289,7 +289,7 @@ fn a_state_that_cannot_be_read_after_all_costs_a_generation_and_no_request() {
 }
 
 /// New connections and keep-alive ones.
-fn load(master: &Master) -> Load {
+pub fn load(master: &Master) -> Load {
     let mut load = Command::new(example("load"));
     load.args([&master.address(), "--keep-alive", "4", "--new", "4", "--expect-body-prefix", "chaos pid", "--think", "0.002"]);
     load.env(processes::MARK, master.place.root());

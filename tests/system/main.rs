@@ -14,6 +14,7 @@ mod instance;
 mod load;
 mod machine;
 mod pool;
+mod previous;
 mod survive;
 mod units;
 mod upgrade;
@@ -60,6 +61,7 @@ fn main() {
                 machine::CASES,
                 upgrade::CASES,
                 survive::CASES,
+                previous::CASES,
                 bus::CASES,
             ]
             .into_iter()

@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// An instance with the drop-in, started.
-fn survivor<'c>(c: &'c Container, name: &'static str, workers: u32, more: &str) -> Instance<'c> {
+pub fn survivor<'c>(c: &'c Container, name: &'static str, workers: u32, more: &str) -> Instance<'c> {
     let web = Instance::new(c, name, workers);
     let directory = format!("/etc/systemd/system/{}.d", web.service());
     c.ok(&["install", "-D", "-m", "644", "/usr/share/doc/ratoon/examples/survive.conf", &format!("{directory}/survive.conf")]);
@@ -25,14 +25,14 @@ fn survivor<'c>(c: &'c Container, name: &'static str, workers: u32, more: &str) 
 }
 
 /// Waits for the master after this one.
-fn next_master(web: &Instance<'_>, before: u64) -> u64 {
+pub fn next_master(web: &Instance<'_>, before: u64) -> u64 {
     wait_for("the next master is ready", || {
         let now = web.main_pid();
         (now != 0 && now != before && web.property("ActiveState") == "active").then_some(now)
     })
 }
 
-fn kill_master(web: &Instance<'_>) -> u64 {
+pub fn kill_master(web: &Instance<'_>) -> u64 {
     let master = web.main_pid();
     web.c.kill("KILL", master);
     master

@@ -29,10 +29,10 @@ fn install(c: &Container, script: &str) {
 }
 
 /// Keeps the program that the other cases need.
-struct Kept<'c>(&'c Container);
+pub struct Kept<'c>(&'c Container);
 
 impl<'c> Kept<'c> {
-    fn of(c: &'c Container) -> Self {
+    pub fn of(c: &'c Container) -> Self {
         c.ok(&["cp", "/usr/bin/ratoon", "/opt/ratoon.kept"]);
         Kept(c)
     }

@@ -59,3 +59,91 @@ fn a_pool_whose_release_is_missing_is_refused_before_it_is_taken() {
     let why = super::restore::can_restore(State { workers, ..State::default() }).unwrap_err();
     assert!(why.contains("generation 4"), "{why}");
 }
+
+/// What masters of earlier commits wrote, byte for byte: with a draining worker, a record of a failure, a rolled back reload,
+/// totals, and nearly every setting.
+const RECORDED: [(&str, &[u8]); 2] =
+    [("0daf0ad", include_bytes!("recorded/0daf0ad.json")), ("999baec", include_bytes!("recorded/999baec.json"))];
+
+/// Keys of those that no program writes any more, and why they may go.
+const GONE: [&str; 1] = [
+    // Had no effect then.
+    "balance",
+];
+
+/// Everything that `one` says `other` says too; more than that it may.
+#[track_caller]
+fn says_all_of(other: &serde_json::Value, one: &serde_json::Value, place: &str) {
+    use serde_json::Value;
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            for (key, value) in one.iter().filter(|(key, _)| !GONE.contains(&key.as_str())) {
+                let place = format!("{place}.{key}");
+                says_all_of(other.get(key).unwrap_or_else(|| panic!("{place} is lost")), value, &place);
+            }
+        }
+        (Value::Array(one), Value::Array(other)) => {
+            assert_eq!(one.len(), other.len(), "{place}");
+            one.iter().zip(other).for_each(|(one, other)| says_all_of(other, one, place));
+        }
+        (one, other) => assert_eq!(one, other, "{place}"),
+    }
+}
+
+#[test]
+fn states_of_earlier_commits_are_read_whole() {
+    for (commit, bytes) in RECORDED {
+        let recorded: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        let document = Document::read(bytes).unwrap();
+        assert_eq!((document.state.instance.as_str(), document.state.workers.len()), ("web", 4), "{commit}");
+        // Written again it says what was read.
+        let again = serde_json::from_slice(&document.write().unwrap()).unwrap();
+        says_all_of(&again, &recorded, commit);
+        super::restore::can_restore(document.state).unwrap();
+        // So does the pool that is made of it, for a pool that was saved a moment later: all but the times.
+        let mut state = Document::read(bytes).unwrap().state;
+        let saved_at = std::time::Instant::now();
+        let pool = crate::pool::Pool::restore(saved_at, std::mem::take(&mut state.pool)).unwrap();
+        says_all_of(&serde_json::to_value(pool.save(saved_at)).unwrap(), &recorded["state"]["pool"], commit);
+    }
+}
+
+#[test]
+fn states_of_later_versions_are_read_with_all_that_is_known_of_them() {
+    fn with_news(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(map) => {
+                map.values_mut().for_each(with_news);
+                // Not where the keys are names of workers, counters, descriptors.
+                if map
+                    .keys()
+                    .any(|key| ["state", "instance", "slot", "pidfd", "config", "command", "totals"].contains(&key.as_str()))
+                {
+                    map.insert("of-later-times".to_owned(), serde_json::json!({"a": [1, null]}));
+                }
+            }
+            serde_json::Value::Array(values) => values.iter_mut().for_each(with_news),
+            _ => {}
+        }
+    }
+    for (commit, bytes) in RECORDED {
+        let recorded: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        let mut later = recorded.clone();
+        with_news(&mut later);
+        later["format"] = 99.into();
+        later["version"] = "9.0.0".into();
+        assert_ne!(later["state"]["releases"]["4"]["config"]["worker"]["of-later-times"], serde_json::Value::Null);
+        let document = Document::read(later.to_string().as_bytes()).unwrap();
+        says_all_of(
+            &serde_json::from_slice(&document.write().unwrap()).unwrap(),
+            &{
+                let mut said = recorded;
+                said["format"] = 99.into();
+                said["version"] = "9.0.0".into();
+                said
+            },
+            commit,
+        );
+        super::restore::can_restore(document.state).unwrap();
+    }
+}

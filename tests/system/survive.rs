@@ -10,6 +10,7 @@ use crate::upgrade::{Gap, nothing_is_left};
 
 pub const CASES: &[Case] = &[
     ("a_killed_master_is_followed_by_one_that_knows_its_workers", a_killed_master_is_followed_by_one_that_knows_its_workers),
+    ("a_store_that_is_too_small_costs_no_worker", a_store_that_is_too_small_costs_no_worker),
     ("a_restart_keeps_the_workers_and_a_stop_ends_them", a_restart_keeps_the_workers_and_a_stop_ends_them),
     ("thirty_kills_under_load", thirty_kills_under_load),
 ];
@@ -79,6 +80,28 @@ fn a_killed_master_is_followed_by_one_that_knows_its_workers(c: &Container) {
     web.point_to("v2");
     web.reload_ok();
     assert!(web.get().expect("an answer").contains("version v2"));
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// Room for the two files of the state, and for little else: not for the processes.
+fn a_store_that_is_too_small_costs_no_worker(c: &Container) {
+    let web = survivor(c, "small", 3, "");
+    c.write(&format!("/etc/systemd/system/{}.d/too-small.conf", web.service()), "[Service]\nFileDescriptorStoreMax=4\n");
+    c.ok(&["systemctl", "daemon-reload"]);
+    c.ok(&["systemctl", "stop", &web.service()]);
+    c.ok(&["systemctl", "start", &web.service()]);
+    let before = pids(&web.settled());
+    let master = kill_master(&web);
+    next_master(&web, master);
+    let after = web.settled();
+    assert_eq!((pids(&after), &after["worker_crashes"]), (before.clone(), &0.into()), "{}", c.journal(&web.service()));
+    // It is heard, watched and ended as ever.
+    c.kill("KILL", before[0]);
+    wait_for("it is replaced", || (!pids(&web.settled()).contains(&before[0])).then_some(()));
+    web.good_release("v2");
+    web.point_to("v2");
+    web.reload_ok();
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
 }

@@ -253,7 +253,9 @@ impl Master {
             group.apply(&limits(release));
         }
         let failed = |error: std::io::Error| error.to_string();
-        let pidfd = PidFd::from(fds.take(&saved.pidfd).map_err(failed)?);
+        // Without its descriptor (a store that was too small, a systemd that took two for one) its own control group knows it.
+        let stored = fds.take(&saved.pidfd).map(PidFd::from);
+        let pidfd = stored.or_else(|missing| in_group(saved.pid, group.as_ref()).ok_or(missing)).map_err(failed)?;
         let notify_path = saved.notify_path.into_path();
         let owner = self.releases.get(&saved.generation).and_then(|release| release.plan.identity.as_ref());
         let notify = fds.take(&saved.notify).and_then(NotifySocket::from_fd);
@@ -290,6 +292,13 @@ impl Master {
         self.processes.insert(id, process);
         Ok(())
     }
+}
+
+/// The process of this number, if it is in this worker's own control group. The descriptor comes first: what is found out then is
+/// true of this very process.
+fn in_group(pid: u32, group: Option<&WorkerGroup>) -> Option<PidFd> {
+    let pidfd = PidFd::open(pid).ok()?;
+    group?.holds(pid).then_some(pidfd)
 }
 
 /// The contract's word for how a reload ended.

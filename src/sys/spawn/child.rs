@@ -1,20 +1,21 @@
 //! Between fork and exec: system calls, and nothing that allocates, locks or panics.
 //!
 //! The process was made by a raw clone3(2), so the C library doesn't know that it is alone in it: everything that the
-//! library would coordinate between threads (setuid, pthread_sigmask) is done by system call.
+//! library would coordinate between threads (setuid, pthread_sigmask) is done by system call. It may share the master's
+//! memory, and the master runs on: so it writes to its own stack and to its own order, and to nothing else, not even errno.
 
-use std::ffi::{c_char, c_long};
+use std::ffi::c_char;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
 use super::Identity;
 use super::errors::{Stage, encode};
+use super::raw::{call, inode, stat};
 use crate::sys::process::PIDFS_MAGIC;
 use crate::sys::program::Identity as FileIdentity;
 
-/// What the child does, in numbers and pointers into the parent's memory, of which it has a copy.
-pub(super) struct Order<'a> {
+/// What the child does. It owns all that its pointers lead to.
+pub(super) struct Order {
     pub tag: u64,
     pub errors: RawFd,
     pub parent: i32,
@@ -22,19 +23,30 @@ pub(super) struct Order<'a> {
     pub stdout: Option<RawFd>,
     pub stderr: Option<RawFd>,
     /// These become `first`, `first + 1`, … up to `next - 1`.
-    pub descriptors: &'a [RawFd],
+    pub descriptors: Vec<RawFd>,
     pub first: RawFd,
     pub next: RawFd,
     pub directory: RawFd,
-    pub identity: Option<&'a Identity>,
+    pub identity: Option<Identity>,
     pub nofile: Option<(u64, u64)>,
     pub death_signal: Option<i32>,
-    pub path: *const c_char,
     pub file: FileIdentity,
     pub pinned: RawFd,
     pub keep_pinned: bool,
-    pub argv: *const *const c_char,
-    pub env: *const *const c_char,
+    pub texts: Texts,
+}
+
+// SAFETY: its pointers lead into what it owns.
+unsafe impl Send for Order {}
+
+/// The texts that an [`Order`] needs, as pointers into one buffer.
+pub(super) struct Texts {
+    /// What the pointers lead into; never touched while they are used.
+    pub _bytes: Vec<u8>,
+    /// The program, its arguments, its environment: both lists end with a null.
+    pub path: *const c_char,
+    pub argv: Vec<*const c_char>,
+    pub env: Vec<*const c_char>,
     /// Room for digits, or null.
     pub listen_pid: *mut u8,
     pub watchdog_pid: *mut u8,
@@ -63,204 +75,132 @@ pub(in crate::sys) fn block_everything() -> io::Result<Mask> {
 
 /// Sets the mask of this thread; also in the child.
 pub(in crate::sys) fn restore(mask: &Mask) {
-    let none = std::ptr::null_mut::<Mask>();
+    let (how, mask) = (libc::SIG_SETMASK as usize, std::ptr::from_ref(mask).addr());
     // SAFETY: the set is of the size that is passed. It can't fail with these arguments.
-    unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, std::ptr::from_ref(mask), none, size_of::<Mask>());
-    }
+    let _ = unsafe { call(libc::SYS_rt_sigprocmask, [how, mask, 0, size_of::<Mask>()]) };
 }
 
-/// `struct clone_args` of clone3(2) as of kernel 5.7.
-#[repr(C, align(8))]
-#[derive(Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
-}
-
-/// Makes the process; returns its number and pidfd, in the parent only.
-///
-/// # Safety
-/// All signals are blocked in the calling thread, and every pointer in `order` is valid as it says.
-pub(super) unsafe fn fork(order: &Order<'_>, plainly: bool) -> io::Result<(i32, RawFd)> {
-    if !plainly {
-        // SAFETY: as for this function.
-        match unsafe { clone3(order) } {
-            // Missing, forbidden by a filter, or without one of the flags.
-            Err(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::E2BIG) => {}
-            Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
-            Ok(born) => return Ok(born),
-        }
-    }
-    // SAFETY: the child runs only `run`, which makes no call that another thread's lock could hold up.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        // SAFETY: we are the child.
-        0 => unsafe { run(order, order.cgroup) },
-        pid => {
-            // Not reaped by anybody but us, so this is the child itself even if it has ended.
-            // SAFETY: numbers only.
-            let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-            if pidfd >= 0 {
-                return Ok((pid, pidfd as RawFd));
-            }
-            let error = io::Error::last_os_error();
-            // Without a pidfd nobody would ever look after it.
-            // SAFETY: our own child, not reaped yet; the status isn't asked for.
-            unsafe {
-                libc::kill(pid, libc::SIGKILL);
-                libc::waitpid(pid, std::ptr::null_mut(), 0);
-            }
-            Err(error)
-        }
-    }
-}
-
-/// # Safety
-/// As for [`fork`].
-unsafe fn clone3(order: &Order<'_>) -> Result<(i32, RawFd), i32> {
-    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    let mut pidfd: RawFd = -1;
-    let mut args = CloneArgs {
-        flags: libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
-        pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
-        ..CloneArgs::default()
-    };
-    if let Some(cgroup) = order.cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = cgroup as u64;
-    }
-    // SAFETY: `args` is as large as is said, and without CLONE_VM the child has its own copy of all memory and stack.
-    match unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) } {
-        -1 => Err(errno()),
-        // SAFETY: we are the child.
-        0 => unsafe { run(order, None) },
-        pid => Ok((pid as i32, pidfd)),
-    }
-}
-
-fn errno() -> i32 {
-    // SAFETY: the address of this thread's errno is always valid.
-    unsafe { *libc::__errno_location() }
-}
+/// What failed, and errno.
+type Failed = (Stage, i32);
 
 /// The child's whole life before its program.
 ///
 /// # Safety
 /// Called in a fresh child alone, with all signals blocked.
-unsafe fn run(order: &Order<'_>, cgroup: Option<RawFd>) -> ! {
+pub(super) unsafe fn run(order: &Order, cgroup: Option<RawFd>) -> ! {
     // SAFETY: as for this function.
-    let stage = match unsafe { become_worker(order, cgroup) } {
-        Err(stage) => stage,
+    let (stage, errno) = match unsafe { become_worker(order, cgroup) } {
+        Err(failed) => failed,
         Ok(never) => match never {},
     };
-    let record = encode(order.tag, stage, errno());
-    // SAFETY: the record is on our stack; _exit runs nothing of the parent's.
+    let record = encode(order.tag, stage, errno);
+    // SAFETY: the record is on our stack.
     unsafe {
-        libc::write(order.errors, record.as_ptr().cast(), record.len());
-        libc::_exit(127)
+        let _ = call(libc::SYS_write, [order.errors as usize, record.as_ptr().addr(), record.len()]);
+        leave()
     }
 }
 
-/// The stage that failed when a call said so (by -1, with errno set).
-fn check(result: c_long, stage: Stage) -> Result<c_long, Stage> {
-    if result == -1 { Err(stage) } else { Ok(result) }
+/// Runs nothing of the parent's.
+unsafe fn leave() -> ! {
+    loop {
+        // SAFETY: a number. It does not return.
+        let _ = unsafe { call(libc::SYS_exit_group, [127]) };
+    }
+}
+
+/// A call that must not fail, and the stage that has failed when it does.
+///
+/// # Safety
+/// As for the call.
+unsafe fn must<const N: usize>(stage: Stage, number: std::ffi::c_long, arguments: [usize; N]) -> Result<usize, Failed> {
+    // SAFETY: as for this function.
+    unsafe { call(number, arguments) }.map_err(|errno| (stage, errno))
 }
 
 /// # Safety
 /// As for [`run`].
-unsafe fn become_worker(order: &Order<'_>, cgroup: Option<RawFd>) -> Result<std::convert::Infallible, Stage> {
+unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::convert::Infallible, Failed> {
     // SAFETY: system calls with numbers and with pointers that `order` vouches for; memory is written only where the
     // parent made room for digits.
     unsafe {
         default_signals();
-        check(libc::syscall(libc::SYS_setsid), Stage::Session)?;
+        must(Stage::Session, libc::SYS_setsid, [])?;
         if let Some(cgroup) = cgroup {
             enter(cgroup)?;
         }
         standard_streams(order)?;
 
-        for (target, &source) in (order.first..).zip(order.descriptors) {
+        for (target, &source) in (order.first..).zip(&order.descriptors) {
             // dup3 clears close-on-exec, and the numbers differ: sources are above all targets.
-            check(libc::syscall(libc::SYS_dup3, source, target, 0), Stage::Sockets)?;
+            must(Stage::Sockets, libc::SYS_dup3, [source as usize, target as usize, 0])?;
         }
-        patch_numbers(order);
+        patch_numbers(&order.texts);
         close_on_exec_from(order.next);
 
         if let Some((soft, hard)) = order.nofile {
             let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-            let none = std::ptr::null_mut::<libc::rlimit64>();
-            check(libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const limit, none), Stage::Limits)?;
+            let limit = (&raw const limit).addr();
+            must(Stage::Limits, libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, limit, 0])?;
         }
-        if let Some(identity) = order.identity {
+        if let Some(identity) = &order.identity {
             let groups = &identity.groups;
-            check(libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()), Stage::Groups)?;
-            let (uid, gid) = (identity.uid, identity.gid);
-            check(libc::syscall(libc::SYS_setresgid, gid, gid, gid), Stage::SetGid)?;
-            check(libc::syscall(libc::SYS_setresuid, uid, uid, uid), Stage::SetUid)?;
+            must(Stage::Groups, libc::SYS_setgroups, [groups.len(), groups.as_ptr().addr()])?;
+            let (uid, gid) = (identity.uid as usize, identity.gid as usize);
+            must(Stage::SetGid, libc::SYS_setresgid, [gid, gid, gid])?;
+            must(Stage::SetUid, libc::SYS_setresuid, [uid, uid, uid])?;
         }
         if let Some(signal) = order.death_signal {
             // After the change of user, which would forget it.
-            check(libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, signal, 0, 0, 0), Stage::DeathSignal)?;
-            if libc::syscall(libc::SYS_getppid) != c_long::from(order.parent) {
+            let death = libc::PR_SET_PDEATHSIG as usize;
+            must(Stage::DeathSignal, libc::SYS_prctl, [death, signal as usize, 0, 0, 0])?;
+            if call(libc::SYS_getppid, []) != Ok(order.parent as usize) {
                 // The master died before the call: nobody is left to tell.
-                libc::_exit(127);
+                leave();
             }
         }
-        check(libc::syscall(libc::SYS_fchdir, order.directory), Stage::Chdir)?;
+        must(Stage::Chdir, libc::SYS_fchdir, [order.directory as usize])?;
         restore(&0);
-        execute(order);
+        Err((Stage::Exec, execute(order)))
     }
-    Err(Stage::Exec)
 }
 
 /// All signals as in a fresh process: also those that whoever started the master had ignored, which clone3 keeps.
 unsafe fn default_signals() {
     // The kernel's `struct sigaction` is at most this large; all zeroes is SIG_DFL with no flags and an empty mask.
     let default = [0usize; 8];
-    let none = std::ptr::null_mut::<usize>();
     for signal in 1..=64 {
         // By system call: the C library keeps two signals to itself. SIGKILL and SIGSTOP fail, as they should.
         // SAFETY: the structure is large enough, the old one isn't asked for.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, size_of::<Mask>()) };
+        let _ = unsafe { call(libc::SYS_rt_sigaction, [signal, default.as_ptr().addr(), 0, size_of::<Mask>()]) };
     }
 }
 
-unsafe fn enter(cgroup: RawFd) -> Result<(), Stage> {
+unsafe fn enter(cgroup: RawFd) -> Result<(), Failed> {
+    let flags = (libc::O_WRONLY | libc::O_CLOEXEC) as usize;
     // SAFETY: the strings are constants; the descriptor is closed here.
     unsafe {
-        let flags = libc::O_WRONLY | libc::O_CLOEXEC;
-        let procs = check(libc::syscall(libc::SYS_openat, cgroup, c"cgroup.procs".as_ptr(), flags, 0), Stage::Cgroup)?;
-        check(libc::syscall(libc::SYS_write, procs, c"0".as_ptr(), 1usize), Stage::Cgroup)?;
-        libc::syscall(libc::SYS_close, procs);
+        let name = c"cgroup.procs".as_ptr().addr();
+        let procs = must(Stage::Cgroup, libc::SYS_openat, [cgroup as usize, name, flags, 0])?;
+        must(Stage::Cgroup, libc::SYS_write, [procs, c"0".as_ptr().addr(), 1])?;
+        let _ = call(libc::SYS_close, [procs]);
     }
     Ok(())
 }
 
-unsafe fn standard_streams(order: &Order<'_>) -> Result<(), Stage> {
+unsafe fn standard_streams(order: &Order) -> Result<(), Failed> {
     // SAFETY: numbers and a constant string.
     unsafe {
-        let null = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/dev/null".as_ptr(), libc::O_RDONLY, 0);
-        if check(null, Stage::Stdin)? != 0 {
-            check(libc::syscall(libc::SYS_dup3, null, 0, 0), Stage::Stdin)?;
-            libc::syscall(libc::SYS_close, null);
+        let null = c"/dev/null".as_ptr().addr();
+        let null = must(Stage::Stdin, libc::SYS_openat, [libc::AT_FDCWD as usize, null, libc::O_RDONLY as usize, 0])?;
+        if null != 0 {
+            must(Stage::Stdin, libc::SYS_dup3, [null, 0, 0])?;
+            let _ = call(libc::SYS_close, [null]);
         }
-        if let Some(stdout) = order.stdout {
-            check(libc::syscall(libc::SYS_dup3, stdout, 1, 0), Stage::Output)?;
-        }
-        if let Some(stderr) = order.stderr {
-            check(libc::syscall(libc::SYS_dup3, stderr, 2, 0), Stage::Output)?;
+        for (stream, number) in [(order.stdout, 1), (order.stderr, 2)] {
+            if let Some(stream) = stream {
+                must(Stage::Output, libc::SYS_dup3, [stream as usize, number, 0])?;
+            }
         }
     }
     Ok(())
@@ -270,24 +210,25 @@ unsafe fn standard_streams(order: &Order<'_>) -> Result<(), Stage> {
 unsafe fn close_on_exec_from(next: RawFd) {
     // SAFETY: numbers only.
     unsafe {
-        if libc::syscall(libc::SYS_close_range, next, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) == 0 {
+        let (first, last) = (next as usize, u32::MAX as usize);
+        if call(libc::SYS_close_range, [first, last, libc::CLOSE_RANGE_CLOEXEC as usize]).is_ok() {
             return;
         }
         // Before 5.11. Ours are close-on-exec anyway; this is for what the master itself was given.
-        for number in next..65536 {
-            libc::syscall(libc::SYS_fcntl, number, libc::F_SETFD, libc::FD_CLOEXEC);
+        for number in first..65536 {
+            let _ = call(libc::SYS_fcntl, [number, libc::F_SETFD as usize, libc::FD_CLOEXEC as usize]);
         }
     }
 }
 
 /// Who we are is known only here.
-unsafe fn patch_numbers(order: &Order<'_>) {
+unsafe fn patch_numbers(texts: &Texts) {
     // SAFETY: the pointers lead to room for the digits of any 64-bit number, or are null.
     unsafe {
-        let pid = libc::syscall(libc::SYS_getpid) as u64;
-        write_digits(order.listen_pid, pid);
-        write_digits(order.watchdog_pid, pid);
-        if let Some(variable) = &order.listen_pidfdid {
+        let pid = call(libc::SYS_getpid, []).unwrap_or_default() as u64;
+        write_digits(texts.listen_pid, pid);
+        write_digits(texts.watchdog_pid, pid);
+        if let Some(variable) = &texts.listen_pidfdid {
             match own_pidfd_inode(pid) {
                 Some(inode) => write_digits(variable.digits, inode),
                 None => *variable.entry = std::ptr::null(),
@@ -324,60 +265,55 @@ pub(super) fn digits_for_tests(room: &mut [u8; super::DIGITS], number: u64) {
 
 /// What `LISTEN_PIDFDID` says, sd_listen_fds(3); `None` where a pidfd's inode is no identity.
 unsafe fn own_pidfd_inode(pid: u64) -> Option<u64> {
-    // SAFETY: the buffers are of the types that the calls fill, and read only when they did.
+    // SAFETY: numbers only; the descriptor is closed here.
     unsafe {
-        let pidfd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        if pidfd < 0 {
-            return None;
-        }
-        let mut filesystem = MaybeUninit::<libc::statfs>::zeroed();
-        let mut stat = MaybeUninit::<libc::stat>::zeroed();
-        let known = libc::fstatfs(pidfd as RawFd, filesystem.as_mut_ptr()) == 0
-            && filesystem.assume_init_ref().f_type as u64 == PIDFS_MAGIC
-            && libc::fstat(pidfd as RawFd, stat.as_mut_ptr()) == 0;
-        libc::syscall(libc::SYS_close, pidfd);
-        known.then(|| stat.assume_init_ref().st_ino)
+        let pidfd = call(libc::SYS_pidfd_open, [pid as usize, 0]).ok()?;
+        let known = inode(pidfd);
+        let _ = call(libc::SYS_close, [pidfd]);
+        known.ok().filter(|(_, filesystem)| *filesystem == PIDFS_MAGIC).map(|(inode, _)| inode)
     }
 }
 
-/// Returns only when it failed, with errno.
-unsafe fn execute(order: &Order<'_>) {
+/// Returns only when it failed: errno.
+unsafe fn execute(order: &Order) -> i32 {
     let pause = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
     for _ in 0..5 {
         // SAFETY: as the caller vouches.
-        unsafe { execute_once(order) };
-        if errno() != libc::ETXTBSY {
-            return;
+        let errno = unsafe { execute_once(order) };
+        if errno != libc::ETXTBSY {
+            return errno;
         }
         // Whoever wrote the file has closed it, but a process that was forked meanwhile, and is about to execute
         // something else, still has it open. It's over in a moment, and this process is all that waits.
         // SAFETY: the time is ours, what remains of it isn't asked for.
-        unsafe { libc::syscall(libc::SYS_nanosleep, &raw const pause, std::ptr::null_mut::<libc::timespec>()) };
+        let _ = unsafe { call(libc::SYS_nanosleep, [(&raw const pause).addr(), 0]) };
     }
     // SAFETY: as the caller vouches.
-    unsafe { execute_once(order) };
+    unsafe { execute_once(order) }
 }
 
 /// By the path while it leads to the pinned file, else the pinned file itself.
-unsafe fn execute_once(order: &Order<'_>) {
-    let mut stat = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: as the caller vouches; the buffer is read only when it was filled.
-    unsafe {
-        let same = if libc::stat(order.path, stat.as_mut_ptr()) == 0 {
-            FileIdentity::of(stat.assume_init_ref()) == order.file
-        } else {
+unsafe fn execute_once(order: &Order) -> i32 {
+    let texts = &order.texts;
+    let (argv, env) = (texts.argv.as_ptr().addr(), texts.env.as_ptr().addr());
+    // SAFETY: as the caller vouches.
+    let failed = unsafe {
+        let same = match stat(texts.path) {
+            Ok(stat) => FileIdentity::of(&stat) == order.file,
             // The worker's user may not go there: that is the error to tell, rather than to start in a way that
             // no administrator would expect.
-            errno() == libc::EACCES
+            Err(errno) => errno == libc::EACCES,
         };
         if same {
-            libc::syscall(libc::SYS_execve, order.path, order.argv, order.env);
-            return;
+            call(libc::SYS_execve, [texts.path.addr(), argv, env])
+        } else {
+            let pinned = order.pinned as usize;
+            if order.keep_pinned {
+                // The interpreter opens the script by this descriptor's number.
+                let _ = call(libc::SYS_fcntl, [pinned, libc::F_SETFD as usize, 0]);
+            }
+            call(libc::SYS_execveat, [pinned, c"".as_ptr().addr(), argv, env, libc::AT_EMPTY_PATH as usize])
         }
-        if order.keep_pinned {
-            // The interpreter opens the script by this descriptor's number.
-            libc::syscall(libc::SYS_fcntl, order.pinned, libc::F_SETFD, 0);
-        }
-        libc::syscall(libc::SYS_execveat, order.pinned, c"".as_ptr(), order.argv, order.env, libc::AT_EMPTY_PATH);
-    }
+    };
+    failed.err().unwrap_or_default()
 }

@@ -1,16 +1,20 @@
-//! A worker's process: everything is prepared, then one fork, and on goes the master.
+//! A worker's process: everything is prepared, then one clone3, and on goes the master.
 //!
 //! Law: the parent never waits for the child's exec; what fails in the child comes back over the [`ErrorPipe`].
-//! After the fork the child makes system calls only: no allocation, no lock, no panic (see `child.rs`). It leaves with
+//! The child shares the master's memory or has a copy (`make.rs`); it makes system calls only, without the C library: no
+//! allocation, no lock, no panic, no errno (`child.rs`, `raw.rs`). It leaves with
 //! nothing of the master: default signals, an empty mask, a session of its own, 0-2, the sockets from 3 on, the
 //! scoreboard; everything else is close-on-exec.
 
 mod child;
 mod errors;
+mod make;
+mod raw;
 #[cfg(test)]
 mod tests;
+mod texts;
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -20,6 +24,7 @@ pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
 pub use super::fd::stash;
 use super::process::PidFd;
 pub use super::program::Program;
+use make::Way;
 
 /// Whose rights a worker has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,15 +92,7 @@ pub struct Child {
 /// `WATCHDOG_PID` and `RATOON_SCOREBOARD`. Errors are those of clone3(2): `EAGAIN` and `ENOMEM` mean "later", and with
 /// a cgroup `EACCES`, `EBUSY`, `ENOENT`, `EOPNOTSUPP` mean that this cgroup takes no process.
 pub fn spawn(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe) -> io::Result<Child> {
-    spawn_by(plan, birth, errors, Way::Clone3)
-}
-
-/// How the process is made.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Clone3,
-    /// Where clone3 is missing (before 5.3) or forbidden (seccomp of old container engines).
-    Fork,
+    spawn_by(plan, birth, errors, Way::Share)
 }
 
 fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io::Result<Child> {
@@ -112,10 +109,6 @@ fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io:
     }
     let (pinned, keep_pinned) = plan.program.pinned();
 
-    let mut environment = Environment::new(plan, birth, next);
-    let env = environment.pointers();
-    let argv: Vec<*const c_char> = pointers(&plan.argv);
-
     let order = child::Order {
         tag: birth.tag,
         errors: above.number(errors.writer())?,
@@ -124,28 +117,22 @@ fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io:
         cgroup: optional(birth.cgroup, |fd| above.number(fd))?,
         stdout: optional(birth.stdout, |fd| above.number(fd))?,
         stderr: optional(birth.stderr, |fd| above.number(fd))?,
-        descriptors: &descriptors,
+        descriptors,
         first,
         next,
         directory: above.number(plan.directory.as_fd())?,
-        identity: plan.identity.as_ref(),
+        identity: plan.identity.clone(),
         nofile: plan.nofile,
         death_signal: plan.die_with_parent,
-        path: plan.program.c_path().as_ptr(),
         file: plan.program.identity(),
         pinned: above.number(pinned)?,
         keep_pinned,
-        argv: argv.as_ptr(),
-        env: env.pointers.as_ptr(),
-        listen_pid: env.listen_pid,
-        watchdog_pid: env.watchdog_pid,
-        listen_pidfdid: env.listen_pidfdid,
+        texts: texts::texts(plan, birth, next),
     };
 
     let mask = child::block_everything()?;
-    // SAFETY: all that `order` points to lives until the end of this function, and the child has its own copy of it;
-    // all signals are blocked, so no handler of ours runs in the child.
-    let born = unsafe { child::fork(&order, way == Way::Fork) };
+    // SAFETY: all signals are blocked, so no handler of ours runs in the child; the order's pointers lead into it.
+    let born = unsafe { make::process(order, way) };
     child::restore(&mask);
     let (pid, pidfd) = born?;
     // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
@@ -178,70 +165,10 @@ impl Above {
     }
 }
 
-/// The worker's environment: the generation's, its own, and the variables whose digits only the child knows.
-struct Environment<'a> {
-    fixed: Vec<&'a CStr>,
-    scoreboard: Option<CString>,
-    listen_pid: Option<Vec<u8>>,
-    watchdog_pid: Option<Vec<u8>>,
-    listen_pidfdid: Option<Vec<u8>>,
-}
-
-/// Pointers into an [`Environment`], ended by a null.
-struct Pointers {
-    pointers: Vec<*const c_char>,
-    listen_pid: *mut u8,
-    watchdog_pid: *mut u8,
-    listen_pidfdid: Option<child::LastVariable>,
-}
-
 /// Digits of the largest number, and the NUL.
 const DIGITS: usize = 21;
-
-impl<'a> Environment<'a> {
-    fn new(plan: &'a Plan, birth: &'a Birth<'_>, next: RawFd) -> Environment<'a> {
-        let listens = !plan.listeners.is_empty();
-        let wanted = |entry: &&CStr| listens || !entry.to_bytes().starts_with(b"LISTEN_FD");
-        let room = |name: &str| [name.as_bytes(), &[0; DIGITS]].concat();
-        Environment {
-            fixed: plan.env.iter().chain(&birth.env).map(CString::as_c_str).filter(wanted).collect(),
-            scoreboard: birth.scoreboard.map(|_| text(&format!("RATOON_SCOREBOARD={}", next - 1))),
-            listen_pid: listens.then(|| room("LISTEN_PID=")),
-            watchdog_pid: birth.watchdog_pid.then(|| room("WATCHDOG_PID=")),
-            listen_pidfdid: listens.then(|| room("LISTEN_PIDFDID=")),
-        }
-    }
-
-    fn pointers(&mut self) -> Pointers {
-        let mut pointers: Vec<*const c_char> = self.fixed.iter().map(|entry| entry.as_ptr()).collect();
-        pointers.extend(self.scoreboard.as_ref().map(|entry| entry.as_ptr()));
-        let mut place = |variable: &mut Option<Vec<u8>>| match variable {
-            Some(bytes) => {
-                let digits = bytes.len() - DIGITS;
-                let start = bytes.as_mut_ptr();
-                pointers.push(start.cast_const().cast());
-                start.wrapping_add(digits)
-            }
-            None => std::ptr::null_mut(),
-        };
-        let listen_pid = place(&mut self.listen_pid);
-        let watchdog_pid = place(&mut self.watchdog_pid);
-        // The last one, so that a child that has no such number ends the list here.
-        let digits = place(&mut self.listen_pidfdid);
-        let index = pointers.len().wrapping_sub(1);
-        pointers.push(std::ptr::null());
-        let entry = pointers.as_mut_ptr().wrapping_add(index);
-        let listen_pidfdid = (!digits.is_null()).then_some(child::LastVariable { digits, entry });
-        Pointers { pointers, listen_pid, watchdog_pid, listen_pidfdid }
-    }
-}
 
 /// A list for execve(2), ended by a null; it points into the entries.
 pub(super) fn pointers(entries: &[CString]) -> Vec<*const c_char> {
     entries.iter().map(|entry| entry.as_ptr()).chain([std::ptr::null()]).collect()
-}
-
-/// Text of our own, which holds no NUL.
-fn text(text: &str) -> CString {
-    CString::new(text).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! With real processes; each for both ways of making one.
+//! With real processes; each for all ways of making one.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use crate::sys::poll::Poll;
 use crate::sys::process::Ended;
 use crate::sys::testing::*;
 
-const WAYS: [Way; 2] = [Way::Clone3, Way::Fork];
+const WAYS: [Way; 3] = [Way::Share, Way::Copy, Way::Fork];
 
 /// Runs to the end; what it printed and how it ended.
 fn run_by(way: Way, plan: &Plan, birth: Birth<'_>, errors: &ErrorPipe) -> (String, Ended) {
@@ -128,7 +128,7 @@ fn the_pipe_is_readable_only_when_something_failed() {
     let poll = Poll::new().unwrap();
     poll.add(&errors, 1).unwrap();
     let ready = || poll.ready(&mut Vec::new(), 1).unwrap();
-    assert_eq!(run_by(Way::Clone3, &shell("exit 3"), birth(), &errors).1, Ended::Exit(3));
+    assert_eq!(run_by(Way::Share, &shell("exit 3"), birth(), &errors).1, Ended::Exit(3));
     assert_eq!(ready(), 0);
     let directory = tempfile::tempdir().unwrap();
     let garbage = executable(&directory.path().join("garbage"), "?");
@@ -139,6 +139,22 @@ fn the_pipe_is_readable_only_when_something_failed() {
     assert_eq!(ready(), 1);
     assert_eq!(errors.drain().iter().map(|error| error.tag).collect::<Vec<_>>(), (0..100).collect::<Vec<_>>());
     assert_eq!(ready(), 0);
+}
+
+/// More than may be in our memory at once: the rest are copies, and all of them start.
+#[test]
+fn children_leave_our_memory() {
+    let errors = ErrorPipe::new().unwrap();
+    let plan = shell("exit 7");
+    let children: Vec<_> = (0..150).map(|_| spawn_by(&plan, &birth(), &errors, Way::Share).unwrap()).collect();
+    for child in &children {
+        assert_eq!(ended(&child.pidfd), Ended::Exit(7));
+    }
+    // Others of this process may be starting meanwhile.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while make::here() > 0 {
+        assert!(std::time::Instant::now() < until, "{} children that have ended are said to be here", make::here());
+    }
 }
 
 #[test]

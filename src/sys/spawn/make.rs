@@ -1,0 +1,249 @@
+//! Making the process: a child that shares the master's memory until it executes its program, else a copy.
+//!
+//! A copy costs the master its page tables, and then a fault and a copied page for each page that it writes to until the
+//! child is gone: more than all else that a start costs. vfork(2) shares, but waits. So here the child shares and nobody
+//! waits: it has a stack of its own and an order that owns all it needs (a *pad*), which are kept until the kernel says,
+//! by `CLONE_CHILD_CLEARTID`, that the child has left the memory. What the child must not do there, see `child.rs`.
+//!
+//! Law: a copy is made for a worker of another user (who could trace a process of his that has the master's memory),
+//! where the instructions are not written down, and while many children have not left yet.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::child::{Order, run};
+use super::raw;
+
+/// How a process is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "what sharing falls back to by itself, the tests name"))]
+pub(super) enum Way {
+    /// clone3(2), in our memory.
+    Share,
+    /// clone3(2), a copy.
+    Copy,
+    /// Where clone3 is missing (before 5.3) or forbidden (seccomp of old container engines).
+    Fork,
+}
+
+/// `struct clone_args` of clone3(2) as of kernel 5.7.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// So many children may be in our memory at once: what they hold there is bounded.
+const PADS: usize = 64;
+/// Idle ones that are kept.
+const KEPT: usize = 4;
+/// A child needs two or three.
+const STACK: usize = 16 * 1024;
+
+/// What a child uses of our memory.
+struct Pad {
+    /// Set by us, cleared by the kernel once the child has left.
+    busy: AtomicU32,
+    order: Option<Order>,
+    stack: Vec<u128>,
+}
+
+/// Boxed, for the kernel and the child know where they are.
+#[allow(clippy::vec_box)]
+static ALL: Mutex<Vec<Box<Pad>>> = Mutex::new(Vec::new());
+
+/// How many children are in our memory.
+#[cfg(test)]
+pub(super) fn here() -> usize {
+    sweep(&mut ALL.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Lets go of what children have left behind. Returns how many are still there.
+#[allow(clippy::vec_box)]
+fn sweep(pads: &mut Vec<Box<Pad>>) -> usize {
+    let mut idle = 0;
+    pads.retain_mut(|pad| {
+        if pad.busy.load(Ordering::Acquire) != 0 {
+            return true;
+        }
+        pad.order = None;
+        idle += 1;
+        idle <= KEPT
+    });
+    pads.len() - idle.min(KEPT)
+}
+
+/// Makes the process; returns its number and pidfd, in the parent only.
+///
+/// # Safety
+/// All signals are blocked in the calling thread, and every pointer in `order` leads into it.
+pub(super) unsafe fn process(order: Order, way: Way) -> io::Result<(i32, RawFd)> {
+    // SAFETY: as for this function.
+    unsafe {
+        match way {
+            Way::Share if raw::BARE && order.identity.is_none() => share(order),
+            Way::Share | Way::Copy => or_fork(copy(&order), &order),
+            Way::Fork => fork(&order),
+        }
+    }
+}
+
+/// What clone3 gave, or what fork gives where clone3 is missing, forbidden by a filter, or without one of the flags.
+///
+/// # Safety
+/// As for [`process`].
+unsafe fn or_fork(made: Result<(i32, RawFd), i32>, order: &Order) -> io::Result<(i32, RawFd)> {
+    match made {
+        // SAFETY: as for this function.
+        Err(libc::ENOSYS | libc::EPERM | libc::EINVAL | libc::E2BIG) => unsafe { fork(order) },
+        Err(errno) => Err(io::Error::from_raw_os_error(errno)),
+        Ok(born) => Ok(born),
+    }
+}
+
+/// What both kinds of clone3 have in common; the pidfd comes to where it says.
+fn arguments(order: &Order, pidfd: &mut RawFd) -> CloneArgs {
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let into = if order.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+    CloneArgs {
+        flags: libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND | into,
+        pidfd: std::ptr::from_mut(pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: order.cgroup.unwrap_or(0) as u64,
+        ..CloneArgs::default()
+    }
+}
+
+/// # Safety
+/// As for [`process`].
+unsafe fn copy(order: &Order) -> Result<(i32, RawFd), i32> {
+    let mut pidfd: RawFd = -1;
+    let args = arguments(order, &mut pidfd);
+    // SAFETY: `args` is as large as is said, and without CLONE_VM the child has its own copy of all memory and stack.
+    match unsafe { raw::call(libc::SYS_clone3, [(&raw const args).addr(), size_of::<CloneArgs>()]) }? {
+        // SAFETY: we are the child.
+        0 => unsafe { run(order, None) },
+        pid => Ok((pid as i32, pidfd)),
+    }
+}
+
+/// # Safety
+/// As for [`process`], and [`raw::BARE`].
+unsafe fn share(order: Order) -> io::Result<(i32, RawFd)> {
+    let mut pads = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    sweep(&mut pads);
+    let free = pads.iter().position(|pad| pad.busy.load(Ordering::Acquire) == 0);
+    let index = match free {
+        Some(index) => index,
+        None if pads.len() < PADS => {
+            let stack = vec![0; STACK / size_of::<u128>()];
+            pads.push(Box::new(Pad { busy: AtomicU32::new(0), order: None, stack }));
+            pads.len() - 1
+        }
+        None => {
+            // SAFETY: as for this function.
+            return unsafe { or_fork(copy(&order), &order) };
+        }
+    };
+    let Pad { busy, order: place, stack } = &mut *pads[index];
+    let order = place.insert(order);
+    let mut pidfd: RawFd = -1;
+    let mut args = arguments(order, &mut pidfd);
+    args.flags |= (libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID) as u64;
+    args.child_tid = busy.as_ptr() as u64;
+    args.stack = stack.as_mut_ptr() as u64;
+    args.stack_size = STACK as u64;
+    busy.store(1, Ordering::Release);
+    // SAFETY: the stack and the order stay where they are until the kernel clears `busy`: nobody but `sweep` lets
+    // go of them, and it looks first. All signals are blocked, and the child has its own table of handlers.
+    match unsafe { clone_sharing(&args, order) } {
+        result @ -4095..0 => {
+            busy.store(0, Ordering::Release);
+            // SAFETY: as for this function.
+            unsafe { or_fork(Err(-result as i32), order) }
+        }
+        pid => Ok((pid as i32, pidfd)),
+    }
+}
+
+/// clone3(2) of a child that begins with `begin` on the stack that `args` names.
+///
+/// # Safety
+/// As for [`share`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone_sharing(args: &CloneArgs, order: *const Order) -> isize {
+    let result: isize;
+    // SAFETY: the parent loses the three registers that are named. The child comes out of the call with all others, on an
+    // empty stack that is aligned to 16 bytes, and goes where it does not come back from.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r8",
+            "call {begin}",
+            "2:",
+            begin = sym begin,
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") std::ptr::from_ref(args), in("rsi") size_of::<CloneArgs>(), in("r8") order,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    result
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn clone_sharing(_: &CloneArgs, _: *const Order) -> isize {
+    -(libc::ENOSYS as isize)
+}
+
+/// The child's first and last.
+///
+/// # Safety
+/// Called by [`clone_sharing`] alone.
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" fn begin(order: *const Order) -> ! {
+    // SAFETY: the parent keeps the order until we have left.
+    unsafe { run(&*order, None) }
+}
+
+/// # Safety
+/// As for [`process`].
+unsafe fn fork(order: &Order) -> io::Result<(i32, RawFd)> {
+    // SAFETY: the child runs only `run`, which makes no call that another thread's lock could hold up.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: we are the child.
+        0 => unsafe { run(order, order.cgroup) },
+        pid => {
+            // Not reaped by anybody but us, so this is the child itself even if it has ended.
+            // SAFETY: numbers only.
+            let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+            if pidfd >= 0 {
+                return Ok((pid, pidfd as RawFd));
+            }
+            let error = io::Error::last_os_error();
+            // Without a pidfd nobody would ever look after it.
+            // SAFETY: our own child, not reaped yet; the status isn't asked for.
+            unsafe {
+                libc::kill(pid, libc::SIGKILL);
+                libc::waitpid(pid, std::ptr::null_mut(), 0);
+            }
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The texts of an order: the program's path, its arguments, its environment, in one buffer that the order owns.
+
+use std::ffi::{CStr, c_char};
+
+use super::child::{LastVariable, Texts};
+use super::{Birth, DIGITS, Plan};
+
+/// Where a text begins in the buffer.
+type Place = usize;
+
+#[derive(Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+}
+
+impl Buffer {
+    fn add(&mut self, text: &CStr) -> Place {
+        let place = self.bytes.len();
+        self.bytes.extend_from_slice(text.to_bytes_with_nul());
+        place
+    }
+
+    /// Text of our own, which holds no NUL.
+    fn say(&mut self, text: &str) -> Place {
+        let place = self.bytes.len();
+        self.bytes.extend_from_slice(text.as_bytes());
+        self.bytes.push(0);
+        place
+    }
+
+    /// `NAME=`, and room for digits behind it: where it begins, and where they go.
+    fn room(&mut self, name: &str) -> (Place, Place) {
+        let place = self.bytes.len();
+        self.bytes.extend_from_slice(name.as_bytes());
+        let digits = self.bytes.len();
+        self.bytes.resize(digits + DIGITS, 0);
+        (place, digits)
+    }
+}
+
+/// The worker's environment is the generation's, its own, and the variables whose digits only the child knows.
+pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
+    let mut buffer = Buffer::default();
+    let path = buffer.add(plan.program.c_path());
+    let argv: Vec<Place> = plan.argv.iter().map(|word| buffer.add(word)).collect();
+
+    let listens = !plan.listeners.is_empty();
+    let wanted = |entry: &&std::ffi::CString| listens || !entry.to_bytes().starts_with(b"LISTEN_FD");
+    let fixed = plan.env.iter().chain(&birth.env).filter(wanted);
+    let mut env: Vec<Place> = fixed.map(|entry| buffer.add(entry)).collect();
+    if birth.scoreboard.is_some() {
+        env.push(buffer.say(&format!("RATOON_SCOREBOARD={}", next - 1)));
+    }
+    let mut place = |name: &str, wanted: bool| {
+        wanted.then(|| {
+            let (place, digits) = buffer.room(name);
+            env.push(place);
+            digits
+        })
+    };
+    let listen_pid = place("LISTEN_PID=", listens);
+    let watchdog_pid = place("WATCHDOG_PID=", birth.watchdog_pid);
+    // The last one, so that a child that has no such number ends the list here.
+    let listen_pidfdid = place("LISTEN_PIDFDID=", listens);
+
+    let mut bytes = buffer.bytes;
+    let base = bytes.as_mut_ptr();
+    let digits = |place: Option<Place>| place.map_or(std::ptr::null_mut(), |place| base.wrapping_add(place));
+    let list = |places: &[Place]| -> Vec<*const c_char> {
+        let pointers = places.iter().map(|place| base.wrapping_add(*place).cast_const().cast());
+        pointers.chain([std::ptr::null()]).collect()
+    };
+    let mut env = list(&env);
+    // Before the null.
+    let entry = env.as_mut_ptr().wrapping_add(env.len().saturating_sub(2));
+    let last = listen_pidfdid.is_some().then(|| LastVariable { digits: digits(listen_pidfdid), entry });
+    Texts {
+        path: base.wrapping_add(path).cast_const().cast(),
+        argv: list(&argv),
+        env,
+        listen_pid: digits(listen_pid),
+        watchdog_pid: digits(watchdog_pid),
+        listen_pidfdid: last,
+        _bytes: bytes,
+    }
+}

@@ -172,12 +172,19 @@ fn sockets(document: &Document, screen: &Screen) -> String {
     for (fd, socket) in (3..).zip(&document.sockets) {
         let figure = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |it| it.to_string());
         // A queue that is full refuses clients.
-        let full = socket.queue.zip(socket.queue_max).is_some_and(|(queue, most)| most > 0 && queue >= most);
+        let full = socket.queue.zip(socket.queue_max).is_some_and(|(queue, most)| {
+            let queues = socket.slots.len().max(1) as u64;
+            let longest = socket.slots.iter().flatten().copied().max().unwrap_or(queue);
+            most > 0 && longest >= most / queues
+        });
+        let longest = (0..).zip(&socket.slots).filter_map(|(slot, queue): (u32, _)| Some(((*queue)?, slot))).max();
+        let of_slot =
+            longest.filter(|(queue, _)| *queue > 0).map_or_else(String::new, |(queue, slot)| format!(" (slot {slot}: {queue})"));
         table.row(vec![
             Cell::from(fd.to_string()),
             Cell::from(&socket.name),
             Cell::from(&socket.address),
-            Cell::styled(&figure(socket.queue), if full { Style::Bad } else { Style::Plain }),
+            Cell::styled(&(figure(socket.queue) + &of_slot), if full { Style::Bad } else { Style::Plain }),
             Cell::from(figure(socket.queue_max)),
         ]);
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::lists::{Assignment, FileOrNone};
-use super::types::{Config, Ready, Surge};
+use super::types::{Balance, Config, Ready, Surge};
 use super::values::{Count, Crashes, Files, Number, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
 use super::words::{Account, Address, FilePath, Signal};
 
@@ -47,6 +47,9 @@ pub struct Overrides {
     /// Group of the workers
     #[arg(long)]
     group: Option<Account>,
+    /// Connections: all workers from one socket, or each slot from its own [default: shared]
+    #[arg(long, value_name = "shared|per-slot")]
+    balance: Option<Balance>,
     /// Memory of a worker beyond which it is killed
     #[arg(long, value_name = "SIZE")]
     memory_max: Option<OrInfinity<Size>>,
@@ -135,6 +138,7 @@ impl Overrides {
             watchdog => worker.watchdog = OrOff(time) => time.map(|time| time.0);
             user => worker.user = Account(user) => Some(user);
             group => worker.group = Account(group) => Some(group);
+            balance => worker.balance = balance => balance;
             memory_max => worker.limits.memory_max = OrInfinity(size) => size.map(|size| size.0);
             memory_high => worker.limits.memory_high = OrInfinity(size) => size.map(|size| size.0);
             tasks_max => worker.limits.tasks_max = OrInfinity(tasks) => tasks.map(|tasks| tasks.0);

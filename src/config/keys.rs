@@ -20,6 +20,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "watchdog",
             "user",
             "group",
+            "balance",
             "limits",
         ],
     ),

@@ -35,8 +35,8 @@ mod words;
 
 pub use error::Error;
 pub use flags::Overrides;
+pub use types::{Balance, Config, Hooks, Limits, Ready, Recycle, Reload, Restart, Status, Surge, Worker};
 pub use types::{COUNT_MAX, usable_cpus};
-pub use types::{Config, Hooks, Limits, Ready, Recycle, Reload, Restart, Status, Surge, Worker};
 
 /// Reads the file at `path`.
 ///

@@ -15,7 +15,7 @@ use super::lists::{Argv, Paths, Variables};
 use super::types::{Config, Limits, Ready, Surge, Worker};
 use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight, own_words};
 use super::words::{Account, Address, FilePath, Signal};
-use super::{contradictions, keys};
+use super::{Balance, contradictions, keys};
 
 const EXAMPLE: &str = "[worker]\n    command = [\"/usr/bin/my-server\", \"--flag\"]";
 
@@ -150,6 +150,7 @@ fn worker(mut section: Section<'_, '_, '_>, worker: &mut Worker, command: &mut O
     section.read("watchdog", &mut worker.watchdog, |value: OrOff<Time>| value.0.map(|Time(value)| value));
     section.read("user", &mut worker.user, |Account(value)| Some(value));
     section.read("group", &mut worker.group, |Account(value)| Some(value));
+    section.read("balance", &mut worker.balance, |value: Balance| value);
     if let Some(section) = section.section("limits") {
         limits(section, &mut worker.limits);
     }

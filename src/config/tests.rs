@@ -50,6 +50,7 @@ stop_signal = "QUIT"
 watchdog = "30s"
 user = "www-data"
 group = 33
+balance = "per-slot"
 
 [worker.limits]
 memory_max = "512M"
@@ -109,6 +110,7 @@ listen = "127.0.0.1:9090"
                 cpu_weight: Some(50),
                 nofile: Some(4096),
             },
+            balance: Balance::PerSlot,
         },
         restart: Restart {
             initial: Duration::from_millis(50),

@@ -62,6 +62,8 @@ pub struct Worker {
     pub group: Option<String>,
     /// `[worker.limits]`
     pub limits: Limits,
+    /// How connections are spread over workers.
+    pub balance: Balance,
 }
 
 /// `worker.ready`: what makes a worker ready.
@@ -72,6 +74,16 @@ pub enum Ready {
     Notify,
     /// Its exec succeeded and it lived for `worker.settle`.
     Running,
+}
+
+/// `worker.balance`: how connections are spread over workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// All workers accept from one socket.
+    Shared,
+    /// A socket per slot (`SO_REUSEPORT`), held by the master.
+    PerSlot,
 }
 
 /// `[worker.limits]`: a worker's own limits, `None` where there is none. The first four are its cgroup's.
@@ -177,6 +189,7 @@ impl Config {
                 user: None,
                 group: None,
                 limits: Limits::default(),
+                balance: Balance::Shared,
             },
             restart: Restart {
                 initial: Duration::from_millis(100),

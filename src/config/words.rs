@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::error::quoted;
-use super::types::{COUNT_MAX, Ready, Surge};
+use super::types::{Balance, COUNT_MAX, Ready, Surge};
 use super::values::{Scalar, scalar};
 use crate::sys::signals;
 
@@ -49,6 +49,21 @@ impl Scalar for Ready {
     }
 }
 scalar!(Ready);
+
+impl Scalar for Balance {
+    fn expected() -> String {
+        r#""shared" or "per-slot""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "shared" => Ok(Self::Shared),
+            "per-slot" => Ok(Self::PerSlot),
+            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
+        }
+    }
+}
+scalar!(Balance);
 
 impl Scalar for Surge {
     fn expected() -> String {

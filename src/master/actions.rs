@@ -27,6 +27,7 @@ impl Master {
                 // A stopped process hears nothing until it goes on.
                 self.signal(worker, libc::SIGCONT);
             }
+            Action::Vacate(worker) => self.vacate(worker),
             Action::Abort(worker) => {
                 self.signal(worker, libc::SIGABRT);
                 self.signal(worker, libc::SIGCONT);

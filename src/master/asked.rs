@@ -64,7 +64,7 @@ impl Master {
                     format!("{count} workers are more than the {} that one instance may have", crate::config::COUNT_MAX),
                 );
             }
-            Ask::Scale(count) => self.events.push_back(Event::Scale(count, asker)),
+            Ask::Scale(count) => self.scale(count, asker),
             Ask::Recycle(which) => self.events.push_back(Event::Recycle(which, asker)),
             Ask::Upgrade => self.upgrade(asker),
         }
@@ -89,7 +89,16 @@ impl Master {
         // Of two signals at once the second counts from the first.
         self.take_in();
         let count = self.pool.target().saturating_add_signed(by).clamp(1, crate::config::COUNT_MAX);
-        self.events.push_back(Event::Scale(count, None));
+        self.scale(count, None);
+    }
+
+    fn scale(&mut self, count: u32, asker: Option<AskerId>) {
+        let live = [Some(self.pool.generation()), self.pool.candidate()].into_iter().flatten();
+        let releases: Vec<_> = live.filter_map(|number| self.releases.get(&number).cloned()).collect();
+        match releases.iter().try_for_each(|release| self.make_slots(&release.config, count)) {
+            Ok(()) => self.events.push_back(Event::Scale(count, asker)),
+            Err(error) => self.refuse(asker, error.to_string()),
+        }
     }
 
     /// TERM, INT or QUIT: drain and end; the second time, end at once.
@@ -128,6 +137,10 @@ impl Master {
                 if wanted {
                     self.preparing = None;
                 }
+                let result = result.and_then(|(settings, release)| {
+                    let count = self.pool.target();
+                    self.make_slots(&release.config, count).map(|()| (settings, release)).map_err(|error| error.to_string())
+                });
                 match result {
                     Ok((settings, release)) if wanted => {
                         self.releases.insert(number, std::sync::Arc::new(*release));

@@ -79,7 +79,9 @@ impl Master {
             watchdog.and_then(|every| assignment("WATCHDOG_USEC", &every.as_micros().to_string())),
             streams.journal_stream.as_ref().and_then(|stream| assignment("JOURNAL_STREAM", stream)),
         ];
+        let listeners = self.listeners_of(slot, release)?;
         let birth = Birth {
+            listeners: listeners.as_deref(),
             tag: worker,
             env: own.into_iter().flatten().collect(),
             stdout: Some(std::os::fd::AsFd::as_fd(&streams.stdout)),

@@ -3,6 +3,7 @@
 //! Law: the loop's part is a copy of what it has in memory; no file is read and no worker asked by it.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,7 +15,7 @@ use super::publish::{Ended, LastReload, told};
 use super::sockets::Listener;
 use super::turn::Master;
 use crate::control::{Summary, WorkerView};
-use crate::status::kernel::{self, Survey, Surveyor};
+use crate::status::kernel::{self, Queue, Survey, Surveyor};
 use crate::status::scoreboard::{Scoreboard, Shown, Totals};
 use crate::status::tree::{self, Document};
 
@@ -25,7 +26,8 @@ struct Facts {
     reloads: BTreeMap<String, tree::Reloads>,
     failures_by_cause: BTreeMap<String, u64>,
     workers: Vec<One>,
-    listeners: Arc<[Listener]>,
+    /// Each with its queues, of which it has several where slots have their own.
+    listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
     failures: Vec<tree::Failure>,
     past: Ended,
     surveyor: Surveyor,
@@ -60,7 +62,7 @@ impl Master {
             reloads: self.published.reloads.clone(),
             failures_by_cause: self.published.failures.clone(),
             workers: workers.collect(),
-            listeners: self.common.listeners.clone(),
+            listeners: self.slots.shown(&self.common.listeners),
             failures: self.failures.iter().cloned().collect(),
             past: self.past.clone(),
             surveyor: self.surveyor.clone(),
@@ -92,7 +94,7 @@ fn build(facts: Facts) -> Document {
         told_by.push(Told { totals, known: tells, connections });
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
-    let sockets: Vec<_> = listeners.iter().map(|listener| &listener.fd).collect();
+    let sockets: Vec<_> = listeners.iter().flat_map(|(_, queues)| queues).collect();
     let survey = surveyor.survey(&subjects, &sockets);
     let mut workers: Vec<tree::Worker> = workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect();
     workers.sort_by_key(|worker| (worker.slot, worker.id));
@@ -130,16 +132,27 @@ fn build(facts: Facts) -> Document {
         },
         sockets: listeners
             .iter()
-            .enumerate()
-            .map(|(index, listener)| tree::Socket {
-                name: listener.name.clone(),
-                address: listener.address.clone(),
-                queue: survey.queue(index).map(|queue| queue.waiting),
-                queue_max: survey.queue(index).map(|queue| queue.max),
+            .scan(0, |first, (listener, queues)| {
+                let places = *first..*first + queues.len();
+                *first = places.end;
+                Some(socket(listener, places.map(|place| survey.queue(place)).collect()))
             })
             .collect(),
         workers,
         failures,
+    }
+}
+
+/// A socket and what waits in its queue, or in those of all slots.
+fn socket(listener: &Listener, queues: Vec<Option<Queue>>) -> tree::Socket {
+    let sum = |of: fn(&Queue) -> u64| queues.iter().flatten().map(of).reduce(|sum, more| sum.saturating_add(more));
+    let slots = queues.iter().map(|queue| queue.map(|queue| queue.waiting)).filter(|_| queues.len() > 1);
+    tree::Socket {
+        name: listener.name.clone(),
+        address: listener.address.clone(),
+        queue: sum(|queue| queue.waiting),
+        queue_max: sum(|queue| queue.max),
+        slots: slots.collect(),
     }
 }
 

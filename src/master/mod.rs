@@ -13,6 +13,7 @@
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
 //! | `hear.rs`, `words.rs` | what workers say |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
+//! | `vacate.rs` | a queue for each slot: who gets new connections, and whose queue is to get empty |
 //! | `wear.rs` | workers that are used up; memory for a second generation |
 //! | `handover/` | another program goes on in this process: the upgrade in place |
 //! | `fronts.rs` | the status address and D-Bus |
@@ -47,6 +48,7 @@ mod systemd;
 pub(crate) mod testing;
 pub mod text;
 mod turn;
+mod vacate;
 mod wear;
 pub mod words;
 

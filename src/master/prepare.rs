@@ -11,7 +11,7 @@ use super::command::{self, Cancel};
 use super::release::{self, Pinned};
 use super::sockets::Listener;
 use super::wear::Footprint;
-use crate::config::{self, Config, Overrides};
+use crate::config::{self, Balance, Config, Overrides};
 use crate::pool::{Readiness, Restart, Settings, Surge};
 use crate::sys::spawn::{Identity, Plan};
 
@@ -99,7 +99,8 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
     let mut env = release::environment(std::env::vars_os(), configured).map_err(|error| error.to_string())?;
     // As a shell would have it after `cd`; what the master's own PWD says is not true for a worker.
     env.retain(|entry| !entry.as_bytes().starts_with(b"PWD="));
-    env.extend(super::sockets::environment(&common.listeners));
+    let listeners = listeners(&config, &common.listeners);
+    env.extend(super::sockets::environment(listeners.iter().copied()));
     env.extend(assignment("PWD", &pinned.directory_path.display().to_string()));
     env.extend(assignment("RATOON_INSTANCE", &common.instance));
     env.extend(assignment("RATOON_CONTROL", &common.control.display().to_string()));
@@ -109,12 +110,20 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
         argv: pinned.argv,
         env,
         directory: pinned.directory,
-        listeners: common.listeners.iter().map(|listener| listener.fd.clone()).collect(),
+        listeners: listeners.into_iter().map(|listener| listener.fd.clone()).collect(),
         identity,
         nofile: Some(nofile),
         die_with_parent: common.die_with_parent,
     };
     Ok(Release { config: Arc::new(config), plan })
+}
+
+/// Which of the sockets its workers get; with `worker.balance = "per-slot"` each has another in their place.
+pub fn listeners<'a>(config: &Config, all: &'a [Listener]) -> Vec<&'a Listener> {
+    match config.worker.balance {
+        Balance::Shared => all.iter().collect(),
+        Balance::PerSlot => super::sockets::one_each(all).map(|(_, listener)| listener).collect(),
+    }
 }
 
 fn run(key: &str, argv: &[String], pinned: &Pinned, env: &[(String, String)], cancel: &Cancel) -> Result<(), String> {
@@ -151,6 +160,7 @@ pub fn settings(config: &Config) -> Settings {
         },
         probation: config.reload.probation,
         max_age: config.recycle.max_age,
+        per_slot: config.worker.balance == Balance::PerSlot,
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod bind;
 mod inherit;
+mod slots;
+mod steer;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketType, gets
 
 pub use self::bind::{bind, check};
 pub use self::inherit::{Inherited, STORED_PREFIX, from_systemd};
+pub use self::slots::{Slots, one_each};
 
 /// A socket that the workers serve.
 #[derive(Clone, Debug)]
@@ -69,12 +72,12 @@ impl Listener {
 }
 
 /// What the workers of these listeners are told: `LISTEN_FDS` and `LISTEN_FDNAMES` (the rest is added at their start).
-pub fn environment(listeners: &[Listener]) -> Vec<CString> {
-    if listeners.is_empty() {
+pub fn environment<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<CString> {
+    let names: Vec<&str> = listeners.into_iter().map(|listener| listener.name.as_str()).collect();
+    if names.is_empty() {
         return Vec::new();
     }
-    let names: Vec<&str> = listeners.iter().map(|listener| listener.name.as_str()).collect();
-    [format!("LISTEN_FDS={}", listeners.len()), format!("LISTEN_FDNAMES={}", names.join(":"))]
+    [format!("LISTEN_FDS={}", names.len()), format!("LISTEN_FDNAMES={}", names.join(":"))]
         .into_iter()
         .filter_map(|entry| CString::new(entry).ok())
         .collect()

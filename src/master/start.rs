@@ -26,9 +26,10 @@ use super::output::{Handed, Mode, Outputs};
 use super::prepare::{self, Common, Release, Source};
 use super::processes::Token;
 use super::publish::{Ended, Published};
-use super::sockets::{self, Inherited, Listener};
+use super::sockets::{self, Inherited, Listener, Slots};
 use super::systemd::Systemd;
 use super::turn::{End, Master};
+use super::vacate::Vacate;
 use crate::config::Overrides;
 use crate::control::dbus;
 use crate::control::http::{Book, Resumed};
@@ -401,6 +402,8 @@ impl Master {
             ending: None,
             common,
             source,
+            slots: Slots::default(),
+            vacating: Vacate::default(),
             guard,
             cgroups,
             outputs,
@@ -433,6 +436,8 @@ impl Master {
                 if master.orphans.is_empty() && store::is_wanted() {
                     master.remove_strays();
                 }
+                master.resume_slots(&mut fds);
+                master.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
                 master.events.push_back(Event::Start(prepare::settings(&release.config)));
                 master.releases.insert(1, Arc::from(release));
             }

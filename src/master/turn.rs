@@ -23,7 +23,9 @@ use super::output::Outputs;
 use super::prepare::{Common, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
+use super::sockets::Slots;
 use super::systemd::Systemd;
+use super::vacate::Vacate;
 use crate::control::http::Book;
 use crate::control::{AskerId, Ends, Reply};
 use crate::pool::{Action, Event, Number, Pool, Settings, Slot, WorkerId};
@@ -92,6 +94,10 @@ pub struct Master {
     pub(super) ending: Option<Cancel>,
     pub(super) common: Common,
     pub(super) source: Source,
+    /// The sockets of the slots, where each has its own.
+    pub(super) slots: Slots,
+    /// Workers that are to stop when their queue is empty.
+    pub(super) vacating: Vacate,
     pub(super) guard: Guard,
     pub(super) cgroups: Option<Cgroups>,
     pub(super) outputs: Outputs,
@@ -184,6 +190,7 @@ impl Master {
             self.upgrade_deadline(),
             self.orphans.deadline(),
             self.store.as_ref().and_then(Store::deadline),
+            self.vacating.deadline(),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         loop {
@@ -244,6 +251,7 @@ impl Master {
         self.resume_paused();
         self.look_at_wear();
         self.look_at_orphans();
+        self.look_at_queues();
         if self.pool.deadline().is_some_and(|at| at <= self.now) {
             self.events.push_back(Event::Due);
         }
@@ -262,6 +270,13 @@ impl Master {
                 store.touch(&event, self.now);
             }
             self.pool.step(self.now, event, &mut actions);
+            // Before anybody is stopped.
+            if actions
+                .iter()
+                .any(|action| matches!(action, Action::Changed(_) | Action::Ended(_) | Action::Spawn { .. } | Action::Stopping))
+            {
+                self.steer();
+            }
             // A decision that workers feel is written down first: the next master must not decide otherwise.
             if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::Abort(_) | Action::Kill(_))) {
                 self.keep_current();

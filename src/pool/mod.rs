@@ -19,6 +19,7 @@ mod reload;
 mod report;
 mod restart;
 mod saved;
+mod serving;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -129,6 +130,7 @@ impl Pool {
             Event::Said(id, said) => self.said(id, said),
             Event::Exited { worker, how, left } => self.exited(worker, how, left),
             Event::Cleared(id) => self.cleared(id),
+            Event::Vacated(id) => self.vacated(id),
             Event::Worn(id, why) => self.worn(id, why),
             Event::Reload(asker) => self.ask_reload(asker),
             Event::Prepared(number, settings) => self.prepared(number, settings),
@@ -151,6 +153,11 @@ impl Pool {
     /// The committed generation.
     pub fn generation(&self) -> Number {
         self.current
+    }
+
+    /// The generation that a reload is bringing up.
+    pub fn candidate(&self) -> Option<Number> {
+        self.reload.as_ref().map(|reload| reload.number)
     }
 
     /// How many workers there shall be.

@@ -58,6 +58,7 @@ struct Worker {
     ready_at: Option<Offset>,
     watchdog: Option<Duration>,
     counted: bool,
+    vacating: bool,
     killed: bool,
     how: Option<words::How>,
 }

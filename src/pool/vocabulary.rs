@@ -35,6 +35,8 @@ pub struct Settings {
     pub probation: Duration,
     /// A worker older than this is replaced.
     pub max_age: Option<Duration>,
+    /// Each slot has a queue of its own (`worker.balance = "per-slot"`).
+    pub per_slot: bool,
 }
 
 /// `worker.ready`.
@@ -106,6 +108,8 @@ pub enum Event {
     },
     /// Nothing of the worker is left.
     Cleared(WorkerId),
+    /// Nothing waits any more in the queue that the worker served; the answer to [`Action::Vacate`].
+    Vacated(WorkerId),
     /// The worker has used up what it may (memory, requests): recycle it.
     Worn(WorkerId, &'static str),
     /// Somebody wants a new generation; nobody waits when `None`.
@@ -164,6 +168,9 @@ pub enum Action {
     },
     /// Send the generation's stop signal to the worker's main process.
     Stop(WorkerId),
+    /// Watch the queue that the worker serves, to which no new connection goes any more ([`super::Pool::serving`]); answer with
+    /// `Vacated` when it has been empty for a moment.
+    Vacate(WorkerId),
     /// Send SIGABRT to the worker's main process.
     Abort(WorkerId),
     /// Send SIGKILL to every process of the worker.

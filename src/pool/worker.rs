@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Pool;
 use super::generation::Role;
 use super::how::How;
+use super::serving::VACATE_LIMIT;
 use super::timers::Key;
 use super::vocabulary::{Action, Ended, Kind, Number, Outcome, Readiness, Said, Slot, WorkerId};
 
@@ -72,6 +73,8 @@ pub struct Worker {
     pub(super) watchdog: Option<Duration>,
     /// It is one of its generation's `ready`.
     pub(super) counted: bool,
+    /// It shall stop, but serves on until the queue that nobody else serves is empty.
+    pub(super) vacating: bool,
     /// The stop timeout ran out and SIGKILL was sent.
     pub(super) killed: bool,
     /// Its main process is gone.
@@ -96,6 +99,7 @@ impl Pool {
             ready_at: None,
             watchdog,
             counted: false,
+            vacating: false,
             killed: false,
             how: None,
         };
@@ -161,6 +165,8 @@ impl Pool {
                     (Some(_), Phase::Starting | Phase::Draining) => {}
                 }
             }
+            // How long it takes to stop is counted from when it is asked to.
+            (Said::Extend(_), Phase::Draining) if worker.vacating => {}
             (Said::Extend(by), phase) => {
                 let until = now + by.min(FOREVER);
                 self.timers.extend(
@@ -191,6 +197,7 @@ impl Pool {
             self.timers.set(Key::Watchdog(id), now + every);
         }
         self.act(Action::Changed(id));
+        self.queue_is_served(id);
         let Some(home) = self.generations.get_mut(&generation) else { return };
         home.ready += 1;
         let (role, max_age) = (home.role, home.settings.max_age);
@@ -223,8 +230,11 @@ impl Pool {
         if worker.phase == Phase::Draining || worker.how.is_some() {
             return;
         }
+        let vacating = doom == Doom::Asked && self.has_a_queue_to_empty(id);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.phase = Phase::Draining;
         worker.doom = Some(doom);
+        worker.vacating = vacating;
         let (has_process, generation) = (worker.pid.is_some(), worker.generation);
         self.uncount(id);
         self.timers.clear_worker(id);
@@ -233,9 +243,10 @@ impl Pool {
         if doom == Doom::Watchdog {
             grace = grace.min(ABORT_GRACE);
         }
-        self.timers.set(Key::Stop(id), self.after(grace));
+        self.timers.set(Key::Stop(id), self.after(if vacating { VACATE_LIMIT } else { grace }));
         if has_process {
             match doom {
+                Doom::Asked if vacating => self.act(Action::Vacate(id)),
                 Doom::Asked | Doom::StartTimeout(_) => self.act(Action::Stop(id)),
                 Doom::Watchdog => self.act(Action::Abort(id)),
                 Doom::Leaving => {}
@@ -300,6 +311,9 @@ impl Pool {
     }
 
     pub(super) fn stop_timeout(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(|worker| worker.vacating) {
+            return self.queue_is_left(id);
+        }
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let again = std::mem::replace(&mut worker.killed, true) || worker.how.is_some();
         let (generation, slot) = (worker.generation, worker.slot);
@@ -329,6 +343,7 @@ impl Pool {
         };
         let ready_for = worker.ready_at.map(|since| now - since);
         worker.how = Some(how.clone());
+        worker.vacating = false;
         let (pid, status, reason) = (worker.pid, worker.status.clone(), self.reason(id, &how.to_string()));
         self.uncount(id);
         for key in [Key::Start(id), Key::Settle(id), Key::Watchdog(id), Key::Age(id)] {

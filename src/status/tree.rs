@@ -115,6 +115,10 @@ pub struct Socket {
     pub queue: Option<u64>,
     /// How many may wait.
     pub queue_max: Option<u64>,
+    /// With a queue for each slot (`worker.balance = "per-slot"`): how many wait in each, by slot; `queue` and `queue_max` are
+    /// the sums. Else it is not there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<Option<u64>>,
 }
 
 /// A living worker.

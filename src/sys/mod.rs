@@ -26,6 +26,8 @@ pub mod process;
 #[cfg(feature = "master")]
 pub mod program;
 #[cfg(feature = "master")]
+pub mod reuseport;
+#[cfg(feature = "master")]
 pub mod signals;
 #[cfg(feature = "master")]
 pub mod spawn;

@@ -65,7 +65,16 @@ pub fn shell(script: &str) -> Plan {
 
 /// A worker with nothing of its own.
 pub fn birth<'a>() -> Birth<'a> {
-    Birth { tag: 1, env: Vec::new(), stdout: None, stderr: None, scoreboard: None, cgroup: None, watchdog_pid: false }
+    Birth {
+        tag: 1,
+        env: Vec::new(),
+        stdout: None,
+        stderr: None,
+        listeners: None,
+        scoreboard: None,
+        cgroup: None,
+        watchdog_pid: false,
+    }
 }
 
 /// What somebody prints, line by line.

@@ -4,6 +4,7 @@
 //! `chaos` and `hello`, and small scripts. Every test has a directory of its own, waits for what happens instead of
 //! sleeping, and leaves no process behind, even when it fails.
 
+mod balance;
 mod birth;
 mod config;
 #[path = "../support/load.rs"]

@@ -146,6 +146,7 @@ fn values() {
             "user = 4294967295",
             "directory = \"\"",
             "directory = 3",
+            "balance = \"per_slot\"",
             "limits.memory_max = \"512MB\"",
             "limits.memory_max = \"10%\"",
             "limits.memory_max = 0",

@@ -32,7 +32,7 @@ fn nothing_said_changes_nothing() {
 fn every_flag_wins() {
     let all = "--workers 4 --directory /srv --env A=1 --env B=2=3 --environment-file /etc/a --environment-file -/etc/b \
                --ready running --settle 0 --start-timeout 1min --stop-timeout 2 --stop-signal INT --watchdog 3s --user web \
-               --group 5 --memory-max 2G --memory-high 1G --tasks-max 7 --cpu-weight 8 --nofile 99 \
+               --group 5 --balance per-slot --memory-max 2G --memory-high 1G --tasks-max 7 --cpu-weight 8 --nofile 99 \
                --restart-initial 1ms --restart-max 2ms --restart-limit 3 --restart-interval 4s --give-up 5s --surge 50% \
                --probation 6s --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 -- prog --flag -x";
     let config = both(FILE, all).unwrap();
@@ -50,6 +50,7 @@ stop_signal = "INT"
 watchdog = "3s"
 user = "web"
 group = 5
+balance = "per-slot"
 limits = { memory_max = "2G", memory_high = "1G", tasks_max = 7, cpu_weight = 8, nofile = 99 }
 [restart]
 initial = "1ms"

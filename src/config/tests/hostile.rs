@@ -67,7 +67,7 @@ fn the_example_shows_the_defaults_where_there_are_any() {
     assert_eq!(config.worker.start_timeout, default.worker.start_timeout);
     assert_eq!(config.worker.stop_timeout, default.worker.stop_timeout);
     assert_eq!(config.worker.stop_signal, default.worker.stop_signal);
-    assert_eq!(config.worker.ready, default.worker.ready);
+    assert_eq!((config.worker.ready, config.worker.balance), (default.worker.ready, default.worker.balance));
 }
 
 /// A change to a valid text: cut, put in, doubled, or a character made another.

@@ -32,6 +32,7 @@ pub(super) fn render(document: &Document) -> String {
     counts(&mut text, document);
     reload(&mut text, document);
     sockets(&mut text, document);
+    slots(&mut text, document);
     workers(&mut text, document);
     text.text.push_str("# EOF\n");
     text.text
@@ -137,6 +138,23 @@ fn sockets(text: &mut Text<'_>, document: &Document) {
             // Two sockets may share name and address (SO_REUSEPORT); the number keeps them apart.
             let labels: &[(&str, &dyn Display)] = &[("socket", &number), ("name", &socket.name), ("address", &socket.address)];
             text.sample(name, labels, figure(socket));
+        }
+    }
+}
+
+fn slots(text: &mut Text<'_>, document: &Document) {
+    if document.sockets.iter().all(|socket| socket.slots.is_empty()) {
+        return;
+    }
+    text.family(
+        "ratoon_socket_slot_queue",
+        "gauge",
+        "",
+        "Connections that wait in the queue of a slot (worker.balance = \"per-slot\").",
+    );
+    for (number, socket) in document.sockets.iter().enumerate() {
+        for (slot, queue) in socket.slots.iter().enumerate() {
+            text.sample("ratoon_socket_slot_queue", &[("socket", &number as &dyn Display), ("slot", &slot)], *queue);
         }
     }
 }
@@ -291,7 +309,7 @@ mod tests {
     #[test]
     fn labels_are_escaped() {
         let nasty = "a\"b\\c\nd";
-        let socket = Socket { name: nasty.into(), address: "x".into(), queue: Some(1), queue_max: None };
+        let socket = Socket { name: nasty.into(), address: "x".into(), queue: Some(1), queue_max: None, slots: Vec::new() };
         let text = render(&Document { instance: nasty.into(), sockets: vec![socket], ..Document::default() });
         assert!(text.contains(r#"{instance="a\"b\\c\nd",socket="0",name="a\"b\\c\nd",address="x"} 1"#), "{text}");
     }

@@ -29,6 +29,9 @@ pub(super) mod upgrade;
 #[cfg(test)]
 mod tests;
 
+/// The name of a slot's socket is this, the place of its listener, and the slot: `slot-0-3`.
+pub(super) const SLOT_PREFIX: &str = "slot-";
+
 /// `CLOCK_BOOTTIME` in nanoseconds: the clock that two programs have in common.
 fn boottime() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

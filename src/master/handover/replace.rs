@@ -61,7 +61,7 @@ pub fn arguments_of_run() -> Result<Vec<OsString>, String> {
 pub fn document(state: State, fds: &Outgoing<'_>) -> Result<OwnedFd, String> {
     let document = Document {
         format: state::FORMAT,
-        least: state::LEAST,
+        least: state::least(fds),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         descriptors: fds.numbers(),
         state,

@@ -46,7 +46,7 @@ pub fn can_restore(state: State) -> Result<(), String> {
 /// A release as it was pinned.
 pub fn release(
     saved: state::Release,
-    listeners: &[Arc<OwnedFd>],
+    listeners: Vec<Arc<OwnedFd>>,
     die_with_parent: Option<i32>,
     fds: &mut Incoming,
 ) -> Result<Release, String> {
@@ -67,7 +67,7 @@ pub fn release(
             argv: strings(saved.argv)?,
             env: strings(saved.env)?,
             directory: Arc::new(fds.take(&saved.directory).map_err(failed)?),
-            listeners: listeners.to_vec(),
+            listeners,
             identity: saved.user.map(|(uid, gid, groups)| Identity { uid, gid, groups }),
             nofile: saved.nofile,
             die_with_parent,
@@ -166,6 +166,7 @@ impl Master {
         self.drain_orphans();
         self.remove_strays();
         self.births.extend(state.births);
+        self.resume_slots(fds);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
         for worker in unknown {
             // Decided, and not yet done when the master died.
@@ -225,7 +226,9 @@ impl Master {
             self.events.push_back(Event::Abort(None));
         }
         // Whether the signal for a drain that was decided had been sent is not known.
-        let draining = self.pool.workers().filter(|(_, worker)| worker.phase == Phase::Draining).map(|(id, _)| id);
+        let waits: Vec<WorkerId> = self.pool.vacating().collect();
+        let draining = self.pool.workers().filter(|(id, worker)| worker.phase == Phase::Draining && !waits.contains(id));
+        let draining = draining.map(|(id, _)| id);
         for worker in draining.collect::<Vec<_>>() {
             self.carry_out(Action::Stop(worker));
         }

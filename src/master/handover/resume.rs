@@ -137,10 +137,10 @@ fn found_again(known: &[state::Listener], came: &[Listener], fds: &mut Incoming)
 }
 
 fn releases(state: &mut state::State, listeners: &[Listener], fds: &mut Incoming) -> Result<HashMap<Number, Release>, String> {
-    let sockets: Vec<_> = listeners.iter().map(|listener| listener.fd.clone()).collect();
     let mut releases = HashMap::new();
     for (number, saved) in std::mem::take(&mut state.releases) {
-        let release = restore::release(saved, &sockets, state.die_with_parent, fds);
+        let sockets = prepare::listeners(&saved.config, listeners).into_iter().map(|listener| listener.fd.clone()).collect();
+        let release = restore::release(saved, sockets, state.die_with_parent, fds);
         releases.insert(number, release.map_err(|why| format!("the release of generation {number}: {why}"))?);
     }
     Ok(releases)

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
+use super::SLOT_PREFIX;
 use super::fds::{Name, Outgoing};
 use super::state::{self, Bytes, State};
 use crate::control::http::Carried;
@@ -32,6 +33,9 @@ impl Master {
             store.lend(fds);
         }
         let askers = state::Askers { connections: save_connections(connections, fds), ..self.save_askers() };
+        for (listener, slot, socket) in self.slots.made() {
+            fds.lend(format!("{SLOT_PREFIX}{listener}-{slot}"), socket.as_fd());
+        }
         let listeners = self.common.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
             name: listener.name.clone(),
             address: listener.address.clone(),

@@ -12,16 +12,24 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::fds::Name;
+use super::fds::{Name, Outgoing};
 use crate::config::Config;
 use crate::pool::{Number, Saved, Slot, WorkerId};
 use crate::status::scoreboard::Totals;
 use crate::status::tree::{Failure, Reloads};
 
 /// The format that this program writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The oldest format that a reader must know to read what this program writes.
 pub const LEAST: u32 = 1;
+/// The first one with a socket for each slot: who does not know them would close them, and what waits in them would be lost.
+const WITH_SLOTS: u32 = 2;
+
+/// The oldest format that a reader must know to go on with these.
+pub fn least(fds: &Outgoing<'_>) -> u32 {
+    let slots = fds.named().any(|(name, _)| name.starts_with(super::SLOT_PREFIX));
+    if slots { WITH_SLOTS } else { LEAST }
+}
 
 /// The whole document.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -35,7 +35,7 @@ const HEAD: u64 = 16;
 /// More than any state has, bytes.
 const STATE_MAX: u64 = 256 << 20;
 /// What is stored of all that a state names; the rest is made anew.
-const STORED: [&str; 6] = ["process-", "notify-", "page-", "program-", "script-", "directory-"];
+const STORED: [&str; 7] = ["process-", "notify-", "page-", "program-", "script-", "directory-", super::SLOT_PREFIX];
 
 /// The way to the store.
 pub struct Store {
@@ -211,7 +211,7 @@ impl Master {
             if let Ok(state) = self.save(None, Vec::new(), &mut fds) {
                 let document = Document {
                     format: state::FORMAT,
-                    least: state::LEAST,
+                    least: state::least(&fds),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     descriptors: BTreeMap::new(),
                     state,

@@ -10,7 +10,8 @@ use crate::pool::{How, Phase, Settings, generation, recycle, reload, vocabulary,
 
 impl Worker {
     pub(super) fn of(worker: &worker::Worker, now: Instant) -> Worker {
-        let worker::Worker { slot, generation, pid, phase, status, doom, ready_at, watchdog, counted, killed, how } = worker;
+        let worker::Worker { slot, generation, pid, phase, status, doom, ready_at, watchdog, counted, vacating, killed, how } =
+            worker;
         Worker {
             slot: *slot,
             generation: *generation,
@@ -30,6 +31,7 @@ impl Worker {
             ready_at: ready_at.map(|at| offset(at, now)),
             watchdog: *watchdog,
             counted: *counted,
+            vacating: *vacating,
             killed: *killed,
             how: how.as_ref().map(words::How::from),
         }
@@ -137,7 +139,7 @@ impl Place {
 
 impl From<&Settings> for words::Settings {
     fn from(settings: &Settings) -> words::Settings {
-        let Settings { count, ready, start_timeout, stop_timeout, watchdog, restart, surge, probation, max_age } =
+        let Settings { count, ready, start_timeout, stop_timeout, watchdog, restart, surge, probation, max_age, per_slot } =
             settings.clone();
         let vocabulary::Restart { initial, max, limit, interval, give_up } = restart;
         words::Settings {
@@ -156,13 +158,15 @@ impl From<&Settings> for words::Settings {
             },
             probation,
             max_age,
+            per_slot,
         }
     }
 }
 
 impl words::Settings {
     pub(super) fn restore(self) -> Settings {
-        let words::Settings { count, ready, start_timeout, stop_timeout, watchdog, restart, surge, probation, max_age } = self;
+        let words::Settings { count, ready, start_timeout, stop_timeout, watchdog, restart, surge, probation, max_age, per_slot } =
+            self;
         let Restart { initial, max, limit, interval, give_up } = restart;
         Settings {
             count,
@@ -180,6 +184,7 @@ impl words::Settings {
             },
             probation,
             max_age,
+            per_slot,
         }
     }
 }

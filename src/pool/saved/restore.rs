@@ -102,7 +102,7 @@ fn check(
 
 impl Worker {
     fn restore(self, now: Instant) -> worker::Worker {
-        let Worker { slot, generation, pid, phase, status, doom, ready_at, watchdog, counted, killed, how } = self;
+        let Worker { slot, generation, pid, phase, status, doom, ready_at, watchdog, counted, vacating, killed, how } = self;
         worker::Worker {
             slot,
             generation,
@@ -113,6 +113,7 @@ impl Worker {
             ready_at: ready_at.map(|at| instant(at, now)),
             watchdog,
             counted,
+            vacating,
             killed,
             how: how.map(words::How::restore),
         }

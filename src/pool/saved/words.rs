@@ -124,6 +124,7 @@ pub(super) struct Settings {
     pub surge: Surge,
     pub probation: Duration,
     pub max_age: Option<Duration>,
+    pub per_slot: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,6 +149,7 @@ impl Default for Settings {
             surge: Surge::Percent(100),
             probation: Duration::ZERO,
             max_age: None,
+            per_slot: false,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The pool's tests: stories, the table of all states and all events, and a simulation of a hostile world.
 
+mod queues;
 mod saved;
 mod simulation;
 mod stories;
@@ -27,5 +28,6 @@ fn settings(count: u32) -> Settings {
         surge: Surge::Percent(100),
         probation: Duration::ZERO,
         max_age: None,
+        per_slot: false,
     }
 }

@@ -17,6 +17,7 @@ enum Move {
     CrashAll,
     Leave(usize),
     Clear(usize),
+    Vacate(usize),
     ObeyOne(usize),
     ObeyAll,
     Say(usize, u8),
@@ -26,7 +27,7 @@ enum Move {
     Worn(usize),
     Reload,
     ReloadUnattended,
-    Prepare(u32, u8),
+    Prepare(u32, u16),
     Refuse,
     Abort,
     AskerGone(usize),
@@ -49,6 +50,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => Just(Move::CrashAll),
         4 => any::<usize>().prop_map(Move::Leave),
         6 => any::<usize>().prop_map(Move::Clear),
+        6 => any::<usize>().prop_map(Move::Vacate),
         10 => any::<usize>().prop_map(Move::ObeyOne),
         5 => Just(Move::ObeyAll),
         8 => (any::<usize>(), any::<u8>()).prop_map(|(who, what)| Move::Say(who, what)),
@@ -58,7 +60,7 @@ fn moves() -> impl Strategy<Value = Move> {
         3 => any::<usize>().prop_map(Move::Worn),
         12 => Just(Move::Reload),
         2 => Just(Move::ReloadUnattended),
-        14 => (1_u32..5, any::<u8>()).prop_map(|(count, how)| Move::Prepare(count, how)),
+        14 => (1_u32..5, any::<u16>()).prop_map(|(count, how)| Move::Prepare(count, how)),
         3 => Just(Move::Refuse),
         3 => Just(Move::Abort),
         3 => any::<usize>().prop_map(Move::AskerGone),
@@ -72,11 +74,11 @@ fn moves() -> impl Strategy<Value = Move> {
     ]
 }
 
-/// A configuration out of a count and a byte.
-fn config(count: u32, how: u8) -> Settings {
+/// A configuration out of a count and some bits.
+fn config(count: u32, how: u16) -> Settings {
     let mut settings = settings(count);
     if how & 1 != 0 {
-        settings.surge = Surge::Count(1 + u32::from(how >> 6));
+        settings.surge = Surge::Count(1 + u32::from(how >> 6 & 3));
     }
     if how & 2 != 0 {
         settings.probation = ms(500);
@@ -94,6 +96,7 @@ fn config(count: u32, how: u8) -> Settings {
         settings.restart.give_up = Some(ms(50_000));
         settings.restart.limit = 3;
     }
+    settings.per_slot = how & 256 != 0;
     settings
 }
 
@@ -152,6 +155,11 @@ fn one_move(world: &mut World, one: Move) {
         Move::Clear(which) => {
             if let Some(worker) = pick(world, which, |world, id| world.processes[&id].gone) {
                 world.clear(worker);
+            }
+        }
+        Move::Vacate(which) => {
+            if let Some(worker) = pick(world, which, |world, id| world.processes[&id].vacating) {
+                world.vacate(worker);
             }
         }
         Move::ObeyOne(which) => {
@@ -241,7 +249,7 @@ proptest! {
     #[test]
     fn the_laws_hold_in_a_hostile_world(
         count in 1_u32..5,
-        how in any::<u8>(),
+        how in any::<u16>(),
         moves in prop::collection::vec(moves(), 1..80),
     ) {
         play(config(count, how), moves);

@@ -129,6 +129,7 @@ fn events() -> Vec<Event> {
         ];
         events.extend(said.map(|said| Event::Said(worker, said)));
         events.push(Event::MainPid(worker, 7));
+        events.push(Event::Vacated(worker));
         events.push(Event::Worn(worker, "recycle.max_memory"));
         events.push(Event::Recycle(Some(worker), None));
     }

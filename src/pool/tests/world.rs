@@ -12,6 +12,8 @@ use crate::pool::{
 pub struct Process {
     pub slot: Slot,
     pub generation: Number,
+    /// Its queue is watched, and it is to be stopped when that is empty.
+    pub vacating: bool,
     /// It was told to stop (or to abort).
     pub stopped: bool,
     pub killed: bool,
@@ -168,6 +170,13 @@ impl World {
         }
     }
 
+    /// Nothing waits any more in the worker's queue.
+    pub fn vacate(&mut self, worker: WorkerId) {
+        if self.processes.get(&worker).is_some_and(|process| process.vacating && !process.gone) {
+            self.step(Event::Vacated(worker));
+        }
+    }
+
     pub fn prepare(&mut self) {
         if let Some(number) = self.preparing.pop() {
             let settings = self.next.clone();
@@ -241,6 +250,11 @@ impl World {
                 } else {
                     self.exit(worker, How::Exit(0));
                 }
+                continue;
+            }
+            let vacating = self.processes.iter().find(|(_, process)| process.vacating).map(|(worker, _)| *worker);
+            if let Some(worker) = vacating {
+                self.vacate(worker);
                 continue;
             }
             let starting = self.pool.workers().find(|(id, worker)| worker.phase == Phase::Starting && self.alive(*id));
@@ -323,17 +337,40 @@ impl World {
                     follow.push(Event::SpawnFailed(*worker, "fork: Resource temporarily unavailable".to_owned()));
                 } else {
                     self.last_pid += 1;
-                    let process = Process { slot: *slot, generation: *generation, stopped: false, killed: false, gone: false };
+                    let process = Process {
+                        slot: *slot,
+                        generation: *generation,
+                        vacating: false,
+                        stopped: false,
+                        killed: false,
+                        gone: false,
+                    };
                     self.processes.insert(*worker, process);
                     follow.push(Event::Spawned(*worker, self.last_pid));
                 }
             }
             Action::Stop(worker) | Action::Abort(worker) => {
-                self.may_be_stopped(*worker, matches!(action, Action::Abort(_)));
+                if self.processes.get(worker).is_none_or(|process| !process.vacating) {
+                    self.may_be_stopped(*worker, matches!(action, Action::Abort(_)));
+                }
+                if matches!(action, Action::Stop(_)) {
+                    self.leaves_no_queue(*worker);
+                }
                 if let Some(process) = self.processes.get_mut(worker) {
                     assert!(!process.gone, "a signal to a process that is gone");
                     process.stopped = true;
+                    process.vacating = false;
                 }
+            }
+            Action::Vacate(worker) => {
+                self.may_be_stopped(*worker, false);
+                let process = self.processes.get_mut(worker).expect("the queue of a worker without a process");
+                assert!(!process.gone && !process.stopped && !process.vacating, "a queue watched for nothing");
+                process.vacating = true;
+                let slot = process.slot;
+                assert!(!self.ready_queues().contains_key(&slot), "who is not the last waits for its queue");
+                let nobody_else = self.ready_queues().is_empty();
+                assert!(nobody_else || !self.pool.serving().contains(&slot), "a queue that shall get empty gets connections");
             }
             Action::Kill(worker) => {
                 if let Some(process) = self.processes.get_mut(worker) {
@@ -409,6 +446,32 @@ impl World {
         assert!(reason, "worker {worker} of the current generation {current} is stopped for no reason");
     }
 
+    /// How many ready workers each queue has.
+    fn ready_queues(&self) -> BTreeMap<Slot, u32> {
+        let mut queues = BTreeMap::new();
+        for (_, worker) in self.pool.workers().filter(|(id, worker)| worker.phase == Phase::Ready && self.alive(*id)) {
+            *queues.entry(self.pool.queue(worker)).or_default() += 1;
+        }
+        queues
+    }
+
+    /// Who served a queue of its own does not go before somebody else serves it, or it is empty, if there is a way out.
+    fn leaves_no_queue(&self, worker: WorkerId) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let per_slot = match process.generation {
+            1 => self.committed.get(&1),
+            number => self.prepared.get(&number),
+        };
+        let had_one = per_slot.is_some_and(|settings| settings.per_slot) && self.was_ready(worker);
+        if !had_one || process.vacating || (self.stopping && process.slot == 0) {
+            return;
+        }
+        let ready = self.ready_queues();
+        let others = self.pool.vacating().any(|id| id != worker && self.processes[&id].slot == process.slot);
+        let elsewhere = ready.keys().any(|queue| *queue != process.slot);
+        assert!(ready.contains_key(&process.slot) || others || !elsewhere, "worker {worker} leaves a queue that nobody serves");
+    }
+
     fn was_ready(&self, worker: WorkerId) -> bool {
         self.pool.worker(worker).is_some_and(|worker| worker.ready_at.is_some())
     }
@@ -442,6 +505,12 @@ impl World {
             worker.generation == generation && worker.phase == Phase::Ready && self.alive(*id) && worker.slot < self.pool.target()
         });
         assert!(self.pool.ready() <= counted.count() as u32, "more ready workers are told than there are");
+        let (serving, queues) = (self.pool.serving(), self.ready_queues());
+        assert!(!serving.is_empty(), "new connections go nowhere");
+        if !self.stopping && self.processes.values().all(|process| !process.gone) && !queues.is_empty() {
+            let ready: BTreeSet<Slot> = queues.into_keys().collect();
+            assert_eq!(serving, ready, "new connections do not go to who is ready");
+        }
         if self.begun.len() == self.finished.len() {
             // No reload runs: no worker starts but in the current generation.
             for (id, worker) in self.pool.workers() {

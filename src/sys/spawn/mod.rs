@@ -69,6 +69,8 @@ pub struct Birth<'a> {
     pub stdout: Option<BorrowedFd<'a>>,
     /// Its standard error; `None`: the master's.
     pub stderr: Option<BorrowedFd<'a>>,
+    /// Its descriptors 3, 4, … in place of [`Plan::listeners`], as many as those.
+    pub listeners: Option<&'a [Arc<OwnedFd>]>,
     /// Its status page; put behind the listeners, and its number said in `RATOON_SCOREBOARD`.
     pub scoreboard: Option<BorrowedFd<'a>>,
     /// The directory of its cgroup (v2).
@@ -97,11 +99,12 @@ pub fn spawn(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe) -> io::Result<C
 
 fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io::Result<Child> {
     let first = 3;
-    let next = first + plan.listeners.len() as RawFd + RawFd::from(birth.scoreboard.is_some());
+    let listeners = birth.listeners.unwrap_or(&plan.listeners);
+    let next = first + listeners.len() as RawFd + RawFd::from(birth.scoreboard.is_some());
     let mut above = Above { least: next, moved: Vec::new() };
 
-    let mut descriptors = Vec::with_capacity(plan.listeners.len() + 1);
-    for listener in &plan.listeners {
+    let mut descriptors = Vec::with_capacity(listeners.len() + 1);
+    for listener in listeners {
         descriptors.push(above.number(listener.as_fd())?);
     }
     if let Some(scoreboard) = birth.scoreboard {

@@ -1,0 +1,414 @@
+//! A socket for each slot (`worker.balance = "per-slot"`): at each TCP address as many as there are slots, all of them the
+//! master's, handed to the old and the new worker of a slot.
+//!
+//! Law: none is closed while the instance lives. The kernel numbers the sockets of an address in the order in which they
+//! began to listen and gives a closed one's number to the last, so the order in which they stand here is the kernel's; a slot
+//! that is gone keeps its socket, to which no connection goes, for when it comes back.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, SocketType, getsockname, ipproto, sockopt};
+
+use super::{Error, Kind, Listener, steer};
+use crate::pool::Slot;
+use crate::sys::credentials::own_uid;
+use crate::sys::fd::{STASH, stash};
+use crate::sys::reuseport;
+
+/// Why nothing but TCP has a socket for each slot stands in ratoon.toml(5).
+fn can_have_slots(listener: &Listener) -> bool {
+    listener.kind == Kind::TcpStream && matches!(sockopt::socket_protocol(&listener.fd), Ok(Some(ipproto::TCP)))
+}
+
+/// What a worker with a queue of its own gets of these: all, but of several sockets at one address one.
+pub fn one_each(listeners: &[Listener]) -> impl Iterator<Item = (usize, &Listener)> {
+    let again = |at: usize, it: &Listener| {
+        can_have_slots(it) && listeners[..at].iter().any(|other| can_have_slots(other) && other.address == it.address)
+    };
+    listeners.iter().enumerate().filter(move |(at, it)| !again(*at, it))
+}
+
+/// The sockets of all slots.
+#[derive(Debug, Default)]
+pub struct Slots {
+    groups: Vec<Group>,
+    /// The slots to which connections go.
+    live: Vec<Slot>,
+}
+
+/// The sockets of one address.
+#[derive(Debug)]
+struct Group {
+    /// Whose address it is: its place among the listeners.
+    listener: usize,
+    /// By slot. The first is the listener's own, and the next may have come with it.
+    sockets: Vec<Arc<OwnedFd>>,
+    /// So many were there before us.
+    came: usize,
+}
+
+impl Slots {
+    /// Sees to it that there is a socket for each of so many slots.
+    ///
+    /// # Errors
+    /// Which address cannot have them, why, and what to do. What was there is as before.
+    pub fn ensure(&mut self, listeners: &[Listener], count: u32) -> Result<(), Error> {
+        self.begin(listeners);
+        let Slots { groups, live } = self;
+        for group in groups {
+            let listener = &listeners[group.listener];
+            let before = group.sockets.len();
+            while group.sockets.len() < count as usize {
+                let slot = group.sockets.len();
+                let socket = group.add(listener, live).map_err(|why| {
+                    Error(format!("worker.balance = \"per-slot\": no socket for slot {slot} at {}: {why}", listener.address))
+                })?;
+                group.sockets.push(Arc::new(stash(socket, STASH)));
+            }
+            if group.sockets.len() > before {
+                group.steer(live).map_err(not_steered)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over those that an earlier master had made: each by `LISTENER-SLOT`.
+    ///
+    /// # Errors
+    /// One is missing: then the kernel's order is not known.
+    pub fn resume(listeners: &[Listener], came: Vec<(String, OwnedFd)>) -> Result<Slots, String> {
+        let mut slots = Slots::default();
+        if came.is_empty() {
+            return Ok(slots);
+        }
+        slots.begin(listeners);
+        let number = |(name, fd): (String, OwnedFd)| {
+            let (listener, slot) = name.split_once('-')?;
+            Some((listener.parse::<usize>().ok()?, slot.parse::<usize>().ok()?, fd))
+        };
+        let mut came: Vec<_> = came.into_iter().filter_map(number).collect();
+        came.sort_by_key(|(listener, slot, _)| (*listener, *slot));
+        for (at, slot, fd) in came {
+            let group = slots.groups.iter_mut().find(|group| group.listener == at);
+            let group = group.ok_or_else(|| format!("the address of the socket {at} of slot {slot} is not known"))?;
+            if group.sockets.len() != slot {
+                return Err(format!("the socket of slot {} did not come", group.sockets.len()));
+            }
+            group.sockets.push(Arc::new(fd));
+        }
+        Ok(slots)
+    }
+
+    fn begin(&mut self, listeners: &[Listener]) {
+        if !self.groups.is_empty() {
+            return;
+        }
+        self.live = vec![0];
+        for (at, listener) in one_each(listeners).filter(|(_, it)| can_have_slots(it)) {
+            let same = listeners.iter().filter(|it| can_have_slots(it) && it.address == listener.address);
+            let sockets: Vec<_> = same.map(|it| it.fd.clone()).collect();
+            let group = Group { listener: at, came: sockets.len(), sockets };
+            // Those that systemd had opened got connections by the kernel's hash until now.
+            let _ = group.steer(&self.live);
+            self.groups.push(group);
+        }
+    }
+
+    /// The descriptors 3, 4, … of this slot's worker.
+    pub fn of(&self, listeners: &[Listener], slot: Slot) -> Vec<Arc<OwnedFd>> {
+        let of_slot = |at: usize| self.groups.iter().find(|group| group.listener == at)?.sockets.get(slot as usize);
+        one_each(listeners).map(|(at, listener)| of_slot(at).unwrap_or(&listener.fd).clone()).collect()
+    }
+
+    /// From now on connections go to these slots alone.
+    ///
+    /// # Errors
+    /// The kernel does not take the program; connections go where they went before.
+    pub fn steer(&mut self, slots: &BTreeSet<Slot>) -> Result<(), Error> {
+        if self.groups.is_empty() || self.live.iter().eq(slots) {
+            return Ok(());
+        }
+        self.live = slots.iter().copied().collect();
+        for group in &self.groups {
+            group.steer(&self.live).map_err(not_steered)?;
+        }
+        Ok(())
+    }
+
+    /// For people: the sockets as workers have them, each with all its queues.
+    pub fn shown(&self, listeners: &[Listener]) -> Vec<(Listener, Vec<Arc<OwnedFd>>)> {
+        if self.groups.is_empty() {
+            return listeners.iter().map(|it| (it.clone(), vec![it.fd.clone()])).collect();
+        }
+        let queues = |at: usize| self.groups.iter().find(|group| group.listener == at).map(|group| group.sockets.clone());
+        one_each(listeners).map(|(at, it)| (it.clone(), queues(at).unwrap_or_else(|| vec![it.fd.clone()]))).collect()
+    }
+
+    /// Whether there are any.
+    pub fn are_there(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
+    /// How many connections wait in the queues of a slot.
+    pub fn waiting(&self, slot: Slot) -> u32 {
+        let sockets = self.groups.iter().filter_map(|group| group.sockets.get(slot as usize));
+        sockets.map(|socket| reuseport::accept_queue(socket).map_or(0, |(waiting, _)| waiting)).sum()
+    }
+
+    /// Those that we made, each with the place of its listener and its slot.
+    pub fn made(&self) -> impl Iterator<Item = (usize, usize, &Arc<OwnedFd>)> {
+        let of = |group: &'_ Group| group.came;
+        self.groups.iter().flat_map(move |group| {
+            group.sockets.iter().enumerate().skip(of(group)).map(|(slot, socket)| (group.listener, slot, socket))
+        })
+    }
+}
+
+fn not_steered(error: std::io::Error) -> Error {
+    Error(format!("connections cannot be steered: {error}"))
+}
+
+impl Group {
+    fn steer(&self, live: &[Slot]) -> std::io::Result<()> {
+        let known = |slot: &&Slot| (**slot as usize) < self.sockets.len();
+        let live: Vec<Slot> = live.iter().filter(known).copied().collect();
+        match self.sockets.as_slice() {
+            // A socket alone is in no group.
+            [] | [_] => Ok(()),
+            [first, ..] => reuseport::steer(first, &steer::program(&live)),
+        }
+    }
+
+    /// One more socket at the address.
+    fn add(&mut self, listener: &Listener, live: &[Slot]) -> Result<OwnedFd, String> {
+        let first = &self.sockets[0];
+        let alone = self.sockets.len() == 1;
+        if alone && !sockopt::socket_reuseport(first).unwrap_or(false) {
+            if listener.inherited {
+                return Err(NO_REUSE_PORT.to_owned());
+            }
+            sockopt::set_socket_reuseport(first, true).map_err(|error| error.to_string())?;
+        }
+        let added = self.join(live, alone).map_err(|error| refused(listener, error));
+        if added.is_err() && alone && !listener.inherited {
+            // Nobody else shall share it.
+            let _ = sockopt::set_socket_reuseport(first, false);
+        }
+        added
+    }
+
+    fn join(&self, live: &[Slot], alone: bool) -> Result<OwnedFd, Errno> {
+        let first = &self.sockets[0];
+        let address = getsockname(first)?;
+        let family = sockopt::socket_domain(first)?;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
+        if reuseport::network(first) != reuseport::network(&socket) {
+            return Err(Errno::XDEV);
+        }
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        reuseport::copy_options(first, &socket);
+        rustix::net::bind(&socket, &address)?;
+        let flags = fcntl_getfl(first)? & OFlags::NONBLOCK;
+        fcntl_setfl(&socket, fcntl_getfl(&socket)? | flags)?;
+        let backlog = reuseport::accept_queue(first).map_or(4096, |(_, most)| i32::try_from(most).unwrap_or(i32::MAX));
+        let raw = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
+        if alone {
+            // There is a group only now, and no program yet: until there is one the new socket hears nothing.
+            reuseport::set_deaf(&socket, true).map_err(raw)?;
+            rustix::net::listen(&socket, backlog)?;
+            let live: Vec<Slot> = live.iter().filter(|slot| **slot == 0).copied().collect();
+            reuseport::steer(first, &steer::program(&live)).map_err(raw)?;
+            reuseport::set_deaf(&socket, false).map_err(raw)?;
+        } else {
+            rustix::net::listen(&socket, backlog)?;
+        }
+        Ok(socket)
+    }
+}
+
+const NO_REUSE_PORT: &str = "systemd opened its socket without ReusePort=yes, so there can be no second one; add ReusePort=yes to \
+                             the [Socket] section of the socket unit, stop the service and restart the socket unit, or set \
+                             worker.balance = \"shared\"";
+
+/// Why there can be no further socket, and the cure.
+fn refused(listener: &Listener, error: Errno) -> String {
+    let owner = fstat(&listener.fd).map_or(0, |stat| stat.st_uid);
+    let port = listener.address.rsplit(':').next().unwrap_or_default();
+    let by_systemd = format!(
+        "let systemd open them: in the socket unit, ReusePort=yes and ListenStream={} as often as there are workers",
+        listener.address
+    );
+    match error {
+        Errno::ADDRINUSE if listener.inherited && owner != own_uid() => format!(
+            "the kernel lets only sockets of one user share an address; that of systemd belongs to uid {owner}, this master to \
+             uid {}; {by_systemd}",
+            own_uid()
+        ),
+        Errno::ADDRINUSE => format!(
+            "another process has this port (`ss -lntp 'sport = :{port}'` shows it); stop it, or set worker.balance = \"shared\""
+        ),
+        Errno::ACCESS => format!(
+            "ports below 1024 need CAP_NET_BIND_SERVICE, which this master has not; {by_systemd}; or give it to the master: \
+             CapabilityBoundingSet=CAP_NET_BIND_SERVICE in a drop-in of the service, and with User= AmbientCapabilities=CAP_NET_BIND_SERVICE"
+        ),
+        Errno::XDEV => format!(
+            "the socket is in another network namespace than the service (PrivateNetwork=, NetworkNamespacePath=); {by_systemd}"
+        ),
+        error => crate::sys::spawn::describe(error.raw_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn listener(address: &str) -> Vec<Listener> {
+        vec![super::super::bind(address).expect("an address")]
+    }
+
+    /// One that systemd might have opened.
+    fn inherited(reuse_port: bool) -> Listener {
+        let socket = rustix::net::socket_with(rustix::net::AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+        let socket = socket.expect("a socket");
+        sockopt::set_socket_reuseport(&socket, reuse_port).expect("an option");
+        rustix::net::bind(&socket, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        rustix::net::listen(&socket, 100).expect("listens");
+        Listener::of("web".to_owned(), socket, true)
+    }
+
+    /// How many of so many new connections each slot gets.
+    fn spread(slots: &Slots, listeners: &[Listener], count: usize) -> Vec<usize> {
+        let address = &listeners[0].address;
+        let connections: Vec<_> = (0..count).map(|_| TcpStream::connect(address).expect("a connection")).collect();
+        let sockets = &slots.groups[0].sockets;
+        let accepted = |socket: &Arc<OwnedFd>| {
+            let socket = TcpListener::from(socket.try_clone().expect("a copy"));
+            socket.set_nonblocking(true).expect("an option");
+            std::iter::repeat_with(|| socket.accept())
+                .take_while(|it| !matches!(it, Err(e) if e.kind() == ErrorKind::WouldBlock))
+                .count()
+        };
+        let all = sockets.iter().map(accepted).collect();
+        drop(connections);
+        all
+    }
+
+    fn live(slots: &mut Slots, live: &[Slot]) {
+        slots.steer(&live.iter().copied().collect()).expect("steered");
+    }
+
+    #[test]
+    fn connections_go_to_the_slots_that_are_named() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listeners = listener(address);
+            let mut slots = Slots::default();
+            slots.ensure(&listeners, 4).expect("four");
+            assert_eq!(spread(&slots, &listeners, 20), [20, 0, 0, 0], "none is ready yet");
+            live(&mut slots, &[0, 1, 2, 3]);
+            let all = spread(&slots, &listeners, 400);
+            assert!(all.iter().all(|it| (60..140).contains(it)), "{all:?}");
+            live(&mut slots, &[1, 3]);
+            let two = spread(&slots, &listeners, 200);
+            assert!(two[0] == 0 && two[2] == 0 && two[1] > 60 && two[3] > 60, "{two:?}");
+            // One more, which nobody serves yet.
+            slots.ensure(&listeners, 5).expect("five");
+            let three = spread(&slots, &listeners, 50);
+            assert_eq!((three[0], three[2], three[4], three.iter().sum()), (0, 0, 0, 50), "{three:?}");
+            live(&mut slots, &[4]);
+            assert_eq!(spread(&slots, &listeners, 20), [0, 0, 0, 0, 20]);
+            assert_eq!(slots.waiting(4), 0);
+            let waiting = TcpStream::connect(&listeners[0].address).expect("a connection");
+            assert_eq!((slots.waiting(4), slots.waiting(0)), (1, 0));
+            drop(waiting);
+        }
+    }
+
+    #[test]
+    fn what_waits_in_the_first_socket_stays_there() {
+        let listeners = listener("127.0.0.1:0");
+        let _early = TcpStream::connect(&listeners[0].address).expect("a connection");
+        let mut slots = Slots::default();
+        slots.ensure(&listeners, 3).expect("three");
+        assert_eq!((slots.waiting(0), slots.waiting(1), slots.waiting(2)), (1, 0, 0));
+    }
+
+    #[test]
+    fn nobody_else_gets_at_the_address_of_one_slot() {
+        let listeners = listener("127.0.0.1:0");
+        let mut slots = Slots::default();
+        slots.ensure(&listeners, 1).expect("one");
+        assert!(!sockopt::socket_reuseport(&listeners[0].fd).expect("an option"));
+        assert_eq!(slots.of(&listeners, 0).len(), 1);
+    }
+
+    #[test]
+    fn a_socket_of_systemd_must_have_been_opened_for_it() {
+        let mut slots = Slots::default();
+        let why = slots.ensure(&[inherited(false)], 2).expect_err("no ReusePort=yes").to_string();
+        assert!(why.contains("slot 1") && why.contains("ReusePort=yes") && why.contains("127.0.0.1:"), "{why}");
+        let mut slots = Slots::default();
+        let listeners = [inherited(true)];
+        slots.ensure(&listeners, 3).expect("three");
+        live(&mut slots, &[2]);
+        assert_eq!(spread(&slots, &listeners, 10), [0, 0, 10]);
+        assert_eq!(reuseport::accept_queue(&slots.groups[0].sockets[2]).expect("TCP").1, 100, "the backlog is that of systemd");
+    }
+
+    #[test]
+    fn several_sockets_of_systemd_at_one_address_are_those_of_the_slots() {
+        let mut slots = Slots::default();
+        let one = inherited(true);
+        let mut made = Slots::default();
+        made.ensure(std::slice::from_ref(&one), 3).expect("three");
+        let others = made.made().map(|(_, _, fd)| Listener::of("web".to_owned(), fd.try_clone().expect("a copy"), true));
+        let unix = super::super::bind("@ratoon-slots").expect("a name");
+        let listeners: Vec<Listener> = std::iter::once(one.clone()).chain(others).chain([unix]).collect();
+        slots.ensure(&listeners, 3).expect("they are there");
+        assert_eq!(slots.made().count(), 0);
+        live(&mut slots, &[1]);
+        assert_eq!(spread(&slots, &listeners, 5), [0, 5, 0]);
+        // Its own socket, and the Unix socket, which all share.
+        let of = slots.of(&listeners, 1);
+        assert_eq!(of.len(), 2);
+        assert!(Arc::ptr_eq(&of[0], &listeners[1].fd) && Arc::ptr_eq(&of[1], &listeners[3].fd));
+    }
+
+    #[test]
+    fn the_next_master_goes_on_with_them() {
+        let listeners = listener("127.0.0.1:0");
+        let mut slots = Slots::default();
+        slots.ensure(&listeners, 3).expect("three");
+        live(&mut slots, &[2]);
+        let copies = || -> Vec<(String, OwnedFd)> {
+            slots.made().map(|(at, slot, fd)| (format!("{at}-{slot}"), fd.try_clone().expect("a copy"))).collect()
+        };
+        let mut next = Slots::resume(&listeners, copies()).expect("all are there");
+        assert_eq!(next.made().count(), 2);
+        live(&mut next, &[1]);
+        assert_eq!(spread(&next, &listeners, 5), [0, 5, 0]);
+        next.ensure(&listeners, 4).expect("one more");
+        live(&mut next, &[3]);
+        assert_eq!(spread(&next, &listeners, 5), [0, 0, 0, 5]);
+        let part = copies().into_iter().skip(1).collect();
+        assert_eq!(Slots::resume(&listeners, part).expect_err("a hole"), "the socket of slot 1 did not come");
+        assert!(Slots::resume(&[], copies()).is_err());
+        assert_eq!(Slots::resume(&listeners, Vec::new()).expect("none").made().count(), 0);
+    }
+
+    #[test]
+    fn words_for_what_goes_wrong() {
+        let here = &listener("127.0.0.1:0")[0];
+        assert!(refused(here, Errno::ACCESS).contains("CAP_NET_BIND_SERVICE"));
+        assert!(refused(here, Errno::ADDRINUSE).contains("ss -lntp"));
+        assert!(refused(here, Errno::XDEV).contains("PrivateNetwork="));
+        assert!(refused(here, Errno::NOMEM).contains("memory"));
+    }
+}

@@ -1,0 +1,229 @@
+//! The program by which the kernel chooses the slot for a new connection.
+//!
+//! Law: only slots that are named get one, each as often as the others.
+//!
+//! A Linux client's ports for one destination advance by 2 to 16, 9 on average: 16 ports in a row hold about two
+//! connections, so the slots take turns by sixteen ports. With 128 connections on four slots the fullest has 1.11 times its
+//! share on average; by the kernel's hash or by chance it would be 1.17. A client that is not Linux, or many of them, are
+//! spread as by chance.
+
+use crate::pool::Slot;
+use crate::sys::reuseport::{INSTRUCTIONS_MAX, Instruction};
+
+/// Ports in a row that go to one slot: 2 to this power.
+const TURN: u32 = 4;
+
+// BPF_CLASS | BPF_SIZE or BPF_OP | BPF_MODE or BPF_SRC, as in <linux/bpf_common.h>.
+const LOAD_BYTE: u16 = 0x30;
+const LOAD_HALF_AT_X: u16 = 0x48;
+const LOAD_WORD: u16 = 0x20;
+const X_IS: u16 = 0x01;
+/// Four times the lower half of a byte: the length of an IPv4 header.
+const X_IS_HEADER: u16 = 0xb1;
+const SHIFT_RIGHT: u16 = 0x74;
+const MODULO: u16 = 0x94;
+const ADD: u16 = 0x04;
+const JUMP: u16 = 0x05;
+const IF_EQUAL: u16 = 0x15;
+const IF_AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+const RETURN_A: u16 = 0x16;
+
+/// The packet from its IP header on (`SKF_NET_OFF`): the filter itself begins behind the TCP header.
+const IP: u32 = -0x10_0000_i32 as u32;
+/// The packet's hash (`SKF_AD_OFF + SKF_AD_RXHASH`).
+const HASH: u32 = (-0x1000_i32 + 32) as u32;
+const TCP: u32 = 6;
+/// Instructions before the table, and those for each run of slots in it.
+const HEAD: usize = 15;
+const PER_RUN: usize = 3;
+
+fn plain(code: u16, k: u32) -> Instruction {
+    Instruction { code, yes: 0, no: 0, k }
+}
+
+/// The program for these slots, ascending; without any, slot 0.
+pub fn program(slots: &[Slot]) -> Vec<Instruction> {
+    let (runs, count) = runs(slots);
+    if count <= 1 {
+        return vec![plain(RETURN, slots.first().copied().unwrap_or(0))];
+    }
+    let mut program = vec![
+        plain(LOAD_BYTE, IP),
+        plain(SHIFT_RIGHT, 4),
+        Instruction { code: IF_EQUAL, yes: 2, no: 0, k: 6 },
+        plain(X_IS_HEADER, IP),
+        plain(JUMP, 5),
+        // IPv6: behind other headers the ports are not where one looks for them.
+        plain(LOAD_BYTE, IP + 6),
+        Instruction { code: IF_EQUAL, yes: 2, no: 0, k: TCP },
+        plain(LOAD_WORD, HASH),
+        plain(JUMP, 3),
+        plain(X_IS, 40),
+        // The source port.
+        plain(LOAD_HALF_AT_X, IP),
+        plain(SHIFT_RIGHT, TURN),
+        plain(MODULO, count),
+    ];
+    debug_assert!(program.len() <= HEAD);
+    // From a place in the list to the slot that stands there.
+    for (place, slot) in runs.into_iter().rev() {
+        if slot == place {
+            program.push(Instruction { code: IF_AT_LEAST, yes: 0, no: 1, k: place });
+            program.push(plain(RETURN_A, 0));
+        } else {
+            program.push(Instruction { code: IF_AT_LEAST, yes: 0, no: 2, k: place });
+            program.push(plain(ADD, slot - place));
+            program.push(plain(RETURN_A, 0));
+        }
+    }
+    program.push(plain(RETURN, 0));
+    program
+}
+
+/// Slots in a row, as (place in the list, slot), and how many slots that are in all: with more gaps than a program can hold
+/// those at the end get nothing.
+fn runs(slots: &[Slot]) -> (Vec<(u32, Slot)>, u32) {
+    let mut runs: Vec<(u32, Slot)> = Vec::new();
+    let mut count = 0;
+    let mut next = None;
+    for slot in slots.iter().copied() {
+        if next != Some(slot) {
+            if HEAD + (runs.len() + 1) * PER_RUN > INSTRUCTIONS_MAX {
+                break;
+            }
+            runs.push((count, slot));
+        }
+        count += 1;
+        next = slot.checked_add(1);
+    }
+    (runs, count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A packet as the program sees it.
+    #[derive(Clone, Default)]
+    struct Packet {
+        from_ip: Vec<u8>,
+        hash: u32,
+    }
+
+    fn four(port: u16, options: u8) -> Packet {
+        let mut from_ip = vec![0; 20 + usize::from(options) * 4];
+        from_ip[0] = 0x40 | (5 + options);
+        from_ip.extend(port.to_be_bytes());
+        Packet { from_ip, hash: 0 }
+    }
+
+    fn six(port: u16, next: u8) -> Packet {
+        let mut from_ip = vec![0; 40];
+        from_ip[0] = 0x60;
+        from_ip[6] = next;
+        from_ip.extend(port.to_be_bytes());
+        Packet { from_ip, hash: 12_346 }
+    }
+
+    /// What the kernel makes of a program. A load of what is not there ends it with 0.
+    fn run(program: &[Instruction], packet: &Packet) -> u32 {
+        let (mut a, mut x, mut at) = (0_u32, 0_u32, 0);
+        let load = |k: u32, width: usize| -> Option<u32> {
+            let begin = usize::try_from(k.wrapping_sub(IP)).ok()?;
+            let bytes = packet.from_ip.get(begin..begin + width)?;
+            Some(bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
+        };
+        loop {
+            let one = program[at];
+            at += 1;
+            let loaded = |value: Option<u32>| value.ok_or(());
+            let step = match one.code {
+                LOAD_BYTE => loaded(load(one.k, 1)).map(|value| a = value),
+                LOAD_HALF_AT_X => loaded(load(one.k.wrapping_add(x), 2)).map(|value| a = value),
+                LOAD_WORD if one.k == HASH => loaded(Some(packet.hash)).map(|value| a = value),
+                X_IS => loaded(Some(one.k)).map(|value| x = value),
+                X_IS_HEADER => loaded(load(one.k, 1)).map(|value| x = 4 * (value & 15)),
+                SHIFT_RIGHT => loaded(Some(a >> one.k)).map(|value| a = value),
+                MODULO => loaded(Some(a % one.k)).map(|value| a = value),
+                ADD => loaded(Some(a + one.k)).map(|value| a = value),
+                JUMP => loaded(Some(one.k)).map(|over| at += over as usize),
+                IF_EQUAL => loaded(Some(u32::from(if a == one.k { one.yes } else { one.no }))).map(|over| at += over as usize),
+                IF_AT_LEAST => loaded(Some(u32::from(if a >= one.k { one.yes } else { one.no }))).map(|over| at += over as usize),
+                RETURN => return one.k,
+                RETURN_A => return a,
+                code => panic!("no such instruction: {code:#x}"),
+            };
+            if step.is_err() {
+                return 0;
+            }
+        }
+    }
+
+    /// How often each slot is chosen, over all ports.
+    fn spread(slots: &[Slot], packet: impl Fn(u16) -> Packet) -> BTreeMap<Slot, u32> {
+        let program = program(slots);
+        assert!(program.len() <= INSTRUCTIONS_MAX);
+        let mut chosen = BTreeMap::new();
+        for port in 0..=u16::MAX {
+            *chosen.entry(run(&program, &packet(port))).or_default() += 1;
+        }
+        chosen
+    }
+
+    #[test]
+    fn each_of_the_slots_gets_its_share_and_no_other_gets_any() {
+        for slots in [&[0][..], &[3], &[0, 1, 2, 3], &[1, 2, 3], &[0, 2], &[5, 6, 9, 11, 12, 300], &[0, 70_000]] {
+            for packet in [|port| four(port, 0), |port| four(port, 10), |port| six(port, 6)] {
+                let chosen = spread(slots, packet);
+                assert_eq!(chosen.keys().copied().collect::<Vec<_>>(), slots);
+                let (least, most) = (chosen.values().min().expect("some"), chosen.values().max().expect("some"));
+                assert!(most - least <= 16, "{slots:?}: {chosen:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_slots_the_first_waits() {
+        assert_eq!(run(&program(&[]), &four(1, 0)), 0);
+    }
+
+    #[test]
+    fn what_has_no_port_where_it_should_is_spread_by_its_hash() {
+        assert_eq!(run(&program(&[4, 5, 6]), &six(1, 0)), 5);
+        // Cut off.
+        assert_eq!(run(&program(&[4, 5]), &Packet::default()), 0);
+    }
+
+    #[test]
+    fn more_gaps_than_a_program_holds_cost_only_the_last_slots() {
+        let slots: Vec<Slot> = (0..10_000).filter(|slot| slot % 2 == 1).collect();
+        let program = program(&slots);
+        assert!(program.len() <= INSTRUCTIONS_MAX && program.len() > INSTRUCTIONS_MAX - 20);
+        for port in (0..=u16::MAX).step_by(7) {
+            let slot = run(&program, &four(port, 0));
+            assert!(slot % 2 == 1, "slot {slot} has no worker");
+        }
+    }
+
+    #[test]
+    fn the_ports_of_a_linux_client_are_spread_evenly() {
+        // Steps of 2 to 16, as the kernel makes them since 5.18.
+        let program = program(&[0, 1, 2, 3]);
+        let (mut random, mut port, mut sum) = (1_u64, 32_768_u32, 0.0);
+        const ROUNDS: u32 = 400;
+        for _ in 0..ROUNDS {
+            let mut chosen = [0_u32; 4];
+            for _ in 0..128 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                port = 32_768 + (port - 32_768 + 2 + 2 * ((random >> 33) % 8) as u32) % 28_232;
+                chosen[run(&program, &four(port as u16, 0)) as usize] += 1;
+            }
+            sum += f64::from(*chosen.iter().max().expect("four")) / 32.0;
+        }
+        let mean = sum / f64::from(ROUNDS);
+        assert!(mean < 1.13, "{mean}");
+    }
+}

@@ -1,0 +1,99 @@
+//! With a queue for each slot: which slots get new connections, and who empties a queue before it stops.
+//!
+//! Law: a new connection goes to a slot that has a ready worker, if there is any. The last worker of a queue that the pool
+//! itself gives up serves on until nothing waits there; the queue of a worker that failed waits for its replacement.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Pool;
+use super::timers::Key;
+use super::vocabulary::{Action, Kind, Slot, WorkerId};
+use super::worker::{Phase, Worker};
+
+/// The longest that a worker which is to stop waits for its queue to be empty.
+pub(super) const VACATE_LIMIT: Duration = Duration::from_secs(5);
+
+impl Pool {
+    /// The slots whose queues get new connections. Without a ready worker: those whose workers are on their way; before the
+    /// first is ready, and when the instance ends, the first alone, which is systemd's and outlives the instance.
+    pub fn serving(&self) -> BTreeSet<Slot> {
+        let first = BTreeSet::from([0]);
+        if self.stopping.is_some() {
+            return first;
+        }
+        let ready: BTreeSet<Slot> = self.workers.values().filter(|it| it.serves()).map(|it| self.queue(it)).collect();
+        match ready.is_empty() {
+            false => ready,
+            true if self.announced && self.has_queues(self.current) => (0..self.target).collect(),
+            true => first,
+        }
+    }
+
+    /// Workers that are to stop once their queue is empty.
+    pub fn vacating(&self) -> impl Iterator<Item = WorkerId> {
+        self.workers.iter().filter(|(_, worker)| worker.vacating).map(|(id, _)| *id)
+    }
+
+    /// The slot whose queue the worker serves: its own, or the one that all share.
+    pub fn queue(&self, worker: &Worker) -> Slot {
+        if self.has_queues(worker.generation) { worker.slot } else { 0 }
+    }
+
+    fn has_queues(&self, generation: u64) -> bool {
+        self.generations.get(&generation).is_some_and(|home| home.settings.per_slot)
+    }
+
+    /// Whether a worker that is to stop is the last that serves its queue, and others can take what is new.
+    pub(super) fn has_a_queue_to_empty(&self, id: WorkerId) -> bool {
+        let serves = |worker: &&Worker| worker.serves() && worker.pid.is_some() && self.has_queues(worker.generation);
+        let Some(worker) = self.workers.get(&id).filter(serves) else { return false };
+        if self.stopping.is_some() {
+            return worker.slot != 0;
+        }
+        let others = self.workers.iter().filter(|(other, it)| **other != id && it.serves()).map(|(_, it)| self.queue(it));
+        let (same, elsewhere): (Vec<Slot>, Vec<Slot>) = others.partition(|queue| *queue == worker.slot);
+        same.is_empty() && !elsewhere.is_empty()
+    }
+
+    pub(super) fn vacated(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(|worker| worker.vacating) {
+            self.stop_after_all(id);
+        } else {
+            self.senseless("an empty queue of a worker that does not wait for it", Some(id));
+        }
+    }
+
+    /// Somebody serves a queue now: who waited for it to be empty need not any more.
+    pub(super) fn queue_is_served(&mut self, by: WorkerId) {
+        let Some(queue) = self.workers.get(&by).map(|worker| self.queue(worker)) else { return };
+        for id in self.vacating().filter(|id| self.workers[id].slot == queue).collect::<Vec<_>>() {
+            self.stop_after_all(id);
+        }
+    }
+
+    /// The queue did not get empty in time.
+    pub(super) fn queue_is_left(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (generation, slot) = (worker.generation, worker.slot);
+        let message = format!("worker {id} (slot {slot}) did not empty its queue within {}", super::how::Span(VACATE_LIMIT));
+        self.log(Kind::Warning, message, Some(generation), Some((id, slot)));
+        self.stop_after_all(id);
+    }
+
+    fn stop_after_all(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        worker.vacating = false;
+        let generation = worker.generation;
+        let grace = self.generations.get(&generation).map_or(Duration::ZERO, |home| home.settings.stop_timeout);
+        self.timers.set(Key::Stop(id), self.after(grace));
+        self.act(Action::Stop(id));
+    }
+}
+
+impl Worker {
+    /// Whether it takes connections.
+    fn serves(&self) -> bool {
+        self.phase == Phase::Ready && self.how.is_none()
+    }
+}

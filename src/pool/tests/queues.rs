@@ -1,0 +1,204 @@
+//! Stories of `worker.balance = "per-slot"`: who gets new connections, and what becomes of those that wait.
+
+use std::collections::BTreeSet;
+
+use super::settings;
+use super::world::World;
+use crate::pool::{Event, How, Settings, Slot, Surge};
+
+fn per_slot(count: u32) -> Settings {
+    Settings { per_slot: true, ..settings(count) }
+}
+
+/// A pool that serves.
+fn serving(count: u32) -> World {
+    let mut world = World::new(per_slot(count));
+    world.all_ready();
+    world
+}
+
+fn slots(world: &World) -> Vec<Slot> {
+    world.pool.serving().into_iter().collect()
+}
+
+/// Those whose queue is watched, and those that were told to stop.
+fn on_the_way_out(world: &World) -> (BTreeSet<u64>, BTreeSet<u64>) {
+    let of = |wanted: fn(&super::world::Process) -> bool| {
+        world.processes.iter().filter(|(_, process)| wanted(process)).map(|(id, _)| *id).collect()
+    };
+    (of(|process| process.vacating), of(|process| process.stopped))
+}
+
+#[test]
+fn a_slot_gets_connections_from_its_first_ready_worker_on() {
+    let mut world = World::new(per_slot(3));
+    assert_eq!(slots(&world), [0], "before the first is ready, they wait in systemd's socket");
+    let workers = world.of(1);
+    world.ready(workers[1]);
+    assert_eq!(slots(&world), [1]);
+    world.all_ready();
+    assert_eq!(slots(&world), [0, 1, 2]);
+    world.exit(workers[1], How::Exit(1));
+    assert_eq!(slots(&world), [0, 2], "what waits, waits for the replacement; nothing is added");
+    world.all_ready();
+    assert_eq!(slots(&world), [0, 1, 2]);
+}
+
+#[test]
+fn when_all_have_failed_connections_wait_where_workers_will_come() {
+    let mut world = serving(2);
+    for worker in world.of(1) {
+        world.exit(worker, How::Exit(1));
+    }
+    assert_eq!(slots(&world), [0, 1]);
+}
+
+#[test]
+fn one_queue_for_all_is_the_first() {
+    let mut world = World::new(settings(3));
+    world.all_ready();
+    assert_eq!(slots(&world), [0]);
+    world.step(Event::Scale(1, None));
+    assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([2, 3])));
+}
+
+#[test]
+fn fewer_workers_empty_their_queues_before_they_stop() {
+    let mut world = serving(4);
+    world.step(Event::Scale(2, None));
+    assert_eq!(slots(&world), [0, 1]);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([3, 4]), BTreeSet::new()));
+    world.vacate(4);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([3]), BTreeSet::from([4])));
+    // One whose queue does not get empty is stopped all the same.
+    world.pass(super::super::serving::VACATE_LIMIT);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([3, 4])));
+    // And from then on has as long as any other.
+    world.pass(super::ms(29_000));
+    assert!(!world.processes[&3].killed);
+    world.pass(super::ms(2_000));
+    assert!(world.processes[&3].killed);
+}
+
+#[test]
+fn a_slot_that_comes_back_meanwhile_takes_its_queue_over() {
+    let mut world = serving(2);
+    world.step(Event::Scale(1, None));
+    world.step(Event::Scale(2, None));
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([2]), BTreeSet::new()));
+    world.all_ready();
+    assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([2])));
+    assert_eq!(slots(&world), [0, 1]);
+}
+
+#[test]
+fn a_reload_leaves_no_queue_and_waits_for_none() {
+    let mut world = serving(2);
+    world.reload();
+    world.next = per_slot(2);
+    world.prepare();
+    world.all_ready();
+    assert_eq!(slots(&world), [0, 1]);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([1, 2])));
+}
+
+#[test]
+fn a_reload_to_fewer_slots_moves_the_queues_of_the_others() {
+    let mut world = serving(3);
+    world.reload();
+    world.next = per_slot(1);
+    world.prepare();
+    world.all_ready();
+    assert_eq!(slots(&world), [0]);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([2, 3]), BTreeSet::from([1])));
+}
+
+#[test]
+fn a_new_generation_that_goes_again_empties_what_it_alone_served() {
+    let mut world = serving(1);
+    world.reload();
+    world.next = per_slot(3);
+    world.prepare();
+    let new = world.of(2);
+    world.ready(new[0]);
+    world.ready(new[1]);
+    assert_eq!(slots(&world), [0, 1]);
+    world.exit(new[2], How::Exit(1));
+    assert_eq!(slots(&world), [0]);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([new[1]]), BTreeSet::from([new[0]])));
+}
+
+#[test]
+fn from_one_queue_to_many_and_back() {
+    let mut world = World::new(settings(2));
+    world.all_ready();
+    world.reload();
+    world.next = per_slot(2);
+    world.prepare();
+    let new = world.of(2);
+    world.ready(new[1]);
+    assert_eq!(slots(&world), [0, 1], "the old ones serve the first queue");
+    world.ready(new[0]);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([1, 2])));
+    world.be_kind();
+    world.reload();
+    world.next = settings(2);
+    world.prepare();
+    world.all_ready();
+    assert_eq!(slots(&world), [0]);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([new[1]]), BTreeSet::from([new[0]])));
+}
+
+#[test]
+fn one_by_one_no_queue_is_left_either() {
+    let mut world = World::new(Settings { surge: Surge::Count(1), ..per_slot(2) });
+    world.all_ready();
+    world.reload();
+    world.next = Settings { surge: Surge::Count(1), ..settings(2) };
+    world.prepare();
+    let new = world.of(2);
+    world.ready(new[0]);
+    // The new one shares the first queue with the old one of slot 0, which may go.
+    assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([1])));
+    world.exit(1, How::Exit(0));
+    let new = world.of(2);
+    world.ready(new[1]);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([2]), BTreeSet::new()));
+}
+
+#[test]
+fn at_the_end_all_queues_but_the_first_are_emptied() {
+    let mut world = serving(3);
+    world.step(Event::Stop { now: false });
+    assert_eq!(slots(&world), [0]);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([2, 3]), BTreeSet::from([1])));
+    world.be_kind();
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn the_last_worker_of_all_is_not_asked_to_wait() {
+    let mut world = serving(2);
+    world.exit(1, How::Exit(1));
+    let first = world.of(1)[0];
+    // Only slot 1 serves; who recycles it has its replacement in the same slot.
+    world.step(Event::Recycle(Some(2), None));
+    world.all_ready();
+    assert_eq!(on_the_way_out(&world).0, BTreeSet::new());
+    assert!(world.processes[&2].stopped && !world.processes[&first].stopped);
+}
+
+#[test]
+fn what_waits_survives_the_hand_over() {
+    let mut world = serving(3);
+    world.step(Event::Scale(1, None));
+    world.hand_over();
+    assert_eq!(world.pool.vacating().collect::<Vec<_>>(), [2, 3]);
+    world.vacate(2);
+    world.exit(2, How::Exit(0));
+    // Who ends by itself meanwhile leaves nothing to wait for.
+    world.exit(3, How::Exit(0));
+    assert_eq!(world.pool.vacating().count(), 0);
+    world.be_kind();
+    world.check_rest_and_stop();
+}

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::screen::complain;
 use crate::config::{self, Config};
 
 /// Says on stderr what is wrong (exit 1), or on stdout in one line what would run (exit 0).
@@ -15,7 +16,7 @@ pub fn run(file: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "{error}");
+            complain(&error.to_string());
             ExitCode::FAILURE
         }
     }

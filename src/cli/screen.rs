@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 
+use crate::sys::errno;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// What is known of standard output.
@@ -131,7 +132,7 @@ pub(super) fn say(text: &str) {
 
 /// Writes a text to standard error.
 pub(super) fn complain(text: &str) {
-    let _ = writeln!(stderr().lock(), "{text}");
+    let _ = writeln!(stderr().lock(), "{}", errno::plain(text));
 }
 
 /// `812`, `4.1K`, `23M`: bytes, by 1,024.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use self::queue::Queue;
-use crate::sys::thread;
+use crate::sys::{errno, thread};
 
 /// The longest message that is kept, bytes.
 const MESSAGE_MAX: usize = 16 * 1024;
@@ -116,7 +116,7 @@ pub struct Record {
 impl Record {
     /// An entry with no fields yet.
     pub fn new(level: Level, message: impl Into<String>) -> Record {
-        Record { level, message: message.into(), ..Record::default() }
+        Record { level, message: errno::plain(&message.into()), ..Record::default() }
     }
 
     /// Bytes of text, for the bound of the queue.

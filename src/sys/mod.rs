@@ -14,6 +14,8 @@ pub mod credentials;
 #[cfg(feature = "master")]
 pub mod descendants;
 #[cfg(feature = "master")]
+pub mod errno;
+#[cfg(feature = "master")]
 pub mod exec;
 pub mod fd;
 pub mod map;

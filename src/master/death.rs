@@ -2,11 +2,17 @@
 //!
 //! Law: what a worker said before it ended is heard before its end is told.
 
-use super::processes::Process;
+use std::time::Duration;
+
+use super::processes::{Process, Token};
 use super::turn::{Brought, Master};
 use crate::pool::{Event, How, WorkerId};
 use crate::sys::descendants;
 use crate::sys::process::{Ended, Stat, own_session_and_group, reap_orphans};
+
+/// So long systemd may take to reap a worker that an earlier master has started: less than any worker waits for its
+/// replacement.
+const REAPING: Duration = Duration::from_millis(50);
 
 impl Master {
     /// Main processes ended.
@@ -33,10 +39,21 @@ impl Master {
             return;
         }
         let ended = match process.pidfd.peek() {
+            Ok(Some(Ended::Unknown))
+                if process.pidfd.is_untold() && self.untold.get(&worker).is_none_or(|until| *until > self.now) =>
+            {
+                // Not our child: systemd reaps it, in a moment, and then it is told how it ended.
+                if !self.untold.contains_key(&worker) {
+                    let _ = self.poll.get_ref().pause(&process.pidfd, Token::Exit(worker).to_u64());
+                    self.untold.insert(worker, self.now + REAPING);
+                }
+                return;
+            }
             Ok(Some(ended)) => ended,
             Ok(None) => return,
             Err(_) => Ended::Unknown,
         };
+        self.untold.remove(&worker);
         let _ = self.poll.get_ref().remove(&process.pidfd);
         let left = match &process.group {
             Some(group) => {
@@ -63,6 +80,15 @@ impl Master {
             (None, Ended::Unknown) => How::Unknown,
         };
         self.events.push_back(Event::Exited { worker, how, left });
+    }
+
+    /// Workers that ended and that nobody has reaped yet: those whose time is up ended, nobody knows how.
+    pub(super) fn look_at_the_untold(&mut self) {
+        let due: Vec<WorkerId> = self.untold.iter().filter(|(_, until)| **until <= self.now).map(|(worker, _)| *worker).collect();
+        self.ended(&due);
+        for worker in due {
+            self.untold.remove(&worker);
+        }
     }
 
     /// Control groups that became empty.
@@ -150,6 +176,7 @@ impl Master {
     pub(super) fn forget(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.remove(&worker) else { return };
         self.paused.retain(|(_, paused)| *paused != worker);
+        self.untold.remove(&worker);
         self.pids.remove(&process.pid);
         let poll = self.poll.get_ref();
         let _ = poll.remove(&process.pidfd);

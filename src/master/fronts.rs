@@ -34,8 +34,15 @@ pub fn serve_status(socket: &OwnedFd, handle: &Handle, book: &Arc<http::Book>) -
     Ok(())
 }
 
-/// Starts the D-Bus service; it is to be stopped at the end, so that its callers get their answers.
-pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_systemd: bool) -> dbus::Service {
+/// Starts the D-Bus service, with the connection that an earlier program has left, if it has; it is to be stopped at the
+/// end, so that its callers get their answers.
+pub fn start_bus(
+    handle: &Handle,
+    instance: &str,
+    journal: &Journal,
+    under_systemd: bool,
+    resumed: Option<dbus::Resumed>,
+) -> dbus::Service {
     let log = journal.clone();
     let options = dbus::Options {
         instance: instance.to_owned(),
@@ -51,7 +58,7 @@ pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_syste
         }),
         log_control: Arc::new(JournalControl(journal.clone())),
     };
-    dbus::spawn(handle.announcing(), options)
+    dbus::spawn_with(handle.announcing(), options, resumed)
 }
 
 fn listen(address: &str) -> std::io::Result<OwnedFd> {

@@ -161,6 +161,8 @@ pub(super) struct Origin {
     pub last_asker: AskerId,
     /// Its connections.
     pub resumed: Vec<Resumed>,
+    /// Its connection to the message bus.
+    pub bus: Option<dbus::Resumed>,
     pub releases: HashMap<Number, Release>,
     pub first: First,
 }
@@ -182,7 +184,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
     let begun_by_systemd = left.is_none() && under_systemd && env("INVOCATION_ID").is_some();
     // Before there is any other process of ours in the unit's group.
     let cgroups = cgroups(journal);
-    let origin = match left {
+    let mut origin = match left {
         None => fresh(&options, &start)?,
         Some(left) => resume::go_on(left, &start)?,
     };
@@ -199,11 +201,12 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
         .build()
         .map_err(|error| format!("cannot make the event loop: {error}"))?;
     keep_a_thread(&runtime)?;
+    let resumed = origin.bus.take();
     let code = runtime.block_on(async {
         let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin })?;
         let handle = master.guard.handle().clone();
         let outputs = master.outputs.clone();
-        let mut bus = fronts::start_bus(&handle, name, journal, under_systemd);
+        let mut bus = fronts::start_bus(&handle, name, journal, under_systemd, resumed);
         loop {
             match master.turn().await {
                 End::Exit(code) => {
@@ -221,11 +224,17 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
                     return Ok(0);
                 }
                 End::Replace => {
-                    master.answer_the_uncarried();
-                    last_answers(bus).await;
-                    let why = master.replace().await;
+                    let why = if master.bring_to_rest(&bus).await {
+                        master.replace(Some(&bus)).await
+                    } else {
+                        master.answer_the_uncarried();
+                        last_answers(bus).await;
+                        let why = master.replace(None).await;
+                        bus = fronts::start_bus(&handle, name, journal, under_systemd, None);
+                        why
+                    };
                     master.not_replaced(&why);
-                    bus = fronts::start_bus(&handle, name, journal, under_systemd);
+                    bus.go_on();
                 }
             }
         }
@@ -279,6 +288,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         fds: Incoming::default(),
         last_asker: 0,
         resumed: Vec::new(),
+        bus: None,
         releases: HashMap::new(),
         first: First::Start(Box::new(release), Orphans::default()),
     })
@@ -397,6 +407,7 @@ impl Master {
             pids: HashMap::new(),
             births: VecDeque::new(),
             paused: BTreeSet::new(),
+            untold: HashMap::new(),
             releases: releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect(),
             preparing: None,
             ending: None,

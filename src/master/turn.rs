@@ -85,6 +85,8 @@ pub struct Master {
     pub(super) pids: HashMap<u32, WorkerId>,
     /// Workers that are still to be started.
     pub(super) births: VecDeque<(WorkerId, Slot, Number)>,
+    /// Workers that ended and of which it will be known in a moment how; until when that is waited for.
+    pub(super) untold: HashMap<WorkerId, Instant>,
     /// Workers that talk too much, by when they are heard again.
     pub(super) paused: BTreeSet<(Instant, WorkerId)>,
     pub(super) releases: HashMap<Number, Arc<Release>>,
@@ -186,6 +188,7 @@ impl Master {
             self.pool.deadline(),
             self.systemd.deadline(),
             self.paused.first().map(|(at, _)| *at),
+            self.untold.values().min().copied(),
             self.wear_deadline(),
             self.upgrade_deadline(),
             self.orphans.deadline(),
@@ -249,6 +252,7 @@ impl Master {
         }
         self.systemd.due(self.now);
         self.resume_paused();
+        self.look_at_the_untold();
         self.look_at_wear();
         self.look_at_orphans();
         self.look_at_queues();

@@ -114,16 +114,28 @@ impl PidFd {
         if poll[0].revents().is_empty() {
             return Ok(None);
         }
-        Ok(Some(self.exit_info().or_else(|| self.status_of_a_zombie()).unwrap_or(Ended::Unknown)))
+        // Asked again: who reaps it between the two questions hides it from the second and answers the first.
+        let status = self.exit_info().or_else(|| self.status_of_a_zombie()).or_else(|| self.exit_info());
+        Ok(Some(status.unwrap_or(Ended::Unknown)))
+    }
+
+    /// Somebody else's child that has ended and that its parent has not reaped yet: the kernel will tell how it ended when
+    /// it is, which is seen as a hang-up of this descriptor.
+    pub fn is_untold(&self) -> bool {
+        self.info().is_some_and(|info| info.mask & PIDFD_INFO_EXIT == 0) && self.signal(0).is_ok()
     }
 
     /// From kernel 6.15 on the pidfd itself remembers how a reaped process ended (`PIDFD_INFO_EXIT`).
     fn exit_info(&self) -> Option<Ended> {
-        const PIDFD_INFO_EXIT: u64 = 1 << 3;
+        let info = self.info()?;
+        (info.mask & PIDFD_INFO_EXIT != 0).then(|| Ended::from_wait_status(info.exit_code))
+    }
+
+    fn info(&self) -> Option<PidfdInfo> {
         let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
         // SAFETY: the request's number says how large the structure is; the kernel writes no more than that.
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
-        (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then(|| Ended::from_wait_status(info.exit_code))
+        (result == 0).then_some(info)
     }
 
     /// Between its end and its reaping by another parent: the last field of /proc/PID/stat, which reads 0 for whoever
@@ -190,6 +202,9 @@ struct PidfdInfo {
     ids: [u32; 11],
     exit_code: i32,
 }
+
+/// How a reaped process ended.
+const PIDFD_INFO_EXIT: u64 = 1 << 3;
 
 /// `_IOWR(0xFF, 11, struct pidfd_info)`.
 const PIDFD_GET_INFO: u32 = (3 << 30) | ((size_of::<PidfdInfo>() as u32) << 16) | (0xFF << 8) | 11;

@@ -13,3 +13,4 @@ mod instance;
 mod link;
 mod reads;
 mod signals;
+mod upgrade;

@@ -18,8 +18,11 @@ pub(super) enum Answer {
     Unwanted,
     Now(Message),
     /// To come; `None` when nobody waits for it any more.
-    Later(Pin<Box<dyn Future<Output = Result<Option<Message>, Fault>> + Send>>),
+    Later(Work),
 }
+
+/// See [`Answer::Later`].
+pub(super) type Work = Pin<Box<dyn Future<Output = Result<Option<Message>, Fault>> + Send>>;
 
 /// Answers a call.
 ///

@@ -1,23 +1,21 @@
 //! Being connected: the first time, and again whenever the bus comes back. Each change is said once.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
+use zbus::MessageStream;
 use zbus::address::Address;
 use zbus::address::transport::{Transport, UnixSocket};
 use zbus::connection::Builder;
-use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
-use zbus::export::async_trait::async_trait;
 
-use super::serve::{Ended, serve};
+use super::carry::Resumed;
+use super::serve::{Ended, Past, serve};
+use super::wire::{Line, Wire};
 use super::{Level, Shared, appear};
 
 /// The first pause before another attempt; doubled each time.
@@ -27,20 +25,32 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// A connection that lived so long was a good one: after it pauses start short again.
 const GOOD: Duration = Duration::from_secs(1);
 
-/// Connects and serves until the master ends or no longer wants the bus.
-pub(super) async fn run(shared: Arc<Shared>) {
+/// Connects and serves until the master ends or no longer wants the bus. Begins with the connection that another program
+/// has left, if it has.
+pub(super) async fn run(shared: Arc<Shared>, mut resumed: Option<Resumed>) {
     let mut pause = SHORTEST;
     let mut said_absent = false;
     loop {
-        let connected = tokio::select! {
-            connected = connect(&shared.options.bus.address) => connected,
-            () = shared.ending() => return,
+        let mut past = None;
+        let connected = match resumed.take() {
+            Some(Resumed { stream, guid, workers, callers }) => {
+                past = Some(Past { workers, callers });
+                Shared::resume(stream, &guid).await.map(|(connection, line)| (connection, Some(line))).map_err(Absence::from)
+            }
+            None => tokio::select! {
+                connected = connect(&shared.options.bus.address) => connected,
+                () = shared.ending() => return,
+            },
         };
         let absence = match connected {
-            Ok(connection) => {
+            Ok((connection, line)) => {
                 let since = Instant::now();
+                // Before the reader has its first turn: no message comes too early for it.
+                let messages = MessageStream::from(&connection);
+                shared.ledger.open(line.map(|line| (connection.clone(), line)));
                 // A task of its own: should a message make it panic, that costs the connection and nothing else.
-                let served = tokio::spawn(serve(connection.clone(), shared.clone())).await;
+                let served = tokio::spawn(serve(connection.clone(), messages, shared.clone(), past)).await;
+                shared.ledger.open(None);
                 let ended = served.unwrap_or_else(|problem| Ended::Lost(format!("an error of ours: {problem}")));
                 // Said, not left to the last owner of a clone: the old connection must give up its names.
                 let _ = connection.close().await;
@@ -111,9 +121,12 @@ impl From<zbus::Error> for Absence {
     }
 }
 
+/// A connection, with its socket if that is ours.
+type Connected = (zbus::Connection, Option<Arc<Line>>);
+
 /// Connects to the first of the addresses that answers. A bus that takes the connection and then says nothing is
 /// waited for: it costs nothing, and if it dies the connection ends.
-async fn connect(addresses: &str) -> Result<zbus::Connection, Absence> {
+async fn connect(addresses: &str) -> Result<Connected, Absence> {
     let mut absence = Absence { why: "its address is empty".into(), ..Absence::default() };
     for address in addresses.split(';').filter(|address| !address.is_empty()) {
         match connect_to(address).await {
@@ -124,10 +137,10 @@ async fn connect(addresses: &str) -> Result<zbus::Connection, Absence> {
     Err(absence)
 }
 
-async fn connect_to(address: &str) -> Result<zbus::Connection, Absence> {
+async fn connect_to(address: &str) -> Result<Connected, Absence> {
     let address: Address = address.parse()?;
     let Transport::Unix(unix) = address.transport() else {
-        return Ok(Builder::address(address).build().await?);
+        return Ok((Builder::address(address).build().await?, None));
     };
     let (path, file) = match unix.path() {
         UnixSocket::File(path) => (path.clone(), true),
@@ -135,53 +148,15 @@ async fn connect_to(address: &str) -> Result<zbus::Connection, Absence> {
         _ => return Err(Absence { why: "it names a directory, not a socket".into(), ..Absence::default() }),
     };
     match UnixStream::connect(&path).await {
-        Ok(stream) => Ok(Builder::socket(Wire(stream)).build().await?),
+        Ok(stream) => {
+            let line = Line::new(stream);
+            let connection = Builder::socket(Wire(line.clone())).build().await?;
+            line.authenticated();
+            Ok((connection, Some(line)))
+        }
         Err(error) => {
             let missing = file && error.kind() == io::ErrorKind::NotFound;
             Err(Absence { why: error.to_string(), socket: file.then_some(path), missing })
         }
-    }
-}
-
-/// The connection's socket. Our own, because it does not offer to pass descriptors: so the bus keeps a caller's
-/// descriptors away from us, who has no use for them and could be made to run out of them.
-#[derive(Debug)]
-struct Wire(UnixStream);
-
-impl Socket for Wire {
-    type ReadHalf = Reading;
-    type WriteHalf = Writing;
-
-    fn split(self) -> Split<Reading, Writing> {
-        let (read, write) = self.0.into_split();
-        Split::new(Reading(read), Writing(write))
-    }
-}
-
-#[derive(Debug)]
-struct Reading(OwnedReadHalf);
-
-#[async_trait]
-impl ReadHalf for Reading {
-    async fn recvmsg(&mut self, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-        Ok((self.0.read(buffer).await?, Vec::new()))
-    }
-}
-
-#[derive(Debug)]
-struct Writing(OwnedWriteHalf);
-
-#[async_trait]
-impl WriteHalf for Writing {
-    async fn sendmsg(&mut self, buffer: &[u8], _: &[BorrowedFd<'_>]) -> io::Result<usize> {
-        self.0.write(buffer).await
-    }
-
-    async fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-
-    async fn close(&mut self) -> io::Result<()> {
-        self.0.shutdown().await
     }
 }

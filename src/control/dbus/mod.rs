@@ -12,6 +12,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `link` | being connected: the first time, and again after a restart of the bus |
+//! | `wire`, `carry` | the socket; the connection that another program of this process goes on with |
 //! | `address`, `appear` | which bus; waiting for its socket without looking again and again |
 //! | `names` | the two names, and the cure when they are refused |
 //! | `serve` | one connection: calls, notices, changes of the summary |
@@ -37,15 +38,18 @@ mod address;
 mod answer;
 mod appear;
 mod call;
+mod carry;
 mod introspect;
 mod link;
 mod log;
 mod manager;
 mod names;
 mod serve;
+mod wire;
 mod worker;
 
 pub use address::Bus;
+pub use carry::{Caller, Carried, Resumed};
 pub use log::LogControl;
 pub use names::{BASE_NAME, encode};
 
@@ -79,7 +83,7 @@ pub struct Options {
 
 /// The running front end.
 pub struct Service {
-    stop: Arc<Notify>,
+    shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
 
@@ -87,7 +91,7 @@ impl Service {
     /// Ends it: whoever is owed an answer that the loop has already given gets it (for up to a second), then the
     /// connection is closed. The same happens by itself when the loop's end of `handle` goes away.
     pub async fn stop(self) {
-        self.stop.notify_one();
+        self.shared.stop.notify_one();
         let _ = self.task.await;
     }
 }
@@ -95,9 +99,14 @@ impl Service {
 /// Starts the front end as a task of the current runtime. It connects by itself, again and again, for as long as the
 /// master lives, whether or not the [`Service`] is kept.
 pub fn spawn(handle: Handle, options: Options) -> Service {
-    let stop = Arc::new(Notify::new());
-    let shared = Shared { handle, options, documents: Semaphore::new(DOCUMENTS), stop: stop.clone(), said: Mutex::new(None) };
-    Service { stop, task: tokio::spawn(link::run(Arc::new(shared))) }
+    spawn_with(handle, options, None)
+}
+
+/// The same, beginning with a connection that another program has left.
+pub fn spawn_with(handle: Handle, options: Options, resumed: Option<Resumed>) -> Service {
+    let (documents, stop) = (Semaphore::new(DOCUMENTS), Notify::new());
+    let shared = Arc::new(Shared { handle, options, documents, stop, said: Mutex::new(None), ledger: Arc::default() });
+    Service { task: tokio::spawn(link::run(shared.clone(), resumed)), shared }
 }
 
 /// How many callers' status documents are made at once; the others wait. A client that asks and asks then takes a
@@ -109,7 +118,8 @@ struct Shared {
     handle: Handle,
     options: Options,
     documents: Semaphore,
-    stop: Arc<Notify>,
+    stop: Notify,
+    ledger: Arc<carry::Ledger>,
     /// The last time that a line of [`Shared::say_sometimes`] was said.
     said: Mutex<Option<Instant>>,
 }

@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use zbus::export::serde::Serialize;
 use zbus::message::Type;
 use zbus::{Connection, DynamicType, Message, MessageStream};
 
-use super::answer::{Answer, answer};
+use super::answer::{Answer, Work, answer};
 use super::call::{self, Call, Fault, error};
+use super::carry::Caller;
 use super::worker::{self, Tell, Workers};
 use super::{MANAGER, MANAGER_PATH, OBJECT_MANAGER, PROPERTIES, Properties, Shared, WORKER, clean, manager, names};
-use crate::control::{Closed, Notice, Summary};
+use crate::control::{Closed, Notice, Reply, Summary};
 
 /// How many calls of one caller may be unanswered, as many as a system bus allows; and of all callers.
 const OF_ONE_CALLER: usize = 128;
@@ -35,10 +37,17 @@ pub(super) enum Ended {
     Lost(String),
 }
 
+/// What another program did on this connection.
+pub(super) struct Past {
+    /// The workers that it told of.
+    pub workers: Vec<u64>,
+    /// Who waits for an answer.
+    pub callers: Vec<(Caller, oneshot::Receiver<Reply>)>,
+}
+
 /// Serves one connection.
-pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) -> Ended {
+pub(super) async fn serve(connection: Connection, mut messages: MessageStream, shared: Arc<Shared>, past: Option<Past>) -> Ended {
     let (connection, shared) = (&connection, &shared);
-    let mut messages = MessageStream::from(connection);
     let mut summary = shared.handle.summary();
     // Listened to before the workers are asked for, so that no change falls between.
     let mut notices = shared.handle.notices();
@@ -51,6 +60,10 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) -> Ended 
         workers: Workers::new(workers),
         calls: Calls { running: JoinSet::new(), callers: HashMap::new() },
     };
+    server.know();
+    if let Some(past) = past {
+        server.go_on(past).await;
+    }
     // The names come last: who finds them finds everything.
     let mut names = pin!(names::hold(connection, shared));
     let mut ending = pin!(shared.ending());
@@ -85,7 +98,10 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) -> Ended 
             }
             never = &mut names => match never {},
             message = call::next(&mut messages) => match message {
-                Some(Ok(message)) if message.message_type() == Type::MethodCall => server.called(&message).await,
+                Some(Ok(message)) if message.message_type() == Type::MethodCall => {
+                    server.called(&message).await;
+                    shared.ledger.seen();
+                }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Ended::Lost(error.to_string()),
                 None => return Ended::Lost("the connection was closed".into()),
@@ -139,10 +155,7 @@ impl Server<'_> {
                 let caller = call::caller(message);
                 match self.calls.admit(&caller) {
                     Ok(()) => {
-                        let (connection, message) = (self.connection.clone(), message.clone());
-                        let task = self.calls.running.spawn(async move { respond(&connection, &message, work.await).await });
-                        self.calls.callers.insert(task.id(), caller);
-                        return;
+                        return self.answer_later(caller, message.clone(), work);
                     }
                     Err(fault) => Err(fault),
                 }
@@ -150,6 +163,38 @@ impl Server<'_> {
             Err(fault) => Err(fault),
         };
         respond(self.connection, message, result).await;
+    }
+
+    fn answer_later(&mut self, caller: String, message: Message, work: Work) {
+        let (connection, busy) = (self.connection.clone(), self.shared.ledger.begin());
+        let answer = async move {
+            respond(&connection, &message, work.await).await;
+            drop(busy);
+        };
+        let task = self.calls.running.spawn(answer);
+        self.calls.callers.insert(task.id(), caller);
+    }
+
+    /// What another program began is gone on with: its callers, and what was told.
+    async fn go_on(&mut self, past: Past) {
+        for (caller, reply) in past.callers {
+            let Ok(call) = Call::carried(&caller.name, caller.serial) else { continue };
+            let message = call.message.clone();
+            let work = manager::go_on(self.shared.clone(), self.connection.clone(), call, caller.asker, reply);
+            self.answer_later(caller.name, message, Box::pin(work));
+        }
+        self.shared.ledger.resumed();
+        let told = self.told.clone();
+        self.changed(MANAGER_PATH, MANAGER, &manager::properties(&told)).await;
+        let gone = past.workers.iter().copied().filter(|id| self.workers.get(*id).is_none()).map(Tell::Removed);
+        let new = self.workers.all().filter(|view| !past.workers.contains(&view.id)).cloned().map(Tell::Added);
+        let tell: Vec<Tell> = gone.chain(new).collect();
+        self.tell_all(tell).await;
+    }
+
+    /// What is told of workers now, for another program.
+    fn know(&self) {
+        self.shared.ledger.told(self.workers.all().map(|view| view.id));
     }
 
     /// The loop tells a change.
@@ -191,6 +236,7 @@ impl Server<'_> {
     }
 
     async fn tell_all(&self, tell: impl IntoIterator<Item = Tell>) {
+        self.know();
         for tell in tell {
             match tell {
                 Tell::Added(view) => {

@@ -14,13 +14,14 @@ use rustix::net::{SocketAddrUnix, SocketType, getsockname, sockopt};
 
 use super::fds::{Incoming, Outgoing};
 use super::state::{self, Document, State};
+use crate::control::dbus;
 use crate::master::sockets::is_masters_own;
 use crate::master::turn::Master;
 use crate::sys::fd::{STASH, inherited, open_numbers, stash};
 use crate::sys::{exec, map};
 
 /// What tells a program that it goes on where another was: `PID:FD:C6:K7:L5=http:L8=admin`, the process, the state, the
-/// control socket, its lock, the listening sockets with their names.
+/// control socket, its lock, the listening sockets with their names; `B9`, the connection to the bus.
 const VARIABLE: &str = "RATOON_STATE";
 /// So long the log may take before.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -30,6 +31,10 @@ const STATE_MAX: u64 = 256 << 20;
 pub const CONTROL: &str = "control";
 /// See [`CONTROL`].
 pub const LOCK: &str = "lock";
+/// See [`CONTROL`]. Who cannot read the state closes it: with it goes the name on the bus, which is wanted anew.
+pub const BUS: &str = "bus";
+/// The loop turns so often more, so that answers reach those who ask.
+const LAST_TURNS: usize = 16;
 
 /// Where the program of this process is found, also after a package has replaced it: as it was started, else where it is.
 pub fn program() -> PathBuf {
@@ -71,21 +76,24 @@ pub fn document(state: State, fds: &Outgoing<'_>) -> Result<OwnedFd, String> {
 
 impl Master {
     /// Lets the program that is installed go on in this process. Returns only when that fails, and why; then all is as
-    /// before.
-    pub(in crate::master) async fn replace(&mut self) -> String {
+    /// before. `bus`: whose connection goes along, if it rests.
+    pub(in crate::master) async fn replace(&mut self, bus: Option<&dbus::Service>) -> String {
         self.systemd.ping();
         let Some(settled) = self.outputs.settle().await else {
             return "the reader of the workers' output hangs; ask again".to_owned();
         };
-        // What was asked or has happened meanwhile goes along.
-        while let Ok(wish) = self.ends.commands.try_recv() {
-            self.wish(wish);
+        // What was asked or has happened meanwhile goes along; whose answer is known has it first.
+        for _ in 0..LAST_TURNS {
+            while let Ok(wish) = self.ends.commands.try_recv() {
+                self.wish(wish);
+            }
+            while let Ok(brought) = self.brought.try_recv() {
+                self.bring_in(brought);
+            }
+            self.take_in();
+            self.publish();
+            tokio::task::yield_now().await;
         }
-        while let Ok(brought) = self.brought.try_recv() {
-            self.bring_in(brought);
-        }
-        self.take_in();
-        self.publish();
         for error in self.errors.drain() {
             self.spawn_errors.insert(error.tag, error);
         }
@@ -97,16 +105,17 @@ impl Master {
             Ok(handed) => handed,
             Err(error) => return format!("no descriptor is left: {error}"),
         };
-        let why = self.execute(&handed);
+        let why = self.execute(&handed, bus);
         self.outputs.take_over(handed);
         why
     }
 
-    fn execute(&self, handed: &crate::master::output::Handed) -> String {
+    fn execute(&self, handed: &crate::master::output::Handed, bus: Option<&dbus::Service>) -> String {
         let mut fds = Outgoing::default();
         let made = || -> Result<String, String> {
             let carried = self.book.carried().map_err(|error| error.to_string())?;
-            let state = self.save(Some(handed), carried, &mut fds).map_err(|error| error.to_string())?;
+            let mut state = self.save(Some(handed), carried, &mut fds).map_err(|error| error.to_string())?;
+            state.askers.bus = bus.and_then(dbus::Service::carried).map(|carried| self.save_bus(carried, &mut fds));
             let names: Vec<String> = state.listeners.iter().map(|listener| listener.name.clone()).collect();
             let document = document(state, &fds)?;
             let variable = variable(document.as_raw_fd(), &fds, &names);
@@ -145,7 +154,7 @@ fn is_of_the_start(name: &std::ffi::OsStr) -> bool {
 fn variable(state: RawFd, fds: &Outgoing<'_>, names: &[String]) -> String {
     let numbers = fds.numbers();
     let mut variable = format!("{}:{state}", std::process::id());
-    for (letter, name) in [('C', CONTROL), ('K', LOCK)] {
+    for (letter, name) in [('C', CONTROL), ('K', LOCK), ('B', BUS)] {
         if let Some(number) = numbers.get(name) {
             variable.push_str(&format!(":{letter}{number}"));
         }
@@ -185,6 +194,7 @@ pub fn left() -> Option<Left> {
         match letter {
             "C" => drop(essentials.insert(CONTROL.to_owned(), fd)),
             "K" => drop(essentials.insert(LOCK.to_owned(), fd)),
+            "B" => drop(essentials.insert(BUS.to_owned(), fd)),
             "L" => {
                 essentials.insert(format!("listener-{}", names.len()), fd);
                 names.push(name.to_owned());
@@ -195,8 +205,9 @@ pub fn left() -> Option<Left> {
     let state =
         inherited(number).map_err(|error| format!("the state's descriptor {number}: {error}")).and_then(|fd| read(fd.into()));
     let numbers = state.as_ref().map_or(&essentials, |document| &document.descriptors);
-    let fds = Incoming::by_number(numbers);
+    let mut fds = Incoming::by_number(numbers);
     if state.is_err() {
+        fds.close(BUS);
         // What is not known by name is still somebody's: a pipe that nobody has open any more kills who writes to it.
         keep_the_unknown();
     }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::fds::Incoming;
 use super::state::{self, Bytes, State};
 use crate::control::http::Resumed;
-use crate::control::{AskerId, Reply};
+use crate::control::{AskerId, Reply, dbus};
 use crate::master::birth::limits;
 use crate::master::cgroup::WorkerGroup;
 use crate::master::journal::{Level, Record};
@@ -100,6 +100,21 @@ pub fn connections(saved: Vec<state::Connection>, fds: &mut Incoming) -> (Vec<Re
         Some(Resumed { stream, remote: connection.remote, request })
     };
     (saved.into_iter().filter_map(resume).collect(), replies)
+}
+
+/// The connection to the bus, and how its callers are answered.
+pub fn bus(saved: Option<state::Bus>, fds: &mut Incoming) -> (Option<dbus::Resumed>, Vec<(AskerId, oneshot::Sender<Reply>)>) {
+    let Some((saved, stream)) = saved.and_then(|saved| fds.take(&saved.fd).ok().map(|stream| (saved, stream))) else {
+        return (None, Vec::new());
+    };
+    let mut replies = Vec::new();
+    let resume = |caller: state::BusCaller| {
+        let (reply, answer) = oneshot::channel();
+        replies.push((caller.asker, reply));
+        (dbus::Caller { asker: caller.asker, name: caller.name, serial: caller.serial }, answer)
+    };
+    let callers = saved.callers.into_iter().map(resume).collect();
+    (Some(dbus::Resumed { stream, guid: saved.guid, workers: saved.workers, callers }), replies)
 }
 
 /// The output of workers.

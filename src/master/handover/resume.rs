@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::orphans::Orphans;
-use super::replace::{CONTROL, LOCK, Left};
+use super::replace::{BUS, CONTROL, LOCK, Left};
 use super::restore::{self, Rest};
 use super::{fds::Incoming, state, store::Store};
 use crate::control::listen::{Control, Parts};
@@ -116,6 +116,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         fds,
         last_asker: state.askers.last,
         resumed: Vec::new(),
+        bus: None,
         releases,
         first: First::GoOn(Box::new(Rest { pool, state, replies: Vec::new(), died: true })),
     })
@@ -171,7 +172,9 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
     let directory = state.control.directory.clone().into_path();
     let control = control(&state.control, fds)?;
     let errors = restore::errors(state.errors.take(), fds).map_err(|error| error.to_string())?;
-    let (resumed, replies) = restore::connections(std::mem::take(&mut state.askers.connections), fds);
+    let (resumed, mut replies) = restore::connections(std::mem::take(&mut state.askers.connections), fds);
+    let (bus, by_bus) = restore::bus(state.askers.bus.take(), fds);
+    replies.extend(by_bus);
     let common = Common {
         instance: state.instance.as_str().into(),
         control: control.path(),
@@ -193,6 +196,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         fds: Incoming::default(),
         last_asker: state.askers.last,
         resumed,
+        bus,
         releases,
         first: First::GoOn(Box::new(Rest { pool, state, replies, died: false })),
     })
@@ -228,6 +232,7 @@ fn makeshift(
     let orphans = Orphans::find(&mut fds);
     // Who waits for an answer must see that none will come.
     fds.close("connection-");
+    fds.close(BUS);
     // What else there is stays open: a worker that writes to a pipe that nobody has any more would be killed for it.
     std::mem::forget(fds);
     makeshift_with(control, why, listeners, output, orphans, start)
@@ -270,6 +275,7 @@ fn makeshift_with(
         fds: Incoming::default(),
         last_asker: 0,
         resumed: Vec::new(),
+        bus: None,
         releases: HashMap::new(),
         first: First::Start(Box::new(release), orphans),
     })

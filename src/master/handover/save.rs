@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use super::SLOT_PREFIX;
 use super::fds::{Name, Outgoing};
 use super::state::{self, Bytes, State};
+use crate::control::dbus;
 use crate::control::http::Carried;
 use crate::master::journal::Target;
 use crate::master::output::{Handed, Mode};
@@ -81,11 +82,24 @@ impl Master {
         })
     }
 
+    /// The connection to the bus, with those on it who still wait for an answer.
+    pub(super) fn save_bus(&self, carried: dbus::Carried, fds: &mut Outgoing<'_>) -> state::Bus {
+        let waits = |caller: &dbus::Caller| self.replies.contains_key(&caller.asker);
+        let save = |caller: dbus::Caller| state::BusCaller { asker: caller.asker, name: caller.name, serial: caller.serial };
+        state::Bus {
+            fd: fds.give(super::replace::BUS.to_owned(), carried.stream),
+            guid: carried.guid,
+            workers: carried.workers,
+            callers: carried.callers.into_iter().filter(waits).map(save).collect(),
+        }
+    }
+
     fn save_askers(&self) -> state::Askers {
         let upgrade = self.upgrade.as_ref();
         state::Askers {
             last: self.guard.handle().last_asker(),
             connections: Vec::new(),
+            bus: None,
             waiting: self.replies.keys().copied().collect(),
             upgrade: upgrade.map_or_else(Vec::new, |upgrade| upgrade.askers.clone()),
             reloads: upgrade.map_or_else(Vec::new, |upgrade| upgrade.reloads.clone()),

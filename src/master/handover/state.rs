@@ -271,6 +271,8 @@ pub struct Askers {
     pub last: u64,
     /// Connections of the control socket and of `status.listen`.
     pub connections: Vec<Connection>,
+    /// The connection to the message bus.
+    pub bus: Option<Bus>,
     /// Everybody who waits for an answer.
     pub waiting: Vec<u64>,
     /// Who asked for this upgrade.
@@ -289,6 +291,32 @@ pub struct Connection {
     pub remote: bool,
     /// Who waits on it, and the head of the request.
     pub request: Option<(u64, String)>,
+}
+
+/// The connection to the message bus, between two messages.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bus {
+    /// Its socket.
+    pub fd: Name,
+    /// The bus's identity.
+    pub guid: String,
+    /// The workers that it was told of.
+    pub workers: Vec<WorkerId>,
+    /// Who waits on it.
+    pub callers: Vec<BusCaller>,
+}
+
+/// Somebody on the bus who waits.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BusCaller {
+    /// Under which number.
+    pub asker: u64,
+    /// His unique name.
+    pub name: String,
+    /// The serial of his call.
+    pub serial: u32,
 }
 
 /// Bytes that are mostly text: a text in the document where they are one.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::fds::Outgoing;
 use super::{check, replace};
-use crate::control::{AskerId, Reply};
+use crate::control::{AskerId, Reply, dbus};
 use crate::master::catalog;
 use crate::master::command::Cancel;
 use crate::master::journal::{Level, Record};
@@ -184,7 +184,26 @@ impl Master {
         }
     }
 
-    /// Those of the askers that cannot be taken along have their answer now: the next program was asked and said yes.
+    /// Whether the next program can go on with the connection to the bus; it rests then.
+    pub(in crate::master) async fn bring_to_rest(&mut self, bus: &dbus::Service) -> bool {
+        let listen = async {
+            // Who has asked something of the loop gets his answer meanwhile.
+            loop {
+                match self.ends.commands.recv().await {
+                    Some(wish) => self.wish(wish),
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            rests = bus.rest() => rests,
+            () = listen => false,
+        }
+    }
+
+    /// Those of the askers that cannot be taken along (the bus does not come to rest) have their answer now: the next
+    /// program was asked and said yes.
     pub(in crate::master) fn answer_the_uncarried(&mut self) {
         let carried: HashSet<AskerId> = self.book.askers().into_iter().collect();
         let Some(upgrade) = &mut self.upgrade else { return };

@@ -80,6 +80,34 @@ fn the_status_of_a_stranger() {
     assert!([Some(killed), Some(Ended::Unknown)].contains(&stranger.wait().unwrap()));
 }
 
+/// An exit by 0 is not seen in a zombie; where the kernel tells it, it does when the zombie is reaped.
+#[test]
+fn the_status_of_a_stranger_that_is_not_reaped_yet() {
+    let mut output = Output::new();
+    let child = "trap 'exit 0' USR2; echo $$; while :; do sleep 0.01; done";
+    let script = format!("trap 'wait; exit 5' USR1; sh -c \"{}\" & while :; do sleep 0.01; done", child.replace('$', "\\$"));
+    let (_, parent) = start(&script, &output);
+    let pid: u32 = output.line().parse().unwrap();
+    let stranger = PidFd::open(pid).unwrap();
+    assert!(stranger.signal(0).is_ok() && stranger.wait().unwrap().is_none());
+    parent.0.signal(libc::SIGSTOP).unwrap();
+    while Stat::read(parent.0.pid().unwrap()).unwrap().state != b'T' {
+        std::thread::yield_now();
+    }
+    stranger.signal(libc::SIGUSR2).unwrap();
+    wait_readable(&stranger);
+    assert_eq!(stranger.wait().unwrap(), Some(Ended::Unknown));
+    let untold = stranger.is_untold();
+    parent.0.signal(libc::SIGCONT).unwrap();
+    parent.0.signal(libc::SIGUSR1).unwrap();
+    // A child of our own, reaped: whether this kernel remembers.
+    let remembers = ended(&parent.0) == Ended::Exit(5) && parent.0.wait().unwrap() == Some(Ended::Exit(5));
+    assert!(!stranger.is_untold());
+    let end = if remembers { Ended::Exit(0) } else { Ended::Unknown };
+    assert_eq!(stranger.wait().unwrap(), Some(end));
+    assert!(untold || !remembers);
+}
+
 /// Three adopted grandchildren that have ended behind a worker that has ended before them; none is reaped.
 fn a_dead_worker_and_its_orphans() -> (u32, Guard, Vec<u32>) {
     set_subreaper().unwrap();

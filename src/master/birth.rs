@@ -16,6 +16,9 @@ use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::spawn::{Birth, describe, spawn};
 
+/// More than the longest arguments and environment that execve(2) takes, 6 MiB, with what the kernel needs beside them; bytes.
+const SMALL: u64 = 16 << 20;
+
 impl Master {
     /// Starts a worker, or says why it can't be.
     pub(super) fn give_birth(&mut self, worker: WorkerId, slot: Slot, generation: Number) {
@@ -88,6 +91,7 @@ impl Master {
             stderr: Some(std::os::fd::AsFd::as_fd(&streams.stderr)),
             scoreboard: scoreboard.as_ref().map(std::os::fd::AsFd::as_fd),
             cgroup: group.as_ref().map(WorkerGroup::dir),
+            small: group.is_some() && release.config.worker.limits.memory_max.is_some_and(|max| max < SMALL),
             watchdog_pid: watchdog.is_some(),
         };
         let mut ungrouped = false;

@@ -73,6 +73,7 @@ pub fn birth<'a>() -> Birth<'a> {
         listeners: None,
         scoreboard: None,
         cgroup: None,
+        small: false,
         watchdog_pid: false,
     }
 }

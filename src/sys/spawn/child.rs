@@ -20,6 +20,7 @@ pub(super) struct Order {
     pub errors: RawFd,
     pub parent: i32,
     pub cgroup: Option<RawFd>,
+    pub small: bool,
     pub stdout: Option<RawFd>,
     pub stderr: Option<RawFd>,
     /// These become `first`, `first + 1`, … up to `next - 1`.

@@ -5,13 +5,15 @@
 //! waits: it has a stack of its own and an order that owns all it needs (a *pad*), which are kept until the kernel says,
 //! by `CLONE_CHILD_CLEARTID`, that the child has left the memory. What the child must not do there, see `child.rs`.
 //!
-//! Law: a copy is made for a worker of another user (who could trace a process of his that has the master's memory),
-//! where the instructions are not written down, and while many children have not left yet.
+//! Law: whatever becomes of the child, the master lives. So a copy is made for a worker of another user (who could trace a
+//! process of his that has the master's memory), in a cgroup so small that the OOM killer may come before the program does
+//! (it ends all who share a memory), on kernels where a core dump does the same (before 5.16), where the instructions are not
+//! written down, and while many children have not left yet.
 
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::child::{Order, run};
 use super::raw;
@@ -64,6 +66,20 @@ struct Pad {
 #[allow(clippy::vec_box)]
 static ALL: Mutex<Vec<Box<Pad>>> = Mutex::new(Vec::new());
 
+/// The law above, for a worker that is (not) of another user's, in a cgroup that is (not) small.
+pub(super) fn may_share(foreign: bool, small: bool, dies_alone: bool) -> bool {
+    raw::BARE && !foreign && !small && dies_alone
+}
+
+/// Whether a process that dumps core leaves others alone that have its memory.
+static DIES_ALONE: LazyLock<bool> = LazyLock::new(|| dies_alone(&rustix::system::uname().release().to_string_lossy()));
+
+/// The same of a kernel of this release, as uname(2) tells it; one that is not understood is an old one.
+pub(super) fn dies_alone(release: &str) -> bool {
+    let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map(str::parse::<u32>);
+    matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (5, 16))
+}
+
 /// How many children are in our memory.
 #[cfg(test)]
 pub(super) fn here() -> usize {
@@ -93,7 +109,7 @@ pub(super) unsafe fn process(order: Order, way: Way) -> io::Result<(i32, RawFd)>
     // SAFETY: as for this function.
     unsafe {
         match way {
-            Way::Share if raw::BARE && order.identity.is_none() => share(order),
+            Way::Share if may_share(order.identity.is_some(), order.small, *DIES_ALONE) => share(order),
             Way::Share | Way::Copy => or_fork(copy(&order), &order),
             Way::Fork => fork(&order),
         }
@@ -244,6 +260,41 @@ unsafe fn fork(order: &Order) -> io::Result<(i32, RawFd)> {
                 libc::waitpid(pid, std::ptr::null_mut(), 0);
             }
             Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ErrorPipe, spawn};
+    use super::*;
+    use crate::sys::testing::{birth, ended, shell};
+
+    #[test]
+    fn nothing_that_ends_a_child_ends_who_shares_its_memory() {
+        for (release, alone) in
+            [("6.18.4", true), ("5.16.0-rc1", true), ("5.15.0-91-generic", false), ("4.18.0", false), ("7", false), ("", false)]
+        {
+            assert_eq!(dies_alone(release), alone, "{release}");
+        }
+        assert_eq!(may_share(false, false, true), cfg!(target_arch = "x86_64"));
+        for (foreign, small, alone) in [(true, false, true), (false, true, true), (false, false, false)] {
+            assert!(!may_share(foreign, small, alone));
+        }
+    }
+
+    #[test]
+    fn a_child_does_not_need_half_its_stack() {
+        let errors = ErrorPipe::new().expect("a pipe");
+        let mut birth = birth();
+        birth.watchdog_pid = true;
+        let child = spawn(&shell("exit 0"), &birth, &errors).expect("a process");
+        ended(&child.pidfd);
+        let pads = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        // It grows down into zeros.
+        for pad in pads.iter().filter(|pad| pad.busy.load(Ordering::Acquire) == 0) {
+            let left = pad.stack.iter().take_while(|words| **words == 0).count() * size_of::<u128>();
+            assert!(left > STACK / 2, "{left} of {STACK} bytes are left");
         }
     }
 }

@@ -75,6 +75,8 @@ pub struct Birth<'a> {
     pub scoreboard: Option<BorrowedFd<'a>>,
     /// The directory of its cgroup (v2).
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// That cgroup has a limit of memory which arguments and environment alone may reach.
+    pub small: bool,
     /// Say `WATCHDOG_PID` too.
     pub watchdog_pid: bool,
 }
@@ -118,6 +120,7 @@ fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io:
         parent: std::process::id() as i32,
         // Only without CLONE_INTO_CGROUP does the child move itself.
         cgroup: optional(birth.cgroup, |fd| above.number(fd))?,
+        small: birth.small,
         stdout: optional(birth.stdout, |fd| above.number(fd))?,
         stderr: optional(birth.stderr, |fd| above.number(fd))?,
         descriptors,

@@ -28,22 +28,6 @@ pub const INSTRUCTIONS_MAX: usize = 4096;
 /// # Errors
 /// `EINVAL`: the socket is in no group yet, or the program is none; `ENOMEM`.
 pub fn steer(socket: impl AsFd, program: &[Instruction]) -> io::Result<()> {
-    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, program)
-}
-
-/// A deaf socket hears nothing: who wants to connect to it tries again a second later.
-///
-/// # Errors
-/// `ENOMEM`, or not a socket.
-pub fn set_deaf(socket: impl AsFd, deaf: bool) -> io::Result<()> {
-    if deaf {
-        // BPF_RET | BPF_K: of each packet keep nothing.
-        return attach(socket, libc::SO_ATTACH_FILTER, &[Instruction { code: 0x06, yes: 0, no: 0, k: 0 }]);
-    }
-    set_number(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)
-}
-
-fn attach(socket: impl AsFd, option: libc::c_int, program: &[Instruction]) -> io::Result<()> {
     let too_long = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let mut filter: Vec<libc::sock_filter> =
         program.iter().map(|it| libc::sock_filter { code: it.code, jt: it.yes, jf: it.no, k: it.k }).collect();
@@ -51,8 +35,15 @@ fn attach(socket: impl AsFd, option: libc::c_int, program: &[Instruction]) -> io
     let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
     // SAFETY: the kernel reads `program` and the `len` instructions that it points to, which both live until the call is over,
     // and keeps a copy.
-    let result =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, option, (&raw const program).cast(), length) };
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            length,
+        )
+    };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -183,7 +174,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let whole = [Instruction { code: 0x06, yes: 0, no: 0, k: 0 }];
         assert_eq!(steer(&listener, &whole).unwrap_err().raw_os_error(), Some(libc::EINVAL));
-        assert!(set_deaf(&listener, true).is_ok() && set_deaf(&listener, false).is_ok());
         // Not a program: it has no end.
         let endless = [Instruction { code: 0x00, yes: 0, no: 0, k: 0 }];
         assert_eq!(steer(&listener, &endless).unwrap_err().raw_os_error(), Some(libc::EINVAL));

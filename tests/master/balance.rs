@@ -155,6 +155,35 @@ fn nothing_is_lost_while_the_pool_is_scaled() {
     assert_eq!(queues(&master.status()).iter().sum::<u64>(), 0, "{answered:#}");
 }
 
+/// A worker that serves one after the other, and whom the stop signal ends at once.
+const HASTY: &str = "#!/usr/bin/python3
+import socket, os
+listener = socket.socket(fileno=3)
+told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+told.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
+while True:
+    client, _ = listener.accept()
+    client.recv(4096)
+    client.sendall(b'HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\nhi')
+    client.close()
+";
+
+#[test]
+fn a_worker_that_is_one_too_many_is_told_when_nothing_more_comes_to_it() {
+    let place = Place::new();
+    place.program("v1/worker", HASTY);
+    let master = place.pool(&format!("count = 4\n{PER_SLOT}"), "").start();
+    let mut load = Command::new(example("load"));
+    load.args([&master.address(), "--new", "16"]).env(processes::MARK, master.place.root());
+    let load = Load::start(load);
+    for count in ["3", "2", "4", "1"] {
+        go_on(&load, 300);
+        master.ok(&["scale", count]);
+        master.wait_until_calm();
+    }
+    nothing_was_lost(load);
+}
+
 #[test]
 fn nothing_is_lost_over_reloads() {
     let master = pool(3);

@@ -6,6 +6,7 @@
 //! with instances of its own.
 #![forbid(unsafe_code)]
 
+mod balance;
 mod bus;
 mod container;
 mod host;
@@ -61,6 +62,7 @@ fn main() {
                 machine::CASES,
                 upgrade::CASES,
                 survive::CASES,
+                balance::CASES,
                 previous::CASES,
                 bus::CASES,
             ]

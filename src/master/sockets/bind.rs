@@ -132,7 +132,10 @@ fn bind_ip(address: SocketAddr, socket_type: SocketType) -> Result<OwnedFd, Errn
     }
     rustix::net::bind(&fd, &address)?;
     if socket_type == SocketType::STREAM {
+        // So that it may have others beside it one day (worker.balance); until then nobody shall share its address.
+        sockopt::set_socket_reuseport(&fd, true)?;
         rustix::net::listen(&fd, BACKLOG)?;
+        sockopt::set_socket_reuseport(&fd, false)?;
     }
     Ok(fd)
 }

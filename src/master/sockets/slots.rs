@@ -216,16 +216,14 @@ impl Group {
         let flags = fcntl_getfl(first)? & OFlags::NONBLOCK;
         fcntl_setfl(&socket, fcntl_getfl(&socket)? | flags)?;
         let backlog = reuseport::accept_queue(first).map_or(4096, |(_, most)| i32::try_from(most).unwrap_or(i32::MAX));
-        let raw = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL);
-        if alone {
-            // There is a group only now, and no program yet: until there is one the new socket hears nothing.
-            reuseport::set_deaf(&socket, true).map_err(raw)?;
-            rustix::net::listen(&socket, backlog)?;
-            let live: Vec<Slot> = live.iter().filter(|slot| **slot == 0).copied().collect();
-            reuseport::steer(first, &steer::program(&live)).map_err(raw)?;
-            reuseport::set_deaf(&socket, false).map_err(raw)?;
-        } else {
-            rustix::net::listen(&socket, backlog)?;
+        // Before the new socket can be chosen.
+        let program =
+            steer::program(&live.iter().filter(|slot| (**slot as usize) < self.sockets.len()).copied().collect::<Vec<_>>());
+        let early = reuseport::steer(first, &program);
+        rustix::net::listen(&socket, backlog)?;
+        if alone && early.is_err() {
+            // It listened before it could be in a group (of an older master): it is in one now.
+            reuseport::steer(first, &program).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
         }
         Ok(socket)
     }
@@ -347,6 +345,11 @@ mod tests {
         slots.ensure(&listeners, 1).expect("one");
         assert!(!sockopt::socket_reuseport(&listeners[0].fd).expect("an option"));
         assert_eq!(slots.of(&listeners, 0).len(), 1);
+        // Nor does a second instance, however many slots either has.
+        let second = || super::super::bind(&listeners[0].address).expect_err("taken").to_string();
+        assert!(second().contains("another process has this port"));
+        slots.ensure(&listeners, 3).expect("three");
+        assert!(second().contains("another process has this port"));
     }
 
     #[test]

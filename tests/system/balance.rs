@@ -1,0 +1,79 @@
+//! `worker.balance = "per-slot"` with sockets of a real systemd.
+
+use std::collections::BTreeSet;
+
+use crate::Case;
+use crate::container::{Container, wait_for};
+use crate::instance::{Instance, pids};
+use crate::load::Load;
+use crate::survive::{kill_master, next_master, survivor};
+
+pub const CASES: &[Case] = &[
+    ("queues_of_slots_outlive_the_master", queues_of_slots_outlive_the_master),
+    ("a_master_of_another_user_has_its_slots_sockets_from_systemd", a_master_of_another_user_has_its_slots_sockets_from_systemd),
+];
+
+const PER_SLOT: &str = "balance = \"per-slot\"\n";
+
+/// The socket unit is opened anew with this.
+fn open_again(web: &Instance<'_>, text: &str) {
+    web.c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    web.c.write(&format!("/etc/systemd/system/{}.d/balance.conf", web.socket()), &format!("[Socket]\n{text}"));
+    web.c.ok(&["systemctl", "daemon-reload"]);
+    web.c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+    web.settled();
+}
+
+/// Which workers answer.
+fn who(web: &Instance<'_>) -> BTreeSet<String> {
+    (0..100).map(|_| web.get().expect("an answer")).collect()
+}
+
+fn queues_of_slots_outlive_the_master(c: &Container) {
+    let web = survivor(c, "slots", 3, "");
+    web.configure(PER_SLOT);
+    // systemd's socket has no ReusePort=yes: refused, and nothing is changed.
+    let said = c.run(&["systemctl", "reload", &web.service()]);
+    assert!(!said.status.success());
+    let status = web.status();
+    assert_eq!((&status["generation"], &status["last_reload"]["result"]), (&1.into(), &"refused".into()), "{status:#}");
+    open_again(&web, "ReusePort=yes\n");
+    assert_eq!(who(&web).len(), 3);
+    let load = Load::start(web.load(&["--new", "4", "--keep-alive", "4"]));
+    load.wait_for(100);
+    for _ in 0..3 {
+        let before = pids(&web.settled());
+        let master = kill_master(&web);
+        next_master(&web, master);
+        assert_eq!(pids(&web.settled()), before);
+        c.ok(&["ratoon", "scale", web.name, "5"]);
+        wait_for("five are ready", || (web.status()["workers_ready"] == 5).then_some(()));
+        c.ok(&["ratoon", "scale", web.name, "3"]);
+        web.settled();
+        web.reload_ok();
+        load.wait_for(load.requests() + 200);
+    }
+    let report = load.stop();
+    assert_eq!(report["failed"], 0, "{report:#}");
+    assert_eq!(web.status()["sockets"][0]["slots"].as_array().map(Vec::len), Some(5), "{:#}", web.status());
+    assert_eq!(who(&web).len(), 3);
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+}
+
+fn a_master_of_another_user_has_its_slots_sockets_from_systemd(c: &Container) {
+    let web = Instance::new(c, "foreign-slots", 2);
+    web.drop_in("[Service]\nUser=nobody\n");
+    web.configure(PER_SLOT);
+    c.write(&format!("/etc/systemd/system/{}.d/balance.conf", web.socket()), "[Socket]\nReusePort=yes\n");
+    c.ok(&["systemctl", "stop", &web.socket()]);
+    c.ok(&["systemctl", "daemon-reload"]);
+    c.ok(&["systemctl", "start", &web.socket()]);
+    let _ = c.run(&["timeout", "5", "systemctl", "start", &web.service()]);
+    let journal = c.journal(&web.service());
+    assert!(journal.contains("the kernel lets only sockets of one user share an address"), "{journal}");
+    open_again(&web, &format!("ReusePort=yes\nListenStream={}\n", web.address));
+    assert_eq!(who(&web).len(), 2);
+    web.reload_ok();
+    assert_eq!(who(&web).len(), 2);
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+}

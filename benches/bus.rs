@@ -1,4 +1,4 @@
-//! What a status over D-Bus takes, beside the bus's own cost for a reply of that size: `bus INSTANCE ROUNDS [SIZE]`.
+//! What a status over D-Bus takes, beside the bus's own cost for a reply of that size: `bus INSTANCE ROUNDS`.
 //!
 //! One client asks Ratoon's `GetStatus` and a bare service, which answers with as many bytes that it has ready, by turns,
 //! and prints the times in microseconds as JSON. Both services are processes of their own. Part of `benches/run`.
@@ -25,7 +25,7 @@ fn main() -> zbus::Result<()> {
 
 /// Answers each call with a text of the length that it names, which is made only when the length changes.
 async fn serve() -> zbus::Result<()> {
-    let connection = zbus::connection::Builder::system()?.name(BARE)?.build().await?;
+    let connection = zbus::connection::Builder::system().name(BARE).build().await?;
     let mut calls = zbus::MessageStream::from(&connection);
     let mut text = String::new();
     while let Some(call) = next(&mut calls).await {

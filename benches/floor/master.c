@@ -54,6 +54,8 @@ static void ended(struct worker *worker)
 {
     siginfo_t how;
     waitid((idtype_t)P_PIDFD, (id_t)worker->pidfd, &how, WEXITED);
+    /* A child that has not executed its program yet has it open too. */
+    epoll_ctl(epoll, EPOLL_CTL_DEL, worker->pidfd, NULL);
     close(worker->pidfd);
     worker->pid = 0;
     if (worker->generation == generation) spawn_one(generation);

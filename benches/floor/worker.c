@@ -3,6 +3,7 @@
  * It takes its socket from LISTEN_FDS, from SERVER_STARTER_PORT, or binds WORKER_PORT itself. Environment:
  *   WORKER_STAMPS  a file to which it appends a `struct stamp` when it is ready, and when it is told to drain
  *   WORKER_START   milliseconds that it needs to start
+ *   WORKER_STARTS  a file to which each start adds a byte
  *   WORKER_BROKEN  a file; while it exists, the worker dies at start
  *   WORKER_FLOOD   slots (as in "0,1") whose workers send to the notify socket as fast as they can
  * At SIGTERM it stops accepting, answers what it has accepted, says Connection: close to kept connections, and leaves. */
@@ -96,6 +97,11 @@ int main(void)
 {
     struct stamp stamp = {.pid = (uint64_t)getpid(), .began = monotonic()};
     const char *value;
+    if ((value = getenv("WORKER_STARTS"))) {
+        int fd = open(value, O_WRONLY | O_APPEND | O_CLOEXEC);
+        if (write(fd, ".", 1) != 1) return 1;
+        close(fd);
+    }
     if ((value = getenv("WORKER_BROKEN")) && !access(value, F_OK)) return 1;
     if (getenv("LISTEN_FDS") && atoi(getenv("LISTEN_FDS")) > 0) listener = 3;
     else if ((value = getenv("SERVER_STARTER_PORT"))) listener = atoi(strrchr(value, '=') + 1);
@@ -130,7 +136,8 @@ int main(void)
             int fd = events[i].data.fd;
             if (fd == listener) { if (!draining) accept_one(); }
             else if (fd == signals) {
-                if (draining++) continue;
+                draining = 1;
+                epoll_ctl(epoll, EPOLL_CTL_DEL, signals, NULL);
                 note(&(struct stamp){.pid = stamp.pid, .told = monotonic()});
                 if (listener >= 0) epoll_ctl(epoll, EPOLL_CTL_DEL, listener, NULL);
             } else if (connections[fd].open) serve(fd);

@@ -10,13 +10,11 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
 PLACE = os.path.join(TARGET, "peers")
-PROFILE = os.environ.get("BENCH_PROFILE", "release")
-# Where the programs are; not built here when it is given.
-BUILT = os.environ.get("BENCH_PROGRAMS") or os.path.join(TARGET, "debug" if PROFILE == "dev" else PROFILE)
-
-RATOON = os.path.join(BUILT, "ratoon")
-LOAD = os.path.join(BUILT, "examples", "load")
-ECHO = os.path.join(BUILT, "examples", "bus")
+# Where the programs are, when they are not to be built here. Ratoon is built as packages ship it.
+GIVEN = os.environ.get("BENCH_PROGRAMS")
+RATOON = os.path.join(GIVEN or os.path.join(TARGET, "dist"), "ratoon")
+TOOLS = os.path.join(GIVEN or os.path.join(TARGET, "release"), "examples")
+LOAD, BUS = os.path.join(TOOLS, "load"), os.path.join(TOOLS, "bus")
 WORKER = os.path.join(PLACE, "worker")
 MASTER = os.path.join(PLACE, "master")
 SPAWN = os.path.join(PLACE, "spawn")
@@ -42,7 +40,8 @@ def floor():
 
 
 def programs():
-    run("cargo", "build", "--profile", PROFILE, "--bin", "ratoon", "--example", "load", cwd=ROOT)
+    run("cargo", "build", "--profile", "dist", "--bin", "ratoon", cwd=ROOT)
+    run("cargo", "build", "--release", "--example", "load", "--example", "bus", cwd=ROOT)
 
 
 def have(peers):

@@ -43,16 +43,30 @@ def table(result):
         met = {True: "reached", False: "**missed**", None: ""}[it["met"]]
         lines.append(f"| {it['what']} | {shown(it['ratoon'], it['unit'])} | {beside} | {ratio} | {it['reach']} | {met} |")
     about = result["about"]
-    text = f"Measured {about['date']} on {about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}, by `{about['command']}`"
+    machine = f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(about["versions"].items()))
-    return "\n".join([f"{text}.", f"Versions: {versions}.", "", *lines, ""])
+    return "\n".join([*lines, "", f"On {machine}; medians of rounds that take turns. Versions: {versions}.", ""])
 
 
-def about(command, versions):
+def about(versions):
     with open("/proc/cpuinfo") as file:
         cpu = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.machine())
-    today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
-    return {"date": today, "cpus": os.cpu_count(), "cpu": cpu, "kernel": platform.release(), "command": command, "versions": versions}
+    return {"cpus": os.cpu_count(), "cpu": cpu, "kernel": platform.release(), "versions": versions, "rows": {}}
+
+
+def run_of_row(command):
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
+    return {"at": now, "command": command, "load": [round(it, 1) for it in os.getloadavg()]}
+
+
+def merged(old, new, order):
+    """The rows of a new run in the place of the same rows of an old one."""
+    rows = new["about"]["rows"]
+    kept = [it for it in old["figures"] if it["row"] not in rows]
+    figures = sorted(kept + new["figures"], key=lambda it: order.index(it["row"]))
+    about = {**new["about"], "rows": {**old["about"]["rows"], **rows}}
+    about["versions"] = {**old["about"]["versions"], **new["about"]["versions"]}
+    return {"about": about, "figures": figures}
 
 
 def write(path, result):

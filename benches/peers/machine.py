@@ -58,6 +58,8 @@ known = set()
 
 def start(argv, **options):
     options.setdefault("stdin", subprocess.DEVNULL)
+    # Each in a session of its own, as Ratoon's workers are: the scheduler shares CPUs by sessions (autogroup).
+    options.setdefault("start_new_session", True)
     process = subprocess.Popen([str(word) for word in argv], **options)
     known.add(process.pid)
     return process

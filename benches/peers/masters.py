@@ -79,6 +79,8 @@ class Competitor:
 
 class Ratoon(Competitor):
     name = "ratoon"
+    # Rows that kill workers shall not come to the limit of restarts.
+    limits = ["--restart-limit", 1000000, "--restart-max", "1s"]
 
     def __init__(self, directory, workers=4, env=(), listen=True, flags=(), bus=None, status=False):
         super().__init__(directory, workers, env, listen)
@@ -89,7 +91,7 @@ class Ratoon(Competitor):
 
     def command(self):
         command = [build.RATOON, "run", "--name", "bench", "--workers", self.workers]
-        command += ["--restart-limit", 1000000, "--restart-max", "1s", *self.flags]
+        command += [*self.limits, *self.flags]
         if self.listen:
             command += ["--listen", f"127.0.0.1:{self.port}"]
         if self.status_port:

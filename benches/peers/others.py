@@ -11,6 +11,11 @@ import build
 import machine
 from masters import Competitor
 
+# What the row of crash loops asks of a worker: a byte for each start, and to die while a file exists.
+STARTS = """const { WORKER_STARTS, WORKER_BROKEN } = process.env;
+if (WORKER_STARTS) require('fs').appendFileSync(WORKER_STARTS, '.');
+if (WORKER_BROKEN && require('fs').existsSync(WORKER_BROKEN)) process.exit(1);
+"""
 NODE = "const server = require('http').createServer((_, answer) => answer.end('hello\\n'));\n"
 
 
@@ -33,7 +38,7 @@ class FloraCluster(Peer):
     files = {
         "master.js": "const { Master } = require('flora-cluster');\n"
         "new Master({ exec: __dirname + '/worker.js', workers: %(workers)d }).run();\n",
-        "worker.js": "const { Worker } = require('flora-cluster');\n" + NODE + "const worker = new Worker();\nworker.attach(server);\n"
+        "worker.js": STARTS + "const { Worker } = require('flora-cluster');\n" + NODE + "const worker = new Worker();\nworker.attach(server);\n"
         "worker.on('close', () => server.close());\nserver.listen(%(port)d, '127.0.0.1', () => worker.ready());\n",
     }
 
@@ -99,7 +104,9 @@ class Puma(Peer):
     name = "puma"
     files = {
         "config.ru": "run ->(env) { [200, { 'content-type' => 'text/plain' }, [\"hello\\n\"]] }\n",
-        "puma.rb": "bind 'tcp://127.0.0.1:%(port)d'\nworkers %(workers)d\nthreads 8, 8\nlog_requests false\n",
+        "puma.rb": "bind 'tcp://127.0.0.1:%(port)d'\nworkers %(workers)d\nthreads 8, 8\nlog_requests false\n"
+        "on_worker_boot do\n  starts, broken = ENV['WORKER_STARTS'], ENV['WORKER_BROKEN']\n"
+        "  File.write(starts, '.', mode: 'a') if starts\n  exit! 1 if broken && File.exist?(broken)\nend\n",
     }
 
     def command(self):

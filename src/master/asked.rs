@@ -25,7 +25,7 @@ impl Master {
                 libc::SIGUSR2 => self.upgrade(None),
                 libc::SIGUSR1 if self.store.is_some() => self.leaves = true,
                 libc::SIGUSR1 => self.stop(),
-                libc::SIGCHLD => self.children(),
+                libc::SIGCHLD => self.child_ended = true,
                 _ => {}
             }
         }

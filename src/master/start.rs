@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::cgroup::Cgroups;
 use super::command::Cancel;
@@ -57,6 +57,9 @@ pub(super) const SIGNALS: [i32; 9] = [
 ];
 /// So long the log and the workers' last words may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// So long nothing changes before it is worth while.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What `ratoon run` was told.
 #[derive(Clone, Debug, Default)]
@@ -206,6 +209,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
         let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin })?;
         let handle = master.guard.handle().clone();
         let outputs = master.outputs.clone();
+        tokio::spawn(trim_when_settled(handle.summary()));
         let mut bus = fronts::start_bus(&handle, name, journal, under_systemd, resumed);
         loop {
             match master.turn().await {
@@ -242,6 +246,23 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
     // The blocking threads may hang on a dead mount; the end does not wait for them.
     runtime.shutdown_background();
     Ok(code)
+}
+
+/// Most of what a start or a reload maps and allocates is not needed while the pool serves: a second after the last
+/// change the master lets go of it.
+async fn trim_when_settled(mut summary: watch::Receiver<control::Summary>) {
+    loop {
+        while let Ok(changed) = tokio::time::timeout(SETTLED, summary.changed()).await {
+            if changed.is_err() {
+                return;
+            }
+        }
+        // It reads a file.
+        let _ = tokio::task::spawn_blocking(crate::sys::trim::trim).await;
+        if summary.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Whoever was answered in the last turn shall get the answer.
@@ -430,6 +451,7 @@ impl Master {
             past: Ended::default(),
             surveyor: Surveyor::default(),
             started_at,
+            child_ended: false,
             wear_at: now,
             orphans: Orphans::default(),
             program,

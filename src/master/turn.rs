@@ -118,6 +118,8 @@ pub struct Master {
     /// Asks the kernel, and remembers which connection is whose.
     pub(super) surveyor: Surveyor,
     pub(super) started_at: SystemTime,
+    /// A child has ended; whether it was an orphan is looked at when there is nothing more urgent.
+    pub(super) child_ended: bool,
     /// When the workers' wear is looked at next.
     pub(super) wear_at: Instant,
     /// Workers that an earlier program left and that nothing else is known of.
@@ -263,6 +265,10 @@ impl Master {
         for _ in 0..BIRTHS {
             let Some((worker, slot, generation)) = self.births.pop_front() else { break };
             self.give_birth(worker, slot, generation);
+        }
+        // A replacement is waited for, an orphan is not; and to look takes the longer the more workers there are.
+        if self.births.is_empty() && std::mem::take(&mut self.child_ended) {
+            self.children();
         }
     }
 

@@ -39,3 +39,5 @@ pub mod stream;
 pub(crate) mod testing;
 #[cfg(feature = "master")]
 pub mod thread;
+#[cfg(feature = "master")]
+pub mod trim;

@@ -17,7 +17,8 @@ fn sleeps(pid: u32) -> Option<u64> {
 fn wakes(master: &Master, span: Duration) -> u64 {
     let calm = || {
         let before = sleeps(master.pid)?;
-        std::thread::sleep(Duration::from_millis(500));
+        // A second after the last change it lets go of memory.
+        std::thread::sleep(Duration::from_millis(1500));
         (sleeps(master.pid) == Some(before)).then_some(before)
     };
     let before = super::harness::eventually("it is idle", calm, || master.log());

@@ -1,0 +1,99 @@
+//! Gives back what the start needed and nothing after it does: the program's own pages that are only read, and free heap.
+//!
+//! Law: only pages that the kernel can read again from the file are let go of; whoever needs one has it again by a fault.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
+
+use rustix::mm::{Advice, madvise};
+
+/// Lets go of them. May take a millisecond.
+pub fn trim() -> io::Result<()> {
+    for range in of_files(BufReader::new(File::open("/proc/self/smaps")?))? {
+        let start = std::ptr::without_provenance_mut::<c_void>(range.start);
+        // SAFETY: the mapping is a file's, not writable, and has no page of its own, so each of its pages comes back as it
+        // is. The program's own mappings and those of its libraries stay where they are.
+        let _ = unsafe { madvise(start, range.len(), Advice::LinuxDontNeed) };
+    }
+    #[cfg(target_env = "gnu")]
+    // SAFETY: a number; the allocator's own locks are taken.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    Ok(())
+}
+
+/// The mappings of programs and libraries that nobody can write to and that have no page but the file's, see
+/// proc_pid_smaps(5). What relocation wrote to has pages of its own, and so has what a debugger did.
+fn of_files(smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
+    let mut found: Vec<Range<usize>> = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        let line = line?;
+        let mut words = line.split_ascii_whitespace();
+        let first = words.next().unwrap_or_default();
+        match first.strip_suffix(':') {
+            None => current = mapping(first, &mut words),
+            // The last of those that matter here.
+            Some("Anonymous") if words.next() == Some("0") => found.extend(current.take()),
+            Some("Anonymous") => current = None,
+            Some(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// `START-END r-xp OFFSET DEVICE INODE PATH`, if it is one of a file and not writable.
+fn mapping<'a>(range: &str, words: &mut impl Iterator<Item = &'a str>) -> Option<Range<usize>> {
+    let (start, end) = range.split_once('-')?;
+    let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+    let rights = words.next()?;
+    let is_private_and_read = rights.starts_with('r') && rights.contains("-") && !rights.contains('w') && rights.ends_with('p');
+    let path = words.nth(3)?;
+    (is_private_and_read && path.starts_with('/')).then_some(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_file_can_give_again() {
+        let smaps = "\
+            1000-3000 r--p 00000000 fe:00 7 /usr/bin/ratoon\nRss: 8 kB\nAnonymous: 0 kB\nVmFlags: rd mr mw me\n\
+            3000-9000 r-xp 00002000 fe:00 7 /usr/bin/ratoon\nRss: 24 kB\nAnonymous: 0 kB\n\
+            9000-a000 r--p 00008000 fe:00 7 /usr/bin/ratoon\nRss: 4 kB\nAnonymous: 4 kB\n\
+            a000-b000 rw-p 00009000 fe:00 7 /usr/bin/ratoon\nAnonymous: 0 kB\n\
+            b000-c000 rw-p 00000000 00:00 0 [heap]\nAnonymous: 0 kB\n\
+            c000-d000 r--p 00000000 00:00 0 [vvar]\nAnonymous: 0 kB\n\
+            d000-e000 r-xp 00000000 00:00 0 [vdso]\nAnonymous: 0 kB\n\
+            e000-f000 ---p 00000000 00:00 0\nAnonymous: 0 kB\n\
+            f000-10000 r--s 00000000 fe:00 9 /shared\nAnonymous: 0 kB\n";
+        assert_eq!(of_files(smaps.as_bytes()).unwrap(), [0x1000..0x3000, 0x3000..0x9000]);
+    }
+
+    /// Pages of this program that are mapped, in kibibytes.
+    fn mapped() -> usize {
+        let text = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_needed_comes_back() {
+        // Other tests of this process need theirs meanwhile: it is tried until it is seen.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let before = mapped();
+            trim().unwrap();
+            if mapped() < before {
+                break;
+            }
+            assert!(std::time::Instant::now() < until, "nothing was let go of: {before} KiB");
+        }
+        // Literals and code are as they were.
+        assert_eq!(format!("{:?}", Some("as it was")), "Some(\"as it was\")");
+    }
+}

@@ -11,7 +11,7 @@ use super::turn::Master;
 use super::words::{Word, parse};
 use crate::pool::{Event, Said, WorkerId};
 use crate::sys::descendants;
-use crate::sys::notify::MESSAGE_MAX;
+use crate::sys::notify::{MESSAGE_MAX, NotifySocket, Received};
 use crate::sys::process::PidFd;
 
 /// So many datagrams of one worker a turn.
@@ -27,6 +27,23 @@ enum Heard {
     Word(Vec<Word>),
     Ignored(String),
     Silence,
+}
+
+/// A datagram that was listened to, and on which of the worker's sockets.
+struct Listened {
+    heard: Heard,
+    bytes: Vec<u8>,
+    socket: usize,
+}
+
+/// [`NotifySocket::receive`] or [`NotifySocket::peek`].
+type Receive = for<'a> fn(&NotifySocket, &'a mut [u8]) -> std::io::Result<Option<Received<'a>>>;
+
+impl Word {
+    /// The next master could not do without it: all but what is said again and again, or only shown.
+    fn matters(&self) -> bool {
+        !matches!(self, Word::Watchdog | Word::Status(_) | Word::Errno(_) | Word::Barrier | Word::Unknown | Word::Bad(_))
+    }
 }
 
 impl Master {
@@ -70,9 +87,32 @@ impl Master {
         }
     }
 
-    /// One datagram; `false` when there is none.
+    /// What a dead master had heard, and had not made part of its state.
+    pub(super) fn hear_again(&mut self, worker: WorkerId, bytes: &[u8]) {
+        for word in parse(bytes).unwrap_or_default() {
+            self.understand(worker, word);
+        }
+    }
+
+    /// One datagram; `false` when there is none. Where a master may follow a dead one it is looked at, written down, and
+    /// only then taken: whenever the master dies, the next one hears it too.
     fn hear_one(&mut self, worker: WorkerId) -> bool {
-        match self.listen(worker) {
+        let heard = match &self.store {
+            None => self.listen(worker, NotifySocket::receive),
+            Some(_) => self.listen(worker, NotifySocket::peek),
+        };
+        let heard = heard.map_or(Heard::Silence, |Listened { heard, bytes, socket }| {
+            if let Some(store) = &mut self.store {
+                if matches!(&heard, Heard::Word(words) if words.iter().any(Word::matters)) {
+                    store.note(worker, &bytes, self.now);
+                }
+                let mut buffer = [0; MESSAGE_MAX];
+                let taken = self.processes.get(&worker).and_then(|process| process.sockets().nth(socket));
+                let _ = taken.map(|socket| socket.receive(&mut buffer).is_ok());
+            }
+            heard
+        });
+        match heard {
             Heard::Silence => return false,
             Heard::Word(words) => {
                 for word in words {
@@ -84,17 +124,20 @@ impl Master {
         true
     }
 
-    fn listen(&self, worker: WorkerId) -> Heard {
-        let Some(process) = self.processes.get(&worker) else { return Heard::Silence };
+    fn listen(&self, worker: WorkerId, how: Receive) -> Option<Listened> {
+        let process = self.processes.get(&worker)?;
         let mut buffer = [0; MESSAGE_MAX];
-        let mut message = None;
-        for socket in process.sockets() {
-            if let Ok(Some(received)) = socket.receive(&mut buffer) {
-                message = Some((received.uid, received.pid, received.truncated, received.bytes.to_vec()));
-                break;
-            }
-        }
-        let Some((uid, pid, truncated, bytes)) = message else { return Heard::Silence };
+        process.sockets().enumerate().find_map(|(socket, it)| {
+            let received = how(it, &mut buffer).ok()??;
+            let (uid, pid, truncated) = (received.uid, received.pid, received.truncated);
+            let bytes = received.bytes.to_vec();
+            Some(Listened { heard: self.judge(worker, process, (uid, pid, truncated), &bytes), bytes, socket })
+        })
+    }
+
+    /// Whether a message is heard, and what it says. `from`: user, process, and whether a part of it is missing.
+    fn judge(&self, worker: WorkerId, process: &Process, from: (Option<u32>, Option<u32>, bool), bytes: &[u8]) -> Heard {
+        let (uid, pid, truncated) = from;
         let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
         let own = identity.map_or_else(crate::sys::credentials::own_uid, |identity| identity.uid);
         match uid {
@@ -108,7 +151,7 @@ impl Master {
         if truncated {
             return Heard::Ignored(format!("a message of more than {MESSAGE_MAX} bytes"));
         }
-        match parse(&bytes) {
+        match parse(bytes) {
             Ok(words) => Heard::Word(words),
             Err(bad) => Heard::Ignored(bad.to_string()),
         }

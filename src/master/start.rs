@@ -477,6 +477,7 @@ impl Master {
             First::GoOn(rest) => master.restore(*rest, &mut fds),
         }
         master.store = store::open(&mut fds, now, &mut master.journal);
+        master.hear_all();
         Ok(master)
     }
 }

@@ -84,6 +84,15 @@ impl NotifySocket {
 
     /// The next datagram, `None` when there is none. `buffer` should hold [`MESSAGE_MAX`] bytes.
     pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<Received<'a>>> {
+        self.receive_with(0, buffer)
+    }
+
+    /// The same datagram that [`NotifySocket::receive`] will give next, which it leaves there.
+    pub fn peek<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<Received<'a>>> {
+        self.receive_with(libc::MSG_PEEK, buffer)
+    }
+
+    fn receive_with<'a>(&self, flags: i32, buffer: &'a mut [u8]) -> io::Result<Option<Received<'a>>> {
         let room = buffer.len().min(MESSAGE_MAX);
         // By hand: rustix's type for credentials can't hold the pid 0 that a sender from an outer namespace has.
         let mut control = [0u64; CONTROL.div_ceil(8)];
@@ -95,7 +104,7 @@ impl NotifySocket {
         message.msg_control = control.as_mut_ptr().cast();
         message.msg_controllen = CONTROL as _;
         let length = loop {
-            let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+            let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
             // SAFETY: the header leads to a buffer of `room` bytes and to an aligned control buffer of CONTROL bytes.
             let length = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, flags) };
             if let Ok(length) = usize::try_from(length) {

@@ -165,6 +165,19 @@ impl Container {
         self.ok(&["sh", "-c", &format!("kill -{signal} {pid}")]);
     }
 
+    /// A process of the container as this process sees it.
+    pub fn outside(&self, pid: u64) -> u32 {
+        let space = fs::read_link(format!("/proc/{}/ns/pid", self.pid)).expect("the container runs");
+        let inside = format!("\t{pid}");
+        let is_it = |outside: &u32| {
+            let status = fs::read_to_string(format!("/proc/{outside}/status")).unwrap_or_default();
+            let is_number = status.lines().any(|line| line.starts_with("NSpid:") && line.ends_with(&inside));
+            is_number && fs::read_link(format!("/proc/{outside}/ns/pid")).is_ok_and(|it| it == space)
+        };
+        let all = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        all.into_iter().find(is_it).unwrap_or_else(|| panic!("no process {pid}"))
+    }
+
     /// A property of a unit.
     pub fn property(&self, unit: &str, name: &str) -> String {
         self.ok(&["systemctl", "show", "--value", "--property", name, unit])

@@ -1,5 +1,7 @@
 //! The death of the master with `survive.conf`: the workers serve on, and the next master knows them again.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,6 +15,7 @@ use crate::upgrade::{Gap, nothing_is_left};
 pub const CASES: &[Case] = &[
     ("a_killed_master_is_followed_by_one_that_knows_its_workers", a_killed_master_is_followed_by_one_that_knows_its_workers),
     ("a_store_that_is_too_small_costs_no_worker", a_store_that_is_too_small_costs_no_worker),
+    ("what_is_said_while_the_master_dies_is_heard", what_is_said_while_the_master_dies_is_heard),
     ("a_restart_keeps_the_workers_and_a_stop_ends_them", a_restart_keeps_the_workers_and_a_stop_ends_them),
     ("thirty_kills_under_load", thirty_kills_under_load),
 ];
@@ -117,6 +120,47 @@ fn a_store_that_is_too_small_costs_no_worker(c: &Container) {
     web.good_release("v2");
     web.point_to("v2");
     web.reload_ok();
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// READY=1 is said, and the master dies when it has looked at it, when it has written it down, and when it has taken it.
+fn what_is_said_while_the_master_dies_is_heard(c: &Container) {
+    let web = survivor(c, "hears", 2, "");
+    let gate = "/srv/hears/gate";
+    let wait = format!("#!/bin/sh\nwhile [ ! -e {gate} ]; do sleep 0.02; done\nexec /opt/ratoon/hello\n");
+    web.release("gated", Some(&format!("cat >worker <<'END'\n{wait}END\nchmod 755 worker; echo gated >version")));
+    web.point_to("gated");
+    c.ok(&["sed", "-i", "s/start_timeout = .*/start_timeout = \"30s\"/", "/etc/ratoon/hears.toml"]);
+    c.ok(&["touch", gate]);
+    web.reload_ok();
+    for (crashes, (calls, number)) in [("recvmsg", 1), ("pwrite64", 1), ("pwrite64", 2), ("recvmsg", 2)].into_iter().enumerate() {
+        c.ok(&["rm", gate]);
+        let before = pids(&web.settled());
+        c.kill("KILL", before[0]);
+        wait_for("another waits at the gate", || {
+            let status = web.status();
+            (status["worker_crashes"] == crashes + 1 && pids(&status).len() == 2 && pids(&status)[0] != before[0]).then_some(())
+        });
+        let starting = pids(&web.status());
+        let master = web.main_pid();
+        // A signal that nobody catches lets the call happen, and then ends the master.
+        let inject = format!("inject={calls}:signal=ALRM:when={number}");
+        let mut strace = Command::new("strace");
+        strace.args(["-e", &format!("trace={calls}"), "-e", &inject, "-p", &c.outside(master).to_string()]);
+        let mut strace = strace.stderr(Stdio::piped()).spawn().expect("strace");
+        let mut said = BufReader::new(strace.stderr.take().expect("piped")).lines();
+        let attached = said.by_ref().map_while(Result::ok).find(|line| line.contains("attached"));
+        assert!(attached.is_some(), "strace ended");
+        let rest = std::thread::spawn(move || said.map_while(Result::ok).collect::<Vec<_>>());
+        c.ok(&["touch", gate]);
+        next_master(&web, master);
+        strace.wait().expect("strace");
+        let seen = rest.join().expect("no panic in there").join("\n");
+        assert!(seen.contains("SIGALRM"), "{seen}");
+        let after = web.settled();
+        assert_eq!((pids(&after), &after["worker_crashes"]), (starting, &(crashes + 1).into()), "{calls} {number}\n{seen}");
+    }
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
 }

@@ -146,6 +146,8 @@ pub struct Rest {
     pub state: State,
     /// How the askers on resumed connections are answered.
     pub replies: Vec<(AskerId, oneshot::Sender<Reply>)>,
+    /// What workers had said that is not in the state.
+    pub words: Vec<(WorkerId, Vec<u8>)>,
     /// There was a time without a master.
     pub died: bool,
 }
@@ -164,7 +166,7 @@ pub fn pool(state: &mut State) -> Result<Pool, String> {
 impl Master {
     /// Goes on from there.
     pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
-        let Rest { pool, state, replies, died } = rest;
+        let Rest { pool, state, replies, words, died } = rest;
         self.pool = pool;
         let mut groups: Vec<_> = self.cgroups.as_mut().map_or_else(Vec::new, |cgroups| cgroups.strays());
         for (id, saved) in state.workers {
@@ -224,12 +226,18 @@ impl Master {
             self.look_whether_cleared(worker);
         }
         self.children();
-        // What was said meanwhile counts before any deadline that has passed meanwhile.
-        for worker in self.processes.keys().copied().collect::<Vec<_>>() {
-            self.hear_out(worker);
+        for (worker, said) in words {
+            self.hear_again(worker, &said);
         }
         if died {
             self.after_death(state.askers.waiting);
+        }
+    }
+
+    /// What was said while no master listened counts before any deadline that has passed meanwhile.
+    pub(in crate::master) fn hear_all(&mut self) {
+        for worker in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.hear_out(worker);
         }
     }
 

@@ -76,6 +76,7 @@ fn set_log(log: &state::Log, journal: &Journal) {
 pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, String> {
     let mut fds = Incoming::by_name(inherited.stored, STORED_PREFIX);
     let read = Store::read(&fds).map(|document| document.state);
+    let words = Store::words(&fds);
     let listeners: Arc<[Listener]> = inherited.listeners.into();
     let places = Env::of_process();
     let directory = paths::runtime_directory(start.name, &places);
@@ -118,7 +119,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         resumed: Vec::new(),
         bus: None,
         releases,
-        first: First::GoOn(Box::new(Rest { pool, state, replies: Vec::new(), died: true })),
+        first: First::GoOn(Box::new(Rest { pool, state, replies: Vec::new(), words, died: true })),
     })
 }
 
@@ -198,7 +199,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         resumed,
         bus,
         releases,
-        first: First::GoOn(Box::new(Rest { pool, state, replies, died: false })),
+        first: First::GoOn(Box::new(Rest { pool, state, replies, words: Vec::new(), died: false })),
     })
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Law: kept current at each change before the loop sleeps; nothing is written while nothing changes. The descriptors go
 //! first, then the state that names them. Two files of memory take turns, so that a master that is killed in the middle of
-//! a writing leaves the state before. Only with `RATOON_SURVIVE` (the drop-in `survive.conf`): systemd kills what is left of
+//! a writing leaves the state before. What a worker says is written down before it is taken from its socket, so that it is
+//! heard whenever the master dies; twice is as good as once, for nothing that is said adds to what was said. Only with `RATOON_SURVIVE` (the drop-in `survive.conf`): systemd kills what is left of
 //! a unit otherwise.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,7 +21,7 @@ use crate::master::journal::{Journal, Level, Record};
 use crate::master::sockets::STORED_PREFIX;
 use crate::master::systemd::Systemd;
 use crate::master::turn::Master;
-use crate::pool::{Event, Said};
+use crate::pool::{Event, Said, WorkerId};
 
 /// Says that this unit's workers outlive their master.
 const VARIABLE: &str = "RATOON_SURVIVE";
@@ -30,6 +31,10 @@ const CALM: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(50);
 /// The two files.
 const FILES: [&str; 2] = ["state-0", "state-1"];
+/// The file of what workers have said since.
+const WORDS: &str = "words";
+/// More than that since the last writing of the state is not kept.
+const WORDS_MAX: usize = 1 << 20;
 /// Before the state: which writing it is (0: none), and how many bytes.
 const HEAD: u64 = 16;
 /// More than any state has, bytes.
@@ -41,6 +46,9 @@ const STORED: [&str; 7] = ["process-", "notify-", "page-", "program-", "script-"
 pub struct Store {
     files: [File; 2],
     written: u64,
+    /// What workers have said since the last writing: how many bytes, then of each the worker, the length, and the bytes.
+    words: File,
+    noted: usize,
     stored: BTreeSet<Name>,
     /// What systemd is still to be told: store this, or drop it.
     deeds: VecDeque<(Name, Option<OwnedFd>)>,
@@ -76,13 +84,13 @@ impl Store {
     /// No memory.
     pub fn new(now: Instant) -> io::Result<Store> {
         let file = || Ok::<File, io::Error>(memfd_create("ratoon-state", MemfdFlags::CLOEXEC)?.into());
-        let files = [file()?, file()?];
-        let mut store = Store { files, written: 0, stored: BTreeSet::new(), deeds: VecDeque::new(), again: None, due: Some(now) };
-        for (name, file) in FILES.iter().zip(&store.files) {
-            store.deeds.push_back(((*name).to_owned(), None));
-            store.deeds.push_back(((*name).to_owned(), Some(file.try_clone()?.into())));
+        let (files, words) = ([file()?, file()?], file()?);
+        let mut deeds = VecDeque::new();
+        for (name, file) in FILES.iter().zip(&files).chain([(&WORDS, &words)]) {
+            deeds.push_back(((*name).to_owned(), None));
+            deeds.push_back(((*name).to_owned(), Some(file.try_clone()?.into())));
         }
-        Ok(store)
+        Ok(Store { files, written: 0, words, noted: 0, stored: BTreeSet::new(), deeds, again: None, due: Some(now) })
     }
 
     /// That of a master that died, or of the program before: what it has and nobody took is dropped.
@@ -93,7 +101,18 @@ impl Store {
         let files: [File; 2] = [fds.take(FILES[0])?.into(), fds.take(FILES[1])?.into()];
         let stored = fds.taken().iter().filter(|name| has_stored_name(name)).cloned().collect();
         let written = files.iter().filter_map(head).map(|(number, _)| number).max().unwrap_or(0);
-        Ok(Store { files, written, stored, deeds: VecDeque::new(), again: None, due: Some(now) })
+        let mut deeds = VecDeque::new();
+        let words = match fds.take(WORDS) {
+            Ok(words) => words.into(),
+            // An earlier version had none.
+            Err(_) => {
+                let words = File::from(memfd_create("ratoon-words", MemfdFlags::CLOEXEC)?);
+                deeds.push_back((WORDS.to_owned(), Some(words.try_clone()?.into())));
+                words
+            }
+        };
+        let noted = read_words(&words).map_or(0, |bytes| bytes.len());
+        Ok(Store { files, written, words, noted, stored, deeds, again: None, due: Some(now) })
     }
 
     /// The state that was written last, whole.
@@ -107,9 +126,39 @@ impl Store {
         Document::read(&bytes)
     }
 
+    /// What workers had said that is not in that state, oldest first.
+    pub fn words(fds: &Incoming) -> Vec<(WorkerId, Vec<u8>)> {
+        let file = fds.get(WORDS).and_then(|file| file.try_clone().ok()).map(File::from);
+        let bytes = file.and_then(|file| read_words(&file)).unwrap_or_default();
+        let (mut rest, mut words) = (bytes.as_slice(), Vec::new());
+        while let Some((head, more)) = rest.split_at_checked(HEAD as usize) {
+            let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+            let length = usize::try_from(number(&head[8..])).unwrap_or(usize::MAX);
+            let Some((said, next)) = more.split_at_checked(length) else { break };
+            words.push((number(&head[..8]), said.to_vec()));
+            rest = next;
+        }
+        words
+    }
+
+    /// A worker has said something that the next master must know, too, if this one dies before it is part of the state.
+    pub fn note(&mut self, worker: WorkerId, bytes: &[u8], now: Instant) {
+        let record = [&worker.to_ne_bytes(), &(bytes.len() as u64).to_ne_bytes(), bytes].concat();
+        let noted = self.noted + record.len();
+        if noted > WORDS_MAX {
+            self.due = Some(now);
+            return;
+        }
+        // First the words, then that they are there.
+        let written = self.words.write_all_at(&record, 8 + self.noted as u64);
+        if written.and_then(|()| self.words.write_all_at(&(noted as u64).to_ne_bytes(), 0)).is_ok() {
+            self.noted = noted;
+        }
+    }
+
     /// For the next program, which goes on with it.
     pub fn lend<'a>(&'a self, fds: &mut Outgoing<'a>) {
-        for (name, file) in FILES.iter().zip(&self.files) {
+        for (name, file) in FILES.iter().zip(&self.files).chain([(&WORDS, &self.words)]) {
             fds.lend((*name).to_owned(), file.as_fd());
         }
     }
@@ -126,7 +175,8 @@ impl Store {
         [self.due, self.again].into_iter().flatten().min()
     }
 
-    fn take_in(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant) {
+    /// `all`: whatever workers have said is part of the state.
+    fn take_in(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
         let named: BTreeMap<&Name, BorrowedFd<'_>> = fds.named().filter(|(name, _)| is_stored(name, document)).collect();
         let gone: Vec<Name> = self.stored.iter().filter(|name| !named.contains_key(name)).cloned().collect();
         for name in gone {
@@ -144,7 +194,10 @@ impl Store {
         self.tell(systemd, now);
         if let Ok(bytes) = document.write() {
             // What cannot be written is not there: the other file has the state before.
-            let _ = self.write(&bytes);
+            let written = self.write(&bytes);
+            if written.is_ok() && all && self.noted > 0 && self.words.write_all_at(&[0; 8], 0).is_ok() {
+                self.noted = 0;
+            }
         }
     }
 
@@ -170,6 +223,16 @@ impl Store {
             }
         }
     }
+}
+
+/// What a file of words holds; `None` when it is none.
+fn read_words(file: &File) -> Option<Vec<u8>> {
+    let mut length = [0; 8];
+    file.read_exact_at(&mut length, 0).ok()?;
+    let length = usize::try_from(u64::from_ne_bytes(length)).ok().filter(|length| *length <= WORDS_MAX)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 8).ok()?;
+    Some(bytes)
 }
 
 /// Which writing a file has, and how long it is; `None` when it is not whole.
@@ -216,11 +279,51 @@ impl Master {
                     descriptors: BTreeMap::new(),
                     state,
                 };
-                store.take_in(&document, &fds, &self.systemd, self.now);
+                store.take_in(&document, &fds, &self.systemd, self.now, self.events.is_empty());
             }
         } else if store.again.is_some_and(|again| again <= self.now) {
             store.tell(&self.systemd, self.now);
         }
         self.store = Some(store);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(store: &Store) -> Vec<(WorkerId, Vec<u8>)> {
+        let file = store.words.try_clone().unwrap().into();
+        Store::words(&Incoming::by_name(vec![(WORDS.to_owned(), file)], ""))
+    }
+
+    #[test]
+    fn what_was_said_is_read_in_its_order_until_the_first_that_is_not_whole() {
+        let now = Instant::now();
+        let mut store = Store::new(now).unwrap();
+        assert_eq!(words(&store), []);
+        let said = [(7, b"READY=1".to_vec()), (8, Vec::new()), (7, vec![b'x'; 4096])];
+        for (worker, bytes) in &said {
+            store.note(*worker, bytes, now);
+        }
+        assert_eq!(words(&store), said);
+        // Killed between the words and that they are there.
+        store.words.write_all_at(&[1; 20], 8 + store.noted as u64).unwrap();
+        assert_eq!(words(&store), said);
+        for length in [store.noted as u64 - 1, 8, u64::MAX] {
+            store.words.write_all_at(&length.to_ne_bytes(), 0).unwrap();
+            assert!(words(&store).len() < said.len(), "{length}");
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_kept() {
+        let now = Instant::now();
+        let mut store = Store::new(now).unwrap();
+        for _ in 0..1000 {
+            store.note(1, &[b'x'; 4096], now + CALM);
+        }
+        assert!(store.noted <= WORDS_MAX && words(&store).len() > 200);
+        assert_eq!(store.due, Some(now + CALM));
     }
 }

@@ -15,9 +15,9 @@ use super::publish::{Ended, LastReload, told};
 use super::sockets::Listener;
 use super::turn::Master;
 use crate::control::{Summary, WorkerView};
-use crate::status::kernel::{self, Queue, Survey, Surveyor};
-use crate::status::scoreboard::{Scoreboard, Shown, Totals};
-use crate::status::tree::{self, Document};
+use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
+use crate::status::scoreboard::{Buffers, Scoreboard, Shown, Totals};
+use crate::status::tree::{self, Connections, Document};
 
 /// What the loop knows, copied.
 struct Facts {
@@ -83,10 +83,17 @@ fn build(facts: Facts) -> Document {
     let Ended { totals: mut all, mut known } = past;
     // Each page is read once: what is summed is what is shown.
     let mut told_by = Vec::with_capacity(workers.len());
+    let (mut buffers, mut claims) = (Buffers::default(), Claims::default());
     for one in &workers {
-        let (page, connections) = match one.scoreboard.as_deref().and_then(Scoreboard::read) {
-            Some(Shown { totals, connections }) => (Some(totals), connections),
-            None => (None, Vec::new()),
+        let shown = one.scoreboard.as_deref().and_then(|page| page.read(&mut buffers));
+        let (page, connections) = match shown {
+            Some(Shown { totals, connections, peers, all }) => {
+                if all {
+                    claims.add(one.view.id, peers, one.view.state == "draining");
+                }
+                (Some(totals), connections)
+            }
+            None => (None, Connections::default()),
         };
         let (totals, tells) = told(page, &one.counters);
         all.add(&totals);
@@ -95,7 +102,7 @@ fn build(facts: Facts) -> Document {
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
     let sockets: Vec<_> = listeners.iter().flat_map(|(_, queues)| queues).collect();
-    let survey = surveyor.survey(&subjects, &sockets);
+    let survey = surveyor.survey(&subjects, &sockets, &claims);
     let mut workers: Vec<tree::Worker> = workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect();
     workers.sort_by_key(|worker| (worker.slot, worker.id));
     Document {
@@ -160,7 +167,7 @@ fn socket(listener: &Listener, queues: Vec<Option<Queue>>) -> tree::Socket {
 struct Told {
     totals: Totals,
     known: bool,
-    connections: Vec<tree::Connection>,
+    connections: Connections,
 }
 
 fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {

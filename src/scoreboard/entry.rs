@@ -141,7 +141,13 @@ fn address(family: u8, words: &[u64]) -> Option<IpAddr> {
 /// `len` bytes of text, but not more than `most`. A text that was cut within a character loses the character's rest.
 fn text(words: &[u64], len: usize, most: usize) -> String {
     let len = len.min(most);
-    let bytes: Vec<u8> = words.iter().take(len.div_ceil(8)).flat_map(|word| word.to_ne_bytes()).take(len).collect();
+    let mut bytes = Vec::with_capacity(words.len().min(len.div_ceil(8)) * 8);
+    words.iter().take(len.div_ceil(8)).for_each(|word| bytes.extend_from_slice(&word.to_ne_bytes()));
+    bytes.truncate(len);
+    // What most texts are.
+    if bytes.iter().all(|byte| (b' '..0x7f).contains(byte)) {
+        return String::from_utf8(bytes).unwrap_or_default();
+    }
     let valid = match std::str::from_utf8(&bytes) {
         Err(error) if error.error_len().is_none() => &bytes[..error.valid_up_to()],
         _ => &bytes[..],

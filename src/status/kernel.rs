@@ -4,6 +4,7 @@
 //! each address family, whatever the number of workers. It blocks: run it on a thread of its own, off the loop. Nothing that
 //! a worker does makes it fail, and it ends within [`BUDGET`] and a little.
 
+mod claims;
 mod diag;
 mod holders;
 mod netlink;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
+pub use self::claims::Claims;
 use self::diag::{Inode, Sockets};
 use self::holders::{Holders, Memory, Seen};
 use self::process::Process;
@@ -97,7 +99,7 @@ pub struct Surveyor {
 
 impl Surveyor {
     /// Looks at these workers and these listening sockets now. Surveys at the same time wait for each other.
-    pub fn survey(&self, workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
+    pub fn survey(&self, workers: &[Subject], listeners: &[impl AsFd], claims: &Claims) -> Survey {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let end = Instant::now() + BUDGET;
         let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
@@ -108,7 +110,7 @@ impl Surveyor {
         let complete = !accepting.is_empty() && accepting.iter().all(|listener| sockets.queues.contains_key(&listener.inode));
         let inodes = listeners.iter().flatten().map(|listener| listener.inode).collect();
         let ids = workers.iter().map(|(id, ..)| *id).collect();
-        let holders = Holders::new(&mut memory, inodes, &sockets.connections, &ids, end);
+        let holders = Holders::new(&mut memory, inodes, &sockets.connections, &ids, claims, end);
         let workers = look_at_workers(workers, holders, complete, end);
         Survey { workers, queues, master: master() }
     }
@@ -116,7 +118,7 @@ impl Surveyor {
 
 /// A survey that remembers nothing.
 pub fn survey(workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
-    Surveyor::default().survey(workers, listeners)
+    Surveyor::default().survey(workers, listeners, &Claims::default())
 }
 
 /// The master's own figures alone.
@@ -162,7 +164,7 @@ fn look_at_workers(workers: &[Subject], mut holders: Holders<'_>, complete: bool
     }
     // Whatever the main processes do not hold, their other processes do.
     for look in &mut looks {
-        if !holders.any() || !holders.wants_others(look.seen) {
+        if !holders.any() || !holders.wants_others(look.id, look.seen) {
             continue;
         }
         match look.others.take().or_else(|| look.find_others()) {

@@ -4,28 +4,34 @@
 //! offset and length is checked; what makes no sense is left out. A reading never waits for the writer: what was being
 //! written whenever we looked is shown without its request.
 
+mod json;
+
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use jiff::Timestamp;
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
+use self::json::Clock;
 use crate::scoreboard::entry::{self, Entry};
-use crate::scoreboard::{Geometry, SLOTS, counter, header, slot};
-use crate::status::tree::{Connection, Counters, Request};
+use crate::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, slot};
+use crate::status::tree::{Connections, Counters, Request};
 use crate::sys::map;
 
 /// How often a slot that changes under us is read again.
 const TRIES: usize = 8;
 
-/// A worker's page.
+/// So much of a page is read at once: its header, and the counters where we put them.
+const BEGIN: usize = (header::WORDS + COUNTERS * counter::WORDS) * 8;
+/// Bytes of a slot that this version knows.
+const SLOT: usize = slot::WORDS * 8;
+
+/// A worker's page, and its size in bytes, which cannot change.
 #[derive(Debug)]
-pub struct Scoreboard(File);
+pub struct Scoreboard(File, usize);
 
 /// What a worker has done since its start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -73,7 +79,19 @@ pub struct Shown {
     /// What was done.
     pub totals: Totals,
     /// The open connections.
-    pub connections: Vec<Connection>,
+    pub connections: Connections,
+    /// Their peers, as far as they are told.
+    pub peers: Vec<SocketAddr>,
+    /// These are all open connections, as far as the page knows.
+    pub all: bool,
+}
+
+/// Memory for the reading of one page after the other.
+#[derive(Default)]
+pub struct Buffers {
+    first: Vec<u8>,
+    second: Vec<u8>,
+    json: Vec<u8>,
 }
 
 impl Scoreboard {
@@ -92,13 +110,16 @@ impl Scoreboard {
         head[header::STOP_TIMEOUT] = u64::try_from(stop_timeout.as_nanos()).unwrap_or(u64::MAX);
         let head: Vec<u8> = head.iter().flat_map(|word: &u64| word.to_ne_bytes()).collect();
         file.write_all_at(&head, 0)?;
-        Ok(Scoreboard(file))
+        Ok(Scoreboard(file, geometry.size))
     }
 
     /// A page that was made before, by this process's predecessor. Refused when it is no sealed file of memory.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        map::sealed_size(&fd)?;
-        Ok(Scoreboard(fd.into()))
+        let size = map::sealed_size(&fd)?;
+        if size > map::MOST {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a page of {size} bytes is too large")));
+        }
+        Ok(Scoreboard(fd.into(), size))
     }
 
     /// What the worker did; `None` when it has never written the page, or says what makes no sense.
@@ -107,14 +128,34 @@ impl Scoreboard {
     }
 
     /// Everything; `None` as above.
-    pub fn read(&self) -> Option<Shown> {
+    pub fn read(&self, buffers: &mut Buffers) -> Option<Shown> {
         let page = self.open()?;
-        Some(Shown { totals: page.totals(), connections: page.connections() })
+        let clock = Clock::now();
+        buffers.json.clear();
+        buffers.json.push(b'[');
+        let (mut count, mut peers) = (0, Vec::new());
+        page.connections(&mut buffers.first, &mut buffers.second, |entry| {
+            if count > 0 {
+                buffers.json.push(b',');
+            }
+            count += 1;
+            json::connection(&mut buffers.json, &clock, &entry);
+            let peer = entry.guarded.and_then(|guarded| Some(SocketAddr::new(guarded.address?.to_canonical(), guarded.port?)));
+            peers.extend(peer);
+        });
+        buffers.json.push(b']');
+        let connections = String::from_utf8(buffers.json.clone()).ok()?;
+        Some(Shown {
+            totals: page.totals(),
+            connections: Connections::from_json(connections, count).ok()?,
+            peers,
+            all: page.word(header::UNLISTED) == 0 && page.word(header::CONNECTIONS) > 0,
+        })
     }
 
     /// The requests that are in work, longest first: what a worker that hangs hangs in, what a dead one died in.
     pub fn serving(&self) -> Vec<Request> {
-        let connections = self.open().map_or_else(Vec::new, |page| page.connections());
+        let connections = self.read(&mut Buffers::default()).unwrap_or_default().connections.values().into_owned();
         let in_work = connections.into_iter().filter(|connection| connection.state == "active");
         let mut requests: Vec<_> = in_work.filter_map(|connection| connection.request).collect();
         requests.sort_by(|a, b| a.start_time.cmp(&b.start_time));
@@ -122,22 +163,23 @@ impl Scoreboard {
     }
 
     fn open(&self) -> Option<Page<'_>> {
-        let size = usize::try_from(self.0.metadata().ok()?.len()).ok().filter(|size| *size <= map::MOST)?;
-        let mut head = [0; header::WORDS];
-        self.words(0, &mut head)?;
-        let geometry = Geometry::read(head.first_chunk()?, size).ok()?;
-        (head[header::PID] != 0).then_some(Page { board: self, head, geometry })
+        let mut begin = [0; BEGIN];
+        let begin_size = BEGIN.min(self.1);
+        self.0.read_exact_at(&mut begin[..begin_size], 0).ok()?;
+        let geometry = Geometry::read(&std::array::from_fn(|word| word_of(&begin, word)), self.1).ok()?;
+        let page = Page { board: self, begin, geometry };
+        (page.word(header::PID) != 0).then_some(page)
     }
 
-    /// Reads words from an offset in words.
-    fn words(&self, at: usize, words: &mut [u64]) -> Option<()> {
-        let mut bytes = vec![0; words.len() * 8];
-        self.0.read_exact_at(&mut bytes, at as u64 * 8).ok()?;
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_ne_bytes(*bytes);
-        }
-        Some(())
+    /// Reads so many bytes from an offset in words on.
+    fn bytes(&self, at: usize, bytes: &mut [u8]) -> Option<()> {
+        self.0.read_exact_at(bytes, at as u64 * 8).ok()
     }
+}
+
+/// The number at this word.
+fn word_of(bytes: &[u8], word: usize) -> u64 {
+    bytes.as_chunks().0.get(word).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 
 impl AsFd for Scoreboard {
@@ -155,112 +197,89 @@ impl From<Scoreboard> for OwnedFd {
 /// A page whose header makes sense.
 struct Page<'a> {
     board: &'a Scoreboard,
-    head: [u64; header::WORDS],
+    /// Its first bytes: the header and, as we make pages, the counters.
+    begin: [u8; BEGIN],
     geometry: Geometry,
 }
 
 impl Page<'_> {
+    fn word(&self, word: usize) -> u64 {
+        word_of(&self.begin, word)
+    }
+
     fn totals(&self) -> Totals {
         let mut totals = Totals {
-            connections: self.head[header::CONNECTIONS],
-            requests: self.head[header::REQUESTS],
-            bytes_read: self.head[header::BYTES_READ],
-            bytes_written: self.head[header::BYTES_WRITTEN],
+            connections: self.word(header::CONNECTIONS),
+            requests: self.word(header::REQUESTS),
+            bytes_read: self.word(header::BYTES_READ),
+            bytes_written: self.word(header::BYTES_WRITTEN),
             counters: Counters::new(),
         };
-        let mut words = vec![0; self.geometry.counters * counter::WORDS];
-        if self.board.words(self.geometry.counters_at, &mut words).is_some() {
-            for (name, value) in words.as_chunks().0.iter().filter_map(entry::counter) {
+        let (at, length) = (self.geometry.counters_at * 8, self.geometry.counters * counter::WORDS * 8);
+        let mut elsewhere = Vec::new();
+        let bytes = match self.begin.get(at..at + length) {
+            Some(bytes) => bytes,
+            None => {
+                elsewhere.resize(length, 0);
+                match self.board.bytes(self.geometry.counters_at, &mut elsewhere) {
+                    Some(()) => &elsewhere[..],
+                    None => &[],
+                }
+            }
+        };
+        for bytes in bytes.chunks_exact(counter::WORDS * 8) {
+            if word_of(bytes, counter::STATE) == counter::USED
+                && let Some((name, value)) = entry::counter(&std::array::from_fn(|word| word_of(bytes, word)))
+            {
                 *totals.counters.entry(name).or_default() += value as f64;
             }
         }
         totals
     }
 
-    fn connections(&self) -> Vec<Connection> {
-        let used = usize::try_from(self.head[header::SLOTS_USED]).unwrap_or(usize::MAX).min(self.geometry.slots);
-        let each = self.geometry.slot_words;
+    /// Hands over every connection.
+    fn connections(&self, first: &mut Vec<u8>, second: &mut Vec<u8>, mut each: impl FnMut(Entry)) {
+        let used = usize::try_from(self.word(header::SLOTS_USED)).unwrap_or(usize::MAX).min(self.geometry.slots);
+        let size = self.geometry.slot_words * 8;
         // Everything twice: two equal readings, one after the other, are of one moment between them.
-        let (mut first, mut second) = (vec![0; used * each], vec![0; used * each]);
-        let at = self.geometry.slots_at;
-        if self.board.words(at, &mut first).and_then(|()| self.board.words(at, &mut second)).is_none() {
-            return Vec::new();
+        for bytes in [&mut *first, &mut *second] {
+            bytes.resize(used * size, 0);
+            if self.board.bytes(self.geometry.slots_at, bytes).is_none() {
+                return;
+            }
         }
-        let clock = Clock::now();
-        let slots = first.chunks_exact(each).zip(second.chunks_exact(each)).enumerate();
-        slots.filter_map(|(number, (first, second))| clock.connection(self.slot(number, first, second)?)).collect()
+        let slots = first.chunks_exact(size).zip(second.chunks_exact(size)).enumerate();
+        slots.filter_map(|(number, (first, second))| self.slot(number, first, second)).for_each(&mut each);
     }
 
     /// One slot, read until two readings agree.
-    fn slot(&self, number: usize, first: &[u64], second: &[u64]) -> Option<Entry> {
-        let mut before: [u64; slot::WORDS] = *first.first_chunk()?;
-        let mut after: [u64; slot::WORDS] = *second.first_chunk()?;
+    fn slot(&self, number: usize, first: &[u8], second: &[u8]) -> Option<Entry> {
+        let entry = |bytes: &[u8], whole| Entry::read(&std::array::from_fn(|word| word_of(bytes, word)), whole);
+        let (first, second) = (first.first_chunk::<SLOT>()?, second.first_chunk::<SLOT>()?);
+        if word_of(second, slot::STATE) == slot::FREE {
+            return None;
+        }
+        if same(first, second) {
+            return entry(second, true);
+        }
+        let (mut before, mut after) = (*second, [0; SLOT]);
         for _ in 0..TRIES {
-            if after[slot::STATE] == slot::FREE || same(&before, &after) {
-                return Entry::read(&after, true);
+            self.board.bytes(self.geometry.slots_at + number * self.geometry.slot_words, &mut after)?;
+            if word_of(&after, slot::STATE) == slot::FREE || same(&before, &after) {
+                return entry(&after, true);
             }
             before = after;
-            self.board.words(self.geometry.slots_at + number * self.geometry.slot_words, &mut after)?;
         }
-        Entry::read(&after, same(&before, &after))
+        entry(&before, false)
     }
 }
 
 /// Whether what the sequence guards was whole in both readings, and the same.
-fn same(before: &[u64; slot::WORDS], after: &[u64; slot::WORDS]) -> bool {
-    let sequence = before[slot::SEQUENCE];
-    sequence.is_multiple_of(2) && sequence == after[slot::SEQUENCE] && before[slot::GUARDED..] == after[slot::GUARDED..]
-}
-
-/// Makes times of the day of times of the monotonic clock.
-struct Clock {
-    today: SystemTime,
-    monotonic: u64,
-}
-
-impl Clock {
-    fn now() -> Self {
-        let now = clock_gettime(ClockId::Monotonic);
-        Clock { today: SystemTime::now(), monotonic: now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64 }
-    }
-
-    /// RFC 3339; a time that has not come is now. To the millisecond: the two clocks are read one after the other, so the
-    /// microseconds of one moment would differ from reading to reading.
-    fn at(&self, time: u64) -> String {
-        let ago = Duration::from_nanos(self.monotonic.saturating_sub(time));
-        let at = self.today.checked_sub(ago).and_then(|at| Timestamp::try_from(at).ok());
-        at.map_or_else(String::new, |at| format!("{at:.3}"))
-    }
-
-    fn connection(&self, entry: Entry) -> Option<Connection> {
-        let guarded = entry.guarded.as_ref();
-        Some(Connection {
-            state: if entry.active { "active" } else { "idle" }.to_owned(),
-            start_time: guarded.and_then(|guarded| guarded.start).map_or_else(String::new, |time| self.at(time)),
-            remote_address: guarded.and_then(|guarded| guarded.address).map(|address| address.to_string()),
-            remote_port: guarded.and_then(|guarded| guarded.port),
-            idle_since: entry.idle_since.map(|time| self.at(time)),
-            requests: entry.requests,
-            bytes_read: entry.bytes_read,
-            bytes_written: entry.bytes_written,
-            request: entry.guarded.and_then(|guarded| guarded.request).map(|request| self.request(request)),
-        })
-    }
-
-    fn request(&self, request: entry::Request) -> Request {
-        Request {
-            state: request.state.to_owned(),
-            start_time: request.start.map_or_else(String::new, |time| self.at(time)),
-            ip: request.client.map(|address| address.to_string()),
-            method: request.method,
-            url: request.url,
-            http_version: request.version.to_owned(),
-            info: match request.info.as_str() {
-                "" => Map::new(),
-                text => serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default(),
-            },
-        }
-    }
+fn same(before: &[u8; SLOT], after: &[u8; SLOT]) -> bool {
+    let sequence = word_of(before, slot::SEQUENCE);
+    sequence.is_multiple_of(2)
+        && sequence == word_of(after, slot::SEQUENCE)
+        && before[slot::GUARDED * 8..] == after[slot::GUARDED * 8..]
 }
 
 #[cfg(all(test, feature = "worker"))]

@@ -3,6 +3,7 @@
 //! Law: every length is checked; what makes no sense is left out.
 
 use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Queue, netlink};
 
@@ -44,7 +45,16 @@ pub(super) struct Sockets {
     /// The accept queues of listening sockets.
     pub queues: HashMap<Inode, Queue>,
     /// Connections of the listening addresses that some process has accepted.
-    pub connections: HashMap<Inode, Cookie>,
+    pub connections: Vec<Connection>,
+}
+
+/// A connection that some process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Connection {
+    pub inode: Inode,
+    pub cookie: Cookie,
+    /// Who is at the other end of a TCP connection.
+    pub peer: Option<SocketAddr>,
 }
 
 impl Sockets {
@@ -72,7 +82,7 @@ impl Sockets {
         if state == LISTEN {
             self.queues.insert(inode, Queue { waiting: number(head, 56).into(), max: number(head, 60).into() });
         } else if state < 32 && CONNECTED & (1 << state) != 0 {
-            self.connections.insert(inode, cookie(head, 44));
+            self.connections.push(Connection { inode, cookie: cookie(head, 44), peer: peer(head) });
         }
     }
 
@@ -97,7 +107,7 @@ impl Sockets {
         match (head[2], queue) {
             (LISTEN, Some(queue)) => drop(self.queues.insert(inode, queue)),
             // An accepted one has the name of the socket that it was accepted from.
-            (ESTABLISHED, _) => drop(self.connections.insert(inode, cookie(head, 8))),
+            (ESTABLISHED, _) => self.connections.push(Connection { inode, cookie: cookie(head, 8), peer: None }),
             _ => {}
         }
     }
@@ -110,6 +120,17 @@ fn number(bytes: &[u8], at: usize) -> u32 {
 
 fn cookie(bytes: &[u8], at: usize) -> Cookie {
     Cookie::from(number(bytes, at)) | Cookie::from(number(bytes, at + 4)) << 32
+}
+
+/// The other end's address in a `struct inet_diag_msg`; one of IPv4 in the other's form is told in its own.
+fn peer(head: &[u8]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes([head[6], head[7]]);
+    let address = match head[0] {
+        AF_INET => IpAddr::from(*head[24..].first_chunk::<4>()?),
+        AF_INET6 => IpAddr::from(*head[24..].first_chunk::<16>()?).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(address, port))
 }
 
 /// A name without the zero bytes that end a path; an abstract one begins with a zero and is taken whole.
@@ -181,6 +202,8 @@ mod tests {
         message[0] = AF_INET;
         message[1] = state;
         message[4..6].copy_from_slice(&port.to_be_bytes());
+        message[6..8].copy_from_slice(&4711u16.to_be_bytes());
+        message[24..28].copy_from_slice(&[192, 0, 2, 7]);
         message[56..60].copy_from_slice(&queue.to_ne_bytes());
         message[60..64].copy_from_slice(&max.to_ne_bytes());
         message[44..52].copy_from_slice(&COOKIE.to_ne_bytes());
@@ -212,7 +235,17 @@ mod tests {
         }
         sockets.tcp_answer(&tcp(1, 80, 13, 0, 0)[..INET_ANSWER - 1], &ports);
         assert_eq!(sockets.queues, HashMap::from([(7, Queue { waiting: 3, max: 128 })]));
-        assert_eq!(sockets.connections, HashMap::from([(8, COOKIE), (9, COOKIE)]));
+        let peer = Some("192.0.2.7:4711".parse().expect("an address"));
+        assert_eq!(sockets.connections, [8, 9].map(|inode| Connection { inode, cookie: COOKIE, peer }));
+        let mut six = tcp(ESTABLISHED, 80, 14, 0, 0);
+        six[0] = AF_INET6;
+        let mut four_in_six = six.clone();
+        six[24..40].copy_from_slice(&"2001:db8::7".parse::<std::net::Ipv6Addr>().expect("an address").octets());
+        four_in_six[24..40].copy_from_slice(&"::ffff:192.0.2.7".parse::<std::net::Ipv6Addr>().expect("an address").octets());
+        sockets.tcp_answer(&six, &ports);
+        sockets.tcp_answer(&four_in_six, &ports);
+        let peers: Vec<_> = sockets.connections[2..].iter().map(|it| it.peer.expect("a peer").to_string()).collect();
+        assert_eq!(peers, ["[2001:db8::7]:4711", "192.0.2.7:4711"]);
     }
 
     #[test]
@@ -227,7 +260,7 @@ mod tests {
         sockets.unix_answer(&unix(ESTABLISHED, 0, b"\0abstract", None), &names);
         sockets.unix_answer(&[1, 1, 1], &names);
         assert_eq!(sockets.queues, HashMap::from([(7, Queue { waiting: 2, max: 16 })]));
-        assert_eq!(sockets.connections, HashMap::from([(8, COOKIE), (9, COOKIE)]));
+        assert_eq!(sockets.connections, [8, 9].map(|inode| Connection { inode, cookie: COOKIE, peer: None }));
     }
 
     proptest::proptest! {

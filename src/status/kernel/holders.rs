@@ -1,18 +1,28 @@
 //! Which worker holds which connection, and whether it still holds a listening socket.
 //!
-//! Law: to look through a process's descriptors is dear (two to four microseconds each), so what was seen once is
-//! remembered: a connection stays with the worker that accepted it. A worker is looked through only as long as there are
-//! connections that nobody is known to hold, or when it does not hold the listening socket where it held it before.
+//! Law: to look through a process's descriptors is dear (two to four microseconds each), so what was learned once is
+//! remembered: a connection stays with the worker that accepted it. A new one belongs to the worker whose page alone names its
+//! peer. A worker is looked through only as long as there are connections that nobody is known to hold, or when it does not
+//! hold the listening socket where it held it before.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use super::diag::{Cookie, Inode};
+use super::claims::{Claims, Quick};
+use super::diag::{Connection, Cookie, Inode};
 use super::process::Process;
 
 /// How often a connection that no worker holds is looked for. It is another program's that shares the address; but one that
 /// was just being passed from process to process deserves a second look.
 const TRIES: u8 = 3;
+/// With more workers than this that show their connections, a few connections on no page are no reason to look through them:
+/// such a connection has begun or ended between the kernel's word and the pages'. One that is still on no page the next time is.
+const MANY: usize = 64;
+/// See [`MANY`]: a few are so many, and one of so many connections.
+const FEW: (usize, usize) = (32, 50);
+/// With so many, a worker that shows its connections and does not drain is asked for its listening socket every so many
+/// surveys: 3 milliseconds of a survey of a thousand, for what never changes.
+const ROUND: u64 = 8;
 /// Where the listening sockets of a worker begin, sd_listen_fds(3).
 const LISTEN_FDS_START: u32 = 3;
 
@@ -20,11 +30,15 @@ const LISTEN_FDS_START: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// Who holds it.
-    owners: HashMap<Cookie, u64>,
+    owners: HashMap<Cookie, u64, Quick>,
     /// Held by nobody whom we could see, and how often that was so.
-    foreign: HashMap<Cookie, u8>,
+    foreign: HashMap<Cookie, u8, Quick>,
+    /// On no page the last time, and not looked for.
+    passed_over: HashSet<Cookie, Quick>,
     /// At which number a worker's main process held a listening socket.
-    listening: HashMap<u64, u32>,
+    listening: HashMap<u64, u32, Quick>,
+    /// Surveys so far.
+    surveys: u64,
 }
 
 #[cfg(test)]
@@ -39,7 +53,10 @@ pub(super) struct Holders<'a> {
     memory: &'a mut Memory,
     listeners: HashSet<Inode>,
     /// Connections whose holder is not known yet.
-    open: HashMap<Inode, Cookie>,
+    open: HashMap<Inode, Cookie, Quick>,
+    claims: &'a Claims,
+    /// Who shows its connections is not looked through.
+    trusting: bool,
     end: Instant,
     /// Somebody could not be looked through.
     hidden: bool,
@@ -59,19 +76,35 @@ impl<'a> Holders<'a> {
     pub fn new(
         memory: &'a mut Memory,
         listeners: HashSet<Inode>,
-        connections: &HashMap<Inode, Cookie>,
-        workers: &HashSet<u64>,
+        connections: &[Connection],
+        workers: &HashSet<u64, Quick>,
+        claims: &'a Claims,
         end: Instant,
     ) -> Holders<'a> {
-        let alive: HashSet<Cookie> = connections.values().copied().collect();
-        memory.owners.retain(|cookie, id| alive.contains(cookie) && workers.contains(id));
-        memory.foreign.retain(|cookie, _| alive.contains(cookie));
+        let before = std::mem::take(memory);
+        memory.surveys = before.surveys.wrapping_add(1);
+        memory.listening = before.listening;
         memory.listening.retain(|id, _| workers.contains(id));
-        let known = |cookie: &Cookie| {
-            memory.owners.contains_key(cookie) || memory.foreign.get(cookie).is_some_and(|tries| *tries >= TRIES)
-        };
-        let open = connections.iter().filter(|(_, cookie)| !known(cookie)).map(|(inode, cookie)| (*inode, *cookie)).collect();
-        Holders { memory, listeners, open, end, hidden: false }
+        memory.owners.reserve(connections.len());
+        let mut unknown = Vec::new();
+        for connection in connections {
+            let cookie = &connection.cookie;
+            if let Some(id) = before.owners.get(cookie).filter(|id| workers.contains(id)) {
+                memory.owners.insert(*cookie, *id);
+                continue;
+            }
+            let tries = before.foreign.get(cookie).copied();
+            memory.foreign.extend(tries.map(|tries| (*cookie, tries)));
+            if tries.is_none_or(|tries| tries < TRIES) {
+                unknown.push(connection);
+            }
+        }
+        claimed(&mut unknown, &mut memory.owners, claims);
+        let few = FEW.0 + connections.len() / FEW.1;
+        let again = unknown.iter().any(|connection| before.passed_over.contains(&connection.cookie));
+        let trusting = claims.count() > MANY && unknown.len() <= few && !again;
+        let open = unknown.iter().map(|connection| (connection.inode, connection.cookie)).collect();
+        Holders { memory, listeners, open, claims, trusting, end, hidden: false }
     }
 
     /// Whether there is anything that a worker might hold; without listening sockets nobody needs to be looked through.
@@ -82,7 +115,7 @@ impl<'a> Holders<'a> {
     /// Looks at a worker's main process.
     pub fn main(&mut self, id: u64, process: &Process) -> Seen {
         if self.listens_as_before(id, process) {
-            let visible = self.open.is_empty() || self.through(id, process, None);
+            let visible = !self.wants(id) || self.through(id, process, None);
             return Seen { listening: Some(true), visible };
         }
         let mut held = None;
@@ -94,8 +127,14 @@ impl<'a> Holders<'a> {
     }
 
     /// Whether the other processes of a worker with this main process are worth a look.
-    pub fn wants_others(&self, main: Seen) -> bool {
-        !self.open.is_empty() || main.listening != Some(true)
+    pub fn wants_others(&self, id: u64, main: Seen) -> bool {
+        self.wants(id) || main.listening != Some(true)
+    }
+
+    /// Whether this worker may hold a connection that nobody is known to hold.
+    fn wants(&self, id: u64) -> bool {
+        let trusted = self.trusting && self.claims.tells(id);
+        !self.open.is_empty() && !trusted
     }
 
     /// Looks at another process of a worker; one that has ended meanwhile holds nothing.
@@ -112,13 +151,15 @@ impl<'a> Holders<'a> {
 
     /// When all workers were looked at: how many connections each holds. `None` in place of a number would be right where
     /// the second value is `true`: some connections are nobody's, and this worker could not be looked through.
-    pub fn count(self) -> (HashMap<u64, u64>, bool) {
-        if !self.hidden {
+    pub fn count(self) -> (HashMap<u64, u64, Quick>, bool) {
+        if self.trusting {
+            self.memory.passed_over.extend(self.open.values());
+        } else if !self.hidden {
             for cookie in self.open.values() {
                 *self.memory.foreign.entry(*cookie).or_default() += 1;
             }
         }
-        let mut counts = HashMap::new();
+        let mut counts = HashMap::default();
         for id in self.memory.owners.values() {
             *counts.entry(*id).or_default() += 1;
         }
@@ -134,7 +175,12 @@ impl<'a> Holders<'a> {
     fn listens_as_before(&mut self, id: u64, process: &Process) -> bool {
         let holds = |number: &u32| process.socket(*number).is_some_and(|inode| self.listeners.contains(&inode));
         if let Some(number) = self.memory.listening.get(&id) {
-            return holds(number);
+            let due = id.wrapping_add(self.memory.surveys).is_multiple_of(ROUND);
+            if (self.claims.count() > MANY && self.claims.stays(id) && !due) || holds(number) {
+                return true;
+            }
+            self.memory.listening.remove(&id);
+            return false;
         }
         let numbers = LISTEN_FDS_START..LISTEN_FDS_START.saturating_add(self.listeners.len().min(8) as u32);
         let found = numbers.into_iter().find(holds);
@@ -159,4 +205,21 @@ impl<'a> Holders<'a> {
         self.hidden |= !visible;
         visible
     }
+}
+
+/// Gives connections to the workers whose pages name their peers, where one page names it and one connection has it.
+fn claimed(unknown: &mut Vec<&Connection>, owners: &mut HashMap<Cookie, u64, Quick>, claims: &Claims) {
+    if unknown.is_empty() || claims.count() == 0 {
+        return;
+    }
+    let undisputed = claims.undisputed();
+    // With several listening sockets, connections of one peer can be several.
+    let mut times = HashMap::with_capacity(unknown.len());
+    unknown.iter().filter_map(|connection| connection.peer).for_each(|peer| *times.entry(peer).or_insert(0) += 1);
+    unknown.retain(|connection| {
+        let one = |peer: &std::net::SocketAddr| times.get(peer) == Some(&1);
+        let owner = connection.peer.filter(one).and_then(|peer| undisputed.get(&peer));
+        owners.extend(owner.map(|id| (connection.cookie, *id)));
+        owner.is_none()
+    });
 }

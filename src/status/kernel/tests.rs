@@ -262,8 +262,9 @@ fn what_was_seen_once_is_remembered_and_stays_true() {
         (client, listener.accept().expect("a connection").0)
     };
     let surveyor = Surveyor::default();
-    let count =
-        |workers: &[Subject]| surveyor.survey(workers, &[&listener]).worker(1).and_then(|figures| figures.open_connections);
+    let count = |workers: &[Subject]| {
+        surveyor.survey(workers, &[&listener], &Claims::default()).worker(1).and_then(|figures| figures.open_connections)
+    };
     let mut pairs: Vec<_> = (0..3).map(|_| accept()).collect();
     assert_eq!(count(&[me()]), Some(3));
     assert_eq!(count(&[me()]), Some(3));
@@ -272,13 +273,13 @@ fn what_was_seen_once_is_remembered_and_stays_true() {
     pairs.truncate(1);
     assert_eq!(count(&[me()]), Some(1));
     // Another id for the same process: what the gone worker held is looked for anew.
-    let renamed = surveyor.survey(&[(2, std::process::id(), None)], &[&listener]);
+    let renamed = surveyor.survey(&[(2, std::process::id(), None)], &[&listener], &Claims::default());
     assert_eq!(renamed.worker(2).expect("a worker").open_connections, Some(1));
     assert_eq!(count(&[me()]), Some(1));
     // A connection that no worker holds, but some other process (here: we, when only the shell is a worker).
     let other = Worker::sh("echo up; exec sleep 1000", Stdio::null());
     for _ in 0..5 {
-        let seen = surveyor.survey(&[(3, other.pid(), None)], &[&listener]);
+        let seen = surveyor.survey(&[(3, other.pid(), None)], &[&listener], &Claims::default());
         assert_eq!(seen.worker(3).expect("a worker").open_connections, Some(0));
     }
     assert_eq!(surveyor.memory.lock().expect("sound").owners_and_foreign(), (0, 1));
@@ -293,7 +294,12 @@ fn a_worker_that_stops_listening_is_seen_to_have_stopped() {
     let script = "trap 'exec 0</dev/null' USR1; echo up; while :; do sleep 0.05; done";
     let worker = Worker::sh(script, Stdio::from(OwnedFd::from(listener.try_clone().expect("a descriptor"))));
     let surveyor = Surveyor::default();
-    let listening = || surveyor.survey(&[(1, worker.pid(), None)], &[&listener]).worker(1).and_then(|figures| figures.listening);
+    let listening = || {
+        surveyor
+            .survey(&[(1, worker.pid(), None)], &[&listener], &Claims::default())
+            .worker(1)
+            .and_then(|figures| figures.listening)
+    };
     assert_eq!(listening(), Some(true));
     let pid = rustix::process::Pid::from_raw(worker.pid().cast_signed()).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::USR1).expect("our child");
@@ -331,4 +337,85 @@ fn a_closed_listener_harms_nobody() {
     let (read, _write) = std::io::pipe().expect("a pipe");
     assert!(Listener::of(&read).is_none());
     assert_eq!(survey(&[], &[&read]).queue(0), None);
+}
+
+/// Two connections that this process holds, their clients' addresses, and the listening socket.
+fn two_connections() -> (TcpListener, Vec<std::net::SocketAddr>, Vec<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let mut held: Vec<_> = (0..2).map(|_| TcpStream::connect(address).expect("a connection")).collect();
+    let peers = held.iter().map(|client| client.local_addr().expect("an address")).collect();
+    held.extend((0..2).map(|_| listener.accept().expect("a connection").0));
+    (listener, peers, held)
+}
+
+#[test]
+fn a_page_that_alone_names_a_connection_is_believed() {
+    let (listener, peers, _held) = two_connections();
+    let other = Worker::sh("echo up; exec sleep 1000", Stdio::null());
+    let subjects = [me(), (7, other.pid(), None)];
+    let counts = |claims: &Claims| {
+        let seen = Surveyor::default().survey(&subjects, &[&listener], claims);
+        [1, 7].map(|id| seen.worker(id).and_then(|figures| figures.open_connections))
+    };
+    let mut claims = Claims::default();
+    claims.add(7, vec![peers[0], "192.0.2.7:4711".parse().expect("an address")], false);
+    assert_eq!(counts(&claims), [Some(1), Some(1)], "and what the kernel does not know is none");
+    // Two name it: their descriptors decide.
+    claims.add(1, peers.clone(), false);
+    assert_eq!(counts(&claims), [Some(2), Some(0)]);
+    claims.add(7, vec![peers[0], peers[0]], false);
+    claims.add(1, vec![], false);
+    assert_eq!(counts(&claims), [Some(2), Some(0)], "one page, twice");
+}
+
+#[test]
+fn among_many_pages_a_connection_on_none_is_looked_for_the_second_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let surveyor = Surveyor::default();
+    let mut claims = Claims::default();
+    (100..200).for_each(|id| claims.add(id, vec![], false));
+    let count = |claims: &Claims| {
+        let seen = surveyor.survey(&[me()], &[&listener], claims);
+        seen.worker(1).and_then(|figures| figures.open_connections)
+    };
+    assert_eq!(count(&claims), Some(0), "and it is known where it listens");
+    let pair = || (TcpStream::connect(address).expect("a connection"), listener.accept().expect("a connection").0);
+    let held = [pair(), pair()];
+    claims.add(1, vec![held[0].0.local_addr().expect("an address")], false);
+    assert_eq!([count(&claims), count(&claims), count(&claims)], [Some(1), Some(2), Some(2)]);
+    drop(held);
+    assert_eq!(count(&claims), Some(0));
+    // Whoever shows no connections is looked through at once, and so are all in a small pool.
+    let mut others = Claims::default();
+    (100..200).for_each(|id| others.add(id, vec![], false));
+    let mut few = Claims::default();
+    few.add(1, vec![], false);
+    for claims in [others, few] {
+        let _held = pair();
+        assert_eq!(count(&claims), Some(1));
+    }
+}
+
+#[test]
+fn among_many_pages_who_stays_is_asked_for_its_listening_socket_now_and_then() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let own = listener.try_clone().expect("a descriptor");
+    let worker = Worker::sh("echo up; exec sleep 1000", Stdio::from(OwnedFd::from(own)));
+    let surveyor = Surveyor::default();
+    let listens = |pid: u32, leaves: bool| {
+        let mut claims = Claims::default();
+        (100..200).for_each(|id| claims.add(id, vec![], false));
+        claims.add(1, vec![], leaves);
+        surveyor.survey(&[(1, pid, None)], &[&listener], &claims).worker(1).and_then(|figures| figures.listening)
+    };
+    assert_eq!(listens(worker.pid(), false), Some(true));
+    // One that does not listen, in its place: seen within a round, and at once when it drains.
+    let silent = Worker::sh("echo up; exec sleep 1000", Stdio::null());
+    let answers: Vec<_> = (0..16).map(|_| listens(silent.pid(), false)).collect();
+    let after = answers.iter().position(|answer| *answer == Some(false)).expect("seen");
+    assert!((1..8).contains(&after) && answers[after..].iter().all(|answer| *answer == Some(false)), "{answers:?}");
+    assert_eq!(listens(worker.pid(), true), Some(true));
+    assert_eq!(listens(silent.pid(), true), Some(false));
 }

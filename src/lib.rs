@@ -6,15 +6,15 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`pool`] | what should happen: pure, no I/O, no clock |
-//! | [`master`] | the world: one loop that turns it into events and carries out actions |
-//! | [`status`] | what is known: the status document, the scoreboard, the kernel's own figures |
-//! | [`control`] | how it is asked: HTTP on a Unix socket, D-Bus, and the client of the first |
-//! | [`config`] | the file: types, defaults, errors with line and column |
-//! | [`sys`] | the only `unsafe`: descriptors, processes, signals, credentials |
-//! | [`cli`] | the command line, a verb a file |
-//! | [`scoreboard`] | the page on which a worker shows what it does: layout, and the writer's side |
-//! | [`worker`] | the library for workers written in Rust (feature `worker`) |
+//! | `pool` | what should happen: pure, no I/O, no clock |
+//! | `master` | the world: one loop that turns it into events and carries out actions |
+//! | `status` | what is known: the status document, the scoreboard, the kernel's own figures |
+//! | `control` | how it is asked: HTTP on a Unix socket, D-Bus, and the client of the first |
+//! | `config` | the file: types, defaults, errors with line and column |
+//! | `sys` | the only `unsafe`: descriptors, processes, signals, credentials |
+//! | `cli` | the command line, a verb a file |
+//! | `scoreboard` | the page on which a worker shows what it does: layout, and the writer's side |
+//! | `worker` | the library for workers written in Rust (feature `worker`) |
 
 #![deny(unsafe_code)]
 

@@ -1,5 +1,5 @@
-//! What is known: the status document ([`tree`]) and where its figures come from ([`kernel`], [`scoreboard`]);
-//! what helps against usual mistakes ([`cure`]).
+//! What is known: the status document ([`tree`]) and where its figures come from (`kernel`, `scoreboard`);
+//! what helps against usual mistakes (`cure`).
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "master")]

@@ -60,7 +60,7 @@ impl Drain {
 /// This process's drain, begun by the stop signal.
 ///
 /// The first call within a tokio runtime begins to listen to the signals; before that SIGTERM ends the process at once.
-/// ([`ready`](super::ready) and [`serve`](super::serve) make that call.)
+/// ([`ready`](super::ready) and `serve` make that call.)
 pub fn draining() -> &'static Drain {
     if let Ok(runtime) = tokio::runtime::Handle::try_current()
         && !LISTENING.swap(true, Ordering::AcqRel)

@@ -60,7 +60,7 @@ def measure(bench):
     requests = bench.args.requests or (5_000 if bench.quick else 1_000_000)
     names = ("flora-cluster", "pm2", "gunicorn", "puma", "start_server", "nginx")
     plan = [(Ratoon, 5 if bench.quick else 100, requests, 20 if bench.quick else 900)]
-    plan += [(kind, 5 if bench.quick else 20, 0, 20 if bench.quick else 60) for kind in others.those(bench.peers, *names)]
+    plan += [(kind, 5 if bench.quick else 20, 0, 20 if bench.quick else round(60 * bench.args.share)) for kind in others.those(bench.peers, *names)]
     rows = {"new": [], "keep-alive": []}
     detail = {}
     for kind, reloads, wanted, seconds in plan:

@@ -15,7 +15,7 @@ GROWN = 256
 
 
 def measure(bench):
-    asked, soak = (50, 30) if bench.quick else (1000, 10000)
+    asked, soak = (50, 30) if bench.quick else (1000, bench.rounds(10000, 30))
     master = Ratoon(bench.directory, 2)
     chance = random.Random(7)
     try:

@@ -49,9 +49,9 @@ pub struct Document {
     pub counters: Counters,
     /// How the last reload ended.
     pub last_reload: Option<LastReload>,
-    /// Reloads by result, since this master's program began.
+    /// Reloads by result, since the instance began.
     pub reloads: BTreeMap<String, Reloads>,
-    /// Failed workers by cause, since this master's program began.
+    /// Failed workers by cause, since the instance began.
     pub failures_by_cause: BTreeMap<String, u64>,
     /// The master itself.
     pub master: Master,

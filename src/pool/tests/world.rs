@@ -505,11 +505,8 @@ impl World {
             worker.generation == generation && worker.phase == Phase::Ready && self.alive(*id) && worker.slot < self.pool.target()
         });
         assert!(self.pool.ready() <= counted.count() as u32, "more ready workers are told than there are");
-        let (serving, queues) = (self.pool.serving(), self.ready_queues());
-        assert!(!serving.is_empty(), "new connections go nowhere");
-        if !self.stopping && self.processes.values().all(|process| !process.gone) && !queues.is_empty() {
-            let ready: BTreeSet<Slot> = queues.into_keys().collect();
-            assert_eq!(serving, ready, "new connections do not go to who is ready");
+        if self.committed.values().chain(self.prepared.values()).any(|settings| settings.per_slot) {
+            self.connections_go_to_who_is_ready();
         }
         if self.begun.len() == self.finished.len() {
             // No reload runs: no worker starts but in the current generation.
@@ -519,6 +516,15 @@ impl World {
                     "worker {id} of a rolled-back generation still starts"
                 );
             }
+        }
+    }
+
+    fn connections_go_to_who_is_ready(&self) {
+        let (serving, queues) = (self.pool.serving(), self.ready_queues());
+        assert!(!serving.is_empty(), "new connections go nowhere");
+        if !self.stopping && self.processes.values().all(|process| !process.gone) && !queues.is_empty() {
+            let ready: BTreeSet<Slot> = queues.into_keys().collect();
+            assert_eq!(serving, ready, "new connections do not go to who is ready");
         }
     }
 }

@@ -256,6 +256,15 @@ fn thirty_kills_under_load(c: &Container) {
     );
     assert_eq!(report["failed"], 0, "{report:#}");
     assert_eq!(web.settled()["worker_crashes"], 0);
+    // Nothing is kept of masters and workers that are gone.
+    wait_for("no more is stored than is wanted", || {
+        (web.property("NFileDescriptorStore").parse::<u32>().ok()? <= wanted(&web.status())).then_some(())
+    });
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
+}
+
+/// The state, what was said, the release's program and directory; of each worker its process, socket and page.
+fn wanted(status: &Value) -> u32 {
+    3 + 2 + 3 * pids(status).len() as u32
 }

@@ -19,7 +19,11 @@ use super::{Service, Shared};
 use crate::control::{AskerId, Reply};
 
 /// How long what is being answered is waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long nothing is read meanwhile, and how often it is looked at then.
+const QUIET: Duration = Duration::from_millis(200);
+/// See [`QUIET`].
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Somebody on the bus who waits for an answer of the loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,12 +138,14 @@ impl Ledger {
             let _ = call::bus(connection, "GetId", &()).await;
             line.hold(true);
             line.at_rest().await;
-            // What was read before is looked at.
-            for _ in 0..16 {
-                if self.is_settled(line) {
-                    return;
+            // What was read before is answered, unless it is the bus that has to answer first.
+            let answered = async {
+                while !self.is_settled(line) {
+                    tokio::time::sleep(LOOK).await;
                 }
-                tokio::task::yield_now().await;
+            };
+            if tokio::time::timeout(QUIET, answered).await.is_ok() {
+                return;
             }
             line.hold(false);
             tokio::task::yield_now().await;

@@ -189,9 +189,9 @@ impl Master {
         let listen = async {
             // Who has asked something of the loop gets his answer meanwhile.
             loop {
-                match self.ends.commands.recv().await {
-                    Some(wish) => self.wish(wish),
-                    None => std::future::pending().await,
+                tokio::select! {
+                    Some(wish) = self.ends.commands.recv() => self.wish(wish),
+                    () = tokio::time::sleep(PATIENCE / 4) => self.systemd.ping(),
                 }
             }
         };

@@ -26,7 +26,7 @@ pub fn trim() -> io::Result<()> {
 }
 
 /// The mappings of programs and libraries that nobody can write to and that have no page but the file's, see
-/// proc_pid_smaps(5). What relocation wrote to has pages of its own, and so has what a debugger did.
+/// proc_pid_smaps(5). What relocation wrote to has pages of its own, in memory or in swap, and so has what a debugger did.
 fn of_files(smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     let mut current = None;
@@ -36,9 +36,9 @@ fn of_files(smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
         let first = words.next().unwrap_or_default();
         match first.strip_suffix(':') {
             None => current = mapping(first, &mut words),
+            Some("Anonymous") if words.next() != Some("0") => current = None,
             // The last of those that matter here.
-            Some("Anonymous") if words.next() == Some("0") => found.extend(current.take()),
-            Some("Anonymous") => current = None,
+            Some("Swap") if words.next() == Some("0") => found.extend(current.take()),
             Some(_) => {}
         }
     }
@@ -62,15 +62,16 @@ mod tests {
     #[test]
     fn only_what_the_file_can_give_again() {
         let smaps = "\
-            1000-3000 r--p 00000000 fe:00 7 /usr/bin/ratoon\nRss: 8 kB\nAnonymous: 0 kB\nVmFlags: rd mr mw me\n\
-            3000-9000 r-xp 00002000 fe:00 7 /usr/bin/ratoon\nRss: 24 kB\nAnonymous: 0 kB\n\
-            9000-a000 r--p 00008000 fe:00 7 /usr/bin/ratoon\nRss: 4 kB\nAnonymous: 4 kB\n\
-            a000-b000 rw-p 00009000 fe:00 7 /usr/bin/ratoon\nAnonymous: 0 kB\n\
-            b000-c000 rw-p 00000000 00:00 0 [heap]\nAnonymous: 0 kB\n\
-            c000-d000 r--p 00000000 00:00 0 [vvar]\nAnonymous: 0 kB\n\
-            d000-e000 r-xp 00000000 00:00 0 [vdso]\nAnonymous: 0 kB\n\
-            e000-f000 ---p 00000000 00:00 0\nAnonymous: 0 kB\n\
-            f000-10000 r--s 00000000 fe:00 9 /shared\nAnonymous: 0 kB\n";
+            1000-3000 r--p 00000000 fe:00 7 /usr/bin/ratoon\nRss: 8 kB\nAnonymous: 0 kB\nSwap: 0 kB\nVmFlags: rd mr mw me\n\
+            3000-9000 r-xp 00002000 fe:00 7 /usr/bin/ratoon\nRss: 24 kB\nAnonymous: 0 kB\nSwap: 0 kB\n\
+            9000-a000 r--p 00008000 fe:00 7 /usr/bin/ratoon\nRss: 4 kB\nAnonymous: 4 kB\nSwap: 0 kB\n\
+            8000-9000 r--p 00008000 fe:00 7 /usr/bin/swapped\nRss: 0 kB\nAnonymous: 0 kB\nSwap: 4 kB\n\
+            a000-b000 rw-p 00009000 fe:00 7 /usr/bin/ratoon\nAnonymous: 0 kB\nSwap: 0 kB\n\
+            b000-c000 rw-p 00000000 00:00 0 [heap]\nAnonymous: 0 kB\nSwap: 0 kB\n\
+            c000-d000 r--p 00000000 00:00 0 [vvar]\nAnonymous: 0 kB\nSwap: 0 kB\n\
+            d000-e000 r-xp 00000000 00:00 0 [vdso]\nAnonymous: 0 kB\nSwap: 0 kB\n\
+            e000-f000 ---p 00000000 00:00 0\nAnonymous: 0 kB\nSwap: 0 kB\n\
+            f000-10000 r--s 00000000 fe:00 9 /shared\nAnonymous: 0 kB\nSwap: 0 kB\n";
         assert_eq!(of_files(smaps.as_bytes()).unwrap(), [0x1000..0x3000, 0x3000..0x9000]);
     }
 

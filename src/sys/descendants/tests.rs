@@ -72,7 +72,7 @@ fn what_a_dead_worker_left_behind() {
     let mut bench = Bench::start(
         3,
         "sh -c 'echo $$; exec sleep 100' & setsid sh -c 'echo $$; exec sleep 100' & \
-         env -i sh -c 'echo $$; exec sleep 100' & sleep 100",
+         env -i sh -c 'echo $$; exec sleep 100' & wait",
     );
     let all = processes(&mut bench.output, 3);
     let worker = bench.worker();

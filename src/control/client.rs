@@ -10,6 +10,8 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{HOST, HeaderValue};
+use hyper::http::uri::{InvalidUri, Uri};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -24,6 +26,8 @@ use crate::status::tree::Document;
 pub const OWN: &str = concat!("ratoon/", env!("CARGO_PKG_VERSION"));
 /// How long a master may take for what it answers at once.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How often a question is begun that could not even be sent.
+const TRIES: u32 = 5;
 /// How long events that were under way may take after a reload's answer.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// The largest answer that is read, bytes: a document of 1,000 workers with 10,000 connections has about 5 MB.
@@ -156,8 +160,7 @@ impl Client {
     /// [`Error`]
     pub async fn events(&self) -> Result<Events, Error> {
         self.within(async {
-            let mut talk = self.connect().await?;
-            let answer = talk.request(self, Method::GET, "/events").await?;
+            let (talk, answer) = self.begin(Method::GET, "/events").await?;
             if answer.status() != StatusCode::OK {
                 return Err(self.refusal(&self.answered(answer).await?));
             }
@@ -264,9 +267,23 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str) -> Result<Answered, Error> {
-        let mut talk = self.connect().await?;
-        let answer = talk.request(self, method, path).await?;
+        let (_talk, answer) = self.begin(method, path).await?;
         self.answered(answer).await
+    }
+
+    /// Connects and asks.
+    async fn begin(&self, method: Method, path: &str) -> Result<(Talk, Response<Incoming>), Error> {
+        let uri: Uri = path.parse().map_err(|error: InvalidUri| Error::Broken(self.path.clone(), error.to_string()))?;
+        let mut tries = TRIES;
+        loop {
+            let mut talk = self.connect().await?;
+            match talk.request(&method, &uri).await {
+                Ok(answer) => return Ok((talk, answer)),
+                // The other end was quicker to turn us away than we to ask: nothing has been sent.
+                Err(error) if error.is_canceled() && tries > 1 => tries -= 1,
+                Err(error) => return Err(self.broken(&error)),
+            }
+        }
     }
 
     async fn answered(&self, answer: Response<Incoming>) -> Result<Answered, Error> {
@@ -370,10 +387,12 @@ struct Talk {
 }
 
 impl Talk {
-    async fn request(&mut self, client: &Client, method: Method, path: &str) -> Result<Response<Incoming>, Error> {
-        let request = Request::builder().method(method).uri(path).header("host", "ratoon").body(Empty::new());
-        let request = request.map_err(|error| Error::Broken(client.path.clone(), error.to_string()))?;
-        self.send.send_request(request).await.map_err(|error| client.broken(&error))
+    async fn request(&mut self, method: &Method, uri: &Uri) -> hyper::Result<Response<Incoming>> {
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri.clone();
+        request.headers_mut().insert(HOST, HeaderValue::from_static("ratoon"));
+        self.send.send_request(request).await
     }
 }
 

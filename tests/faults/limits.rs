@@ -2,7 +2,6 @@
 //! well again by itself when there is enough.
 
 use std::os::unix::fs::chown;
-use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Instant;
 
@@ -101,29 +100,6 @@ fn more_workers_than_descriptors_leave_enough_to_be_asked() {
     assert_eq!(status["workers_ready"], 5);
     master.signal(Signal::TERM);
     assert_eq!(master.end().code(), Some(0), "{}", master.log());
-}
-
-#[test]
-fn who_cannot_be_served_for_want_of_descriptors_is_told_so() {
-    let place = Place::new();
-    place.program("v1/worker", "#!/bin/sh\nexec sleep 1000\n");
-    place.configure("count = 2\nready = 'running'\nsettle = '10ms'", QUICK);
-    place.program("start", &format!("#!/bin/sh\nulimit -n 60\nexec {RATOON} \"$@\"\n"));
-    let master = Plan::new(place).program("start").launch();
-    master.wait_until_calm();
-    // Who says nothing for a while takes all that are left.
-    let silent: Vec<_> = (0..60).map(|_| UnixStream::connect(master.place.path("run/control")).expect("a connection")).collect();
-    for verb in ["reload", "status"] {
-        let began = (Instant::now(), meter::cpu(master.pid));
-        let said = master.begin(&[verb]).end();
-        assert_eq!(said.code, Some(2), "{verb}: {said:?}");
-        assert!(said.err.contains("no descriptor left") && said.err.contains("LimitNOFILE="), "{verb}: {said:?}");
-        let cost = (began.0.elapsed(), meter::cpu(master.pid) - began.1);
-        assert!(cost.1 < cost.0 / 2, "{:?} of CPU in {:?}", cost.1, cost.0);
-    }
-    drop(silent);
-    eventually("it answers again", || (master.begin(&["status"]).end().code == Some(0)).then_some(()), || master.log());
-    master.ok(&["reload"]);
 }
 
 /// A master of a user of its own, so that the limit of that user's processes is nobody else's.

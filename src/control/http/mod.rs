@@ -15,7 +15,6 @@ mod routes;
 mod wire;
 
 use std::convert::Infallible;
-use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,7 +27,6 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use super::messages::{ErrorMessage, json};
 use super::{AskerId, Handle};
 use book::Entry;
 use wire::{Stream, Wire};
@@ -46,14 +44,8 @@ const DOCUMENTS: usize = 16;
 const HEAD: usize = 16 * 1024;
 /// The most header lines.
 const HEADERS: usize = 64;
-/// How long to wait when a connection cannot be accepted (no descriptor left) …
+/// How long to wait when a connection cannot be accepted (no descriptor left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// … and how often, until those who wait are told so, by means of the reserve.
-const ACCEPT_TRIES: u32 = 20;
-/// So long each of them may take to ask.
-const QUESTION: Duration = Duration::from_millis(50);
-/// So many of them in a turn: more would keep the loop.
-const TURNED_AWAY: u32 = 32;
 
 /// What a server's connections share.
 struct House {
@@ -163,20 +155,14 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
             seat(&house, &mut connections, stream, own_uid, resumed.request);
         }
     }
-    let mut reserve = Reserve::default();
-    reserve.fill();
     loop {
         let open = *accepting.borrow_and_update();
         tokio::select! {
             accepted = listener.accept(), if open => match accepted {
-                Ok(stream) => {
-                    reserve.fill();
-                    seat(&house, &mut connections, stream, own_uid, None);
-                }
+                Ok(stream) => seat(&house, &mut connections, stream, own_uid, None),
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection on the control socket");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
-                    reserve.failed(&listener).await;
                 }
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
@@ -192,9 +178,7 @@ type Request = (AskerId, String, oneshot::Receiver<crate::control::Reply>);
 /// Begins to serve a connection, if there is a seat.
 fn seat(house: &Arc<House>, connections: &mut JoinSet<()>, stream: Stream, own_uid: Option<u32>, request: Option<Request>) {
     let peer = Peer::of(&stream, own_uid);
-    let Some(seat) = house.seat(peer) else {
-        return turn_away(&stream, "too many connections are open; close some first");
-    };
+    let Some(seat) = house.seat(peer) else { return turn_away(&stream) };
     let entry = house.book.enter(Arc::new(stream), own_uid.is_none());
     let (resumed, head) = match request {
         Some((asker, head, answer)) => (Some((asker, answer)), head),
@@ -208,50 +192,10 @@ fn seat(house: &Arc<House>, connections: &mut JoinSet<()>, stream: Stream, own_u
 }
 
 /// One connection too many: says so, if that can be said without waiting, and closes it.
-fn turn_away(stream: &Stream, why: &str) {
-    let body = json(&ErrorMessage { error: why.to_owned() }) + "\n";
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-    );
-    let _ = stream.try_write(&[IoSlice::new(head.as_bytes()), IoSlice::new(body.as_bytes())]);
-}
-
-/// A descriptor for the day on which there is no other: with it whoever waits is told, instead of waiting for ever.
-#[derive(Default)]
-struct Reserve {
-    kept: Option<File>,
-    failures: u32,
-}
-
-impl Reserve {
-    /// All is well.
-    fn fill(&mut self) {
-        self.failures = 0;
-        if self.kept.is_none() {
-            self.kept = File::open("/dev/null").ok();
-        }
-    }
-
-    /// A connection could not be accepted. After so many times those who wait are turned away.
-    async fn failed(&mut self, listener: &Listener) {
-        self.failures = self.failures.saturating_add(1);
-        if self.failures < ACCEPT_TRIES {
-            return;
-        }
-        for _ in 0..TURNED_AWAY {
-            self.kept = None;
-            // Ready at once, or nobody waits, or another was quicker to take the descriptor.
-            let Ok(Ok(stream)) = tokio::time::timeout(Duration::ZERO, listener.accept()).await else { break };
-            // A client that reads an answer before it has asked takes it for nonsense.
-            let _ = tokio::time::timeout(QUESTION, stream.asked()).await;
-            turn_away(
-                &stream,
-                "the master has no descriptor left for this connection; raise its LimitNOFILE=, or have fewer workers",
-            );
-        }
-        self.kept = File::open("/dev/null").ok();
-    }
+fn turn_away(stream: &Stream) {
+    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 59\r\n\
+        connection: close\r\n\r\n{\"error\":\"too many connections are open; close some first\"}\n";
+    let _ = stream.try_write(&[IoSlice::new(FULL)]);
 }
 
 impl Connection {

@@ -57,15 +57,6 @@ impl Stream {
         };
     }
 
-    /// Resolves when the peer has sent something, and throws away the first of it.
-    pub(super) async fn asked(&self) {
-        let _ = match self {
-            Stream::Unix(stream) => stream.readable().await,
-            Stream::Tcp(stream) => stream.readable().await,
-        };
-        let _ = self.try_read(&mut [0; 4096]);
-    }
-
     /// The socket of a connection that was accepted before.
     ///
     /// # Errors

@@ -28,9 +28,12 @@ fn the_smallest_row_measures_something() {
     assert!(!figures.is_empty(), "{said}");
     for figure in figures {
         let what = figure["what"].as_str().expect("what it is");
-        assert!(figure["ratoon"].as_f64().is_some_and(|value| value > 0.0), "{figure}");
+        // What a further worker adds is a difference of two runs, whose pages of the program are not the same ones: any
+        // number.
+        assert!(figure["ratoon"].as_f64().is_some(), "{figure}");
         assert!(said.contains(&format!("| {what} |")), "{said}");
     }
+    assert!(figures[0]["ratoon"].as_f64().is_some_and(|memory| memory > 0.0), "{}", figures[0]);
     // The table and the picture of a result that is there.
     let table = harness(&["--table", json.to_str().expect("UTF-8")]);
     assert!(said.starts_with(&*String::from_utf8_lossy(&table.stdout)), "{said}");

@@ -104,6 +104,8 @@ impl Browser {
         self.call(Some(&page), "Emulation.setDeviceMetricsOverride", metrics);
         let media = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.call(Some(&page), "Emulation.setEmulatedMedia", media);
+        // A Chromium with windows hides all tabs but the last, and a hidden page asks nothing.
+        self.call(Some(&page), "Emulation.setFocusEmulationEnabled", json!({"enabled": true}));
         self.call(Some(&page), "Page.navigate", json!({"url": url}));
         page
     }

@@ -1,6 +1,7 @@
 //! A hostile world plays every trick at every moment; the laws hold, and a kind end follows.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::world::{What, World};
 use super::{ms, settings};
@@ -238,13 +239,17 @@ fn one_move(world: &mut World, one: Move) {
     }
 }
 
-/// How many histories: `RATOON_HISTORIES`, else 10,000.
-fn histories() -> u32 {
-    std::env::var("RATOON_HISTORIES").ok().and_then(|number| number.parse().ok()).unwrap_or(10_000)
+/// The same 10,000 histories each time; with `RATOON_HISTORIES` so many that nobody has seen yet.
+fn histories() -> ProptestConfig {
+    let (cases, rng_seed) = match std::env::var("RATOON_HISTORIES") {
+        Ok(number) => (number.parse().expect("RATOON_HISTORIES: a number"), RngSeed::Random),
+        Err(_) => (10_000, RngSeed::Fixed(1)),
+    };
+    ProptestConfig { cases, rng_seed, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: histories(), max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(histories())]
 
     #[test]
     fn the_laws_hold_in_a_hostile_world(
@@ -254,4 +259,26 @@ proptest! {
     ) {
         play(config(count, how), moves);
     }
+}
+
+/// Found by chance: of two workers of a slot the old one makes way for the other, which is found hanging in the same moment.
+#[test]
+fn a_queue_whose_next_server_fails_in_the_same_moment() {
+    let mut world = World::new(config(3, 13_084));
+    let moves = [
+        Move::Say(0, 206),
+        Move::NextDeadline,
+        Move::ObeyOne(0),
+        Move::Reload,
+        Move::Prepare(3, 62_422),
+        Move::Crash(13_181_096_647_934_916_660, 0),
+        Move::AllReady,
+        Move::Scale(4),
+        Move::Pass(2_000),
+    ];
+    for one in moves {
+        one_move(&mut world, one);
+    }
+    world.be_kind();
+    world.check_rest_and_stop();
 }

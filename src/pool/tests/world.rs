@@ -1,5 +1,7 @@
 //! A world without processes: it carries out the pool's actions, owns the clock, and checks the laws after every step.
 
+mod queues;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -60,7 +62,13 @@ pub struct World {
     prepared: BTreeMap<Number, Settings>,
     said_stopping: BTreeSet<WorkerId>,
     stopping: bool,
+    /// Who is found failing later in the same step, and was well when the present action was decided.
+    fail_next: BTreeSet<WorkerId>,
     last_pid: u32,
+}
+
+fn failing(actions: &[Action]) -> BTreeSet<WorkerId> {
+    actions.iter().filter_map(|action| if let Action::Abort(worker) = action { Some(*worker) } else { None }).collect()
 }
 
 impl World {
@@ -85,6 +93,7 @@ impl World {
             prepared: BTreeMap::new(),
             said_stopping: BTreeSet::new(),
             stopping: false,
+            fail_next: BTreeSet::new(),
             last_pid: 100,
         };
         world.step(Event::Start(settings));
@@ -101,7 +110,8 @@ impl World {
             self.note(&event);
             self.pool.step(self.now, event.clone(), &mut actions);
             let mut follow = Vec::new();
-            for action in &actions {
+            for (index, action) in actions.iter().enumerate() {
+                self.fail_next = failing(&actions[index + 1..]);
                 self.carry_out(action, generation, &mut follow);
             }
             self.laws(&event, before);
@@ -444,32 +454,6 @@ impl World {
             || rolling
             || never_ready;
         assert!(reason, "worker {worker} of the current generation {current} is stopped for no reason");
-    }
-
-    /// How many ready workers each queue has.
-    fn ready_queues(&self) -> BTreeMap<Slot, u32> {
-        let mut queues = BTreeMap::new();
-        for (_, worker) in self.pool.workers().filter(|(id, worker)| worker.phase == Phase::Ready && self.alive(*id)) {
-            *queues.entry(self.pool.queue(worker)).or_default() += 1;
-        }
-        queues
-    }
-
-    /// Who served a queue of its own does not go before somebody else serves it, or it is empty, if there is a way out.
-    fn leaves_no_queue(&self, worker: WorkerId) {
-        let Some(process) = self.processes.get(&worker) else { return };
-        let per_slot = match process.generation {
-            1 => self.committed.get(&1),
-            number => self.prepared.get(&number),
-        };
-        let had_one = per_slot.is_some_and(|settings| settings.per_slot) && self.was_ready(worker);
-        if !had_one || process.vacating || (self.stopping && process.slot == 0) {
-            return;
-        }
-        let ready = self.ready_queues();
-        let others = self.pool.vacating().any(|id| id != worker && self.processes[&id].slot == process.slot);
-        let elsewhere = ready.keys().any(|queue| *queue != process.slot);
-        assert!(ready.contains_key(&process.slot) || others || !elsewhere, "worker {worker} leaves a queue that nobody serves");
     }
 
     fn was_ready(&self, worker: WorkerId) -> bool {

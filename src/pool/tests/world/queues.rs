@@ -1,0 +1,36 @@
+//! The law of queues, as the hostile world sees it: no queue with connections in it is left to nobody.
+
+use std::collections::BTreeMap;
+
+use super::World;
+use crate::pool::{Phase, Slot, Worker, WorkerId};
+
+impl World {
+    /// How many ready workers each queue has.
+    pub(super) fn ready_queues(&self) -> BTreeMap<Slot, u32> {
+        let mut queues = BTreeMap::new();
+        let serves =
+            |id: &WorkerId, worker: &Worker| worker.phase == Phase::Ready || self.fail_next.contains(id) && self.was_ready(*id);
+        for (_, worker) in self.pool.workers().filter(|(id, worker)| serves(id, worker) && self.alive(*id)) {
+            *queues.entry(self.pool.queue(worker)).or_default() += 1;
+        }
+        queues
+    }
+
+    /// Who served a queue of its own does not go before somebody else serves it, or it is empty, if there is a way out.
+    pub(super) fn leaves_no_queue(&self, worker: WorkerId) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let per_slot = match process.generation {
+            1 => self.committed.get(&1),
+            number => self.prepared.get(&number),
+        };
+        let had_one = per_slot.is_some_and(|settings| settings.per_slot) && self.was_ready(worker);
+        if !had_one || process.vacating || (self.stopping && process.slot == 0) {
+            return;
+        }
+        let ready = self.ready_queues();
+        let others = self.pool.vacating().any(|id| id != worker && self.processes[&id].slot == process.slot);
+        let elsewhere = ready.keys().any(|queue| *queue != process.slot);
+        assert!(ready.contains_key(&process.slot) || others || !elsewhere, "worker {worker} leaves a queue that nobody serves");
+    }
+}

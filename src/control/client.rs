@@ -85,8 +85,8 @@ impl std::fmt::Display for Error {
             ),
             Error::Silent(path, waited) => write!(
                 f,
-                "the master of {} did not answer within {} s: it is stopped, or the machine is overloaded; look at its \
-                 process and journal",
+                "the master of {} did not answer within {} s: it is stopped, or at its limit of descriptors (LimitNOFILE=), or the \
+                 machine is overloaded; look at its process and journal",
                 path.display(),
                 waited.as_secs()
             ),

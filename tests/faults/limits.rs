@@ -1,9 +1,11 @@
 //! A machine that is out of something: descriptors, processes, disk. The master says so, goes on with what it has, and all is
 //! well again by itself when there is enough.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::chown;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::harness::master::{last_failure, pids, workers};
 use super::harness::{Master, Place, Plan, RATOON, Signal, Value, eventually, example, processes};
@@ -100,6 +102,46 @@ fn more_workers_than_descriptors_leave_enough_to_be_asked() {
     assert_eq!(status["workers_ready"], 5);
     master.signal(Signal::TERM);
     assert_eq!(master.end().code(), Some(0), "{}", master.log());
+}
+
+#[test]
+fn who_cannot_be_served_for_want_of_descriptors_is_told_so() {
+    const MOST: usize = 60;
+    let place = Place::new();
+    place.program("v1/worker", "#!/bin/sh\nexec sleep 1000\n");
+    place.configure("count = 2\nready = 'running'\nsettle = '10ms'", QUICK);
+    place.program("start", &format!("#!/bin/sh\nulimit -n {MOST}\nexec {RATOON} \"$@\"\n"));
+    let master = Plan::new(place).program("start").launch();
+    master.wait_until_calm();
+    // Who listens to the events stays as long as it likes; in the end one of them is one too many.
+    let mut listeners = Vec::new();
+    loop {
+        let mut listener = UnixStream::connect(master.control()).expect("a connection");
+        listener.set_read_timeout(Some(Duration::from_secs(30))).expect("a socket");
+        listener.write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n").expect("a question");
+        let mut status = [0; 12];
+        listener.read_exact(&mut status).expect("an answer");
+        match &status {
+            b"HTTP/1.1 200" => listeners.push(listener),
+            b"HTTP/1.1 503" => break,
+            other => panic!("{}", String::from_utf8_lossy(other)),
+        }
+    }
+    assert!((10..MOST).contains(&listeners.len()), "{}", listeners.len());
+    let began = (Instant::now(), meter::cpu(master.pid));
+    // Who only connects holds nobody up for long.
+    let silent = UnixStream::connect(master.control()).expect("a connection");
+    for verb in [&["reload"][..], &["status"], &["scale", "3"], &["recycle"]] {
+        let said = master.begin(verb).end();
+        assert_eq!(said.code, Some(2), "{verb:?}: {said:?}");
+        assert!(said.err.contains("at its limit of descriptors") && said.err.contains("LimitNOFILE="), "{verb:?}: {said:?}");
+        assert!(!said.err.contains("does not say that it is a Ratoon"), "{verb:?}: {said:?}");
+    }
+    let cost = (began.0.elapsed(), meter::cpu(master.pid) - began.1);
+    assert!(cost.1 < cost.0 / 2, "{:?} of CPU in {:?}", cost.1, cost.0);
+    drop((silent, listeners));
+    eventually("it answers again", || (master.begin(&["status"]).end().code == Some(0)).then_some(()), || master.log());
+    master.ok(&["reload"]);
 }
 
 /// A master of a user of its own, so that the limit of that user's processes is nobody else's.

@@ -8,6 +8,7 @@ mod answer;
 mod book;
 mod changes;
 mod events;
+mod full;
 mod metrics;
 mod page;
 mod reads;
@@ -15,9 +16,8 @@ mod routes;
 mod wire;
 
 use std::convert::Infallible;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use hyper::header::{HeaderValue, SERVER};
 use hyper::server::conn::http1;
@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 
 use super::{AskerId, Handle};
 use book::Entry;
+use full::{Reserve, SEATS, turn_away};
 use wire::{Stream, Wire};
 
 pub use book::{Book, Carried, Resumed};
@@ -44,8 +45,8 @@ const DOCUMENTS: usize = 16;
 const HEAD: usize = 16 * 1024;
 /// The most header lines.
 const HEADERS: usize = 64;
-/// How long to wait when a connection cannot be accepted (no descriptor left).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How many are turned away at once; with them more wait in the kernel's queue.
+const LEAVING: usize = 64;
 
 /// What a server's connections share.
 struct House {
@@ -149,23 +150,32 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
     let mut accepting = book.accepting();
     let house = House::new(handle, Arc::clone(&book));
     // Dropped with this future, and then ends all connections.
-    let mut connections = JoinSet::new();
+    let (mut connections, mut leaving) = (JoinSet::new(), JoinSet::new());
     for resumed in book.take_resumed(own_uid.is_none()) {
         if let Ok(stream) = Stream::from_fd(resumed.stream) {
-            seat(&house, &mut connections, stream, own_uid, resumed.request);
+            match seat(&house, stream, own_uid, resumed.request) {
+                Ok(served) => _ = connections.spawn(served),
+                Err(stream) => _ = leaving.spawn(turn_away(stream, SEATS)),
+            }
         }
     }
+    let mut reserve = Reserve::default();
+    reserve.fill();
     loop {
-        let open = *accepting.borrow_and_update();
+        let open = *accepting.borrow_and_update() && leaving.len() < LEAVING;
         tokio::select! {
             accepted = listener.accept(), if open => match accepted {
-                Ok(stream) => seat(&house, &mut connections, stream, own_uid, None),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot accept a connection on the control socket");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                Ok(stream) => {
+                    reserve.fill();
+                    match seat(&house, stream, own_uid, None) {
+                        Ok(served) => _ = connections.spawn(served),
+                        Err(stream) => _ = leaving.spawn(turn_away(stream, SEATS)),
+                    }
                 }
+                Err(error) => reserve.failed(&listener, &error).await,
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            Some(_) = leaving.join_next(), if !leaving.is_empty() => {}
             // The book lives as long as this.
             _ = accepting.changed() => {}
         }
@@ -175,27 +185,25 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
 /// A request that another master has read: who asked, its head, and where the answer comes from.
 type Request = (AskerId, String, oneshot::Receiver<crate::control::Reply>);
 
-/// Begins to serve a connection, if there is a seat.
-fn seat(house: &Arc<House>, connections: &mut JoinSet<()>, stream: Stream, own_uid: Option<u32>, request: Option<Request>) {
+/// Serves a connection, if there is a seat for it.
+fn seat(
+    house: &Arc<House>,
+    stream: Stream,
+    own_uid: Option<u32>,
+    request: Option<Request>,
+) -> Result<impl Future<Output = ()> + use<>, Stream> {
     let peer = Peer::of(&stream, own_uid);
-    let Some(seat) = house.seat(peer) else { return turn_away(&stream) };
+    let Some(seat) = house.seat(peer) else { return Err(stream) };
     let entry = house.book.enter(Arc::new(stream), own_uid.is_none());
     let (resumed, head) = match request {
         Some((asker, head, answer)) => (Some((asker, answer)), head),
         None => (None, String::new()),
     };
     let connection = Connection { house: Arc::clone(house), entry, peer, resumed: Mutex::new(resumed) };
-    connections.spawn(async move {
+    Ok(async move {
         let _seat = seat;
         connection.serve(head).await;
-    });
-}
-
-/// One connection too many: says so, if that can be said without waiting, and closes it.
-fn turn_away(stream: &Stream) {
-    const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 59\r\n\
-        connection: close\r\n\r\n{\"error\":\"too many connections are open; close some first\"}\n";
-    let _ = stream.try_write(&[IoSlice::new(FULL)]);
+    })
 }
 
 impl Connection {

@@ -4,7 +4,7 @@
 //! byte, an idle connection ends after [`IDLE_PATIENCE`], and a reader must keep reading. While a request is being
 //! answered there is no limit: a reload takes as long as it takes.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -83,6 +83,17 @@ impl Stream {
         }
     }
 
+    /// Reads what has come, or waits for it.
+    pub async fn read(&self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            poll_fn(|cx| self.poll_read_ready(cx)).await?;
+            match self.try_read(into) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                read => return read,
+            }
+        }
+    }
+
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Stream::Unix(stream) => stream.try_read(into),
@@ -98,7 +109,8 @@ impl Stream {
         }
     }
 
-    fn shutdown(&self) -> io::Result<()> {
+    /// Ends our half.
+    pub fn shutdown(&self) -> io::Result<()> {
         use rustix::net::{Shutdown, shutdown};
         match self {
             Stream::Unix(stream) => shutdown(stream, Shutdown::Write)?,

@@ -153,18 +153,34 @@ fn look_at_workers(workers: &[Subject], mut holders: Holders<'_>, complete: bool
         let living = if Instant::now() < end { Process::open(*pid) } else { None };
         match living.and_then(|main| Some((main.stat()?, main))) {
             Some((stat, main)) => {
-                let mut look = Look::new(*id, *pid, group.as_deref(), main, stat, boot);
-                if holders.any() {
-                    look.seen = holders.main(look.id, &look.main);
-                }
-                looks.push(look);
+                looks.push(Look::new(*id, *pid, group.as_deref(), main, stat, boot));
             }
             None => holders.hide(),
         }
     }
+    // First those who do not show their connections: what they hold can be claimed by nobody.
+    let (mut silent, mut telling): (Vec<_>, Vec<_>) = looks.into_iter().partition(|look| !holders.tells(look.id));
+    if holders.any() {
+        look_for_holders(&mut silent, &mut holders);
+        holders.believe();
+        look_for_holders(&mut telling, &mut holders);
+    }
+    let (counts, unexplained) = holders.count();
+    for look in silent.into_iter().chain(telling) {
+        let known = complete && (look.seen.visible || !unexplained);
+        let open_connections = known.then(|| counts.get(&look.id).copied().unwrap_or(0));
+        all.insert(look.id, Figures { open_connections, listening: look.seen.listening, ..look.figures });
+    }
+    all
+}
+
+fn look_for_holders(looks: &mut [Look<'_>], holders: &mut Holders<'_>) {
+    for look in &mut *looks {
+        look.seen = holders.main(look.id, &look.main);
+    }
     // Whatever the main processes do not hold, their other processes do.
-    for look in &mut looks {
-        if !holders.any() || !holders.wants_others(look.id, look.seen) {
+    for look in looks {
+        if !holders.wants_others(look.id, look.seen) {
             continue;
         }
         match look.others.take().or_else(|| look.find_others()) {
@@ -179,13 +195,6 @@ fn look_at_workers(workers: &[Subject], mut holders: Holders<'_>, complete: bool
             }
         }
     }
-    let (counts, unexplained) = holders.count();
-    for look in looks {
-        let known = complete && (look.seen.visible || !unexplained);
-        let open_connections = known.then(|| counts.get(&look.id).copied().unwrap_or(0));
-        all.insert(look.id, Figures { open_connections, listening: look.seen.listening, ..look.figures });
-    }
-    all
 }
 
 impl<'a> Look<'a> {

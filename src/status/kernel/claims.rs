@@ -1,9 +1,9 @@
 //! Which peers the workers' status pages name: cheaper than to look through their descriptors.
 //!
-//! Law: a page may lie. It can only claim a connection that the kernel knows, and of several that claim one, none has it: then
-//! the descriptors decide. Memory of this kind is keyed by the kernel's own numbers, which nobody outside can choose.
+//! Law: a page may lie. It can only claim a connection that the kernel knows, that nobody was seen to hold, and that no other page
+//! names: else the descriptors decide. So a lie changes the figures of nobody else. Memory of this kind is keyed by the kernel's own numbers, which nobody outside can choose.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 
@@ -38,15 +38,20 @@ impl Claims {
         self.0.len()
     }
 
-    /// Every peer that is claimed by one worker alone, once, and that worker.
-    pub(super) fn undisputed(&self) -> HashMap<SocketAddr, u64> {
-        let all = self.0.values().map(|claim| claim.peers.len()).sum();
-        let (mut by_peer, mut disputed) = (HashMap::with_capacity(all), HashSet::new());
+    /// Whether a page names more connections than its worker has by `of`.
+    pub(super) fn exceed(&self, of: impl Fn(u64) -> u64) -> bool {
+        self.0.iter().any(|(worker, claim)| claim.peers.len() as u64 > of(*worker))
+    }
+
+    /// Every peer that is named, and the worker that alone names it, once; `None` where there are several.
+    pub(super) fn named(&self) -> HashMap<SocketAddr, Option<u64>> {
+        let mut named = HashMap::with_capacity(self.0.values().map(|claim| claim.peers.len()).sum());
         for (worker, claim) in &self.0 {
-            disputed.extend(claim.peers.iter().filter(|peer| by_peer.insert(**peer, *worker).is_some()).copied());
+            for peer in &claim.peers {
+                named.entry(*peer).and_modify(|by| *by = None).or_insert(Some(*worker));
+            }
         }
-        by_peer.retain(|peer, _| !disputed.contains(peer));
-        by_peer
+        named
     }
 }
 

@@ -1,9 +1,11 @@
 //! Which worker holds which connection, and whether it still holds a listening socket.
 //!
 //! Law: to look through a process's descriptors is dear (two to four microseconds each), so what was learned once is
-//! remembered: a connection stays with the worker that accepted it. A new one belongs to the worker whose page alone names its
-//! peer. A worker is looked through only as long as there are connections that nobody is known to hold, or when it does not
-//! hold the listening socket where it held it before.
+//! remembered: a connection stays with the worker that was seen to hold it. Those that nobody was seen to hold are looked for at the
+//! workers whose pages do not show their connections; then they belong to the worker whose page alone names their peer, for as
+//! long as no other page names it. Where pages contradict each other, the descriptors decide, once and for all. A worker is looked
+//! through only as long as there are connections that nobody is known to hold, or when it does not hold the listening socket where
+//! it held it before.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -29,11 +31,15 @@ const LISTEN_FDS_START: u32 = 3;
 /// What is remembered from one survey to the next.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Who holds it.
+    /// Who holds it, as was seen.
     owners: HashMap<Cookie, u64, Quick>,
+    /// Who says so.
+    said: HashMap<Cookie, u64, Quick>,
+    /// Whose pages show their connections.
+    telling: HashSet<u64, Quick>,
     /// Held by nobody whom we could see, and how often that was so.
     foreign: HashMap<Cookie, u8, Quick>,
-    /// On no page the last time, and not looked for.
+    /// On no page, and not looked for.
     passed_over: HashSet<Cookie, Quick>,
     /// At which number a worker's main process held a listening socket.
     listening: HashMap<u64, u32, Quick>,
@@ -41,10 +47,19 @@ pub(super) struct Memory {
     surveys: u64,
 }
 
+impl Memory {
+    /// How many connections each worker is known to hold.
+    fn counts(&self) -> HashMap<u64, u64, Quick> {
+        let mut counts = HashMap::default();
+        self.owners.values().chain(self.said.values()).for_each(|id| *counts.entry(*id).or_default() += 1);
+        counts
+    }
+}
+
 #[cfg(test)]
 impl Memory {
     pub fn owners_and_foreign(&self) -> (usize, usize) {
-        (self.owners.len(), self.foreign.len())
+        (self.owners.len() + self.said.len(), self.foreign.len())
     }
 }
 
@@ -55,6 +70,9 @@ pub(super) struct Holders<'a> {
     /// Connections whose holder is not known yet.
     open: HashMap<Inode, Cookie, Quick>,
     claims: &'a Claims,
+    connections: &'a [Connection],
+    /// On no page the last time, and not looked for.
+    passed_over: HashSet<Cookie, Quick>,
     /// Who shows its connections is not looked through.
     trusting: bool,
     end: Instant,
@@ -76,7 +94,7 @@ impl<'a> Holders<'a> {
     pub fn new(
         memory: &'a mut Memory,
         listeners: HashSet<Inode>,
-        connections: &[Connection],
+        connections: &'a [Connection],
         workers: &HashSet<u64, Quick>,
         claims: &'a Claims,
         end: Instant,
@@ -86,30 +104,71 @@ impl<'a> Holders<'a> {
         memory.listening = before.listening;
         memory.listening.retain(|id, _| workers.contains(id));
         memory.owners.reserve(connections.len());
-        let mut unknown = Vec::new();
+        let mut open = HashMap::default();
         for connection in connections {
-            let cookie = &connection.cookie;
-            if let Some(id) = before.owners.get(cookie).filter(|id| workers.contains(id)) {
-                memory.owners.insert(*cookie, *id);
-                continue;
-            }
-            let tries = before.foreign.get(cookie).copied();
-            memory.foreign.extend(tries.map(|tries| (*cookie, tries)));
-            if tries.is_none_or(|tries| tries < TRIES) {
-                unknown.push(connection);
+            let cookie = connection.cookie;
+            let living = |owners: &HashMap<Cookie, u64, Quick>| owners.get(&cookie).copied().filter(|id| workers.contains(id));
+            if let Some(id) = living(&before.owners) {
+                memory.owners.insert(cookie, id);
+            } else if let Some(id) = living(&before.said).filter(|id| claims.tells(*id)) {
+                memory.said.insert(cookie, id);
+            } else {
+                let tries = before.foreign.get(&cookie).copied();
+                memory.foreign.extend(tries.map(|tries| (cookie, tries)));
+                if tries.is_none_or(|tries| tries < TRIES) {
+                    open.insert(connection.inode, cookie);
+                }
             }
         }
-        claimed(&mut unknown, &mut memory.owners, claims);
-        let few = FEW.0 + connections.len() / FEW.1;
-        let again = unknown.iter().any(|connection| before.passed_over.contains(&connection.cookie));
-        let trusting = claims.count() > MANY && unknown.len() <= few && !again;
-        let open = unknown.iter().map(|connection| (connection.inode, connection.cookie)).collect();
-        Holders { memory, listeners, open, claims, trusting, end, hidden: false }
+        // What was only said is asked again as soon as anything is new, or a page names more than its worker has.
+        let counts = memory.counts();
+        memory.telling = workers.iter().copied().filter(|id| claims.tells(*id)).collect();
+        if !open.is_empty() || memory.telling != before.telling || claims.exceed(|id| counts.get(&id).copied().unwrap_or(0)) {
+            let again = connections.iter().filter(|connection| memory.said.contains_key(&connection.cookie));
+            open.extend(again.map(|connection| (connection.inode, connection.cookie)));
+            memory.said.clear();
+        }
+        let passed_over = before.passed_over;
+        Holders { memory, listeners, open, claims, connections, passed_over, trusting: false, end, hidden: false }
+    }
+
+    /// When those were looked at whose pages do not show their connections: what nobody of them holds belongs to whose page
+    /// alone names it.
+    pub fn believe(&mut self) {
+        // Whoever could not be looked through may hold anything.
+        if self.open.is_empty() || self.claims.count() == 0 || self.hidden {
+            return;
+        }
+        let named = self.claims.named();
+        let open = || self.connections.iter().filter(|connection| self.open.contains_key(&connection.inode));
+        // With several listening sockets, connections of one peer can be several.
+        let mut times = HashMap::with_capacity(self.open.len());
+        open().filter_map(|connection| connection.peer).for_each(|peer| *times.entry(peer).or_insert(0) += 1);
+        let (mut said, mut disputed) = (Vec::new(), false);
+        for connection in open() {
+            match connection.peer.and_then(|peer| Some((*named.get(&peer)?, times.get(&peer) == Some(&1)))) {
+                Some((Some(id), true)) => said.push((connection.inode, connection.cookie, id)),
+                Some(_) => disputed = true,
+                None => {}
+            }
+        }
+        for (inode, cookie, id) in said {
+            self.open.remove(&inode);
+            self.memory.said.insert(cookie, id);
+        }
+        let few = FEW.0 + self.connections.len() / FEW.1;
+        let again = self.open.values().any(|cookie| self.passed_over.contains(cookie));
+        self.trusting = self.claims.count() > MANY && self.open.len() <= few && !again && !disputed;
     }
 
     /// Whether there is anything that a worker might hold; without listening sockets nobody needs to be looked through.
     pub fn any(&self) -> bool {
         !self.listeners.is_empty()
+    }
+
+    /// Whether the worker shows its connections.
+    pub fn tells(&self, id: u64) -> bool {
+        self.claims.tells(id)
     }
 
     /// Looks at a worker's main process.
@@ -159,11 +218,7 @@ impl<'a> Holders<'a> {
                 *self.memory.foreign.entry(*cookie).or_default() += 1;
             }
         }
-        let mut counts = HashMap::default();
-        for id in self.memory.owners.values() {
-            *counts.entry(*id).or_default() += 1;
-        }
-        (counts, !self.open.is_empty() || !self.memory.foreign.is_empty())
+        (self.memory.counts(), !self.open.is_empty() || !self.memory.foreign.is_empty())
     }
 
     /// Tells that a worker, or a part of it, could not be looked at.
@@ -205,21 +260,4 @@ impl<'a> Holders<'a> {
         self.hidden |= !visible;
         visible
     }
-}
-
-/// Gives connections to the workers whose pages name their peers, where one page names it and one connection has it.
-fn claimed(unknown: &mut Vec<&Connection>, owners: &mut HashMap<Cookie, u64, Quick>, claims: &Claims) {
-    if unknown.is_empty() || claims.count() == 0 {
-        return;
-    }
-    let undisputed = claims.undisputed();
-    // With several listening sockets, connections of one peer can be several.
-    let mut times = HashMap::with_capacity(unknown.len());
-    unknown.iter().filter_map(|connection| connection.peer).for_each(|peer| *times.entry(peer).or_insert(0) += 1);
-    unknown.retain(|connection| {
-        let one = |peer: &std::net::SocketAddr| times.get(peer) == Some(&1);
-        let owner = connection.peer.filter(one).and_then(|peer| undisputed.get(&peer));
-        owners.extend(owner.map(|id| (connection.cookie, *id)));
-        owner.is_none()
-    });
 }

@@ -350,23 +350,51 @@ fn two_connections() -> (TcpListener, Vec<std::net::SocketAddr>, Vec<TcpStream>)
 }
 
 #[test]
-fn a_page_that_alone_names_a_connection_is_believed() {
+fn a_page_that_alone_names_a_connection_is_believed_and_takes_nothing_from_others() {
     let (listener, peers, _held) = two_connections();
     let other = Worker::sh("echo up; exec sleep 1000", Stdio::null());
     let subjects = [me(), (7, other.pid(), None)];
-    let counts = |claims: &Claims| {
-        let seen = Surveyor::default().survey(&subjects, &[&listener], claims);
+    let claims = |mine: Option<&[std::net::SocketAddr]>, others: &[std::net::SocketAddr]| {
+        let mut claims = Claims::default();
+        mine.into_iter().for_each(|mine| claims.add(1, mine.to_vec(), false));
+        claims.add(7, others.to_vec(), false);
+        claims
+    };
+    let counts = |surveyor: &Surveyor, claims: &Claims| {
+        let seen = surveyor.survey(&subjects, &[&listener], claims);
         [1, 7].map(|id| seen.worker(id).and_then(|figures| figures.open_connections))
     };
+    let new = Surveyor::default;
+    let nobodys = "192.0.2.7:4711".parse().expect("an address");
+    assert_eq!(
+        counts(&new(), &claims(Some(&peers[1..]), &[peers[0], nobodys])),
+        [Some(1), Some(1)],
+        "what nobody has counts for none"
+    );
+    // Who shows nothing is looked through first.
+    assert_eq!(counts(&new(), &claims(None, &peers)), [Some(2), Some(0)]);
+    // Two name it, or one does twice: their descriptors decide.
+    assert_eq!(counts(&new(), &claims(Some(&peers), &peers[..1])), [Some(2), Some(0)]);
+    assert_eq!(counts(&new(), &claims(Some(&[]), &[peers[0], peers[0]])), [Some(2), Some(0)]);
+    // A lie that came first is over when another page, or the end of one, contradicts it.
+    for truth in [Some(&peers[..]), None] {
+        let surveyor = new();
+        assert_eq!(counts(&surveyor, &claims(Some(&[]), &peers)), [Some(0), Some(2)]);
+        assert_eq!(counts(&surveyor, &claims(Some(&[]), &peers)), [Some(0), Some(2)]);
+        assert_eq!(counts(&surveyor, &claims(truth, &peers)), [Some(2), Some(0)], "{truth:?}");
+        assert_eq!(counts(&surveyor, &claims(Some(&[]), &peers)), [Some(2), Some(0)], "once seen, it is known");
+    }
+}
+
+#[test]
+fn among_many_pages_a_lie_about_a_connection_is_found_out_at_once() {
+    let (listener, peers, _held) = two_connections();
     let mut claims = Claims::default();
-    claims.add(7, vec![peers[0], "192.0.2.7:4711".parse().expect("an address")], false);
-    assert_eq!(counts(&claims), [Some(1), Some(1)], "and what the kernel does not know is none");
-    // Two name it: their descriptors decide.
+    (100..200).for_each(|id| claims.add(id, vec![], false));
     claims.add(1, peers.clone(), false);
-    assert_eq!(counts(&claims), [Some(2), Some(0)]);
-    claims.add(7, vec![peers[0], peers[0]], false);
-    claims.add(1, vec![], false);
-    assert_eq!(counts(&claims), [Some(2), Some(0)], "one page, twice");
+    claims.add(100, peers, false);
+    let seen = Surveyor::default().survey(&[me()], &[&listener], &claims);
+    assert_eq!(seen.worker(1).and_then(|figures| figures.open_connections), Some(2));
 }
 
 #[test]

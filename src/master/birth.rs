@@ -114,6 +114,7 @@ impl Master {
         if let Err(error) = watch(self.poll.get_ref()) {
             // A process that we cannot watch is one that we must not have; SIGCHLD tells when it can be reaped.
             let _ = child.pidfd.signal(libc::SIGKILL);
+            self.dismiss(child.pidfd);
             return Err(format!("epoll: {error}"));
         }
         self.pids.insert(child.pid, worker);

@@ -8,7 +8,7 @@ use super::processes::{Process, Token};
 use super::turn::{Brought, Master};
 use crate::pool::{Event, How, WorkerId};
 use crate::sys::descendants;
-use crate::sys::process::{Ended, Stat, own_session_and_group, reap_orphans};
+use crate::sys::process::{Ended, PidFd, Stat, of_the_first_thread, own_session_and_group, reap_orphans};
 
 /// So long systemd may take to reap a worker that an earlier master has started: less than any worker waits for its
 /// replacement.
@@ -123,6 +123,7 @@ impl Master {
         let is_left = |pid, stat: &Stat| stat.group != pid && stat.group != group;
         let has_its_own = |pid| Stat::read(pid).is_none_or(|stat| stat.session == session && !is_left(pid, &stat));
         let reaped = reap_orphans(|pid| pids.contains_key(&pid) || has_its_own(pid));
+        self.dismissed.retain(|pidfd| matches!(pidfd.wait(), Ok(None)));
         if reaped.is_ok_and(|reaped| reaped.more && !reaped.ended.is_empty()) {
             // No signal tells of those that are left: the next turn looks again.
             let _ = self.bring.send(Brought::Orphans);
@@ -157,13 +158,18 @@ impl Master {
 
     /// Whether we have a child that is no worker: an orphan that a worker left.
     fn strangers(&self) -> bool {
-        let own = std::process::id();
-        match std::fs::read_to_string(format!("/proc/self/task/{own}/children")) {
-            Ok(children) => {
-                children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).any(|pid| !self.pids.contains_key(&pid))
-            }
-            // A kernel without this file: look the long way.
-            Err(_) => true,
+        match of_the_first_thread() {
+            // The loop, which starts the workers, runs on another one: not even with a thousand of them is this a long list.
+            Some(children) => children.iter().any(|pid| !self.pids.contains_key(pid)),
+            // A kernel that does not tell: look the long way.
+            None => true,
+        }
+    }
+
+    /// Reaps a process that we have started and that is no worker's any more, now or when it ends.
+    pub(super) fn dismiss(&mut self, pidfd: PidFd) {
+        if matches!(pidfd.wait(), Ok(None)) {
+            self.dismissed.push(pidfd);
         }
     }
 
@@ -182,7 +188,6 @@ impl Master {
         let _ = poll.remove(&process.pidfd);
         for (pid, pidfd) in &process.former {
             self.pids.remove(pid);
-            let _ = pidfd.wait();
             let _ = poll.remove(pidfd);
         }
         let _ = poll.remove(&process.notify);
@@ -195,6 +200,9 @@ impl Master {
             && let Err(error) = cgroups.remove(group)
         {
             self.warn(format!("the control group of worker {worker} stays: {error}"));
+        }
+        for (_, pidfd) in process.former {
+            self.dismiss(pidfd);
         }
     }
 }

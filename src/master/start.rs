@@ -42,6 +42,7 @@ use crate::sys::poll::Poll;
 use crate::sys::process;
 use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
+use crate::sys::thread;
 
 /// The signals that the master serves.
 pub(super) const SIGNALS: [i32; 9] = [
@@ -92,7 +93,8 @@ pub fn run(options: Options) -> ExitCode {
         }
     };
     let journal = journal::start(&name);
-    let result = begin(options, &name, &journal, left);
+    // The kernel gives orphans to the first thread: there, and among them alone, they are found at once.
+    let result = thread::aside("ratoon-loop", || begin(options, &name, &journal, left));
     let code = match result {
         Ok(code) => code,
         Err(why) => {
@@ -320,7 +322,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
 fn keep_a_thread(runtime: &tokio::runtime::Runtime) -> Result<(), String> {
     let none = |error| format!("cannot start a thread: {error}; raise TasksMax= or the user's limit of processes (ulimit -u)");
     // Asked in a way that may be refused.
-    crate::sys::thread::spawn("ratoon-first", 64 * 1024, || {}).map_err(none)?;
+    thread::spawn("ratoon-first", 64 * 1024, || {}).map_err(none)?;
     drop(runtime.spawn_blocking(|| {}));
     Ok(())
 }
@@ -452,6 +454,7 @@ impl Master {
             surveyor: Surveyor::default(),
             started_at,
             child_ended: false,
+            dismissed: Vec::new(),
             wear_at: now,
             orphans: Orphans::default(),
             program,

@@ -32,6 +32,7 @@ use crate::pool::{Action, Event, Number, Pool, Settings, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
 use crate::status::tree::{Failure, Request};
 use crate::sys::poll::Poll;
+use crate::sys::process::PidFd;
 use crate::sys::signals::SignalFd;
 use crate::sys::spawn::{ErrorPipe, SpawnError};
 
@@ -120,6 +121,8 @@ pub struct Master {
     pub(super) started_at: SystemTime,
     /// A child has ended; whether it was an orphan is looked at when there is nothing more urgent.
     pub(super) child_ended: bool,
+    /// Processes that we have started, have no use for, and have not reaped yet.
+    pub(super) dismissed: Vec<PidFd>,
     /// When the workers' wear is looked at next.
     pub(super) wear_at: Instant,
     /// Workers that an earlier program left and that nothing else is known of.

@@ -14,8 +14,8 @@ use super::spawn::{block_everything, pointers, restore};
 /// Replaces the program of this process; returns only when that failed, and why.
 ///
 /// `carried` stay open, under their numbers; every other descriptor of ours is close-on-exec. All other threads end
-/// at once, so call it from the first thread only: the kernel tells children of a parent thread's end
-/// (`PR_SET_PDEATHSIG`).
+/// at once, so call it from the thread that has started the workers: the kernel tells children of the end of such a thread
+/// (`PR_SET_PDEATHSIG`). It becomes the first thread of the new program, and they are its children there.
 pub fn replace(path: &CString, argv: &[CString], env: &[CString], carried: &[BorrowedFd<'_>]) -> io::Error {
     let (argv, env) = (pointers(argv), pointers(env));
     let mask = match block_everything() {

@@ -283,7 +283,7 @@ const REAPED_AT_ONCE: usize = 256;
 /// [`PidFd::wait`], and whatever another thread has started and waits for.
 pub fn reap_orphans(mut is_known: impl FnMut(u32) -> bool) -> io::Result<Reaped> {
     let mut reaped = Reaped::default();
-    let Some(children) = children() else { return reap_one_by_one(is_known) };
+    let Some(children) = of_the_first_thread() else { return reap_one_by_one(is_known) };
     for pid in children {
         if reaped.ended.len() == REAPED_AT_ONCE {
             reaped.more = true;
@@ -298,18 +298,13 @@ pub fn reap_orphans(mut is_known: impl FnMut(u32) -> bool) -> io::Result<Reaped>
     Ok(reaped)
 }
 
-/// All children of all our threads; `None` on kernels that don't tell (no CONFIG_PROC_CHILDREN).
-fn children() -> Option<Vec<u32>> {
-    let mut all = Vec::new();
-    for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
-        match std::fs::read_to_string(task.path().join("children")) {
-            Ok(text) => all.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok())),
-            // A thread that has just ended has given its children to another one; they are seen the next time.
-            Err(_) if !task.path().exists() => {}
-            Err(_) => return None,
-        }
-    }
-    Some(all)
+/// The children of our first thread: every process that we have adopted, for the kernel gives those to the first thread that
+/// lives, and what the first thread itself or a thread that has ended since has started; nothing that another thread has.
+/// `None` on kernels that don't tell (no CONFIG_PROC_CHILDREN). Takes the longer the more there are.
+pub fn of_the_first_thread() -> Option<Vec<u32>> {
+    let own = std::process::id();
+    let text = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).ok()?;
+    Some(text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
 /// The long way: the kernel shows one ended child at a time, and the same again until it is reaped.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 /// Starts a named thread (≤ 15 bytes of the name are shown by the kernel) that blocks all signals; `stack` is in bytes.
@@ -28,9 +29,29 @@ pub fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> 
     started
 }
 
+/// Does something on another thread, which has the signal mask of this one, and waits for it; on this thread where the kernel
+/// gives no other.
+pub fn aside<T: Send>(name: &str, body: impl FnOnce() -> T + Send) -> T {
+    let (body, result) = (Mutex::new(Some(body)), Mutex::new(None));
+    let run = || {
+        let body = held(&body).take();
+        *held(&result) = body.map(|body| body());
+    };
+    std::thread::scope(|scope| match Builder::new().name(name.to_owned()).spawn_scoped(scope, run) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(_) => run(),
+    });
+    let result = held(&result).take();
+    result.unwrap_or_else(|| unreachable!("it has run here or there, and has not panicked"))
+}
+
+fn held<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::spawn;
+    use super::{aside, spawn};
 
     fn blocked() -> String {
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("procfs");
@@ -51,5 +72,16 @@ mod tests {
         assert_eq!(mask & (1 << 14), 1 << 14, "{inside}");
         assert_eq!(mask & 1, 1, "{inside}");
         assert_eq!(blocked(), before);
+    }
+
+    #[test]
+    fn what_is_done_aside_is_done_on_another_thread_with_the_same_mask() {
+        let (here, before) = (std::thread::current().id(), blocked());
+        let local = 7;
+        let (there, mask, result) = aside("ratoon-test", || (std::thread::current().id(), blocked(), local + 1));
+        assert_ne!(there, here);
+        assert_eq!((mask, result), (before, 8));
+        let panicked = std::panic::catch_unwind(|| aside("ratoon-test", || std::panic::resume_unwind(Box::new("why"))));
+        assert_eq!(panicked.map_err(|why| why.downcast_ref::<&str>().copied()), Err::<(), _>(Some("why")));
     }
 }

@@ -10,7 +10,7 @@ use crate::master::cgroup::Stray;
 use crate::master::journal::{Level, Record};
 use crate::master::turn::Master;
 use crate::sys::descendants;
-use crate::sys::process::{PidFd, Stat, own_session_and_group};
+use crate::sys::process::{PidFd, Stat, of_the_first_thread, own_session_and_group};
 
 /// Workers without a place in the pool.
 #[derive(Default)]
@@ -28,11 +28,10 @@ impl Orphans {
     /// The children of this process that were workers of an earlier program, and the workers whose descriptors a dead master
     /// has left.
     pub fn find(fds: &mut Incoming) -> Orphans {
-        let own = std::process::id();
-        let children = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
         let session = own_session_and_group().0;
         let mut orphans = Orphans::default();
-        for pid in children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()) {
+        // Whatever thread of an earlier program has started them: now they are the first one's.
+        for pid in of_the_first_thread().unwrap_or_default() {
             let is_worker = Stat::read(pid).is_some_and(|stat| stat.session != session && stat.state != b'Z');
             let (true, Ok(pidfd)) = (is_worker, PidFd::open(pid)) else { continue };
             orphans.last_worker = orphans.last_worker.max(descendants::mark(pid).unwrap_or(0));

@@ -147,6 +147,26 @@ fn orphans_are_reaped_and_workers_statuses_are_not_stolen() {
     assert_eq!(guard.0.wait().unwrap(), Some(KILLED));
 }
 
+/// What the master relies on: its loop starts the workers from another thread, so that of a thousand children those that it has
+/// adopted are a short list.
+#[test]
+fn orphans_are_the_first_thread_s_and_what_another_one_starts_is_not() {
+    if !alone("sys::process::tests::orphans_are_the_first_thread_s_and_what_another_one_starts_is_not") {
+        return;
+    }
+    crate::sys::thread::aside("ratoon-test", || {
+        let (worker, guard, mut orphans) = a_dead_worker_and_its_orphans();
+        let mut found = of_the_first_thread().expect("a kernel that tells");
+        found.sort_unstable();
+        orphans.sort_unstable();
+        assert_eq!(found, orphans);
+        assert!(!found.contains(&worker));
+        assert_eq!(reap_orphans(|_| false).unwrap().ended.len(), 3);
+        assert!(of_the_first_thread().unwrap().is_empty());
+        assert_eq!(guard.0.wait().unwrap(), Some(KILLED), "reaped by whom it belongs to");
+    });
+}
+
 #[test]
 fn the_same_without_a_list_of_children() {
     if !alone("sys::process::tests::the_same_without_a_list_of_children") {

@@ -2,8 +2,8 @@
 
 Law: everything is made below target/, but for Debian's packages, which are asked for and installed by apt."""
 
+import glob
 import os
-import shutil
 import subprocess
 import sys
 
@@ -21,8 +21,14 @@ SPAWN = os.path.join(PLACE, "spawn")
 
 NPM = {"flora-cluster": "2.0.2", "pm2": "7.0.4"}
 PIP = {"gunicorn": "27.0.1", "uvicorn": "0.54.0"}
-# Command, and the package of Debian 12 that has it; the version is the distribution's and is written into the result.
-APT = {"puma": "puma", "nginx": "nginx-light", "start_server": "libserver-starter-perl"}
+# The packages of Debian that have the peer; the version is that of the first and is written into the result.
+APT = {
+    "puma": ["puma"],
+    "nginx": ["nginx-light"],
+    "start_server": ["libserver-starter-perl"],
+    "uwsgi": ["uwsgi-core", "uwsgi-plugin-python3"],
+    "php-fpm": ["php-fpm", "nginx-light"],
+}
 
 
 def run(*command, **options):
@@ -55,11 +61,22 @@ def have(peers):
             if not os.path.exists(pip("python")):
                 run("/usr/bin/python3", "-m", "venv", os.path.join(PLACE, "venv"))
             run(pip("pip"), "install", "--quiet", "--disable-pip-version-check", f"{name}=={PIP[name]}")
-        if name in APT and not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin"):
+        if name in APT and not all(map(installed, APT[name])):
             sudo = () if os.geteuid() == 0 else ("sudo",)
             run(*sudo, "apt-get", "update", "-q")
             quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            run(*sudo, "apt-get", "install", "-y", "-q", "--no-install-recommends", APT[name], env=quiet)
+            run(*sudo, "apt-get", "install", "-y", "-q", "--no-install-recommends", *APT[name], env=quiet)
+
+
+def installed(package):
+    """The version of a package of Debian, or nothing."""
+    asked = subprocess.run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}${Version}", package], capture_output=True, text=True)
+    return asked.stdout.strip()[2:].strip() if asked.stdout.startswith("ii") else ""
+
+
+def php_fpm():
+    """Its name has its version in it."""
+    return sorted(glob.glob("/usr/sbin/php-fpm*"))[-1]
 
 
 def npm(name):
@@ -75,8 +92,7 @@ def versions(peers):
     found = {name: (NPM | PIP).get(name) for name in peers if name in NPM or name in PIP}
     for name in peers:
         if name in APT:
-            asked = subprocess.run(["dpkg-query", "-W", "-f", "${Version}", APT[name]], capture_output=True, text=True)
-            found[name] = asked.stdout.strip()
+            found[name] = installed(APT[name][0])
     toml = open(os.path.join(ROOT, "Cargo.toml")).read()
     found["ratoon"] = toml.split('version = "', 1)[1].split('"', 1)[0]
     return found

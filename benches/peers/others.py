@@ -1,7 +1,9 @@
 """The peers: each as its own documentation says, with its own kind of worker, which answers as little as ours does.
 
 Where a setting helps or hurts it is said here: gunicorn with threads (its plain worker keeps no connection), Puma without
-preload and by phased restart, PM2 with --wait-ready, Server::Starter with one worker and --interval=1, its own default."""
+preload and by phased restart, PM2 with --wait-ready, Server::Starter with one worker and --interval=1, its own default,
+uWSGI with --http11-socket (else it closes each connection without a word), PHP-FPM behind nginx and with
+process_control_timeout, without which it cuts off its requests."""
 
 import contextlib
 import os
@@ -44,6 +46,32 @@ class FloraCluster(Peer):
 
     def command(self):
         return ["node", "master.js"]
+
+
+class NodeCluster(Peer):
+    """Node.js' own module, with its own way of sharing: the master accepts, and hands each connection to a worker."""
+
+    name = "node cluster"
+    files = {
+        "app.js": "const cluster = require('cluster');\n"
+        "if (cluster.isPrimary) for (let i = 0; i < %(workers)d; i++) cluster.fork();\nelse {\n" + NODE + "server.listen(%(port)d, '127.0.0.1');\n}\n"
+    }
+
+    def command(self):
+        return ["node", "app.js"]
+
+
+class NodeAlone(Peer):
+    """The same server without a master."""
+
+    name = "node alone"
+    files = {"app.js": NODE + "server.listen(%(port)d, '127.0.0.1');\n"}
+
+    def command(self):
+        return ["node", "app.js"]
+
+    def pids(self):
+        return [self.pid]
 
 
 class Pm2(Peer):
@@ -140,7 +168,66 @@ class Nginx(Peer):
         return ["/usr/sbin/nginx", "-c", os.path.join(self.directory, "nginx.conf")]
 
 
-PEERS = {kind.name: kind for kind in (FloraCluster, Pm2, Gunicorn, Puma, ServerStarter, Nginx)}
+class Uwsgi(Peer):
+    name = "uwsgi"
+    files = {"app.py": Gunicorn.files["app.py"].replace("def app(", "def application(")}
+
+    def command(self):
+        uwsgi = ["uwsgi-core", "--plugins", "python3", "--http11-socket", f"127.0.0.1:{self.port}", "--wsgi-file", "app.py"]
+        return [*uwsgi, "--master", "--workers", self.workers, "--lazy-apps", "--need-app", "--die-on-term", "--disable-logging"]
+
+    def until_serving(self):
+        super().until_serving()
+        self.until_said(1)
+
+    def until_reloaded(self, before):
+        super().until_reloaded(before)
+        self.generations += 1
+        self.until_said(self.generations)
+
+    def until_said(self, generations):
+        """A SIGHUP before all workers of a generation have said that they are ready is lost."""
+        self.generations = generations
+
+        def said():
+            with open(self.log.name, errors="replace") as log:
+                return log.read().count("WSGI app 0 ") >= self.workers * generations
+
+        machine.until(said, "uWSGI's workers")
+
+
+class PhpFpm(Peer):
+    """PHP-FPM is what is reloaded; the nginx in front of it is only its door."""
+
+    name = "php-fpm"
+    files = {
+        "index.php": "<?php header('Content-Type: text/plain'); echo \"hello\\n\";\n",
+        "fpm.conf": "[global]\ndaemonize = no\nerror_log = %(directory)s/fpm.log\nprocess_control_timeout = 10s\n"
+        "[www]\nlisten = %(directory)s/fpm\nlisten.backlog = 4096\nuser = root\ngroup = root\n"
+        "pm = static\npm.max_children = %(workers)d\n",
+        "nginx.conf": "user root;\n" + Nginx.files["nginx.conf"].replace(
+            "location / { return 200 'hello\\n'; }",
+            "location / { fastcgi_pass unix:%(directory)s/fpm; fastcgi_param SCRIPT_FILENAME %(directory)s/index.php; fastcgi_param REQUEST_METHOD GET; }",
+        ),
+    }
+
+    def begin(self):
+        super().begin()
+        nginx = ["/usr/sbin/nginx", "-c", os.path.join(self.directory, "nginx.conf")]
+        self.door = machine.start(nginx, cwd=self.directory, stdout=self.log, stderr=self.log)
+
+    def command(self):
+        return [build.php_fpm(), "--allow-to-run-as-root", "--fpm-config", "fpm.conf"]
+
+    def reload(self):
+        os.kill(self.pid, signal.SIGUSR2)
+
+    def end(self):
+        machine.end(self.door)
+        super().end()
+
+
+PEERS = {kind.name: kind for kind in (FloraCluster, Pm2, Gunicorn, Puma, ServerStarter, Nginx, Uwsgi, PhpFpm)}
 
 
 def those(wanted, *names):

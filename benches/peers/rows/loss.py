@@ -3,6 +3,7 @@
 Every kind of failure counts, a kept connection that is closed under its client (stale keep-alive) among them. Ratoon has
 so many reloads and requests as are asked for, whichever takes longer; a peer has fewer, told per million."""
 
+import threading
 import time
 
 import machine
@@ -13,17 +14,16 @@ from masters import Ratoon
 
 KEY = "loss"
 TITLE = "lost requests over reloads"
-CLIENTS = ["--new", "16", "--keep-alive", "16"]
+KINDS = {"new": "new connections", "keep-alive": "kept connections, stale ones included"}
 
 
-def under_reloads(competitor, reloads, requests, seconds):
+def under_reloads(competitor, clients, reloads, requests, seconds):
     """What was counted, and how many reloads there were; a slow one has at least the time."""
-    competitor.start()
-    load = Load(competitor.port, *CLIENTS, "--progress", "0.5")
+    load = Load(competitor.port, f"--{clients}", "32", "--progress", "0.5")
     progress = Progress(load.process.stderr)
     began, done = time.monotonic(), 0
     late = ""
-    while done < reloads or progress.requests < 2 * requests:
+    while done < reloads or progress.requests < requests:
         if time.monotonic() - began > seconds:
             break
         before = set(competitor.pids())
@@ -31,12 +31,13 @@ def under_reloads(competitor, reloads, requests, seconds):
         try:
             competitor.until_reloaded(before)
         except TimeoutError:
-            late = "; a reload did not end"
+            late = "a reload did not end"
             break
         done += 1
         # Kept connections come to rest between two, so that an idle one may be closed under its client.
-        spare = requests and (seconds - (time.monotonic() - began)) / 4
-        time.sleep(min(max(spare / max(reloads - done, 1), 0.02), 0.2) if requests else 0.05)
+        rate = progress.requests / max(time.monotonic() - began, 0.5)
+        spare = max(requests - progress.requests, 0) / max(rate, 1) / max(reloads - done, 1)
+        time.sleep(min(max(spare, 0.02), 0.5) if requests else 0.05)
     return load.stop(), done, late
 
 
@@ -44,8 +45,6 @@ class Progress:
     """The requests so far, as the load says them now and then."""
 
     def __init__(self, stream):
-        import threading
-
         self.requests = 0
         threading.Thread(target=self.read, args=(stream,), daemon=True).start()
 
@@ -58,30 +57,31 @@ class Progress:
 
 def measure(bench):
     requests = bench.args.requests or (5_000 if bench.quick else 1_000_000)
-    names = ("flora-cluster", "pm2", "gunicorn", "puma", "start_server", "nginx")
+    names = ("flora-cluster", "pm2", "gunicorn", "puma", "uwsgi", "php-fpm", "start_server", "nginx")
     plan = [(Ratoon, 5 if bench.quick else 100, requests, 20 if bench.quick else 900)]
-    plan += [(kind, 5 if bench.quick else 20, 0, 20 if bench.quick else round(60 * bench.args.share)) for kind in others.those(bench.peers, *names)]
-    rows = {"new": [], "keep-alive": []}
+    plan += [(kind, 5 if bench.quick else 20, 0, 10 if bench.quick else round(30 * bench.args.share)) for kind in others.those(bench.peers, *names)]
+    rows = {clients: [] for clients in KINDS}
     detail = {}
     for kind, reloads, wanted, seconds in plan:
-        with machine.place() as directory:
-            competitor = kind(directory, 4)
-            try:
-                result, done, late = under_reloads(competitor, reloads, wanted, seconds)
-            finally:
-                competitor.end()
-        detail[kind.name] = {"reloads": done, "note": late}
-        for name, found in rows.items():
-            counts = result["classes"][name]
+        detail[kind.name] = {}
+        for clients, found in rows.items():
+            with machine.place() as directory:
+                competitor = kind(directory, 4)
+                try:
+                    competitor.start()
+                    result, done, late = under_reloads(competitor, clients, reloads, wanted, seconds)
+                finally:
+                    competitor.end()
+            counts = result["classes"][clients]
             found.append((kind.name, per_million(counts)))
             keep = ("answered", "failed", "failures", "announced_closes")
-            detail[kind.name][name] = {key: counts[key] for key in keep}
+            detail[kind.name][clients] = {"reloads": done, "note": late, **{key: counts[key] for key in keep}}
         bench.say(f"{kind.name}: {detail[kind.name]}")
     figures = []
-    for name, what in (("new", "new connections"), ("keep-alive", "kept connections, stale ones included")):
-        (_, ours), *beside = rows[name]
-        mine = detail["ratoon"][name]
+    for clients, what in KINDS.items():
+        (_, ours), *beside = rows[clients]
+        mine = detail["ratoon"][clients]
         total = mine["answered"] + mine["failed"]
-        text = f"lost of a million requests, {what}; Ratoon: {mine['failed']} of {total:,} over {detail['ratoon']['reloads']} reloads"
+        text = f"lost of a million requests, {what}; Ratoon: {mine['failed']} of {total:,} over {mine['reloads']} reloads"
         figures.append(figure(text, "", ours, beside, reach="0", met=mine["failed"] == 0, detail=detail))
     return figures

@@ -68,7 +68,7 @@ def orphan():
     say(&victim, b"STATUS=end of lies").expect("root is heard");
     let status = wait_for_status_text(&master, 1, "end of lies");
     assert_eq!((&status["workers_ready"], &workers(&status)[1]["state"]), (&1.into(), &"starting".into()), "{status:#}");
-    assert!(master.log().contains("a message that worker 1 sent in its name"), "{}", master.log());
+    master.wait_for_log("a message that worker 1 sent in its name");
     // Its own children speak for it, whatever they did to their ancestry.
     puppet.run("child_of_its_own(lambda: say(b'STATUS=my child'))");
     wait_for_status_text(&master, 0, "my child");
@@ -96,7 +96,7 @@ answer = os.waitpid(child(become_nobody), 0)[1]";
     assert_eq!(puppet.run(forge), "0", "a stranger could open the socket");
     puppet.run("say(b'STATUS=true')");
     wait_for_status_text(&master, 0, "true");
-    assert!(master.log().contains("worker 1: ignored a message of user 65534"), "{}", master.log());
+    master.wait_for_log("worker 1: ignored a message of user 65534");
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn what_is_no_message_changes_nothing() {
     assert_eq!(status["workers_ready"], 1, "{status:#}");
     let text = workers(&status)[1]["status"].as_str().unwrap_or_default();
     assert!(!text.contains(char::is_control), "{text:?}");
-    assert!(master.log().contains("more than 4096 bytes"), "{}", master.log());
+    master.wait_for_log("more than 4096 bytes");
     // As long as PID 1 takes it.
     let longest = [b"STATUS=".as_slice(), &[b'y'; 4089]].concat();
     say(&victim, &longest).expect("root is heard");
@@ -247,7 +247,7 @@ fn a_main_process_is_one_of_the_worker_s_own() {
     puppet.run("say(b'STATUS=still me')");
     let status = wait_for_status_text(&master, 0, "still me");
     assert_eq!(pids(&status), own, "{status:#}");
-    assert!(master.log().contains("MAINPID= is not followed"), "{}", master.log());
+    master.wait_for_log("MAINPID= is not followed");
 
     // Not more of them at once than are worth a descriptor each.
     let before = meter::descriptors(master.pid);

@@ -317,6 +317,6 @@ fn two_thousand_million_descriptors_are_announced_and_one_is_there() {
     place.program("v1/worker", "#!/bin/sh\nexec sleep 1000\n");
     let plan = place.pool("count = 1\nready = 'running'\nsettle = '10ms'", "").socket("web", web);
     let master = plan.shell("export LISTEN_FDS=2000000000; LISTEN_PID=$$ exec \"$0\" \"$@\"").start();
-    assert!(master.log().contains("LISTEN_FDS=2000000000"), "{}", master.log());
+    master.wait_for_log("LISTEN_FDS=2000000000");
     assert_eq!(master.status()["sockets"][0]["name"], "web");
 }

@@ -113,7 +113,7 @@ fn a_worker_that_leaves_is_replaced_at_once() {
 fn replaced_by_watchdog(master: &Master) {
     let status = master.wait("replaced", |status| status["workers_ready"] == 1 && status["worker_crashes"] == 1);
     assert_eq!(last_failure(&status)["how"], "watchdog", "{status:#}");
-    assert!(master.log().contains("watchdog"), "{}", master.log());
+    master.wait_for_log("watchdog");
 }
 
 #[test]

@@ -119,12 +119,13 @@ fn an_address_that_cannot_be_had_ends_the_start_with_the_reason() {
     let _alive = UnixListener::bind(&path).expect("a socket");
     let master = place.pool("count = 1", "").listen(&address).launch();
     assert_eq!(master.end().code(), Some(1));
-    assert!(master.log().contains(&address) && master.log().contains("another process has this port"), "{}", master.log());
+    master.wait_for_log(&address);
+    master.wait_for_log("another process has this port");
 
     let place = Place::new();
     let master = place.pool("count = 1", "").listen(path.to_str().expect("text")).launch();
     assert_eq!(master.end().code(), Some(1));
-    assert!(master.log().contains("another process listens there"), "{}", master.log());
+    master.wait_for_log("another process listens there");
     assert!(UnixStream::connect(&path).is_ok(), "the other's socket was removed");
 }
 

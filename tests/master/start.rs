@@ -158,7 +158,7 @@ fn with_no_worker_ready_for_too_long_it_gives_up() {
     let master = place.pool("count = 1", "[restart]\ninitial = '1ms'\nmax = '5ms'\ngive_up = '300ms'").launch();
     let ended = master.end();
     assert_eq!(ended.code(), Some(1), "{ended}\n{}", master.log());
-    assert!(master.log().contains("restart.give_up"), "{}", master.log());
+    master.wait_for_log("restart.give_up");
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn it_runs_without_systemd_and_says_what_to_do_next() {
     assert!(master.get("/").contains("generation 1"));
     master.wait_for_log("reload shoot");
     let address = master.address();
-    assert!(master.log().contains(&address), "{}", master.log());
+    master.wait_for_log(&address);
 }
 
 #[test]
@@ -201,7 +201,8 @@ fn a_command_that_is_missing_does_not_start() {
     place.write("pool.toml", "[worker]\ncommand = ['/no/such/program']\n");
     let master = Plan::new(place).launch();
     assert_eq!(master.end().code(), Some(1));
-    assert!(master.log().contains("/no/such/program") && master.log().contains("No such file or directory"), "{}", master.log());
+    master.wait_for_log("/no/such/program");
+    master.wait_for_log("No such file or directory");
 }
 
 #[test]

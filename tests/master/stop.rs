@@ -83,7 +83,7 @@ fn after_the_stop_timeout_everything_of_a_worker_is_killed() {
     assert_eq!(master.end().code(), Some(0), "{}", master.log());
     let left: Vec<_> = children.into_iter().chain(pids(&status)).filter(|pid| processes::lives(*pid)).collect();
     assert!(left.is_empty(), "{left:?} live on");
-    assert!(master.log().contains("did not stop in time"), "{}", master.log());
+    master.wait_for_log("did not stop in time");
 }
 
 #[test]
@@ -209,7 +209,8 @@ fn a_failing_before_shutdown_is_said_and_does_not_keep_it_from_ending() {
     let master = place.pool("count = 1", tables).start();
     master.signal(Signal::TERM);
     assert_eq!(master.end().code(), Some(0));
-    assert!(master.log().contains("out of order") && master.log().contains("exit 3"), "{}", master.log());
+    master.wait_for_log("out of order");
+    master.wait_for_log("exit 3");
 }
 
 #[test]

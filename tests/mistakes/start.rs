@@ -96,6 +96,7 @@ fn the_socket_unit_is_missing() {
     let place = Place::new();
     place.program("v1/worker", "#!/bin/sh\nexec sleep 1000\n");
     let alone = place.pool("count = 1\nready = 'running'", "").without_systemd().listens_nowhere().start();
+    alone.wait_for_log("no listening socket");
     let by_hand = lines(&plain(&alone.place, &alone.log()), &["no listening socket"]);
     recorded!("no_socket", format!("{under_systemd}{by_hand}"));
 }

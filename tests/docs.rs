@@ -89,6 +89,22 @@ fn every_path_of_the_control_socket_is_in_its_page() {
 }
 
 #[test]
+fn every_event_and_its_fields_are_in_its_page() {
+    let source = read("src/control/messages.rs");
+    let named = between(&source, "pub fn name(&self)", "\n    }\n").next().expect("the names");
+    let mut words: Vec<_> = between(named, "=> \"", "\"").map(str::to_owned).collect();
+    assert!(words.len() >= 6, "{words:?}");
+    for name in ["SummaryMessage", "WorkerMessage", "ExitMessage", "ReloadMessage", "Started", "Lagged"] {
+        let fields = between(&source, &format!("struct {name} {{\n"), "\n}\n").next().expect("its fields").to_owned();
+        let fields =
+            fields.lines().filter_map(|line| Some(line.trim().trim_start_matches("pub ").split_once(": ")?.0.to_owned()));
+        words.extend(fields.filter(|field| !field.starts_with('/')));
+    }
+    assert!(words.len() > 25, "{words:?}");
+    page_names("ratoon.1", &words);
+}
+
+#[test]
 fn every_member_on_the_bus_is_in_its_page() {
     let source = read("systemd/dbus/org.ratoon1.xml");
     let members = ["<method name=\"", "<signal name=\"", "<property name=\"", "<interface name=\""];

@@ -26,8 +26,12 @@ pub struct Board {
     taken: Box<[AtomicU64]>,
 }
 
+/// A slot's words: their number is known, so no place in it needs to be checked.
+type Slot = [AtomicU64; slot::WORDS];
+
 /// `CLOCK_MONOTONIC` in nanoseconds, as of the kernel's last tick: some milliseconds are enough for a display, and this
 /// reading costs a tenth of the exact one.
+#[inline]
 pub fn now() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
@@ -94,9 +98,13 @@ impl Board {
         None
     }
 
-    fn slot(&self, number: usize) -> &[AtomicU64] {
-        let at = self.geometry.slots_at + number * self.geometry.slot_words;
-        &self.words[at..at + slot::WORDS]
+    /// Where a slot begins, in words.
+    fn slot_at(&self, number: usize) -> usize {
+        self.geometry.slots_at + number * self.geometry.slot_words
+    }
+
+    fn slot(&self, number: usize) -> &Slot {
+        self.words[self.slot_at(number)..].first_chunk().expect("the page's geometry was checked")
     }
 
     /// What is shown now; for this process itself. (The master reads with no trust in the writer.)
@@ -160,7 +168,10 @@ pub struct Connection {
     board: Arc<Board>,
     /// `None`: no slot was free; it is counted, but not shown.
     number: Option<usize>,
-    peer: Option<IpAddr>,
+    /// Where the slot begins, in words.
+    at: usize,
+    /// The peer's address as a slot has it: its family and its words.
+    peer: (u64, [u64; 2]),
 }
 
 /// What is shown of a request when it begins.
@@ -202,6 +213,7 @@ impl Connection {
     fn show(board: Arc<Board>, peer: Option<SocketAddr>) -> Self {
         let number = board.take_slot();
         let words = &board.words;
+        let address = address_words(peer.map(|peer| peer.ip()));
         if let Some(number) = number {
             let slot = board.slot(number);
             for word in [slot::IDLE_SINCE, slot::REQUESTS, slot::BYTES_READ, slot::BYTES_WRITTEN, slot::REQUEST] {
@@ -211,8 +223,8 @@ impl Connection {
             write(slot, |slot| {
                 slot[slot::START].store(accepted, Relaxed);
                 let port = peer.map_or(0, |peer| u64::from(peer.port()) << 16);
-                let family = store_address(&slot[slot::PEER_ADDRESS..], peer.map(|peer| peer.ip()));
-                slot[slot::PEER].store(family | port, Relaxed);
+                store_address(&slot[slot::PEER_ADDRESS..], address.1);
+                slot[slot::PEER].store(address.0 | port, Relaxed);
             });
             slot[slot::IDLE_SINCE].store(accepted, Relaxed);
             slot[slot::STATE].store(slot::IDLE, Release);
@@ -220,23 +232,28 @@ impl Connection {
         } else {
             words[header::UNLISTED].fetch_add(1, Relaxed);
         }
-        Connection { board, number, peer: peer.map(|peer| peer.ip()) }
+        let at = board.slot_at(number.unwrap_or(0));
+        Connection { board, number, at, peer: address }
     }
 
-    fn slot(&self) -> Option<&[AtomicU64]> {
-        self.number.map(|number| self.board.slot(number))
+    #[inline]
+    fn slot(&self) -> Option<&Slot> {
+        self.number.and_then(|_| self.board.words.get(self.at..)?.first_chunk())
     }
 
     /// Bytes came from the peer. Only the connection's own task calls it.
+    #[inline]
     pub fn read(&self, bytes: usize) {
         self.add(header::BYTES_READ, slot::BYTES_READ, bytes);
     }
 
     /// Bytes went to the peer. Only the connection's own task calls it.
+    #[inline]
     pub fn wrote(&self, bytes: usize) {
         self.add(header::BYTES_WRITTEN, slot::BYTES_WRITTEN, bytes);
     }
 
+    #[inline]
     fn add(&self, total: usize, own: usize, bytes: usize) {
         self.board.words[total].fetch_add(bytes as u64, Relaxed);
         if let Some(slot) = self.slot() {
@@ -245,6 +262,7 @@ impl Connection {
     }
 
     /// A request's head has come; gives the request's number on this connection, from 1.
+    #[inline]
     pub fn begin(&self, head: Head<'_>) -> u64 {
         self.board.words[header::REQUESTS].fetch_add(1, Relaxed);
         let Some(slot) = self.slot() else { return 0 };
@@ -255,7 +273,8 @@ impl Connection {
             slot[slot::REQUESTS].store(number, Relaxed);
             slot[slot::REQUEST].store(Stage::Processing as u64, Relaxed);
             slot[slot::REQUEST_START].store(began, Relaxed);
-            let family = store_address(&slot[slot::CLIENT_ADDRESS..], self.peer);
+            let (family, address) = self.peer;
+            store_address(&slot[slot::CLIENT_ADDRESS..], address);
             let shape = method.len() as u64 | u64::from(head.version) << 8 | family << 16 | (url.len() as u64) << 32;
             slot[slot::REQUEST_SHAPE].store(shape, Relaxed);
             store_text(&slot[slot::METHOD..], method.as_bytes());
@@ -267,6 +286,7 @@ impl Connection {
     }
 
     /// The request goes on, or is over.
+    #[inline]
     pub fn stage(&self, stage: Stage) {
         let Some(slot) = self.slot() else { return };
         slot[slot::REQUEST].store(stage as u64, Relaxed);
@@ -280,7 +300,8 @@ impl Connection {
     /// a request that isn't the last one any more is left alone.
     pub fn set_client(&self, number: u64, client: IpAddr) {
         self.describe(number, |slot| {
-            let family = store_address(&slot[slot::CLIENT_ADDRESS..], Some(client));
+            let (family, address) = address_words(Some(client));
+            store_address(&slot[slot::CLIENT_ADDRESS..], address);
             let shape = slot[slot::REQUEST_SHAPE].load(Relaxed) & !(0xff << 16);
             slot[slot::REQUEST_SHAPE].store(shape | family << 16, Relaxed);
         });
@@ -299,7 +320,7 @@ impl Connection {
         true
     }
 
-    fn describe(&self, number: u64, change: impl FnOnce(&[AtomicU64])) {
+    fn describe(&self, number: u64, change: impl FnOnce(&Slot)) {
         let Some(slot) = self.slot() else { return };
         write(slot, |slot| {
             if slot[slot::REQUESTS].load(Relaxed) == number {
@@ -320,7 +341,8 @@ impl Drop for Connection {
 
 /// Changes guarded words: the sequence is odd meanwhile. Two threads can only meet here when a handler describes its
 /// request while the connection goes on to the next one; the second waits for some stores of the first.
-fn write<T>(slot: &[AtomicU64], change: impl FnOnce(&[AtomicU64]) -> T) -> T {
+#[inline]
+fn write<T>(slot: &Slot, change: impl FnOnce(&Slot) -> T) -> T {
     let sequence = &slot[slot::SEQUENCE];
     let mut even = sequence.load(Relaxed) & !1;
     let mut tries = 0;
@@ -341,21 +363,24 @@ fn write<T>(slot: &[AtomicU64], change: impl FnOnce(&[AtomicU64]) -> T) -> T {
     result
 }
 
+#[inline]
 fn store_text(words: &[AtomicU64], text: &[u8]) {
     let (whole, rest) = text.as_chunks();
     for (word, bytes) in words.iter().zip(whole) {
         word.store(u64::from_ne_bytes(*bytes), Relaxed);
     }
-    if let (Some(word), false) = (words.get(whole.len()), rest.is_empty()) {
-        // Byte by byte: a copy of a length that the compiler cannot know is a call.
-        let mut last = [0; 8];
-        last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        word.store(u64::from_ne_bytes(last), Relaxed);
-    }
+    let Some(word) = words.get(whole.len()).filter(|_| !rest.is_empty()) else { return };
+    // A copy of a length that the compiler cannot know is a call. So of a longer text the last eight bytes, less those that are
+    // stored already; of a short one byte by byte.
+    let last = match text.last_chunk() {
+        Some(last) => u64::from_le_bytes(*last) >> (8 * (8 - rest.len())),
+        None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    word.store(u64::from_ne_bytes(last.to_le_bytes()), Relaxed);
 }
 
-/// Gives the family.
-fn store_address(words: &[AtomicU64], address: Option<IpAddr>) -> u64 {
+/// An address's family and its words.
+fn address_words(address: Option<IpAddr>) -> (u64, [u64; 2]) {
     let mut bytes = [0; 16];
     let family = match address.map(|address| address.to_canonical()) {
         Some(IpAddr::V4(four)) => {
@@ -366,14 +391,18 @@ fn store_address(words: &[AtomicU64], address: Option<IpAddr>) -> u64 {
             bytes = six.octets();
             6
         }
-        None => return 0,
+        None => 0,
     };
-    for (word, bytes) in words.iter().zip(bytes.as_chunks().0) {
-        word.store(u64::from_ne_bytes(*bytes), Relaxed);
-    }
-    family
+    let (words, _) = bytes.as_chunks();
+    (family, array::from_fn(|word| u64::from_ne_bytes(words[word])))
 }
 
+#[inline]
+fn store_address(words: &[AtomicU64], address: [u64; 2]) {
+    words.iter().zip(address).for_each(|(word, part)| word.store(part, Relaxed));
+}
+
+#[inline]
 fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }

@@ -77,6 +77,7 @@ impl Words {
 impl Deref for Words {
     type Target = [AtomicU64];
 
+    #[inline]
     fn deref(&self) -> &[AtomicU64] {
         // SAFETY: the mapping holds `count` words, is aligned to a page, initialised by the kernel, and stays until the
         // drop, which `self` outlives no reference of. Its file is sealed against shrinking, so every page of it exists.

@@ -42,6 +42,7 @@ impl Drain {
     }
 
     /// Whether the drain has begun.
+    #[inline]
     pub fn is_draining(&self) -> bool {
         self.0.begun.load(Ordering::Acquire)
     }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What a peer may still send in that time; who sends more isn't waiting for an answer.
 const LINGER_BYTES: usize = 1 << 20;
 
+/// See [`State::in_work`].
+const UNFLUSHED: u64 = 1 << 32;
+
 /// What is known of one connection; shared by its stream, its requests and the server.
 #[derive(Debug)]
 pub(super) struct State {
@@ -35,10 +38,8 @@ pub(super) struct State {
     pub(super) shown: writer::Connection,
     /// The stream is ours, and tells when all that was written is with the kernel.
     flushes: bool,
-    /// Requests whose answer isn't complete.
-    in_work: AtomicU32,
-    /// Those of them whose answer only needs to be flushed.
-    unflushed: AtomicU32,
+    /// Requests whose answer isn't complete; in units of [`UNFLUSHED`], those of them whose answer only needs to be flushed.
+    in_work: AtomicU64,
     /// Bytes of a request have come whose head isn't complete.
     head_begun: AtomicBool,
     /// The server waits until all are gone; an upgraded connection lives on after its HTTP.
@@ -52,11 +53,12 @@ impl State {
         flushes: bool,
         alive: Option<mpsc::Sender<Infallible>>,
     ) -> Arc<Self> {
-        let (in_work, unflushed, head_begun) = Default::default();
-        Arc::new(State { drain, shown, flushes, in_work, unflushed, head_begun, _alive: alive })
+        let (in_work, head_begun) = Default::default();
+        Arc::new(State { drain, shown, flushes, in_work, head_begun, _alive: alive })
     }
 
     /// Gives the request's number on this connection.
+    #[inline]
     pub(super) fn request_begins(&self, head: Head<'_>) -> u64 {
         self.in_work.fetch_add(1, Relaxed);
         self.head_begun.store(false, Relaxed);
@@ -64,29 +66,34 @@ impl State {
     }
 
     /// Its answer is in the server's hands (`Finished`), or will never be complete (`Aborted`).
+    #[inline]
     pub(super) fn request_ends(&self, stage: Stage) {
         if self.flushes && stage == Stage::Finished {
-            self.unflushed.fetch_add(1, Relaxed);
+            self.in_work.fetch_add(UNFLUSHED, Relaxed);
         } else {
             self.done(1, stage);
         }
     }
 
+    #[inline]
     fn flushed(&self) {
-        // Most flushes have nothing to tell; a load is cheaper than a swap.
-        if self.unflushed.load(Relaxed) > 0 {
-            self.done(self.unflushed.swap(0, Relaxed), Stage::Finished);
+        // Most flushes have nothing to tell.
+        let unflushed = self.in_work.load(Relaxed) / UNFLUSHED;
+        if unflushed > 0 {
+            self.done(unflushed * (UNFLUSHED + 1), Stage::Finished);
         }
     }
 
-    fn done(&self, requests: u32, stage: Stage) {
+    /// `over`: what is taken from `in_work`.
+    fn done(&self, over: u64, stage: Stage) {
         self.head_begun.store(false, Relaxed);
-        if self.in_work.fetch_sub(requests, Relaxed) == requests {
+        if self.in_work.fetch_sub(over, Relaxed) == over {
             self.shown.stage(stage);
         }
     }
 
     /// Whether closing it now would cut a request off.
+    #[inline]
     pub(super) fn busy(&self) -> bool {
         self.in_work.load(Relaxed) > 0 || self.head_begun.load(Relaxed)
     }

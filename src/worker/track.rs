@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version, response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Buf;
 use serde::Serialize;
@@ -95,17 +95,16 @@ impl Running {
     }
 
     /// HTTP/1 can only announce the end of a connection in an answer; an upgraded one is no longer HTTP.
-    fn announce_end<B>(&self, answer: &mut Response<B>) {
-        if self.state.drain.is_draining()
-            && self.version <= Version::HTTP_11
-            && answer.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    #[cold]
+    fn announce_end(&self, head: &mut response::Parts) {
+        if self.version <= Version::HTTP_11 && head.status != StatusCode::SWITCHING_PROTOCOLS {
+            head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
     }
 }
 
 impl Drop for Running {
+    #[inline]
     fn drop(&mut self) {
         self.state.request_ends(self.stage);
     }
@@ -154,7 +153,9 @@ where
 
     fn call(&self, request: Request<B>) -> Self::Future {
         let mut running = Some(self.begin(&request));
-        let future = within(&mut running, || self.service.call(request));
+        let within = Within::enter(&mut running);
+        let future = self.service.call(request);
+        drop(within);
         TrackedFuture { future, running }
     }
 }
@@ -174,23 +175,30 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let mut running = Some(self.begin(&request));
-        let future = within(&mut running, || self.service.call(request));
+        let within = Within::enter(&mut running);
+        let future = self.service.call(request);
+        drop(within);
         TrackedFuture { future, running }
     }
 }
 
-/// Runs something of a request's handler; meanwhile [`request`] gives its handle.
-fn within<T>(running: &mut Option<Running>, run: impl FnOnce() -> T) -> T {
-    /// Puts back what was there, when `run` panics, too.
-    struct Swapped<'a>(&'a mut Option<Running>);
-    impl Drop for Swapped<'_> {
-        fn drop(&mut self) {
-            CURRENT.with_borrow_mut(|current| std::mem::swap(current, self.0));
-        }
+/// While it lives, something of a request's handler runs, and [`request`] gives its handle. What was there comes back at the
+/// end, when the handler panics, too.
+struct Within<'a>(&'a mut Option<Running>);
+
+impl<'a> Within<'a> {
+    #[inline]
+    fn enter(running: &'a mut Option<Running>) -> Self {
+        CURRENT.with_borrow_mut(|current| std::mem::swap(current, running));
+        Within(running)
     }
-    CURRENT.with_borrow_mut(|current| std::mem::swap(current, running));
-    let _back = Swapped(running);
-    run()
+}
+
+impl Drop for Within<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        CURRENT.with_borrow_mut(|current| std::mem::swap(current, self.0));
+    }
 }
 
 pin_project_lite::pin_project! {
@@ -211,20 +219,31 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(within(this.running, || this.future.poll(cx)));
-        let running = this.running.take();
-        Poll::Ready(answer.map(|mut answer| {
-            if let Some(running) = &running {
-                running.announce_end(&mut answer);
-                running.state.shown.stage(Stage::Sending);
+        let within = Within::enter(this.running);
+        let polled = this.future.poll(cx);
+        drop(within);
+        // Taken apart and put together once: each further step would copy the head.
+        let answer = match polled {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(error)) => {
+                *this.running = None;
+                return Poll::Ready(Err(error));
             }
-            let told = || answer.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok();
-            let left = match running.as_ref().is_some_and(|running| running.bodyless) {
-                true => Some(0),
-                false => answer.body().size_hint().exact().or_else(told),
-            };
-            answer.map(|body| TrackedBody { body, running, left })
-        }))
+            Poll::Ready(Ok(answer)) => answer,
+        };
+        let running = this.running.take();
+        let (mut head, body) = answer.into_parts();
+        if let Some(running) = &running {
+            if running.state.drain.is_draining() {
+                running.announce_end(&mut head);
+            }
+            running.state.shown.stage(Stage::Sending);
+        }
+        let left = match running.as_ref().is_some_and(|running| running.bodyless) {
+            true => Some(0),
+            false => body.size_hint().exact().or_else(|| head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()),
+        };
+        Poll::Ready(Ok(Response::from_parts(head, TrackedBody { body, running, left })))
     }
 }
 

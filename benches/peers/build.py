@@ -51,21 +51,30 @@ def programs():
 
 
 def have(peers):
-    """Installs what the peers named need and this machine lacks."""
+    """Installs what the peers named need and this machine lacks; gives those for which it could not, and why."""
+    missing = {}
     for name in peers:
-        if name in NPM and not os.path.exists(npm(name)):
-            os.makedirs(os.path.join(PLACE, "npm"), exist_ok=True)
-            where = os.path.join(PLACE, "npm")
-            run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", where, f"{name}@{NPM[name]}")
-        if name in PIP and not os.path.exists(pip(name)):
-            if not os.path.exists(pip("python")):
-                run("/usr/bin/python3", "-m", "venv", os.path.join(PLACE, "venv"))
-            run(pip("pip"), "install", "--quiet", "--disable-pip-version-check", f"{name}=={PIP[name]}")
-        if name in APT and not all(map(installed, APT[name])):
-            sudo = () if os.geteuid() == 0 else ("sudo",)
-            run(*sudo, "apt-get", "update", "-q")
-            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            run(*sudo, "apt-get", "install", "-y", "-q", "--no-install-recommends", *APT[name], env=quiet)
+        try:
+            install(name)
+        except (OSError, subprocess.CalledProcessError) as error:
+            missing[name] = str(error)
+    return missing
+
+
+def install(name):
+    if name in NPM and not os.path.exists(npm(name)):
+        os.makedirs(os.path.join(PLACE, "npm"), exist_ok=True)
+        where = os.path.join(PLACE, "npm")
+        run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", where, f"{name}@{NPM[name]}")
+    if name in PIP and not os.path.exists(pip(name)):
+        if not os.path.exists(pip("python")):
+            run("/usr/bin/python3", "-m", "venv", os.path.join(PLACE, "venv"))
+        run(pip("pip"), "install", "--quiet", "--disable-pip-version-check", f"{name}=={PIP[name]}")
+    if name in APT and not all(map(installed, APT[name])):
+        sudo = () if os.geteuid() == 0 else ("sudo",)
+        run(*sudo, "apt-get", "update", "-q")
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        run(*sudo, "apt-get", "install", "-y", "-q", "--no-install-recommends", *APT[name], env=quiet)
 
 
 def installed(package):

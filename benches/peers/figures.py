@@ -45,13 +45,16 @@ def table(result):
     about = result["about"]
     machine = f"{about['cpus']} CPUs ({about['cpu']}), Linux {about['kernel']}"
     versions = ", ".join(f"{name} {version}" for name, version in sorted(about["versions"].items()))
-    return "\n".join([*lines, "", f"On {machine}; medians of rounds that take turns. Versions: {versions}.", ""])
+    missing = ", ".join(sorted(about.get("missing", {})))
+    without = f" Could not be installed, and is not compared: {missing}." if missing else ""
+    return "\n".join([*lines, "", f"On {machine}; medians of rounds that take turns. Versions: {versions}.{without}", ""])
 
 
-def about(versions):
+def about(versions, missing):
     with open("/proc/cpuinfo") as file:
         cpu = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.machine())
-    return {"cpus": os.cpu_count(), "cpu": cpu, "kernel": platform.release(), "versions": versions, "rows": {}}
+    return {"cpus": os.cpu_count(), "cpu": cpu, "kernel": platform.release(), "versions": versions, "missing": missing,
+            "rows": {}}
 
 
 def run_of_row(command):
@@ -66,6 +69,8 @@ def merged(old, new, order):
     figures = sorted(kept + new["figures"], key=lambda it: order.index(it["row"]))
     about = {**new["about"], "rows": {**old["about"]["rows"], **rows}}
     about["versions"] = {**old["about"]["versions"], **new["about"]["versions"]}
+    missing = {**old["about"].get("missing", {}), **new["about"]["missing"]}
+    about["missing"] = {name: why for name, why in missing.items() if name not in new["about"]["versions"]}
     return {"about": about, "figures": figures}
 
 

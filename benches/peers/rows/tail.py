@@ -46,7 +46,7 @@ def measure(bench):
     try:
         for master in masters:
             master.start()
-        for _ in range(bench.rounds(6, 1)):
+        for _ in range(bench.rounds(4, 1)):
             for master in masters:
                 steady = run(master.port, *LOAD, "--time", str(seconds))
                 busy, reloads = reloading(master, master.port, seconds)

@@ -1,5 +1,6 @@
 //! The death of the master with `survive.conf`: the workers serve on, and the next master knows them again.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -147,7 +148,7 @@ fn what_is_said_while_the_master_dies_is_heard(c: &Container) {
         // A signal that nobody catches lets the call happen, and then ends the master.
         let inject = format!("inject={calls}:signal=ALRM:when={number}");
         let mut strace = Command::new("strace");
-        strace.args(["-e", &format!("trace={calls}"), "-e", &inject, "-p", &c.outside(master).to_string()]);
+        strace.args(["-e", &format!("trace={calls}"), "-e", &inject, "-p", &loop_of(c.outside(master)).to_string()]);
         let mut strace = strace.stderr(Stdio::piped()).spawn().expect("strace");
         let mut said = BufReader::new(strace.stderr.take().expect("piped")).lines();
         let attached = said.by_ref().map_while(Result::ok).find(|line| line.contains("attached"));
@@ -163,6 +164,14 @@ fn what_is_said_while_the_master_dies_is_heard(c: &Container) {
     }
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
+}
+
+/// The thread of a master that does the work.
+fn loop_of(master: u32) -> u32 {
+    let threads = fs::read_dir(format!("/proc/{master}/task")).expect("it runs").flatten();
+    let mut all = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    let is_it = |thread: &u32| fs::read_to_string(format!("/proc/{master}/task/{thread}/comm")).is_ok_and(|name| name == "ratoon-loop\n");
+    all.find(is_it).expect("the loop's thread")
 }
 
 fn a_restart_keeps_the_workers_and_a_stop_ends_them(c: &Container) {

@@ -37,7 +37,7 @@ def steady(bench, what, clients):
             with machine.place() as directory:
                 master = pool(directory, balance)
                 try:
-                    result = run(master.port, *clients, "--time", "0.5" if bench.quick else "2")
+                    result = run(master.port, *clients, "--time", "0.5" if bench.quick else "1")
                 finally:
                     master.end()
             found[balance]["spread"].append(uneven(result, 4))

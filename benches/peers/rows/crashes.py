@@ -34,7 +34,7 @@ def forks_of(competitor):
 
 
 def measure(bench):
-    seconds, settle = (3, 2) if bench.quick else (20, 10)
+    seconds, settle = (3, 2) if bench.quick else (10, 10)
     found = {}
     for kind in (Ratoon, LeastMaster, *others.those(bench.peers, "flora-cluster", "puma")):
         with machine.place() as directory:

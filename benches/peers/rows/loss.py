@@ -59,7 +59,7 @@ def measure(bench):
     requests = bench.args.requests or (5_000 if bench.quick else 1_000_000)
     names = ("flora-cluster", "pm2", "gunicorn", "puma", "uwsgi", "php-fpm", "start_server", "nginx")
     plan = [(Ratoon, 5 if bench.quick else 100, requests, 20 if bench.quick else 900)]
-    plan += [(kind, 5 if bench.quick else 20, 0, 10 if bench.quick else round(20 * bench.args.share)) for kind in others.those(bench.peers, *names)]
+    plan += [(kind, 5 if bench.quick else 20, 0, 10 if bench.quick else round(15 * bench.args.share)) for kind in others.those(bench.peers, *names)]
     rows = {clients: [] for clients in KINDS}
     detail = {}
     for kind, reloads, wanted, seconds in plan:

@@ -41,7 +41,7 @@ def measure(bench):
                 for master in masters:
                     master.start()
                 for clients in KINDS:
-                    found[pair[0].name, clients] = compared(bench, masters, clients, bench.rounds(14, 3) if pair[0] is Ratoon else bench.rounds(4, 1))
+                    found[pair[0].name, clients] = compared(bench, masters, clients, bench.rounds(10, 3) if pair[0] is Ratoon else bench.rounds(3, 1))
                     bench.say(f"{pair[0].name}, {clients}: {found[pair[0].name, clients][3]}")
             finally:
                 for master in masters:

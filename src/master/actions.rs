@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::catalog;
 use super::command::Cancel;
 use super::journal::{Level, Record};
 use super::prepare;
 use super::publish::LastReload;
 use super::turn::{Brought, Master};
-use super::{catalog, processes::Process};
 use crate::control::{Notice, ReloadAnswer, Reply};
 use crate::pool::{Action, Answer, AskerId, Ended, How, Kind, Log, Number, Outcome, WorkerId};
 use crate::sys::process::PidFd;
@@ -216,7 +216,7 @@ impl Master {
             Kind::Recovered => (Level::Info, Some(catalog::RECOVERED)),
             Kind::GaveUp => (Level::Error, None),
         };
-        let pid = log.worker.and_then(|worker| self.processes.get(&worker)).map(|process: &Process| process.pid);
+        let pid = log.worker.and_then(|worker| self.processes.get(&worker)).map(|process| process.pid);
         // "worker 3 (slot 0): exit 1": the catalog's texts ask for what stands behind the colon.
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
         let (how, reason) = match log.kind {

@@ -118,26 +118,24 @@ impl Master {
             return Err(format!("epoll: {error}"));
         }
         self.pids.insert(child.pid, worker);
-        self.processes.insert(
-            worker,
-            Process {
-                generation,
-                pid: child.pid,
-                pidfd: child.pidfd,
-                former: Vec::new(),
-                scoreboard: scoreboard.map(Arc::new),
-                notify,
-                notify_again: None,
-                notify_path,
-                group: group.filter(|_| !ungrouped),
-                started_at: SystemTime::now(),
-                info: serde_json::Map::new(),
-                counters: std::collections::BTreeMap::new(),
-                errnos_left: super::processes::ERRNOS,
-                budget: Budget::new(self.now),
-                left_behind: false,
-            },
-        );
+        let process = Process {
+            generation,
+            pid: child.pid,
+            pidfd: child.pidfd,
+            former: Vec::new(),
+            scoreboard: scoreboard.map(Arc::new),
+            notify,
+            notify_again: None,
+            notify_path: notify_path.into(),
+            group: group.filter(|_| !ungrouped).map(Box::new),
+            started_at: SystemTime::now(),
+            info: serde_json::Map::new(),
+            counters: std::collections::BTreeMap::new(),
+            errnos_left: super::processes::ERRNOS,
+            budget: Budget::new(self.now),
+            left_behind: false,
+        };
+        self.processes.insert(worker, Box::new(process));
         Ok(child.pid)
     }
 

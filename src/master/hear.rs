@@ -53,7 +53,7 @@ impl Master {
         for _ in 0..WORDS {
             let Some(process) = self.processes.get_mut(&worker) else { return };
             if !process.budget.take(self.now, share) {
-                let (token, until) = (Token::Notify(worker).to_u64(), process.budget.paused_until.unwrap_or(self.now));
+                let (token, until) = (Token::Notify(worker).to_u64(), process.budget.paused_until());
                 for socket in process.sockets() {
                     let _ = self.poll.get_ref().pause(socket, token);
                 }

@@ -1,7 +1,7 @@
 //! The workers' processes as the master holds them: by descriptor, never by number.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -28,9 +28,9 @@ pub struct Process {
     /// Where it speaks since the socket's path was removed under it: whoever had connected before still uses the first.
     pub notify_again: Option<NotifySocket>,
     /// The socket's path, removed when nothing of the worker is left.
-    pub notify_path: PathBuf,
+    pub notify_path: Box<Path>,
     /// Its control group, where one was delegated.
-    pub group: Option<WorkerGroup>,
+    pub group: Option<Box<WorkerGroup>>,
     /// Its status page.
     pub scoreboard: Option<Arc<Scoreboard>>,
     /// When it was started.
@@ -62,8 +62,6 @@ impl Process {
 pub struct Budget {
     used: u32,
     since: Instant,
-    /// It is not listened to until then.
-    pub paused_until: Option<Instant>,
 }
 
 /// Every worker may send so many datagrams …
@@ -78,12 +76,17 @@ const BUDGET_LEAST: u32 = 10;
 impl Budget {
     /// A whole one.
     pub fn new(now: Instant) -> Budget {
-        Budget { used: 0, since: now, paused_until: None }
+        Budget { used: 0, since: now }
     }
 
     /// How many datagrams each of so many workers may send in a span.
     pub fn share(workers: usize) -> u32 {
         (BUDGET_OF_ALL / u32::try_from(workers.max(1)).unwrap_or(u32::MAX)).clamp(BUDGET_LEAST, BUDGET)
+    }
+
+    /// When a worker that has used its budget up is heard again.
+    pub fn paused_until(&self) -> Instant {
+        self.since + BUDGET_SPAN
     }
 
     /// Takes one datagram off; `false`: the worker must wait until [`Budget::paused_until`].
@@ -92,7 +95,6 @@ impl Budget {
             *self = Budget::new(now);
         }
         if self.used >= share {
-            self.paused_until = Some(self.since + BUDGET_SPAN);
             return false;
         }
         self.used += 1;
@@ -100,8 +102,11 @@ impl Budget {
     }
 }
 
-/// All workers' processes.
-pub type Processes = HashMap<WorkerId, Process>;
+/// All workers' processes. Boxed: half of a table is empty.
+pub type Processes = HashMap<WorkerId, Box<Process>>;
+
+/// A worker may cost the master a kibibyte, and this is the largest part of it.
+const _: () = assert!(size_of::<Process>() <= 192);
 
 /// What an event descriptor stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,9 +179,9 @@ mod tests {
         let mut budget = Budget::new(start);
         assert!((0..BUDGET).all(|_| budget.take(start, Budget::share(1))));
         assert!(!budget.take(start, Budget::share(1)));
-        assert_eq!(budget.paused_until, Some(start + BUDGET_SPAN));
+        assert_eq!(budget.paused_until(), start + BUDGET_SPAN);
         assert!(budget.take(start + BUDGET_SPAN, Budget::share(1)));
-        assert_eq!(budget.paused_until, None);
+        assert_eq!(budget.paused_until(), start + 2 * BUDGET_SPAN);
     }
 
     #[test]

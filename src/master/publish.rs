@@ -188,7 +188,8 @@ impl Master {
             generation: worker.generation,
             pid: worker.pid.unwrap_or(0),
             state: worker.phase.as_str(),
-            status_text: worker.status.as_str().into(),
+            // An empty one takes no memory.
+            status_text: if worker.status.is_empty() { Arc::default() } else { worker.status.as_str().into() },
             started_at: process.map_or_else(SystemTime::now, |process| process.started_at),
         })
     }

@@ -39,10 +39,9 @@ use crate::control::{self, AskerId, Summary};
 use crate::pool::{Event, Number, Pool};
 use crate::status::kernel::Surveyor;
 use crate::sys::poll::Poll;
-use crate::sys::process;
 use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
-use crate::sys::thread;
+use crate::sys::{heap, process, thread};
 
 /// The signals that the master serves.
 pub(super) const SIGNALS: [i32; 9] = [
@@ -77,6 +76,7 @@ pub struct Options {
 
 /// Runs an instance to its end.
 pub fn run(options: Options) -> ExitCode {
+    heap::frugal();
     // Before any descriptor is opened, and before any thread is made: threads inherit the mask.
     let left = replace::left();
     // Who replaced its program has blocked all signals, so that none was lost on the way.

@@ -169,6 +169,7 @@ impl Master {
             }
             let woken = self.wait().await;
             self.now = Instant::now();
+            crate::sys::spawn::sweep();
             match woken {
                 Woken::Descriptors(tokens) => self.serve(tokens),
                 Woken::Wish(Some(wish)) => self.wish(wish),
@@ -268,6 +269,9 @@ impl Master {
         for _ in 0..BIRTHS {
             let Some((worker, slot, generation)) = self.births.pop_front() else { break };
             self.give_birth(worker, slot, generation);
+        }
+        if self.births.is_empty() {
+            self.births.shrink_to(BIRTHS);
         }
         // A replacement is waited for, an orphan is not; and to look takes the longer the more workers there are.
         if self.births.is_empty() && std::mem::take(&mut self.child_ended) {

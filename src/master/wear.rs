@@ -124,14 +124,14 @@ fn refuse_if_short(largest: u64, beside: u32, workers: u32, room: u64, whose: &s
 fn peak(pid: u32, group: Option<&Path>) -> Option<u64> {
     let of_group = group.and_then(|group| number(&group.join("memory.peak")));
     of_group.or_else(|| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let status = whole(Path::new(&format!("/proc/{pid}/status"))).ok()?;
         kilobytes(&status, "VmHWM:")
     })
 }
 
 /// How much may still be used, and where that is limited: the tightest of the control group, those above it, and the machine.
 fn room(group: Option<&Path>) -> Option<(u64, &'static str)> {
-    let machine = fs::read_to_string("/proc/meminfo").ok();
+    let machine = whole(Path::new("/proc/meminfo")).ok();
     let machine = machine
         .and_then(|info| Some(kilobytes(&info, "MemAvailable:")?.saturating_add(kilobytes(&info, "SwapFree:").unwrap_or(0))));
     let groups = group.into_iter().flat_map(Path::ancestors).filter_map(|group| {
@@ -142,6 +142,13 @@ fn room(group: Option<&Path>) -> Option<(u64, &'static str)> {
         Some((limit.saturating_sub(used.saturating_sub(cache)), "below the limit of its control group (MemoryMax=)"))
     });
     groups.chain(machine.map(|room| (room, "on this machine"))).min_by_key(|(room, _)| *room)
+}
+
+/// A file of the kernel's, in one read: with many small ones the reload that waits for it waits longer.
+fn whole(path: &Path) -> std::io::Result<String> {
+    let mut text = String::with_capacity(8 << 10);
+    std::io::Read::read_to_string(&mut fs::File::open(path)?, &mut text)?;
+    Ok(text)
 }
 
 /// A file with a number in it; `max` is none.

@@ -43,6 +43,9 @@ use restart::History;
 use timers::{Key, Timers};
 use worker::Doom;
 
+/// Room for so many actions is kept from step to step.
+const ACTIONS: usize = 16;
+
 /// The pool of one instance.
 #[derive(Clone, Debug)]
 pub struct Pool {
@@ -50,7 +53,8 @@ pub struct Pool {
     now: Instant,
     /// What this step decided so far.
     actions: Vec<Action>,
-    workers: BTreeMap<WorkerId, Worker>,
+    /// Boxed: the nodes of a map that grows at its end are half empty.
+    workers: BTreeMap<WorkerId, Box<Worker>>,
     generations: BTreeMap<Number, Generation>,
     /// The committed generation; 0 before the start.
     current: Number,
@@ -143,6 +147,8 @@ impl Pool {
         }
         self.settle_up();
         out.append(&mut self.actions);
+        // A thousand starts at once are not kept room for.
+        self.actions.shrink_to(ACTIONS);
     }
 
     /// When [`Event::Due`] is due; `None`: nothing is awaited.
@@ -182,12 +188,12 @@ impl Pool {
 
     /// The living workers.
     pub fn workers(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        self.workers.iter().map(|(id, worker)| (*id, worker))
+        self.workers.iter().map(|(id, worker)| (*id, &**worker))
     }
 
     /// A living worker.
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
-        self.workers.get(&id)
+        self.workers.get(&id).map(|worker| &**worker)
     }
 
     fn start(&mut self, settings: Settings) {

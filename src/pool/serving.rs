@@ -47,7 +47,7 @@ impl Pool {
     /// Whether a worker that is to stop is the last that serves its queue, and others can take what is new.
     pub(super) fn has_a_queue_to_empty(&self, id: WorkerId) -> bool {
         let serves = |worker: &&Worker| worker.serves() && worker.pid.is_some() && self.has_queues(worker.generation);
-        let Some(worker) = self.workers.get(&id).filter(serves) else { return false };
+        let Some(worker) = self.worker(id).filter(serves) else { return false };
         if self.stopping.is_some() {
             return worker.slot != 0;
         }

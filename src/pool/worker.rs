@@ -103,7 +103,7 @@ impl Pool {
             killed: false,
             how: None,
         };
-        self.workers.insert(id, worker);
+        self.workers.insert(id, Box::new(worker));
         self.timers.set(Key::Start(id), self.after(start));
         self.act(Action::Spawn { worker: id, slot, generation });
         id

@@ -19,6 +19,7 @@ use self::json::Clock;
 use crate::scoreboard::entry::{self, Entry};
 use crate::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, slot};
 use crate::status::tree::{Connections, Counters, Request};
+use crate::sys::fd::{STASH, stash};
 use crate::sys::map;
 
 /// How often a slot that changes under us is read again.
@@ -104,7 +105,8 @@ impl Scoreboard {
     /// The same, with room for so many connections.
     pub fn with_slots(slots: usize, stop_timeout: Duration) -> io::Result<Self> {
         let geometry = Geometry::new(slots);
-        let file = File::from(map::sealed("ratoon-scoreboard", geometry.size)?);
+        // One a worker: out of the way of the low numbers, which are copied for each child.
+        let file = File::from(stash(map::sealed("ratoon-scoreboard", geometry.size)?, STASH));
         let mut head = [0; header::STOP_TIMEOUT + 1];
         head[..8].copy_from_slice(&geometry.header());
         head[header::STOP_TIMEOUT] = u64::try_from(stop_timeout.as_nanos()).unwrap_or(u64::MAX);

@@ -5,10 +5,20 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 
 /// Where the master keeps what its workers inherit: above every number that it means in a worker.
 pub const STASH: RawFd = 512;
+
+/// The highest number that was ever given by [`stash`].
+static HIGHEST: AtomicI32 = AtomicI32::new(0);
+
+/// Whether so many descriptors are (or were) stashed that to copy the table of all is work.
+pub fn crowded() -> bool {
+    HIGHEST.load(Ordering::Relaxed) > STASH + 64
+}
 
 /// Moves a descriptor to a number of at least `above`, or as high as the limit of open files allows; close-on-exec.
 ///
@@ -17,7 +27,10 @@ pub fn stash(fd: OwnedFd, above: RawFd) -> OwnedFd {
     let mut least = above;
     while least > fd.as_raw_fd() {
         match fcntl_dupfd_cloexec(&fd, least) {
-            Ok(moved) => return moved,
+            Ok(moved) => {
+                HIGHEST.fetch_max(moved.as_raw_fd(), Ordering::Relaxed);
+                return moved;
+            }
             Err(_) => least /= 2,
         }
     }

@@ -18,6 +18,8 @@ pub mod errno;
 #[cfg(feature = "master")]
 pub mod exec;
 pub mod fd;
+#[cfg(feature = "master")]
+pub mod heap;
 pub mod map;
 #[cfg(feature = "master")]
 pub mod notify;

@@ -114,10 +114,25 @@ impl Output {
         line.trim_end_matches('\n').to_owned()
     }
 
+    /// All until the end of file.
     pub fn rest(&mut self) -> String {
-        let mut text = String::new();
-        self.lines.read_to_string(&mut text).unwrap();
-        text
+        let mut bytes = self.lines.buffer().to_vec();
+        let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+        let until = std::time::Instant::now() + DEADLINE;
+        loop {
+            // What a child needed, copies of our end among it, goes when it has executed its program.
+            super::spawn::sweep();
+            let mut poll = [PollFd::new(self.lines.get_ref(), PollFlags::IN)];
+            if rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&pause))).unwrap() == 0 {
+                assert!(std::time::Instant::now() < until, "no end of file within {DEADLINE:?}");
+                continue;
+            }
+            let mut piece = [0; 4096];
+            match self.lines.get_mut().read(&mut piece).unwrap() {
+                0 => return String::from_utf8(bytes).unwrap(),
+                length => bytes.extend_from_slice(&piece[..length]),
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod balance;
 mod birth;
 mod config;
+mod counts;
 #[path = "../support/load.rs"]
 mod generator;
 mod harness;

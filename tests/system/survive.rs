@@ -170,7 +170,8 @@ fn what_is_said_while_the_master_dies_is_heard(c: &Container) {
 fn loop_of(master: u32) -> u32 {
     let threads = fs::read_dir(format!("/proc/{master}/task")).expect("it runs").flatten();
     let mut all = threads.filter_map(|thread| thread.file_name().to_str()?.parse().ok());
-    let is_it = |thread: &u32| fs::read_to_string(format!("/proc/{master}/task/{thread}/comm")).is_ok_and(|name| name == "ratoon-loop\n");
+    let is_it =
+        |thread: &u32| fs::read_to_string(format!("/proc/{master}/task/{thread}/comm")).is_ok_and(|name| name == "ratoon-loop\n");
     all.find(is_it).expect("the loop's thread")
 }
 

@@ -60,7 +60,8 @@ pub(super) enum Tell {
 /// The workers as they were last told.
 #[derive(Default)]
 pub(super) struct Workers {
-    known: BTreeMap<u64, WorkerView>,
+    /// Boxed: the nodes of a map that grows at its end are half empty.
+    known: BTreeMap<u64, Box<WorkerView>>,
     /// Those whose status text is still to be told.
     unsaid: BTreeSet<u64>,
     /// Until then status texts wait.
@@ -69,21 +70,21 @@ pub(super) struct Workers {
 
 impl Workers {
     pub fn new(workers: Vec<WorkerView>) -> Self {
-        Self { known: workers.into_iter().map(|view| (view.id, view)).collect(), ..Self::default() }
+        Self { known: workers.into_iter().map(|view| (view.id, Box::new(view))).collect(), ..Self::default() }
     }
 
     pub fn get(&self, id: u64) -> Option<&WorkerView> {
-        self.known.get(&id)
+        self.known.get(&id).map(|view| &**view)
     }
 
     pub fn all(&self) -> impl ExactSizeIterator<Item = &WorkerView> {
-        self.known.values()
+        self.known.values().map(|view| &**view)
     }
 
     /// A worker came, or is not what it was.
     pub fn update(&mut self, view: WorkerView, now: Instant) -> Option<Tell> {
         let Some(old) = self.known.get_mut(&view.id) else {
-            self.known.insert(view.id, view.clone());
+            self.known.insert(view.id, Box::new(view.clone()));
             return Some(Tell::Added(view));
         };
         let text_changed = old.status_text != view.status_text || self.unsaid.contains(&view.id);
@@ -95,7 +96,7 @@ impl Workers {
             changed.insert("State", view.state.into());
         }
         let id = view.id;
-        *old = view;
+        **old = view;
         if text_changed {
             if changed.is_empty() && self.quiet.is_some_and(|until| now < until) {
                 self.unsaid.insert(id);

@@ -10,6 +10,8 @@ use rustix::fs::{Mode, OFlags, XattrFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::sys::fd::{STASH, stash};
+
 /// Where generation and slot are noted at a group, for a master that comes after a dead one.
 const PLACE: &str = "user.ratoon";
 /// How deep below a worker's group its own sub-groups are followed.
@@ -40,7 +42,8 @@ pub struct WorkerGroup {
 impl WorkerGroup {
     pub(super) fn open(worker: u64, path: PathBuf) -> io::Result<WorkerGroup> {
         let dir = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(WorkerGroup { worker, path, dir, unapplied: Vec::new() })
+        // One a worker: out of the way of the low numbers, which are copied for each child.
+        Ok(WorkerGroup { worker, path, dir: stash(dir, STASH), unapplied: Vec::new() })
     }
 
     /// The worker's id.

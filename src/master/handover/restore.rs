@@ -293,8 +293,8 @@ impl Master {
             former: saved.former.into_iter().filter_map(|(pid, name)| Some((pid, PidFd::from(fds.take(&name).ok()?)))).collect(),
             notify: notify.map_err(failed)?,
             notify_again: saved.notify_again.and_then(|name| NotifySocket::from_fd(fds.take(&name).ok()?).ok()),
-            notify_path,
-            group,
+            notify_path: notify_path.into(),
+            group: group.map(Box::new),
             scoreboard: saved.scoreboard.and_then(|name| Scoreboard::from_fd(fds.take(&name).ok()?).ok()).map(Arc::new),
             started_at: saved.started_at.unwrap_or_else(SystemTime::now),
             info: saved.info,
@@ -315,7 +315,7 @@ impl Master {
             self.pids.insert(*pid, id);
         }
         self.pids.insert(process.pid, id);
-        self.processes.insert(id, process);
+        self.processes.insert(id, Box::new(process));
         Ok(())
     }
 }

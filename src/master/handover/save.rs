@@ -145,7 +145,7 @@ fn save_process<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) 
         pidfd: fds.lend(format!("process-{id}"), process.pidfd.as_fd()),
         notify: fds.lend(format!("notify-{id}"), process.notify.as_fd()),
         notify_again: process.notify_again.as_ref().map(|again| fds.lend(format!("notify-again-{id}"), again.as_fd())),
-        notify_path: process.notify_path.as_path().into(),
+        notify_path: (&*process.notify_path).into(),
         group: process.group.is_some(),
         scoreboard: process.scoreboard.as_ref().map(|page| fds.lend(format!("page-{id}"), page.as_fd())),
         started_at: Some(process.started_at),

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::tail::Tail;
 use super::{Streams, inherited};
+use crate::sys::fd::{STASH, stash};
 use crate::sys::thread;
 
 /// How long the relay may take to read what a dead worker has left in its pipe.
@@ -282,7 +283,8 @@ impl Drop for Relay {
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(read.as_fd(), true)?;
-    Ok((read, write))
+    // One a worker: out of the way of the low numbers, which are copied for each child.
+    Ok((stash(read, STASH), write))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{Streams as Fds, ask, inherited};
+use crate::sys::fd::{STASH, stash};
 use crate::sys::stream::unread_by_peer;
 
 /// Where journald takes streams.
@@ -47,7 +48,7 @@ impl Streams {
     pub fn open(&self, worker: u64, identifier: &str) -> io::Result<Fds> {
         let Ok(stream) = connect(&self.journald, identifier) else { return inherited() };
         let stat = rustix::fs::fstat(&stream)?;
-        let known = Known { identifier: identifier.to_owned(), copy: Some(stream.try_clone()?) };
+        let known = Known { identifier: identifier.to_owned(), copy: Some(stash(stream.try_clone()?, STASH)) };
         self.known().insert(worker, known);
         Ok(Fds { stdout: stream.try_clone()?, stderr: stream, journal_stream: Some(format!("{}:{}", stat.st_dev, stat.st_ino)) })
     }

@@ -73,7 +73,7 @@ impl Pool {
             crashes,
             // The generator never leaves 0.
             random: if random == 0 { 1 } else { random },
-            workers: workers.into_iter().map(|(id, worker)| (id, worker.restore(now))).collect(),
+            workers: workers.into_iter().map(|(id, worker)| (id, Box::new(worker.restore(now)))).collect(),
             generations,
         })
     }

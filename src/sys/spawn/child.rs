@@ -6,7 +6,7 @@
 
 use std::ffi::c_char;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use super::Identity;
 use super::errors::{Stage, encode};
@@ -20,7 +20,6 @@ pub(super) struct Order {
     pub errors: RawFd,
     pub parent: i32,
     pub cgroup: Option<RawFd>,
-    pub small: bool,
     pub stdout: Option<RawFd>,
     pub stderr: Option<RawFd>,
     /// These become `first`, `first + 1`, … up to `next - 1`.
@@ -35,6 +34,11 @@ pub(super) struct Order {
     pub pinned: RawFd,
     pub keep_pinned: bool,
     pub texts: Texts,
+    /// Where it shares the master's table of descriptors: it takes a copy of that up to this number.
+    pub copied_up_to: Option<RawFd>,
+    /// The copies among the numbers above, open until the order is dropped.
+    #[allow(dead_code, reason = "it is kept, not used")]
+    pub moved: Vec<OwnedFd>,
 }
 
 // SAFETY: its pointers lead into what it owns.
@@ -125,6 +129,9 @@ unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::con
     // SAFETY: system calls with numbers and with pointers that `order` vouches for; memory is written only where the
     // parent made room for digits.
     unsafe {
+        if let Some(last) = order.copied_up_to {
+            own_table(last)?;
+        }
         default_signals();
         must(Stage::Session, libc::SYS_setsid, [])?;
         if let Some(cgroup) = cgroup {
@@ -164,6 +171,19 @@ unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::con
         restore(&0);
         Err((Stage::Exec, execute(order)))
     }
+}
+
+/// From a table of descriptors that is the master's to one of our own, without what is above `last`: of a thousand workers the
+/// master has thousands, and to copy and to close them takes longer than all else here.
+unsafe fn own_table(last: RawFd) -> Result<(), Failed> {
+    // SAFETY: numbers only.
+    unsafe {
+        let range = [last as usize + 1, u32::MAX as usize, libc::CLOSE_RANGE_UNSHARE as usize];
+        if call(libc::SYS_close_range, range).is_err() {
+            must(Stage::Sockets, libc::SYS_unshare, [libc::CLONE_FILES as usize])?;
+        }
+    }
+    Ok(())
 }
 
 /// All signals as in a fresh process: also those that whoever started the master had ignored, which clone3 keeps.

@@ -4,6 +4,8 @@
 //! child is gone: more than all else that a start costs. vfork(2) shares, but waits. So here the child shares and nobody
 //! waits: it has a stack of its own and an order that owns all it needs (a *pad*), which are kept until the kernel says,
 //! by `CLONE_CHILD_CLEARTID`, that the child has left the memory. What the child must not do there, see `child.rs`.
+//! Where the master has many descriptors it shares their table too, until its first system call, so that it copies and closes
+//! no more than it needs.
 //!
 //! Law: whatever becomes of the child, the master lives. So a copy is made for a worker of another user (who could trace a
 //! process of his that has the master's memory), in a cgroup so small that the OOM killer may come before the program does
@@ -12,7 +14,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::child::{Order, run};
@@ -20,14 +22,24 @@ use super::raw;
 
 /// How a process is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "what sharing falls back to by itself, the tests name"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "what copying falls back to by itself, the tests name"))]
 pub(super) enum Way {
     /// clone3(2), in our memory.
     Share,
+    /// And with our table of descriptors.
+    ShareAll,
     /// clone3(2), a copy.
     Copy,
     /// Where clone3 is missing (before 5.3) or forbidden (seccomp of old container engines).
     Fork,
+}
+
+impl Way {
+    /// This way, or a copy where the law above wants one.
+    pub fn for_this(self, foreign: bool, small: bool) -> Way {
+        let shares = matches!(self, Way::Share | Way::ShareAll);
+        if shares && !may_share(foreign, small, *DIES_ALONE) { Way::Copy } else { self }
+    }
 }
 
 /// `struct clone_args` of clone3(2) as of kernel 5.7.
@@ -53,6 +65,9 @@ const PADS: usize = 64;
 const KEPT: usize = 4;
 /// A child needs two or three.
 const STACK: usize = 16 * 1024;
+
+/// There is something to sweep. Changed under the lock of [`ALL`].
+static USED: AtomicBool = AtomicBool::new(false);
 
 /// What a child uses of our memory.
 struct Pad {
@@ -80,15 +95,19 @@ pub(super) fn dies_alone(release: &str) -> bool {
     matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (5, 16))
 }
 
-/// How many children are in our memory.
-#[cfg(test)]
-pub(super) fn here() -> usize {
-    sweep(&mut ALL.lock().unwrap_or_else(PoisonError::into_inner))
+/// Lets go of what children have left behind. Returns how many are still there.
+pub(super) fn sweep() -> usize {
+    if !USED.load(Ordering::Acquire) {
+        return 0;
+    }
+    let mut pads = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let here = sweep_these(&mut pads);
+    USED.store(here > 0, Ordering::Release);
+    here
 }
 
-/// Lets go of what children have left behind. Returns how many are still there.
 #[allow(clippy::vec_box)]
-fn sweep(pads: &mut Vec<Box<Pad>>) -> usize {
+fn sweep_these(pads: &mut Vec<Box<Pad>>) -> usize {
     let mut idle = 0;
     pads.retain_mut(|pad| {
         if pad.busy.load(Ordering::Acquire) != 0 {
@@ -109,8 +128,8 @@ pub(super) unsafe fn process(order: Order, way: Way) -> io::Result<(i32, RawFd)>
     // SAFETY: as for this function.
     unsafe {
         match way {
-            Way::Share if may_share(order.identity.is_some(), order.small, *DIES_ALONE) => share(order),
-            Way::Share | Way::Copy => or_fork(copy(&order), &order),
+            Way::Share | Way::ShareAll => share(order),
+            Way::Copy => or_fork(copy(&order), &order),
             Way::Fork => fork(&order),
         }
     }
@@ -160,7 +179,7 @@ unsafe fn copy(order: &Order) -> Result<(i32, RawFd), i32> {
 /// As for [`process`], and [`raw::BARE`].
 unsafe fn share(order: Order) -> io::Result<(i32, RawFd)> {
     let mut pads = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-    sweep(&mut pads);
+    sweep_these(&mut pads);
     let free = pads.iter().position(|pad| pad.busy.load(Ordering::Acquire) == 0);
     let index = match free {
         Some(index) => index,
@@ -179,10 +198,13 @@ unsafe fn share(order: Order) -> io::Result<(i32, RawFd)> {
     let mut pidfd: RawFd = -1;
     let mut args = arguments(order, &mut pidfd);
     args.flags |= (libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID) as u64;
+    // Its copies of what it needs are open until it has left.
+    args.flags |= if order.copied_up_to.is_some() { libc::CLONE_FILES as u64 } else { 0 };
     args.child_tid = busy.as_ptr() as u64;
     args.stack = stack.as_mut_ptr() as u64;
     args.stack_size = STACK as u64;
     busy.store(1, Ordering::Release);
+    USED.store(true, Ordering::Release);
     // SAFETY: the stack and the order stay where they are until the kernel clears `busy`: nobody but `sweep` lets
     // go of them, and it looks first. All signals are blocked, and the child has its own table of handlers.
     match unsafe { clone_sharing(&args, order) } {

@@ -21,7 +21,8 @@ use std::sync::Arc;
 
 pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
-pub use super::fd::stash;
+use super::fd::crowded;
+pub use super::fd::{STASH, stash};
 use super::process::PidFd;
 pub use super::program::Program;
 use make::Way;
@@ -96,14 +97,32 @@ pub struct Child {
 /// `WATCHDOG_PID` and `RATOON_SCOREBOARD`. Errors are those of clone3(2): `EAGAIN` and `ENOMEM` mean "later", and with
 /// a cgroup `EACCES`, `EBUSY`, `ENOENT`, `EOPNOTSUPP` mean that this cgroup takes no process.
 pub fn spawn(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe) -> io::Result<Child> {
-    spawn_by(plan, birth, errors, Way::Share)
+    let way = if crowded() { Way::ShareAll } else { Way::Share };
+    spawn_by(plan, birth, errors, way)
+}
+
+/// Lets go of what children needed that have left our memory by now: copies of descriptors, too. Call it before anything that
+/// waits for the last copy of one to be closed.
+pub fn sweep() {
+    make::sweep();
 }
 
 fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io::Result<Child> {
+    let way = way.for_this(plan.identity.is_some(), birth.small);
+    match spawn_this_way(plan, birth, errors, way) {
+        // No number is left for copies of descriptors.
+        Err(error) if way == Way::ShareAll && error.raw_os_error() == Some(libc::EMFILE) => {
+            spawn_this_way(plan, birth, errors, Way::Share)
+        }
+        made => made,
+    }
+}
+
+fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io::Result<Child> {
     let first = 3;
     let listeners = birth.listeners.unwrap_or(&plan.listeners);
     let next = first + listeners.len() as RawFd + RawFd::from(birth.scoreboard.is_some());
-    let mut above = Above { least: next, moved: Vec::new() };
+    let mut above = Above { least: next, all: way == Way::ShareAll, moved: Vec::new() };
 
     let mut descriptors = Vec::with_capacity(listeners.len() + 1);
     for listener in listeners {
@@ -120,7 +139,6 @@ fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io:
         parent: std::process::id() as i32,
         // Only without CLONE_INTO_CGROUP does the child move itself.
         cgroup: optional(birth.cgroup, |fd| above.number(fd))?,
-        small: birth.small,
         stdout: optional(birth.stdout, |fd| above.number(fd))?,
         stderr: optional(birth.stderr, |fd| above.number(fd))?,
         descriptors,
@@ -134,6 +152,8 @@ fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io:
         pinned: above.number(pinned)?,
         keep_pinned,
         texts: texts::texts(plan, birth, next),
+        copied_up_to: above.moved.iter().map(AsRawFd::as_raw_fd).max().filter(|_| above.all),
+        moved: if above.all { std::mem::take(&mut above.moved) } else { Vec::new() },
     };
 
     let mask = child::block_everything()?;
@@ -142,8 +162,9 @@ fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io:
     child::restore(&mask);
     let (pid, pidfd) = born?;
     // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
-    let pidfd = PidFd::from(unsafe { OwnedFd::from_raw_fd(pidfd) });
-    Ok(Child { pid: pid as u32, pidfd })
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    // Out of the way: the low numbers are copied for each child.
+    Ok(Child { pid: pid as u32, pidfd: PidFd::from(stash(pidfd, STASH)) })
 }
 
 fn optional(
@@ -153,15 +174,17 @@ fn optional(
     fd.map(&mut number).transpose()
 }
 
-/// Sources must not be where the child puts something: those that are, are duplicated for the time of the fork.
+/// Sources must not be where the child puts something: those that are, are duplicated. For a child that shares our table all
+/// are: its copies stay what they are until it has a table of its own, and have low numbers.
 struct Above {
     least: RawFd,
+    all: bool,
     moved: Vec<OwnedFd>,
 }
 
 impl Above {
     fn number(&mut self, fd: BorrowedFd<'_>) -> io::Result<RawFd> {
-        if fd.as_raw_fd() >= self.least {
+        if fd.as_raw_fd() >= self.least && !self.all {
             return Ok(fd.as_raw_fd());
         }
         let moved = rustix::io::fcntl_dupfd_cloexec(fd, self.least)?;

@@ -9,7 +9,7 @@ use crate::sys::poll::Poll;
 use crate::sys::process::Ended;
 use crate::sys::testing::*;
 
-const WAYS: [Way; 3] = [Way::Share, Way::Copy, Way::Fork];
+const WAYS: [Way; 4] = [Way::Share, Way::ShareAll, Way::Copy, Way::Fork];
 
 /// Runs to the end; what it printed and how it ended.
 fn run_by(way: Way, plan: &Plan, birth: Birth<'_>, errors: &ErrorPipe) -> (String, Ended) {
@@ -146,14 +146,15 @@ fn the_pipe_is_readable_only_when_something_failed() {
 fn children_leave_our_memory() {
     let errors = ErrorPipe::new().unwrap();
     let plan = shell("exit 7");
-    let children: Vec<_> = (0..150).map(|_| spawn_by(&plan, &birth(), &errors, Way::Share).unwrap()).collect();
+    let ways = [Way::Share, Way::ShareAll].into_iter().cycle().take(150);
+    let children: Vec<_> = ways.map(|way| spawn_by(&plan, &birth(), &errors, way).unwrap()).collect();
     for child in &children {
         assert_eq!(ended(&child.pidfd), Ended::Exit(7));
     }
     // Others of this process may be starting meanwhile.
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while make::here() > 0 {
-        assert!(std::time::Instant::now() < until, "{} children that have ended are said to be here", make::here());
+    while make::sweep() > 0 {
+        assert!(std::time::Instant::now() < until, "{} children that have ended are said to be here", make::sweep());
     }
 }
 

@@ -1,6 +1,6 @@
 //! The relay's thread.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
@@ -31,8 +31,10 @@ const WRITE_MAX: usize = 4096;
 pub(super) struct Copier {
     shared: Arc<Shared>,
     sinks: Vec<Sink>,
-    pipes: HashMap<u64, Pipe>,
-    next_key: u64,
+    /// By [`key`]. Boxed: half of a table is empty.
+    pipes: HashMap<u64, Box<Pipe>>,
+    /// Those that are closed soon, in the order of their time.
+    closing: VecDeque<(Instant, u64)>,
     flushes: Vec<std::sync::mpsc::Sender<()>>,
     /// Somebody else goes on from here: who gets what is in hand, and when at the latest.
     leaving: Option<(oneshot::Sender<Handed>, Instant)>,
@@ -58,10 +60,19 @@ struct Pipe {
     worker: u64,
     sink: usize,
     fd: OwnedFd,
-    label: String,
+    label: Box<str>,
     /// The line that has not ended yet.
     line: Vec<u8>,
-    until: Option<Instant>,
+    /// Its worker was closed.
+    closing: bool,
+}
+
+/// A worker has one pipe or two.
+const PIPES: u64 = 2;
+
+/// A pipe's number, by its worker and by which of its pipes it is.
+fn key(worker: u64, pipe: usize) -> u64 {
+    worker * PIPES + pipe as u64 % PIPES
 }
 
 enum Read {
@@ -77,7 +88,7 @@ impl Copier {
             shared,
             sinks,
             pipes: HashMap::new(),
-            next_key: 0,
+            closing: VecDeque::new(),
             flushes: Vec::new(),
             leaving: None,
             buffer: Vec::with_capacity(PIECE),
@@ -115,7 +126,7 @@ impl Copier {
     fn wait(&mut self) -> (bool, u32) {
         let now = Instant::now();
         let leaving = self.leaving.as_ref().map(|(_, at)| *at);
-        let next = self.pipes.values().filter_map(|pipe| pipe.until).chain(leaving).min();
+        let next = self.closing.front().map(|(until, _)| *until).into_iter().chain(leaving).min();
         let timeout = next.and_then(|next| Timespec::try_from(next.saturating_duration_since(now)).ok());
         let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
         for sink in &self.sinks {
@@ -165,16 +176,18 @@ impl Copier {
     }
 
     fn add(&mut self, worker: u64, sink: usize, fd: OwnedFd, label: String) {
-        self.put(Pipe { worker, sink, fd, label, line: Vec::new(), until: None });
+        let key = key(worker, sink);
+        self.put(key, Pipe { worker, sink, fd, label: label.into(), line: Vec::new(), closing: false });
     }
 
-    fn put(&mut self, pipe: Pipe) {
-        let key = self.next_key;
-        self.next_key += 1;
+    fn put(&mut self, key: u64, pipe: Pipe) {
         let data = epoll::EventData::new_u64(key);
         // Without a place in the epoll (max_user_watches) the pipe is closed: the worker gets EPIPE rather than hang.
         if epoll::add(&self.sinks[pipe.sink].epoll, &pipe.fd, data, epoll::EventFlags::IN).is_ok() {
-            self.pipes.insert(key, pipe);
+            if pipe.closing {
+                self.closing.push_back((Instant::now() + self.grace, key));
+            }
+            self.pipes.insert(key, Box::new(pipe));
         }
     }
 
@@ -263,17 +276,19 @@ impl Copier {
         self.shared.tails().remove(&worker);
         let until = Instant::now() + self.grace;
         for key in self.keys(worker) {
-            if let Some(pipe) = self.pipes.get_mut(&key) {
-                pipe.until = Some(until);
+            if let Some(pipe) = self.pipes.get_mut(&key).filter(|pipe| !pipe.closing) {
+                pipe.closing = true;
+                self.closing.push_back((until, key));
             }
         }
     }
 
     fn close_late_ones(&mut self) {
         let now = Instant::now();
-        let late: Vec<u64> =
-            self.pipes.iter().filter(|(_, pipe)| pipe.until.is_some_and(|until| until <= now)).map(|(key, _)| *key).collect();
-        late.into_iter().for_each(|key| self.remove(key));
+        // One that has ended by itself is waited for no more.
+        while let Some((_, key)) = self.closing.pop_front_if(|(until, key)| *until <= now || !self.pipes.contains_key(key)) {
+            self.remove(key);
+        }
     }
 
     fn answer_flushes(&mut self) {
@@ -288,13 +303,14 @@ impl Copier {
     fn leave(&mut self) {
         let written = self.sinks.iter().all(|sink| sink.pending.is_empty());
         let Some((done, _)) = self.leaving.take_if(|(_, at)| written || *at <= Instant::now()) else { return };
+        self.closing.clear();
         let pipes = self.pipes.drain().map(|(_, pipe)| HandedPipe {
             worker: pipe.worker,
             sink: pipe.sink,
             fd: pipe.fd,
-            label: pipe.label,
+            label: pipe.label.into(),
             line: pipe.line,
-            closing: pipe.until.is_some(),
+            closing: pipe.closing,
         });
         let handed = Handed {
             pipes: pipes.collect(),
@@ -314,21 +330,14 @@ impl Copier {
             self.sinks[number.min(last)].pending.splice(..0, pending);
         }
         for mut pipe in handed.pipes {
-            let until = pipe.closing.then(|| Instant::now() + self.grace);
             pipe.line.truncate(LINE_MAX);
-            self.put(Pipe {
-                worker: pipe.worker,
-                sink: pipe.sink.min(last),
-                fd: pipe.fd,
-                label: pipe.label,
-                line: pipe.line,
-                until,
-            });
+            let HandedPipe { worker, sink, fd, label, line, closing } = pipe;
+            self.put(key(worker, sink), Pipe { worker, sink: sink.min(last), fd, label: label.into(), line, closing });
         }
     }
 
-    fn keys(&self, worker: u64) -> Vec<u64> {
-        self.pipes.iter().filter(|(_, pipe)| pipe.worker == worker).map(|(key, _)| *key).collect()
+    fn keys(&self, worker: u64) -> impl Iterator<Item = u64> + use<> {
+        (0..PIPES as usize).map(move |pipe| key(worker, pipe))
     }
 
     /// Closes our end; the epoll forgets it by that.
@@ -347,7 +356,7 @@ fn pass_on_rest(shared: &Shared, sink: &mut Sink, pipe: &mut Pipe) {
 
 /// The pipe's line goes to the sink and, as long as the worker is not closed, into its tail.
 fn pass_on(shared: &Shared, sink: &mut Sink, pipe: &mut Pipe) {
-    if pipe.until.is_none() {
+    if !pipe.closing {
         shared.tails().entry(pipe.worker).or_default().push(&pipe.line);
     }
     if sink.pending.len() > PENDING_LAST {

@@ -1,0 +1,107 @@
+//! What may not grow with the number of workers is counted, not timed: system calls of an idle master, of a death, of a start.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::harness::master::pids;
+use super::harness::{Master, Place, Signal, eventually, processes};
+
+/// Few are so many that a start already shares the table of descriptors, which takes some calls more than to copy a small one.
+const FEW: u32 = 24;
+const MANY: u32 = 72;
+/// So much more may be called among many workers than among few; one call for each worker would be forty-eight.
+const MARGIN: usize = 24;
+/// Which depend on how much is served at once, on who else wants a lock, on when a thread is traced.
+const NOT_COUNTED: [&str; 5] = ["epoll_wait", "epoll_pwait", "futex", "restart_syscall", "sched_yield"];
+
+/// strace(1) on every thread of a master.
+struct Trace {
+    strace: Child,
+    file: PathBuf,
+}
+
+impl Trace {
+    fn of(master: &Master) -> Trace {
+        let file = master.place.path("trace");
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", file.to_str().expect("UTF-8"), "-p", &master.pid.to_string()]);
+        let mut strace = strace.stderr(Stdio::piped()).spawn().expect("strace; tests/setup installs it");
+        let mut said = BufReader::new(strace.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let attached = said.find(|line| line.contains("attached") || line.contains("ptrace"));
+        assert!(attached.as_ref().is_some_and(|line| line.contains("attached")), "{attached:?}");
+        std::thread::spawn(move || said.for_each(drop));
+        Trace { strace, file }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.file).unwrap_or_default()
+    }
+
+    /// All that was called so far, once nothing is called for a while: longer than the master waits before it lets go of memory.
+    fn calm(&self, master: &Master) -> String {
+        let calm = || {
+            let before = self.text();
+            std::thread::sleep(Duration::from_millis(1700));
+            (self.text() == before).then_some(before)
+        };
+        eventually("it is idle", calm, || master.log())
+    }
+
+    /// How often the thread that starts workers has called the kernel in a part of a trace in which it started one.
+    fn calls(part: &str) -> usize {
+        let lines = || part.lines().filter_map(|line| line.split_once(' ')).map(|(thread, call)| (thread, call.trim_start()));
+        let (this, _) = lines().find(|(_, call)| call.starts_with("clone3(")).unwrap_or_else(|| panic!("no start: {part}"));
+        let counted = |call: &str| call.split_once('(').is_some_and(|(name, _)| !NOT_COUNTED.contains(&name));
+        lines().filter(|(thread, call)| *thread == this && !call.starts_with(['<', '+', '-']) && counted(call)).count()
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        // It detaches.
+        processes::signal(self.strace.id(), Signal::TERM);
+        let _ = self.strace.wait();
+    }
+}
+
+/// The calls of a death with its replacement, and of four starts, among so many workers that have nothing to say.
+fn calls_among(count: u32) -> [usize; 2] {
+    let place = Place::new();
+    place.program("v1/worker", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n");
+    let master = place.pool(&format!("count = {count}"), "").start();
+    let victim = pids(&master.status())[0];
+    let ready = |text: String, times: usize| {
+        master.systemd().wait(&text, |all| (all.iter().filter(|it| it.contains(&text)).count() >= times).then_some(()));
+    };
+    let full = format!("{count}/{count} ready");
+    let times = master.systemd().messages().iter().filter(|it| it.contains(&full)).count();
+
+    let trace = Trace::of(&master);
+    let before = trace.calm(&master);
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(trace.text(), before, "{count} idle workers");
+
+    processes::signal(victim, Signal::KILL);
+    ready(full, times + 1);
+    let after = trace.calm(&master);
+    let death = Trace::calls(&after[before.len()..]);
+
+    let more = count + 4;
+    master.ok(&["scale", &more.to_string()]);
+    ready(format!("{more}/{more} ready"), 1);
+    let starts = Trace::calls(&trace.calm(&master)[after.len()..]);
+    drop(trace);
+    [death, starts]
+}
+
+#[test]
+fn a_death_and_a_start_cost_no_more_system_calls_among_many_workers() {
+    let (few, many) = (calls_among(FEW), calls_among(MANY));
+    for (what, few, many) in [("a death", few[0], many[0]), ("four starts", few[1], many[1])] {
+        let counted = format!("{what}: {few} calls among {FEW} workers, {many} among {MANY}");
+        eprintln!("{counted}");
+        assert!(many <= few + MARGIN, "{counted}");
+    }
+}

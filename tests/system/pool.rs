@@ -215,7 +215,7 @@ fn it_needs_no_root(c: &Container) {
 
 fn the_journal_tells_it_all(c: &Container) {
     let web = Instance::new(c, "logged", 1);
-    web.release("talks", Some("printf '#!/bin/sh\\necho I am the worker\\nexec /opt/ratoon/hello\\n' >worker; chmod 755 worker"));
+    web.release("talks", Some("printf '#!/bin/sh\\necho I am the worker\\necho \"<3>it is bad\"\\nexec /opt/ratoon/hello\\n' >worker; chmod 755 worker"));
     web.point_to("talks");
     web.start();
     let worker = pids(&web.settled())[0].to_string();
@@ -227,6 +227,10 @@ fn the_journal_tells_it_all(c: &Container) {
     };
     let said = wait_for("the worker's line", || entries().into_iter().find(|entry| entry["MESSAGE"] == "I am the worker"));
     assert_eq!((&said["SYSLOG_IDENTIFIER"], &said["_PID"]), (&"logged/0".into(), &worker.as_str().into()), "{said:#}");
+    // What it puts before a line is how grave it is, as in sd-daemon(3).
+    assert_eq!(said["PRIORITY"], "6", "{said:#}");
+    let bad = wait_for("its second line", || entries().into_iter().find(|entry| entry["MESSAGE"] == "it is bad"));
+    assert_eq!((&bad["PRIORITY"], &bad["_PID"]), (&"3".into(), &worker.as_str().into()), "{bad:#}");
     let master = web.main_pid().to_string();
     let rolled_back = wait_for("the master's word on the reload", || {
         entries().into_iter().find(|entry| {

@@ -197,10 +197,12 @@ impl Pool {
         tasks.flatten().filter_map(|task| scheduled(&task.path())).sum()
     }
 
-    /// CPU time of the thread that turns the loop: the first one.
+    /// CPU time of the thread that turns the loop.
     fn turning(&self) -> f64 {
-        let pid = self.process.id();
-        scheduled(Path::new(&format!("/proc/{pid}/task/{pid}"))).expect("a thread")
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("threads");
+        let is_it = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "ratoon-loop\n");
+        let task = tasks.flatten().map(|task| task.path()).find(is_it).expect("the loop's thread");
+        scheduled(&task).expect("a thread")
     }
 
     /// The same again with every other worker stopped.

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::status::tree::Document;
+use crate::status::finished::Finished;
 
 /// Who waits for an answer; never used twice.
 pub type AskerId = u64;
@@ -76,7 +76,7 @@ pub enum Command {
     /// The asker went away before it was answered.
     Gone(AskerId),
     /// Give the whole document.
-    Document(oneshot::Sender<Arc<Document>>),
+    Document(oneshot::Sender<Arc<Finished>>),
     /// Give the workers as the loop knows them (no kernel figures).
     Workers(oneshot::Sender<Vec<WorkerView>>),
 }
@@ -254,7 +254,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
-    pub async fn document(&self) -> Result<Arc<Document>, Closed> {
+    pub async fn document(&self) -> Result<Arc<Finished>, Closed> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Document(reply)).map_err(|_| Closed)?;
         answer.await.map_err(|_| Closed)

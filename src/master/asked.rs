@@ -33,6 +33,9 @@ impl Master {
 
     /// A front end wants something.
     pub(super) fn wish(&mut self, command: Command) {
+        if !matches!(command, Command::Document(_) | Command::Workers(_)) {
+            self.desk.touch();
+        }
         match command {
             Command::Ask { asker, ask, reply, announce } => {
                 let waits = reply.is_some().then_some(asker);
@@ -131,6 +134,9 @@ impl Master {
 
     /// What another thread has finished.
     pub(super) fn bring_in(&mut self, brought: Brought) {
+        if !matches!(brought, Brought::Composed) {
+            self.desk.touch();
+        }
         match brought {
             Brought::Prepared(number, result) => {
                 let wanted = self.preparing.as_ref().is_some_and(|(preparing, _)| *preparing == number);
@@ -162,6 +168,7 @@ impl Master {
                 }
             }
             Brought::Orphans => self.children(),
+            Brought::Composed => self.composed(),
             Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),
             Brought::Checked(result) => self.next_program_said(result),
             Brought::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),

@@ -22,6 +22,7 @@ const SMALL: u64 = 16 << 20;
 impl Master {
     /// Starts a worker, or says why it can't be.
     pub(super) fn give_birth(&mut self, worker: WorkerId, slot: Slot, generation: Number) {
+        self.desk.touch();
         let event = match self.try_birth(worker, slot, generation) {
             Ok(pid) => Event::Spawned(worker, pid),
             Err(why) => {

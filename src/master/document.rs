@@ -1,6 +1,7 @@
 //! The status document: the loop gives what it holds, another thread asks the kernel and the status pages.
 //!
-//! Law: the loop's part is a copy of what it has in memory; no file is read and no worker asked by it.
+//! Law: the loop's part is a copy of what it has in memory; no file is read and no worker asked by it (the page of a worker is
+//! memory, too).
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -9,12 +10,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Map, Value};
-use tokio::sync::oneshot;
 
+use super::desk::{Asker, Job, PAGES, Pages};
 use super::publish::{Ended, LastReload, told};
 use super::sockets::Listener;
-use super::turn::Master;
+use super::turn::{Brought, Master};
 use crate::control::{Summary, WorkerView};
+use crate::status::finished::Finished;
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::scoreboard::{Buffers, Scoreboard, Shown, Totals};
 use crate::status::tree::{self, Connections, Document};
@@ -44,7 +46,29 @@ struct One {
 
 impl Master {
     /// Answers with the document, off the loop.
-    pub(super) fn document(&mut self, reply: oneshot::Sender<Arc<Document>>) {
+    pub(super) fn document(&mut self, asker: Asker) {
+        let job = self.desk.ask(asker);
+        self.compose(job);
+    }
+
+    /// A document is there; others may wait for one that was begun later.
+    pub(super) fn composed(&mut self) {
+        let job = self.desk.next();
+        self.compose(job);
+    }
+
+    fn compose(&mut self, job: Option<Job>) {
+        let Some(job) = job else { return };
+        let facts = self.facts();
+        let bring = self.bring.clone();
+        tokio::task::spawn_blocking(move || {
+            if job.done(|| build(facts)) {
+                let _ = bring.send(Brought::Composed);
+            }
+        });
+    }
+
+    fn facts(&self) -> Facts {
         let summary = self.ends.summary.borrow().clone();
         let workers = self.pool.workers().filter_map(|(id, _)| {
             let process = self.processes.get(&id);
@@ -56,7 +80,7 @@ impl Master {
                 scoreboard: process.and_then(|process| process.scoreboard.clone()),
             })
         });
-        let facts = Facts {
+        Facts {
             summary,
             last_reload: self.published.last_reload.clone(),
             reloads: self.published.reloads.clone(),
@@ -66,10 +90,14 @@ impl Master {
             failures: self.failures.iter().cloned().collect(),
             past: self.past.clone(),
             surveyor: self.surveyor.clone(),
-        };
-        tokio::task::spawn_blocking(move || {
-            let _ = reply.send(Arc::new(build(facts)));
-        });
+        }
+    }
+
+    /// Nobody has asked for a while: memory is given back.
+    pub(super) fn forget_documents(&mut self) {
+        if self.desk.forget(self.now) {
+            self.surveyor.forget();
+        }
     }
 }
 
@@ -78,18 +106,27 @@ pub(super) fn time(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |at| format!("{at:.3}"))
 }
 
-fn build(facts: Facts) -> Document {
+/// The document; in a small pool also what the pages were like before they were read.
+fn build(facts: Facts) -> (Finished, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, workers, listeners, failures, past, surveyor } = facts;
     let Ended { totals: mut all, mut known } = past;
     // Each page is read once: what is summed is what is shown.
     let mut told_by = Vec::with_capacity(workers.len());
     let (mut buffers, mut claims) = (Buffers::default(), Claims::default());
+    let pages = || workers.iter().filter_map(|one| one.scoreboard.clone());
+    let marks = match workers.len() <= PAGES {
+        true => pages().map(|page| page.mark().map(|mark| (Arc::downgrade(&page), mark))).collect::<Option<Vec<_>>>(),
+        false => None,
+    };
     for one in &workers {
+        if one.view.state == "draining" {
+            claims.leaves(one.view.id);
+        }
         let shown = one.scoreboard.as_deref().and_then(|page| page.read(&mut buffers));
         let (page, connections) = match shown {
             Some(Shown { totals, connections, peers, all }) => {
                 if all {
-                    claims.add(one.view.id, peers, one.view.state == "draining");
+                    claims.add(one.view.id, peers);
                 }
                 (Some(totals), connections)
             }
@@ -103,9 +140,10 @@ fn build(facts: Facts) -> Document {
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
     let sockets: Vec<_> = listeners.iter().flat_map(|(_, queues)| queues).collect();
     let survey = surveyor.survey(&subjects, &sockets, &claims);
+    let pages = marks.zip(survey.until).map(|(marks, until)| Pages { until, marks });
     let mut workers: Vec<tree::Worker> = workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect();
     workers.sort_by_key(|worker| (worker.slot, worker.id));
-    Document {
+    let document = Document {
         instance: summary.instance.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: summary.state.to_owned(),
@@ -147,7 +185,8 @@ fn build(facts: Facts) -> Document {
             .collect(),
         workers,
         failures,
-    }
+    };
+    (document.into(), pages)
 }
 
 /// A socket and what waits in its queue, or in those of all slots.

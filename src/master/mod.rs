@@ -18,7 +18,7 @@
 //! | `handover/` | another program goes on in this process: the upgrade in place |
 //! | `fronts.rs` | the status address and D-Bus |
 //! | `systemd.rs`, `age.rs` | what systemd is told; whether it is too old |
-//! | `publish.rs`, `document.rs` | what everybody may know |
+//! | `publish.rs`, `document.rs`, `desk.rs` | what everybody may know |
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
 
@@ -30,6 +30,7 @@ pub mod catalog;
 pub mod cgroup;
 mod command;
 mod death;
+mod desk;
 mod document;
 mod fronts;
 mod guard;

@@ -139,11 +139,14 @@ impl Master {
             self.extend();
         }
         self.systemd.status(&summary.status_text, at_once, self.now);
-        self.ends.summary.send_if_modified(|told| {
+        let changed = self.ends.summary.send_if_modified(|told| {
             let changed = *told != summary;
             *told = summary;
             changed
         });
+        if changed {
+            self.desk.touch();
+        }
         let tails = &self.published.tails;
         // Whoever is told of a failed reload asks next what the failed worker printed: then it shall be there.
         let waits = |answer: &Reply| match answer {

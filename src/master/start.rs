@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::cgroup::Cgroups;
 use super::command::Cancel;
+use super::desk::Desk;
 use super::fronts;
 use super::guard::Guard;
 use super::handover::fds::Incoming;
@@ -37,6 +38,7 @@ use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
 use crate::control::{self, AskerId, Summary};
 use crate::pool::{Event, Number, Pool};
+use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;
 use crate::sys::poll::Poll;
 use crate::sys::signals::{self, SignalFd};
@@ -451,7 +453,8 @@ impl Master {
             published: Published::new(),
             failures: VecDeque::new(),
             past: Ended::default(),
-            surveyor: Surveyor::default(),
+            surveyor: Surveyor::keeps(Arc::new(Clocks)),
+            desk: Desk::new(Arc::new(Clocks)),
             started_at,
             child_ended: false,
             dismissed: Vec::new(),

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cgroup::Cgroups;
 use super::command::Cancel;
+use super::desk::Desk;
 use super::guard::Guard;
 use super::handover::orphans::Orphans;
 use super::handover::store::Store;
@@ -55,6 +56,8 @@ pub enum Brought {
     Orphans,
     /// A worker has used up what it may.
     Worn(WorkerId, &'static str),
+    /// A document is composed, and others wait for the next.
+    Composed,
     /// The program that is to come could go on, or why it can't.
     Checked(Result<(), String>),
 }
@@ -118,6 +121,8 @@ pub struct Master {
     pub(super) past: Ended,
     /// Asks the kernel, and remembers which connection is whose.
     pub(super) surveyor: Surveyor,
+    /// Where the status document is asked for.
+    pub(super) desk: Desk,
     pub(super) started_at: SystemTime,
     /// A child has ended; whether it was an orphan is looked at when there is nothing more urgent.
     pub(super) child_ended: bool,
@@ -200,6 +205,7 @@ impl Master {
             self.orphans.deadline(),
             self.store.as_ref().and_then(Store::deadline),
             self.vacating.deadline(),
+            self.desk.deadline(),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         loop {
@@ -230,6 +236,7 @@ impl Master {
     }
 
     fn serve(&mut self, tokens: Vec<u64>) {
+        self.desk.touch();
         let mut tokens: Vec<Token> = tokens.into_iter().map(Token::from_u64).collect();
         tokens.sort_unstable();
         let mut ended = Vec::new();
@@ -262,6 +269,7 @@ impl Master {
         self.look_at_wear();
         self.look_at_orphans();
         self.look_at_queues();
+        self.forget_documents();
         if self.pool.deadline().is_some_and(|at| at <= self.now) {
             self.events.push_back(Event::Due);
         }
@@ -283,6 +291,7 @@ impl Master {
     pub(super) fn take_in(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop_front() {
+            self.desk.touch();
             if let Some(store) = &mut self.store {
                 store.touch(&event, self.now);
             }

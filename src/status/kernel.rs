@@ -7,21 +7,23 @@
 mod claims;
 mod diag;
 mod holders;
+mod kept;
 mod netlink;
 mod process;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 pub use self::claims::Claims;
-use self::diag::{Inode, Sockets};
-use self::holders::{Holders, Memory, Seen};
+use self::diag::Inode;
+use self::kept::Remembered;
 use self::process::Process;
+use crate::status::keep::Clock;
 
 /// After so long the figures of the remaining workers are left unknown.
 pub const BUDGET: Duration = Duration::from_secs(2);
@@ -38,6 +40,8 @@ pub struct Survey {
     queues: Vec<Option<Queue>>,
     /// The master's own figures.
     pub master: Master,
+    /// Until when another survey would say the same, if pages and workers are as they were; `None`: this is not kept.
+    pub until: Option<Instant>,
 }
 
 /// What the kernel knows of one worker.
@@ -92,27 +96,35 @@ impl Survey {
 }
 
 /// Makes surveys, and remembers from one to the next who holds which connection. Cheap to clone.
+///
+/// One that [`Self::keeps`] gives what it has learned again for a small multiple of what that cost
+/// ([`crate::status::keep`]). Not kept are a worker that is new, has another process or begins to drain, and who holds which
+/// connections when the pages claim others.
 #[derive(Clone, Default)]
 pub struct Surveyor {
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<Remembered>>,
+    clock: Option<Arc<dyn Clock>>,
 }
 
 impl Surveyor {
-    /// Looks at these workers and these listening sockets now. Surveys at the same time wait for each other.
+    /// A surveyor that keeps what it has learned for a while, by this clock.
+    pub fn keeps(clock: Arc<dyn Clock>) -> Self {
+        Surveyor { clock: Some(clock), ..Surveyor::default() }
+    }
+
+    /// Looks at these workers and these listening sockets now, or says what was seen a moment ago. Surveys at the same time
+    /// wait for each other.
     pub fn survey(&self, workers: &[Subject], listeners: &[impl AsFd], claims: &Claims) -> Survey {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = Instant::now() + BUDGET;
         let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
-        let sockets = look_at_sockets(&listeners);
-        let queues = listeners.iter().map(|listener| sockets.queues.get(&listener.as_ref()?.inode).copied()).collect();
-        // A socket of another network namespace (PrivateNetwork=) is in no dump of ours, nor are its connections.
-        let accepting: Vec<&Listener> = listeners.iter().flatten().filter(|listener| listener.local != Local::Other).collect();
-        let complete = !accepting.is_empty() && accepting.iter().all(|listener| sockets.queues.contains_key(&listener.inode));
-        let inodes = listeners.iter().flatten().map(|listener| listener.inode).collect();
-        let ids = workers.iter().map(|(id, ..)| *id).collect();
-        let holders = Holders::new(&mut memory, inodes, &sockets.connections, &ids, claims, end);
-        let workers = look_at_workers(workers, holders, complete, end);
-        Survey { workers, queues, master: master() }
+        memory.survey(workers, &listeners, claims, self.clock.as_deref())
+    }
+
+    /// Forgets what is kept: nobody asks. Does not wait for a survey.
+    pub fn forget(&self) {
+        if let Ok(mut memory) = self.memory.try_lock() {
+            memory.forget();
+        }
     }
 }
 
@@ -130,93 +142,6 @@ pub fn master() -> Master {
         pss,
         cpu_usec: Some(process::own_cpu()),
         started: stat.and_then(|stat| process::boot_time()?.checked_add(stat.started)),
-    }
-}
-
-/// A worker while it is looked at.
-struct Look<'a> {
-    id: u64,
-    pid: u32,
-    group: Option<&'a Path>,
-    main: Process,
-    others: Option<Vec<u32>>,
-    seen: Seen,
-    figures: Figures,
-}
-
-fn look_at_workers(workers: &[Subject], mut holders: Holders<'_>, complete: bool, end: Instant) -> HashMap<u64, Figures> {
-    let boot = process::boot_time();
-    let mut all = HashMap::with_capacity(workers.len());
-    let mut looks = Vec::with_capacity(workers.len());
-    for (id, pid, group) in workers {
-        all.insert(*id, Figures::default());
-        let living = if Instant::now() < end { Process::open(*pid) } else { None };
-        match living.and_then(|main| Some((main.stat()?, main))) {
-            Some((stat, main)) => {
-                looks.push(Look::new(*id, *pid, group.as_deref(), main, stat, boot));
-            }
-            None => holders.hide(),
-        }
-    }
-    // First those who do not show their connections: what they hold can be claimed by nobody.
-    let (mut silent, mut telling): (Vec<_>, Vec<_>) = looks.into_iter().partition(|look| !holders.tells(look.id));
-    if holders.any() {
-        look_for_holders(&mut silent, &mut holders);
-        holders.believe();
-        look_for_holders(&mut telling, &mut holders);
-    }
-    let (counts, unexplained) = holders.count();
-    for look in silent.into_iter().chain(telling) {
-        let known = complete && (look.seen.visible || !unexplained);
-        let open_connections = known.then(|| counts.get(&look.id).copied().unwrap_or(0));
-        all.insert(look.id, Figures { open_connections, listening: look.seen.listening, ..look.figures });
-    }
-    all
-}
-
-fn look_for_holders(looks: &mut [Look<'_>], holders: &mut Holders<'_>) {
-    for look in &mut *looks {
-        look.seen = holders.main(look.id, &look.main);
-    }
-    // Whatever the main processes do not hold, their other processes do.
-    for look in looks {
-        if !holders.wants_others(look.id, look.seen) {
-            continue;
-        }
-        match look.others.take().or_else(|| look.find_others()) {
-            Some(others) => {
-                for other in others.into_iter().filter(|other| *other != look.pid).filter_map(Process::open) {
-                    holders.other(look.id, &other, &mut look.seen);
-                }
-            }
-            None => {
-                look.seen = Seen::default();
-                holders.hide();
-            }
-        }
-    }
-}
-
-impl<'a> Look<'a> {
-    fn new(id: u64, pid: u32, group: Option<&'a Path>, main: Process, stat: process::Stat, boot: Option<SystemTime>) -> Look<'a> {
-        let others = group.and_then(|group| process::group_members(group, PROCESSES_MAX));
-        let siblings = others.iter().flatten().filter(|other| **other != pid).filter_map(|other| Process::open(*other)?.stat());
-        let figures = Figures {
-            rss: Some(siblings.fold(stat.rss, |sum, sibling| sum.saturating_add(sibling.rss))),
-            memory_current: group.and_then(|group| process::number(&group.join("memory.current"))),
-            cpu_usec: group.and_then(process::group_cpu).or(Some(stat.cpu_usec)),
-            started: boot.and_then(|boot| boot.checked_add(stat.started)),
-            ..Figures::default()
-        };
-        Look { id, pid, group, main, others, seen: Seen::default(), figures }
-    }
-
-    /// The other processes of a worker without a cgroup; a cgroup that could not be read is no reason to guess.
-    fn find_others(&self) -> Option<Vec<u32>> {
-        match self.group {
-            Some(_) => None,
-            None => process::descendants(&self.main, PROCESSES_MAX),
-        }
     }
 }
 
@@ -271,33 +196,6 @@ impl Listener {
             _ => None,
         }
     }
-}
-
-/// All listening sockets' queues and connections, in as few dumps as the kernel allows.
-fn look_at_sockets(listeners: &[Option<Listener>]) -> Sockets {
-    let mut sockets = Sockets::default();
-    let locals = || listeners.iter().flatten().map(|listener| &listener.local);
-    for six in [false, true] {
-        let ports: HashSet<u16> = locals()
-            .filter_map(|local| match local {
-                Local::Tcp { six: is_six, port } if *is_six == six => Some(*port),
-                Local::Tcp { .. } | Local::Unix { .. } | Local::Other => None,
-            })
-            .collect();
-        if !ports.is_empty() {
-            sockets.add_tcp(six, &ports);
-        }
-    }
-    let names: HashSet<&[u8]> = locals()
-        .filter_map(|local| match local {
-            Local::Unix { name } if !name.is_empty() => Some(name.as_slice()),
-            Local::Unix { .. } | Local::Tcp { .. } | Local::Other => None,
-        })
-        .collect();
-    if !names.is_empty() {
-        sockets.add_unix(&names);
-    }
-    sockets
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! What is known: the status document ([`tree`]) and where its figures come from (`kernel`, `scoreboard`);
-//! what helps against usual mistakes (`cure`).
+//! what helps against usual mistakes (`cure`); how long what was learned may be told again (`keep`), and a document that is
+//! told to several (`finished`).
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "master")]
 pub mod cure;
+#[cfg(feature = "master")]
+pub mod finished;
+#[cfg(feature = "master")]
+pub mod keep;
 #[cfg(feature = "master")]
 pub mod kernel;
 #[cfg(feature = "master")]

@@ -30,6 +30,9 @@ const BEGIN: usize = (header::WORDS + COUNTERS * counter::WORDS) * 8;
 /// Bytes of a slot that this version knows.
 const SLOT: usize = slot::WORDS * 8;
 
+/// With more slots than this in use a page has no [`Scoreboard::mark`].
+pub const MARKED: usize = 8;
+
 /// A worker's page, and its size in bytes, which cannot change.
 #[derive(Debug)]
 pub struct Scoreboard(File, usize);
@@ -155,6 +158,24 @@ impl Scoreboard {
         })
     }
 
+    /// A number that is another when the page says something else. `None` when more than [`MARKED`] slots are in use, or it is
+    /// not laid out as it was made.
+    pub fn mark(&self) -> Option<u64> {
+        let Some(page) = self.open() else { return Some(0) };
+        let (used, size) = (page.slots_used(), page.geometry.slot_words * 8);
+        let counters = (page.geometry.counters_at + page.geometry.counters * counter::WORDS) * 8;
+        if used > MARKED || counters > BEGIN || size > SLOT {
+            return None;
+        }
+        let mut bytes = [0; MARKED * SLOT];
+        let bytes = bytes.get_mut(..used * SLOT)?;
+        self.bytes(page.geometry.slots_at, bytes)?;
+        let words = page.begin.as_chunks().0.iter().chain(bytes.as_chunks().0);
+        let mix =
+            |sum: u64, word: &[u8; 8]| (sum ^ u64::from_ne_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
+        Some(words.fold(1, mix))
+    }
+
     /// The requests that are in work, longest first: what a worker that hangs hangs in, what a dead one died in.
     pub fn serving(&self) -> Vec<Request> {
         let connections = self.read(&mut Buffers::default()).unwrap_or_default().connections.values().into_owned();
@@ -239,9 +260,13 @@ impl Page<'_> {
         totals
     }
 
+    fn slots_used(&self) -> usize {
+        usize::try_from(self.word(header::SLOTS_USED)).unwrap_or(usize::MAX).min(self.geometry.slots)
+    }
+
     /// Hands over every connection.
     fn connections(&self, first: &mut Vec<u8>, second: &mut Vec<u8>, mut each: impl FnMut(Entry)) {
-        let used = usize::try_from(self.word(header::SLOTS_USED)).unwrap_or(usize::MAX).min(self.geometry.slots);
+        let used = self.slots_used();
         let size = self.geometry.slot_words * 8;
         // Everything twice: two equal readings, one after the other, are of one moment between them.
         for bytes in [&mut *first, &mut *second] {

@@ -295,3 +295,31 @@ proptest! {
         serde_json::to_string(&shown.totals.counters).unwrap();
     }
 }
+
+#[test]
+fn a_page_that_says_something_else_has_another_mark() {
+    let (page, board) = pair();
+    let mut marks = vec![page.mark().expect("a mark")];
+    let mut changed = |page: &Scoreboard| {
+        let mark = page.mark().expect("a mark");
+        assert!(!marks.contains(&mark), "{marks:?} {mark}");
+        assert_eq!(page.mark(), Some(mark), "and the same as long as it says the same");
+        marks.push(mark);
+    };
+    let connection = Writer::new(board.clone(), peer());
+    changed(&page);
+    let number = connection.begin(get("/"));
+    changed(&page);
+    assert!(connection.set_info(number, "{}"));
+    changed(&page);
+    connection.wrote(7);
+    changed(&page);
+    connection.stage(Stage::Sending);
+    changed(&page);
+    board.counter("jobs").expect("room").fetch_add(1, Relaxed);
+    changed(&page);
+    drop(connection);
+    changed(&page);
+    let _more: Vec<_> = (0..=MARKED).map(|_| Writer::new(board.clone(), None)).collect();
+    assert_eq!(page.mark(), None, "too much to look at on the loop");
+}

@@ -149,7 +149,7 @@ async fn turn(
         match command {
             Command::Ask { asker, ask, reply, .. } => drop(asked.send(Asked { asker, ask, reply })),
             Command::Gone(asker) => drop(gone.send(asker)),
-            Command::Document(reply) => drop(reply.send(Arc::new(document.lock().unwrap().clone()))),
+            Command::Document(reply) => drop(reply.send(Arc::new(document.lock().unwrap().clone().into()))),
             Command::Workers(reply) => drop(reply.send(vec![worker(1, 0, 7, "ready")])),
         }
     }

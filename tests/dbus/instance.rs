@@ -223,7 +223,7 @@ fn act(world: &World, command: Command, telling: &Sender<Told>) {
     match command {
         Command::Ask { asker, ask, reply, .. } => telling.send(Told::Ask(asker, ask, reply)).unwrap_or_default(),
         Command::Gone(asker) => telling.send(Told::Gone(asker)).unwrap_or_default(),
-        Command::Document(reply) => reply.send(Arc::new(world.document.clone())).unwrap_or_default(),
+        Command::Document(reply) => reply.send(Arc::new(world.document.clone().into())).unwrap_or_default(),
         Command::Workers(reply) => reply.send(world.workers.clone()).unwrap_or_default(),
     }
 }

@@ -10,8 +10,10 @@ use super::access;
 use super::call::{self, Call, Fault, error};
 use super::{Properties, Shared, clean, microseconds};
 use crate::control::{Ask, AskerId, Reply, Summary};
-use crate::status::tree::Document;
+use crate::status::finished::Finished;
 
+/// So many bytes of a document go into a message on the loop's thread.
+const COPIED: usize = 512 << 10;
 const FAILED: &str = "org.ratoon1.Error.Failed";
 
 pub(super) fn properties(summary: &Summary) -> Properties<'_> {
@@ -161,7 +163,7 @@ fn verb(ask: &Ask) -> &'static str {
 ///
 /// # Errors
 /// When the master is ending.
-pub(super) async fn document(shared: &Shared) -> Result<Arc<Document>, Fault> {
+pub(super) async fn document(shared: &Shared) -> Result<Arc<Finished>, Fault> {
     let _permit = shared.documents.acquire().await;
     shared.handle.document().await.map_err(|closed| Fault::new(error::FAILED, closed.to_string()))
 }
@@ -172,12 +174,16 @@ pub(super) async fn document(shared: &Shared) -> Result<Arc<Document>, Fault> {
 /// When the master is ending, or the document does not fit into a message.
 pub(super) async fn status(shared: Arc<Shared>, call: Call) -> Result<Option<Message>, Fault> {
     let document = document(&shared).await?;
-    let things = document.workers.iter().map(|worker| 1 + worker.active_connections.len()).sum();
+    let bytes = document.line().map_or(0, str::len);
     let write = move || {
-        let text = serde_json::to_string(&*document).map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
-        call.reply(&text)
+        let line = document.line().map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
+        call.reply(&line.trim_end())
     };
-    heavy(things, write).await.map(Some)
+    // To copy half a megabyte takes less than to wake a thread for it.
+    if bytes <= COPIED {
+        return write().map(Some);
+    }
+    off_loop(write).await.map(Some)
 }
 
 /// Makes a message: here, or, when it tells of so many things that the loop would notice, on a thread.
@@ -191,6 +197,13 @@ where
     if things <= 100 {
         return make();
     }
+    off_loop(make).await
+}
+
+async fn off_loop<F>(make: F) -> Result<Message, Fault>
+where
+    F: FnOnce() -> Result<Message, Fault> + Send + 'static,
+{
     let made = tokio::task::spawn_blocking(make).await;
     made.unwrap_or_else(|problem| Err(Fault::new(error::FAILED, problem.to_string())))
 }

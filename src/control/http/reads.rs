@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use serde_json::to_vec;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
@@ -13,6 +12,7 @@ use super::Peer;
 use super::answer::{Answer, JSON, Reply, answer, error, message};
 use super::routes::Call;
 use crate::control::messages::SummaryMessage;
+use crate::status::finished::{Finished, Line};
 use crate::status::tree::Document;
 
 /// How long the loop may take to answer, and how long to wait for a place among the large answers.
@@ -26,21 +26,14 @@ pub(super) async fn status(call: Call<'_>) -> Answer {
         Ok(found) => found,
         Err(answer) => return answer,
     };
-    match off_loop(document, |document| {
-        to_vec(document).map(|mut text| {
-            text.push(b'\n');
-            text
-        })
-    })
-    .await
-    {
-        Some(Ok(text)) => answer(StatusCode::OK, JSON, Reply::whole(text).with_permit(permit)),
-        _ => error(StatusCode::INTERNAL_SERVER_ERROR, "the status document could not be written out"),
+    match document.line() {
+        Ok(_) => answer(StatusCode::OK, JSON, Reply::whole(Bytes::from_owner(Line(document))).with_permit(permit)),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the status document could not be written out"),
     }
 }
 
 /// The document, and a place among the large answers that must be held until the answer is gone.
-pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<Document>, OwnedSemaphorePermit), Answer> {
+pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<Finished>, OwnedSemaphorePermit), Answer> {
     let house = &call.connection.house;
     let places = if call.connection.peer == Peer::Owner { &house.reserved_documents } else { &house.documents };
     let Ok(Ok(permit)) = timeout(PATIENCE, Arc::clone(places).acquire_owned()).await else {
@@ -55,7 +48,7 @@ pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<Document>, OwnedSem
 
 /// Writes a document out: a small one at once, a large one on a thread of its own, since this one turns the pool.
 pub(super) async fn off_loop<T: Send + 'static>(
-    document: Arc<Document>,
+    document: Arc<Finished>,
     write: impl FnOnce(&Document) -> T + Send + 'static,
 ) -> Option<T> {
     let size = document.workers.iter().map(|worker| 1 + worker.active_connections.len()).sum::<usize>();

@@ -48,6 +48,11 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// All workers will be looked at.
+    pub fn next_survey(&mut self) {
+        self.surveys = self.surveys.wrapping_add(1);
+    }
+
     /// How many connections each worker is known to hold.
     fn counts(&self) -> HashMap<u64, u64, Quick> {
         let mut counts = HashMap::default();
@@ -100,7 +105,7 @@ impl<'a> Holders<'a> {
         end: Instant,
     ) -> Holders<'a> {
         let before = std::mem::take(memory);
-        memory.surveys = before.surveys.wrapping_add(1);
+        memory.surveys = before.surveys;
         memory.listening = before.listening;
         memory.listening.retain(|id, _| workers.contains(id));
         memory.owners.reserve(connections.len());
@@ -161,14 +166,15 @@ impl<'a> Holders<'a> {
         self.trusting = self.claims.count() > MANY && self.open.len() <= few && !again && !disputed;
     }
 
+    /// Goes on with what was learned the last time: no connection is looked for.
+    pub fn again(memory: &'a mut Memory, listeners: HashSet<Inode>, claims: &'a Claims, end: Instant) -> Holders<'a> {
+        let (open, passed_over) = Default::default();
+        Holders { memory, listeners, open, claims, connections: &[], passed_over, trusting: false, end, hidden: false }
+    }
+
     /// Whether there is anything that a worker might hold; without listening sockets nobody needs to be looked through.
     pub fn any(&self) -> bool {
         !self.listeners.is_empty()
-    }
-
-    /// Whether the worker shows its connections.
-    pub fn tells(&self, id: u64) -> bool {
-        self.claims.tells(id)
     }
 
     /// Looks at a worker's main process.
@@ -191,7 +197,7 @@ impl<'a> Holders<'a> {
     }
 
     /// Whether this worker may hold a connection that nobody is known to hold.
-    fn wants(&self, id: u64) -> bool {
+    pub fn wants(&self, id: u64) -> bool {
         let trusted = self.trusting && self.claims.tells(id);
         !self.open.is_empty() && !trusted
     }

@@ -6,10 +6,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use super::kept::Looks;
 use super::*;
 use crate::master::testing::in_own_process_with;
+use crate::status::keep::testing::Told;
 
 /// A child that ends with the test.
 struct Worker(Child);
@@ -356,8 +359,8 @@ fn a_page_that_alone_names_a_connection_is_believed_and_takes_nothing_from_other
     let subjects = [me(), (7, other.pid(), None)];
     let claims = |mine: Option<&[std::net::SocketAddr]>, others: &[std::net::SocketAddr]| {
         let mut claims = Claims::default();
-        mine.into_iter().for_each(|mine| claims.add(1, mine.to_vec(), false));
-        claims.add(7, others.to_vec(), false);
+        mine.into_iter().for_each(|mine| claims.add(1, mine.to_vec()));
+        claims.add(7, others.to_vec());
         claims
     };
     let counts = |surveyor: &Surveyor, claims: &Claims| {
@@ -390,9 +393,9 @@ fn a_page_that_alone_names_a_connection_is_believed_and_takes_nothing_from_other
 fn among_many_pages_a_lie_about_a_connection_is_found_out_at_once() {
     let (listener, peers, _held) = two_connections();
     let mut claims = Claims::default();
-    (100..200).for_each(|id| claims.add(id, vec![], false));
-    claims.add(1, peers.clone(), false);
-    claims.add(100, peers, false);
+    (100..200).for_each(|id| claims.add(id, vec![]));
+    claims.add(1, peers.clone());
+    claims.add(100, peers);
     let seen = Surveyor::default().survey(&[me()], &[&listener], &claims);
     assert_eq!(seen.worker(1).and_then(|figures| figures.open_connections), Some(2));
 }
@@ -403,7 +406,7 @@ fn among_many_pages_a_connection_on_none_is_looked_for_the_second_time() {
     let address = listener.local_addr().expect("an address");
     let surveyor = Surveyor::default();
     let mut claims = Claims::default();
-    (100..200).for_each(|id| claims.add(id, vec![], false));
+    (100..200).for_each(|id| claims.add(id, vec![]));
     let count = |claims: &Claims| {
         let seen = surveyor.survey(&[me()], &[&listener], claims);
         seen.worker(1).and_then(|figures| figures.open_connections)
@@ -411,15 +414,15 @@ fn among_many_pages_a_connection_on_none_is_looked_for_the_second_time() {
     assert_eq!(count(&claims), Some(0), "and it is known where it listens");
     let pair = || (TcpStream::connect(address).expect("a connection"), listener.accept().expect("a connection").0);
     let held = [pair(), pair()];
-    claims.add(1, vec![held[0].0.local_addr().expect("an address")], false);
+    claims.add(1, vec![held[0].0.local_addr().expect("an address")]);
     assert_eq!([count(&claims), count(&claims), count(&claims)], [Some(1), Some(2), Some(2)]);
     drop(held);
     assert_eq!(count(&claims), Some(0));
     // Whoever shows no connections is looked through at once, and so are all in a small pool.
     let mut others = Claims::default();
-    (100..200).for_each(|id| others.add(id, vec![], false));
+    (100..200).for_each(|id| others.add(id, vec![]));
     let mut few = Claims::default();
-    few.add(1, vec![], false);
+    few.add(1, vec![]);
     for claims in [others, few] {
         let _held = pair();
         assert_eq!(count(&claims), Some(1));
@@ -434,8 +437,11 @@ fn among_many_pages_who_stays_is_asked_for_its_listening_socket_now_and_then() {
     let surveyor = Surveyor::default();
     let listens = |pid: u32, leaves: bool| {
         let mut claims = Claims::default();
-        (100..200).for_each(|id| claims.add(id, vec![], false));
-        claims.add(1, vec![], leaves);
+        (100..200).for_each(|id| claims.add(id, vec![]));
+        claims.add(1, vec![]);
+        if leaves {
+            claims.leaves(1);
+        }
         surveyor.survey(&[(1, pid, None)], &[&listener], &claims).worker(1).and_then(|figures| figures.listening)
     };
     assert_eq!(listens(worker.pid(), false), Some(true));
@@ -446,4 +452,48 @@ fn among_many_pages_who_stays_is_asked_for_its_listening_socket_now_and_then() {
     assert!((1..8).contains(&after) && answers[after..].iter().all(|answer| *answer == Some(false)), "{answers:?}");
     assert_eq!(listens(worker.pid(), true), Some(true));
     assert_eq!(listens(silent.pid(), true), Some(false));
+}
+
+#[test]
+fn the_kernel_is_asked_as_often_as_a_fifth_of_a_cpu_allows_and_at_once_for_what_has_changed() {
+    let (listener, peers, _held) = two_connections();
+    let other = Worker::sh("echo up; exec sleep 1000", Stdio::null());
+    let clock = Arc::new(Told::costing(Duration::from_millis(5)));
+    let surveyor = Surveyor::keeps(clock.clone());
+    let mut workers = vec![me()];
+    let mut before = Looks::default();
+    let mut asked = |workers: &[Subject], claims: &Claims| {
+        let seen = surveyor.survey(workers, &[&listener], claims);
+        assert_eq!(seen.worker(1).and_then(|figures| figures.open_connections), Some(2));
+        assert!(seen.queue(0).is_some() && seen.master.pss.is_some() && seen.worker(1).is_some_and(|it| it.rss.is_some()));
+        assert!(seen.until.is_some());
+        let now = surveyor.memory.lock().expect("sound").looks;
+        let since = (now.dumps - before.dumps, now.workers - before.workers, now.masters - before.masters);
+        before = now;
+        since
+    };
+    let claims = |of: &[std::net::SocketAddr]| {
+        let mut claims = Claims::default();
+        claims.add(1, of.to_vec());
+        claims
+    };
+    let (none, both) = (claims(&[]), claims(&peers));
+    assert_eq!(asked(&workers, &none), (1, 1, 1));
+    assert_eq!([asked(&workers, &none), asked(&workers, &none)], [(0, 0, 0); 2]);
+    // A page claims others: who holds them is known still.
+    assert_eq!(asked(&workers, &both), (1, 0, 0));
+    // A worker that is new, one that is another process, one that drains.
+    workers.push((2, other.pid(), None));
+    assert_eq!([asked(&workers, &both), asked(&workers, &both)], [(0, 1, 0), (0, 0, 0)]);
+    workers[1].1 = std::process::id();
+    assert_eq!([asked(&workers, &both), asked(&workers, &both)], [(0, 1, 0), (0, 0, 0)]);
+    let mut leaving = claims(&peers);
+    leaving.leaves(2);
+    assert_eq!([asked(&workers, &leaving), asked(&workers, &leaving)], [(0, 1, 0), (0, 0, 0)]);
+    clock.pass(Duration::from_millis(19));
+    assert_eq!(asked(&workers, &leaving), (0, 0, 0));
+    clock.pass(Duration::from_millis(1));
+    assert_eq!([asked(&workers, &leaving), asked(&workers, &leaving)], [(1, 2, 1), (0, 0, 0)]);
+    surveyor.forget();
+    assert_eq!(asked(&workers, &leaving), (1, 2, 1));
 }

@@ -1,0 +1,274 @@
+//! One survey, and what is kept of it for the next.
+//!
+//! Law: all of it is of one moment and cost one sum, and is looked at anew when that is too long ago; what is missing from it,
+//! or is known to have changed, is looked at earlier, alone.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::time::{Instant, SystemTime};
+
+use super::claims::{Claims, Quick};
+use super::diag::{Inode, Sockets};
+use super::holders::{Holders, Memory, Seen};
+use super::process::{self, Process};
+use super::{BUDGET, Figures, Listener, Local, Master, PROCESSES_MAX, Queue, Subject, Survey};
+use crate::status::keep::{self, Clock};
+
+/// What is remembered from one survey to the next.
+#[derive(Default)]
+pub(super) struct Remembered {
+    holders: Memory,
+    /// Until when the rest may be told.
+    until: Option<Instant>,
+    /// For which listening sockets and which claims the connections were dumped.
+    dumped_for: Option<(Vec<Option<Inode>>, u64)>,
+    dumped: Dumped,
+    ones: HashMap<u64, One, Quick>,
+    master: Master,
+    #[cfg(test)]
+    pub(super) looks: Looks,
+}
+
+/// How often the kernel was asked.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Looks {
+    pub dumps: u32,
+    pub workers: u32,
+    pub masters: u32,
+}
+
+/// What the dumps of sockets said.
+#[derive(Default)]
+struct Dumped {
+    queues: Vec<Option<Queue>>,
+    /// All listening sockets that accept were in them.
+    complete: bool,
+    /// How many connections each worker holds.
+    counts: HashMap<u64, u64, Quick>,
+    /// Some are nobody's.
+    unexplained: bool,
+}
+
+/// A worker that was looked at.
+struct One {
+    /// Then.
+    pid: u32,
+    leaving: bool,
+    /// `None`: it had ended.
+    living: Option<(Seen, Figures)>,
+}
+
+impl Remembered {
+    /// See [`super::Surveyor::survey`]; without a clock nothing is kept.
+    pub fn survey(
+        &mut self,
+        workers: &[Subject],
+        listeners: &[Option<Listener>],
+        claims: &Claims,
+        clock: Option<&dyn Clock>,
+    ) -> Survey {
+        let end = Instant::now() + BUDGET;
+        let began = clock.map(|clock| (clock.now(), clock.spent()));
+        let anew = self.until.zip(began).is_none_or(|(until, (now, _))| now >= until);
+        if anew {
+            self.forget();
+            self.holders.next_survey();
+            self.master = super::master();
+            #[cfg(test)]
+            (self.looks.masters += 1);
+        }
+        let ids: HashSet<u64, Quick> = workers.iter().map(|(id, ..)| *id).collect();
+        self.ones.retain(|id, _| ids.contains(id));
+        let inodes: Vec<Option<Inode>> = listeners.iter().map(|it| it.as_ref().map(|it| it.inode)).collect();
+        let dumped_for = Some((inodes, claims.mark()));
+        let sockets = (self.dumped_for != dumped_for).then(|| look_at_sockets(listeners));
+        let holding = listeners.iter().flatten().map(|listener| listener.inode).collect();
+        let mut holders = match &sockets {
+            Some(sockets) => Holders::new(&mut self.holders, holding, &sockets.connections, &ids, claims, end),
+            None => Holders::again(&mut self.holders, holding, claims, end),
+        };
+        let looked = look_at_workers(workers, &mut self.ones, &mut holders, claims, end);
+        #[cfg(test)]
+        (self.looks.workers += looked);
+        let _ = looked;
+        if let Some(sockets) = &sockets {
+            #[cfg(test)]
+            (self.looks.dumps += 1);
+            let queues = listeners.iter().map(|listener| sockets.queues.get(&listener.as_ref()?.inode).copied()).collect();
+            // A socket of another network namespace (PrivateNetwork=) is in no dump of ours, nor are its connections.
+            let mut accepting = listeners.iter().flatten().filter(|listener| listener.local != Local::Other).peekable();
+            let complete = accepting.peek().is_some() && accepting.all(|it| sockets.queues.contains_key(&it.inode));
+            let (counts, unexplained) = holders.count();
+            self.dumped = Dumped { queues, complete, counts, unexplained };
+            self.dumped_for = dumped_for;
+        }
+        if anew {
+            self.until = clock.zip(began).map(|(clock, (now, spent))| keep::until(now, clock.spent().saturating_sub(spent)));
+        }
+        let told = Survey {
+            workers: self.ones.iter().map(|(id, one)| (*id, self.dumped.figures(*id, one))).collect(),
+            queues: self.dumped.queues.clone(),
+            master: self.master.clone(),
+            until: self.until,
+        };
+        if clock.is_none() {
+            self.forget();
+        }
+        told
+    }
+
+    /// Forgets what is of one moment only.
+    pub fn forget(&mut self) {
+        self.until = None;
+        self.dumped_for = None;
+        self.dumped = Dumped::default();
+        self.ones = HashMap::default();
+    }
+}
+
+#[cfg(test)]
+impl Remembered {
+    pub fn owners_and_foreign(&self) -> (usize, usize) {
+        self.holders.owners_and_foreign()
+    }
+}
+
+impl Dumped {
+    fn figures(&self, id: u64, one: &One) -> Figures {
+        let Some((seen, figures)) = &one.living else { return Figures::default() };
+        let known = self.complete && (seen.visible || !self.unexplained);
+        let open_connections = known.then(|| self.counts.get(&id).copied().unwrap_or(0));
+        Figures { open_connections, listening: seen.listening, ..figures.clone() }
+    }
+}
+
+/// A worker while it is looked at.
+struct Look<'a> {
+    id: u64,
+    pid: u32,
+    group: Option<&'a Path>,
+    main: Process,
+    others: Option<Vec<u32>>,
+    seen: Seen,
+    figures: Figures,
+}
+
+/// Looks at those that nothing is kept of, and at those that may hold what nobody is known to hold; at how many.
+fn look_at_workers(
+    workers: &[Subject],
+    ones: &mut HashMap<u64, One, Quick>,
+    holders: &mut Holders<'_>,
+    claims: &Claims,
+    end: Instant,
+) -> u32 {
+    // First those who do not show their connections: what they hold can be claimed by nobody.
+    let (telling, silent): (Vec<_>, Vec<_>) = workers.iter().partition(|(id, ..)| claims.tells(*id));
+    let looked = look_at(&silent, ones, holders, claims, end);
+    holders.believe();
+    looked + look_at(&telling, ones, holders, claims, end)
+}
+
+fn look_at(
+    workers: &[&Subject],
+    ones: &mut HashMap<u64, One, Quick>,
+    holders: &mut Holders<'_>,
+    claims: &Claims,
+    end: Instant,
+) -> u32 {
+    let boot = process::boot_time();
+    let mut looks = Vec::new();
+    let mut looked = 0;
+    for (id, pid, group) in workers {
+        let leaving = claims.is_leaving(*id);
+        let kept = ones.get(id).is_some_and(|one| one.pid == *pid && one.leaving == leaving);
+        if kept && !holders.wants(*id) {
+            continue;
+        }
+        looked += 1;
+        ones.insert(*id, One { pid: *pid, leaving, living: None });
+        let living = if Instant::now() < end { Process::open(*pid) } else { None };
+        match living.and_then(|main| Some((main.stat()?, main))) {
+            Some((stat, main)) => {
+                let mut look = Look::new(*id, *pid, group.as_deref(), main, stat, boot);
+                if holders.any() {
+                    look.seen = holders.main(look.id, &look.main);
+                }
+                looks.push(look);
+            }
+            None => holders.hide(),
+        }
+    }
+    // Whatever the main processes do not hold, their other processes do.
+    for look in &mut looks {
+        if !holders.any() || !holders.wants_others(look.id, look.seen) {
+            continue;
+        }
+        match look.others.take().or_else(|| look.find_others()) {
+            Some(others) => {
+                for other in others.into_iter().filter(|other| *other != look.pid).filter_map(Process::open) {
+                    holders.other(look.id, &other, &mut look.seen);
+                }
+            }
+            None => {
+                look.seen = Seen::default();
+                holders.hide();
+            }
+        }
+    }
+    for look in looks {
+        let leaving = claims.is_leaving(look.id);
+        ones.insert(look.id, One { pid: look.pid, leaving, living: Some((look.seen, look.figures)) });
+    }
+    looked
+}
+
+impl<'a> Look<'a> {
+    fn new(id: u64, pid: u32, group: Option<&'a Path>, main: Process, stat: process::Stat, boot: Option<SystemTime>) -> Look<'a> {
+        let others = group.and_then(|group| process::group_members(group, PROCESSES_MAX));
+        let siblings = others.iter().flatten().filter(|other| **other != pid).filter_map(|other| Process::open(*other)?.stat());
+        let figures = Figures {
+            rss: Some(siblings.fold(stat.rss, |sum, sibling| sum.saturating_add(sibling.rss))),
+            memory_current: group.and_then(|group| process::number(&group.join("memory.current"))),
+            cpu_usec: group.and_then(process::group_cpu).or(Some(stat.cpu_usec)),
+            started: boot.and_then(|boot| boot.checked_add(stat.started)),
+            ..Figures::default()
+        };
+        Look { id, pid, group, main, others, seen: Seen::default(), figures }
+    }
+
+    /// The other processes of a worker without a cgroup; a cgroup that could not be read is no reason to guess.
+    fn find_others(&self) -> Option<Vec<u32>> {
+        match self.group {
+            Some(_) => None,
+            None => process::descendants(&self.main, PROCESSES_MAX),
+        }
+    }
+}
+
+/// All listening sockets' queues and connections, in as few dumps as the kernel allows.
+fn look_at_sockets(listeners: &[Option<Listener>]) -> Sockets {
+    let mut sockets = Sockets::default();
+    let locals = || listeners.iter().flatten().map(|listener| &listener.local);
+    for six in [false, true] {
+        let ports: HashSet<u16> = locals()
+            .filter_map(|local| match local {
+                Local::Tcp { six: is_six, port } if *is_six == six => Some(*port),
+                Local::Tcp { .. } | Local::Unix { .. } | Local::Other => None,
+            })
+            .collect();
+        if !ports.is_empty() {
+            sockets.add_tcp(six, &ports);
+        }
+    }
+    let names: HashSet<&[u8]> = locals()
+        .filter_map(|local| match local {
+            Local::Unix { name } if !name.is_empty() => Some(name.as_slice()),
+            Local::Unix { .. } | Local::Tcp { .. } | Local::Other => None,
+        })
+        .collect();
+    if !names.is_empty() {
+        sockets.add_unix(&names);
+    }
+    sockets
+}

@@ -26,6 +26,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const WORKERS: usize = 1000;
 const CONNECTIONS: usize = 10_000;
+/// A document is given again for a quarter of a second; each that is measured shall be composed.
+const KEPT: Duration = Duration::from_millis(300);
 const ROUNDS: usize = 15;
 const REQUEST: &[u8] = b"GET /report/17?year=2026&format=html HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -158,6 +160,7 @@ impl Pool {
 
     /// One document.
     fn measure(&self) -> Figures {
+        std::thread::sleep(KEPT);
         let (master, turning, asked) = (self.cpu(), self.turning(), Instant::now());
         let answer = self.ask("GET /status").expect("a status document");
         let answered = asked.elapsed().as_secs_f64() * 1e3;
@@ -184,7 +187,10 @@ impl Pool {
             });
             match documents {
                 0 => std::thread::sleep(Duration::from_secs(1)),
-                _ => (0..documents).for_each(|_| drop(self.ask("GET /status").expect("a status document"))),
+                _ => (0..documents).for_each(|_| {
+                    std::thread::sleep(KEPT);
+                    drop(self.ask("GET /status").expect("a status document"));
+                }),
             }
             over.store(true, Ordering::Relaxed);
             pings.join().expect("pings")

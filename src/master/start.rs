@@ -43,7 +43,7 @@ use crate::status::kernel::Surveyor;
 use crate::sys::poll::Poll;
 use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
-use crate::sys::{heap, process, thread};
+use crate::sys::{fd, heap, process, thread};
 
 /// The signals that the master serves.
 pub(super) const SIGNALS: [i32; 9] = [
@@ -81,6 +81,7 @@ pub fn run(options: Options) -> ExitCode {
     heap::frugal();
     // Before any descriptor is opened, and before any thread is made: threads inherit the mask.
     let left = replace::left();
+    fd::make_room();
     // Who replaced its program has blocked all signals, so that none was lost on the way.
     let masked = if left.is_some() { signals::only(&SIGNALS) } else { signals::block_all(&SIGNALS) };
     if let Err(error) = masked {

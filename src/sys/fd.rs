@@ -20,6 +20,13 @@ pub fn crowded() -> bool {
     HIGHEST.load(Ordering::Relaxed) > STASH + 64
 }
 
+/// Makes the table of descriptors large enough for the stash, before there are threads: a table that threads share is made
+/// larger only after a grace period of the kernel's (RCU), which takes some ten milliseconds.
+pub fn make_room() {
+    // A limit that is lower, or a standard input that is closed, is no fault: the table then grows when it must.
+    drop(fcntl_dupfd_cloexec(std::io::stdin(), STASH));
+}
+
 /// Moves a descriptor to a number of at least `above`, or as high as the limit of open files allows; close-on-exec.
 ///
 /// When the table of descriptors is full it stays where it is, close-on-exec.

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::harness::master::pids;
-use super::harness::{Master, Place, Signal, eventually, processes};
+use super::harness::{Master, Place, RATOON, Signal, eventually, processes};
 
 /// Few are so many that a start already shares the table of descriptors, which takes some calls more than to copy a small one.
 const FEW: u32 = 24;
@@ -104,4 +104,20 @@ fn a_death_and_a_start_cost_no_more_system_calls_among_many_workers() {
         eprintln!("{counted}");
         assert!(many <= few + MARGIN, "{counted}");
     }
+}
+
+/// A table that threads share is made larger only after a grace period of the kernel's, of which a start would take three
+/// times as long.
+#[test]
+fn the_table_of_descriptors_is_large_before_there_are_threads() {
+    let place = Place::new();
+    let file = place.path("trace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-e", "trace=fcntl,clone,clone3", "-o"]).arg(&file).arg(RATOON);
+    let ran = strace.args(["run", "--name", "room", "--config"]).arg(place.path("none.toml")).output().expect("strace");
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    let trace = std::fs::read_to_string(&file).expect("a trace");
+    let first = |what: &str| trace.lines().position(|line| line.contains(what));
+    let (room, thread) = (first("F_DUPFD_CLOEXEC, 512"), first("clone"));
+    assert!(room.is_some() && room < thread, "{trace}");
 }

@@ -250,8 +250,8 @@ impl Master {
         let killed = match &process.group {
             Some(group) => group.kill().map_err(|error| error.to_string()),
             None => {
-                crate::sys::descendants::kill(&Self::family(worker, process));
-                for (_, pidfd) in &process.former {
+                crate::sys::descendants::kill(&Self::family(&self.guard, worker, process));
+                for (_, pidfd) in process.former() {
                     let _ = pidfd.signal(libc::SIGKILL);
                 }
                 Ok(())

@@ -3,7 +3,7 @@
 //! Law: what cannot be had is either done without (control group, status page) or makes this start fail as an event;
 //! nothing that was made for a start that failed is left.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -38,9 +38,9 @@ impl Master {
             return Err("not started: it is not wanted any more".to_owned());
         }
         let release = self.releases.get(&generation).cloned().ok_or("not started: its release is gone")?;
-        let notify_path = self.guard.notify().join(worker.to_string());
+        let notify_path = self.guard.notify_path(worker);
         let notify = self.notify_socket(&notify_path, &release)?;
-        match self.try_spawn(worker, slot, generation, &release, notify, notify_path.clone()) {
+        match self.try_spawn(worker, slot, generation, &release, notify, &notify_path) {
             Ok(pid) => Ok(pid),
             Err(why) => {
                 let _ = std::fs::remove_file(&notify_path);
@@ -49,7 +49,7 @@ impl Master {
         }
     }
 
-    fn notify_socket(&mut self, path: &PathBuf, release: &Release) -> Result<NotifySocket, String> {
+    fn notify_socket(&mut self, path: &Path, release: &Release) -> Result<NotifySocket, String> {
         let owner = release.plan.identity.as_ref().map(|identity| (identity.uid, identity.gid));
         // A name is never used twice by one master; what is there was left by another that died.
         let _ = std::fs::remove_file(path);
@@ -67,7 +67,7 @@ impl Master {
         generation: Number,
         release: &Arc<Release>,
         notify: NotifySocket,
-        notify_path: PathBuf,
+        notify_path: &Path,
     ) -> Result<u32, String> {
         let streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", told(&error)))?;
         let group = self.group(worker, slot, generation, release);
@@ -123,15 +123,12 @@ impl Master {
             generation,
             pid: child.pid,
             pidfd: child.pidfd,
-            former: Vec::new(),
             scoreboard: scoreboard.map(Arc::new),
             notify,
             notify_again: None,
-            notify_path: notify_path.into(),
             group: group.filter(|_| !ungrouped).map(Box::new),
             started_at: SystemTime::now(),
-            info: serde_json::Map::new(),
-            counters: std::collections::BTreeMap::new(),
+            more: None,
             errnos_left: super::processes::ERRNOS,
             budget: Budget::new(self.now),
             left_behind: false,

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::guard::Guard;
 use super::processes::{Process, Token};
 use super::turn::{Brought, Master};
 use crate::pool::{Event, How, WorkerId};
@@ -62,7 +63,8 @@ impl Master {
             }
             None => {
                 // Who was its main process once is known to us, and so no stranger.
-                let left = (strangers || !process.former.is_empty()) && descendants::any_left(&Self::family(worker, process));
+                let left = (strangers || !process.former().is_empty())
+                    && descendants::any_left(&Self::family(&self.guard, worker, process));
                 if !left {
                     let _ = process.pidfd.wait();
                 }
@@ -135,7 +137,10 @@ impl Master {
             .map(|(id, _)| *id)
             .collect();
         for worker in waiting {
-            let gone = self.processes.get(&worker).is_some_and(|process| !descendants::any_left(&Self::family(worker, process)));
+            let gone = self
+                .processes
+                .get(&worker)
+                .is_some_and(|process| !descendants::any_left(&Self::family(&self.guard, worker, process)));
             if gone {
                 self.cleared(worker);
             }
@@ -146,7 +151,8 @@ impl Master {
     pub(super) fn former_ended(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.get_mut(&worker) else { return };
         let (poll, pids) = (self.poll.get_ref(), &mut self.pids);
-        process.former.retain(|(pid, pidfd)| {
+        let Some(more) = &mut process.more else { return };
+        more.former.retain(|(pid, pidfd)| {
             let alive = matches!(pidfd.wait(), Ok(None));
             if !alive {
                 let _ = poll.remove(pidfd);
@@ -174,8 +180,9 @@ impl Master {
     }
 
     /// How the processes of a worker are known.
-    pub(super) fn family(worker: WorkerId, process: &Process) -> descendants::Worker<'_> {
-        descendants::Worker { pidfd: &process.pidfd, pid: process.pid, id: worker, notify_socket: &process.notify_path }
+    pub(super) fn family<'a>(guard: &Guard, worker: WorkerId, process: &'a Process) -> descendants::Worker<'a> {
+        let notify_socket = guard.notify_path(worker);
+        descendants::Worker { pidfd: &process.pidfd, pid: process.pid, id: worker, notify_socket }
     }
 
     /// Nothing of the worker is left: what was held for it goes.
@@ -186,7 +193,7 @@ impl Master {
         self.pids.remove(&process.pid);
         let poll = self.poll.get_ref();
         let _ = poll.remove(&process.pidfd);
-        for (pid, pidfd) in &process.former {
+        for (pid, pidfd) in process.former() {
             self.pids.remove(pid);
             let _ = poll.remove(pidfd);
         }
@@ -194,14 +201,14 @@ impl Master {
         if let Some(again) = &process.notify_again {
             let _ = poll.remove(again);
         }
-        let _ = std::fs::remove_file(&process.notify_path);
+        let _ = std::fs::remove_file(self.guard.notify_path(worker));
         self.past.add(&process);
         if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())
             && let Err(error) = cgroups.remove(group)
         {
             self.warn(format!("the control group of worker {worker} stays: {error}"));
         }
-        for (_, pidfd) in process.former {
+        for (_, pidfd) in process.more.into_iter().flat_map(|more| more.former) {
             self.dismiss(pidfd);
         }
     }

@@ -39,6 +39,11 @@ struct Kept {
     pages: Option<Pages>,
 }
 
+/// What was kept and is not any more.
+pub(super) struct Forgotten {
+    _kept: Option<Kept>,
+}
+
 #[derive(Default)]
 struct Shared {
     kept: Option<Kept>,
@@ -122,22 +127,19 @@ impl Desk {
         self.forget_at
     }
 
-    /// `true` when nobody has asked for a while: what was kept is forgotten, and so may be what it was made from.
-    pub fn forget(&mut self, now: Instant) -> bool {
+    /// What was kept, when nobody has asked for a while; what it was made from may be forgotten, too. A large document has
+    /// thousands of pieces: not to be dropped on the loop.
+    pub fn forget(&mut self, now: Instant) -> Option<Forgotten> {
         if self.forget_at.is_none_or(|at| at > now) {
-            return false;
+            return None;
         }
         let mut shared = lock(&self.shared);
         let lingers_until = if shared.composing.is_some() { Some(now + LINGERS) } else { shared.lingers_until };
         self.forget_at = lingers_until.filter(|until| *until > now);
         if self.forget_at.is_some() {
-            return false;
+            return None;
         }
-        let kept = shared.kept.take();
-        drop(shared);
-        // A large one has thousands of pieces.
-        drop(tokio::task::spawn_blocking(|| drop(kept)));
-        true
+        Some(Forgotten { _kept: shared.kept.take() })
     }
 }
 
@@ -352,18 +354,18 @@ mod tests {
         assert_eq!(got(later), 1);
     }
 
-    #[tokio::test]
-    async fn a_second_after_the_last_question_it_is_forgotten() {
+    #[test]
+    fn a_second_after_the_last_question_it_is_forgotten() {
         let mut room = Room::new(10 * MS);
         assert_eq!((room.desk.deadline(), room.told()), (None, 1));
         let first = room.desk.deadline().expect("a time");
         room.clock.pass(600 * MS);
         assert_eq!(room.told(), 2);
-        assert!(!room.desk.forget(first), "it was asked for again");
+        assert!(room.desk.forget(first).is_none(), "it was asked for again");
         let second = room.desk.deadline().expect("a time");
         assert_eq!(second - first, 600 * MS);
-        assert!(!room.desk.forget(second - MS) && room.desk.forget(second));
+        assert!(room.desk.forget(second - MS).is_none() && room.desk.forget(second).is_some());
         assert_eq!(room.desk.deadline(), None);
-        assert!(!room.desk.forget(second));
+        assert!(room.desk.forget(second).is_none());
     }
 }

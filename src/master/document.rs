@@ -75,8 +75,8 @@ impl Master {
             Some(One {
                 view: self.view(id)?,
                 group: process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned()),
-                info: process.map(|process| process.info.clone()).unwrap_or_default(),
-                counters: process.map(|process| process.counters.clone()).unwrap_or_default(),
+                info: process.map(|process| process.info()).unwrap_or_default(),
+                counters: process.map(|process| process.counters().clone()).unwrap_or_default(),
                 scoreboard: process.and_then(|process| process.scoreboard.clone()),
             })
         });
@@ -95,8 +95,9 @@ impl Master {
 
     /// Nobody has asked for a while: memory is given back.
     pub(super) fn forget_documents(&mut self) {
-        if self.desk.forget(self.now) {
+        if let Some(forgotten) = self.desk.forget(self.now) {
             self.surveyor.forget();
+            self.rest.tidy(forgotten);
         }
     }
 }

@@ -96,6 +96,13 @@ impl Guard {
         self.directory.join(NOTIFY)
     }
 
+    /// A worker's notify socket.
+    pub fn notify_path(&self, worker: WorkerId) -> PathBuf {
+        let mut path = self.notify();
+        path.push(worker.to_string());
+        path
+    }
+
     /// Readable when something was removed.
     pub fn watch(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)
@@ -201,9 +208,10 @@ impl Master {
 
     /// A worker's notify socket was removed: a second one takes its path.
     fn socket_again(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get_mut(&worker).filter(|process| !exists(&process.notify_path)) else { return };
+        let path = self.guard.notify_path(worker);
+        let Some(process) = self.processes.get_mut(&worker).filter(|_| !exists(&path)) else { return };
         let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
-        let bound = NotifySocket::bind(&process.notify_path, identity.map(|identity| (identity.uid, identity.gid)));
+        let bound = NotifySocket::bind(&path, identity.map(|identity| (identity.uid, identity.gid)));
         let watched = bound.and_then(|socket| {
             self.poll.get_ref().add(&socket, Token::Notify(worker).to_u64())?;
             Ok(socket)

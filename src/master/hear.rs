@@ -172,7 +172,7 @@ impl Master {
     fn marked(&self, pid: u32) -> Option<WorkerId> {
         let worker = descendants::mark(pid)?;
         let process = self.processes.get(&worker)?;
-        descendants::has_marks(pid, &Self::family(worker, process)).then_some(worker)
+        descendants::has_marks(pid, &Self::family(&self.guard, worker, process)).then_some(worker)
     }
 
     fn understand(&mut self, worker: WorkerId, word: Word) {
@@ -187,16 +187,17 @@ impl Master {
             Word::ExtendTimeoutUsec(usec) => Said::Extend(micros(usec)),
             Word::Info(info) => {
                 if let Some(process) = self.processes.get_mut(&worker) {
-                    process.info = info;
+                    process.more().info = info;
                 }
                 return;
             }
             Word::Counters(counters) => {
                 if let Some(process) = self.processes.get_mut(&worker) {
                     // Running totals: a name that is not said this time keeps its value.
-                    process.counters.extend(counters);
-                    while process.counters.len() > super::words::COUNTERS_MAX {
-                        process.counters.pop_last();
+                    let known = &mut process.more().counters;
+                    known.extend(counters);
+                    while known.len() > super::words::COUNTERS_MAX {
+                        known.pop_last();
                     }
                 }
                 return;
@@ -235,14 +236,14 @@ impl Master {
         if self.pids.contains_key(&pid) {
             return Err("it is a process of another worker".to_owned());
         }
-        if process.former.len() >= FORMER_MAX {
+        if process.former().len() >= FORMER_MAX {
             return Err(format!("{FORMER_MAX} processes that were its main one before still live"));
         }
         // The descriptor first: what is found out then is true of this very process.
         let pidfd = PidFd::open(pid).map_err(|error| error.to_string())?;
         let own = match &process.group {
             Some(group) => group.holds(pid),
-            None => descendants::is_one(&Self::family(worker, process), pid),
+            None => descendants::is_one(&Self::family(&self.guard, worker, process), pid),
         };
         if !own || pidfd.signal(0).is_err() {
             return Err("it is not a process of this worker".to_owned());
@@ -252,7 +253,7 @@ impl Master {
         let former = (std::mem::replace(&mut process.pid, pid), std::mem::replace(&mut process.pidfd, pidfd));
         let _ = poll.remove(&former.1);
         let _ = poll.add(&former.1, Token::Former(worker).to_u64());
-        process.former.push(former);
+        process.more().former.push(former);
         self.pids.insert(pid, worker);
         self.events.push_back(Event::MainPid(worker, pid));
         Ok(())

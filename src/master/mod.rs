@@ -19,6 +19,7 @@
 //! | `fronts.rs` | the status address and D-Bus |
 //! | `systemd.rs`, `age.rs` | what systemd is told; whether it is too old |
 //! | `publish.rs`, `document.rs`, `desk.rs` | what everybody may know |
+//! | `rest.rs` | letting go of memory when there is nothing to do |
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
 
@@ -42,6 +43,7 @@ mod prepare;
 mod processes;
 mod publish;
 pub mod release;
+mod rest;
 pub mod sockets;
 mod start;
 mod systemd;

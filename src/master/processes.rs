@@ -1,7 +1,6 @@
 //! The workers' processes as the master holds them: by descriptor, never by number.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -21,24 +20,18 @@ pub struct Process {
     pub pid: u32,
     /// Its main process.
     pub pidfd: PidFd,
-    /// Main processes that it had before (`MAINPID=`), until they end.
-    pub former: Vec<(u32, PidFd)>,
     /// Where it speaks.
     pub notify: NotifySocket,
     /// Where it speaks since the socket's path was removed under it: whoever had connected before still uses the first.
     pub notify_again: Option<NotifySocket>,
-    /// The socket's path, removed when nothing of the worker is left.
-    pub notify_path: Box<Path>,
     /// Its control group, where one was delegated.
     pub group: Option<Box<WorkerGroup>>,
     /// Its status page.
     pub scoreboard: Option<Arc<Scoreboard>>,
     /// When it was started.
     pub started_at: SystemTime,
-    /// What it says of itself.
-    pub info: Map<String, Value>,
-    /// Its own running totals.
-    pub counters: BTreeMap<String, f64>,
+    /// What most workers have not.
+    pub more: Option<Box<More>>,
     /// How many more `ERRNO=` of it are worth a line in the log.
     pub errnos_left: u8,
     /// How much it has said lately.
@@ -47,6 +40,20 @@ pub struct Process {
     pub left_behind: bool,
 }
 
+/// What only some workers have.
+#[derive(Default)]
+pub struct More {
+    /// Main processes that it had before (`MAINPID=`), until they end.
+    pub former: Vec<(u32, PidFd)>,
+    /// What it says of itself.
+    pub info: Map<String, Value>,
+    /// Its own running totals.
+    pub counters: BTreeMap<String, f64>,
+}
+
+/// The counters of a worker that has told none.
+static NO_COUNTERS: BTreeMap<String, f64> = BTreeMap::new();
+
 /// So many `ERRNO=` of one worker are told.
 pub const ERRNOS: u8 = 8;
 
@@ -54,6 +61,26 @@ impl Process {
     /// Where it may speak.
     pub fn sockets(&self) -> impl Iterator<Item = &NotifySocket> {
         std::iter::once(&self.notify).chain(&self.notify_again)
+    }
+
+    /// See [`More::former`].
+    pub fn former(&self) -> &[(u32, PidFd)] {
+        self.more.as_ref().map_or(&[], |more| &more.former)
+    }
+
+    /// See [`More::info`].
+    pub fn info(&self) -> Map<String, Value> {
+        self.more.as_ref().map(|more| more.info.clone()).unwrap_or_default()
+    }
+
+    /// See [`More::counters`].
+    pub fn counters(&self) -> &BTreeMap<String, f64> {
+        self.more.as_ref().map_or(&NO_COUNTERS, |more| &more.counters)
+    }
+
+    /// To put something there.
+    pub fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
     }
 }
 
@@ -106,7 +133,7 @@ impl Budget {
 pub type Processes = HashMap<WorkerId, Box<Process>>;
 
 /// A worker may cost the master a kibibyte, and this is the largest part of it.
-const _: () = assert!(size_of::<Process>() <= 192);
+const _: () = assert!(size_of::<Process>() <= 104);
 
 /// What an event descriptor stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

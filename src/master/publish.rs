@@ -83,7 +83,7 @@ pub struct Ended {
 impl Ended {
     /// Adds a worker that has ended.
     pub fn add(&mut self, process: &Process) {
-        let (totals, known) = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), &process.counters);
+        let (totals, known) = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());
         self.totals.add(&totals);
         self.known |= known;
     }

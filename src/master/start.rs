@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::cgroup::Cgroups;
 use super::command::Cancel;
@@ -20,13 +20,14 @@ use super::guard::Guard;
 use super::handover::fds::Incoming;
 use super::handover::orphans::Orphans;
 use super::handover::replace::{self, Left};
-use super::handover::restore::Rest;
+use super::handover::restore;
 use super::handover::{resume, store};
 use super::journal::{self, Journal, Level, Record};
 use super::output::{Handed, Mode, Outputs};
 use super::prepare::{self, Common, Release, Source};
 use super::processes::Token;
 use super::publish::{Ended, Published};
+use super::rest::Rest;
 use super::sockets::{self, Inherited, Listener, Slots};
 use super::systemd::Systemd;
 use super::turn::{End, Master};
@@ -59,9 +60,6 @@ pub(super) const SIGNALS: [i32; 9] = [
 ];
 /// So long the log and the workers' last words may take at the end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// So long nothing changes before it is worth while.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// What `ratoon run` was told.
 #[derive(Clone, Debug, Default)]
@@ -180,7 +178,7 @@ pub(super) enum First {
     /// Start the first generation from this release, beside these workers.
     Start(Box<Release>, Orphans),
     /// Go on.
-    GoOn(Box<Rest>),
+    GoOn(Box<restore::Rest>),
 }
 
 fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) -> Result<u8, String> {
@@ -214,7 +212,6 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
         let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin })?;
         let handle = master.guard.handle().clone();
         let outputs = master.outputs.clone();
-        tokio::spawn(trim_when_settled(handle.summary()));
         let mut bus = fronts::start_bus(&handle, name, journal, under_systemd, resumed);
         loop {
             match master.turn().await {
@@ -251,23 +248,6 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
     // The blocking threads may hang on a dead mount; the end does not wait for them.
     runtime.shutdown_background();
     Ok(code)
-}
-
-/// Most of what a start or a reload maps and allocates is not needed while the pool serves: a second after the last
-/// change the master lets go of it.
-async fn trim_when_settled(mut summary: watch::Receiver<control::Summary>) {
-    loop {
-        while let Ok(changed) = tokio::time::timeout(SETTLED, summary.changed()).await {
-            if changed.is_err() {
-                return;
-            }
-        }
-        // It reads a file.
-        let _ = tokio::task::spawn_blocking(crate::sys::trim::trim).await;
-        if summary.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Whoever was answered in the last turn shall get the answer.
@@ -415,6 +395,7 @@ impl Master {
         let cannot = |error: std::io::Error| format!("cannot begin: {error}");
         let (poll, signals) = watch(&cgroups, &guard).map_err(cannot)?;
         let now = Instant::now();
+        let rest = Rest::new(handle.summary());
         let outputs = Outputs::new(mode, &common.instance);
         outputs.take_over(output);
         let (bring, brought) = mpsc::unbounded_channel();
@@ -456,6 +437,7 @@ impl Master {
             past: Ended::default(),
             surveyor: Surveyor::keeps(Arc::new(Clocks)),
             desk: Desk::new(Arc::new(Clocks)),
+            rest,
             started_at,
             child_ended: false,
             dismissed: Vec::new(),

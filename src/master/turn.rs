@@ -24,6 +24,7 @@ use super::output::Outputs;
 use super::prepare::{Common, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
+use super::rest::Rest;
 use super::sockets::Slots;
 use super::systemd::Systemd;
 use super::vacate::Vacate;
@@ -123,6 +124,8 @@ pub struct Master {
     pub(super) surveyor: Surveyor,
     /// Where the status document is asked for.
     pub(super) desk: Desk,
+    /// Lets go of what nobody needs any more.
+    pub(super) rest: Rest,
     pub(super) started_at: SystemTime,
     /// A child has ended; whether it was an orphan is looked at when there is nothing more urgent.
     pub(super) child_ended: bool,

@@ -1,12 +1,16 @@
 //! The pool's deadlines: one instant a key, the next one found at once.
+//!
+//! Law: they lie in two tables, not in thousands of nodes between what lives on: a start sets one for each worker, and when all
+//! are ready the memory is free again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::time::Instant;
 
 use super::vocabulary::{Number, Slot, WorkerId};
 
 /// What a deadline is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// A worker must be ready.
     Start(WorkerId),
@@ -28,20 +32,32 @@ pub enum Key {
     Recover,
 }
 
+/// So much room is kept when there are few.
+const ROOM: usize = 64;
+
 /// All deadlines.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Timers {
-    at: BTreeMap<Key, Instant>,
-    order: BTreeSet<(Instant, Key)>,
+    at: HashMap<Key, Instant>,
+    /// Those of `at`, and others that were taken back or moved; the first is never one of the latter.
+    order: BinaryHeap<Reverse<(Instant, Key)>>,
+}
+
+/// What it means, not how it lies.
+impl std::fmt::Debug for Timers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
 }
 
 impl Timers {
     /// Sets a deadline, replacing the key's former one.
     pub fn set(&mut self, key: Key, at: Instant) {
-        if let Some(former) = self.at.insert(key, at) {
-            self.order.remove(&(former, key));
+        if self.at.insert(key, at) == Some(at) {
+            return;
         }
-        self.order.insert((at, key));
+        self.order.push(Reverse((at, key)));
+        self.tidy();
     }
 
     /// Moves a deadline that exists to a later instant; never to an earlier one.
@@ -53,8 +69,8 @@ impl Timers {
 
     /// Takes a deadline back.
     pub fn clear(&mut self, key: Key) {
-        if let Some(at) = self.at.remove(&key) {
-            self.order.remove(&(at, key));
+        if self.at.remove(&key).is_some() {
+            self.tidy();
         }
     }
 
@@ -65,17 +81,19 @@ impl Timers {
 
     /// The next deadline.
     pub fn next(&self) -> Option<Instant> {
-        self.order.first().map(|(at, _)| *at)
+        self.order.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// All of them.
+    /// All of them, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (Key, Instant)> {
-        self.at.iter().map(|(key, at)| (*key, *at))
+        let mut all: Vec<_> = self.at.iter().map(|(key, at)| (*key, *at)).collect();
+        all.sort_unstable();
+        all.into_iter()
     }
 
     /// Takes the earliest deadline that `now` has reached.
     pub fn pop(&mut self, now: Instant) -> Option<Key> {
-        let (at, key) = *self.order.first()?;
+        let Reverse((at, key)) = *self.order.peek()?;
         if at > now {
             return None;
         }
@@ -88,5 +106,72 @@ impl Timers {
         for key in [Key::Start(worker), Key::Settle(worker), Key::Watchdog(worker), Key::Age(worker), Key::Stop(worker)] {
             self.clear(key);
         }
+    }
+
+    /// Forgets what is none any more: at once where it would be the next, and all of it when it is most of what there is.
+    fn tidy(&mut self) {
+        if self.order.len() > 2 * self.at.len() + ROOM {
+            self.order = self.at.iter().map(|(key, at)| Reverse((*at, *key))).collect();
+        }
+        while self.order.peek().is_some_and(|Reverse((instant, key))| self.at.get(key) != Some(instant)) {
+            self.order.pop();
+        }
+        if self.order.capacity() > 4 * (self.order.len() + ROOM) {
+            self.order.shrink_to(2 * (self.order.len() + ROOM));
+        }
+        if self.at.capacity() > 4 * (self.at.len() + ROOM) {
+            self.at.shrink_to(2 * (self.at.len() + ROOM));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_earliest_comes_first_and_what_was_taken_back_never() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut timers = Timers::default();
+        timers.set(Key::Start(1), after(3));
+        timers.set(Key::Start(2), after(1));
+        timers.set(Key::Stop(3), after(2));
+        // Moved away and back: it is there once.
+        timers.set(Key::Start(2), after(9));
+        assert_eq!(timers.next(), Some(after(2)));
+        timers.set(Key::Start(2), after(1));
+        timers.set(Key::Start(2), after(1));
+        timers.clear(Key::Stop(3));
+        assert!(!timers.is_set(Key::Stop(3)));
+        timers.extend(Key::Start(1), after(2));
+        timers.extend(Key::Stop(3), after(2));
+        assert_eq!(timers.iter().collect::<Vec<_>>(), [(Key::Start(1), after(3)), (Key::Start(2), after(1))]);
+        assert_eq!(timers.pop(start), None);
+        assert_eq!(
+            [timers.pop(after(9)), timers.pop(after(9)), timers.pop(after(9))],
+            [Some(Key::Start(2)), Some(Key::Start(1)), None]
+        );
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_thousand_workers_that_ping_or_are_ready_leave_nothing_behind() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        for round in 1..100 {
+            for worker in 0..1000 {
+                timers.set(Key::Watchdog(worker), start + Duration::from_millis(round * 1000 + worker));
+            }
+            assert!(timers.order.len() <= 2 * timers.at.len() + ROOM, "{}", timers.order.len());
+            assert_eq!(timers.next(), Some(start + Duration::from_secs(round)));
+        }
+        for worker in 0..1000 {
+            timers.clear_worker(worker);
+        }
+        assert_eq!((timers.next(), timers.order.len()), (None, 0));
+        assert!(timers.order.capacity() <= 4 * ROOM && timers.at.capacity() <= 4 * ROOM, "{timers:?}");
     }
 }

@@ -78,8 +78,11 @@ pub struct Worker {
     /// The stop timeout ran out and SIGKILL was sent.
     pub(super) killed: bool,
     /// Its main process is gone.
-    pub(super) how: Option<How>,
+    pub(super) how: Option<Box<How>>,
 }
+
+/// A worker may cost the master a kibibyte, and this is a part of it.
+const _: () = assert!(size_of::<Worker>() <= 104);
 
 impl Pool {
     /// Begins a worker's life; the caller puts it into its place.
@@ -342,7 +345,7 @@ impl Pool {
             Some(Doom::Asked | Doom::Leaving) => (how, false),
         };
         let ready_for = worker.ready_at.map(|since| now - since);
-        worker.how = Some(how.clone());
+        worker.how = Some(Box::new(how.clone()));
         worker.vacating = false;
         let (pid, status, reason) = (worker.pid, worker.status.clone(), self.reason(id, &how.to_string()));
         self.uncount(id);

@@ -35,7 +35,7 @@ pub const MARKED: usize = 8;
 
 /// A worker's page, and its size in bytes, which cannot change.
 #[derive(Debug)]
-pub struct Scoreboard(File, usize);
+pub struct Scoreboard(File, u32);
 
 /// What a worker has done since its start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -115,7 +115,7 @@ impl Scoreboard {
         head[header::STOP_TIMEOUT] = u64::try_from(stop_timeout.as_nanos()).unwrap_or(u64::MAX);
         let head: Vec<u8> = head.iter().flat_map(|word: &u64| word.to_ne_bytes()).collect();
         file.write_all_at(&head, 0)?;
-        Ok(Scoreboard(file, geometry.size))
+        Ok(Scoreboard(file, geometry.size as u32))
     }
 
     /// A page that was made before, by this process's predecessor. Refused when it is no sealed file of memory.
@@ -124,7 +124,7 @@ impl Scoreboard {
         if size > map::MOST {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a page of {size} bytes is too large")));
         }
-        Ok(Scoreboard(fd.into(), size))
+        Ok(Scoreboard(fd.into(), size as u32))
     }
 
     /// What the worker did; `None` when it has never written the page, or says what makes no sense.
@@ -187,9 +187,9 @@ impl Scoreboard {
 
     fn open(&self) -> Option<Page<'_>> {
         let mut begin = [0; BEGIN];
-        let begin_size = BEGIN.min(self.1);
+        let begin_size = BEGIN.min(self.1 as usize);
         self.0.read_exact_at(&mut begin[..begin_size], 0).ok()?;
-        let geometry = Geometry::read(&std::array::from_fn(|word| word_of(&begin, word)), self.1).ok()?;
+        let geometry = Geometry::read(&std::array::from_fn(|word| word_of(&begin, word)), self.1 as usize).ok()?;
         let page = Page { board: self, begin, geometry };
         (page.word(header::PID) != 0).then_some(page)
     }

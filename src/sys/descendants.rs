@@ -11,12 +11,12 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use super::process::{PidFd, Stat};
 
 /// Whose processes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Worker<'a> {
     /// The worker's process.
     pub pidfd: &'a PidFd,
@@ -25,7 +25,7 @@ pub struct Worker<'a> {
     /// The worker's id, as in its `RATOON_WORKER`.
     pub id: u64,
     /// Its `NOTIFY_SOCKET`.
-    pub notify_socket: &'a Path,
+    pub notify_socket: PathBuf,
 }
 
 /// No more than this many looks at all processes: who forks faster is left to the next call.

@@ -18,7 +18,7 @@ use crate::master::cgroup::WorkerGroup;
 use crate::master::journal::{Level, Record};
 use crate::master::output::{Handed, Pipe};
 use crate::master::prepare::Release;
-use crate::master::processes::{Budget, Process, Token};
+use crate::master::processes::{Budget, More, Process, Token};
 use crate::master::publish::{Ended, LastReload};
 use crate::master::turn::Master;
 use crate::pool::{Action, Event, How, Outcome, Phase, Pool, WorkerId};
@@ -282,23 +282,22 @@ impl Master {
         // Without its descriptor (a store that was too small, a systemd that took two for one) its own control group knows it.
         let stored = fds.take(&saved.pidfd).map(PidFd::from);
         let pidfd = stored.or_else(|missing| in_group(saved.pid, group.as_ref()).ok_or(missing)).map_err(failed)?;
-        let notify_path = saved.notify_path.into_path();
         let owner = self.releases.get(&saved.generation).and_then(|release| release.plan.identity.as_ref());
         let notify = fds.take(&saved.notify).and_then(NotifySocket::from_fd);
-        let notify = notify.or_else(|_| NotifySocket::bind(&notify_path, owner.map(|owner| (owner.uid, owner.gid))));
+        let notify =
+            notify.or_else(|_| NotifySocket::bind(&self.guard.notify_path(id), owner.map(|owner| (owner.uid, owner.gid))));
+        let former = saved.former.into_iter().filter_map(|(pid, name)| Some((pid, PidFd::from(fds.take(&name).ok()?))));
+        let more = More { former: former.collect(), info: saved.info, counters: saved.counters };
         let process = Process {
             generation: saved.generation,
             pid: saved.pid,
             pidfd,
-            former: saved.former.into_iter().filter_map(|(pid, name)| Some((pid, PidFd::from(fds.take(&name).ok()?)))).collect(),
             notify: notify.map_err(failed)?,
             notify_again: saved.notify_again.and_then(|name| NotifySocket::from_fd(fds.take(&name).ok()?).ok()),
-            notify_path: notify_path.into(),
             group: group.map(Box::new),
             scoreboard: saved.scoreboard.and_then(|name| Scoreboard::from_fd(fds.take(&name).ok()?).ok()).map(Arc::new),
             started_at: saved.started_at.unwrap_or_else(SystemTime::now),
-            info: saved.info,
-            counters: saved.counters,
+            more: (!(more.former.is_empty() && more.info.is_empty() && more.counters.is_empty())).then(|| Box::new(more)),
             errnos_left: saved.errnos_left,
             budget: Budget::new(self.now),
             left_behind: saved.left_behind,
@@ -310,7 +309,7 @@ impl Master {
         for socket in process.sockets() {
             poll.add(socket, Token::Notify(id).to_u64()).map_err(failed)?;
         }
-        for (pid, pidfd) in &process.former {
+        for (pid, pidfd) in process.former() {
             poll.add(pidfd, Token::Former(id).to_u64()).map_err(failed)?;
             self.pids.insert(*pid, id);
         }

@@ -11,6 +11,7 @@ use super::fds::{Name, Outgoing};
 use super::state::{self, Bytes, State};
 use crate::control::dbus;
 use crate::control::http::Carried;
+use crate::master::guard::Guard;
 use crate::master::journal::Target;
 use crate::master::output::{Handed, Mode};
 use crate::master::prepare::Release;
@@ -57,7 +58,7 @@ impl Master {
             nofile: self.common.nofile,
             die_with_parent: self.common.die_with_parent,
             releases: self.releases.iter().map(|(number, release)| (*number, save_release(*number, release, fds))).collect(),
-            workers: self.processes.iter().map(|(id, process)| (*id, save_process(*id, process, fds))).collect(),
+            workers: self.processes.iter().map(|(id, process)| (*id, save_process(*id, process, &self.guard, fds))).collect(),
             births: self.births.iter().copied().collect(),
             errors: Some((fds.lend("errors-read".to_owned(), read), fds.lend("errors-write".to_owned(), write))),
             output: save_output(self.outputs.mode(), output, fds),
@@ -135,8 +136,8 @@ fn save_release<'a>(number: Number, release: &'a Release, fds: &mut Outgoing<'a>
     }
 }
 
-fn save_process<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) -> state::Process {
-    let former = process.former.iter().map(|(pid, pidfd)| (*pid, fds.lend(format!("former-{id}-{pid}"), pidfd.as_fd())));
+fn save_process<'a>(id: WorkerId, process: &'a Process, guard: &Guard, fds: &mut Outgoing<'a>) -> state::Process {
+    let former = process.former().iter().map(|(pid, pidfd)| (*pid, fds.lend(format!("former-{id}-{pid}"), pidfd.as_fd())));
     let finite = |value: f64| if value.is_finite() { value } else { f64::MAX };
     state::Process {
         generation: process.generation,
@@ -145,12 +146,12 @@ fn save_process<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) 
         pidfd: fds.lend(format!("process-{id}"), process.pidfd.as_fd()),
         notify: fds.lend(format!("notify-{id}"), process.notify.as_fd()),
         notify_again: process.notify_again.as_ref().map(|again| fds.lend(format!("notify-again-{id}"), again.as_fd())),
-        notify_path: (&*process.notify_path).into(),
+        notify_path: guard.notify_path(id).as_path().into(),
         group: process.group.is_some(),
         scoreboard: process.scoreboard.as_ref().map(|page| fds.lend(format!("page-{id}"), page.as_fd())),
         started_at: Some(process.started_at),
-        info: process.info.clone(),
-        counters: process.counters.iter().map(|(name, value)| (name.clone(), finite(*value))).collect::<BTreeMap<_, _>>(),
+        info: process.info(),
+        counters: process.counters().iter().map(|(name, value)| (name.clone(), finite(*value))).collect::<BTreeMap<_, _>>(),
         errnos_left: process.errnos_left,
         left_behind: process.left_behind,
     }

@@ -173,7 +173,7 @@ pub struct Process {
     pub notify: Name,
     /// The second such socket, if the first one's path was removed.
     pub notify_again: Option<Name>,
-    /// The path of that.
+    /// The path of that; for earlier programs, which kept it: it follows from the directory and the worker.
     pub notify_path: Bytes,
     /// It has a control group of its own.
     pub group: bool,

@@ -33,7 +33,7 @@ impl Worker {
             counted: *counted,
             vacating: *vacating,
             killed: *killed,
-            how: how.as_ref().map(words::How::from),
+            how: how.as_deref().map(words::How::from),
         }
     }
 }

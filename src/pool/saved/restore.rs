@@ -115,7 +115,7 @@ impl Worker {
             counted,
             vacating,
             killed,
-            how: how.map(words::How::restore),
+            how: how.map(|how| Box::new(how.restore())),
         }
     }
 }

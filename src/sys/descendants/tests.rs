@@ -30,7 +30,7 @@ impl Bench {
     }
 
     fn worker(&self) -> Worker<'_> {
-        Worker { pidfd: &self.guard.0, pid: self.pid, id: self.id, notify_socket: &self.socket }
+        Worker { pidfd: &self.guard.0, pid: self.pid, id: self.id, notify_socket: self.socket.clone() }
     }
 }
 
@@ -112,9 +112,9 @@ fn marks_must_both_be_right() {
     let right = bench.worker();
     assert!(has_marks(bench.pid, &right));
     // The same id in another instance, another id here, and what only begins so.
-    assert!(!has_marks(bench.pid, &Worker { notify_socket: Path::new("/run/ratoon-other/6"), ..right }));
-    assert!(!has_marks(bench.pid, &Worker { id: 60, ..right }));
-    assert!(!has_marks(bench.pid, &Worker { notify_socket: bench.socket.parent().unwrap(), ..right }));
+    assert!(!has_marks(bench.pid, &Worker { notify_socket: "/run/ratoon-other/6".into(), ..right.clone() }));
+    assert!(!has_marks(bench.pid, &Worker { id: 60, ..right.clone() }));
+    assert!(!has_marks(bench.pid, &Worker { notify_socket: bench.socket.parent().unwrap().into(), ..right }));
 }
 
 /// Children faster than we can look at them: each call ends, and together they win.

@@ -41,6 +41,8 @@ pub(super) struct Copier {
     buffer: Vec<u8>,
     grace: Duration,
     ended: bool,
+    /// What the labels of all workers begin with.
+    name: String,
 }
 
 /// Our stdout or stderr, and the pipes that are copied to it.
@@ -57,15 +59,18 @@ struct Sink {
 }
 
 struct Pipe {
-    worker: u64,
-    sink: usize,
+    sink: u8,
     fd: OwnedFd,
-    label: Box<str>,
+    /// The end of its label; `None`: it is not known.
+    slot: Option<u32>,
     /// The line that has not ended yet.
     line: Vec<u8>,
     /// Its worker was closed.
     closing: bool,
 }
+
+/// A worker may cost the master a kibibyte, and has one of these or two.
+const _: () = assert!(size_of::<Pipe>() <= 40);
 
 /// A worker has one pipe or two.
 const PIPES: u64 = 2;
@@ -94,6 +99,7 @@ impl Copier {
             buffer: Vec::with_capacity(PIECE),
             grace,
             ended: false,
+            name: String::new(),
         })
     }
 
@@ -154,9 +160,9 @@ impl Copier {
         for command in commands {
             match command {
                 Command::Open { worker, label, out, err } => {
-                    self.add(worker, 0, out, label.clone());
+                    self.add(worker, 0, out, &label);
                     if let Some(err) = err {
-                        self.add(worker, 1, err, label);
+                        self.add(worker, 1, err, &label);
                     }
                 }
                 Command::Drain { worker, done } => {
@@ -175,15 +181,23 @@ impl Copier {
         }
     }
 
-    fn add(&mut self, worker: u64, sink: usize, fd: OwnedFd, label: String) {
-        let key = key(worker, sink);
-        self.put(key, Pipe { worker, sink, fd, label: label.into(), line: Vec::new(), closing: false });
+    fn add(&mut self, worker: u64, sink: u8, fd: OwnedFd, label: &str) {
+        let key = key(worker, sink.into());
+        let slot = self.slot(label);
+        self.put(key, Pipe { sink, fd, slot, line: Vec::new(), closing: false });
+    }
+
+    /// What tells this label, `NAME/SLOT`, from those of the other workers.
+    fn slot(&mut self, label: &str) -> Option<u32> {
+        let (name, slot) = label.rsplit_once('/')?;
+        name.clone_into(&mut self.name);
+        slot.parse().ok()
     }
 
     fn put(&mut self, key: u64, pipe: Pipe) {
         let data = epoll::EventData::new_u64(key);
         // Without a place in the epoll (max_user_watches) the pipe is closed: the worker gets EPIPE rather than hang.
-        if epoll::add(&self.sinks[pipe.sink].epoll, &pipe.fd, data, epoll::EventFlags::IN).is_ok() {
+        if epoll::add(&self.sinks[usize::from(pipe.sink)].epoll, &pipe.fd, data, epoll::EventFlags::IN).is_ok() {
             if pipe.closing {
                 self.closing.push_back((Instant::now() + self.grace, key));
             }
@@ -229,7 +243,7 @@ impl Copier {
                 None => (room, 0),
             };
             pipe.line.extend_from_slice(&rest[..end]);
-            pass_on(&self.shared, &mut self.sinks[pipe.sink], pipe);
+            pass_on(&self.shared, &mut self.sinks[usize::from(pipe.sink)], (&self.name, key), pipe);
             rest = &rest[end + skip..];
         }
         Read::Some(bytes)
@@ -250,7 +264,7 @@ impl Copier {
                 }
             }
             if let Some(pipe) = self.pipes.get_mut(&key) {
-                pass_on_rest(&self.shared, &mut self.sinks[pipe.sink], pipe);
+                pass_on_rest(&self.shared, &mut self.sinks[usize::from(pipe.sink)], (&self.name, key), pipe);
             }
         }
     }
@@ -304,11 +318,11 @@ impl Copier {
         let written = self.sinks.iter().all(|sink| sink.pending.is_empty());
         let Some((done, _)) = self.leaving.take_if(|(_, at)| written || *at <= Instant::now()) else { return };
         self.closing.clear();
-        let pipes = self.pipes.drain().map(|(_, pipe)| HandedPipe {
-            worker: pipe.worker,
-            sink: pipe.sink,
+        let pipes = self.pipes.drain().map(|(key, pipe)| HandedPipe {
+            worker: key / PIPES,
+            sink: pipe.sink.into(),
             fd: pipe.fd,
-            label: pipe.label.into(),
+            label: label(&self.name, pipe.slot),
             line: pipe.line,
             closing: pipe.closing,
         });
@@ -332,7 +346,8 @@ impl Copier {
         for mut pipe in handed.pipes {
             pipe.line.truncate(LINE_MAX);
             let HandedPipe { worker, sink, fd, label, line, closing } = pipe;
-            self.put(key(worker, sink), Pipe { worker, sink: sink.min(last), fd, label: label.into(), line, closing });
+            let slot = self.slot(&label);
+            self.put(key(worker, sink), Pipe { sink: sink.min(last) as u8, fd, slot, line, closing });
         }
     }
 
@@ -343,27 +358,32 @@ impl Copier {
     /// Closes our end; the epoll forgets it by that.
     fn remove(&mut self, key: u64) {
         if let Some(mut pipe) = self.pipes.remove(&key) {
-            pass_on_rest(&self.shared, &mut self.sinks[pipe.sink], &mut pipe);
+            pass_on_rest(&self.shared, &mut self.sinks[usize::from(pipe.sink)], (&self.name, key), &mut pipe);
         }
     }
 }
 
-fn pass_on_rest(shared: &Shared, sink: &mut Sink, pipe: &mut Pipe) {
+/// `web/3`.
+fn label(name: &str, slot: Option<u32>) -> String {
+    slot.map_or_else(|| name.to_owned(), |slot| format!("{name}/{slot}"))
+}
+
+fn pass_on_rest(shared: &Shared, sink: &mut Sink, whose: (&str, u64), pipe: &mut Pipe) {
     if !pipe.line.is_empty() {
-        pass_on(shared, sink, pipe);
+        pass_on(shared, sink, whose, pipe);
     }
 }
 
 /// The pipe's line goes to the sink and, as long as the worker is not closed, into its tail.
-fn pass_on(shared: &Shared, sink: &mut Sink, pipe: &mut Pipe) {
+fn pass_on(shared: &Shared, sink: &mut Sink, (name, key): (&str, u64), pipe: &mut Pipe) {
     if !pipe.closing {
-        shared.tails().entry(pipe.worker).or_default().push(&pipe.line);
+        shared.tails().entry(key / PIPES).or_default().push(&pipe.line);
     }
     if sink.pending.len() > PENDING_LAST {
         sink.lost += 1;
     } else if !sink.dead {
         if sink.labelled {
-            sink.pending.extend_from_slice(pipe.label.as_bytes());
+            sink.pending.extend_from_slice(label(name, pipe.slot).as_bytes());
             sink.pending.extend_from_slice(b": ");
         }
         sink.pending.extend_from_slice(&pipe.line);

@@ -176,13 +176,18 @@ fn the_metrics_are_what_a_strict_parser_accepts() {
     master.wait("a failure", |status| status["worker_crashes"] == 1 && status["workers_ready"] == 2);
     master.ok(&["reload"]);
     master.wait("calm", |status| pids(status).len() == 2);
-    let mut prometheus = UnixStream::connect(&address).expect("the status address");
-    prometheus.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("a request");
-    let mut answer = String::new();
-    prometheus.read_to_string(&mut answer).expect("an answer");
-    let (head, text) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let ask_for = |accept: &str| {
+        let mut prometheus = UnixStream::connect(&address).expect("the status address");
+        write!(prometheus, "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")
+            .expect("a request");
+        let mut answer = String::new();
+        prometheus.read_to_string(&mut answer).expect("an answer");
+        let (head, text) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (head.to_owned(), text.to_owned())
+    };
+    let (head, text) = ask_for("*/*");
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
-    let families = accepted(text);
+    let families = accepted(&text);
     for family in [
         "ratoon",
         "ratoon_state",
@@ -208,6 +213,27 @@ fn the_metrics_are_what_a_strict_parser_accepts() {
     // The parser is strict: what is no OpenMetrics is refused.
     let broken = std::panic::catch_unwind(|| accepted(&text.replace("# EOF\n", "")));
     assert!(broken.is_err(), "a text without an end was accepted");
+
+    // The older format, for who asks for it: by the rules of Prometheus's own tool, too.
+    let (head, classic) = ask_for("text/plain;version=0.0.4");
+    assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+    assert!(classic.contains("ratoon_worker_requests_total{instance=\"pool\",slot=\"0\""), "{classic}");
+    let said = promtool(&classic);
+    assert!(said.is_empty(), "{said}\n{classic}");
+    assert!(promtool(&text).contains("unknown metric type"), "promtool reads OpenMetrics: one format is enough");
+}
+
+/// What `promtool check metrics` finds wrong.
+fn promtool(text: &str) -> String {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/promtool/usr/bin/promtool");
+    let mut promtool = Command::new(if ours.exists() { ours } else { "promtool".into() });
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().expect("promtool: run tests/setup");
+    promtool.stdin.take().expect("piped").write_all(text.as_bytes()).expect("it reads");
+    let said = promtool.wait_with_output().expect("its end");
+    let text = [said.stdout, said.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert_eq!(said.status.success(), text.is_empty(), "{}: {text}", said.status);
+    text
 }
 
 /// The names of the families, as the parser of Prometheus's own client for Python finds them.

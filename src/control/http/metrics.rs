@@ -1,12 +1,14 @@
-//! `GET /metrics`: the document as OpenMetrics 1.0 text.
+//! `GET /metrics`: the document as OpenMetrics 1.0 text; as Prometheus's older text format for who asks for that alone.
 //!
-//! Law: what is not known is left out, never 0. Names and units are stable: a dashboard depends on them.
+//! Law: what is not known is left out, never 0. Names and units are stable, and samples have the same names in both formats:
+//! a dashboard depends on them.
 
 use std::fmt::{Display, Write};
 
 use hyper::StatusCode;
 use hyper::header::HeaderValue;
 
+use super::accept;
 use super::answer::{Answer, Reply, answer, error};
 use super::reads::{document, off_loop};
 use super::routes::Call;
@@ -18,23 +20,47 @@ pub(super) async fn metrics(call: Call<'_>) -> Answer {
         Ok(found) => found,
         Err(answer) => return answer,
     };
-    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-    match off_loop(document, render).await {
-        Some(text) => answer(StatusCode::OK, kind, Reply::whole(text).with_permit(permit)),
+    let format = match accept::prefers(call.headers, "text/plain", "application/openmetrics-text") {
+        true => Format::Classic,
+        false => Format::OpenMetrics,
+    };
+    match off_loop(document, move |document| render(document, format)).await {
+        Some(text) => answer(StatusCode::OK, format.kind(), Reply::whole(text).with_permit(permit)),
         None => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written out"),
     }
 }
 
-/// The whole exposition, `# EOF` included.
-pub(super) fn render(document: &Document) -> String {
-    let mut text = Text { text: String::with_capacity(4096), instance: &document.instance };
+/// How the figures are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus's text format 0.0.4: families are named as their samples, and have neither units nor the types `info` and
+    /// `stateset`. `promtool check metrics` reads this one.
+    Classic,
+}
+
+impl Format {
+    fn kind(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::Classic => "text/plain; version=0.0.4; charset=utf-8",
+        })
+    }
+}
+
+/// The whole exposition, `# EOF` included where the format has it.
+pub(super) fn render(document: &Document, format: Format) -> String {
+    let mut text = Text { text: String::with_capacity(4096), instance: &document.instance, format };
     pool(&mut text, document);
     counts(&mut text, document);
     reload(&mut text, document);
     sockets(&mut text, document);
     slots(&mut text, document);
     workers(&mut text, document);
-    text.text.push_str("# EOF\n");
+    if format == Format::OpenMetrics {
+        text.text.push_str("# EOF\n");
+    }
     text.text
 }
 
@@ -150,7 +176,7 @@ fn slots(text: &mut Text<'_>, document: &Document) {
         "ratoon_socket_slot_queue",
         "gauge",
         "",
-        "Connections that wait in the queue of a slot (worker.balance = \"per-slot\").",
+        "Connections that wait in the queue of a slot (worker.balance is per-slot).",
     );
     for (number, socket) in document.sockets.iter().enumerate() {
         for (slot, queue) in socket.slots.iter().enumerate() {
@@ -194,11 +220,19 @@ fn workers(text: &mut Text<'_>, document: &Document) {
 struct Text<'a> {
     text: String,
     instance: &'a str,
+    format: Format,
 }
 
 impl Text<'_> {
-    /// Head of a family; a counter's samples then end in `_total`, an info's in `_info`.
+    /// Head of a family; a counter's samples then end in `_total`, an info's in `_info`. `help`: without quotes, backslashes
+    /// and line breaks, which each format escapes in its own way.
     fn family(&mut self, name: &str, kind: &str, unit: &str, help: &str) {
+        let sample = sample_name(name, kind);
+        let (name, kind, unit) = match (self.format, kind) {
+            (Format::OpenMetrics, _) => (name, kind, unit),
+            (Format::Classic, "info" | "stateset") => (&*sample, "gauge", ""),
+            (Format::Classic, _) => (&*sample, kind, ""),
+        };
         let _ = writeln!(self.text, "# TYPE {name} {kind}");
         if !unit.is_empty() {
             let _ = writeln!(self.text, "# UNIT {name} {unit}");
@@ -247,7 +281,11 @@ impl Text<'_> {
 }
 
 fn sample_name(family: &str, kind: &str) -> String {
-    if kind == "counter" { format!("{family}_total") } else { family.to_owned() }
+    match kind {
+        "counter" => format!("{family}_total"),
+        "info" => format!("{family}_info"),
+        _ => family.to_owned(),
+    }
 }
 
 /// A label's value: backslash, quote and newline are escaped, as the format demands.
@@ -294,12 +332,12 @@ mod tests {
 
     #[test]
     fn the_whole_of_a_busy_pool() {
-        insta::assert_snapshot!(render(&document()));
+        insta::assert_snapshot!(render(&document(), Format::OpenMetrics));
     }
 
     #[test]
     fn what_is_not_known_is_left_out() {
-        let text = render(&Document { instance: "web".into(), ..Document::default() });
+        let text = render(&Document { instance: "web".into(), ..Document::default() }, Format::OpenMetrics);
         for name in ["ratoon_requests", "ratoon_worker_info", "ratoon_last_reload", "ratoon_socket", "ratoon_master_memory"] {
             assert!(!text.contains(name), "{name}: {text}");
         }
@@ -310,7 +348,8 @@ mod tests {
     fn labels_are_escaped() {
         let nasty = "a\"b\\c\nd";
         let socket = Socket { name: nasty.into(), address: "x".into(), queue: Some(1), queue_max: None, slots: Vec::new() };
-        let text = render(&Document { instance: nasty.into(), sockets: vec![socket], ..Document::default() });
+        let text =
+            render(&Document { instance: nasty.into(), sockets: vec![socket], ..Document::default() }, Format::OpenMetrics);
         assert!(text.contains(r#"{instance="a\"b\\c\nd",socket="0",name="a\"b\\c\nd",address="x"} 1"#), "{text}");
     }
 
@@ -320,7 +359,18 @@ mod tests {
         document.last_reload = Some(LastReload { result: "committed".into(), ..LastReload::default() });
         document.counters.insert("broken".into(), f64::INFINITY);
         document.counters.insert("negative".into(), -1.0);
-        let text = render(&document);
+        document.sockets[0].slots = vec![Some(1), None];
+        let [ours, classic] = [Format::OpenMetrics, Format::Classic].map(|format| render(&document, format));
+        heads_and_samples(&ours, Format::OpenMetrics);
+        heads_and_samples(&classic, Format::Classic);
+        // What a dashboard asks for has one name.
+        let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(samples(&ours), samples(&classic));
+        assert!(!classic.contains("# EOF") && !classic.contains("# UNIT"));
+        assert!(classic.contains("# TYPE ratoon_info gauge\n") && classic.contains("# TYPE ratoon_requests_total counter\n"));
+    }
+
+    fn heads_and_samples(text: &str, format: Format) {
         let (mut family, mut kind, mut families) = ("", "", Vec::new());
         for line in text.lines().take_while(|line| *line != "# EOF") {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
@@ -330,14 +380,19 @@ mod tests {
             } else if let Some(rest) = line.strip_prefix("# UNIT ") {
                 let (name, unit) = rest.split_once(' ').unwrap();
                 assert!(name == family && name.ends_with(unit), "{line}");
-            } else if !line.starts_with("# HELP ") {
+            } else if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                assert!(name == family && !help.contains(['"', '\\']), "{line}");
+            } else {
                 let (name, rest) = line.split_once('{').unwrap();
                 let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} below {family}"));
-                let suffixes: &[&str] = match kind {
-                    "counter" => &["_total"],
-                    "info" => &["_info"],
-                    "summary" => &["_count", "_sum"],
-                    _ => &[""],
+                let suffixes: &[&str] = match (kind, format) {
+                    ("counter", Format::OpenMetrics) => &["_total"],
+                    ("info", Format::OpenMetrics) => &["_info"],
+                    ("summary", _) => &["_count", "_sum"],
+                    ("stateset", Format::OpenMetrics) | ("gauge", _) => &[""],
+                    ("counter", Format::Classic) if name.ends_with("_total") => &[""],
+                    _ => panic!("{line} of the kind {kind}"),
                 };
                 assert!(suffixes.contains(&suffix), "{line}");
                 let value = rest.rsplit_once("} ").unwrap().1.parse::<f64>().unwrap();

@@ -4,6 +4,7 @@
 //! waited for without limit but one that waits itself for the end of a reload. Nothing that comes in can end it.
 #![forbid(unsafe_code)]
 
+mod accept;
 mod answer;
 mod book;
 mod changes;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONNECTION, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, Reply, error};
@@ -23,6 +23,8 @@ pub(super) struct Call<'a> {
     pub connection: &'a Connection,
     /// What stands behind the question mark, empty when nothing does.
     pub query: &'a str,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
     /// The request's head, for whoever would have to ask the same again.
     pub head: String,
     /// `HEAD`: only the answer's head is wanted.
@@ -70,7 +72,8 @@ pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -
     let Some((_, does)) = ROUTES.iter().find(|(known, _)| *known == path) else {
         return error(StatusCode::NOT_FOUND, format!("there is no {path:?} here; there are {}", known_paths()));
     };
-    let call = Call { connection, query: head.uri.query().unwrap_or(""), head: wish, head_only: head.method == Method::HEAD };
+    let (query, headers, head_only) = (head.uri.query().unwrap_or(""), &head.headers, head.method == Method::HEAD);
+    let call = Call { connection, query, headers, head: wish, head_only };
     match (does, &head.method) {
         (Does::Read(serve), &Method::GET | &Method::HEAD) => serve(call).await,
         (Does::Read(_), method) => wrong_method(method, path, "GET, HEAD"),

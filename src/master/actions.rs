@@ -52,7 +52,7 @@ impl Master {
     fn prepare(&mut self, number: Number) {
         self.release_cancelled();
         let (source, common, bring) = (self.source.clone(), self.common.clone(), self.bring.clone());
-        let footprint = self.footprint();
+        let (footprint, tell) = self.footprint();
         let cancel = match Cancel::new() {
             Ok(cancel) => cancel,
             Err(error) => {
@@ -66,6 +66,9 @@ impl Master {
             let made = made.map(|release| (prepare::settings(&release.config), Box::new(release)));
             let _ = bring.send(Brought::Prepared(number, made));
         });
+        self.hasten();
+        // Meanwhile. Nobody hears it if the configuration is refused.
+        let _ = tell.send(self.peak());
     }
 
     /// Ends the making of a release that nobody wants any more.
@@ -240,8 +243,9 @@ impl Master {
         self.record(Record::new(Level::Warning, message));
     }
 
+    /// It is written when the loop has done what is more urgent.
     pub(super) fn record(&self, record: Record) {
-        self.journal.log(record);
+        self.journal.put(record);
     }
 
     /// SIGKILL for every process of a worker.

@@ -51,9 +51,12 @@ impl Master {
 
     fn notify_socket(&mut self, path: &Path, release: &Release) -> Result<NotifySocket, String> {
         let owner = release.plan.identity.as_ref().map(|identity| (identity.uid, identity.gid));
-        // A name is never used twice by one master; what is there was left by another that died.
-        let _ = std::fs::remove_file(path);
         let mut bound = NotifySocket::bind(path, owner);
+        // A name is never used twice by one master; what is there was left by another that died.
+        if bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) && std::fs::remove_file(path).is_ok()
+        {
+            bound = NotifySocket::bind(path, owner);
+        }
         if bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) && self.restore_directory().is_ok() {
             bound = NotifySocket::bind(path, owner);
         }

@@ -4,14 +4,14 @@
 
 use std::fmt;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::release::Pinned;
 use crate::pool::{How, Span};
@@ -24,7 +24,7 @@ const OUTPUT_MAX: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct Cancel {
     flag: Arc<AtomicBool>,
-    wake: Arc<(std::io::PipeReader, std::io::PipeWriter)>,
+    wake: Arc<OwnedFd>,
 }
 
 impl Cancel {
@@ -33,13 +33,13 @@ impl Cancel {
     /// # Errors
     /// Out of descriptors.
     pub fn new() -> std::io::Result<Cancel> {
-        Ok(Cancel { flag: Arc::default(), wake: Arc::new(std::io::pipe()?) })
+        Ok(Cancel { flag: Arc::default(), wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) })
     }
 
     /// Ends what runs, and what would run next.
     pub fn cancel(&self) {
         if !self.flag.swap(true, Ordering::SeqCst) {
-            let _ = std::io::Write::write(&mut &self.wake.1, &[1]);
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
     }
 }
@@ -138,10 +138,10 @@ fn watch(child: &mut Child, output: &mut std::io::PipeReader, limit: Duration, c
             return (Verdict::TimedOut, kept);
         }
         let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let reader = if open { output.as_fd() } else { cancel.wake.0.as_fd() };
+        let reader = if open { output.as_fd() } else { cancel.wake.as_fd() };
         let mut fds = [
             PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(cancel.wake.0.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(cancel.wake.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(reader, PollFlags::IN),
         ];
         if poll(&mut fds, Some(&wait)).is_err() {

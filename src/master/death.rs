@@ -62,13 +62,8 @@ impl Master {
                 group.populated()
             }
             None => {
-                // Who was its main process once is known to us, and so no stranger.
-                let left = (strangers || !process.former().is_empty())
-                    && descendants::any_left(&Self::family(&self.guard, worker, process));
-                if !left {
-                    let _ = process.pidfd.wait();
-                }
-                left
+                // Who was its main process once is known to us, and so no stranger. It is reaped when it is forgotten.
+                (strangers || !process.former().is_empty()) && descendants::any_left(&Self::family(&self.guard, worker, process))
             }
         };
         process.left_behind = left;
@@ -188,6 +183,7 @@ impl Master {
     /// Nothing of the worker is left: what was held for it goes.
     pub(super) fn forget(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.remove(&worker) else { return };
+        let _ = process.pidfd.wait();
         self.paused.retain(|(_, paused)| *paused != worker);
         self.untold.remove(&worker);
         self.pids.remove(&process.pid);

@@ -154,6 +154,8 @@ struct Shared {
     to_journal: AtomicBool,
     instance: String,
     running: AtomicBool,
+    /// The thread has not been told of what was put into the queue.
+    untold: AtomicBool,
 }
 
 /// `JOURNAL_STREAM` when it names our own stderr, for whoever inherits that.
@@ -175,6 +177,7 @@ pub fn start_with(instance: &str, target: Target, level: Level) -> Journal {
             to_journal: AtomicBool::new(target == Target::Journal),
             instance: instance.to_owned(),
             running: AtomicBool::new(false),
+            untold: AtomicBool::new(false),
         }),
     };
     journal.run();
@@ -183,14 +186,29 @@ pub fn start_with(instance: &str, target: Target, level: Level) -> Journal {
 
 impl Journal {
     /// Puts an entry into the queue, or drops and counts it when there is no room. Never waits.
-    pub fn log(&self, mut record: Record) {
+    pub fn log(&self, record: Record) {
+        self.put(record);
+        self.wake();
+    }
+
+    /// Like [`Self::log`], but the thread that writes it sleeps on until [`Self::wake`]: for the loop, which has more urgent
+    /// things to do than to wake a thread.
+    pub fn put(&self, mut record: Record) {
         if record.level > self.level() {
             return;
         }
         record.bound();
         let size = record.size();
         self.shared.queue.push(record, size);
-        self.run();
+        self.shared.untold.store(true, Ordering::Release);
+    }
+
+    /// Lets what was put be written.
+    pub fn wake(&self) {
+        if self.shared.untold.swap(false, Ordering::AcqRel) {
+            self.shared.queue.wake();
+            self.run();
+        }
     }
 
     /// Whether an entry of this level would be kept; spares the making of debug entries.
@@ -226,6 +244,7 @@ impl Journal {
     /// Waits at most so long until everything that was logged is written; `false` when that was not enough. For the end of
     /// the process and before an exec, never for the loop.
     pub fn flush(&self, at_most: Duration) -> bool {
+        self.wake();
         self.run();
         self.shared.queue.wait_until_written(at_most)
     }

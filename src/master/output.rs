@@ -95,6 +95,13 @@ impl Outputs {
         }
     }
 
+    /// What was opened is copied from now on, what was closed no more; does nothing when nothing was.
+    pub fn begin(&self) {
+        if let Way::Relay(relay) = &self.inner.way {
+            relay.begin();
+        }
+    }
+
     /// The last lines that the worker printed, oldest first, fit for a terminal; empty when they cannot be had in time
     /// (about two seconds). Ask when it has ended and before [`Self::close`]. Runs on tokio, off the loop.
     ///
@@ -108,7 +115,7 @@ impl Outputs {
     }
 
     /// The worker is gone and its tail is not needed any more. What others keep open of its pipe is read for some seconds
-    /// more, then closed.
+    /// more, then closed. Said by [`Self::begin`], like [`Self::open`].
     pub fn close(&self, worker: u64) {
         match &self.inner.way {
             Way::Journal(streams) => streams.close(worker),

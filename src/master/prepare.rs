@@ -75,8 +75,11 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
     // On the one line that a reload's reason is, without what the file says there: that may be a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
     let config = source.read().map_err(words)?;
-    if let Some(living) = living {
-        living.look_ahead(&config)?;
+    let look_ahead = || living.map_or(Ok(()), |living| living.look_ahead(&config));
+    let runs = config.hooks.before_reload.is_some() || config.reload.check.is_some();
+    // Before anything is run. Else as late as can be: the loop finds out meanwhile.
+    if runs {
+        look_ahead()?;
     }
     let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
     let configured = config.environment(&directory).map_err(words)?;
@@ -96,6 +99,9 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
         run("reload.check", argv, &check, &configured, cancel)?;
     }
     let identity = identity(&config)?;
+    if !runs {
+        look_ahead()?;
+    }
     let mut env = release::environment(std::env::vars_os(), configured).map_err(|error| error.to_string())?;
     // As a shell would have it after `cd`; what the master's own PWD says is not true for a worker.
     env.retain(|entry| !entry.as_bytes().starts_with(b"PWD="));

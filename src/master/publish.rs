@@ -227,6 +227,7 @@ impl Master {
         tokio::spawn(async move {
             let lines = outputs.tail(worker, pid, since).await;
             outputs.close(worker);
+            outputs.begin();
             let serving = tokio::task::spawn_blocking(move || scoreboard.map_or_else(Vec::new, |board| board.serving()));
             let _ = bring.send(Brought::Tail(worker, lines, serving.await.unwrap_or_default()));
         });

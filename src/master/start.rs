@@ -412,6 +412,8 @@ impl Master {
             spawn_errors: HashMap::new(),
             processes: HashMap::new(),
             pids: HashMap::new(),
+            later: Vec::new(),
+            later_at: None,
             births: VecDeque::new(),
             paused: BTreeSet::new(),
             untold: HashMap::new(),

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +44,9 @@ const DESCRIPTORS: usize = 64;
 const WISHES: usize = 32;
 /// … and so many workers started: with a thousand to start, the loop is never deaf for long.
 const BIRTHS: usize = 8;
+
+/// What does not hasten a start waits so long for its end, if nothing else happens.
+const LATER: Duration = Duration::from_millis(2);
 
 /// What other threads and tasks bring back to the loop.
 pub enum Brought {
@@ -88,6 +91,10 @@ pub struct Master {
     pub(super) processes: Processes,
     /// Main processes by number, to know whose words are whose.
     pub(super) pids: HashMap<u32, WorkerId>,
+    /// What is carried out later, for nobody waits for it: at the next event, or at `later_at`.
+    pub(super) later: Vec<Action>,
+    /// A start is under way, and shall have the CPUs for itself until then.
+    pub(super) later_at: Option<Instant>,
     /// Workers that are still to be started.
     pub(super) births: VecDeque<(WorkerId, Slot, Number)>,
     /// Workers that ended and of which it will be known in a moment how; until when that is waited for.
@@ -162,7 +169,11 @@ impl Master {
     /// Turns until the pool says that all is over, or another program is to go on.
     pub async fn turn(&mut self) -> End {
         loop {
-            self.take_in();
+            self.decide();
+            // Whoever is answered finds everything done.
+            if self.later_at.is_none() || !self.outbox.is_empty() {
+                self.do_later();
+            }
             // Whoever is told of something may rely on it, also if the master dies now.
             self.keep_current();
             self.publish();
@@ -177,6 +188,10 @@ impl Master {
             }
             let woken = self.wait().await;
             self.now = Instant::now();
+            // What is brought asks for nothing, and may be what a start has waited for.
+            if !matches!(woken, Woken::Brought(_)) {
+                self.do_later();
+            }
             crate::sys::spawn::sweep();
             match woken {
                 Woken::Descriptors(tokens) => self.serve(tokens),
@@ -209,6 +224,7 @@ impl Master {
             self.store.as_ref().and_then(Store::deadline),
             self.vacating.deadline(),
             self.desk.deadline(),
+            self.later_at,
         ];
         let deadline = deadlines.into_iter().flatten().min();
         loop {
@@ -276,10 +292,14 @@ impl Master {
         if self.pool.deadline().is_some_and(|at| at <= self.now) {
             self.events.push_back(Event::Due);
         }
-        self.take_in();
+        self.decide();
+        let to_start = self.births.len();
         for _ in 0..BIRTHS {
             let Some((worker, slot, generation)) = self.births.pop_front() else { break };
             self.give_birth(worker, slot, generation);
+        }
+        if self.births.len() < to_start {
+            self.hasten();
         }
         if self.births.is_empty() {
             self.births.shrink_to(BIRTHS);
@@ -292,6 +312,27 @@ impl Master {
 
     /// Gives the pool every event, and carries out every action, until it is quiet.
     pub(super) fn take_in(&mut self) {
+        self.decide();
+        self.do_later();
+    }
+
+    /// A start is under way: threads that are woken now would take a CPU from it.
+    pub(super) fn hasten(&mut self) {
+        self.later_at = Some(self.now + LATER);
+    }
+
+    /// Does what nobody waits for.
+    fn do_later(&mut self) {
+        self.later_at = None;
+        for action in std::mem::take(&mut self.later) {
+            self.carry_out(action);
+        }
+        self.outputs.begin();
+        self.journal.wake();
+    }
+
+    /// [`Self::take_in`] without [`Self::do_later`].
+    fn decide(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop_front() {
             self.desk.touch();
@@ -308,10 +349,15 @@ impl Master {
             }
             // A decision that workers feel is written down first: the next master must not decide otherwise.
             if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::Abort(_) | Action::Kill(_))) {
+                self.do_later();
                 self.keep_current();
             }
             for action in actions.drain(..) {
-                self.carry_out(action);
+                match action {
+                    // A dead worker's record, and what was held for it: the longer part of a death.
+                    Action::Ended(_) | Action::Forget(_) => self.later.push(action),
+                    action => self.carry_out(action),
+                }
             }
         }
     }

@@ -5,7 +5,9 @@
 //! nobody and refuses nothing.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::publish::told;
@@ -17,6 +19,8 @@ use crate::status::scoreboard::Scoreboard;
 
 /// So often the workers are looked at, where a limit is set.
 const PERIOD: Duration = Duration::from_secs(5);
+/// No more workers are asked how much memory they ever had, which takes some ten microseconds for each.
+const ASKED: usize = 64;
 
 impl Master {
     /// When the workers are looked at next; never without a limit.
@@ -74,21 +78,27 @@ impl Master {
         });
     }
 
-    /// What the look ahead needs of the living generation.
-    pub(super) fn footprint(&self) -> Footprint {
+    /// The most that a worker of the living generation ever had, bytes; of many workers some are asked. Only the kernel is,
+    /// so it is the loop's to do, while a thread reads the configuration.
+    pub(super) fn peak(&self) -> Option<u64> {
         let generation = self.pool.generation();
-        let living = self.processes.values().filter(|process| process.generation == generation);
-        Footprint {
-            workers: living.map(|process| (process.pid, process.group.as_ref().map(|group| group.path().to_owned()))).collect(),
-            group: self.cgroups.as_ref().map(|cgroups| cgroups.base().to_owned()),
-        }
+        let living = || self.processes.values().filter(|process| process.generation == generation);
+        let every = living().count().div_ceil(ASKED).max(1);
+        let peaks = living().step_by(every).filter_map(|it| peak(it.pid, it.group.as_ref().map(|group| group.path())));
+        peaks.max()
+    }
+
+    /// For the thread that makes a release, and the way to tell it of [`Self::peak`].
+    pub(super) fn footprint(&self) -> (Footprint, Sender<Option<u64>>) {
+        let (tell, peak) = channel();
+        (Footprint { peak, group: self.cgroups.as_ref().map(|cgroups| cgroups.base().to_owned()) }, tell)
     }
 }
 
 /// The living generation, for whoever wants to know how much a second one needs.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Footprint {
-    workers: Vec<(u32, Option<PathBuf>)>,
+    peak: Receiver<Option<u64>>,
     group: Option<PathBuf>,
 }
 
@@ -98,9 +108,8 @@ impl Footprint {
     /// # Errors
     /// A sentence that says how much is needed, how much there is, and what to do.
     pub fn look_ahead(&self, config: &Config) -> Result<(), String> {
-        let peaks: Vec<u64> = self.workers.iter().filter_map(|(pid, group)| peak(*pid, group.as_deref())).collect();
-        let Some(largest) = peaks.iter().copied().max() else { return Ok(()) };
         let Some((room, whose)) = room(self.group.as_deref()) else { return Ok(()) };
+        let Ok(Some(largest)) = self.peak.recv() else { return Ok(()) };
         refuse_if_short(largest, config.reload.surge.of(config.worker.workers()), config.worker.workers(), room, whose)
     }
 }
@@ -138,22 +147,27 @@ fn room(group: Option<&Path>) -> Option<(u64, &'static str)> {
         let limit = number(&group.join("memory.max"))?;
         let used = number(&group.join("memory.current"))?;
         // The kernel gives up its cache of files before it kills.
-        let cache = fs::read_to_string(group.join("memory.stat")).map_or(0, |stat| field(&stat, "file ").unwrap_or(0));
+        let cache = whole(&group.join("memory.stat")).map_or(0, |stat| field(&stat, "file ").unwrap_or(0));
         Some((limit.saturating_sub(used.saturating_sub(cache)), "below the limit of its control group (MemoryMax=)"))
     });
     groups.chain(machine.map(|room| (room, "on this machine"))).min_by_key(|(room, _)| *room)
 }
 
-/// A file of the kernel's, in one read: with many small ones the reload that waits for it waits longer.
+/// A file of the kernel's: a read that does not fill the buffer is the last, for a reload waits for each call.
 fn whole(path: &Path) -> std::io::Result<String> {
-    let mut text = String::with_capacity(8 << 10);
-    std::io::Read::read_to_string(&mut fs::File::open(path)?, &mut text)?;
-    Ok(text)
+    let (mut file, mut text, mut piece) = (fs::File::open(path)?, Vec::new(), [0; 4096]);
+    loop {
+        let length = file.read(&mut piece)?;
+        text.extend_from_slice(&piece[..length]);
+        if length < piece.len() {
+            return Ok(String::from_utf8_lossy(&text).into_owned());
+        }
+    }
 }
 
 /// A file with a number in it; `max` is none.
 fn number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    whole(path).ok()?.trim().parse().ok()
 }
 
 fn kilobytes(text: &str, name: &str) -> Option<u64> {

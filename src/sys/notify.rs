@@ -66,7 +66,7 @@ impl NotifySocket {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         }
-        NotifySocket::from_fd(fd)
+        NotifySocket::ready(fd)
     }
 
     /// From a descriptor that was handed over.
@@ -74,6 +74,10 @@ impl NotifySocket {
         rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        NotifySocket::ready(fd)
+    }
+
+    fn ready(fd: OwnedFd) -> io::Result<NotifySocket> {
         sockopt::set_socket_passcred(&fd, true)?;
         // Room for a burst; beyond the system's limit only where we may.
         if sockopt::set_socket_recv_buffer_size_force(&fd, 8 << 20).is_err() {

@@ -2,9 +2,12 @@
 //!
 //! Law: nothing is killed or waited for by number. The one exception is a child that is known to be a zombie of ours.
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, WaitId, WaitIdOptions, WaitIdStatus};
@@ -261,6 +264,7 @@ pub fn own_session_and_group() -> (u32, u32) {
 
 /// Makes this process the parent of its descendants whose own parent ends (`PR_SET_CHILD_SUBREAPER`).
 pub fn set_subreaper() -> io::Result<()> {
+    LazyLock::force(&CHILDREN);
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
@@ -302,10 +306,22 @@ pub fn reap_orphans(mut is_known: impl FnMut(u32) -> bool) -> io::Result<Reaped>
 /// lives, and what the first thread itself or a thread that has ended since has started; nothing that another thread has.
 /// `None` on kernels that don't tell (no CONFIG_PROC_CHILDREN). Takes the longer the more there are.
 pub fn of_the_first_thread() -> Option<Vec<u32>> {
-    let own = std::process::id();
-    let text = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).ok()?;
-    Some(text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+    let file = CHILDREN.as_ref()?;
+    let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        match file.read_at(&mut piece, text.len() as u64) {
+            Ok(0) => break,
+            Ok(length) => text.extend_from_slice(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    Some(std::str::from_utf8(&text).ok()?.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
+
+/// Open as long as we live: to open it takes longer than to read it, and it is read at each death.
+static CHILDREN: LazyLock<Option<File>> =
+    LazyLock::new(|| File::open(format!("/proc/self/task/{}/children", std::process::id())).ok());
 
 /// The long way: the kernel shows one ended child at a time, and the same again until it is reaped.
 fn reap_one_by_one(mut is_known: impl FnMut(u32) -> bool) -> io::Result<Reaped> {

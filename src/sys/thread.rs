@@ -21,12 +21,26 @@ pub fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> 
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr())
     };
+    let body = move || {
+        yield_to_others();
+        body();
+    };
     let started = Builder::new().name(name.to_owned()).stack_size(stack).spawn(body);
     if changed == 0 {
         // SAFETY: pthread_sigmask succeeded above, so it wrote `before`.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     }
     started
+}
+
+/// A helper that is woken takes no CPU from who runs there, a worker that starts or ends for one: it waits for its turn,
+/// sched(7) under SCHED_BATCH. Where that may not be set all is as it was.
+fn yield_to_others() {
+    // SAFETY: all zeroes is a valid sched_param, and the only one for this policy; 0 is this thread.
+    unsafe {
+        let none: libc::sched_param = std::mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const none);
+    }
 }
 
 /// Does something on another thread, which has the signal mask of this one, and waits for it; on this thread where the kernel
@@ -62,11 +76,14 @@ mod tests {
     fn the_thread_blocks_all_signals_and_the_creator_keeps_its_mask() {
         let before = blocked();
         let (tell, told) = std::sync::mpsc::channel();
-        spawn("ratoon-test", 64 * 1024, move || tell.send(blocked()).expect("the test waits"))
+        // SAFETY: it only asks, of this thread.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        spawn("ratoon-test", 64 * 1024, move || tell.send((blocked(), policy())).expect("the test waits"))
             .expect("a thread")
             .join()
             .expect("no panic");
-        let inside = told.recv().expect("the mask");
+        let (inside, unhurried) = told.recv().expect("the mask");
+        assert_eq!((policy(), unhurried), (libc::SCHED_OTHER, libc::SCHED_BATCH));
         let mask = u64::from_str_radix(inside.trim_start_matches("SigBlk:").trim(), 16).expect("hex");
         // SIGTERM is 15, SIGHUP 1: bit n-1.
         assert_eq!(mask & (1 << 14), 1 << 14, "{inside}");

@@ -1,4 +1,5 @@
-//! What may not grow with the number of workers is counted, not timed: system calls of an idle master, of a death, of a start.
+//! What may not grow is counted, not timed: system calls of an idle master, of a death, of a start among few workers and
+//! among many; and what a replacement and a reload wait for.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -13,8 +14,12 @@ const FEW: u32 = 24;
 const MANY: u32 = 72;
 /// So much more may be called among many workers than among few; one call for each worker would be forty-eight.
 const MARGIN: usize = 24;
-/// Which depend on how much is served at once, on who else wants a lock, on when a thread is traced.
-const NOT_COUNTED: [&str; 5] = ["epoll_wait", "epoll_pwait", "futex", "restart_syscall", "sched_yield"];
+/// So many may be called before a reload of four workers starts the first, by all threads.
+const RELOAD: usize = 104;
+/// Which depend on how much is served at once, on who else wants a lock, on when a thread is traced, on what memory is free, on
+/// how deep a directory is.
+const NOT_COUNTED: [&str; 8] =
+    ["epoll_wait", "epoll_pwait", "futex", "restart_syscall", "sched_yield", "brk", "madvise", "readlink"];
 
 /// strace(1) on every thread of a master.
 struct Trace {
@@ -56,6 +61,24 @@ impl Trace {
         let counted = |call: &str| call.split_once('(').is_some_and(|(name, _)| !NOT_COUNTED.contains(&name));
         lines().filter(|(thread, call)| *thread == this && !call.starts_with(['<', '+', '-']) && counted(call)).count()
     }
+}
+
+/// What was called before the first start in a part of a trace: by all threads; by the one that starts workers; to wake another.
+fn before_the_first_start(part: &str) -> [usize; 3] {
+    let calls = part.lines().filter_map(|line| line.split_once(' ')).map(|(thread, call)| (thread, call.trim_start()));
+    let calls: Vec<_> = calls.filter(|(_, call)| !call.starts_with(['<', '+', '-'])).collect();
+    let start = calls.iter().position(|(_, call)| call.starts_with("clone3(")).unwrap_or_else(|| panic!("no start: {part}"));
+    let starter = calls[start].0;
+    let counted = |call: &str| call.split_once('(').is_some_and(|(name, _)| !NOT_COUNTED.contains(&name));
+    let own = calls[..start].iter().filter(|(thread, _)| *thread == starter);
+    // A thread is woken by a futex, or by the eight bytes of an eventfd.
+    let wakes =
+        own.clone().filter(|(_, call)| call.contains("FUTEX_WAKE") || call.starts_with("write(") && call.contains(", 8)"));
+    [
+        calls[..start].iter().filter(|(_, call)| counted(call)).count(),
+        own.filter(|(_, call)| counted(call)).count(),
+        wakes.count(),
+    ]
 }
 
 impl Drop for Trace {
@@ -120,4 +143,37 @@ fn the_table_of_descriptors_is_large_before_there_are_threads() {
     let first = |what: &str| trace.lines().position(|line| line.contains(what));
     let (room, thread) = (first("F_DUPFD_CLOEXEC, 512"), first("clone"));
     assert!(room.is_some() && room < thread, "{trace}");
+}
+
+/// Whoever waits for a replacement, or for a new generation, waits for each of these calls, and longer for each thread that is
+/// woken, since it takes a CPU from the start.
+#[test]
+fn little_is_called_before_a_replacement_and_before_a_new_generation() {
+    let place = Place::new();
+    place.program("v1/worker", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n");
+    let master = place.pool("count = 4", "").start();
+    let victim = pids(&master.status())[0];
+
+    let trace = Trace::of(&master);
+    let before = trace.calm(&master);
+    processes::signal(victim, Signal::KILL);
+    let after = trace.calm(&master);
+    let [_, death, wakes] = before_the_first_start(&after[before.len()..]);
+    processes::signal(master.pid, Signal::HUP);
+    let reloaded = trace.calm(&master);
+    let [reload, ..] = before_the_first_start(&reloaded[after.len()..]);
+    let calls = |name: &str| reloaded.lines().filter(|line| line.contains(name)).count();
+    let (starts, actions) = (calls(" clone3("), calls(" rt_sigaction("));
+    drop(trace);
+
+    let counted = format!(
+        "{death} calls before a replacement, {wakes} of them wake a thread; {reload} before a new generation; \
+         {actions} of rt_sigaction by {starts} starts"
+    );
+    eprintln!("{counted}");
+    assert!(death <= 34 && wakes == 0, "{counted}");
+    // Four files of the kernel's own with three calls each are among them, and a script that is copied.
+    assert!(reload <= RELOAD, "{counted}");
+    // The shell sets some itself.
+    assert!(actions < starts * 32, "{counted}");
 }

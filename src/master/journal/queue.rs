@@ -44,7 +44,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the entry, or counts it as lost.
+    /// Takes the entry, or counts it as lost; [`Self::wake`] says so to who writes it.
     pub fn push(&self, record: Record, size: usize) {
         let mut state = self.lock();
         if state.closed {
@@ -56,7 +56,10 @@ impl Queue {
         }
         state.bytes += size;
         state.entries.push_back((record, size));
-        drop(state);
+    }
+
+    /// There is something to write.
+    pub fn wake(&self) {
         self.filled.notify_one();
     }
 

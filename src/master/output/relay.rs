@@ -9,6 +9,7 @@ mod copy;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ type Sinks = (OwnedFd, Option<OwnedFd>);
 /// What the thread and the others share.
 struct Shared {
     commands: Mutex<Vec<Command>>,
+    /// There are commands of which the thread was not told.
+    untold: AtomicBool,
     wake: OwnedFd,
     tails: Mutex<HashMap<u64, Tail>>,
 }
@@ -94,14 +97,30 @@ pub struct HandedPipe {
 }
 
 impl Shared {
+    fn new(wake: OwnedFd) -> Shared {
+        Shared { commands: Mutex::default(), untold: AtomicBool::new(false), wake, tails: Mutex::default() }
+    }
+
     fn tails(&self) -> MutexGuard<'_, HashMap<u64, Tail>> {
         self.tails.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, command: Command) {
+        self.put(command);
+        self.wake();
+    }
+
+    /// The thread sleeps on until [`Self::wake`].
+    fn put(&self, command: Command) {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
-        // Fails only when the counter is full, and then the thread is awake.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.untold.store(true, Ordering::Release);
+    }
+
+    fn wake(&self) {
+        if self.untold.swap(false, Ordering::AcqRel) {
+            // Fails only when the counter is full, and then the thread is awake.
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
     }
 }
 
@@ -128,11 +147,7 @@ impl Relay {
             (None, None) => (std::fs::File::options().write(true).open("/dev/null")?.into(), None),
         };
         Ok(Relay {
-            shared: Arc::new(Shared {
-                commands: Mutex::default(),
-                wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-                tails: Mutex::default(),
-            }),
+            shared: Arc::new(Shared::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)),
             thread: Mutex::new(Thread::None),
             two: sinks.1.is_some(),
             sinks,
@@ -140,7 +155,8 @@ impl Relay {
         })
     }
 
-    /// A worker's pipes; our own stderr when the kernel has no room for the thread or the pipes.
+    /// A worker's pipes; our own stderr when the kernel has no room for the thread or the pipes. They are read from
+    /// [`Self::begin`] on.
     pub fn open(&self, worker: u64, label: &str) -> io::Result<Streams> {
         if !self.run() {
             return inherited();
@@ -153,8 +169,13 @@ impl Relay {
             // Both into one: so the order of what a worker says on both is kept.
             (None, stdout.try_clone()?)
         };
-        self.shared.send(Command::Open { worker, label: label.to_owned(), out, err });
+        self.shared.put(Command::Open { worker, label: label.to_owned(), out, err });
         Ok(Streams { stdout, stderr, journal_stream: None })
+    }
+
+    /// The thread hears of the pipes that were opened.
+    pub fn begin(&self) {
+        self.shared.wake();
     }
 
     /// What the worker said last, after the relay has read what is left in its pipes.
@@ -167,7 +188,7 @@ impl Relay {
     }
 
     pub fn close(&self, worker: u64) {
-        self.shared.send(Command::Close { worker });
+        self.shared.put(Command::Close { worker });
     }
 
     /// Waits until all that was written is passed on.

@@ -30,6 +30,8 @@ pub(super) struct Order {
     pub identity: Option<Identity>,
     pub nofile: Option<(u64, u64)>,
     pub death_signal: Option<i32>,
+    /// The signals that the master ignores, as bits from 0 on: what clone3(2) and execve(2) would leave so.
+    pub ignored: Mask,
     pub file: FileIdentity,
     pub pinned: RawFd,
     pub keep_pinned: bool,
@@ -132,7 +134,7 @@ unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::con
         if let Some(last) = order.copied_up_to {
             own_table(last)?;
         }
-        default_signals();
+        default_signals(order.ignored);
         must(Stage::Session, libc::SYS_setsid, [])?;
         if let Some(cgroup) = cgroup {
             enter(cgroup)?;
@@ -186,15 +188,33 @@ unsafe fn own_table(last: RawFd) -> Result<(), Failed> {
     Ok(())
 }
 
-/// All signals as in a fresh process: also those that whoever started the master had ignored, which clone3 keeps.
-unsafe fn default_signals() {
-    // The kernel's `struct sigaction` is at most this large; all zeroes is SIG_DFL with no flags and an empty mask.
-    let default = [0usize; 8];
-    for signal in 1..=64 {
+/// The kernel's `struct sigaction` is at most this large; all zeroes is SIG_DFL with no flags and an empty mask, and what is
+/// to be done comes first.
+type Action = [usize; 8];
+
+/// Signals as in a fresh process, those that are ignored: whoever started the master may have wanted that, or its runtime.
+unsafe fn default_signals(ignored: Mask) {
+    let default: Action = [libc::SIG_DFL; 8];
+    for signal in (1..=64).filter(|signal| ignored & bit(*signal) != 0) {
         // By system call: the C library keeps two signals to itself. SIGKILL and SIGSTOP fail, as they should.
         // SAFETY: the structure is large enough, the old one isn't asked for.
         let _ = unsafe { call(libc::SYS_rt_sigaction, [signal, default.as_ptr().addr(), 0, size_of::<Mask>()]) };
     }
+}
+
+fn bit(signal: usize) -> Mask {
+    1 << (signal - 1)
+}
+
+/// What this process ignores.
+pub(super) fn ignored_signals() -> Mask {
+    let is_ignored = |signal: &usize| {
+        let mut action: Action = [libc::SIG_DFL; 8];
+        // SAFETY: the structure is large enough, and no new one is given.
+        let asked = unsafe { call(libc::SYS_rt_sigaction, [*signal, 0, action.as_mut_ptr().addr(), size_of::<Mask>()]) };
+        asked.is_ok() && action[0] == libc::SIG_IGN
+    };
+    (1..=64).filter(is_ignored).map(bit).sum()
 }
 
 unsafe fn enter(cgroup: RawFd) -> Result<(), Failed> {

@@ -17,7 +17,7 @@ mod texts;
 use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
@@ -91,6 +91,9 @@ pub struct Child {
     pub pidfd: PidFd,
 }
 
+/// A program that ignores a signal does so from its beginning: the master has no handlers, and nothing in it changes this.
+static IGNORED: LazyLock<u64> = LazyLock::new(child::ignored_signals);
+
 /// Starts a worker. Returns as soon as the process exists.
 ///
 /// Adds `LISTEN_PID` and `LISTEN_PIDFDID` (when there are listeners; without any, no `LISTEN_` variable is passed on),
@@ -148,6 +151,7 @@ fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) 
         identity: plan.identity.clone(),
         nofile: plan.nofile,
         death_signal: plan.die_with_parent,
+        ignored: *IGNORED,
         file: plan.program.identity(),
         pinned: above.number(pinned)?,
         keep_pinned,

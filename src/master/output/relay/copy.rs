@@ -441,8 +441,6 @@ impl Sink {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use rustix::event::{EventfdFlags, eventfd};
 
     use super::*;
@@ -452,7 +450,7 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_whatever_is_printed() {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
-        let shared = Arc::new(Shared { commands: Mutex::default(), wake, tails: Mutex::default() });
+        let shared = Arc::new(Shared::new(wake));
         let (_unread, out) = rustix::pipe::pipe().expect("a pipe");
         let mut copier = Copier::new(Arc::clone(&shared), out, None, Duration::ZERO).expect("a copier");
         let mut writers = Vec::new();
@@ -491,7 +489,7 @@ mod tests {
     #[test]
     fn pipes_are_read_in_turn() {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
-        let shared = Arc::new(Shared { commands: Mutex::default(), wake, tails: Mutex::default() });
+        let shared = Arc::new(Shared::new(wake));
         let null = std::fs::File::options().write(true).open("/dev/null").expect("/dev/null");
         let mut copier = Copier::new(Arc::clone(&shared), null.into(), None, Duration::ZERO).expect("a copier");
         let mut writers = Vec::new();

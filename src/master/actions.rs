@@ -203,22 +203,7 @@ impl Master {
     }
 
     fn log(&mut self, log: Log) {
-        let (level, id) = match log.kind {
-            Kind::Debug => (Level::Debug, None),
-            Kind::Info => (Level::Info, None),
-            Kind::Warning => (Level::Warning, None),
-            Kind::ReloadStarted => (Level::Info, Some(catalog::RELOAD_STARTED)),
-            Kind::Committed => (Level::Info, Some(catalog::RELOAD_COMMITTED)),
-            Kind::RolledBack => (Level::Error, Some(catalog::RELOAD_ROLLED_BACK)),
-            Kind::Refused => (Level::Error, Some(catalog::RELOAD_REFUSED)),
-            Kind::WorkerFailed => (Level::Warning, Some(catalog::WORKER_FAILED)),
-            Kind::StartTimeout => (Level::Warning, Some(catalog::START_TIMEOUT)),
-            Kind::StopTimeout => (Level::Warning, None),
-            Kind::Watchdog => (Level::Warning, Some(catalog::WATCHDOG)),
-            Kind::Degraded => (Level::Error, Some(catalog::DEGRADED)),
-            Kind::Recovered => (Level::Info, Some(catalog::RECOVERED)),
-            Kind::GaveUp => (Level::Error, None),
-        };
+        let (level, id) = catalog::entry(log.kind);
         let pid = log.worker.and_then(|worker| self.processes.get(&worker)).map(|process| process.pid);
         // "worker 3 (slot 0): exit 1": the catalog's texts ask for what stands behind the colon.
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());

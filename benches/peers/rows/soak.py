@@ -2,14 +2,12 @@
 were."""
 
 import machine
-from figures import figure
 from load import Load
 from masters import Ratoon
-from rows.storm import LOAD, brief, once, rested, settled, total
+from rows.storm import LOAD, once, rested, settled, unharmed
 
 KEY = "soak"
 TITLE = "a soak of reloads"
-GROWN = 256
 
 
 def measure(bench):
@@ -29,12 +27,5 @@ def measure(bench):
         after = rested(master)
     finally:
         master.end()
-    detail = {**brief(result), "reloads, seconds": round(seconds, 1), "before": before, "after": after}
-    bench.say(str(detail))
-    grown = after[0] - before[0]
-    return [
-        figure(f"lost of {total(result):,} requests, {reloads:,} reloads one after the other", "", result["failed"], reach="0",
-               met=result["failed"] == 0, detail=detail),
-        figure("the master's memory after them, more than before", "KiB", grown, reach=f"≤ {GROWN}", met=grown <= GROWN),
-        figure("its descriptors after them, more than before", "", after[1] - before[1], reach="0", met=after[1] == before[1]),
-    ]
+    more = {"reloads, seconds": round(seconds, 1)}
+    return unharmed(bench, f"{reloads:,} reloads one after the other", "them", result, before, after, **more)

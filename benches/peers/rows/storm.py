@@ -31,14 +31,19 @@ def measure(bench):
         after = rested(master)
     finally:
         master.end()
-    detail = {**brief(result), "before": before, "after": after}
+    return unharmed(bench, f"{asked:,} reloads asked for every 1 to 20 ms", "the storm", result, before, after)
+
+
+def unharmed(bench, reloads, what, result, before, after, **more):
+    """The figures of both rows of many reloads: requests lost, memory grown, descriptors kept."""
+    detail = {**brief(result), **more, "before": before, "after": after}
     bench.say(str(detail))
-    grown = after[0] - before[0]
+    grown, kept = after[0] - before[0], after[1] - before[1]
     return [
-        figure(f"lost of {total(result):,} requests, {asked:,} reloads asked for every 1 to 20 ms", "", result["failed"], reach="0",
-               met=result["failed"] == 0, detail=detail),
-        figure("the master's memory after the storm, more than before", "KiB", grown, reach=f"≤ {GROWN}", met=grown <= GROWN),
-        figure("its descriptors after the storm, more than before", "", after[1] - before[1], reach="0", met=after[1] == before[1]),
+        figure(f"lost of {total(result):,} requests, {reloads}", "", result["failed"], reach="0", met=result["failed"] == 0,
+               detail=detail),
+        figure(f"the master's memory after {what}, more than before", "KiB", grown, reach=f"≤ {GROWN}", met=grown <= GROWN),
+        figure(f"its descriptors after {what}, more than before", "", kept, reach="0", met=kept == 0),
     ]
 
 

@@ -1,5 +1,7 @@
 //! The status document as a screen for people. Pure: the time is an argument, so that a test can record the screen.
 
+use std::collections::BTreeMap;
+
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,6 +14,9 @@ use crate::status::tree::{Document, Failure, Worker};
 const FAILURES: usize = 3;
 /// How many of a failed worker's last lines are shown.
 const LOG_LINES: usize = 5;
+
+/// So many workers are shown however small the screen is.
+const WORKERS: usize = 4;
 
 /// What a line begins with that says what helps.
 pub(super) const HINT: &str = "hint: ";
@@ -53,22 +58,59 @@ pub(super) fn state_style(state: &str, degraded: bool) -> Style {
     }
 }
 
-/// The whole screen.
+/// The whole of it. A terminal gets what fits on its screen, whoever reads it from a pipe gets all workers.
 pub(super) fn view(document: &Document, clock: &Clock, screen: &Screen) -> String {
-    let mut out = head(document, clock, screen);
-    if !document.workers.is_empty() {
-        out += "\n";
-        out += &workers(document, clock, screen);
-    }
+    let head = head(document, clock, screen);
+    let mut below = String::new();
     if !document.sockets.is_empty() {
-        out += "\n";
-        out += &sockets(document, screen);
+        below += "\n";
+        below += &sockets(document, screen);
     }
     if !document.failures.is_empty() {
-        out += "\n";
-        out += &failures(document, clock, screen);
+        below += "\n";
+        below += &failures(document, clock, screen);
     }
-    out
+    if document.workers.is_empty() {
+        return head + &below;
+    }
+    // Beside the workers: an empty line, their title, and the prompt of the shell.
+    let others = head.lines().count() + below.lines().count() + 3;
+    let room = screen.height.map_or(usize::MAX, |height| height.saturating_sub(others).max(WORKERS));
+    let (shown, hidden) = chosen(document, room);
+    let mut out = head + "\n" + &workers(&shown, document.generation, clock, screen);
+    if !hidden.is_empty() {
+        let states = hidden.iter().map(|(state, count)| format!("{} {state}", number(*count))).collect::<Vec<_>>().join(", ");
+        out += &screen.paint(
+            &screen.cut(&format!("and {states}; `ratoon status {} | less` has all", clean(&document.instance))),
+            Style::Faint,
+        );
+        out.push('\n');
+    }
+    out + &below
+}
+
+/// The workers that have room, those that are not simply ready first, in the document's order; and how many others are in
+/// which state.
+fn chosen(document: &Document, room: usize) -> (Vec<&Worker>, BTreeMap<String, u64>) {
+    let mut hidden = BTreeMap::new();
+    if document.workers.len() <= room {
+        return (document.workers.iter().collect(), hidden);
+    }
+    let plain = |worker: &&Worker| worker.state == "ready" && worker.generation == document.generation;
+    // One line says what is hidden.
+    let mut left = room.saturating_sub(1);
+    let mut odd = left.min(document.workers.iter().filter(|worker| !plain(worker)).count());
+    left -= odd;
+    let shown = document.workers.iter().filter(|worker| {
+        let places = if plain(worker) { &mut left } else { &mut odd };
+        let shown = *places > 0;
+        *places = places.saturating_sub(1);
+        if !shown {
+            *hidden.entry(clean(&worker.state)).or_default() += 1;
+        }
+        shown
+    });
+    (shown.collect(), hidden)
 }
 
 fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
@@ -136,11 +178,11 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     out
 }
 
-fn workers(document: &Document, clock: &Clock, screen: &Screen) -> String {
+fn workers(shown: &[&Worker], generation: u64, clock: &Clock, screen: &Screen) -> String {
     let mut table = Table::new(&[">SLOT", ">ID", ">PID", ">GEN", "STATE", ">UP", ">MEM", ">CPU", ">CONNS", ">REQS", "STATUS"]);
     let or_dash = |value: Option<String>| Cell::from(value.unwrap_or_else(|| "-".to_owned()));
-    for worker in &document.workers {
-        let old = if worker.generation == document.generation { Style::Plain } else { Style::Busy };
+    for worker in shown {
+        let old = if worker.generation == generation { Style::Plain } else { Style::Busy };
         table.row(vec![
             Cell::from(worker.slot.to_string()),
             Cell::from(worker.id.to_string()),
@@ -265,7 +307,7 @@ mod tests {
     }
 
     fn screen(width: Option<usize>) -> Screen {
-        Screen { width, height: width, colour: false }
+        Screen { width, height: None, colour: false }
     }
 
     fn busy() -> Document {
@@ -340,6 +382,32 @@ mod tests {
                 assert!(crate::cli::screen::width(line) <= width, "{width}: {line:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_large_pool_has_room_on_a_terminal() {
+        let worker = |id| Worker { id, slot: id as u32, generation: 7, state: "ready".into(), ..Worker::default() };
+        let mut document = Document { workers: (0..1000).map(worker).collect(), ..busy() };
+        document.workers[500].state = "starting".into();
+        document.workers[700].generation = 6;
+        document.workers[700].state = "draining".into();
+        let screen = |height| Screen { width: Some(80), height: Some(height), colour: false };
+        let text = view(&document, &clock(), &screen(40));
+        // The prompt comes below it.
+        assert_eq!(text.lines().count(), 39, "{text}");
+        for line in [" 500  500", " 700  700", "and 990 ready; `ratoon status web | less` has all", "LAST FAILURES", "   0    0"]
+        {
+            assert!(text.contains(line), "no {line:?} in {text}");
+        }
+        let tiny = view(&document, &clock(), &screen(5));
+        assert!(tiny.contains(" 500  500") && tiny.contains(" 700  700") && tiny.contains("and 997 ready"), "{tiny}");
+        document.workers.iter_mut().for_each(|worker| worker.state = "starting".into());
+        assert!(view(&document, &clock(), &screen(5)).contains("and 997 starting;"));
+        // All that there is, where there is no end of the screen, and where there is room.
+        let all = view(&document, &clock(), &Screen { height: None, ..screen(0) });
+        assert!(all.lines().count() > 1000 && !all.contains("| less"));
+        document.workers.truncate(4);
+        assert!(!view(&document, &clock(), &screen(5)).contains("| less"));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Board {
     geometry: Geometry,
     /// A bit for each slot in use; within this process only.
     taken: Box<[AtomicU64]>,
+    /// Open connections that found no slot.
+    unlisted: AtomicU64,
 }
 
 /// A slot's words: their number is known, so no place in it needs to be checked.
@@ -76,7 +78,7 @@ impl Board {
         let head = array::from_fn(|word| words[word].load(Acquire));
         let geometry = Geometry::read(&head, words.len() * 8).map_err(wrong)?;
         let taken = (0..geometry.slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Board { words, geometry, taken })
+        Ok(Board { words, geometry, taken, unlisted: AtomicU64::new(0) })
     }
 
     /// The lowest free slot's number. Low numbers first: pages of the memory that are never needed are never touched.
@@ -111,6 +113,11 @@ impl Board {
     pub fn entries(&self) -> Vec<Entry> {
         let used = usize::try_from(self.words[header::SLOTS_USED].load(Relaxed)).unwrap_or(usize::MAX);
         (0..used.min(self.geometry.slots)).filter_map(|number| self.entry(number)).collect()
+    }
+
+    /// How many connections are open that found no slot, and so are not among [`Self::entries`].
+    pub fn unlisted(&self) -> u64 {
+        self.unlisted.load(Relaxed)
     }
 
     fn entry(&self, number: usize) -> Option<Entry> {
@@ -231,6 +238,7 @@ impl Connection {
             words[header::SLOTS_USED].fetch_max(number as u64 + 1, Release);
         } else {
             words[header::UNLISTED].fetch_add(1, Relaxed);
+            board.unlisted.fetch_add(1, Relaxed);
         }
         let at = board.slot_at(number.unwrap_or(0));
         Connection { board, number, at, peer: address }
@@ -335,6 +343,8 @@ impl Drop for Connection {
         if let Some(number) = self.number {
             self.board.slot(number)[slot::STATE].store(slot::FREE, Release);
             self.board.taken[number / 64].fetch_and(!(1 << (number % 64)), Release);
+        } else {
+            self.board.unlisted.fetch_sub(1, Relaxed);
         }
     }
 }

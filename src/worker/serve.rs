@@ -33,8 +33,8 @@ use super::listen::{Kind, Listener};
 use super::stream::{self, State};
 use super::track::Layer;
 use super::{draining, identity};
-use crate::scoreboard::entry::{Entry, Guarded};
-use crate::scoreboard::writer::{self, Connection};
+use crate::scoreboard::entry::Guarded;
+use crate::scoreboard::writer::{self, Board, Connection};
 
 /// Serves `service` (a hyper service) on `listener` until the drain has begun and every connection is done.
 ///
@@ -158,7 +158,7 @@ impl Server {
         accept_until(&drain, listener.into(), start).await;
         drop(alive);
         if timeout(self.deadline, all_gone.recv()).await.is_err() {
-            for line in overdue(&board().entries(), writer::now()) {
+            for line in overdue(board(), writer::now()) {
                 eprintln!("ratoon worker: {line}");
             }
             if !self.leave {
@@ -220,8 +220,9 @@ impl Server {
     }
 }
 
-/// What a drain leaves undone, a line for each request in work.
-fn overdue(entries: &[Entry], now: u64) -> Vec<String> {
+/// What a drain leaves undone, a line for each request in work; those that the page has no room for are only counted.
+fn overdue(board: &Board, now: u64) -> Vec<String> {
+    let entries = board.entries();
     let active = entries.iter().filter(|entry| entry.active).filter_map(|entry| entry.guarded.as_ref());
     let line = |connection: &Guarded| {
         let request = connection.request.as_ref()?;
@@ -232,7 +233,11 @@ fn overdue(entries: &[Entry], now: u64) -> Vec<String> {
         let seconds = request.start.map_or(0, |start| now.saturating_sub(start)) as f64 / 1e9;
         Some(format!("the drain is over, and {peer} still waits for {} {} after {seconds:.1} s", request.method, request.url))
     };
-    active.filter_map(line).collect()
+    let more = match board.unlisted() {
+        0 => None,
+        count => Some(format!("the drain is over, and beyond the status page's {} connections {count} are open", entries.len())),
+    };
+    active.filter_map(line).chain(more).collect()
 }
 
 enum Accepted {

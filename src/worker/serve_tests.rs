@@ -1,6 +1,7 @@
 //! The law of the drain, through real sockets.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Server;
-use crate::scoreboard::writer::now;
+use crate::scoreboard::writer::{Board, Connection, now};
 use crate::worker::Drain;
 use crate::worker::board::board;
 use crate::worker::listen::Listener;
@@ -26,8 +27,8 @@ const SOON: Duration = Duration::from_secs(10);
 struct Rig {
     drain: Drain,
     address: std::net::SocketAddr,
-    permits: std::sync::Arc<Semaphore>,
-    entered: std::sync::Arc<Semaphore>,
+    permits: Arc<Semaphore>,
+    entered: Arc<Semaphore>,
     server: JoinHandle<std::io::Result<()>>,
 }
 
@@ -39,8 +40,8 @@ impl Rig {
     fn on(server: Server, listener: Listener) -> Self {
         let address = listener.address().parse().unwrap();
         let drain = Drain::new();
-        let permits = std::sync::Arc::new(Semaphore::new(0));
-        let entered = std::sync::Arc::new(Semaphore::new(0));
+        let permits = Arc::new(Semaphore::new(0));
+        let entered = Arc::new(Semaphore::new(0));
         let (wait, tell) = (permits.clone(), entered.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (wait, tell) = (wait.clone(), tell.clone());
@@ -266,9 +267,21 @@ async fn the_drain_ends_at_its_deadline_though_a_request_hangs() {
     let local = client.0.local_addr().unwrap();
     rig.drain.begin();
     rig.ended().await;
-    let lines = super::overdue(&board().entries(), now() + 1_500_000_000);
+    let lines = super::overdue(board(), now() + 1_500_000_000);
     let about = format!("the drain is over, and {local} still waits for GET /slow?overdue after ");
     assert!(lines.iter().any(|line| line.starts_with(&about) && line.ends_with(" s")), "{lines:?}");
+}
+
+#[test]
+fn what_the_page_has_no_room_for_is_counted_at_the_deadline() {
+    let page = Arc::new(Board::private());
+    let mut open: Vec<_> = (0..402).map(|_| Connection::new(page.clone(), None)).collect();
+    let lines = super::overdue(&page, now());
+    assert_eq!(lines, ["the drain is over, and beyond the status page's 400 connections 2 are open"]);
+    // Two go whose place is on the page, two that have none.
+    open.drain(..2);
+    open.truncate(398);
+    assert_eq!(super::overdue(&page, now()), [""; 0]);
 }
 
 #[tokio::test]

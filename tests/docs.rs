@@ -251,7 +251,7 @@ fn the_readme_s_recipes_are_those_of_the_page() {
 fn every_field_that_flora_cluster_s_became_is_in_the_document() {
     use ratoon::status::tree::{Connection, Document, Failure, LastReload, Request, Socket, Worker};
     let connection = Connection { request: Some(Request::default()), ..Connection::default() };
-    let worker = Worker { active_connections: vec![connection].into(), ..Worker::default() };
+    let worker = Worker { active_connections: vec![connection], ..Worker::default() };
     let document = Document {
         workers: vec![worker],
         sockets: vec![Socket::default()],

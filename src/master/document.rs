@@ -16,10 +16,10 @@ use super::publish::{Ended, LastReload, told};
 use super::sockets::Listener;
 use super::turn::{Brought, Master};
 use crate::control::{Summary, WorkerView};
-use crate::status::finished::Finished;
+use crate::status::finished::{Finished, Lists};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
-use crate::status::scoreboard::{Buffers, Scoreboard, Shown, Totals};
-use crate::status::tree::{self, Connections, Document};
+use crate::status::scoreboard::{Scoreboard, Totals};
+use crate::status::tree::{self, Document};
 
 /// What the loop knows, copied.
 struct Facts {
@@ -109,11 +109,12 @@ pub(super) fn time(at: SystemTime) -> String {
 
 /// The document; in a small pool also what the pages were like before they were read.
 fn build(facts: Facts) -> (Finished, Option<Pages>) {
-    let Facts { summary, last_reload, reloads, failures_by_cause, workers, listeners, failures, past, surveyor } = facts;
+    let Facts { summary, last_reload, reloads, failures_by_cause, mut workers, listeners, failures, past, surveyor } = facts;
+    workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let Ended { totals: mut all, mut known } = past;
     // Each page is read once: what is summed is what is shown.
     let mut told_by = Vec::with_capacity(workers.len());
-    let (mut buffers, mut claims) = (Buffers::default(), Claims::default());
+    let (mut lists, mut claims) = (Lists::default(), Claims::default());
     let pages = || workers.iter().filter_map(|one| one.scoreboard.clone());
     let marks = match workers.len() <= PAGES {
         true => pages().map(|page| page.mark().map(|mark| (Arc::downgrade(&page), mark))).collect::<Option<Vec<_>>>(),
@@ -123,27 +124,21 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         if one.view.state == "draining" {
             claims.leaves(one.view.id);
         }
-        let shown = one.scoreboard.as_deref().and_then(|page| page.read(&mut buffers));
-        let (page, connections) = match shown {
-            Some(Shown { totals, connections, peers, all }) => {
-                if all {
-                    claims.add(one.view.id, peers);
-                }
-                (Some(totals), connections)
+        let page = lists.read(one.scoreboard.as_deref()).map(|shown| {
+            if shown.all {
+                claims.add(one.view.id, shown.peers);
             }
-            None => (None, Connections::default()),
-        };
+            shown.totals
+        });
         let (totals, tells) = told(page, &one.counters);
         all.add(&totals);
         known |= tells;
-        told_by.push(Told { totals, known: tells, connections });
+        told_by.push(Told { totals, known: tells });
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
     let sockets: Vec<_> = listeners.iter().flat_map(|(_, queues)| queues).collect();
     let survey = surveyor.survey(&subjects, &sockets, &claims);
     let pages = marks.zip(survey.until).map(|(marks, until)| Pages { until, marks });
-    let mut workers: Vec<tree::Worker> = workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect();
-    workers.sort_by_key(|worker| (worker.slot, worker.id));
     let document = Document {
         instance: summary.instance.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -184,10 +179,10 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
                 Some(socket(listener, places.map(|place| survey.queue(place)).collect()))
             })
             .collect(),
-        workers,
+        workers: workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect(),
         failures,
     };
-    (document.into(), pages)
+    (Finished::new(document, &lists), pages)
 }
 
 /// A socket and what waits in its queue, or in those of all slots.
@@ -207,12 +202,11 @@ fn socket(listener: &Listener, queues: Vec<Option<Queue>>) -> tree::Socket {
 struct Told {
     totals: Totals,
     known: bool,
-    connections: Connections,
 }
 
 fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
     let One { view, group: _, info, counters: _, scoreboard: _ } = one;
-    let Told { totals, known, connections } = told;
+    let Told { totals, known } = told;
     let figures = survey.worker(view.id).cloned().unwrap_or_default();
     tree::Worker {
         id: view.id,
@@ -232,6 +226,7 @@ fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
         bytes_written: totals.known(totals.bytes_written).filter(|_| known),
         counters: totals.counters,
         info,
-        active_connections: connections,
+        // They are in the lists.
+        active_connections: Vec::new(),
     }
 }

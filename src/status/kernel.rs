@@ -135,7 +135,7 @@ pub fn survey(workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
 
 /// The master's own figures alone.
 pub fn master() -> Master {
-    let stat = Process::open(std::process::id()).and_then(|me| me.stat());
+    let stat = Process::of(std::process::id()).and_then(|me| me.stat());
     let (rss, pss) = process::own_rollup();
     Master {
         rss: rss.or(stat.as_ref().map(|stat| stat.rss)),

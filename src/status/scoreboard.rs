@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use self::json::Clock;
 use crate::scoreboard::entry::{self, Entry};
 use crate::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, slot};
-use crate::status::tree::{Connections, Counters, Request};
+use crate::status::tree::{Connection, Counters, Request};
 use crate::sys::fd::{STASH, stash};
 use crate::sys::map;
 
@@ -82,8 +82,8 @@ impl Totals {
 pub struct Shown {
     /// What was done.
     pub totals: Totals,
-    /// The open connections.
-    pub connections: Connections,
+    /// How many open connections it shows.
+    pub connections: usize,
     /// Their peers, as far as they are told.
     pub peers: Vec<SocketAddr>,
     /// These are all open connections, as far as the page knows.
@@ -91,11 +91,10 @@ pub struct Shown {
 }
 
 /// Memory for the reading of one page after the other.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Buffers {
     first: Vec<u8>,
     second: Vec<u8>,
-    json: Vec<u8>,
 }
 
 impl Scoreboard {
@@ -132,27 +131,26 @@ impl Scoreboard {
         self.open().map(|page| page.totals())
     }
 
-    /// Everything; `None` as above.
-    pub fn read(&self, buffers: &mut Buffers) -> Option<Shown> {
+    /// Everything; `None` as above. The open connections are written to the end of `json`, a list of
+    /// [`Connection`] each time: ten thousand of them as values would be a hundred thousand small allocations.
+    pub fn read(&self, buffers: &mut Buffers, json: &mut Vec<u8>) -> Option<Shown> {
         let page = self.open()?;
         let clock = Clock::now();
-        buffers.json.clear();
-        buffers.json.push(b'[');
-        let (mut count, mut peers) = (0, Vec::new());
+        let (mut connections, mut peers) = (0, Vec::new());
+        json.push(b'[');
         page.connections(&mut buffers.first, &mut buffers.second, |entry| {
-            if count > 0 {
-                buffers.json.push(b',');
+            if connections > 0 {
+                json.push(b',');
             }
-            count += 1;
-            json::connection(&mut buffers.json, &clock, &entry);
+            connections += 1;
+            json::connection(json, &clock, &entry);
             let peer = entry.guarded.and_then(|guarded| Some(SocketAddr::new(guarded.address?.to_canonical(), guarded.port?)));
             peers.extend(peer);
         });
-        buffers.json.push(b']');
-        let connections = String::from_utf8(buffers.json.clone()).ok()?;
+        json.push(b']');
         Some(Shown {
             totals: page.totals(),
-            connections: Connections::from_json(connections, count).ok()?,
+            connections,
             peers,
             all: page.word(header::UNLISTED) == 0 && page.word(header::CONNECTIONS) > 0,
         })
@@ -178,7 +176,9 @@ impl Scoreboard {
 
     /// The requests that are in work, longest first: what a worker that hangs hangs in, what a dead one died in.
     pub fn serving(&self) -> Vec<Request> {
-        let connections = self.read(&mut Buffers::default()).unwrap_or_default().connections.values().into_owned();
+        let mut json = Vec::new();
+        self.read(&mut Buffers::default(), &mut json);
+        let connections: Vec<Connection> = serde_json::from_slice(&json).unwrap_or_default();
         let in_work = connections.into_iter().filter(|connection| connection.state == "active");
         let mut requests: Vec<_> = in_work.filter_map(|connection| connection.request).collect();
         requests.sort_by(|a, b| a.start_time.cmp(&b.start_time));
@@ -268,6 +268,9 @@ impl Page<'_> {
     fn connections(&self, first: &mut Vec<u8>, second: &mut Vec<u8>, mut each: impl FnMut(Entry)) {
         let used = self.slots_used();
         let size = self.geometry.slot_words * 8;
+        if used == 0 {
+            return;
+        }
         // Everything twice: two equal readings, one after the other, are of one moment between them.
         for bytes in [&mut *first, &mut *second] {
             bytes.resize(used * size, 0);

@@ -26,8 +26,22 @@ fn pair() -> (Scoreboard, Arc<Board>) {
     (page, Arc::new(board))
 }
 
-fn read(page: &Scoreboard) -> Option<Shown> {
-    page.read(&mut Buffers::default())
+/// What a page says, and the connections, as many as it says they are.
+fn read(page: &Scoreboard) -> Option<(Shown, Vec<Connection>)> {
+    let mut json = b"before".to_vec();
+    let shown = page.read(&mut Buffers::default(), &mut json);
+    let list = json.strip_prefix(b"before").expect("what was there stays");
+    let Some(shown) = shown else {
+        assert_eq!(list, b"");
+        return None;
+    };
+    let connections: Vec<Connection> = serde_json::from_slice(list).expect("valid JSON");
+    assert_eq!(connections.len(), shown.connections);
+    Some((shown, connections))
+}
+
+fn nothing() -> (Shown, Vec<Connection>) {
+    (Shown::default(), Vec::new())
 }
 
 fn get(url: &str) -> Head<'_> {
@@ -43,7 +57,7 @@ fn what_is_written_is_read() {
     let page = Scoreboard::create(Duration::from_secs(7)).unwrap();
     assert_eq!((page.totals(), read(&page)), (None, None), "nobody writes it yet");
     let board = Arc::new(Board::shared(&page).unwrap());
-    assert_eq!(read(&page), Some(Shown::default()));
+    assert_eq!(read(&page), Some(nothing()));
     assert_eq!((board.stop_timeout(), Board::private().stop_timeout()), (Some(Duration::from_secs(7)), None));
 
     let before = SystemTime::now();
@@ -55,11 +69,11 @@ fn what_is_written_is_read() {
     connection.stage(Stage::Sending);
     board.counter("jobs").unwrap().fetch_add(3, Relaxed);
 
-    let shown = read(&page).unwrap();
+    let (shown, connections) = read(&page).unwrap();
     let totals =
         Totals { connections: 1, requests: 1, bytes_read: 100, bytes_written: 7, counters: [("jobs".into(), 3.0)].into() };
     assert_eq!(shown.totals, totals);
-    let [seen] = &shown.connections.values()[..] else { panic!("{shown:?}") };
+    let [seen] = &connections[..] else { panic!("{shown:?}") };
     let request = seen.request.clone().unwrap();
     assert_eq!(
         *seen,
@@ -92,12 +106,12 @@ fn what_is_written_is_read() {
     assert_eq!((&again.url, &again.info, &again.state), (&request.url, &request.info, &request.state));
 
     connection.stage(Stage::Finished);
-    let shown = read(&page).unwrap();
-    let seen = &shown.connections.values()[0];
+    let (_, connections) = read(&page).unwrap();
+    let seen = &connections[0];
     assert_eq!((seen.state.as_str(), seen.idle_since.is_some()), ("idle", true));
     assert!(page.serving().is_empty());
     drop(connection);
-    assert_eq!(read(&page).unwrap(), Shown { totals, all: true, ..Shown::default() });
+    assert_eq!(read(&page).unwrap(), (Shown { totals, all: true, ..Shown::default() }, Vec::new()));
 }
 
 #[test]
@@ -125,18 +139,14 @@ fn more_connections_than_slots_are_counted_all_the_same() {
     let board = Arc::new(Board::shared(&page).unwrap());
     let mut all: Vec<_> = (0..100).map(|_| Writer::new(board.clone(), None)).collect();
     all.iter().for_each(|connection| _ = connection.begin(get("/")));
-    let shown = read(&page).unwrap();
-    assert_eq!((shown.totals.connections, shown.totals.requests, shown.connections.len()), (100, 100, 70));
+    let (shown, connections) = read(&page).unwrap();
+    assert_eq!((shown.totals.connections, shown.totals.requests, connections.len()), (100, 100, 70));
     all.truncate(10);
-    assert_eq!(read(&page).unwrap().connections.len(), 10);
+    assert_eq!(read(&page).unwrap().1.len(), 10);
     let again = Writer::new(board.clone(), peer());
-    let shown = read(&page).unwrap();
-    assert_eq!(
-        (shown.connections.len(), &shown.connections.values()[10].request),
-        (11, &None),
-        "a slot that is used again is clean"
-    );
-    assert_eq!(shown.connections.values()[10].remote_port, Some(4711));
+    let (_, connections) = read(&page).unwrap();
+    assert_eq!((connections.len(), &connections[10].request), (11, &None), "a slot that is used again is clean");
+    assert_eq!(connections[10].remote_port, Some(4711));
     drop(again);
 }
 
@@ -159,7 +169,7 @@ fn counters_of_many_threads_lose_nothing() {
     let totals = page.totals().unwrap();
     assert_eq!((totals.connections, totals.requests, totals.bytes_read), (8000, 8000, 28_000));
     assert_eq!(totals.counters, [("a".into(), 2672.0), ("b".into(), 2664.0), ("c".into(), 2664.0)].into());
-    assert!(read(&page).unwrap().connections.is_empty());
+    assert!(read(&page).unwrap().1.is_empty());
     let long = "ö".repeat(40);
     board.counter(&long).unwrap().fetch_add(1, Relaxed);
     board.counter(&long[..48]).unwrap().fetch_add(1, Relaxed);
@@ -265,8 +275,8 @@ proptest! {
         for (word, lie) in lies {
             page.0.write_all_at(&lie.to_ne_bytes(), word as u64 * 8).unwrap();
         }
-        if let Some(shown) = read(&page) {
-            prop_assert!(shown.connections.len() <= SLOTS && shown.totals.counters.len() <= 32);
+        if let Some((shown, connections)) = read(&page) {
+            prop_assert!(connections.len() <= SLOTS && shown.totals.counters.len() <= 32);
         }
     }
 
@@ -281,9 +291,9 @@ proptest! {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         page.0.write_all_at(&bytes, 4096).unwrap();
         page.0.write_all_at(&bytes, header::WORDS as u64 * 8).unwrap();
-        let shown = read(&page).unwrap();
-        prop_assert_eq!(shown.connections.len(), usize::from(state == 1 || state == 2));
-        for connection in shown.connections.values().iter() {
+        let (shown, connections) = read(&page).unwrap();
+        prop_assert_eq!(connections.len(), usize::from(state == 1 || state == 2));
+        for connection in &connections {
             prop_assert!(even || connection.request.is_none());
             let json = serde_json::to_string(connection).unwrap();
             prop_assert!(json.len() < 4000, "{}", json);

@@ -3,11 +3,9 @@
 //! Law: times are RFC 3339 strings, sizes bytes; what is not known is `null` (`None`), never 0. A reader gets along with
 //! the document of an older or newer master.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The application's own counters: name to running total.
@@ -161,91 +159,9 @@ pub struct Worker {
     pub counters: Counters,
     /// What the application says of itself (`X_RATOON_INFO`).
     pub info: Map<String, Value>,
-    /// Its open connections, as far as it tells them.
-    pub active_connections: Connections,
-}
-
-/// A worker's open connections: values in a document that was read, their JSON in one that is to be written. Whoever reads
-/// a status page writes that at once: ten thousand connections as values are a hundred thousand small allocations.
-#[derive(Clone, Debug)]
-pub struct Connections(Form);
-
-#[derive(Clone, Debug)]
-enum Form {
-    Values(Vec<Connection>),
-    Json { text: Box<RawValue>, count: usize },
-}
-
-impl Connections {
-    /// Those that this JSON is a list of.
-    ///
-    /// # Errors
-    /// It is no JSON.
-    pub fn from_json(text: String, count: usize) -> serde_json::Result<Self> {
-        Ok(Connections(Form::Json { text: RawValue::from_string(text)?, count }))
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        match &self.0 {
-            Form::Values(values) => values.len(),
-            Form::Json { count, .. } => *count,
-        }
-    }
-
-    /// There are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// As values; this is what a document that was read has. What is written already is read for it.
-    pub fn values(&self) -> Cow<'_, [Connection]> {
-        match &self.0 {
-            Form::Values(values) => Cow::Borrowed(values),
-            Form::Json { text, .. } => Cow::Owned(serde_json::from_str(text.get()).unwrap_or_default()),
-        }
-    }
-
-    /// The values of a document that was read.
-    pub fn read(&self) -> &[Connection] {
-        match &self.0 {
-            Form::Values(values) => values,
-            Form::Json { .. } => &[],
-        }
-    }
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Vec::new().into()
-    }
-}
-
-impl From<Vec<Connection>> for Connections {
-    fn from(values: Vec<Connection>) -> Self {
-        Connections(Form::Values(values))
-    }
-}
-
-impl PartialEq for Connections {
-    fn eq(&self, other: &Self) -> bool {
-        self.values() == other.values()
-    }
-}
-
-impl Serialize for Connections {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.0 {
-            Form::Values(values) => values.serialize(serializer),
-            Form::Json { text, .. } => text.serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Connections {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Vec::deserialize(deserializer).map(Self::from)
-    }
+    /// Its open connections, as far as it tells them. In a master that writes a document they are text from the beginning
+    /// ([`super::finished`]), and this is empty.
+    pub active_connections: Vec<Connection>,
 }
 
 /// A connection that a worker holds.

@@ -213,7 +213,7 @@ async fn an_asker_of_a_reload_may_wait_for_hours() {
 /// A document of some MB.
 fn large(fake: &Fake) {
     let connections = vec![Connection { state: "idle".repeat(50), ..Connection::default() }; 100];
-    let worker = Worker { active_connections: connections.into(), ..Worker::default() };
+    let worker = Worker { active_connections: connections, ..Worker::default() };
     fake.document.lock().unwrap().workers = vec![worker; 100];
 }
 

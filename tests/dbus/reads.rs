@@ -128,7 +128,7 @@ fn a_large_status_arrives_whole() {
     instance.order(|world| {
         let connection = tree::Connection { state: "idle".into(), ..tree::Connection::default() };
         world.document.workers = (1..=1000)
-            .map(|id| tree::Worker { id, active_connections: vec![connection.clone(); 10].into(), ..tree::Worker::default() })
+            .map(|id| tree::Worker { id, active_connections: vec![connection.clone(); 10], ..tree::Worker::default() })
             .collect();
     });
     let status = instance.call(&bus, &["GetStatus"]).json();

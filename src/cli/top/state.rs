@@ -273,7 +273,7 @@ impl State {
     /// What a worker serves, or what all serve: requests in work, the longest first, then (for one) its other connections.
     pub(super) fn serving(&self, of: Option<u64>) -> Vec<Serving<'_>> {
         let workers = self.document.workers.iter().filter(|worker| of.is_none_or(|id| worker.id == id));
-        let connections = workers.flat_map(|worker| worker.active_connections.read().iter().map(move |it| (worker, it)));
+        let connections = workers.flat_map(|worker| worker.active_connections.iter().map(move |it| (worker, it)));
         let mut found = connections
             .map(|(worker, connection)| {
                 let request = connection.request.as_ref().filter(|it| matches!(it.state.as_str(), "processing" | "sending"));

@@ -51,8 +51,7 @@ pub(super) async fn off_loop<T: Send + 'static>(
     document: Arc<Finished>,
     write: impl FnOnce(&Document) -> T + Send + 'static,
 ) -> Option<T> {
-    let size = document.workers.iter().map(|worker| 1 + worker.active_connections.len()).sum::<usize>();
-    if size < LARGE {
+    if document.workers.len() + document.connections() < LARGE {
         return Some(write(&document));
     }
     tokio::task::spawn_blocking(move || write(&document)).await.ok()

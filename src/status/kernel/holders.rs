@@ -108,7 +108,8 @@ impl<'a> Holders<'a> {
         memory.surveys = before.surveys;
         memory.listening = before.listening;
         memory.listening.retain(|id, _| workers.contains(id));
-        memory.owners.reserve(connections.len());
+        memory.owners.reserve(before.owners.len());
+        memory.said.reserve(before.said.len());
         let mut open = HashMap::default();
         for connection in connections {
             let cookie = connection.cookie;

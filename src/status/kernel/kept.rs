@@ -187,7 +187,7 @@ fn look_at(
         }
         looked += 1;
         ones.insert(*id, One { pid: *pid, leaving, living: None });
-        let living = if Instant::now() < end { Process::open(*pid) } else { None };
+        let living = if Instant::now() < end { Process::of(*pid) } else { None };
         match living.and_then(|main| Some((main.stat()?, main))) {
             Some((stat, main)) => {
                 let mut look = Look::new(*id, *pid, group.as_deref(), main, stat, boot);
@@ -206,7 +206,7 @@ fn look_at(
         }
         match look.others.take().or_else(|| look.find_others()) {
             Some(others) => {
-                for other in others.into_iter().filter(|other| *other != look.pid).filter_map(Process::open) {
+                for other in others.into_iter().filter(|other| *other != look.pid).filter_map(Process::of) {
                     holders.other(look.id, &other, &mut look.seen);
                 }
             }
@@ -226,7 +226,7 @@ fn look_at(
 impl<'a> Look<'a> {
     fn new(id: u64, pid: u32, group: Option<&'a Path>, main: Process, stat: process::Stat, boot: Option<SystemTime>) -> Look<'a> {
         let others = group.and_then(|group| process::group_members(group, PROCESSES_MAX));
-        let siblings = others.iter().flatten().filter(|other| **other != pid).filter_map(|other| Process::open(*other)?.stat());
+        let siblings = others.iter().flatten().filter(|other| **other != pid).filter_map(|other| Process::of(*other)?.stat());
         let figures = Figures {
             rss: Some(siblings.fold(stat.rss, |sum, sibling| sum.saturating_add(sibling.rss))),
             memory_current: group.and_then(|group| process::number(&group.join("memory.current"))),

@@ -1,9 +1,9 @@
 //! One process and one cgroup, as `/proc` and the cgroup's files show them.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,11 +17,11 @@ const DESCRIPTORS_MAX: u32 = 65_536;
 /// How deep the descendants of a worker are followed where it has no cgroup.
 const DEPTH_MAX: u32 = 8;
 
-/// A process, held by its directory in `/proc`: when it ends, all reads fail, and none sees a later process of its number.
-pub(super) struct Process {
-    dir: OwnedFd,
-    pid: u32,
-}
+/// A process, by its number. That of a worker is nobody else's until the master has reaped it; where it is asked for in that
+/// very moment, or for a process that others reap, a later one of the same number would be told: numbers come round
+/// after tens of thousands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Process(u32);
 
 /// From `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,12 +35,9 @@ pub(super) struct Stat {
 }
 
 impl Process {
-    pub fn open(pid: u32) -> Option<Process> {
-        if pid == 0 {
-            return None;
-        }
-        let dir = openat(CWD, format!("/proc/{pid}"), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        Some(Process { dir, pid })
+    /// `None` for what is no process's number.
+    pub fn of(pid: u32) -> Option<Process> {
+        (pid != 0).then_some(Process(pid))
     }
 
     /// `None` when it has ended, or is a zombie.
@@ -53,7 +50,7 @@ impl Process {
     /// The socket at this descriptor number, if there is one.
     pub fn socket(&self, number: u32) -> Option<Inode> {
         let mut link = [MaybeUninit::uninit(); 32];
-        let (link, _) = readlinkat_raw(&self.dir, format!("fd/{number}"), &mut link[..]).ok()?;
+        let (link, _) = readlinkat_raw(CWD, self.path(format_args!("fd/{number}")), &mut link[..]).ok()?;
         socket_inode(link)
     }
 
@@ -61,7 +58,7 @@ impl Process {
     /// process, one that is not dumpable, too many descriptors, or no time left.
     pub fn sockets(&self, end: Instant, mut each: impl FnMut(u32, Inode)) -> bool {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let Ok(dir) = openat(&self.dir, "fd", flags, Mode::empty()) else { return false };
+        let Ok(dir) = openat(CWD, self.path("fd"), flags, Mode::empty()) else { return false };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut entries = RawDir::new(&dir, &mut buffer);
         let mut seen = 0;
@@ -83,8 +80,12 @@ impl Process {
         true
     }
 
+    fn path(&self, file: impl Display) -> String {
+        format!("/proc/{}/{file}", self.0)
+    }
+
     fn read<'a>(&self, file: &str, buffer: &'a mut [u8]) -> Option<&'a str> {
-        let mut file = File::from(openat(&self.dir, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?);
+        let mut file = File::open(self.path(file)).ok()?;
         let length = file.read(buffer).ok()?;
         // The name in `stat` may hold any bytes; all the rest is ASCII.
         let bytes = &buffer[..length];
@@ -94,7 +95,7 @@ impl Process {
 
     /// The children of its main thread (that of others would cost a file for each thread).
     fn children(&self) -> Option<Vec<u32>> {
-        let path = format!("task/{}/children", self.pid);
+        let path = format!("task/{}/children", self.0);
         let mut buffer = [0; 4096];
         Some(self.read(&path, &mut buffer)?.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
     }
@@ -172,7 +173,7 @@ pub(super) fn descendants(main: &Process, max: usize) -> Option<Vec<u32>> {
     let mut level = all.clone();
     for _ in 0..DEPTH_MAX {
         // One that has ended meanwhile has none.
-        level = level.iter().filter_map(|pid| Process::open(*pid)?.children()).flatten().collect();
+        level = level.iter().filter_map(|pid| Process::of(*pid)?.children()).flatten().collect();
         all.extend_from_slice(&level);
         if level.is_empty() || all.len() > max {
             break;
@@ -215,12 +216,12 @@ mod tests {
 
     #[test]
     fn we_see_ourselves() {
-        let me = Process::open(std::process::id()).expect("procfs");
+        let me = Process::of(std::process::id()).expect("procfs");
         let stat = me.stat().expect("we live");
         assert!(stat.rss > 100_000);
         let started = boot_time().expect("a clock") + stat.started;
         let age = SystemTime::now().duration_since(started).unwrap_or_default();
         assert!(age < Duration::from_secs(24 * 3600), "{age:?}");
-        assert!(Process::open(0).is_none());
+        assert!(Process::of(0).is_none());
     }
 }

@@ -197,7 +197,7 @@ fn the_processes_of_a_cgroup_count_together() {
     assert_eq!(figures.open_connections, Some(1));
     assert!(figures.cpu_usec.is_some());
     // Two shells at first, then a shell and a sleep; each has some hundred kilobytes.
-    let main = Process::open(worker.pid()).and_then(|main| main.stat()).expect("it lives").rss;
+    let main = Process::of(worker.pid()).and_then(|main| main.stat()).expect("it lives").rss;
     let end = Instant::now() + Duration::from_secs(20);
     let sum = || survey(&[(1, worker.pid(), Some(group.clone()))], &[&listener]).worker(1).and_then(|figures| figures.rss);
     while sum().expect("known") < main + 200_000 {

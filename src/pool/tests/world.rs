@@ -1,5 +1,6 @@
 //! A world without processes: it carries out the pool's actions, owns the clock, and checks the laws after every step.
 
+mod laws;
 mod queues;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -433,82 +434,5 @@ impl World {
             assert_eq!(finished, outcome, "an answer that is not the outcome");
         }
         asked.answer = Some(answer.clone());
-    }
-
-    /// Law 6: who serves is stopped only for a reason.
-    fn may_be_stopped(&self, worker: WorkerId, abort: bool) {
-        let Some(process) = self.processes.get(&worker) else { return };
-        let current = self.pool.generation();
-        let replaced = self.pool.workers().any(|(id, other)| {
-            id != worker && other.slot == process.slot && other.generation == process.generation && other.phase == Phase::Ready
-        });
-        let rolling = self.begun.last().and_then(|number| self.prepared.get(number)).is_some_and(|settings| {
-            settings.surge.of(settings.count.max(self.pool.target())) < settings.count.max(self.pool.target())
-        });
-        let never_ready = self.pool.worker(worker).is_none_or(|worker| worker.phase != Phase::Ready) && !self.was_ready(worker);
-        let reason = abort
-            || self.stopping
-            || process.generation != current
-            || process.slot >= self.pool.target()
-            || replaced
-            || rolling
-            || never_ready;
-        assert!(reason, "worker {worker} of the current generation {current} is stopped for no reason");
-    }
-
-    fn was_ready(&self, worker: WorkerId) -> bool {
-        self.pool.worker(worker).is_some_and(|worker| worker.ready_at.is_some())
-    }
-
-    fn laws(&self, event: &Event, before: u32) {
-        // What the pool itself decides never costs capacity that the pool should have.
-        let own = matches!(
-            event,
-            Event::Reload(_)
-                | Event::Prepared(..)
-                | Event::Refused(..)
-                | Event::Abort(_)
-                | Event::AskerGone(_)
-                | Event::Recycle(..)
-                | Event::Worn(..)
-                | Event::Said(_, Said::Ready | Said::Status(_) | Said::Extend(_) | Said::Watchdog)
-        );
-        if own && !self.stopping {
-            let after = self.serving(None);
-            assert!(after >= before.min(self.pool.target()), "{event:?} cost capacity: {before} -> {after}");
-        }
-        let mut standing: BTreeMap<(Number, Slot), u32> = BTreeMap::new();
-        for (_, worker) in self.pool.workers().filter(|(id, worker)| worker.phase != Phase::Draining && self.alive(*id)) {
-            *standing.entry((worker.generation, worker.slot)).or_default() += 1;
-        }
-        assert!(standing.values().all(|count| *count <= 2), "more than a worker and its successor in one slot");
-        let generation = self.pool.generation();
-        assert!(self.committed.contains_key(&generation), "generation {generation} was never committed");
-        assert_eq!(self.committed.keys().next_back(), Some(&generation), "not the last committed generation");
-        let counted = self.pool.workers().filter(|(id, worker)| {
-            worker.generation == generation && worker.phase == Phase::Ready && self.alive(*id) && worker.slot < self.pool.target()
-        });
-        assert!(self.pool.ready() <= counted.count() as u32, "more ready workers are told than there are");
-        if self.committed.values().chain(self.prepared.values()).any(|settings| settings.per_slot) {
-            self.connections_go_to_who_is_ready();
-        }
-        if self.begun.len() == self.finished.len() {
-            // No reload runs: no worker starts but in the current generation.
-            for (id, worker) in self.pool.workers() {
-                assert!(
-                    worker.phase != Phase::Starting || worker.generation == generation || !self.alive(id),
-                    "worker {id} of a rolled-back generation still starts"
-                );
-            }
-        }
-    }
-
-    fn connections_go_to_who_is_ready(&self) {
-        let (serving, queues) = (self.pool.serving(), self.ready_queues());
-        assert!(!serving.is_empty(), "new connections go nowhere");
-        if !self.stopping && self.processes.values().all(|process| !process.gone) && !queues.is_empty() {
-            let ready: BTreeSet<Slot> = queues.into_keys().collect();
-            assert_eq!(serving, ready, "new connections do not go to who is ready");
-        }
     }
 }

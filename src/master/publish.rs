@@ -10,7 +10,7 @@ use super::turn::{Brought, Master};
 use crate::control::{Reply, Summary, WorkerView};
 use crate::pool::{self, How, Number, Outcome, WorkerId};
 use crate::status::cure::cure;
-use crate::status::scoreboard::{Scoreboard, Totals};
+use crate::status::scoreboard::{Scoreboard, Totals, plausible};
 use crate::status::tree::{Failure, Reloads, Request};
 
 /// So many failures are kept.
@@ -91,7 +91,7 @@ impl Ended {
 
 /// What a worker told of itself, by its page or by words, and whether it told of connections and requests.
 pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> (Totals, bool) {
-    let by_word = |name: &str| words.get(name).map(|value| *value as u64);
+    let by_word = |name: &str| words.get(name).map(|value| plausible(*value as u64));
     let known = page.is_some() || by_word("requests").is_some() || by_word("connections").is_some();
     let mut totals = page.unwrap_or_else(|| Totals {
         connections: by_word("connections").unwrap_or(0),

@@ -37,6 +37,17 @@ pub const MARKED: usize = 8;
 #[derive(Debug)]
 pub struct Scoreboard(File, u32);
 
+/// The largest figure that is believed: what readers of JSON can count exactly, and more than any worker does in its life.
+/// One that lies then does not bring the pool's sums to an end at which they stand still.
+const PLAUSIBLE: u64 = 1 << 53;
+/// So many names the counters of a pool may have. Each life of a worker may bring some dozens; nothing else would end that.
+const NAMES: usize = 1024;
+
+/// A figure that a worker told, 0 when it makes no sense.
+pub fn plausible(figure: u64) -> u64 {
+    if figure <= PLAUSIBLE { figure } else { 0 }
+}
+
 /// What a worker has done since its start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -65,14 +76,19 @@ impl Totals {
         self
     }
 
-    /// Adds another worker's.
+    /// Adds another worker's. Sums stay finite, for JSON has no infinity; counters whose names have no room are left out.
     pub fn add(&mut self, other: &Totals) {
         self.connections = self.connections.saturating_add(other.connections);
         self.requests = self.requests.saturating_add(other.requests);
         self.bytes_read = self.bytes_read.saturating_add(other.bytes_read);
         self.bytes_written = self.bytes_written.saturating_add(other.bytes_written);
         for (name, value) in &other.counters {
-            *self.counters.entry(name.clone()).or_default() += value;
+            let room = self.counters.len() < NAMES;
+            match self.counters.get_mut(name) {
+                Some(sum) => *sum = (*sum + value).min(f64::MAX),
+                None if room => drop(self.counters.insert(name.clone(), *value)),
+                None => {}
+            }
         }
     }
 }
@@ -232,10 +248,10 @@ impl Page<'_> {
 
     fn totals(&self) -> Totals {
         let mut totals = Totals {
-            connections: self.word(header::CONNECTIONS),
-            requests: self.word(header::REQUESTS),
-            bytes_read: self.word(header::BYTES_READ),
-            bytes_written: self.word(header::BYTES_WRITTEN),
+            connections: plausible(self.word(header::CONNECTIONS)),
+            requests: plausible(self.word(header::REQUESTS)),
+            bytes_read: plausible(self.word(header::BYTES_READ)),
+            bytes_written: plausible(self.word(header::BYTES_WRITTEN)),
             counters: Counters::new(),
         };
         let (at, length) = (self.geometry.counters_at * 8, self.geometry.counters * counter::WORDS * 8);
@@ -254,7 +270,7 @@ impl Page<'_> {
             if word_of(bytes, counter::STATE) == counter::USED
                 && let Some((name, value)) = entry::counter(&std::array::from_fn(|word| word_of(bytes, word)))
             {
-                *totals.counters.entry(name).or_default() += value as f64;
+                *totals.counters.entry(name).or_default() += plausible(value) as f64;
             }
         }
         totals

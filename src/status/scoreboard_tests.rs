@@ -53,6 +53,31 @@ fn peer() -> Option<SocketAddr> {
 }
 
 #[test]
+fn no_lie_of_a_worker_s_spoils_the_sums_of_the_pool() {
+    let told = |name: String, value| Totals { counters: [(name, value)].into(), ..Totals::default() };
+    // Each is a number, their sum would not be one, and JSON has no word for it.
+    let mut sums = Totals::default();
+    (0..3).for_each(|_| sums.add(&told("jobs".into(), 1e308)));
+    let text = serde_json::to_string(&sums).unwrap();
+    assert_eq!(serde_json::from_str::<Totals>(&text).unwrap_or_else(|error| panic!("{error}: {text}")), sums);
+    // A worker that takes another name in each of its lives.
+    (0..5000).for_each(|life| sums.add(&told(format!("life {life}"), 1.0)));
+    sums.add(&told("life 7".into(), 1.0));
+    assert!(sums.counters.len() <= 1024, "{}", sums.counters.len());
+    assert_eq!(sums.counters["life 7"], 2.0, "what is known is still counted");
+
+    // A figure that nobody can have reached is not believed: with it, the sum could not grow any more.
+    let (page, board) = pair();
+    let memory = crate::sys::map::Words::shared(&page).unwrap();
+    for word in header::CONNECTIONS..=header::BYTES_WRITTEN {
+        memory[word].store(u64::MAX, Relaxed);
+    }
+    board.counter("jobs").unwrap().store(u64::MAX, Relaxed);
+    let lies = page.totals().unwrap();
+    assert_eq!(lies, Totals { counters: [("jobs".into(), 0.0)].into(), ..Totals::default() });
+}
+
+#[test]
 fn what_is_written_is_read() {
     let page = Scoreboard::create(Duration::from_secs(7)).unwrap();
     assert_eq!((page.totals(), read(&page)), (None, None), "nobody writes it yet");

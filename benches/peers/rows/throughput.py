@@ -16,8 +16,9 @@ KINDS = {"--new": "new connections", "--keep-alive": "kept connections"}
 
 
 def compared(bench, masters, clients, rounds):
-    """Of the first over the second, round by round: neighbours in time, so that what else the machine does weighs on both."""
-    seconds = "0.5" if bench.quick else "2"
+    """Of the first over the second, round by round: neighbours in time, so that what else the machine does weighs on both.
+    Rounds differ by a fifth and more: many short ones tell more of the median than few long ones."""
+    seconds = "0.5"
     rates, slow = ({master.name: [] for master in masters} for _ in range(2))
     for turn in range(rounds):
         for master in masters if turn % 2 else masters[::-1]:
@@ -41,7 +42,7 @@ def measure(bench):
                 for master in masters:
                     master.start()
                 for clients in KINDS:
-                    found[pair[0].name, clients] = compared(bench, masters, clients, bench.rounds(10, 3) if pair[0] is Ratoon else bench.rounds(3, 1))
+                    found[pair[0].name, clients] = compared(bench, masters, clients, bench.rounds(80, 3) if pair[0] is Ratoon else bench.rounds(10, 1))
                     bench.say(f"{pair[0].name}, {clients}: {found[pair[0].name, clients][3]}")
             finally:
                 for master in masters:

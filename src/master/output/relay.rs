@@ -5,6 +5,7 @@
 //! reader of our stderr has stopped.
 
 mod copy;
+mod sink;
 
 use std::collections::HashMap;
 use std::io;
@@ -22,6 +23,8 @@ use super::{Streams, inherited};
 use crate::sys::fd::{STASH, stash};
 use crate::sys::thread;
 
+/// What one pipe may give in one turn, bytes.
+const PIECE: usize = 8 * 1024;
 /// How long the relay may take to read what a dead worker has left in its pipe.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
 /// How long the relay may take to end.

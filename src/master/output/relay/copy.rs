@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,22 +11,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
-use super::{Command, Handed, HandedPipe, Shared};
+use super::sink::{PENDING_LAST, PENDING_MAX, Sink};
+use super::{Command, Handed, HandedPipe, PIECE, Shared};
 
-/// What one pipe may give in one turn, bytes.
-const PIECE: usize = 8 * 1024;
-/// Lines that wait for the reader of our stdout or stderr; with more, pipes are not read, bytes.
-const PENDING_MAX: usize = 64 * 1024;
-/// With this much waiting, the last lines of the dead are kept for their records only, bytes.
-const PENDING_LAST: usize = 1024 * 1024;
 /// A longer line is broken, as journald does, bytes.
 const LINE_MAX: usize = 48 * 1024;
 /// How much is read from the pipe of a dead worker when its last lines are asked for, bytes.
 const DRAIN_MAX: usize = 1024 * 1024;
 /// How long whoever takes over waits for lines that the reader of our stdout or stderr does not take.
 const LEAVES_WITHIN: Duration = Duration::from_millis(500);
-/// What a pipe takes whole without blocking when poll(2) says that it can be written (PIPE_BUF).
-const WRITE_MAX: usize = 4096;
 
 pub(super) struct Copier {
     shared: Arc<Shared>,
@@ -43,19 +36,6 @@ pub(super) struct Copier {
     ended: bool,
     /// What the labels of all workers begin with.
     name: String,
-}
-
-/// Our stdout or stderr, and the pipes that are copied to it.
-struct Sink {
-    fd: OwnedFd,
-    epoll: OwnedFd,
-    pending: Vec<u8>,
-    /// Lines that found no room.
-    lost: u64,
-    /// A person watches: say whose line it is.
-    labelled: bool,
-    /// It cannot be written any more; pipes are read all the same, or the workers would hang.
-    dead: bool,
 }
 
 struct Pipe {
@@ -392,51 +372,6 @@ fn pass_on(shared: &Shared, sink: &mut Sink, (name, key): (&str, u64), pipe: &mu
     pipe.line.clear();
     // A quiet worker costs nothing, whatever it once said.
     pipe.line.shrink_to(1024);
-}
-
-impl Sink {
-    fn new(fd: OwnedFd) -> io::Result<Sink> {
-        let labelled = std::io::IsTerminal::is_terminal(&fd);
-        Ok(Sink { fd, epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, pending: Vec::new(), lost: 0, labelled, dead: false })
-    }
-
-    fn has_room(&self) -> bool {
-        self.pending.len() < PENDING_MAX
-    }
-
-    /// Writes what can be written now. The descriptor is shared with others and stays blocking, so ask before each piece.
-    fn write(&mut self) {
-        let mut done = 0;
-        while done < self.pending.len() {
-            let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
-            match poll(&mut fds, Some(&Timespec::default())) {
-                Ok(1) => {}
-                Ok(_) | Err(Errno::INTR) => break,
-                Err(_) => {}
-            }
-            let rest = &self.pending[done..];
-            let piece = &rest[..rest.len().min(WRITE_MAX)];
-            // Whole lines, if there is one: others write to the same file.
-            let piece = piece.iter().rposition(|byte| *byte == b'\n').map_or(piece, |end| &piece[..=end]);
-            match rustix::io::write(self.fd.as_fd(), piece) {
-                Ok(bytes) => done += bytes,
-                Err(Errno::AGAIN | Errno::INTR) => break,
-                Err(_) => {
-                    self.dead = true;
-                    done = self.pending.len();
-                }
-            }
-        }
-        self.pending.drain(..done);
-        if self.lost > 0 && self.has_room() {
-            let said = format!("ratoon: {} lines of workers were lost: their reader was too slow\n", self.lost);
-            self.pending.extend_from_slice(said.as_bytes());
-            self.lost = 0;
-        }
-        if self.pending.is_empty() {
-            self.pending.shrink_to(PIECE);
-        }
-    }
 }
 
 #[cfg(test)]

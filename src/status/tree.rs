@@ -160,7 +160,7 @@ pub struct Worker {
     /// What the application says of itself (`X_RATOON_INFO`).
     pub info: Map<String, Value>,
     /// Its open connections, as far as it tells them. In a master that writes a document they are text from the beginning
-    /// ([`super::finished`]), and this is empty.
+    /// (`status::finished`), and this is empty.
     pub active_connections: Vec<Connection>,
 }
 

@@ -13,6 +13,7 @@
 //! | `config` | the file: types, defaults, errors with line and column |
 //! | `sys` | the only `unsafe`: descriptors, processes, signals, credentials |
 //! | `cli` | the command line, a verb a file |
+//! | `table` | a map that wastes little memory |
 //! | `scoreboard` | the page on which a worker shows what it does: layout, and the writer's side |
 //! | `worker` | the library for workers written in Rust (feature `worker`) |
 
@@ -34,5 +35,7 @@ pub mod scoreboard;
 pub mod status;
 #[cfg(any(feature = "master", feature = "worker"))]
 pub mod sys;
+#[cfg(feature = "master")]
+pub mod table;
 #[cfg(feature = "worker")]
 pub mod worker;

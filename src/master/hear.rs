@@ -53,7 +53,7 @@ impl Master {
         for _ in 0..WORDS {
             let Some(process) = self.processes.get_mut(&worker) else { return };
             if !process.budget.take(self.now, share) {
-                let (token, until) = (Token::Notify(worker).to_u64(), process.budget.paused_until());
+                let (token, until) = (Token::Notify(worker).to_u64(), process.budget.paused_until(share));
                 for socket in process.sockets() {
                     let _ = self.poll.get_ref().pause(socket, token);
                 }
@@ -139,9 +139,9 @@ impl Master {
     fn judge(&self, worker: WorkerId, process: &Process, from: (Option<u32>, Option<u32>, bool), bytes: &[u8]) -> Heard {
         let (uid, pid, truncated) = from;
         let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
-        let own = identity.map_or_else(crate::sys::credentials::own_uid, |identity| identity.uid);
+        let own = || identity.map_or_else(crate::sys::credentials::own_uid, |identity| identity.uid);
         match uid {
-            Some(uid) if uid == own || uid == 0 => {}
+            Some(uid) if uid == 0 || uid == own() => {}
             Some(uid) => return Heard::Ignored(format!("a message of user {uid}")),
             None => return Heard::Ignored("a message without credentials".to_owned()),
         }

@@ -1,6 +1,6 @@
 //! The workers' processes as the master holds them: by descriptor, never by number.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -11,6 +11,7 @@ use crate::pool::{Number, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
+use crate::table::Table;
 
 /// What is held for one worker until nothing of it is left.
 pub struct Process {
@@ -84,7 +85,7 @@ impl Process {
     }
 }
 
-/// How many datagrams a worker may still send before it has to wait.
+/// How many datagrams a worker has sent lately: a bucket with a leak. Who has filled it waits until half of it has run out.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     used: u32,
@@ -93,9 +94,11 @@ pub struct Budget {
 
 /// Every worker may send so many datagrams …
 const BUDGET: u32 = 200;
-/// … in each such span; one that wants more waits for the next.
+/// … in each such span; one that wants more waits.
 const BUDGET_SPAN: std::time::Duration = std::time::Duration::from_millis(100);
-/// All workers together may send so many in a span; at some 10 µs a datagram that is a fifth of a CPU at the very most …
+/// But so many at once only: flooders and those who read them keep all CPUs busy for so long, while others wait for one.
+const BUDGET_AT_ONCE: u32 = 40;
+/// All workers together may send so many in a span; at some 4 µs a datagram that is a twelfth of a CPU …
 const BUDGET_OF_ALL: u32 = 2000;
 /// … but that each of them may always send so many.
 const BUDGET_LEAST: u32 = 10;
@@ -112,25 +115,27 @@ impl Budget {
     }
 
     /// When a worker that has used its budget up is heard again.
-    pub fn paused_until(&self) -> Instant {
-        self.since + BUDGET_SPAN
+    pub fn paused_until(&self, share: u32) -> Instant {
+        self.since + BUDGET_SPAN * (share.min(BUDGET_AT_ONCE) / 2) / share
     }
 
     /// Takes one datagram off; `false`: the worker must wait until [`Budget::paused_until`].
     pub fn take(&mut self, now: Instant, share: u32) -> bool {
-        if now.duration_since(self.since) >= BUDGET_SPAN {
-            *self = Budget::new(now);
+        let each = BUDGET_SPAN / share;
+        let leaked = u32::try_from(now.saturating_duration_since(self.since).as_nanos() / each.as_nanos()).unwrap_or(u32::MAX);
+        match self.used.checked_sub(leaked) {
+            // What has leaked in part goes on leaking.
+            Some(left) => (self.used, self.since) = (left, self.since + each * leaked),
+            None => *self = Budget::new(now),
         }
-        if self.used >= share {
-            return false;
-        }
-        self.used += 1;
-        true
+        let left = self.used < share.min(BUDGET_AT_ONCE);
+        self.used += u32::from(left);
+        left
     }
 }
 
-/// All workers' processes. Boxed: half of a table is empty.
-pub type Processes = HashMap<WorkerId, Box<Process>>;
+/// All workers' processes.
+pub type Processes = Table<WorkerId, Box<Process>>;
 
 /// A worker may cost the master a kibibyte, and this is the largest part of it.
 const _: () = assert!(size_of::<Process>() <= 104);
@@ -202,13 +207,37 @@ mod tests {
 
     #[test]
     fn a_flooder_waits_and_is_heard_again() {
+        for share in [BUDGET, 50, BUDGET_LEAST] {
+            let start = Instant::now();
+            let at_once = share.min(BUDGET_AT_ONCE);
+            let mut budget = Budget::new(start);
+            assert!((0..at_once).all(|_| budget.take(start, share)));
+            assert!(!budget.take(start, share));
+            // Whoever floods on is heard at its rate, half of what it may say at once at a time.
+            let (mut now, mut heard) = (start, 0);
+            while now < start + 10 * BUDGET_SPAN {
+                now = budget.paused_until(share);
+                let before = heard;
+                while budget.take(now, share) {
+                    heard += 1;
+                }
+                assert_eq!(heard - before, at_once / 2);
+            }
+            assert!(heard.abs_diff(10 * share) <= at_once / 2, "{heard} of {share}");
+        }
+    }
+
+    #[test]
+    fn who_speaks_slower_than_its_rate_never_waits() {
         let start = Instant::now();
         let mut budget = Budget::new(start);
-        assert!((0..BUDGET).all(|_| budget.take(start, Budget::share(1))));
-        assert!(!budget.take(start, Budget::share(1)));
-        assert_eq!(budget.paused_until(), start + BUDGET_SPAN);
-        assert!(budget.take(start + BUDGET_SPAN, Budget::share(1)));
-        assert_eq!(budget.paused_until(), start + 2 * BUDGET_SPAN);
+        let each = BUDGET_SPAN / BUDGET;
+        assert!((0..10_000).all(|turn| budget.take(start + each * turn, BUDGET)));
+        // Nor does who says much after a silence.
+        let later = start + each * 10_000 + BUDGET_SPAN;
+        assert!((0..BUDGET_AT_ONCE).all(|_| budget.take(later, BUDGET)));
+        // A clock that stands still, or an instant before the last one, is no reason to hear more.
+        assert!(!budget.take(start, BUDGET));
     }
 
     #[test]

@@ -51,6 +51,7 @@ async fn run(mut summary: watch::Receiver<Summary>, mut to_drop: mpsc::Unbounded
                 let Some(forgotten) = forgotten else { return };
                 untidy = changed_at.elapsed() < SETTLED;
                 let trims = !untidy;
+                crate::sys::trim::gather();
                 drop(tokio::task::spawn_blocking(move || {
                     drop(forgotten);
                     if trims {
@@ -60,6 +61,7 @@ async fn run(mut summary: watch::Receiver<Summary>, mut to_drop: mpsc::Unbounded
             }
             () = sleep_until(changed_at + SETTLED), if untidy => {
                 untidy = false;
+                crate::sys::trim::gather();
                 drop(tokio::task::spawn_blocking(trim));
             }
         }

@@ -25,7 +25,7 @@ use super::handover::{resume, store};
 use super::journal::{self, Journal, Level, Record};
 use super::output::{Handed, Mode, Outputs};
 use super::prepare::{self, Common, Release, Source};
-use super::processes::Token;
+use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
 use super::rest::Rest;
 use super::sockets::{self, Inherited, Listener, Slots};
@@ -45,6 +45,7 @@ use crate::sys::poll::Poll;
 use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
 use crate::sys::{fd, heap, process, thread};
+use crate::table::Table;
 
 /// The signals that the master serves.
 pub(super) const SIGNALS: [i32; 9] = [
@@ -410,8 +411,8 @@ impl Master {
             signals,
             errors,
             spawn_errors: HashMap::new(),
-            processes: HashMap::new(),
-            pids: HashMap::new(),
+            processes: Processes::new(),
+            pids: Table::new(),
             later: Vec::new(),
             later_at: None,
             births: VecDeque::new(),

@@ -37,6 +37,7 @@ use crate::sys::poll::Poll;
 use crate::sys::process::PidFd;
 use crate::sys::signals::SignalFd;
 use crate::sys::spawn::{ErrorPipe, SpawnError};
+use crate::table::Table;
 
 /// At most so many descriptors are served a turn …
 const DESCRIPTORS: usize = 64;
@@ -90,7 +91,7 @@ pub struct Master {
     pub(super) spawn_errors: HashMap<WorkerId, SpawnError>,
     pub(super) processes: Processes,
     /// Main processes by number, to know whose words are whose.
-    pub(super) pids: HashMap<u32, WorkerId>,
+    pub(super) pids: Table<u32, WorkerId>,
     /// What is carried out later, for nobody waits for it: at the next event, or at `later_at`.
     pub(super) later: Vec<Action>,
     /// A start is under way, and shall have the CPUs for itself until then.

@@ -2,7 +2,6 @@
 //!
 //! Law: there is one current generation; a place's worker is replaced only in its own generation.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Pool;
@@ -47,13 +46,13 @@ pub(super) struct Generation {
     pub places: Vec<Place>,
     /// How many of its workers are ready.
     pub ready: u32,
-    /// All its living workers.
-    pub members: BTreeSet<WorkerId>,
+    /// How many workers of it live.
+    pub members: u32,
 }
 
 impl Generation {
     pub fn new(settings: Settings, role: Role) -> Generation {
-        Generation { settings, role, places: Vec::new(), ready: 0, members: BTreeSet::new() }
+        Generation { settings, role, places: Vec::new(), ready: 0, members: 0 }
     }
 }
 
@@ -190,8 +189,9 @@ impl Pool {
         let Some(home) = self.generations.get_mut(&number) else { return };
         home.role = Role::Retired;
         let holders: Vec<_> = home.places.iter().filter_map(|place| place.holder).collect();
-        let members: Vec<_> = home.members.iter().copied().collect();
-        for slot in 0..home.places.len() {
+        let places = home.places.len();
+        let members = self.members(number);
+        for slot in 0..places {
             self.timers.clear(Key::Restart(number, slot as Slot));
         }
         for worker in holders.into_iter().chain(members) {
@@ -200,9 +200,14 @@ impl Pool {
         self.release_if_empty(number);
     }
 
+    /// All living workers of a generation.
+    pub(super) fn members(&self, number: Number) -> Vec<WorkerId> {
+        self.workers.iter().filter(|(_, worker)| worker.generation == number).map(|(id, _)| *id).collect()
+    }
+
     /// Lets a retired generation's release go with its last worker.
     pub(super) fn release_if_empty(&mut self, number: Number) {
-        if self.generations.get(&number).is_some_and(|home| home.role == Role::Retired && home.members.is_empty()) {
+        if self.generations.get(&number).is_some_and(|home| home.role == Role::Retired && home.members == 0) {
             self.generations.remove(&number);
             self.act(Action::Release(number));
         }

@@ -36,6 +36,7 @@ pub use vocabulary::{
 };
 pub use worker::{Phase, Worker};
 
+use crate::table::Table;
 use generation::{Generation, Role};
 use recycle::Recycling;
 use reload::{Askers, Reload};
@@ -53,8 +54,7 @@ pub struct Pool {
     now: Instant,
     /// What this step decided so far.
     actions: Vec<Action>,
-    /// Boxed: the nodes of a map that grows at its end are half empty.
-    workers: BTreeMap<WorkerId, Box<Worker>>,
+    workers: Table<WorkerId, Box<Worker>>,
     generations: BTreeMap<Number, Generation>,
     /// The committed generation; 0 before the start.
     current: Number,
@@ -94,7 +94,7 @@ impl Pool {
         Pool {
             now,
             actions: Vec::new(),
-            workers: BTreeMap::new(),
+            workers: Table::new(),
             generations: BTreeMap::new(),
             current: 0,
             last_worker: 0,

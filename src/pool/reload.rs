@@ -299,8 +299,7 @@ impl Pool {
             .map_or(Vec::new(), |home| home.places.iter().filter_map(|place| place.holder).collect());
         let Some(candidate) = self.generations.get_mut(&number) else { return };
         candidate.role = Role::Retired;
-        let members: Vec<WorkerId> = candidate.members.iter().copied().filter(|id| !holders.contains(id)).collect();
-        for worker in members {
+        for worker in self.members(number).into_iter().filter(|id| !holders.contains(id)) {
             self.drain(worker, Doom::Asked);
         }
         self.release_if_empty(number);

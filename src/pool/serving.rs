@@ -67,7 +67,8 @@ impl Pool {
     /// Somebody serves a queue now: who waited for it to be empty need not any more.
     pub(super) fn queue_is_served(&mut self, by: WorkerId) {
         let Some(queue) = self.workers.get(&by).map(|worker| self.queue(worker)) else { return };
-        for id in self.vacating().filter(|id| self.workers[id].slot == queue).collect::<Vec<_>>() {
+        for id in self.vacating().filter(|id| self.workers.get(id).is_some_and(|worker| worker.slot == queue)).collect::<Vec<_>>()
+        {
             self.stop_after_all(id);
         }
     }

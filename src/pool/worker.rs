@@ -90,7 +90,7 @@ impl Pool {
         self.last_worker += 1;
         let id = self.last_worker;
         let Some(home) = self.generations.get_mut(&generation) else { return id };
-        home.members.insert(id);
+        home.members += 1;
         let (start, watchdog) = (home.settings.start_timeout, home.settings.watchdog);
         let worker = Worker {
             slot,
@@ -382,7 +382,7 @@ impl Pool {
         self.act(Action::Forget(id));
         let (generation, slot) = (worker.generation, worker.slot);
         if let Some(home) = self.generations.get_mut(&generation) {
-            home.members.remove(&id);
+            home.members -= 1;
             if home.role == Role::Current {
                 self.place_cleared(id, slot);
             }

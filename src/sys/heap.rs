@@ -2,17 +2,23 @@
 //!
 //! Law: only advice; without this C library nothing happens.
 
-/// Below this, bytes, memory comes from the heap; above it is the kernel's own again as soon as it is free.
+/// Below this, bytes, memory comes from the heap; above it is the kernel's own again as soon as it is free, unless the heap has
+/// room for it.
 #[cfg(target_env = "gnu")]
-const LARGE: libc::c_int = 64 << 10;
+const LARGE: libc::c_int = 16 << 10;
+/// So many bytes at the heap's end are kept for the next who need some, and so many are fetched at once.
+#[cfg(target_env = "gnu")]
+const SPARE: [libc::c_int; 2] = [64 << 10, 16 << 10];
 
-/// One heap for all threads, each of which would else keep one of its own, and large pieces apart from it: the table of a
-/// thousand workers leaves no hole when it has grown. Call it before the first thread is made.
+/// One heap for all threads, each of which would else keep one of its own; large pieces apart from it: the table of a
+/// thousand workers leaves no hole when it has grown; and little that is free at its end. Call it before the first thread is made.
 pub fn frugal() {
     #[cfg(target_env = "gnu")]
     // SAFETY: numbers; no other thread allocates meanwhile.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, SPARE[0]);
+        libc::mallopt(libc::M_TOP_PAD, SPARE[1]);
     }
 }

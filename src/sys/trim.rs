@@ -9,8 +9,29 @@ use std::ops::Range;
 
 use rustix::mm::{Advice, madvise};
 
+/// Small pieces: up to so many bytes …
+const SMALL: usize = 264;
+/// … and so many of each size does the C library keep for each thread that has freed them.
+const KEPT: usize = 7;
+
+/// The small pieces of memory that the C library keeps for this thread lie wherever they were freed, each on a page that may
+/// hold nothing else. They are exchanged for others, which lie where there is least room.
+pub fn gather() {
+    let some = || -> Vec<Vec<u8>> {
+        let sizes = (24..=SMALL).step_by(16);
+        sizes
+            .flat_map(|size| std::iter::repeat_n(size, KEPT))
+            .map(|size| std::hint::black_box(Vec::with_capacity(size)))
+            .collect()
+    };
+    let kept = some();
+    drop(some());
+    drop(kept);
+}
+
 /// Lets go of them. May take a millisecond.
 pub fn trim() -> io::Result<()> {
+    gather();
     for range in of_files(BufReader::new(File::open("/proc/self/smaps")?))? {
         let start = std::ptr::without_provenance_mut::<c_void>(range.start);
         // SAFETY: the mapping is a file's, not writable, and has no page of its own, so each of its pages comes back as it
@@ -27,11 +48,11 @@ pub fn trim() -> io::Result<()> {
 
 /// The mappings of programs and libraries that nobody can write to and that have no page but the file's, see
 /// proc_pid_smaps(5). What relocation wrote to has pages of its own, in memory or in swap, and so has what a debugger did.
-fn of_files(smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
+fn of_files(mut smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     let mut current = None;
-    for line in smaps.lines() {
-        let line = line?;
+    let mut line = String::new();
+    while smaps.read_line(&mut line)? > 0 {
         let mut words = line.split_ascii_whitespace();
         let first = words.next().unwrap_or_default();
         match first.strip_suffix(':') {
@@ -41,6 +62,7 @@ fn of_files(smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
             Some("Swap") if words.next() == Some("0") => found.extend(current.take()),
             Some(_) => {}
         }
+        line.clear();
     }
     Ok(found)
 }

@@ -1,5 +1,5 @@
 """Workers that send to the notify socket as fast as they can: how long a neighbour's death then takes to be mended, how late
-its READY=1 is heard, and whether the master's memory stays what it was."""
+its READY=1 is heard, and whether the master's memory stays what it was, each time when it has come to rest beside the floods."""
 
 import json
 import os
@@ -15,6 +15,8 @@ KEY = "flood"
 TITLE = "workers that flood the notify socket"
 MOST = 2.0
 LATE, GROWN = 10, 256
+# A second after the last change the master lets go of what it no longer needs.
+SETTLED = 2.5
 
 
 class Events:
@@ -65,6 +67,7 @@ def measure(bench):
             masters[name].start()
             fresh(masters[name])
             events[name] = Events(masters[name])
+        machine.time.sleep(SETTLED)
         before = {name: machine.pss(master.pid) for name, master in masters.items()}
         # Only the one that is asked runs: the others' floods must not weigh on it.
         for master in masters.values():
@@ -79,6 +82,7 @@ def measure(bench):
                 hold(master, signal.SIGSTOP)
         for master in masters.values():
             hold(master, signal.SIGCONT)
+        machine.time.sleep(SETTLED)
         grown = max(machine.pss(master.pid) - before[name] for name, master in masters.items())
     finally:
         for it in events.values():

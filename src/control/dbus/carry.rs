@@ -17,6 +17,7 @@ use super::call::{self, Call};
 use super::wire::Line;
 use super::{Service, Shared};
 use crate::control::{AskerId, Reply};
+use crate::table::Table;
 
 /// How long what is being answered is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -73,7 +74,7 @@ pub(super) struct Ledger {
     /// Calls of methods that were looked at.
     seen: AtomicU64,
     waiting: Mutex<BTreeMap<AskerId, Caller>>,
-    workers: Mutex<Vec<u64>>,
+    workers: Mutex<Table<u64, ()>>,
 }
 
 impl Ledger {
@@ -108,9 +109,19 @@ impl Ledger {
         Waits(self, asker)
     }
 
-    /// These workers are known on the bus.
+    /// These workers are known on the bus, and no others.
     pub fn told(&self, workers: impl Iterator<Item = u64>) {
-        *lock(&self.workers) = workers.collect();
+        *lock(&self.workers) = workers.map(|id| (id, ())).collect();
+    }
+
+    /// This one is, too.
+    pub fn added(&self, worker: u64) {
+        lock(&self.workers).insert(worker, ());
+    }
+
+    /// This one is not any more.
+    pub fn removed(&self, worker: u64) {
+        lock(&self.workers).remove(&worker);
     }
 
     /// Everything is ready for messages on a resumed connection.
@@ -211,7 +222,7 @@ impl Service {
         Some(Carried {
             stream: line.copy().ok()?,
             guid: connection.server_guid().to_string(),
-            workers: lock(&ledger.workers).clone(),
+            workers: lock(&ledger.workers).keys().copied().collect(),
             callers: lock(&ledger.waiting).values().cloned().collect(),
         })
     }

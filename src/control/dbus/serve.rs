@@ -236,16 +236,17 @@ impl Server<'_> {
     }
 
     async fn tell_all(&self, tell: impl IntoIterator<Item = Tell>) {
-        self.know();
         for tell in tell {
             match tell {
                 Tell::Added(view) => {
+                    self.shared.ledger.added(view.id);
                     let interfaces = HashMap::from([(WORKER, worker::properties(&view, None))]);
                     let Ok(path) = zbus::ObjectPath::try_from(worker::path(view.id)) else { continue };
                     self.emit(MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &(path, interfaces)).await;
                 }
                 Tell::Changed(id, properties) => self.changed(&worker::path(id), WORKER, &properties).await,
                 Tell::Removed(id) => {
+                    self.shared.ledger.removed(id);
                     let Ok(path) = zbus::ObjectPath::try_from(worker::path(id)) else { continue };
                     self.emit(MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &(path, [WORKER].as_slice())).await;
                 }

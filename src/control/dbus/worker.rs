@@ -3,7 +3,7 @@
 //! A state or a process is told at once. A new `STATUS=` is, too, unless one was told just before: a worker that
 //! changes it all the time must not flood the bus.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +12,7 @@ use zbus::Variant;
 use super::{Properties, WORKERS_PATH, clean, microseconds};
 use crate::control::WorkerView;
 use crate::status::tree;
+use crate::table::Table;
 
 /// Between two times of telling new status texts.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -60,8 +61,7 @@ pub(super) enum Tell {
 /// The workers as they were last told.
 #[derive(Default)]
 pub(super) struct Workers {
-    /// Boxed: the nodes of a map that grows at its end are half empty.
-    known: BTreeMap<u64, Box<WorkerView>>,
+    known: Table<u64, Box<WorkerView>>,
     /// Those whose status text is still to be told.
     unsaid: BTreeSet<u64>,
     /// Until then status texts wait.

@@ -131,7 +131,7 @@ impl Generation {
             role,
             places: places.into_iter().map(|place| place.restore(stands)).collect(),
             ready: members().filter(|(_, worker)| worker.counted).count() as u32,
-            members: members().map(|(id, _)| *id).collect(),
+            members: members().count() as u32,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The relay's thread.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::sink::{PENDING_LAST, PENDING_MAX, Sink};
 use super::{Command, Handed, HandedPipe, PIECE, Shared};
+use crate::table::Table;
 
 /// A longer line is broken, as journald does, bytes.
 const LINE_MAX: usize = 48 * 1024;
@@ -24,8 +25,8 @@ const LEAVES_WITHIN: Duration = Duration::from_millis(500);
 pub(super) struct Copier {
     shared: Arc<Shared>,
     sinks: Vec<Sink>,
-    /// By [`key`]. Boxed: half of a table is empty.
-    pipes: HashMap<u64, Box<Pipe>>,
+    /// By [`key`].
+    pipes: Table<u64, Box<Pipe>>,
     /// Those that are closed soon, in the order of their time.
     closing: VecDeque<(Instant, u64)>,
     flushes: Vec<std::sync::mpsc::Sender<()>>,
@@ -72,7 +73,7 @@ impl Copier {
         Ok(Copier {
             shared,
             sinks,
-            pipes: HashMap::new(),
+            pipes: Table::new(),
             closing: VecDeque::new(),
             flushes: Vec::new(),
             leaving: None,
@@ -298,7 +299,7 @@ impl Copier {
         let written = self.sinks.iter().all(|sink| sink.pending.is_empty());
         let Some((done, _)) = self.leaving.take_if(|(_, at)| written || *at <= Instant::now()) else { return };
         self.closing.clear();
-        let pipes = self.pipes.drain().map(|(key, pipe)| HandedPipe {
+        let pipes = self.pipes.take().map(|(key, pipe)| HandedPipe {
             worker: key / PIPES,
             sink: pipe.sink.into(),
             fd: pipe.fd,

@@ -52,7 +52,8 @@ impl Master {
     fn prepare(&mut self, number: Number) {
         self.release_cancelled();
         let (source, common, bring) = (self.source.clone(), self.common.clone(), self.bring.clone());
-        let (footprint, tell) = self.footprint();
+        let footprint = self.footprint();
+        let measured = footprint.clone();
         let cancel = match Cancel::new() {
             Ok(cancel) => cancel,
             Err(error) => {
@@ -67,8 +68,7 @@ impl Master {
             let _ = bring.send(Brought::Prepared(number, made));
         });
         self.hasten();
-        // Meanwhile. Nobody hears it if the configuration is refused.
-        let _ = tell.send(self.peak());
+        measured.measure();
     }
 
     /// Ends the making of a release that nobody wants any more.

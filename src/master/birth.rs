@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::cgroup::{Limits, WorkerGroup};
 use super::prepare::{Release, assignment};
@@ -19,7 +19,43 @@ use crate::sys::spawn::{Birth, describe, spawn};
 /// More than the longest arguments and environment that execve(2) takes, 6 MiB, with what the kernel needs beside them; bytes.
 const SMALL: u64 = 16 << 20;
 
+/// So many pages are made beforehand.
+const PAGES: usize = 4;
+
+/// Status pages that are made beforehand, when there is nothing to do: a start waits for each call to the kernel.
+#[derive(Default)]
+pub(super) struct Pages {
+    stop_timeout: Duration,
+    made: Vec<Scoreboard>,
+}
+
+impl Pages {
+    fn take(&mut self, stop_timeout: Duration) -> std::io::Result<Scoreboard> {
+        let made = if self.stop_timeout == stop_timeout { self.made.pop() } else { None };
+        made.map_or_else(|| Scoreboard::create(stop_timeout), Ok)
+    }
+
+    fn fill(&mut self, stop_timeout: Duration) {
+        if self.stop_timeout != stop_timeout {
+            *self = Pages { stop_timeout, made: Vec::with_capacity(PAGES) };
+        }
+        while self.made.len() < PAGES
+            && let Ok(page) = Scoreboard::create(stop_timeout)
+        {
+            self.made.push(page);
+        }
+    }
+}
+
 impl Master {
+    /// Pages for the next workers, when none is on its way.
+    pub(super) fn fill_pages(&mut self) {
+        let calm = self.pool.candidate().is_none() && self.pool.ready() >= self.pool.target();
+        if calm && let Some(release) = self.releases.get(&self.pool.generation()) {
+            self.pages.fill(release.config.worker.stop_timeout);
+        }
+    }
+
     /// Starts a worker, or says why it can't be.
     pub(super) fn give_birth(&mut self, worker: WorkerId, slot: Slot, generation: Number) {
         self.desk.touch();
@@ -74,7 +110,9 @@ impl Master {
     ) -> Result<u32, String> {
         let streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", told(&error)))?;
         let group = self.group(worker, slot, generation, release);
-        let scoreboard = Scoreboard::create(release.config.worker.stop_timeout)
+        let scoreboard = self
+            .pages
+            .take(release.config.worker.stop_timeout)
             .map_err(|error| self.warn_once(&format!("workers get no status page: {error}")))
             .ok();
         let watchdog = release.config.worker.watchdog;

@@ -413,6 +413,7 @@ impl Master {
             spawn_errors: HashMap::new(),
             processes: Processes::new(),
             pids: Table::new(),
+            pages: super::birth::Pages::default(),
             later: Vec::new(),
             later_at: None,
             births: VecDeque::new(),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
+use super::birth::Pages;
 use super::cgroup::Cgroups;
 use super::command::Cancel;
 use super::desk::Desk;
@@ -96,6 +97,7 @@ pub struct Master {
     pub(super) later: Vec<Action>,
     /// A start is under way, and shall have the CPUs for itself until then.
     pub(super) later_at: Option<Instant>,
+    pub(super) pages: Pages,
     /// Workers that are still to be started.
     pub(super) births: VecDeque<(WorkerId, Slot, Number)>,
     /// Workers that ended and of which it will be known in a moment how; until when that is waited for.
@@ -330,6 +332,7 @@ impl Master {
         }
         self.outputs.begin();
         self.journal.wake();
+        self.fill_pages();
     }
 
     /// [`Self::take_in`] without [`Self::do_later`].

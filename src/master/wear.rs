@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::publish::told;
@@ -78,38 +78,46 @@ impl Master {
         });
     }
 
-    /// The most that a worker of the living generation ever had, bytes; of many workers some are asked. Only the kernel is,
-    /// so it is the loop's to do, while a thread reads the configuration.
-    pub(super) fn peak(&self) -> Option<u64> {
+    /// What the look ahead needs of the living generation; of many workers it asks some.
+    pub(super) fn footprint(&self) -> Arc<Footprint> {
         let generation = self.pool.generation();
         let living = || self.processes.values().filter(|process| process.generation == generation);
-        let every = living().count().div_ceil(ASKED).max(1);
-        let peaks = living().step_by(every).filter_map(|it| peak(it.pid, it.group.as_ref().map(|group| group.path())));
-        peaks.max()
-    }
-
-    /// For the thread that makes a release, and the way to tell it of [`Self::peak`].
-    pub(super) fn footprint(&self) -> (Footprint, Sender<Option<u64>>) {
-        let (tell, peak) = channel();
-        (Footprint { peak, group: self.cgroups.as_ref().map(|cgroups| cgroups.base().to_owned()) }, tell)
+        let some = living().step_by(living().count().div_ceil(ASKED).max(1));
+        Arc::new(Footprint {
+            workers: some.map(|process| (process.pid, process.group.as_ref().map(|group| group.path().to_owned()))).collect(),
+            peak: OnceLock::new(),
+            group: self.cgroups.as_ref().map(|cgroups| cgroups.base().to_owned()),
+        })
     }
 }
 
 /// The living generation, for whoever wants to know how much a second one needs.
 #[derive(Debug)]
 pub struct Footprint {
-    peak: Receiver<Option<u64>>,
+    workers: Vec<(u32, Option<PathBuf>)>,
+    peak: OnceLock<Option<u64>>,
     group: Option<PathBuf>,
 }
 
 impl Footprint {
+    /// Finds out how much a worker ever had. Only the kernel is asked: the loop may, while a thread reads the configuration.
+    pub fn measure(&self) {
+        let _ = self.peak.set(self.find());
+    }
+
+    fn find(&self) -> Option<u64> {
+        self.workers.iter().filter_map(|(pid, group)| peak(*pid, group.as_deref())).max()
+    }
+
     /// Whether there is room for as many workers of the new generation as will live beside the old ones.
     ///
     /// # Errors
     /// A sentence that says how much is needed, how much there is, and what to do.
     pub fn look_ahead(&self, config: &Config) -> Result<(), String> {
         let Some((room, whose)) = room(self.group.as_deref()) else { return Ok(()) };
-        let Ok(Some(largest)) = self.peak.recv() else { return Ok(()) };
+        // Nobody waits for who measures.
+        let peak = self.peak.get().copied();
+        let Some(largest) = peak.unwrap_or_else(|| self.find()) else { return Ok(()) };
         refuse_if_short(largest, config.reload.surge.of(config.worker.workers()), config.worker.workers(), room, whose)
     }
 }

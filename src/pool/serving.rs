@@ -66,6 +66,10 @@ impl Pool {
 
     /// Somebody serves a queue now: who waited for it to be empty need not any more.
     pub(super) fn queue_is_served(&mut self, by: WorkerId) {
+        // Said of each worker that gets ready: with one queue for all, none of a thousand others is looked at.
+        if !self.generations.values().any(|home| home.settings.per_slot) {
+            return;
+        }
         let Some(queue) = self.workers.get(&by).map(|worker| self.queue(worker)) else { return };
         for id in self.vacating().filter(|id| self.workers.get(id).is_some_and(|worker| worker.slot == queue)).collect::<Vec<_>>()
         {

@@ -56,6 +56,9 @@ struct Fault {
 const CLIENTS: usize = 2;
 const SLOW: usize = 4;
 
+/// So many status pages the master has ready.
+const SPARE_PAGES: usize = 4;
+
 /// What an instance does that the fault does not change.
 const UNCHANGED: [Then; 6] =
     [Serves(1, ""), Serves(1, ""), Serves(2, "committed"), Serves(1, "aborted"), Serves(2, "committed"), Ended];
@@ -89,7 +92,9 @@ fn cell(fault: &Fault, phase: Phase, then: Then) {
     if phase == Phase::Probation {
         master.place.configure(worker, &format!("{restart}\n{probation}"));
     }
-    let before = meter::descriptors(master.pid);
+    // When all are ready the master makes status pages for the next workers.
+    let made = if phase == Phase::Starting { SPARE_PAGES } else { 0 };
+    let before = meter::descriptors(master.pid) + made;
     let slow = enter(&master, phase);
     let load = (!matches!((phase, then), (_, Ended))).then(|| Load::start(&master));
 

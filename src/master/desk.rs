@@ -184,6 +184,7 @@ impl Job {
             let _ = asker.send(document.clone());
         }
         drop(before);
+        crate::sys::heap::sort();
         more
     }
 }

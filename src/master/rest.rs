@@ -54,8 +54,9 @@ async fn run(mut summary: watch::Receiver<Summary>, mut to_drop: mpsc::Unbounded
                 crate::sys::trim::gather();
                 drop(tokio::task::spawn_blocking(move || {
                     drop(forgotten);
-                    if trims {
-                        let _ = trim();
+                    match trims {
+                        true => drop(trim()),
+                        false => crate::sys::heap::sort(),
                     }
                 }));
             }

@@ -22,3 +22,10 @@ pub fn frugal() {
         libc::mallopt(libc::M_TOP_PAD, SPARE[1]);
     }
 }
+
+/// To be called by who has freed many small pieces: the C library sorts them when the next one asks for memory, which takes
+/// milliseconds for a large document's and may else be the loop.
+pub fn sort() {
+    // Larger than what is given without a look at what is free.
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(8 << 10)));
+}

@@ -209,7 +209,8 @@ fn answered(master: &Master, slot: u32, words: usize) -> u32 {
 fn a_datagram() -> Result<(), Failed> {
     let [few, many] = both(|master, last| _ = answered(master, last, WORDS));
     println!("{WORDS} datagrams: {few} allocations among {FEW} workers, {many} among {MANY}");
-    assert!(many <= few, "{many} allocations among {MANY} workers, {few} among {FEW}");
+    // One more for each datagram would be eight.
+    assert!(many < few + WORDS, "{many} allocations among {MANY} workers, {few} among {FEW}");
     assert!(few <= 6 * (WORDS + 1), "{few} allocations for {WORDS} datagrams and a barrier");
     Ok(())
 }

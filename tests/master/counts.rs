@@ -16,10 +16,10 @@ const MANY: u32 = 72;
 const MARGIN: usize = 24;
 /// So many may be called before a reload of four workers starts the first, by all threads.
 const RELOAD: usize = 98;
-/// Which depend on how much is served at once, on who else wants a lock, on when a thread is traced, on what memory is free, on
-/// how deep a directory is.
-const NOT_COUNTED: [&str; 8] =
-    ["epoll_wait", "epoll_pwait", "futex", "restart_syscall", "sched_yield", "brk", "madvise", "readlink"];
+/// Which depend on how much is served at once, on who else wants a lock, on when a thread is traced.
+const NOT_COUNTED: [&str; 5] = ["epoll_wait", "epoll_pwait", "futex", "restart_syscall", "sched_yield"];
+/// Nor are these before a start, which depend on what memory is free, and on how deep a directory is.
+const BY_CHANCE: [&str; 3] = ["brk", "madvise", "readlink"];
 
 /// strace(1) on every thread of a master.
 struct Trace {
@@ -58,7 +58,8 @@ impl Trace {
     fn calls(part: &str) -> usize {
         let lines = || part.lines().filter_map(|line| line.split_once(' ')).map(|(thread, call)| (thread, call.trim_start()));
         let (this, _) = lines().find(|(_, call)| call.starts_with("clone3(")).unwrap_or_else(|| panic!("no start: {part}"));
-        let counted = |call: &str| call.split_once('(').is_some_and(|(name, _)| !NOT_COUNTED.contains(&name));
+        let counts = |name: &str| !NOT_COUNTED.contains(&name) && !BY_CHANCE.contains(&name);
+        let counted = |call: &str| call.split_once('(').is_some_and(|(name, _)| counts(name));
         lines().filter(|(thread, call)| *thread == this && !call.starts_with(['<', '+', '-']) && counted(call)).count()
     }
 }
@@ -69,7 +70,8 @@ fn before_the_first_start(part: &str) -> [usize; 3] {
     let calls: Vec<_> = calls.filter(|(_, call)| !call.starts_with(['<', '+', '-'])).collect();
     let start = calls.iter().position(|(_, call)| call.starts_with("clone3(")).unwrap_or_else(|| panic!("no start: {part}"));
     let starter = calls[start].0;
-    let counted = |call: &str| call.split_once('(').is_some_and(|(name, _)| !NOT_COUNTED.contains(&name));
+    let counts = |name: &str| !NOT_COUNTED.contains(&name) && !BY_CHANCE.contains(&name);
+    let counted = |call: &str| call.split_once('(').is_some_and(|(name, _)| counts(name));
     let own = calls[..start].iter().filter(|(thread, _)| *thread == starter);
     // A thread is woken by a futex, or by the eight bytes of an eventfd.
     let wakes =

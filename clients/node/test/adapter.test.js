@@ -79,7 +79,7 @@ test('drain_closes_an_idle_connection_after_the_grace', () =>
     socket.resume();
     await once(socket, 'end');
     assert.deepEqual(await worker.exit, [0, null]);
-  }));
+  }, { stopTimeoutMs: 1000 }));
 
 test('drain_answers_every_pipelined_request', () =>
   withWorker(HELLO, async (worker) => {

@@ -23,7 +23,7 @@ function makePage(file, stopTimeoutMs) {
 }
 
 class Worker {
-  static async start(program, { stopTimeoutMs = 2000, command = [process.execPath, '--require', ADAPTER], env = {} } = {}) {
+  static async start(program, { stopTimeoutMs = 60000, command = [process.execPath, '--require', ADAPTER], env = {} } = {}) {
     const worker = new Worker();
     worker.directory = fs.mkdtempSync(path.join(os.tmpdir(), 'ratoon-node-'));
     worker.said = path.join(worker.directory, 'said');

@@ -1,0 +1,28 @@
+"""A configuration module for gunicorn: `gunicorn --config python:ratoon.gunicorn app:app`.
+
+gunicorn's arbiter says READY=1 before its worker has imported the application, so a broken release would count as ready. With this
+module READY=1 comes from gunicorn's worker, after the import. Requests are shown on the status page.
+
+One gunicorn worker is one worker of Ratoon: `--workers` stays 1; `--threads 4` gives it threads.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from . import asgi, ready, wsgi
+
+# The arbiter says nothing without it. The library has read it already (ratoon._notify).
+os.environ.pop("NOTIFY_SOCKET", None)
+
+#: Ratoon is asked by its own control socket.
+control_socket_disable = True
+
+
+def post_worker_init(worker: Any) -> None:
+    """Called in gunicorn's worker when it has loaded the application, right before it accepts."""
+    module = type(worker).__module__
+    asynchronous = "uvicorn" in module or "asgi" in module
+    worker.wsgi = asgi.Shown(worker.wsgi) if asynchronous else wsgi.Shown(worker.wsgi)
+    ready()

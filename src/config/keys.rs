@@ -27,7 +27,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ("worker.limits", &["memory_max", "memory_high", "tasks_max", "cpu_weight", "nofile"]),
     ("restart", &["initial", "max", "limit", "interval", "give_up"]),
     ("reload", &["surge", "probation", "check"]),
-    ("hooks", &["before_reload", "before_shutdown"]),
+    ("hooks", &["before_reload", "before_shutdown", "user"]),
     ("recycle", &["max_age", "max_memory", "max_requests"]),
     ("status", &["listen"]),
 ];

@@ -65,6 +65,7 @@ impl<'t> Reading<'t> {
         if let Some(mut section) = top.section("hooks") {
             section.read("before_reload", &mut config.hooks.before_reload, |Argv(value)| Some(value));
             section.read("before_shutdown", &mut config.hooks.before_shutdown, |Argv(value)| Some(value));
+            section.read("user", &mut config.hooks.user, |Account(value)| Some(value));
             section.end();
         }
         if let Some(mut section) = top.section("recycle") {

@@ -74,6 +74,7 @@ check = ["web", "--check"]
 [hooks]
 before_reload = ["/usr/local/bin/warm"]
 before_shutdown = ["/usr/local/bin/bye", ""]
+user = "hooks"
 
 [recycle]
 max_age = "1d"
@@ -123,6 +124,7 @@ listen = "127.0.0.1:9090"
         hooks: Hooks {
             before_reload: Some(words(&["/usr/local/bin/warm"])),
             before_shutdown: Some(words(&["/usr/local/bin/bye", ""])),
+            user: Some("hooks".to_owned()),
         },
         recycle: Recycle { max_age: Some(Duration::from_secs(86_400)), max_memory: Some(256 << 20), max_requests: Some(100_000) },
         status: Status { listen: Some("127.0.0.1:9090".to_owned()) },

@@ -147,6 +147,8 @@ pub struct Hooks {
     pub before_reload: Option<Vec<String>>,
     /// Before the drain of everything.
     pub before_shutdown: Option<Vec<String>>,
+    /// As whom both run: a user's name or number. `None`: the master's.
+    pub user: Option<String>,
 }
 
 /// `[recycle]`: when a worker is replaced within its generation.

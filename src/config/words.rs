@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::error::quoted;
 use super::types::{Balance, COUNT_MAX, Ready, Surge};
 use super::values::{Scalar, scalar};
-use crate::sys::signals;
+use crate::sys::{accounts, signals};
 
 /// A signal, by name or number.
 #[derive(Clone, Copy, Debug)]
@@ -102,14 +102,16 @@ impl Scalar for Account {
         if text.is_empty() || text.len() > 255 || text.starts_with('-') || text.contains(odd) {
             return Err(format!("{} is no account; expected {}", quoted(text), Self::expected()));
         }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) && accounts::number(text).is_none() {
+            return Err(format!("{} is no account's number, which is at most {}", quoted(text), u32::MAX - 1));
+        }
         Ok(Self(text.to_owned()))
     }
 
     fn from_number(number: i128) -> Result<Self, String> {
-        // The last one means "leave it as it is" to the kernel.
-        match u32::try_from(number) {
-            Ok(number) if number != u32::MAX => Ok(Self(number.to_string())),
-            _ => Err(format!("{number} is no account; expected {}", Self::expected())),
+        match accounts::number(&number.to_string()) {
+            Some(number) => Ok(Self(number.to_string())),
+            None => Err(format!("{number} is no account; expected {}", Self::expected())),
         }
     }
 }

@@ -6,14 +6,20 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::paths::{Env, LONGEST, SOCKET};
+use crate::sys::trust::{self, Untrusted};
+use crate::sys::unix_socket::bind_with_mode;
 
+/// Connections that may wait, as std has it; the kernel cuts it down to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
 /// The lock's name beside the socket.
 const LOCK: &str = "lock";
 
@@ -26,6 +32,8 @@ pub enum Error {
     TooLong(PathBuf),
     /// Somebody else owns the directory under `/tmp`; its owner and the user that we are.
     Foreign(PathBuf, u32, u32),
+    /// The directory of a root master, and what on its path another user may change.
+    Unsafe(PathBuf, Untrusted),
     /// What failed, on what, and how.
     Io(&'static str, PathBuf, io::Error),
 }
@@ -52,6 +60,12 @@ impl std::fmt::Display for Error {
                 f,
                 "{} belongs to user {owner}, not to user {own} who runs this master; remove it, or set XDG_RUNTIME_DIR to a \
                  directory of your own",
+                directory.display()
+            ),
+            Error::Unsafe(directory, untrusted) => write!(
+                f,
+                "{} is no runtime directory for a master that runs as root: {untrusted}, and so files there could be exchanged; let \
+                 RUNTIME_DIRECTORY name a directory of root's, or run the master as that user",
                 directory.display()
             ),
             Error::Io(what, path, error) if error.kind() == io::ErrorKind::PermissionDenied => write!(
@@ -103,6 +117,11 @@ impl Control {
             return Err(Error::TooLong(path));
         }
         let made = make(directory, env)?;
+        // Law 11: sockets are made, given to workers and removed there by path.
+        if env.uid == 0 {
+            let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+            trust::check(&absolute).map_err(|untrusted| Error::Unsafe(directory.to_owned(), untrusted))?;
+        }
         let lock = lock(directory)?;
         // A master that was handed over or lost its lock may still answer here; only a dead socket may go.
         if UnixStream::connect(&path).is_ok() {
@@ -225,9 +244,14 @@ fn lock(directory: &Path) -> Result<File, Error> {
 /// Binds a socket that everyone may open who may enter its directory: reads are for all, changes are checked by user.
 fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
     let failed = |what| move |error| Error::Io(what, path.to_owned(), error);
-    let listener = UnixListener::bind(path).map_err(failed("bind the control socket"))?;
-    listener.set_nonblocking(true).map_err(failed("set up the control socket"))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666)).map_err(failed("open up the control socket"))?;
+    let bind = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        bind_with_mode(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?, 0o666)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok::<_, io::Error>(UnixListener::from(socket))
+    };
+    let listener = bind().map_err(failed("bind the control socket"))?;
     Ok((listener, identity(path).map_err(failed("look at"))?))
 }
 

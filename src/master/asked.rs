@@ -1,9 +1,8 @@
 //! What the front ends, the signals and other threads ask of the loop.
 
-use super::command::{self, Cancel};
+use super::command::Cancel;
+use super::hooks::{HOOK_TIMEOUT, Setting};
 use super::journal::{Level, Record};
-use super::prepare::HOOK_TIMEOUT;
-use super::release;
 use super::turn::{Brought, Master};
 use crate::control::{Ask, AskerId, Command, Reply};
 use crate::pool::Event;
@@ -124,11 +123,8 @@ impl Master {
         let (bring, directory) = (self.bring.clone(), self.source.directory.clone());
         tokio::task::spawn_blocking(move || {
             let directory = release.config.worker.directory.clone().unwrap_or(directory);
-            let path = std::env::var_os("PATH");
-            let result = release::pin(&argv, &directory, path.as_deref()).map_err(|error| error.to_string()).and_then(|pinned| {
-                command::run(&argv, &pinned, &[], HOOK_TIMEOUT, &cancel).map_err(|failure| failure.to_string())
-            });
-            let _ = bring.send(Brought::ReadyToStop(result.map_err(|why| format!("hooks.before_shutdown {argv:?}: {why}"))));
+            let setting = Setting { config: &release.config, directory: &directory, variables: &[] };
+            let _ = bring.send(Brought::ReadyToStop(setting.hook("hooks.before_shutdown", &argv, &cancel)));
         });
     }
 
@@ -149,6 +145,9 @@ impl Master {
                 });
                 match result {
                     Ok((settings, release)) if wanted => {
+                        for warning in &release.warnings {
+                            self.warn(warning.clone());
+                        }
                         self.releases.insert(number, std::sync::Arc::new(*release));
                         self.extend();
                         self.events.push_back(Event::Prepared(number, settings));

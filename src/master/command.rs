@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::account::{Account, VARIABLES};
 use super::release::Pinned;
 use crate::pool::{How, Span};
 use crate::sys::process::PidFd;
+use crate::sys::spawn::become_user;
 
 /// So much of the output is kept; the rest is read and dropped.
 const OUTPUT_MAX: usize = 4096;
@@ -80,16 +82,30 @@ impl fmt::Display for Said<'_> {
     }
 }
 
-/// Runs a command to its end in the pinned directory.
+/// Runs a command to its end in the pinned directory, as this account.
 ///
 /// # Errors
 /// It was not found, ended with another status than 0, or took too long; what it printed is told.
-pub fn run(argv: &[String], pinned: &Pinned, env: &[(String, String)], limit: Duration, cancel: &Cancel) -> Result<(), Failure> {
+pub fn run(
+    argv: &[String],
+    pinned: &Pinned,
+    account: &Account,
+    env: &[(String, String)],
+    limit: Duration,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
     if cancel.flag.load(Ordering::SeqCst) {
         return Err(Failure::Cancelled);
     }
     let mut command = Command::new(pinned.program.path());
     command.args(&argv[1..]).current_dir(&pinned.directory_path).stdin(Stdio::null());
+    for name in VARIABLES.into_iter().filter(|name| account.hides(name)) {
+        command.env_remove(name);
+    }
+    command.envs(account.variables());
+    if let Some(identity) = account.identity() {
+        become_user(&mut command, identity);
+    }
     finish(command, env, limit, cancel).map(drop)
 }
 

@@ -63,6 +63,7 @@ pub fn start_bus(
 
 fn listen(address: &str) -> std::io::Result<OwnedFd> {
     if address.starts_with('/') {
+        super::sockets::check_directory(std::path::Path::new(address)).map_err(std::io::Error::other)?;
         // Only a socket that nobody answers at may go; any other file makes the bind fail.
         let is_socket =
             std::fs::symlink_metadata(address).is_ok_and(|it| std::os::unix::fs::FileTypeExt::is_socket(&it.file_type()));

@@ -126,6 +126,7 @@ impl Guard {
     fn make(&mut self) -> std::io::Result<()> {
         let notify = self.notify();
         fs::create_dir_all(&notify)?;
+        // By path: the runtime directory of a root master is root's (control/listen.rs).
         // Workers of other users must get at their own socket, and need not see their neighbours'.
         fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))?;
         if let Some(inotify) = &self.inotify {

@@ -10,6 +10,7 @@
 //! | `actions.rs` | carrying out what the pool decides |
 //! | `asked.rs` | what the front ends ask |
 //! | `prepare.rs`, `release.rs`, `command.rs` | a release: read, checked, pinned |
+//! | `account.rs`, `hooks.rs` | as whom workers, checks and hooks run; which hooks are refused |
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
 //! | `hear.rs`, `words.rs` | what workers say |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
@@ -23,6 +24,7 @@
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
 
+mod account;
 mod actions;
 pub mod age;
 mod asked;
@@ -37,6 +39,7 @@ mod fronts;
 mod guard;
 mod handover;
 mod hear;
+mod hooks;
 pub mod journal;
 pub mod output;
 mod prepare;

@@ -2,21 +2,19 @@
 //!
 //! Law: all this may block (a file on a dead mount, a slow check), so it never runs on the loop.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::command::{self, Cancel};
-use super::release::{self, Pinned};
+use super::account::Account;
+use super::command::Cancel;
+use super::hooks::Setting;
+use super::release;
 use super::sockets::Listener;
 use super::wear::Footprint;
 use crate::config::{self, Balance, Config, Overrides};
 use crate::pool::{Readiness, Restart, Settings, Surge};
-use crate::sys::spawn::{Identity, Plan};
-
-/// A hook or a check that takes longer is ended and has failed.
-pub const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::sys::spawn::Plan;
 
 /// Where a configuration comes from; the same for every generation of an instance.
 #[derive(Clone, Debug)]
@@ -50,6 +48,8 @@ pub struct Release {
     pub config: Arc<Config>,
     /// Everything that its workers have in common.
     pub plan: Plan,
+    /// Sentences for the log: what is dangerous about it.
+    pub warnings: Vec<String>,
 }
 
 impl Source {
@@ -83,26 +83,25 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
     }
     let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
     let configured = config.environment(&directory).map_err(words)?;
-    let path = configured
-        .iter()
-        .find(|(name, _)| name == "PATH")
-        .map(|(_, path)| OsString::from(path))
-        .or_else(|| std::env::var_os("PATH"));
+    let setting = Setting { config: &config, directory: &directory, variables: &configured };
     if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| reload) {
-        let pinned = release::pin(argv, &directory, path.as_deref()).map_err(|error| format!("hooks.before_reload: {error}"))?;
-        run("hooks.before_reload", argv, &pinned, &configured, cancel)?;
+        setting.hook("hooks.before_reload", argv, cancel)?;
     }
-    let pinned = release::pin(&config.worker.command, &directory, path.as_deref()).map_err(|error| error.to_string())?;
+    let path = std::env::var_os("PATH");
+    let pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref());
+    let pinned = pinned.map_err(|error| error.to_string())?;
+    let account = Account::of_workers(&config)?;
     if let Some(argv) = config.reload.check.as_deref().filter(|_| reload) {
-        let check =
-            release::pin(argv, &pinned.directory_path, path.as_deref()).map_err(|error| format!("reload.check: {error}"))?;
-        run("reload.check", argv, &check, &configured, cancel)?;
+        setting.check(argv, &account, cancel)?;
     }
-    let identity = identity(&config)?;
+    let mut warnings = setting.warnings_of_root(&account, &pinned);
+    warnings.extend(setting.warning_of_shutdown());
     if !runs {
         look_ahead()?;
     }
-    let mut env = release::environment(std::env::vars_os(), configured).map_err(|error| error.to_string())?;
+    let own = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(|name| account.hides(name)));
+    let own = own.chain(account.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
+    let mut env = release::environment(own, configured).map_err(|error| error.to_string())?;
     // As a shell would have it after `cd`; what the master's own PWD says is not true for a worker.
     env.retain(|entry| !entry.as_bytes().starts_with(b"PWD="));
     let listeners = listeners(&config, &common.listeners);
@@ -117,11 +116,11 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
         env,
         directory: pinned.directory,
         listeners: listeners.into_iter().map(|listener| listener.fd.clone()).collect(),
-        identity,
+        identity: account.identity(),
         nofile: Some(nofile),
         die_with_parent: common.die_with_parent,
     };
-    Ok(Release { config: Arc::new(config), plan })
+    Ok(Release { config: Arc::new(config), plan, warnings })
 }
 
 /// Which of the sockets its workers get; with `worker.balance = "per-slot"` each has another in their place.
@@ -130,10 +129,6 @@ pub fn listeners<'a>(config: &Config, all: &'a [Listener]) -> Vec<&'a Listener> 
         Balance::Shared => all.iter().collect(),
         Balance::PerSlot => super::sockets::one_each(all).map(|(_, listener)| listener).collect(),
     }
-}
-
-fn run(key: &str, argv: &[String], pinned: &Pinned, env: &[(String, String)], cancel: &Cancel) -> Result<(), String> {
-    command::run(argv, pinned, env, HOOK_TIMEOUT, cancel).map_err(|failure| format!("{key} {argv:?}: {failure}"))
 }
 
 /// `NAME=value`, if it can be one.
@@ -168,29 +163,4 @@ pub fn settings(config: &Config) -> Settings {
         max_age: config.recycle.max_age,
         per_slot: config.worker.balance == Balance::PerSlot,
     }
-}
-
-/// `worker.user` and `worker.group` as numbers.
-fn identity(config: &Config) -> Result<Option<Identity>, String> {
-    let (user, group) = (config.worker.user.as_deref(), config.worker.group.as_deref());
-    if user.is_none() && group.is_none() {
-        return Ok(None);
-    }
-    let account =
-        user.map(|name| crate::sys::accounts::user(name).ok_or(format!("worker.user: there is no user {name:?}"))).transpose()?;
-    let gid = group
-        .map(|name| crate::sys::accounts::group(name).ok_or(format!("worker.group: there is no group {name:?}")))
-        .transpose()?;
-    let uid = account.as_ref().map_or_else(crate::sys::credentials::own_uid, |account| account.uid);
-    let gid = gid.or(account.as_ref().map(|account| account.gid)).unwrap_or_else(crate::sys::credentials::own_gid);
-    let groups = account.map_or_else(Vec::new, |account| account.groups);
-    let me = (crate::sys::credentials::own_uid(), crate::sys::credentials::own_gid());
-    if me.0 != 0 && (uid, gid) != me {
-        return Err(format!(
-            "worker.user, worker.group: only a master that runs as root can change them; this one has uid {}: take them out, \
-             or set User= in a drop-in of the service instead",
-            me.0
-        ));
-    }
-    Ok((me.0 == 0).then_some(Identity { uid, gid, groups }))
 }

@@ -31,6 +31,8 @@ pub struct Pinned {
     pub directory: Arc<OwnedFd>,
     /// Its path without symlinks.
     pub directory_path: PathBuf,
+    /// The path that led to the executable, symlinks and all; absolute.
+    pub asked: PathBuf,
 }
 
 /// Why a release can't be started: what, which value, and the cause.
@@ -45,32 +47,35 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Resolves `worker.command` and `worker.directory`.
+/// Resolves the command of the configuration's `key` and `worker.directory`.
 ///
-/// A program with a slash is relative to the directory; one without is looked up in the directory, then in `path_env`.
+/// A program with a slash is relative to the directory; one without is looked up in `path_env`, the master's `PATH`, and
+/// nowhere else: what lies in the directory may be another user's.
 /// The directory that it is in is resolved (a `current` symlink is pinned) but its own name is kept, since a program
 /// may go by it (`venv/bin/python`).
-pub fn pin(command: &[String], directory: &Path, path_env: Option<&OsStr>) -> Result<Pinned, Error> {
-    let (directory_path, directory) = open_directory(directory)?;
+pub fn pin(key: &str, command: &[String], directory: &Path, path_env: Option<&OsStr>) -> Result<Pinned, Error> {
+    let (directory_path, directory_fd) = open_directory(directory)?;
     let Some(name) = command.first().filter(|name| !name.is_empty()) else {
-        return Err(Error("worker.command is empty: name a program, like [\"/usr/bin/python3\", \"app.py\"]".to_owned()));
+        return Err(Error(format!("{key} is empty: name a program, like [\"/usr/bin/python3\", \"app.py\"]")));
     };
-    let mut argv =
-        command.iter().map(|argument| CString::new(argument.as_str())).collect::<Result<Vec<_>, _>>().map_err(|_| {
-            Error(format!("worker.command {command:?}: an argument holds a NUL character, which no program can be given"))
-        })?;
+    let mut argv = command
+        .iter()
+        .map(|argument| CString::new(argument.as_str()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Error(format!("{key} {command:?}: an argument holds a NUL character, which no program can be given")))?;
 
-    let program = if name.contains('/') {
+    let (asked, program) = if name.contains('/') {
         let asked = directory_path.join(name);
-        let program = resolve(&asked).map_err(|error| cannot_start(name, &asked, &error))?;
+        let program = resolve(&asked).map_err(|error| cannot_start(key, name, &asked, &error))?;
         if program.path() != asked {
             argv[0] = c_string(program.path())?;
         }
-        program
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+        (directory.join(name), program)
     } else {
-        look_up(name, &directory_path, path_env)?
+        look_up(key, name, &directory_path, path_env)?
     };
-    Ok(Pinned { program, argv, directory: Arc::new(directory), directory_path })
+    Ok(Pinned { program, argv, directory: Arc::new(directory_fd), directory_path, asked })
 }
 
 fn open_directory(directory: &Path) -> Result<(PathBuf, OwnedFd), Error> {
@@ -89,32 +94,35 @@ fn resolve(path: &Path) -> io::Result<Program> {
     Program::pin(&std::fs::canonicalize(parent)?.join(name))
 }
 
-fn look_up(name: &str, directory: &Path, path_env: Option<&OsStr>) -> Result<Program, Error> {
+fn look_up(key: &str, name: &str, directory: &Path, path_env: Option<&OsStr>) -> Result<(PathBuf, Program), Error> {
     let path_env = path_env.unwrap_or(OsStr::new(DEFAULT_PATH));
-    // An empty or relative entry means the working directory's: where the worker would look.
-    let entries = std::env::split_paths(path_env).map(|entry| directory.join(entry));
     let mut obstacle = None;
-    for candidate in std::iter::once(directory.to_path_buf()).chain(entries).map(|place| place.join(name)) {
+    // An empty or relative entry would mean the working directory.
+    for candidate in std::env::split_paths(path_env).filter(|entry| entry.is_absolute()).map(|entry| entry.join(name)) {
         match resolve(&candidate) {
-            Ok(program) => return Ok(program),
+            Ok(program) => return Ok((candidate, program)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             // Goes on, as a shell does, but is the better explanation if nothing else is found.
             Err(error) => {
-                obstacle.get_or_insert_with(|| cannot_start(name, &candidate, &error));
+                obstacle.get_or_insert_with(|| cannot_start(key, name, &candidate, &error));
             }
         }
     }
     Err(obstacle.unwrap_or_else(|| {
+        let hint = if directory.join(name).is_file() {
+            format!("the one in {} is started when you write \"./{name}\"", directory.display())
+        } else {
+            "write the program's whole path".to_owned()
+        };
         Error(format!(
-            "worker.command {name:?}: No such file or directory, neither in {} nor in PATH={}; write the program's whole path, or set \
-             PATH in worker.environment",
-            directory.display(),
+            "{key} {name:?}: No such file or directory in the master's PATH={}; {hint}, or set PATH for the master \
+             (Environment= in a drop-in)",
             path_env.display()
         ))
     }))
 }
 
-fn cannot_start(name: &str, path: &Path, error: &io::Error) -> Error {
+fn cannot_start(key: &str, name: &str, path: &Path, error: &io::Error) -> Error {
     let path = path.display();
     let what = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
         Some(rustix::io::Errno::ISDIR) => "is a directory; name the program in it".to_owned(),
@@ -131,7 +139,7 @@ fn cannot_start(name: &str, path: &Path, error: &io::Error) -> Error {
         }
         _ => in_words(error),
     };
-    Error(format!("worker.command {name:?}: {path}: {what}"))
+    Error(format!("{key} {name:?}: {path}: {what}"))
 }
 
 fn in_words(error: &io::Error) -> String {

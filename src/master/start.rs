@@ -457,6 +457,9 @@ impl Master {
         };
         match first {
             First::Start(release, orphans) => {
+                for warning in &release.warnings {
+                    master.journal.log(Record::new(Level::Warning, warning.clone()));
+                }
                 master.pool = Pool::new(now, seed).with_workers_after(orphans.last_worker);
                 master.orphans = orphans;
                 if master.orphans.is_empty() && store::is_wanted() {

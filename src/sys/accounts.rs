@@ -1,19 +1,25 @@
-//! Users and groups by name: getpwnam_r(3), getpwuid_r(3), getgrnam_r(3), getgrouplist(3), through the C library, so that every
+//! Users and groups: getpwnam_r(3), getpwuid_r(3), getgrnam_r(3), getgrgid_r(3), getgrouplist(3), through the C library, so that every
 //! source that the machine knows (LDAP, systemd's own) is asked.
 //!
 //! Law: may block (a directory server), so never on the loop.
 
 use std::ffi::{CStr, CString};
 
-/// A user.
+/// A user's account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its number.
+    /// The account's name.
+    pub name: String,
+    /// The user's number.
     pub uid: u32,
-    /// Its own group.
+    /// The account's own group.
     pub gid: u32,
-    /// All groups that it is in.
+    /// All groups of the account, its own too.
     pub groups: Vec<u32>,
+    /// The home directory.
+    pub home: String,
+    /// The login shell.
+    pub shell: String,
 }
 
 /// Buffers grow to at most this.
@@ -21,44 +27,72 @@ const BUFFER_MAX: usize = 1 << 20;
 /// The kernel's own limit of groups (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
 
-/// A user by name or number; `None` when there is none of that name.
+/// The account of a user by name, else by number; `None` when there is none.
 pub fn user(name: &str) -> Option<User> {
-    let name = CString::new(name).ok()?;
+    let c_name = CString::new(name).ok()?;
     let by_name = |entry: *mut libc::passwd, buffer: &mut [u8], found: *mut *mut libc::passwd| {
         // SAFETY: the name is a C string; entry, buffer (with its length) and found are valid for writing during the call.
-        unsafe { libc::getpwnam_r(name.as_ptr(), entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
+        unsafe { libc::getpwnam_r(c_name.as_ptr(), entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
     };
-    let found = entry(by_name, |passwd: &libc::passwd| {
-        // SAFETY: a found entry's name points into the buffer, which lives as long as this closure runs.
-        (passwd.pw_uid, passwd.pw_gid, unsafe { CStr::from_ptr(passwd.pw_name) }.to_owned())
-    });
-    match found {
-        Some((uid, gid, name)) => Some(User { uid, gid, groups: groups(&name, gid) }),
-        None => name.to_str().ok()?.parse().ok().map(|uid| User { uid, gid: uid, groups: Vec::new() }),
-    }
+    entry(by_name, account).flatten().or_else(|| user_by_number(number(name)?))
 }
 
-/// A user's name by number.
-pub fn name(uid: u32) -> Option<String> {
+/// The account of a user by number; `None` when there is none.
+pub fn user_by_number(uid: u32) -> Option<User> {
     let by_number = |entry: *mut libc::passwd, buffer: &mut [u8], found: *mut *mut libc::passwd| {
         // SAFETY: entry, buffer (with its length) and found are valid for writing during the call.
         unsafe { libc::getpwuid_r(uid, entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
     };
-    entry(by_number, |passwd: &libc::passwd| {
-        // SAFETY: a found entry's name points into the buffer, which lives as long as this closure runs.
-        unsafe { CStr::from_ptr(passwd.pw_name) }.to_str().ok().map(str::to_owned)
-    })
-    .flatten()
+    entry(by_number, account).flatten()
 }
 
-/// A group's number by name or number.
+/// The number of a user or group, in digits alone. The last one is none: to setresuid(2) and setresgid(2) it means "leave it
+/// as it is".
+pub fn number(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|number| digits && *number != u32::MAX)
+}
+
+fn account(passwd: &libc::passwd) -> Option<User> {
+    let (uid, gid) = (passwd.pw_uid, passwd.pw_gid);
+    // SAFETY: a found entry's texts point into the buffer, which lives as long as this function runs.
+    let [name, home, shell] = [passwd.pw_name, passwd.pw_dir, passwd.pw_shell].map(|text| unsafe { text_of(text) });
+    let groups = groups(&CString::new(name.as_str()).ok()?, gid);
+    // See `number`.
+    (uid != u32::MAX && gid != u32::MAX).then_some(User { name, uid, gid, groups, home, shell })
+}
+
+/// # Safety
+/// The pointer is null, or leads to a C string that lives during the call.
+unsafe fn text_of(text: *const libc::c_char) -> String {
+    // SAFETY: as for this function.
+    if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() }
+}
+
+/// A user's name by number.
+pub fn name(uid: u32) -> Option<String> {
+    user_by_number(uid).map(|user| user.name)
+}
+
+/// A group's name by number.
+pub fn group_name(gid: u32) -> Option<String> {
+    let by_number = |entry: *mut libc::group, buffer: &mut [u8], found: *mut *mut libc::group| {
+        // SAFETY: as in `user`.
+        unsafe { libc::getgrgid_r(gid, entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
+    };
+    // SAFETY: as in `account`.
+    entry(by_number, |group: &libc::group| unsafe { text_of(group.gr_name) })
+}
+
+/// A group's number by name or number; the number of a group that no table names is taken as it is.
 pub fn group(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
+    let c_name = CString::new(name).ok()?;
     let by_name = |entry: *mut libc::group, buffer: &mut [u8], found: *mut *mut libc::group| {
         // SAFETY: as in `user`.
-        unsafe { libc::getgrnam_r(name.as_ptr(), entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
+        unsafe { libc::getgrnam_r(c_name.as_ptr(), entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
     };
-    entry(by_name, |group: &libc::group| group.gr_gid).or_else(|| name.to_str().ok()?.parse().ok())
+    let found = entry(by_name, |group: &libc::group| group.gr_gid).filter(|gid| *gid != u32::MAX);
+    found.or_else(|| number(name))
 }
 
 /// Calls one of the `_r` functions with a buffer that is large enough.
@@ -100,13 +134,41 @@ mod tests {
     #[test]
     fn root_is_there_and_nobody_else_is_made_up() {
         let root = user("root").unwrap();
-        assert_eq!((root.uid, root.gid), (0, 0));
+        assert_eq!((root.uid, root.gid, root.home.as_str()), (0, 0, "/root"));
         assert!(root.groups.contains(&0));
+        assert_eq!(user("0").as_ref(), Some(&root));
         assert_eq!(group("root"), Some(0));
         assert_eq!(user("no such user at all"), None);
         assert_eq!(group("no such group at all"), None);
         assert_eq!(name(0).as_deref(), Some("root"));
+        assert_eq!(group_name(0).as_deref(), Some("root"));
         assert_eq!(name(4_000_000_001), None);
-        assert_eq!(user("12345").map(|user| user.uid), Some(12_345));
+        assert_eq!(group_name(4_000_000_001), None);
+        assert_eq!(user("4000000001"), None);
+        assert_eq!(group("4000000001"), Some(4_000_000_001));
+    }
+
+    #[test]
+    fn number_is_none_for_what_the_kernel_would_misread() {
+        assert_eq!((number("0"), number("4294967294")), (Some(0), Some(u32::MAX - 1)));
+        for text in ["", "4294967295", "4294967296", "18446744073709551615", "-1", "+1", " 1", "0x1", "1\0"] {
+            assert_eq!(number(text), None, "{text:?}");
+            assert_eq!((user(text), group(text)), (None, None), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn user_by_number_has_the_accounts_groups() {
+        // Of an account whose group has another number, where the machine has one (Debian: sync, 4, in nogroup).
+        let table = std::fs::read_to_string("/etc/passwd").unwrap();
+        for line in table.lines() {
+            let fields: Vec<&str> = line.split(':').collect();
+            let [name, _, uid, gid, ..] = fields[..] else { continue };
+            let by_number = user_by_number(uid.parse().unwrap()).unwrap();
+            if by_number.name == name {
+                assert_eq!(by_number.gid.to_string(), gid, "{line}");
+                assert_eq!(user(uid), user(name), "{line}");
+            }
+        }
     }
 }

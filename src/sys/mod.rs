@@ -43,3 +43,7 @@ pub(crate) mod testing;
 pub mod thread;
 #[cfg(feature = "master")]
 pub mod trim;
+#[cfg(feature = "master")]
+pub mod trust;
+#[cfg(feature = "master")]
+pub mod unix_socket;

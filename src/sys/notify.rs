@@ -9,13 +9,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, OFlags, Uid};
 use rustix::io::{Errno, FdFlags};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 
 use super::fd::{STASH, stash};
+use super::unix_socket::bind_for_owner;
 
 /// The longest message, as PID 1 has it (`PIPE_BUF`).
 pub const MESSAGE_MAX: usize = 4096;
@@ -51,18 +52,15 @@ impl NotifySocket {
     pub fn bind(path: &Path, owner: Option<(u32, u32)>) -> io::Result<NotifySocket> {
         let address = unix_address(path.as_os_str())?;
         let fd = datagram_socket()?;
-        // The mode of the socket becomes the mode of the file at bind: there is no moment when others could write.
-        rustix::fs::fchmod(&fd, Mode::from_raw_mode(0o600))?;
-        match rustix::net::bind(&fd, &address) {
+        match bind_for_owner(&fd, &address) {
             Err(Errno::ADDRINUSE) if std::fs::symlink_metadata(path)?.file_type().is_socket() => {
                 std::fs::remove_file(path)?;
-                rustix::net::bind(&fd, &address)?;
+                bind_for_owner(&fd, &address)?;
             }
             result => result?,
         }
-        // Also when our umask is stricter than the owner needs.
-        rustix::fs::chmod(path, Mode::from_raw_mode(0o600))?;
         if let Some((uid, gid)) = owner {
+            // By path, as there is no other way: the runtime directory of a root master is root's (control/listen.rs).
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         }

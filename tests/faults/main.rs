@@ -7,6 +7,7 @@
 //! | `limits.rs` | no descriptor, no process, no disk left |
 //! | `mass.rs` | hundreds of workers, a thousand signals |
 //! | `matrix.rs` | fault × phase, under load |
+//! | `privilege.rs` | what a root master runs and changes for others |
 //! | `clock.rs` | a wall clock that is set |
 //! | `container.rs` | the first process of a PID namespace |
 //! | `fuzz.rs` | bytes of every kind for all that reads from outside |
@@ -26,4 +27,5 @@ mod limits;
 mod mass;
 mod matrix;
 mod meter;
+mod privilege;
 mod puppet;

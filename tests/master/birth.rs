@@ -209,20 +209,23 @@ fn a_worker_runs_in_its_directory_without_symlinks() {
 }
 
 #[test]
-fn a_program_without_a_slash_is_found_in_the_directory_then_in_path() {
+fn program_without_a_slash_is_found_in_the_masters_path_alone() {
     let place = Place::new();
-    place.wrap("v1", "export CHAOS_VERSION=by-path");
-    let (directory, bin) = (place.path("v1"), place.path("bin"));
-    std::fs::create_dir(&bin).expect("bin");
-    place.wrap("bin/../v1", "export CHAOS_VERSION=in-directory");
-    place.program("bin/tool", &format!("#!/bin/sh\nCHAOS_VERSION=in-path exec {}\n", super::harness::example("chaos").display()));
-    place.write("pool.toml", &format!("[worker]\ncommand = ['worker']\ndirectory = {directory:?}\ncount = 1\n"));
-    let master = Plan::new(place).environment("PATH", format!("{}:/usr/bin:/bin", bin.display())).start();
-    assert!(master.get("/").contains("in-directory"));
-    master.place.write("pool.toml", &format!("[worker]\ncommand = ['tool']\ndirectory = {directory:?}\ncount = 1\n"));
+    let (directory, bin, other) = (place.path("v1"), place.path("bin"), place.path("other"));
+    let chaos = super::harness::example("chaos");
+    for (name, version) in [("bin", "in-path"), ("v1", "in-directory"), ("other", "in-worker-path")] {
+        let _ = std::fs::create_dir(place.path(name));
+        place.program(&format!("{name}/tool"), &format!("#!/bin/sh\nCHAOS_VERSION={version} exec {}\n", chaos.display()));
+    }
+    let pool =
+        format!("[worker]\ncommand = ['tool']\ndirectory = {directory:?}\ncount = 1\nenvironment = {{ PATH = {other:?} }}\n");
+    place.write("pool.toml", &pool);
+    let master = Plan::new(place).environment("PATH", format!(".:{}:/usr/bin:/bin", bin.display())).start();
+    assert!(master.get("/").contains("in-path"));
+    master.place.write("pool.toml", &pool.replace("'tool'", "'./tool'"));
     master.ok(&["reload"]);
     master.wait_until_calm();
-    assert!(master.get("/").contains("in-path"));
+    assert!(master.get("/").contains("in-directory"));
 }
 
 #[test]

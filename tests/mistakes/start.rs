@@ -104,7 +104,7 @@ fn the_socket_unit_is_missing() {
 #[test]
 fn a_program_that_is_not_there() {
     let place = Place::new();
-    let said: Vec<String> = ["no-such-program", "bin/worker", "/srv/web/worker", "v1"]
+    let said: Vec<String> = ["no-such-program", "bin/worker", "/srv/web/worker", "./v1"]
         .map(|it| failing(&place, &["run", "--name", "web", "--", it]))
         .into();
     recorded!("program_not_found", said.join("\n"));

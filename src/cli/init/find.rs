@@ -52,7 +52,7 @@ pub(super) fn directory(named: Option<&Path>, here: bool) -> Result<PathBuf, Str
 
 /// The command, with a program that a service finds too: this shell's PATH is not its own.
 pub(super) fn command(mut command: Vec<String>, directory: &Path) -> Result<Vec<String>, String> {
-    let Err(error) = release::pin(&command, directory, Some(OsStr::new(PATH))) else { return Ok(command) };
+    let Err(error) = release::pin("COMMAND", &command, directory, Some(OsStr::new(PATH))) else { return Ok(command) };
     let own = std::env::var_os("PATH").unwrap_or_default();
     let Some(program) = command.first_mut().filter(|program| !program.contains('/')) else { return Err(error.to_string()) };
     let found = std::env::split_paths(&own).map(|place| place.join(&*program)).find(|path| path.is_absolute() && path.is_file());
@@ -60,7 +60,7 @@ pub(super) fn command(mut command: Vec<String>, directory: &Path) -> Result<Vec<
         Some(path) => *program = path,
         None => return Err(error.to_string()),
     }
-    release::pin(&command, directory, None).map_err(|error| error.to_string())?;
+    release::pin("COMMAND", &command, directory, None).map_err(|error| error.to_string())?;
     Ok(command)
 }
 

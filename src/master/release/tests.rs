@@ -9,7 +9,7 @@ fn words(command: &[&str]) -> Vec<String> {
 }
 
 fn pin_in(directory: &Path, command: &[&str]) -> Result<Pinned, Error> {
-    pin(&words(command), directory, Some(OsStr::new("/usr/bin:/bin")))
+    pin("worker.command", &words(command), directory, Some(OsStr::new("/usr/bin:/bin")))
 }
 
 fn error(directory: &Path, command: &[&str]) -> String {
@@ -76,22 +76,37 @@ fn a_program_keeps_its_own_name() {
 }
 
 #[test]
-fn a_name_is_looked_up_in_the_directory_and_then_in_path() {
+fn name_is_looked_up_in_path_alone() {
     let (_place, root) = releases();
     let bin = root.join("releases/1/bin");
-    assert_eq!(pin_in(&bin, &["app"]).unwrap().program.path(), bin.join("app"));
-    assert_eq!(pin_in(&bin, &["app"]).unwrap().argv[0].to_str().unwrap(), "app");
-    assert_eq!(pin_in(&bin, &["sh"]).unwrap().program.path().file_name(), Some(OsStr::new("sh")));
-    // A directory of that name, or a file that can't be executed, is in nobody's way.
-    std::fs::create_dir(bin.join("sh")).unwrap();
-    std::fs::write(bin.join("cat"), "").unwrap();
-    for name in ["sh", "cat"] {
-        assert_ne!(pin_in(&bin, &[name]).unwrap().program.path().parent(), Some(bin.as_path()));
+    // Neither the directory nor an entry that means it.
+    executable(&bin.join("sh"), "#!/bin/sh\n");
+    for path in ["/usr/bin:/bin", ".:/usr/bin:/bin", ":/usr/bin:/bin", "../bin:/usr/bin:/bin", "/usr/bin:/bin:"] {
+        let pinned = pin("worker.command", &words(&["sh"]), &bin, Some(OsStr::new(path))).unwrap();
+        assert!(["/usr/bin/sh", "/bin/sh"].map(Path::new).contains(&pinned.asked.as_path()), "{pinned:?}");
+        assert_ne!(pinned.program.path().parent(), Some(bin.as_path()));
     }
-    // Relative and empty entries mean the worker's directory, not ours.
-    let by_relative = pin(&words(&["app"]), &root.join("releases"), Some(OsStr::new("/nonexistent:2/bin:"))).unwrap();
-    assert_eq!(by_relative.program.path(), root.join("releases/2/bin/app"));
-    assert!(pin(&words(&["sh"]), &root, None).is_ok());
+    let why = error(&bin, &["app"]);
+    let hint = format!("in the master's PATH=/usr/bin:/bin; the one in {} is started when you write \"./app\"", bin.display());
+    assert!(why.contains(&hint), "{why}");
+    // A directory of that name, or a file that can't be executed, is in nobody's way.
+    std::fs::create_dir(root.join("sh")).unwrap();
+    std::fs::write(root.join("cat"), "").unwrap();
+    let path = std::env::join_paths([root.as_path(), Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
+    for name in ["sh", "cat"] {
+        let pinned = pin("worker.command", &words(&[name]), &bin, Some(&path)).unwrap();
+        assert_eq!(pinned.program.path().file_name(), Some(OsStr::new(name)));
+        assert_ne!(pinned.program.path().parent(), Some(root.as_path()));
+        assert_eq!(pinned.argv[0].to_str(), Ok(name));
+    }
+    assert!(pin("worker.command", &words(&["sh"]), &root, None).is_ok());
+}
+
+#[test]
+fn asked_is_the_path_with_its_symlinks() {
+    let (_place, root) = releases();
+    let pinned = pin_in(&root.join("current"), &["bin/app"]).unwrap();
+    assert_eq!(pinned.asked, root.join("current/bin/app"));
 }
 
 #[test]
@@ -106,11 +121,12 @@ fn what_cannot_be_started_is_said_with_path_and_cause() {
     assert!(error(&root, &["bin/none"]).starts_with(&missing));
     assert!(error(&root, &["/nonexistent/app"]).contains("/nonexistent/app: No such file or directory; correct the path"));
     assert!(error(&root, &["./text"]).contains(&format!("{shown}/./text: Permission denied")));
-    assert!(error(&root, &["text"]).contains(&format!("{shown}/text: Permission denied")));
+    let by_path = pin("reload.check", &words(&["text"]), &root, Some(root.as_os_str())).unwrap_err().to_string();
+    assert!(by_path.starts_with(&format!("reload.check \"text\": {shown}/text: Permission denied")), "{by_path}");
     assert!(error(&root, &["./releases"]).contains("is a directory"));
     assert!(error(&root, &["releases/.."]).contains("is a directory"));
     assert!(error(&root, &["text/app"]).contains("Not a directory"));
-    assert!(error(&root, &["no-such-program"]).contains(&format!("neither in {shown} nor in PATH=/usr/bin:/bin")));
+    assert!(error(&root, &["no-such-program"]).contains("No such file or directory in the master's PATH=/usr/bin:/bin; write"));
     assert!(error(&root.join("none"), &["sh"]).contains("none\": No such file or directory"));
     assert!(error(&root.join("text"), &["sh"]).contains("text\": Not a directory"));
 }

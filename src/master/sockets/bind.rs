@@ -6,12 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::{Error, Listener};
+use crate::sys::credentials::own_uid;
 use crate::sys::fd::{STASH, stash};
+use crate::sys::trust;
+use crate::sys::unix_socket::bind_with_mode;
 
 /// The kernel cuts it down to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -30,7 +32,8 @@ enum Address {
 /// Binds `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`, `@abstract` or `udp:127.0.0.1:53`, optionally `name=ADDR`.
 ///
 /// TCP with `SO_REUSEADDR`, whether `[::]` takes IPv4 too is the system's default (as for a socket unit); a socket file
-/// is for everyone (0666, as for a socket unit) and replaces a stale one. The sockets are blocking, as a plain
+/// is for everyone (0666, as for a socket unit) and replaces a stale one; root refuses a directory in which another user
+/// could put another file in its place. The sockets are blocking, as a plain
 /// accept(2) loop needs them; who wants them otherwise sets it itself.
 pub fn bind(spec: &str) -> Result<Listener, Error> {
     let (name, text) = split_name(spec)?;
@@ -147,17 +150,32 @@ fn unix_socket() -> Result<OwnedFd, Errno> {
 fn bind_path(path: &Path) -> Result<OwnedFd, Error> {
     let fail = |error| refused(&path.display().to_string(), &Address::Path(path.to_path_buf()), error);
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes()).map_err(fail)?;
+    check_directory(path)?;
     let fd = unix_socket().map_err(fail)?;
-    match rustix::net::bind(&fd, &address) {
+    match bind_with_mode(&fd, &address, 0o666) {
         Err(Errno::ADDRINUSE) => {
             remove_stale(path, &address)?;
-            rustix::net::bind(&fd, &address).map_err(fail)?;
+            bind_with_mode(&fd, &address, 0o666).map_err(fail)?;
         }
         result => result.map_err(fail)?,
     }
-    rustix::fs::chmod(path, Mode::from_raw_mode(0o666)).map_err(fail)?;
     rustix::net::listen(&fd, BACKLOG).map_err(fail)?;
     Ok(fd)
+}
+
+/// Law 11: as root, sockets are made and removed only where no other user can rename a directory on the way.
+///
+/// # Errors
+/// Another user can, and which directory it is.
+pub fn check_directory(path: &Path) -> Result<(), Error> {
+    let Some(directory) = path.parent().filter(|directory| own_uid() == 0 && directory.exists()) else { return Ok(()) };
+    trust::check(directory).map(drop).map_err(|untrusted| {
+        Error(format!(
+            "cannot listen on {} as root: {untrusted}, and so another file could be put in the socket's place; choose a directory of \
+             root's, such as /run, or let systemd open the socket (ratoon@.socket)",
+            path.display()
+        ))
+    })
 }
 
 /// Removes a socket file behind which nobody listens any more; everything else stays.

@@ -13,6 +13,7 @@ mod raw;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod user;
 
 use std::ffi::{CString, c_char};
 use std::io;
@@ -21,6 +22,7 @@ use std::sync::{Arc, LazyLock};
 
 pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
+pub use self::user::become_user;
 use super::fd::crowded;
 pub use super::fd::{STASH, stash};
 use super::process::PidFd;

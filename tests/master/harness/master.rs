@@ -176,12 +176,17 @@ impl Master {
 
 impl Master {
     /// A second master in the same place, after this one's end.
-    pub fn again(mut self) -> Master {
+    pub fn again(self) -> Master {
+        super::Plan::new(self.into_place()).start()
+    }
+
+    /// The place, after this master's end.
+    pub fn into_place(mut self) -> Place {
         let place = std::mem::replace(&mut self.place, Place::new());
         drop(self);
         let systemd = place.path("systemd");
         let _ = fs::remove_file(systemd);
-        super::Plan::new(place).start()
+        place
     }
 }
 

@@ -1,0 +1,155 @@
+//! As whom a configured process runs: `worker.user` with `worker.group`, and `hooks.user`.
+//!
+//! Law: may block (see `sys::accounts`), so never on the loop.
+
+use crate::config::{Config, Worker};
+use crate::sys::accounts::{self, User};
+use crate::sys::credentials::{own_gid, own_uid};
+use crate::sys::spawn::Identity;
+
+/// The variables that belong to an account, as systemd sets them for `User=`.
+pub const VARIABLES: [&str; 4] = ["HOME", "LOGNAME", "SHELL", "USER"];
+
+/// The user, the groups and the variables of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    /// A user was named: then [`VARIABLES`] are not the master's.
+    named: bool,
+    user: Option<User>,
+}
+
+impl Account {
+    /// Of workers and of `reload.check`.
+    ///
+    /// # Errors
+    /// There is no such account, or this master may not become it.
+    pub fn of_workers(config: &Config) -> Result<Account, String> {
+        let Worker { user, group, .. } = &config.worker;
+        Account::resolve(("worker.user", user.as_deref()), ("worker.group", group.as_deref()))
+    }
+
+    /// Of hooks.
+    ///
+    /// # Errors
+    /// As [`Account::of_workers`].
+    pub fn of_hooks(config: &Config) -> Result<Account, String> {
+        Account::resolve(("hooks.user", config.hooks.user.as_deref()), ("", None))
+    }
+
+    fn resolve((key, user): (&str, Option<&str>), (group_key, group): (&str, Option<&str>)) -> Result<Account, String> {
+        let account = Account::find((key, user), (group_key, group))?;
+        let (own, (uid, gid)) = (own_uid(), (account.uid, account.gid));
+        if own != 0 && (user.is_some() || group.is_some()) && (uid, gid) != (own, own_gid()) {
+            let keys = if group_key.is_empty() { key.to_owned() } else { format!("{key}, {group_key}") };
+            return Err(format!(
+                "{keys}: only a master that runs as root can change them; this one has uid {own}: take them out, or set User= in a \
+                 drop-in of the service instead"
+            ));
+        }
+        Ok(account)
+    }
+
+    fn find((key, name): (&str, Option<&str>), (group_key, group): (&str, Option<&str>)) -> Result<Account, String> {
+        let group = group
+            .map(|name| accounts::group(name).ok_or_else(|| format!("{group_key}: there is no group {name:?}")))
+            .transpose()?;
+        let user = name.and_then(accounts::user);
+        let uid = match (name, &user) {
+            (None, _) => own_uid(),
+            (Some(_), Some(user)) => user.uid,
+            (Some(name), None) => match (accounts::number(name), group) {
+                (Some(uid), Some(_)) => uid,
+                (Some(_), None) if !group_key.is_empty() => {
+                    return Err(format!(
+                        "{key}: there is no user with the number {name}; name an account, or set {group_key} too"
+                    ));
+                }
+                _ => return Err(format!("{key}: there is no user {name:?}")),
+            },
+        };
+        let gid = group.or(user.as_ref().map(|user| user.gid)).unwrap_or_else(own_gid);
+        let groups = user.as_ref().map_or_else(Vec::new, |user| user.groups.clone());
+        Ok(Account { uid, gid, groups, named: name.is_some(), user })
+    }
+
+    /// The user's number.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The user for a sentence: `user 1000 (app)`.
+    pub fn shown(&self) -> String {
+        let name = self.user.as_ref().map_or_else(|| accounts::name(self.uid), |user| Some(user.name.clone()));
+        name.map_or_else(|| format!("user {}", self.uid), |name| format!("user {} ({name})", self.uid))
+    }
+
+    /// What a process must change to be this account's; `None` where that is nothing, or not allowed.
+    pub fn identity(&self) -> Option<Identity> {
+        let changes = self.named || self.gid != own_gid();
+        (changes && own_uid() == 0).then(|| Identity { uid: self.uid, gid: self.gid, groups: self.groups.clone() })
+    }
+
+    /// The variables of the account, where one was named.
+    pub fn variables(&self) -> Vec<(&'static str, String)> {
+        let Some(user) = self.user.as_ref().filter(|_| self.named) else { return Vec::new() };
+        let all = [("HOME", &user.home), ("LOGNAME", &user.name), ("SHELL", &user.shell), ("USER", &user.name)];
+        all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.clone())).collect()
+    }
+
+    /// Whether a variable of the master is not passed on to processes of this account.
+    pub fn hides(&self, variable: &str) -> bool {
+        self.named && VARIABLES.contains(&variable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(user: Option<&str>, group: Option<&str>) -> Result<Account, String> {
+        Account::find(("worker.user", user), ("worker.group", group))
+    }
+
+    #[test]
+    fn account_by_number_is_the_account_by_name() {
+        let root = find(Some("root"), None).unwrap();
+        assert_eq!(find(Some("0"), None).unwrap(), root);
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert!(root.groups.contains(&0));
+        assert!(root.variables().contains(&("HOME", "/root".to_owned())), "{:?}", root.variables());
+        assert!(root.hides("HOME") && root.hides("SHELL") && !root.hides("PATH"));
+    }
+
+    #[test]
+    fn account_without_a_user_is_the_masters() {
+        let own = find(None, None).unwrap();
+        assert_eq!((own.uid, own.gid, own.variables()), (own_uid(), own_gid(), Vec::new()));
+        assert_eq!(own.identity(), None);
+        assert!(!own.hides("HOME"));
+    }
+
+    #[test]
+    fn unknown_number_needs_a_group() {
+        let why = find(Some("4000000001"), None).unwrap_err();
+        assert_eq!(why, "worker.user: there is no user with the number 4000000001; name an account, or set worker.group too");
+        let account = find(Some("4000000001"), Some("4000000002")).unwrap();
+        assert_eq!((account.uid, account.gid, account.groups.as_slice()), (4_000_000_001, 4_000_000_002, &[][..]));
+        // Root's variables would be wrong for it.
+        assert!(account.hides("HOME") && account.variables().is_empty());
+        assert_eq!(
+            Account::find(("hooks.user", Some("4000000001")), ("", None)).unwrap_err(),
+            "hooks.user: there is no user \"4000000001\""
+        );
+    }
+
+    #[test]
+    fn number_that_means_no_change_is_no_account() {
+        for name in ["4294967295", "4294967296", "-1"] {
+            assert_eq!(find(Some(name), Some("0")).unwrap_err(), format!("worker.user: there is no user {name:?}"));
+            assert_eq!(find(None, Some(name)).unwrap_err(), format!("worker.group: there is no group {name:?}"));
+        }
+    }
+}

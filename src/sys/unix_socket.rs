@@ -1,0 +1,106 @@
+//! Unix sockets with a file that has its mode from the first moment on.
+//!
+//! Law 11: no file is changed by its path afterwards, which might lead elsewhere by then.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::LazyLock;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
+use rustix::process::umask;
+
+use super::thread;
+
+/// Binds a socket to a path. The file gets this mode, whatever the umask is.
+///
+/// # Errors
+/// As bind(2).
+pub fn bind_with_mode(socket: impl AsFd, address: &SocketAddrUnix, mode: u32) -> Result<(), Errno> {
+    let socket = socket.as_fd();
+    // At bind(2) the mode of the socket, less the umask, becomes the mode of the file.
+    rustix::fs::fchmod(socket, Mode::from_raw_mode(mode))?;
+    thread::aside("ratoon-bind", || bind_without_umask(socket, address))
+}
+
+/// Binds a socket to a path, for the owner of the file alone. Without another thread, unless the umask is a very odd one:
+/// workers wait for it.
+///
+/// # Errors
+/// As bind(2).
+pub fn bind_for_owner(socket: impl AsFd, address: &SocketAddrUnix) -> Result<(), Errno> {
+    const MODE: u32 = 0o600;
+    if *UMASK & MODE != 0 {
+        return bind_with_mode(socket, address, MODE);
+    }
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
+    rustix::net::bind(&socket, address)
+}
+
+/// The umask that this process was started with. To ask the kernel by umask(2) would change it for a moment.
+static UMASK: LazyLock<u32> = LazyLock::new(|| {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    // What cannot be known is taken for the oddest.
+    umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok()).unwrap_or(0o777)
+});
+
+/// For a thread of its own: other threads may create files meanwhile, and theirs must not be for everyone.
+fn bind_without_umask(socket: BorrowedFd<'_>, address: &SocketAddrUnix) -> Result<(), Errno> {
+    // A filter of system calls may refuse it (SystemCallFilter=); then the umask is the process's for this moment.
+    // SAFETY: a number. The umask and the working directory become the calling thread's own.
+    let _ = unsafe { libc::unshare(libc::CLONE_FS) };
+    let before = umask(Mode::empty());
+    let bound = rustix::net::bind(socket, address);
+    umask(before);
+    bound
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::fs::inotify;
+    use rustix::net::{AddressFamily, SocketType};
+
+    use super::*;
+
+    fn socket() -> OwnedFd {
+        rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap()
+    }
+
+    #[test]
+    fn bind_with_mode_keeps_the_umask_of_the_caller() {
+        let directory = tempfile::tempdir().unwrap();
+        let bind = |name: &str, mode: u32| {
+            let path = directory.path().join(name);
+            bind_with_mode(socket(), &SocketAddrUnix::new(path.as_os_str().as_bytes()).unwrap(), mode).unwrap();
+            std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+        };
+        std::thread::scope(|scope| {
+            let narrow = scope.spawn(|| {
+                // SAFETY: a number. This thread's umask is its own from here on.
+                assert_eq!(unsafe { libc::unshare(libc::CLONE_FS) }, 0);
+                umask(Mode::from_raw_mode(0o777));
+                assert_eq!((bind("all", 0o666), bind("own", 0o600)), (0o666, 0o600));
+                umask(Mode::empty())
+            });
+            assert_eq!(narrow.join().unwrap(), Mode::from_raw_mode(0o777));
+        });
+    }
+
+    #[test]
+    fn bind_with_mode_changes_no_file_by_its_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watch, directory.path(), inotify::WatchFlags::ATTRIB | inotify::WatchFlags::CREATE).unwrap();
+        let path = directory.path().join("socket");
+        bind_with_mode(socket(), &SocketAddrUnix::new(path.as_os_str().as_bytes()).unwrap(), 0o666).unwrap();
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(&watch, &mut buffer);
+        assert_eq!(reader.next().unwrap().events(), inotify::ReadFlags::CREATE);
+        assert_eq!(reader.next().err(), Some(Errno::AGAIN));
+    }
+}

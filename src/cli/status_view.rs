@@ -18,6 +18,9 @@ const LOG_LINES: usize = 5;
 /// So many workers are shown however small the screen is.
 const WORKERS: usize = 4;
 
+/// Stands below the failures where their details are hidden.
+const HIDDEN: &str = "what they printed is hidden from this user: ask with sudo or as a member of adm, or set status.details";
+
 /// What a line begins with that says what helps.
 pub(super) const HINT: &str = "hint: ";
 
@@ -254,6 +257,10 @@ fn failures(document: &Document, clock: &Clock, screen: &Screen) -> String {
             }
         }
     }
+    if document.details_hidden {
+        out += &screen.paint(&screen.cut(&format!("    {HIDDEN}")), Style::Faint);
+        out.push('\n');
+    }
     out
 }
 
@@ -290,7 +297,8 @@ pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
             (Ok(begun), Ok(ended)) => format!(" for {}", milliseconds(ended.duration_since(begun))),
             _ => String::new(),
         };
-        lines.push(format!("while serving {} {}{took}", clean(&request.method), clean(&request.url)));
+        let url = request.url.as_deref().map_or_else(String::new, |url| format!(" {}", clean(url)));
+        lines.push(format!("while serving {}{url}{took}", clean(&request.method)));
     }
     let first = failure.log_tail.len().saturating_sub(log_lines);
     lines.extend(failure.log_tail[first..].iter().map(|line| format!("| {}", clean(line))));

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::lists::{Assignment, FileOrNone};
-use super::types::{Balance, Config, Ready, Surge};
+use super::types::{Balance, Config, Details, Ready, Surge};
 use super::values::{Count, Crashes, Files, Number, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
-use super::words::{Account, Address, FilePath, Signal};
+use super::words::{Account, Address, FilePath, HostName, Signal};
 
 /// What the command line says over the file. For `#[command(flatten)]`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -98,6 +98,12 @@ pub struct Overrides {
     /// Address of the read-only HTTP of the status
     #[arg(long, value_name = "ADDR")]
     status_listen: Option<Address>,
+    /// Readers that see log lines, URLs, client addresses and info [default: trusted]
+    #[arg(long, value_name = "trusted|everyone")]
+    status_details: Option<Details>,
+    /// Name that the status address answers for beside the machine's own; may be repeated
+    #[arg(long = "status-host", visible_alias = "status-hosts", value_name = "NAME")]
+    status_hosts: Vec<HostName>,
     /// The workers' program and its arguments
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -155,10 +161,12 @@ impl Overrides {
             max_memory => recycle.max_memory = OrOff(size) => size.map(|size| size.0);
             max_requests => recycle.max_requests = OrOff(number) => number.map(|number| number.0);
             status_listen => status.listen = Address(address) => Some(address);
+            status_details => status.details = details => details;
         }
         if self.has_command() {
             config.worker.command.clone_from(&self.command);
         }
+        config.status.hosts.extend(self.status_hosts.iter().map(|name| name.0.clone()));
         let files = self.environment_file.iter().map(|file| file.0.clone());
         config.worker.environment_file.extend(files.collect::<Vec<PathBuf>>());
         let variables = self.environment.iter().map(|variable| (variable.0.clone(), variable.1.clone()));

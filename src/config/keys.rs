@@ -29,7 +29,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ("reload", &["surge", "probation", "check"]),
     ("hooks", &["before_reload", "before_shutdown", "user"]),
     ("recycle", &["max_age", "max_memory", "max_requests"]),
-    ("status", &["listen"]),
+    ("status", &["listen", "details", "hosts"]),
 ];
 
 /// What other programs call it (systemd's directives among them), without case, `_` and `-`.

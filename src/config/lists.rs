@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::environment::{assignment, check_name, check_value};
 use super::values::{Scalar, scalar};
-use super::words::FilePath;
+use super::words::{FilePath, HostName};
 
 /// A program and its arguments.
 #[derive(Clone, Debug)]
@@ -119,6 +119,32 @@ impl Scalar for FileOrNone {
     }
 }
 scalar!(FileOrNone);
+
+/// One name of a host, or a list of them.
+#[derive(Clone, Debug)]
+pub(super) struct HostNames(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for HostNames {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HostNamesVisitor;
+        impl<'de> Visitor<'de> for HostNamesVisitor {
+            type Value = HostNames;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(r#"a list of hosts' names, such as ["status.example.org"]"#)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<HostNames, E> {
+                HostName::from_text(text).map(|name| HostNames(vec![name.0])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<HostNames, A::Error> {
+                Ok(HostNames(elements::<HostName, A>(seq)?.into_iter().map(|name| name.0).collect()))
+            }
+        }
+        deserializer.deserialize_any(HostNamesVisitor)
+    }
+}
 
 /// Environment variables, as a table or as a list of assignments.
 #[derive(Clone, Debug)]

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::error::{Error, Place, SHOWN, quoted};
-use super::lists::{Argv, Paths, Variables};
-use super::types::{Config, Limits, Ready, Surge, Worker};
+use super::lists::{Argv, HostNames, Paths, Variables};
+use super::types::{Config, Details, Limits, Ready, Surge, Worker};
 use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight, own_words};
 use super::words::{Account, Address, FilePath, Signal};
 use super::{Balance, contradictions, keys};
@@ -77,6 +77,8 @@ impl<'t> Reading<'t> {
         }
         if let Some(mut section) = top.section("status") {
             section.read("listen", &mut config.status.listen, |Address(value)| Some(value));
+            section.read("details", &mut config.status.details, |value: Details| value);
+            section.read("hosts", &mut config.status.hosts, |HostNames(value)| value);
             section.end();
         }
         top.end();

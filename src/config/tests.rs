@@ -83,6 +83,8 @@ max_requests = 100000
 
 [status]
 listen = "127.0.0.1:9090"
+details = "everyone"
+hosts = ["Status.Example.org.", "b"]
 "#,
     )
     .unwrap();
@@ -127,7 +129,11 @@ listen = "127.0.0.1:9090"
             user: Some("hooks".to_owned()),
         },
         recycle: Recycle { max_age: Some(Duration::from_secs(86_400)), max_memory: Some(256 << 20), max_requests: Some(100_000) },
-        status: Status { listen: Some("127.0.0.1:9090".to_owned()) },
+        status: Status {
+            listen: Some("127.0.0.1:9090".to_owned()),
+            details: Details::Everyone,
+            hosts: words(&["status.example.org", "b"]),
+        },
     };
     assert_eq!(config, expected);
 }

@@ -169,6 +169,21 @@ pub struct Recycle {
 pub struct Status {
     /// `127.0.0.1:9090`, `[::]:9090` or `/run/x.sock`, for the read-only HTTP.
     pub listen: Option<String>,
+    /// Which readers see log lines, URLs, client addresses and `info`.
+    pub details: Details,
+    /// Names that `status.listen` answers for beside the machine's own, in lower case, without a port.
+    pub hosts: Vec<String>,
+}
+
+/// `status.details`: which readers see the details of the status document.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Details {
+    /// Those who may change the pool, the workers' user, and the groups adm and systemd-journal.
+    #[default]
+    Trusted,
+    /// All.
+    Everyone,
 }
 
 impl Config {

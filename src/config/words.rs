@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::error::quoted;
-use super::types::{Balance, COUNT_MAX, Ready, Surge};
+use super::types::{Balance, COUNT_MAX, Details, Ready, Surge};
 use super::values::{Scalar, scalar};
 use crate::sys::{accounts, signals};
 
@@ -64,6 +64,44 @@ impl Scalar for Balance {
     }
 }
 scalar!(Balance);
+
+impl Scalar for Details {
+    fn expected() -> String {
+        r#""trusted" or "everyone""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "trusted" => Ok(Self::Trusted),
+            "everyone" => Ok(Self::Everyone),
+            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
+        }
+    }
+}
+scalar!(Details);
+
+/// The name of a host as it stands in a URL, in lower case and without the root's dot.
+#[derive(Clone, Debug)]
+pub(super) struct HostName(pub String);
+
+impl Scalar for HostName {
+    fn expected() -> String {
+        r#"a host's name without a port, such as "status.example.org""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let label = |label: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+            (1..=63).contains(&label.len()) && label.chars().all(plain) && !label.starts_with('-') && !label.ends_with('-')
+        };
+        if name.len() > 253 || !name.split('.').all(label) {
+            return Err(format!("{} is no host's name; expected {}", quoted(text), Self::expected()));
+        }
+        Ok(Self(name.to_ascii_lowercase()))
+    }
+}
+scalar!(HostName);
 
 impl Scalar for Surge {
     fn expected() -> String {

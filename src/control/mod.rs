@@ -10,6 +10,7 @@ pub mod http;
 pub mod listen;
 pub mod messages;
 pub mod paths;
+pub mod readers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use std::time::SystemTime;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use self::readers::Readers;
 use crate::status::finished::Finished;
 
 /// Who waits for an answer; never used twice.
@@ -176,6 +178,7 @@ pub struct Handle {
     summary: watch::Receiver<Summary>,
     notices: broadcast::Sender<Notice>,
     askers: Arc<AtomicU64>,
+    readers: Arc<Readers>,
     announces: bool,
 }
 
@@ -194,11 +197,23 @@ pub fn channel(first: Summary) -> (Handle, Ends) {
     let (command_in, commands) = mpsc::unbounded_channel();
     let (summary_in, summary) = watch::channel(first);
     let (notices, _) = broadcast::channel(1024);
-    let handle = Handle { commands: command_in, summary, notices: notices.clone(), askers: Arc::default(), announces: false };
+    let handle = Handle {
+        commands: command_in,
+        summary,
+        notices: notices.clone(),
+        askers: Arc::default(),
+        readers: Arc::default(),
+        announces: false,
+    };
     (handle, Ends { commands, summary: summary_in, notices })
 }
 
 impl Handle {
+    /// What readers may see; the loop sets it, the front ends ask it.
+    pub fn readers(&self) -> &Arc<Readers> {
+        &self.readers
+    }
+
     /// The same way for a front end whose reloads systemd shall be told of.
     pub fn announcing(&self) -> Handle {
         Handle { announces: true, ..self.clone() }

@@ -80,6 +80,7 @@ impl Master {
 
     fn release(&mut self, number: Number) {
         self.releases.remove(&number);
+        self.keep_reader_rules();
     }
 
     fn stop_signal(&self, worker: WorkerId) -> i32 {

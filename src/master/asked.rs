@@ -149,6 +149,7 @@ impl Master {
                             self.warn(warning.clone());
                         }
                         self.releases.insert(number, std::sync::Arc::new(*release));
+                        self.keep_reader_rules();
                         self.extend();
                         self.events.push_back(Event::Prepared(number, settings));
                     }

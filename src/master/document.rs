@@ -164,6 +164,7 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         }),
         reloads,
         failures_by_cause,
+        details_hidden: false,
         master: tree::Master {
             pid: std::process::id(),
             memory_rss: survey.master.rss,
@@ -225,7 +226,7 @@ fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
         bytes_read: totals.known(totals.bytes_read).filter(|_| known),
         bytes_written: totals.known(totals.bytes_written).filter(|_| known),
         counters: totals.counters,
-        info,
+        info: Some(info),
         // They are in the lists.
         active_connections: Vec::new(),
     }

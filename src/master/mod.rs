@@ -20,6 +20,7 @@
 //! | `fronts.rs` | the status address and D-Bus |
 //! | `systemd.rs`, `age.rs` | what systemd is told; whether it is too old |
 //! | `publish.rs`, `document.rs`, `desk.rs` | what everybody may know |
+//! | `reader_rules.rs` | what the configuration says of readers |
 //! | `rest.rs` | letting go of memory when there is nothing to do |
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
@@ -45,6 +46,7 @@ pub mod output;
 mod prepare;
 mod processes;
 mod publish;
+mod reader_rules;
 pub mod release;
 mod rest;
 pub mod sockets;

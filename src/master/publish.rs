@@ -117,7 +117,11 @@ fn died_in(failure: &Failure) -> Option<String> {
         0 => String::new(),
         others => format!(", and {others} more"),
     };
-    Some(format!("worker {worker} (slot {slot}): {how} while serving {} {}{took}{more}", longest.method, longest.url))
+    Some(format!(
+        "worker {worker} (slot {slot}): {how} while serving {} {}{took}{more}",
+        longest.method,
+        longest.url.as_deref().unwrap_or_default()
+    ))
 }
 
 impl Published {
@@ -145,6 +149,7 @@ impl Master {
             changed
         });
         if changed {
+            self.keep_reader_rules();
             self.desk.touch();
         }
         let tails = &self.published.tails;
@@ -302,7 +307,7 @@ mod tests {
     fn what_a_worker_died_in_is_one_sentence() {
         let request = |url: &str, start: &str| Request {
             method: "GET".into(),
-            url: url.into(),
+            url: Some(url.into()),
             start_time: start.into(),
             ..Request::default()
         };

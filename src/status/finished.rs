@@ -4,10 +4,11 @@
 //! thousand, were never values.
 
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::ser::Error;
 
+use super::redact::without_details;
 use super::scoreboard::{Buffers, Scoreboard, Shown};
 use super::tree::Document;
 
@@ -17,6 +18,8 @@ pub struct Finished {
     document: Document,
     connections: usize,
     line: serde_json::Result<String>,
+    /// The line without details, made for the first reader that needs it.
+    redacted: OnceLock<serde_json::Result<String>>,
 }
 
 /// The connections of one worker after the other, as JSON.
@@ -59,7 +62,7 @@ impl Finished {
     /// milliseconds.
     pub fn new(mut document: Document, lists: &Lists) -> Self {
         let line = written(&mut document, lists);
-        Finished { document, connections: lists.connections, line }
+        Finished { document, connections: lists.connections, line, redacted: OnceLock::new() }
     }
 
     /// Its JSON in one line, with the line's end.
@@ -68,6 +71,18 @@ impl Finished {
     /// serde_json could not write it.
     pub fn line(&self) -> Result<&str, &serde_json::Error> {
         self.line.as_deref()
+    }
+
+    /// The same without details. The first call makes it, which takes milliseconds where the document is large.
+    ///
+    /// # Errors
+    /// serde_json could not write or read it.
+    pub fn redacted_line(&self) -> Result<&str, &serde_json::Error> {
+        let made = self.redacted.get_or_init(|| match &self.line {
+            Ok(line) => without_details(line),
+            Err(error) => Err(Error::custom(error)),
+        });
+        made.as_deref()
     }
 
     /// How many connections it shows.
@@ -114,7 +129,7 @@ impl From<Document> for Finished {
             line.push('\n');
         }
         let connections = document.workers.iter().map(|worker| worker.active_connections.len()).sum();
-        Finished { document, connections, line }
+        Finished { document, connections, line, redacted: OnceLock::new() }
     }
 }
 
@@ -126,13 +141,19 @@ impl Deref for Finished {
     }
 }
 
-/// The JSON of a document, shared by those who send it.
+/// The JSON of a document, shared by the answers that carry it.
 #[derive(Clone, Debug)]
-pub struct Line(pub Arc<Finished>);
+pub struct Line {
+    /// The document.
+    pub document: Arc<Finished>,
+    /// Whether this is the line with details.
+    pub details: bool,
+}
 
 impl AsRef<[u8]> for Line {
     fn as_ref(&self) -> &[u8] {
-        self.0.line().unwrap_or_default().as_bytes()
+        let line = if self.details { self.document.line() } else { self.document.redacted_line() };
+        line.unwrap_or_default().as_bytes()
     }
 }
 
@@ -160,9 +181,9 @@ mod tests {
 
     prop_compose! {
         fn worker()(id: u64, text in text(), info in info(), urls in prop::collection::vec(text(), 0..3)) -> Worker {
-            let connection = |url| Connection { request: Some(Request { url, ..Request::default() }), ..Connection::default() };
+            let connection = |url| Connection { request: Some(Request { url: Some(url), ..Request::default() }), ..Connection::default() };
             let active_connections = urls.into_iter().map(connection).collect();
-            Worker { id, status: Some(text), info, active_connections, ..Worker::default() }
+            Worker { id, status: Some(text), info: Some(info), active_connections, ..Worker::default() }
         }
     }
 

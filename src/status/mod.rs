@@ -1,6 +1,6 @@
 //! What is known: the status document ([`tree`]) and where its figures come from (`kernel`, `scoreboard`);
-//! what helps against usual mistakes (`cure`); how long what was learned may be told again (`keep`), and a document that is
-//! told to several (`finished`).
+//! what helps against usual mistakes (`cure`); how long what was learned may be told again (`keep`), a document that is
+//! told to several (`finished`), and one without details (`redact`).
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "master")]
@@ -11,6 +11,8 @@ pub mod finished;
 pub mod keep;
 #[cfg(feature = "master")]
 pub mod kernel;
+#[cfg(feature = "master")]
+pub mod redact;
 #[cfg(feature = "master")]
 pub mod scoreboard;
 pub mod tree;

@@ -1,6 +1,6 @@
 //! The status document, contract §6: the one shape in which everything that is known is told.
 //!
-//! Law: times are RFC 3339 strings, sizes bytes; what is not known is `null` (`None`), never 0. A reader gets along with
+//! Law: times are RFC 3339 strings, sizes bytes; what is not known, or not for this reader, is `null` (`None`), never 0. A reader gets along with
 //! the document of an older or newer master.
 
 use std::collections::BTreeMap;
@@ -51,6 +51,9 @@ pub struct Document {
     pub reloads: BTreeMap<String, Reloads>,
     /// Failed workers by cause, since the instance began.
     pub failures_by_cause: BTreeMap<String, u64>,
+    /// Log lines, URLs, client addresses and `info` are hidden from this reader (`status.details`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub details_hidden: bool,
     /// The master itself.
     pub master: Master,
     /// The listening sockets.
@@ -157,8 +160,8 @@ pub struct Worker {
     pub bytes_written: Option<u64>,
     /// The application's own counters.
     pub counters: Counters,
-    /// What the application says of itself (`X_RATOON_INFO`).
-    pub info: Map<String, Value>,
+    /// What the application says of itself (`X_RATOON_INFO`); `None` for readers without details.
+    pub info: Option<Map<String, Value>>,
     /// Its open connections, as far as it tells them. In a master that writes a document they are text from the beginning
     /// (`status::finished`), and this is empty.
     pub active_connections: Vec<Connection>,
@@ -200,12 +203,12 @@ pub struct Request {
     pub ip: Option<String>,
     /// GET, POST …
     pub method: String,
-    /// Path and query.
-    pub url: String,
+    /// Path and query; `None` for readers without details.
+    pub url: Option<String>,
     /// `1.0`, `1.1`, `2`.
     pub http_version: String,
-    /// What the application says of it.
-    pub info: Map<String, Value>,
+    /// What the application says of it; `None` for readers without details.
+    pub info: Option<Map<String, Value>>,
 }
 
 /// A worker that ended without having been asked to, or that failed to start.

@@ -38,6 +38,42 @@ pub fn peer(stream: impl AsFd) -> io::Result<Peer> {
     Ok(Peer { uid: raw.uid, gid: raw.gid, pid: u32::try_from(raw.pid).ok().filter(|&pid| pid != 0) })
 }
 
+/// `SO_PEERGROUPS` of socket(7), which the libc crate does not have.
+const SO_PEERGROUPS: libc::c_int = 59;
+/// The kernel's own limit of groups (`NGROUPS_MAX`).
+const GROUPS_MAX: usize = 65_536;
+
+/// The supplementary groups of the peer of a connected Unix stream at the moment of its `connect(2)`.
+///
+/// # Errors
+/// No Unix stream, or a kernel before Linux 4.13.
+pub fn peer_groups(stream: impl AsFd) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<u32> = vec![0; 32];
+    loop {
+        let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // SAFETY: both pointers are to memory of ours, of the size that `length` says.
+        let result = unsafe {
+            libc::getsockopt(
+                std::os::fd::AsRawFd::as_raw_fd(&stream.as_fd()),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = length as usize / size_of::<u32>();
+        if result == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > GROUPS_MAX {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 /// This process's effective user.
 pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
@@ -58,6 +94,15 @@ mod tests {
     fn the_peer_of_a_pair_is_ourselves() {
         let (one, _other) = UnixStream::pair().unwrap();
         assert_eq!(peer(&one).unwrap(), Peer { uid: own_uid(), gid: own_gid(), pid: Some(std::process::id()) });
+    }
+
+    #[test]
+    fn groups_of_the_peer_of_a_pair_are_our_own() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let own: Vec<u32> = rustix::process::getgroups().unwrap().into_iter().map(rustix::process::Gid::as_raw).collect();
+        assert_eq!(peer_groups(&one).unwrap(), own);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(peer_groups(&listener).is_err());
     }
 
     #[test]

@@ -183,7 +183,7 @@ async fn the_status_address_serves_reads_only() {
     let port = fake.start_status().await;
     for (request, expected) in [("GET /status", 200), ("GET /readyz", 200), ("POST /reload", 403), ("POST /abort", 403)] {
         let mut stream = within(tokio::net::TcpStream::connect(("127.0.0.1", port))).await.unwrap();
-        stream.write_all(format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        stream.write_all(format!("{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
         let mut text = String::new();
         within(stream.read_to_string(&mut text)).await.unwrap();
         assert_eq!(split(&text).0, expected, "{request}");

@@ -11,7 +11,7 @@ async fn the_page_comes_with_a_policy_that_admits_only_itself() {
     let mut nonces = Vec::new();
     for _ in 0..2 {
         let mut stream = within(tokio::net::TcpStream::connect(("127.0.0.1", port))).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut text = String::new();
         within(stream.read_to_string(&mut text)).await.unwrap();
         let (status, head, body) = split(&text);
@@ -33,7 +33,7 @@ async fn the_page_comes_with_a_policy_that_admits_only_itself() {
     // On the control socket too; and its head alone.
     let (status, body) = fake.request("GET", "/").await;
     assert!(status == 200 && body.starts_with("<!doctype html>"), "{body}");
-    let (status, head, body) = split(&fake.raw("HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await);
+    let (status, head, body) = split(&fake.raw("HEAD / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await);
     assert!(status == 200 && body.is_empty() && head.contains("content-security-policy"), "{head}");
     assert_eq!(fake.request("POST", "/").await.0, 405);
 }

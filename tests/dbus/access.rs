@@ -119,6 +119,58 @@ async fn polkit_decides_over_strangers() {
     instance.assert_unasked();
 }
 
+/// GetStatus as this user (the test's own for `None`), with these groups.
+fn status_as(bus: &Bus, name: &str, user: Option<(u32, &str)>) -> serde_json::Value {
+    let arguments = ["call", name, "/org/ratoon1", "org.ratoon1.Manager", "GetStatus"];
+    let output = match user {
+        None => bus.command().args(arguments).output(),
+        Some((uid, groups)) => {
+            let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };
+            let address = format!("--address={}", bus.address());
+            let user = [format!("--reuid={uid}"), format!("--regid={uid}"), groups];
+            std::process::Command::new("setpriv").args(user).args(["busctl", &address, "--json=short"]).args(arguments).output()
+        }
+    };
+    let reply = Ran(output.unwrap()).json();
+    serde_json::from_str(reply["data"][0].as_str().unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn get_status_hides_details_per_caller() {
+    let bus = Bus::start();
+    let instance = Instance::new(&bus, "web");
+    instance.order(|world| {
+        world.document.failures.push(ratoon::status::tree::Failure {
+            how: "exit 1".into(),
+            last_status: Some("s3cret".into()),
+            log_tail: vec!["postgres://app:s3cret@db/prod".into()],
+            ..Default::default()
+        });
+    });
+    let name = "org.ratoon1.web";
+    let shows = |status: &serde_json::Value| status.to_string().contains("s3cret");
+    assert!(shows(&status_as(&bus, name, None)));
+    let hidden = status_as(&bus, name, Some((STRANGER, "")));
+    let failure = &hidden["failures"][0];
+    assert_eq!(
+        (&failure["how"], &failure["log_tail"], &failure["last_status"]),
+        (&"exit 1".into(), &serde_json::json!([]), &().into())
+    );
+    assert!(!shows(&hidden), "{hidden}");
+    let adm = ratoon::sys::accounts::group("adm").expect("a group of every Debian").to_string();
+    assert!(shows(&status_as(&bus, name, Some((STRANGER, &adm)))));
+    // Whom polkit lets manage units at once may change the pool, and is not asked to authenticate for a read.
+    let (connection, asked) = polkit(&instance, (true, false)).await;
+    assert!(shows(&status_as(&bus, name, Some((STRANGER, "")))));
+    let (_, details, flags) = asked.lock().unwrap().pop().expect("polkit is asked");
+    assert_eq!((details["verb"].as_str(), flags), ("get-status", 0));
+    connection.close().await.unwrap();
+    let (connection, _) = polkit(&instance, (false, true)).await;
+    assert!(!shows(&status_as(&bus, name, Some((STRANGER, "")))));
+    connection.close().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn root_and_the_masters_user_are_not_asked_about() {
     let bus = Bus::start();

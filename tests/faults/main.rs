@@ -10,11 +10,14 @@
 //! | `privilege.rs` | what a root master runs and changes for others |
 //! | `clock.rs` | a wall clock that is set |
 //! | `container.rs` | the first process of a PID namespace |
+//! | `bodies.rs` | requests with bodies that mean nothing |
+//! | `readers.rs` | readers that may not change the pool, and web pages |
 //! | `fuzz.rs` | bytes of every kind for all that reads from outside |
 //! | `puppet.rs`, `meter.rs` | a worker that does what the test says; what a process costs |
 
 #![allow(dead_code)]
 
+mod bodies;
 mod clock;
 mod container;
 #[path = "../support/dice.rs"]
@@ -29,3 +32,4 @@ mod matrix;
 mod meter;
 mod privilege;
 mod puppet;
+mod readers;

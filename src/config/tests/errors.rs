@@ -171,6 +171,10 @@ fn values() {
             "[status]\nlisten = \":9090\"",
             "[status]\nlisten = \"127.0.0.1\"",
             "[status]\nlisten = \"/\"",
+            "[status]\ndetails = \"all\"",
+            "[status]\ndetails = true",
+            "[status]\nhosts = [\"a.example\", \"b.example:80\"]",
+            "[status]\nhosts = 7",
         ])
     );
 }

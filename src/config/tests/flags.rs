@@ -34,7 +34,8 @@ fn every_flag_wins() {
                --ready running --settle 0 --start-timeout 1min --stop-timeout 2 --stop-signal INT --watchdog 3s --user web \
                --group 5 --balance per-slot --memory-max 2G --memory-high 1G --tasks-max 7 --cpu-weight 8 --nofile 99 \
                --restart-initial 1ms --restart-max 2ms --restart-limit 3 --restart-interval 4s --give-up 5s --surge 50% \
-               --probation 6s --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 -- prog --flag -x";
+               --probation 6s --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 \
+               --status-details everyone --status-host B.example. --status-hosts c -- prog --flag -x";
     let config = both(FILE, all).unwrap();
     let text = r#"
 [worker]
@@ -67,6 +68,8 @@ max_memory = "1M"
 max_requests = 9
 [status]
 listen = "[::1]:80"
+details = "everyone"
+hosts = ["b.example", "c"]
 "#;
     let mut expected = read(text).unwrap();
     expected.worker.environment_override = vec![("A".into(), "1".into()), ("B".into(), "2=3".into())];

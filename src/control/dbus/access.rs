@@ -1,17 +1,23 @@
-//! Who may change something: root, the master's own user, and whom polkit lets manage units. Everybody may read.
+//! Who may change something: root, the master's own user, and whom polkit lets manage units. Everybody may read; details of
+//! the status document are for those and for the readers of [`crate::control::readers`].
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use zbus::Connection;
+use zbus::fdo::ConnectionCredentials;
 use zbus::proxy::CacheProperties;
 use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 use super::Shared;
 use super::call::{self, Call, Fault, error};
+use crate::control::readers::Reader;
 
 /// Why polkit could not be asked.
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
+/// How long a reader's details may wait for polkit.
+const POLKIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The action that `systemctl` asks for too, so that one rule governs both ways.
 const ACTION: &str = "org.freedesktop.systemd1.manage-units";
 
@@ -45,7 +51,9 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
     if !shared.options.bus.system {
         return denied("");
     }
-    match polkit(shared, connection, call, verb).await {
+    let interaction = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
+    let flags = if call.interactive() { interaction } else { CheckAuthorizationFlags::empty() };
+    match polkit(shared, connection, call, verb, flags).await {
         Ok(Verdict::Yes) => Ok(()),
         Ok(Verdict::No) => denied(""),
         Ok(Verdict::Unasked) => {
@@ -56,6 +64,31 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
     }
 }
 
+/// Whether the caller sees the details of the status document: the readers that see them on the control socket, and callers
+/// whom polkit lets manage units without asking anybody.
+pub(super) async fn sees_details(shared: &Shared, connection: &Connection, call: &Call) -> bool {
+    let reader = reader(connection, call).await;
+    if reader.as_ref().is_some_and(|reader| reader.uid == shared.options.own_uid)
+        || shared.handle.readers().sees_details(reader.as_ref()).await
+    {
+        return true;
+    }
+    if !shared.options.bus.system {
+        return false;
+    }
+    // A read never makes anybody type a password.
+    let asked = polkit(shared, connection, call, "get-status", CheckAuthorizationFlags::empty());
+    matches!(tokio::time::timeout(POLKIT_TIMEOUT, asked).await, Ok(Ok(Verdict::Yes)))
+}
+
+/// The caller as the bus vouches for it; `None` when it has left, or the bus does not say.
+async fn reader(connection: &Connection, call: &Call) -> Option<Reader> {
+    let reply = call::bus(connection, "GetConnectionCredentials", &call.caller().as_str()).await.ok()?;
+    let credentials: ConnectionCredentials = reply.body().deserialize().ok()?;
+    let uid = credentials.unix_user_id()?;
+    Some(Reader { uid, groups: credentials.into_unix_group_ids().unwrap_or_default() })
+}
+
 enum Verdict {
     Yes,
     No,
@@ -63,15 +96,19 @@ enum Verdict {
     Unasked,
 }
 
-async fn polkit(shared: &Shared, connection: &Connection, call: &Call, verb: &str) -> Result<Verdict, Problem> {
+async fn polkit(
+    shared: &Shared,
+    connection: &Connection,
+    call: &Call,
+    verb: &str,
+    flags: CheckAuthorizationFlags,
+) -> Result<Verdict, Problem> {
     let authority = AuthorityProxy::builder(connection).cache_properties(CacheProperties::No).build().await?;
     let subject = Subject::new_for_message_header(&call.message.header())?;
     let mut details = HashMap::from([("verb", verb)]);
     if let Some(unit) = &shared.options.unit {
         details.insert("unit", unit);
     }
-    let interaction = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
-    let flags = if call.interactive() { interaction } else { CheckAuthorizationFlags::empty() };
     let result = authority.check_authorization(&subject, ACTION, &details, flags, "").await?;
     Ok(match (result.is_authorized, result.is_challenge) {
         (true, _) => Verdict::Yes,

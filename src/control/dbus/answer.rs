@@ -45,7 +45,7 @@ pub(super) fn answer(
         Method::Upgrade => change(Ask::Upgrade),
         Method::Set => set(shared, connection, summary, workers, call),
         _ if !call.wants_reply() => Ok(Answer::Unwanted),
-        Method::GetStatus => Ok(Answer::Later(Box::pin(manager::status(shared, call)))),
+        Method::GetStatus => Ok(Answer::Later(Box::pin(manager::status(shared, connection.clone(), call)))),
         Method::GetManagedObjects => {
             let views = workers.all().cloned().collect();
             Ok(Answer::Later(Box::pin(managed_objects(shared, call, views))))

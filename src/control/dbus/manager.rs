@@ -168,15 +168,17 @@ pub(super) async fn document(shared: &Shared) -> Result<Arc<Finished>, Fault> {
     shared.handle.document().await.map_err(|closed| Fault::new(error::FAILED, closed.to_string()))
 }
 
-/// The status document as JSON.
+/// The status document as JSON, with details for callers who may see them.
 ///
 /// # Errors
 /// When the master is ending, or the document does not fit into a message.
-pub(super) async fn status(shared: Arc<Shared>, call: Call) -> Result<Option<Message>, Fault> {
+pub(super) async fn status(shared: Arc<Shared>, connection: Connection, call: Call) -> Result<Option<Message>, Fault> {
+    let details = access::sees_details(&shared, &connection, &call).await;
     let document = document(&shared).await?;
     let bytes = document.line().map_or(0, str::len);
     let write = move || {
-        let line = document.line().map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
+        let line = if details { document.line() } else { document.redacted_line() };
+        let line = line.map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
         call.reply(&line.trim_end())
     };
     // To copy half a megabyte takes less than to wake a thread for it.

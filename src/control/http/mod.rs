@@ -10,6 +10,7 @@ mod book;
 mod changes;
 mod events;
 mod full;
+mod host;
 mod metrics;
 mod page;
 mod reads;
@@ -28,9 +29,12 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
+use super::readers::Reader;
 use super::{AskerId, Handle};
+use crate::sys::credentials;
 use book::Entry;
 use full::{Reserve, SEATS, turn_away};
+use host::OwnNames;
 use wire::{Stream, Wire};
 
 pub use book::{Book, Carried, Resumed};
@@ -57,11 +61,14 @@ struct House {
     reserved: Arc<Semaphore>,
     documents: Arc<Semaphore>,
     reserved_documents: Arc<Semaphore>,
+    /// The names that requests of web pages may be for; `None` where no web page gets at.
+    own_names: Option<OwnNames>,
 }
 
 impl House {
-    fn new(handle: Handle, book: Arc<Book>) -> Arc<Self> {
+    fn new(handle: Handle, book: Arc<Book>, own_names: Option<OwnNames>) -> Arc<Self> {
         Arc::new(House {
+            own_names,
             handle,
             book,
             seats: Arc::new(Semaphore::new(CONNECTIONS)),
@@ -103,11 +110,21 @@ impl Peer {
     }
 }
 
+/// The reader at the other end of a Unix socket; `None` over TCP.
+fn reader(stream: &Stream) -> Option<Reader> {
+    let Stream::Unix(stream) = stream else { return None };
+    let peer = credentials::peer(stream).ok()?;
+    let mut groups = credentials::peer_groups(stream).unwrap_or_default();
+    groups.push(peer.gid);
+    Some(Reader { uid: peer.uid, groups })
+}
+
 /// A connection, as its handlers see it.
 struct Connection {
     house: Arc<House>,
     entry: Arc<Entry>,
     peer: Peer,
+    reader: Option<Reader>,
     /// Who waits on it already, and where the answer comes from.
     resumed: Mutex<Option<(AskerId, oneshot::Receiver<crate::control::Reply>)>>,
 }
@@ -149,7 +166,8 @@ impl Listener {
 /// `own_uid`; for nobody when that is `None`.
 pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>, book: Arc<Book>) {
     let mut accepting = book.accepting();
-    let house = House::new(handle, Arc::clone(&book));
+    let own_names = matches!(listener, Listener::Tcp(_)).then(OwnNames::of_machine);
+    let house = House::new(handle, Arc::clone(&book), own_names);
     // Dropped with this future, and then ends all connections.
     let (mut connections, mut leaving) = (JoinSet::new(), JoinSet::new());
     for resumed in book.take_resumed(own_uid.is_none()) {
@@ -195,12 +213,13 @@ fn seat(
 ) -> Result<impl Future<Output = ()> + use<>, Stream> {
     let peer = Peer::of(&stream, own_uid);
     let Some(seat) = house.seat(peer) else { return Err(stream) };
+    let reader = reader(&stream);
     let entry = house.book.enter(Arc::new(stream), own_uid.is_none());
     let (resumed, head) = match request {
         Some((asker, head, answer)) => (Some((asker, answer)), head),
         None => (None, String::new()),
     };
-    let connection = Connection { house: Arc::clone(house), entry, peer, resumed: Mutex::new(resumed) };
+    let connection = Connection { house: Arc::clone(house), entry, peer, reader, resumed: Mutex::new(resumed) };
     Ok(async move {
         let _seat = seat;
         connection.serve(head).await;
@@ -208,6 +227,11 @@ fn seat(
 }
 
 impl Connection {
+    /// Whether the peer sees the details of a document.
+    async fn sees_details(&self) -> bool {
+        self.peer.may_change() || self.house.handle.readers().sees_details(self.reader.as_ref()).await
+    }
+
     /// Who waits on it since before this master; only the first request gets it.
     fn resumed(&self) -> Option<(AskerId, oneshot::Receiver<crate::control::Reply>)> {
         self.resumed.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -26,9 +26,13 @@ pub(super) async fn status(call: Call<'_>) -> Answer {
         Ok(found) => found,
         Err(answer) => return answer,
     };
-    match document.line() {
-        Ok(_) => answer(StatusCode::OK, JSON, Reply::whole(Bytes::from_owner(Line(document))).with_permit(permit)),
-        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the status document could not be written out"),
+    let details = call.connection.sees_details().await;
+    let line = Line { document: Arc::clone(&document), details };
+    // With details it is written already.
+    let written = if details { Some(document.line().is_ok()) } else { redact(document).await };
+    match written {
+        Some(true) => answer(StatusCode::OK, JSON, Reply::whole(Bytes::from_owner(line)).with_permit(permit)),
+        Some(false) | None => error(StatusCode::INTERNAL_SERVER_ERROR, "the status document could not be written out"),
     }
 }
 
@@ -44,6 +48,14 @@ pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<Finished>, OwnedSem
         Ok(Err(closed)) => Err(error(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}"))),
         Err(_) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the master did not answer within 5 s")),
     }
+}
+
+/// Makes the line without details, if no reader has needed it yet; whether it could be made.
+async fn redact(document: Arc<Finished>) -> Option<bool> {
+    if document.workers.len() + document.connections() < LARGE {
+        return Some(document.redacted_line().is_ok());
+    }
+    tokio::task::spawn_blocking(move || document.redacted_line().is_ok()).await.ok()
 }
 
 /// Writes a document out: a small one at once, a large one on a thread of its own, since this one turns the pool.

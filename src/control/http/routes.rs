@@ -10,7 +10,7 @@ use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, Reply, error};
-use super::{Connection, Peer, book, changes, events, metrics, page, reads};
+use super::{Connection, Peer, book, changes, events, host, metrics, page, reads};
 
 /// The largest body that a request may have; it is read and ignored.
 const BODY: usize = 64 * 1024;
@@ -61,14 +61,16 @@ pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -
     let wish = book::head_of(&request);
     let (head, body) = request.into_parts();
     // The body means nothing here, but what is left unread of it would stand before the next request.
-    let body = Limited::new(body, BODY).collect();
-    match tokio::time::timeout(BODY_PATIENCE, body).await {
+    match tokio::time::timeout(BODY_PATIENCE, drop_body(Limited::new(body, BODY))).await {
         // What was read belongs to this request.
-        Ok(Ok(_)) => connection.entry.turn.half_read.store(false, Ordering::Relaxed),
+        Ok(Ok(())) => connection.entry.turn.half_read.store(false, Ordering::Relaxed),
         Ok(Err(_)) => return last(error(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is over 64 KiB; send none")),
         Err(_) => return last(error(StatusCode::REQUEST_TIMEOUT, "the request's body did not come within 10 s; send none")),
     }
     let path = head.uri.path();
+    if let Some(host) = misdirected(connection, &head) {
+        return error(StatusCode::MISDIRECTED_REQUEST, host);
+    }
     let Some((_, does)) = ROUTES.iter().find(|(known, _)| *known == path) else {
         return error(StatusCode::NOT_FOUND, format!("there is no {path:?} here; there are {}", known_paths()));
     };
@@ -83,6 +85,28 @@ pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -
         },
         (Does::Change(_), method) => wrong_method(method, path, "POST"),
     }
+}
+
+/// Reads a body to its end and keeps none of it: a thousand bodies cost no more memory than a thousand connections.
+async fn drop_body<B: hyper::body::Body + Unpin>(mut body: B) -> Result<(), B::Error> {
+    while let Some(frame) = body.frame().await {
+        drop(frame?);
+    }
+    Ok(())
+}
+
+/// Paths that tell whether the pool lives and serves, and nothing else: answered for every host, as load balancers ask.
+const FOR_EVERY_HOST: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Why a request is not for this server: it names a host that could be another's.
+fn misdirected(connection: &Connection, head: &hyper::http::request::Parts) -> Option<String> {
+    let own = connection.house.own_names.as_ref().filter(|_| !FOR_EVERY_HOST.contains(&head.uri.path()))?;
+    let rules = connection.house.handle.readers().rules();
+    let host = host::foreign(&head.uri, &head.headers, own, &rules.hosts)?;
+    Some(format!(
+        "this address does not answer for the host {host:?}, which may be a trick of another web page; ask for localhost, the \
+         machine's name or its address, or add the name to status.hosts"
+    ))
 }
 
 /// Why this peer may not change anything.

@@ -26,6 +26,9 @@ pub const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// See [`WRITE_PATIENCE`].
 const WRITE_STEP: usize = 64 * 1024;
 
+/// The most that is read at once, bytes. hyper doubles a connection's buffer whenever one read fills it, and never gives it back;
+/// below the 8 KiB that it begins with, only a long head makes it grow.
+const READ: usize = 4 * 1024;
 /// After so much a large answer lets the loop turn: the reader may take it as fast as we write.
 const BURST: usize = 128 * 1024;
 
@@ -278,7 +281,8 @@ impl AsyncRead for Wire {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return this.poll_patience(cx),
             }
-            match this.stream.try_read(into.initialize_unfilled()) {
+            let room = into.remaining().min(READ);
+            match this.stream.try_read(into.initialize_unfilled_to(room)) {
                 Ok(count) => {
                     into.advance(count);
                     this.has_read();

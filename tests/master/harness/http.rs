@@ -75,7 +75,7 @@ impl Asked {
 }
 
 /// How much of what was written the other side has not read.
-fn unread(stream: &UnixStream) -> i32 {
+pub fn unread(stream: &UnixStream) -> i32 {
     let mut bytes = 0;
     // SAFETY: the kernel writes one int.
     let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };

@@ -111,7 +111,7 @@ impl View<'_> {
         for (label, text) in [
             ("status", worker.status.as_deref().map(clean).unwrap_or_default()),
             ("counters", counters.join(" ")),
-            ("info", info(&worker.info)),
+            ("info", worker.info.as_ref().map(info).unwrap_or_default()),
         ] {
             if !text.is_empty() {
                 lines.push(Line::from(vec![self.span(format!("{label} "), Style::Faint), Span::raw(text)]));
@@ -129,8 +129,8 @@ impl View<'_> {
                     &request.start_time,
                     request.state.as_str(),
                     request.method.as_str(),
-                    request.url.as_str(),
-                    info(&request.info),
+                    request.url.as_deref().unwrap_or("-"),
+                    request.info.as_ref().map(info).unwrap_or_default(),
                 ),
                 None => (it.connection.idle_since.as_ref().unwrap_or(&it.connection.start_time), "idle", "", "", String::new()),
             };

@@ -222,7 +222,7 @@ function drawRequests() {
   const info = (it) => Object.entries(it ?? {}).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
   const rows = found.slice(0, MOST.requests).map(({ worker, connection, request }) => ({
     key: `${worker.id} ${connection.remote_address} ${connection.remote_port} ${connection.start_time} ${request.start_time}`,
-    cells: [since(request.start_time), `${worker.id}`, request.method, request.url, request.ip ?? connection.remote_address ?? "–", request.state, info(request.info)],
+    cells: [since(request.start_time), `${worker.id}`, request.method, request.url ?? "–", request.ip ?? connection.remote_address ?? "–", request.state, info(request.info)],
   }));
   // Two may look the same in all that is told of them.
   rows.forEach((row, number) => { row.key += ` ${number}`; });
@@ -289,9 +289,9 @@ function drawFailures() {
     box.append(make("summary", "", `${local(it.time)} · worker ${it.worker} (slot ${it.slot}, generation ${it.generation}): ${it.how}`));
     if (it.last_status) box.append(make("p", "", `status: ${it.last_status}`));
     for (const request of list(it.serving)) {
-      box.append(make("p", "", `while serving ${request.method} ${request.url} for ${span(Date.parse(it.time) - Date.parse(request.start_time))}`));
+      box.append(make("p", "", `while serving ${request.method} ${request.url ?? ""} for ${span(Date.parse(it.time) - Date.parse(request.start_time))}`));
     }
-    box.append(list(it.log_tail).length ? make("pre", "", it.log_tail.join("\n")) : make("p", "faint", "It printed nothing."));
+    box.append(list(it.log_tail).length ? make("pre", "", it.log_tail.join("\n")) : make("p", "faint", known.details_hidden ? "What it printed is hidden here (status.details)." : "It printed nothing."));
     return box;
   });
   const first = byId("failures").firstChild;

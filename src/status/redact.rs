@@ -1,0 +1,95 @@
+//! The status document without details: for readers that may not change the pool.
+//!
+//! Law: what is hidden is `null` or `[]`, never a text that could be taken for the truth. Hidden are lines that workers
+//! printed, what they said last, their `info`, URLs and addresses of clients: all that may hold a secret. What systemd and the
+//! bus show to everyone (a living worker's `STATUS=`) stays.
+
+use super::tree::{Connection, Document, Failure, Request, Worker};
+
+/// The JSON of a document, in one line with the line's end, without its details. Takes as long as reading and writing it.
+///
+/// # Errors
+/// serde_json could not read or write it.
+pub fn without_details(line: &str) -> serde_json::Result<String> {
+    let mut document: Document = serde_json::from_str(line)?;
+    document.details_hidden = true;
+    document.workers.iter_mut().for_each(worker);
+    document.failures.iter_mut().for_each(failure);
+    let mut line = serde_json::to_string(&document)?;
+    line.push('\n');
+    Ok(line)
+}
+
+fn worker(worker: &mut Worker) {
+    worker.info = None;
+    worker.active_connections.iter_mut().for_each(connection);
+}
+
+fn connection(connection: &mut Connection) {
+    connection.remote_address = None;
+    connection.remote_port = None;
+    connection.request.iter_mut().for_each(request);
+}
+
+fn failure(failure: &mut Failure) {
+    failure.last_status = None;
+    failure.log_tail.clear();
+    failure.serving.iter_mut().for_each(request);
+}
+
+fn request(request: &mut Request) {
+    request.ip = None;
+    request.url = None;
+    request.info = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    #[test]
+    fn details_are_null_and_the_rest_is_as_it_was() {
+        let request = || Request {
+            state: "processing".into(),
+            method: "GET".into(),
+            ip: Some("SECRET".into()),
+            url: Some("SECRET".into()),
+            info: Some(Map::from_iter([("SECRET".to_owned(), json!("SECRET"))])),
+            ..Request::default()
+        };
+        let connection = Connection {
+            state: "active".into(),
+            remote_address: Some("SECRET".into()),
+            remote_port: Some(4711),
+            requests: 3,
+            request: Some(request()),
+            ..Connection::default()
+        };
+        let worker = Worker { id: 7, info: request().info, active_connections: vec![connection], ..Worker::default() };
+        let failure = Failure {
+            how: "exit 1".into(),
+            last_status: Some("SECRET".into()),
+            log_tail: vec!["SECRET".into()],
+            serving: vec![request()],
+            ..Failure::default()
+        };
+        let document = Document { workers: vec![worker], failures: vec![failure], ..Document::default() };
+        let line = without_details(&serde_json::to_string(&document).expect("JSON")).expect("JSON");
+        assert!(!line.contains("SECRET") && !line.contains("4711") && line.ends_with("}\n"), "{line}");
+        let told: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(told["details_hidden"], json!(true));
+        let worker = &told["workers"][0];
+        assert_eq!((&worker["id"], &worker["info"]), (&json!(7), &Value::Null));
+        let connection = &worker["active_connections"][0];
+        assert_eq!((&connection["requests"], &connection["request"]["method"]), (&json!(3), &json!("GET")));
+        let failure = &told["failures"][0];
+        assert_eq!(
+            (&failure["how"], &failure["log_tail"], &failure["serving"][0]["url"]),
+            (&json!("exit 1"), &json!([]), &Value::Null)
+        );
+        // A reader of our own gets along with it.
+        serde_json::from_value::<Document>(told).expect("a document");
+    }
+}

@@ -11,7 +11,7 @@ use std::process::Command;
 fn documents() -> Vec<String> {
     let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("docs");
     let docs = docs.map(|entry| format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy()));
-    let all = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned).into_iter();
+    let all = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned).into_iter();
     all.chain(docs.filter(|name| name.ends_with(".md"))).collect()
 }
 
@@ -275,4 +275,13 @@ fn every_field_that_flora_cluster_s_became_is_in_the_document() {
     for (name, value) in document.as_object().expect("an object") {
         assert!(fields.iter().any(|field| field.split(['.', '[']).next() == Some(name)), "{name} ({value}) is not told of");
     }
+}
+
+#[test]
+fn threat_model_names_tests_that_exist() {
+    let model = read("docs/threat-model.md");
+    let named: Vec<_> = between(&model, "`", "`").filter_map(|word| word.split_once(".rs::")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    let missing: Vec<_> = named.iter().filter(|(file, test)| !read(&format!("{file}.rs")).contains(&format!("fn {test}("))).collect();
+    assert!(missing.is_empty(), "docs/threat-model.md names tests that are not there: {missing:?}");
 }

@@ -282,6 +282,7 @@ fn threat_model_names_tests_that_exist() {
     let model = read("docs/threat-model.md");
     let named: Vec<_> = between(&model, "`", "`").filter_map(|word| word.split_once(".rs::")).collect();
     assert!(named.len() > 20, "{named:?}");
-    let missing: Vec<_> = named.iter().filter(|(file, test)| !read(&format!("{file}.rs")).contains(&format!("fn {test}("))).collect();
+    let missing: Vec<_> =
+        named.iter().filter(|(file, test)| !read(&format!("{file}.rs")).contains(&format!("fn {test}("))).collect();
     assert!(missing.is_empty(), "docs/threat-model.md names tests that are not there: {missing:?}");
 }

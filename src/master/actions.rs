@@ -10,7 +10,7 @@ use super::prepare;
 use super::publish::LastReload;
 use super::turn::{Brought, Master};
 use crate::control::{Notice, ReloadAnswer, Reply};
-use crate::pool::{Action, Answer, AskerId, Ended, How, Kind, Log, Number, Outcome, WorkerId};
+use crate::pool::{Action, Answer, AskerId, Ended, Event, How, Kind, Log, Number, Outcome, WorkerId};
 use crate::sys::process::PidFd;
 
 /// What systemd is asked for beyond what the workers may take.
@@ -51,6 +51,10 @@ impl Master {
     /// Makes a release on another thread.
     fn prepare(&mut self, number: Number) {
         self.release_cancelled();
+        if let Some(why) = self.troubles.refusal() {
+            self.events.push_back(Event::Refused(number, why));
+            return;
+        }
         let (source, common, bring) = (self.source.clone(), self.common.clone(), self.bring.clone());
         let footprint = self.footprint();
         let measured = footprint.clone();

@@ -55,6 +55,7 @@ mod systemd;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;
+mod troubles;
 mod turn;
 mod vacate;
 mod wear;

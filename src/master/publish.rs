@@ -166,13 +166,19 @@ impl Master {
         }
     }
 
+    /// The line that systemd shows as `Status:`.
+    pub(super) fn status_line(&self) -> String {
+        let is_said = self.pool.degraded() || self.pool.state() != "running";
+        self.troubles.add_to(self.pool.status_text(), is_said)
+    }
+
     fn summary(&self) -> Summary {
         Summary {
             instance: self.common.instance.clone(),
             state: self.pool.state(),
-            degraded: self.pool.degraded() || !self.orphans.is_empty(),
+            degraded: self.pool.degraded() || !self.orphans.is_empty() || !self.troubles.is_empty(),
             // What a check printed may have many lines, what a worker said anything.
-            status_text: super::text::one_line(self.pool.status_text().as_bytes(), super::systemd::STATUS_MAX).into(),
+            status_text: super::text::one_line(self.status_line().as_bytes(), super::systemd::STATUS_MAX).into(),
             generation: self.pool.generation(),
             workers_configured: self.pool.target(),
             workers_ready: self.pool.ready(),

@@ -30,6 +30,7 @@ use super::publish::{Ended, Published};
 use super::rest::Rest;
 use super::sockets::{self, Inherited, Listener, Slots};
 use super::systemd::Systemd;
+use super::troubles::Troubles;
 use super::turn::{End, Master};
 use super::vacate::Vacate;
 use crate::config::Overrides;
@@ -171,6 +172,7 @@ pub(super) struct Origin {
     /// Its connection to the message bus.
     pub bus: Option<dbus::Resumed>,
     pub releases: HashMap<Number, Release>,
+    pub troubles: Troubles,
     pub first: First,
 }
 
@@ -297,6 +299,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         resumed: Vec::new(),
         bus: None,
         releases: HashMap::new(),
+        troubles: Troubles::default(),
         first: First::Start(Box::new(release), Orphans::default()),
     })
 }
@@ -382,7 +385,7 @@ impl Master {
     fn begin(parts: Parts<'_>) -> Result<Master, String> {
         let Parts { source, journal, systemd, cgroups, origin } = parts;
         let Origin { common, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
-        let Origin { last_asker, resumed, releases, first, .. } = origin;
+        let Origin { last_asker, resumed, releases, troubles, first, .. } = origin;
         let (handle, ends) = control::channel(first_summary(&common.instance, started_at));
         handle.number_askers_after(last_asker);
         let book: Arc<Book> = Arc::default();
@@ -452,6 +455,7 @@ impl Master {
             book,
             status,
             store: None,
+            troubles,
             leaves: false,
             exit: None,
         };

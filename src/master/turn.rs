@@ -28,6 +28,7 @@ use super::publish::{Ended, Published};
 use super::rest::Rest;
 use super::sockets::Slots;
 use super::systemd::Systemd;
+use super::troubles::Troubles;
 use super::vacate::Vacate;
 use crate::control::http::Book;
 use crate::control::{AskerId, Ends, Reply};
@@ -155,6 +156,8 @@ pub struct Master {
     pub(super) status: Option<OwnedFd>,
     /// What is kept for the master after this one, should it die.
     pub(super) store: Option<Store>,
+    /// What degrades the instance although its workers are well.
+    pub(super) troubles: Troubles,
     /// It is to end, the workers are not.
     pub(super) leaves: bool,
     pub(super) exit: Option<u8>,

@@ -12,6 +12,7 @@
 //! | `container.rs` | the first process of a PID namespace |
 //! | `bodies.rs` | requests with bodies that mean nothing |
 //! | `readers.rs` | readers that may not change the pool, and web pages |
+//! | `store.rs` | systemd's store of descriptors |
 //! | `fuzz.rs` | bytes of every kind for all that reads from outside |
 //! | `puppet.rs`, `meter.rs` | a worker that does what the test says; what a process costs |
 
@@ -33,3 +34,4 @@ mod meter;
 mod privilege;
 mod puppet;
 mod readers;
+mod store;

@@ -16,6 +16,7 @@ mod load;
 mod machine;
 mod pool;
 mod previous;
+mod store;
 mod survive;
 mod units;
 mod upgrade;
@@ -62,6 +63,7 @@ fn main() {
                 machine::CASES,
                 upgrade::CASES,
                 survive::CASES,
+                store::CASES,
                 balance::CASES,
                 previous::CASES,
                 bus::CASES,

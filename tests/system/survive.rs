@@ -208,7 +208,7 @@ fn a_restart_keeps_the_workers_and_a_stop_ends_them(c: &Container) {
     }
 }
 
-fn is_gone(web: &Instance<'_>) -> bool {
+pub fn is_gone(web: &Instance<'_>) -> bool {
     // Named by systemd as long as there is one.
     let group = format!("/sys/fs/cgroup{}", web.property("ControlGroup"));
     let group = if group.ends_with(".service") {
@@ -274,7 +274,8 @@ fn thirty_kills_under_load(c: &Container) {
     nothing_is_left(&web);
 }
 
-/// The state, what was said, the release's program and directory; of each worker its process, socket and page.
-fn wanted(status: &Value) -> u32 {
-    3 + 2 + 3 * pids(status).len() as u32
+/// The state, what was said, the listening socket, the release's program and directory; of each worker its process, socket
+/// and page.
+pub fn wanted(status: &Value) -> u32 {
+    3 + 1 + 2 + 3 * pids(status).len() as u32
 }

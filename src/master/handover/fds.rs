@@ -63,7 +63,10 @@ impl AsFd for Fd<'_> {
 #[derive(Debug, Default)]
 pub struct Incoming {
     left: BTreeMap<Name, OwnedFd>,
-    taken: BTreeSet<Name>,
+    /// Names that systemd's store holds.
+    held: BTreeSet<Name>,
+    /// Names under which that store holds a descriptor that another takes the place of.
+    given_up: BTreeSet<Name>,
 }
 
 impl Incoming {
@@ -71,24 +74,35 @@ impl Incoming {
     pub fn by_number(numbers: &BTreeMap<Name, RawFd>) -> Incoming {
         let left =
             numbers.iter().filter_map(|(name, number)| Some((name.clone(), stash(inherited(*number).ok()?, STASH)))).collect();
-        Incoming { left, taken: BTreeSet::new() }
+        Incoming { left, ..Incoming::default() }
     }
 
     /// By the names under which systemd had them, without our prefix.
     pub fn by_name(stored: Vec<(String, OwnedFd)>, prefix: &str) -> Incoming {
         let name = |name: String| name.strip_prefix(prefix).map(str::to_owned);
-        let left = stored.into_iter().filter_map(|(full, fd)| Some((name(full)?, fd))).collect();
-        Incoming { left, taken: BTreeSet::new() }
+        let left: BTreeMap<_, _> = stored.into_iter().filter_map(|(full, fd)| Some((name(full)?, fd))).collect();
+        let held = left.keys().cloned().collect();
+        Incoming { left, held, ..Incoming::default() }
     }
 
-    /// Their names.
-    pub fn names(&self) -> impl Iterator<Item = &Name> {
-        self.left.keys()
+    /// The names that systemd's store holds, as far as is known.
+    pub fn held(&self) -> &BTreeSet<Name> {
+        &self.held
     }
 
-    /// Which were taken.
-    pub fn taken(&self) -> &BTreeSet<Name> {
-        &self.taken
+    /// The program before has said what systemd's store holds.
+    pub fn now_held(&mut self, held: impl IntoIterator<Item = Name>) {
+        self.held = held.into_iter().collect();
+    }
+
+    /// What systemd's store holds under this name is not needed any more; another descriptor takes its place.
+    pub fn give_up(&mut self, name: Name) {
+        self.given_up.insert(name);
+    }
+
+    /// See [`Incoming::give_up`].
+    pub fn given_up(&self) -> &BTreeSet<Name> {
+        &self.given_up
     }
 
     /// Looks at one without taking it.
@@ -102,16 +116,15 @@ impl Incoming {
     /// It did not come, or somebody has taken it.
     pub fn take(&mut self, name: &str) -> io::Result<OwnedFd> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the descriptor {name} did not come"));
-        let (name, fd) = self.left.remove_entry(name).ok_or_else(missing)?;
-        self.taken.insert(name);
-        Ok(fd)
+        self.left.remove(name).ok_or_else(missing)
     }
 
     /// Takes those whose name begins so, with the rest of their names.
     pub fn take_all(&mut self, prefix: &str) -> Vec<(Name, OwnedFd)> {
-        let taken: Vec<_> = self.left.extract_if(.., |name, _| name.starts_with(prefix)).collect();
-        self.taken.extend(taken.iter().map(|(name, _)| name.clone()));
-        taken.into_iter().map(|(name, fd)| (name[prefix.len()..].to_owned(), fd)).collect()
+        self.left
+            .extract_if(.., |name, _| name.starts_with(prefix))
+            .map(|(name, fd)| (name[prefix.len()..].to_owned(), fd))
+            .collect()
     }
 
     /// Closes those whose name begins so.

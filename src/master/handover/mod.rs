@@ -13,10 +13,14 @@
 //! | `replace.rs` | execve(2), and the other end of it |
 //! | `resume.rs` | the beginning of a master that goes on |
 //! | `store.rs` | the same in systemd's store of descriptors, for a master that follows a dead one |
+//! | `ledger.rs` | what that store holds, and what systemd is still to be told |
+//! | `listeners.rs` | the listening sockets of a master that follows a dead one |
 //! | `orphans.rs` | workers of which nothing is known but that they live |
 
 pub(super) mod check;
 pub(super) mod fds;
+mod ledger;
+pub(super) mod listeners;
 pub(super) mod orphans;
 pub(super) mod replace;
 pub(super) mod restore;

@@ -151,6 +151,8 @@ pub struct Rest {
     pub words: Vec<(WorkerId, Vec<u8>)>,
     /// There was a time without a master.
     pub died: bool,
+    /// Addresses that systemd has bound anew: workers that were started before are not reached there.
+    pub bound_anew: Vec<String>,
 }
 
 /// The pool, its deadlines moved by the time that has passed since.
@@ -167,7 +169,7 @@ pub fn pool(state: &mut State) -> Result<Pool, String> {
 impl Master {
     /// Goes on from there.
     pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
-        let Rest { pool, state, replies, words, died } = rest;
+        let Rest { pool, state, replies, words, died, bound_anew } = rest;
         self.pool = pool;
         let mut groups: Vec<_> = self.cgroups.as_mut().map_or_else(Vec::new, |cgroups| cgroups.strays());
         for (id, saved) in state.workers {
@@ -232,6 +234,7 @@ impl Master {
         }
         if died {
             self.after_death(state.askers.waiting);
+            self.replace_unreached(&bound_anew);
         }
     }
 
@@ -260,8 +263,20 @@ impl Master {
         let message = format!("the master before this one died: {left} workers of it were found again and serve on");
         self.record(Record::new(Level::Warning, message));
         if self.pool.announced() {
-            self.systemd.status(&self.pool.status_text(), true, self.now);
+            self.systemd.status(&self.status_line(), true, self.now);
             self.systemd.ready(self.now);
+        }
+    }
+
+    /// Workers whose listening socket nobody reaches any more are replaced, one after the other.
+    fn replace_unreached(&mut self, bound_anew: &[String]) {
+        if bound_anew.is_empty() {
+            return;
+        }
+        let addresses = bound_anew.join(", ");
+        self.record(Record::new(Level::Warning, format!("systemd has bound {addresses} anew: the workers there are replaced")));
+        for worker in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.events.push_back(Event::Worn(worker, "its listening socket was bound anew"));
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::orphans::Orphans;
 use super::replace::{BUS, CONTROL, LOCK, Left};
 use super::restore::{self, Rest};
-use super::{fds::Incoming, state, store::Store};
+use super::{fds::Incoming, listeners, state, store::Store};
 use crate::control::listen::{Control, Parts};
 use crate::control::paths::{self, Env};
 use crate::master::fronts;
@@ -19,6 +19,7 @@ use crate::master::output::{Handed, Mode};
 use crate::master::prepare::{self, Common, Release};
 use crate::master::sockets::{Inherited, Listener, STORED_PREFIX};
 use crate::master::start::{First, Origin, SIGNALS, Start};
+use crate::master::troubles::{self, Troubles};
 use crate::master::{catalog, command::Cancel};
 use crate::pool::Number;
 use crate::sys::process;
@@ -34,10 +35,12 @@ const AGAIN: (Duration, u32) = (Duration::from_millis(250), 20);
 /// It was told to end before it could begin.
 pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
     let Left { state, mut fds, names } = left;
-    let listeners = listeners(state.as_ref().map(|(state, _)| state.listeners.as_slice()).unwrap_or_default(), &names, &mut fds);
+    let listeners =
+        carried_listeners(state.as_ref().map(|(state, _)| state.listeners.as_slice()).unwrap_or_default(), &names, &mut fds);
     match state {
         Ok((mut state, version)) => {
             set_log(&state.log, start.journal);
+            fds.now_held(std::mem::take(&mut state.stored));
             let output = std::mem::take(&mut state.output);
             match whole(state, listeners.clone(), &mut fds) {
                 Ok(mut origin) => {
@@ -77,28 +80,30 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
     let mut fds = Incoming::by_name(inherited.stored, STORED_PREFIX);
     let read = Store::read(&fds).map(|document| document.state);
     let words = Store::words(&fds);
-    let listeners: Arc<[Listener]> = inherited.listeners.into();
     let places = Env::of_process();
     let directory = paths::runtime_directory(start.name, &places);
     let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
     let restored = read.and_then(|mut state| {
         let pool = restore::pool(&mut state)?;
-        let listeners = found_again(&state.listeners, &listeners, &mut fds)?;
-        let releases = releases(&mut state, &listeners, &mut fds)?;
-        Ok((state, pool, listeners, releases))
+        let found = listeners::find(&state.listeners, &inherited.listeners, &mut fds);
+        let releases = releases(&mut state, &found.listeners, &mut fds)?;
+        Ok((state, pool, found, releases))
     });
-    let (state, pool, listeners, releases) = match restored {
+    let (state, pool, found, releases) = match restored {
         Ok(restored) => restored,
         Err(why) => {
             let orphans = Orphans::find(&mut fds);
-            let origin = makeshift_with(control, &why, listeners, Handed::default(), orphans, start)?;
-            return Ok(Origin { fds, ..origin });
+            let found = listeners::without_state(inherited.listeners, start.name, &mut fds);
+            let troubles = troubles(&found, start);
+            let origin = makeshift_with(control, &why, found.listeners, Handed::default(), orphans, start)?;
+            return Ok(Origin { fds, troubles, ..origin });
         }
     };
+    let troubles = troubles(&found, start);
     let common = Common {
         instance: start.name.into(),
         control: control.path(),
-        listeners,
+        listeners: found.listeners,
         nofile: process::raise_nofile().unwrap_or(state.nofile),
         die_with_parent: None,
     };
@@ -119,23 +124,21 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         resumed: Vec::new(),
         bus: None,
         releases,
-        first: First::GoOn(Box::new(Rest { pool, state, replies: Vec::new(), words, died: true })),
+        troubles,
+        first: First::GoOn(Box::new(Rest { pool, state, replies: Vec::new(), words, died: true, bound_anew: found.bound_anew })),
     })
 }
 
-/// The listening sockets in the order that the workers know: those of systemd by name and address, ours from the store.
-fn found_again(known: &[state::Listener], came: &[Listener], fds: &mut Incoming) -> Result<Arc<[Listener]>, String> {
-    let mut came: Vec<&Listener> = came.iter().collect();
-    let mut find = |wanted: &state::Listener| {
-        if !wanted.inherited {
-            return Some(Listener::of(wanted.name.clone(), fds.take(&wanted.fd).ok()?, false));
-        }
-        let at = came.iter().position(|it| it.name == wanted.name && it.address == wanted.address)?;
-        Some(came.swap_remove(at).clone())
-    };
-    let missing = |it: &state::Listener| format!("the socket {} ({}) did not come back", it.address, it.name);
-    let found: Arc<[Listener]> = known.iter().map(|it| find(it).ok_or_else(|| missing(it))).collect::<Result<_, _>>()?;
-    if came.is_empty() { Ok(found) } else { Err("there are other listening sockets than before".to_owned()) }
+/// What is wrong with the sockets; told in the log too.
+fn troubles(found: &listeners::Found, start: &Start<'_>) -> Troubles {
+    let mut troubles = Troubles::default();
+    let detached = found.detached_sentence(start.name).map(|sentence| (troubles::DETACHED, sentence));
+    let missing = found.missing_sentence(start.name).map(|sentence| (troubles::MISSING, sentence));
+    for (kind, sentence) in detached.into_iter().chain(missing) {
+        start.journal.log(Record::new(Level::Error, format!("degraded: {sentence}")));
+        troubles.begin(kind, sentence);
+    }
+    troubles
 }
 
 fn releases(state: &mut state::State, listeners: &[Listener], fds: &mut Incoming) -> Result<HashMap<Number, Release>, String> {
@@ -149,7 +152,7 @@ fn releases(state: &mut state::State, listeners: &[Listener], fds: &mut Incoming
 }
 
 /// The listening sockets, by the state or by what the environment says.
-fn listeners(known: &[state::Listener], names: &[String], fds: &mut Incoming) -> Arc<[Listener]> {
+fn carried_listeners(known: &[state::Listener], names: &[String], fds: &mut Incoming) -> Arc<[Listener]> {
     if known.is_empty() {
         let named = names.iter().enumerate();
         return named
@@ -199,7 +202,8 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         resumed,
         bus,
         releases,
-        first: First::GoOn(Box::new(Rest { pool, state, replies, words: Vec::new(), died: false })),
+        troubles: Troubles::from_saved(std::mem::take(&mut state.troubles)),
+        first: First::GoOn(Box::new(Rest { pool, state, replies, words: Vec::new(), died: false, bound_anew: Vec::new() })),
     })
 }
 
@@ -235,8 +239,11 @@ fn makeshift(
     fds.close("connection-");
     fds.close(BUS);
     // What else there is stays open: a worker that writes to a pipe that nobody has any more would be killed for it.
+    let held = fds.held().clone();
     std::mem::forget(fds);
-    makeshift_with(control, why, listeners, output, orphans, start)
+    let mut origin = makeshift_with(control, why, listeners, output, orphans, start)?;
+    origin.fds.now_held(held);
+    Ok(origin)
 }
 
 fn makeshift_with(
@@ -278,6 +285,7 @@ fn makeshift_with(
         resumed: Vec::new(),
         bus: None,
         releases: HashMap::new(),
+        troubles: Troubles::default(),
         first: First::Start(Box::new(release), orphans),
     })
 }

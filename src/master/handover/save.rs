@@ -8,7 +8,9 @@ use std::os::fd::AsFd;
 
 use super::SLOT_PREFIX;
 use super::fds::{Name, Outgoing};
+use super::listeners;
 use super::state::{self, Bytes, State};
+use super::store::Store;
 use crate::control::dbus;
 use crate::control::http::Carried;
 use crate::master::guard::Guard;
@@ -41,7 +43,7 @@ impl Master {
         let listeners = self.common.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
             name: listener.name.clone(),
             address: listener.address.clone(),
-            fd: fds.lend(format!("listener-{index}"), listener.fd.as_fd()),
+            fd: fds.lend(format!("{}{index}", listeners::PREFIX), listener.fd.as_fd()),
             inherited: listener.inherited,
         });
         let (read, write) = self.errors.ends();
@@ -80,6 +82,9 @@ impl Master {
                 took: last.took,
             }),
             askers,
+            troubles: self.troubles.saved(),
+            // Over an exec alone; a state in the store comes with what is stored.
+            stored: output.and(self.store.as_ref()).map_or_else(Vec::new, Store::held),
         })
     }
 

@@ -99,6 +99,10 @@ pub struct State {
     pub last_reload: Option<LastReload>,
     /// Who waits for an answer, and on which connection.
     pub askers: Askers,
+    /// The names that systemd's store of descriptors holds, over an exec; empty when not known.
+    pub stored: Vec<Name>,
+    /// What degrades the instance although its workers are well, by kind.
+    pub troubles: BTreeMap<String, String>,
 }
 
 /// A listening socket.

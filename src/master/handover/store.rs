@@ -6,7 +6,7 @@
 //! heard whenever the master dies; twice is as good as once, for nothing that is said adds to what was said. Only with `RATOON_SURVIVE` (the drop-in `survive.conf`): systemd kills what is left of
 //! a unit otherwise.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 
 use super::fds::{Incoming, Name, Outgoing};
+use super::ledger::Ledger;
+use super::listeners;
 use super::state::{self, Document};
 use crate::master::journal::{Journal, Level, Record};
 use crate::master::sockets::STORED_PREFIX;
@@ -40,7 +42,8 @@ const HEAD: u64 = 16;
 /// More than any state has, bytes.
 const STATE_MAX: u64 = 256 << 20;
 /// What is stored of all that a state names; the rest is made anew.
-const STORED: [&str; 7] = ["process-", "notify-", "page-", "program-", "script-", "directory-", super::SLOT_PREFIX];
+const STORED: [&str; 8] =
+    [listeners::PREFIX, "process-", "notify-", "page-", "program-", "script-", "directory-", super::SLOT_PREFIX];
 
 /// The way to the store.
 pub struct Store {
@@ -49,9 +52,7 @@ pub struct Store {
     /// What workers have said since the last writing: how many bytes, then of each the worker, the length, and the bytes.
     words: File,
     noted: usize,
-    stored: BTreeSet<Name>,
-    /// What systemd is still to be told: store this, or drop it.
-    deeds: VecDeque<(Name, Option<OwnedFd>)>,
+    ledger: Ledger,
     again: Option<Instant>,
     /// The state is another since then, and may wait until then.
     due: Option<Instant>,
@@ -67,52 +68,45 @@ pub fn open(fds: &mut Incoming, now: Instant, journal: &mut Journal) -> Option<S
     if !is_wanted() {
         return None;
     }
-    let store = Store::resume(fds, now).or_else(|_| Store::new(now));
-    let mut store = store
-        .map_err(|error| journal.log(Record::new(Level::Warning, format!("no state outlives this master: {error}"))))
-        .ok()?;
-    for name in fds.names() {
-        store.deeds.push_back((name.clone(), None));
-    }
-    Some(store)
+    let store = Store::resume(fds, now);
+    store.map_err(|error| journal.log(Record::new(Level::Warning, format!("no state outlives this master: {error}")))).ok()
 }
 
 impl Store {
-    /// An empty one.
+    /// With nothing in it.
     ///
     /// # Errors
     /// No memory.
-    pub fn new(now: Instant) -> io::Result<Store> {
-        let file = || Ok::<File, io::Error>(memfd_create("ratoon-state", MemfdFlags::CLOEXEC)?.into());
-        let (files, words) = ([file()?, file()?], file()?);
-        let mut deeds = VecDeque::new();
-        for (name, file) in FILES.iter().zip(&files).chain([(&WORDS, &words)]) {
-            deeds.push_back(((*name).to_owned(), None));
-            deeds.push_back(((*name).to_owned(), Some(file.try_clone()?.into())));
-        }
-        Ok(Store { files, written: 0, words, noted: 0, stored: BTreeSet::new(), deeds, again: None, due: Some(now) })
+    #[cfg(test)]
+    fn new(now: Instant) -> io::Result<Store> {
+        Store::resume(&mut Incoming::default(), now)
     }
 
-    /// That of a master that died, or of the program before: what it has and nobody took is dropped.
+    /// The store of a master that died, or of the program before. A file that did not come is made. What systemd holds and
+    /// nobody needs is dropped, what it does not hold and somebody needs is kept, once the state is looked at.
     ///
     /// # Errors
-    /// It is not there.
+    /// No memory.
     pub fn resume(fds: &mut Incoming, now: Instant) -> io::Result<Store> {
-        let files: [File; 2] = [fds.take(FILES[0])?.into(), fds.take(FILES[1])?.into()];
-        let stored = fds.taken().iter().filter(|name| has_stored_name(name)).cloned().collect();
-        let written = files.iter().filter_map(head).map(|(number, _)| number).max().unwrap_or(0);
-        let mut deeds = VecDeque::new();
-        let words = match fds.take(WORDS) {
-            Ok(words) => words.into(),
-            // An earlier version had none.
-            Err(_) => {
-                let words = File::from(memfd_create("ratoon-words", MemfdFlags::CLOEXEC)?);
-                deeds.push_back((WORDS.to_owned(), Some(words.try_clone()?.into())));
-                words
+        // An earlier version does not say what it has told systemd: then all is told again, which systemd takes for what it has.
+        let mut ledger = Ledger::of(fds.held().clone());
+        for name in fds.given_up() {
+            ledger.give_up(name);
+        }
+        let mut file = |name: &str| -> io::Result<File> {
+            let (file, came) = match fds.take(name) {
+                Ok(file) => (File::from(file), true),
+                Err(_) => (memfd_create("ratoon-state", MemfdFlags::CLOEXEC)?.into(), false),
+            };
+            if !(came && ledger.has(name)) {
+                ledger.replace(name.to_owned(), file.try_clone()?.into());
             }
+            Ok(file)
         };
+        let (files, words) = ([file(FILES[0])?, file(FILES[1])?], file(WORDS)?);
+        let written = files.iter().filter_map(head).map(|(number, _)| number).max().unwrap_or(0);
         let noted = read_words(&words).map_or(0, |bytes| bytes.len());
-        Ok(Store { files, written, words, noted, stored, deeds, again: None, due: Some(now) })
+        Ok(Store { files, written, words, noted, ledger, again: None, due: Some(now) })
     }
 
     /// The state that was written last, whole.
@@ -156,6 +150,11 @@ impl Store {
         }
     }
 
+    /// The names that systemd holds by all that it was told.
+    pub fn held(&self) -> Vec<Name> {
+        self.ledger.held().iter().cloned().collect()
+    }
+
     /// For the next program, which goes on with it.
     pub fn lend<'a>(&'a self, fds: &mut Outgoing<'a>) {
         for (name, file) in FILES.iter().zip(&self.files).chain([(&WORDS, &self.words)]) {
@@ -177,20 +176,8 @@ impl Store {
 
     /// `all`: whatever workers have said is part of the state.
     fn take_in(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
-        let named: BTreeMap<&Name, BorrowedFd<'_>> = fds.named().filter(|(name, _)| is_stored(name, document)).collect();
-        let gone: Vec<Name> = self.stored.iter().filter(|name| !named.contains_key(name)).cloned().collect();
-        for name in gone {
-            self.stored.remove(&name);
-            self.deeds.push_back((name, None));
-        }
-        for (name, fd) in named {
-            if !self.stored.contains(name)
-                && let Ok(copy) = readable(fd)
-            {
-                self.stored.insert(name.clone());
-                self.deeds.push_back((name.clone(), Some(copy)));
-            }
-        }
+        let named: BTreeMap<&Name, BorrowedFd<'_>> = fds.named().filter(|(name, _)| is_stored(name)).collect();
+        self.ledger.want(&named, &[FILES[0], FILES[1], WORDS], readable);
         self.tell(systemd, now);
         if let Ok(bytes) = document.write() {
             // What cannot be written is not there: the other file has the state before.
@@ -214,14 +201,8 @@ impl Store {
 
     /// Tells systemd what it is to keep and to drop; what it does not take now later.
     fn tell(&mut self, systemd: &Systemd, now: Instant) {
-        self.again = None;
-        while let Some((name, fd)) = self.deeds.pop_front() {
-            if !systemd.store(&format!("{STORED_PREFIX}{name}"), fd.as_ref().map(AsFd::as_fd)) {
-                self.deeds.push_front((name, fd));
-                self.again = Some(now + AGAIN);
-                return;
-            }
-        }
+        let tell = |name: &Name, fd: Option<BorrowedFd<'_>>| systemd.store(&format!("{STORED_PREFIX}{name}"), fd);
+        self.again = if self.ledger.tell(tell) { None } else { Some(now + AGAIN) };
     }
 }
 
@@ -244,13 +225,7 @@ fn head(file: &File) -> Option<(u64, u64)> {
     (number != 0 && length <= STATE_MAX).then_some((number, length))
 }
 
-fn is_stored(name: &str, document: &Document) -> bool {
-    // What came from systemd comes from there again.
-    let ours = document.state.listeners.iter().any(|listener| !listener.inherited && listener.fd == name);
-    ours || has_stored_name(name)
-}
-
-fn has_stored_name(name: &str) -> bool {
+fn is_stored(name: &str) -> bool {
     STORED.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with("notify-again-")
 }
 

@@ -1,0 +1,80 @@
+//! Troubles: what degrades the instance although its workers are well, each a sentence that says what to type.
+//!
+//! Law: a trouble stays until the condition behind it is gone; it goes along over an upgrade in place.
+
+use std::collections::BTreeMap;
+
+/// A listening socket that only this pool holds: the next stop is the last that its clients see of it.
+pub const DETACHED: &str = "sockets-detached";
+/// A listening socket that only the workers hold.
+pub const MISSING: &str = "sockets-missing";
+
+/// The troubles of an instance by kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Troubles(BTreeMap<String, String>);
+
+impl Troubles {
+    /// Those that an earlier program had.
+    pub fn from_saved(saved: BTreeMap<String, String>) -> Troubles {
+        Troubles(saved)
+    }
+
+    /// For the next program.
+    pub fn saved(&self) -> BTreeMap<String, String> {
+        self.0.clone()
+    }
+
+    /// There is a trouble of this kind, in a sentence without a full stop.
+    pub fn begin(&mut self, kind: &str, sentence: String) {
+        self.0.insert(kind.to_owned(), sentence);
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Each in a sentence.
+    pub fn sentences(&self) -> impl Iterator<Item = &str> {
+        self.0.values().map(String::as_str)
+    }
+
+    /// Why no new generation may be committed, if so.
+    pub fn refusal(&self) -> Option<String> {
+        self.0.get(MISSING).map(|why| format!("new workers would have fewer sockets than the present ones: {why}"))
+    }
+
+    /// The status line of the pool, with the troubles. `degraded`: the line says so itself.
+    pub fn add_to(&self, mut line: String, degraded: bool) -> String {
+        if self.0.is_empty() {
+            return line;
+        }
+        line += if degraded { "; " } else { ", degraded: " };
+        line + &self.sentences().collect::<Vec<_>>().join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_stand_behind_the_status_line() {
+        let mut troubles = Troubles::default();
+        assert_eq!(troubles.add_to("generation 1: 2/2 ready".to_owned(), false), "generation 1: 2/2 ready");
+        troubles.begin(MISSING, "no socket 1".to_owned());
+        troubles.begin(DETACHED, "no unit 2".to_owned());
+        assert_eq!(troubles.add_to("1/2 ready".to_owned(), false), "1/2 ready, degraded: no unit 2; no socket 1");
+        assert_eq!(troubles.add_to("1/2 ready, degraded".to_owned(), true), "1/2 ready, degraded; no unit 2; no socket 1");
+        assert_eq!(Troubles::from_saved(troubles.saved()), troubles);
+    }
+
+    #[test]
+    fn troubles_refuse_a_reload_only_without_a_socket() {
+        let mut troubles = Troubles::default();
+        troubles.begin(DETACHED, "no unit 2".to_owned());
+        assert_eq!(troubles.refusal(), None);
+        troubles.begin(MISSING, "no socket 1".to_owned());
+        assert!(troubles.refusal().is_some_and(|why| why.ends_with("no socket 1")));
+    }
+}

@@ -1,0 +1,63 @@
+//! systemd's store of descriptors (`survive.conf`): what a master has not yet told systemd when it replaces its program.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::harness::master::workers;
+use super::harness::{Master, Place, Value, eventually};
+
+/// What a store holds after these messages, as systemd would have it.
+fn stored(messages: &[String]) -> BTreeMap<String, usize> {
+    let mut store: BTreeMap<String, usize> = BTreeMap::new();
+    for message in messages {
+        let mut lines = message.lines();
+        let Some(name) = lines.clone().find_map(|line| line.strip_prefix("FDNAME=ratoon-")) else { continue };
+        if lines.clone().any(|line| line == "FDSTORE=1") {
+            *store.entry(name.to_owned()).or_default() += 1;
+        } else if lines.any(|line| line == "FDSTOREREMOVE=1") {
+            store.remove(name);
+        }
+    }
+    store
+}
+
+/// What the next master needs of a pool whose workers show nothing on their pages.
+fn needed(status: &Value) -> BTreeSet<String> {
+    let generation = &status["generation"];
+    let common = ["state-0", "state-1", "words", "listener-0"].map(str::to_owned);
+    let release = [format!("program-{generation}"), format!("directory-{generation}")];
+    let of_workers =
+        workers(status).iter().flat_map(|worker| ["process", "notify", "page"].map(|kind| format!("{kind}-{}", worker["id"])));
+    common.into_iter().chain(release).chain(of_workers).collect()
+}
+
+#[track_caller]
+fn wait_until_stored(master: &Master) {
+    let needed = needed(&master.wait_until_calm());
+    let has = || stored(&master.systemd().messages()).into_keys().collect::<BTreeSet<_>>();
+    eventually(
+        "the store holds what is needed",
+        || (has() == needed).then_some(()),
+        || format!("missing: {:?}\ntoo much: {:?}", needed.difference(&has()), has().difference(&needed)),
+    );
+}
+
+/// A systemd that is busy takes some ten messages; the rest waits in the master, and must not be lost over the exec.
+#[test]
+fn store_is_complete_after_an_upgrade_beside_a_busy_systemd() {
+    let master = Place::new().pool("count = 8", "").environment("RATOON_SURVIVE", "1").deaf_systemd().start();
+    master.ok(&["reload"]);
+    master.wait_until_calm();
+    for _ in 0..2 {
+        master.ok(&["upgrade"]);
+    }
+    master.systemd().hear_again();
+    wait_until_stored(&master);
+    // Nothing of an earlier generation stays when an upgrade meets a reload.
+    for _ in 0..3 {
+        let reload = master.begin(&["reload"]);
+        master.ok(&["upgrade"]);
+        reload.end();
+    }
+    wait_until_stored(&master);
+    assert!(stored(&master.systemd().messages()).values().all(|times| *times == 1), "{:?}", master.systemd().messages());
+}

@@ -1,0 +1,159 @@
+//! Faults of `survive.conf`: sockets, descriptors and workers that a dead master leaves in systemd's hands.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::Case;
+use crate::container::{Container, wait_for};
+use crate::instance::{Instance, pids};
+use crate::survive::{is_gone, kill_master, next_master, survivor, wanted};
+use crate::upgrade::nothing_is_left;
+
+pub const CASES: &[Case] = &[
+    ("leftovers_end_workers_at_a_stop_in_auto_restart", leftovers_end_workers_at_a_stop_in_auto_restart),
+    ("master_of_many_workers_comes_back", master_of_many_workers_comes_back),
+    ("store_holds_what_is_needed_after_upgrades_in_reloads", store_holds_what_is_needed_after_upgrades_in_reloads),
+    ("tcp_socket_outlives_a_restart_of_its_unit", tcp_socket_outlives_a_restart_of_its_unit),
+    ("unix_socket_outlives_a_restart_of_its_unit", unix_socket_outlives_a_restart_of_its_unit),
+];
+
+/// The master is killed again and again for 1, 8 and 60 seconds, or until systemd starts `ratoon-leftovers@` no more.
+fn leftovers_end_workers_at_a_stop_in_auto_restart(c: &Container) {
+    let web = survivor(c, "loops", 2, "RestartSec=400ms");
+    for seconds in [1, 8, 60] {
+        c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+        web.settled();
+        let began = Instant::now();
+        loop {
+            let master = web.main_pid();
+            if master != 0 {
+                let _ = c.run(&["sh", "-c", &format!("kill -KILL {master}")]);
+            }
+            let is_refused = c.property("ratoon-leftovers@loops.service", "Result") == "start-limit-hit";
+            let is_over = is_refused || began.elapsed() >= Duration::from_secs(seconds);
+            if is_over && web.property("SubState") == "auto-restart" {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(120), "no start was awaited");
+        }
+        let _ = c.run(&["systemctl", "stop", &web.socket(), &web.service()]);
+        wait_for("all workers are gone", || is_gone(&web).then_some(()));
+        wait_for("the runtime directory is gone", || (!c.path("/run/ratoon/loops").exists()).then_some(()));
+        let _ = c.run(&["systemctl", "reset-failed", &web.socket(), &web.service()]);
+    }
+    nothing_is_left(&web);
+}
+
+/// More descriptors in the store than the usual soft limit of 1024 open files.
+fn master_of_many_workers_comes_back(c: &Container) {
+    let web = Instance::new(c, "crowd", 400);
+    c.write(
+        "/etc/ratoon/crowd.toml",
+        "[worker]\ncommand = [\"/bin/sleep\", \"1000\"]\ncount = 400\nstart_timeout = \"2min\"\nready = \"running\"\nsettle = \"0s\"\nstop_timeout = \"1s\"\n",
+    );
+    let directory = format!("/etc/systemd/system/{}.d", web.service());
+    c.ok(&["install", "-D", "-m", "644", "/usr/share/doc/ratoon/examples/survive.conf", &format!("{directory}/survive.conf")]);
+    web.drop_in("");
+    web.start();
+    let before = pids(&web.settled());
+    let in_store = || web.property("NFileDescriptorStore").parse::<u32>().expect("a number");
+    wait_for("the store has all", || (in_store() > 1024).then_some(()));
+    for _ in 0..3 {
+        let master = kill_master(&web);
+        next_master(&web, master);
+        let after = web.settled();
+        assert_eq!((pids(&after), &after["worker_crashes"]), (before.clone(), &0.into()));
+    }
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// Upgrades while the descriptors of a reload are still on their way to systemd.
+fn store_holds_what_is_needed_after_upgrades_in_reloads(c: &Container) {
+    let web = survivor(c, "keeps", 40, "");
+    for _ in 0..5 {
+        c.ok(&["systemctl", "reload", "--no-block", &web.service()]);
+        c.ok(&["ratoon", "upgrade", web.name]);
+    }
+    wait_for("the reloads are over", || (web.property("ActiveState") == "active").then_some(()));
+    let status = web.settled();
+    let in_store = || web.property("NFileDescriptorStore").parse::<u32>().expect("a number");
+    let (deadline, expected) = (Instant::now() + Duration::from_secs(20), wanted(&status));
+    while in_store() != expected {
+        assert!(Instant::now() < deadline, "{} descriptors in the store, not {expected}", in_store());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // And they are the right ones.
+    let before = pids(&web.settled());
+    let master = kill_master(&web);
+    next_master(&web, master);
+    let after = web.settled();
+    assert_eq!((pids(&after), &after["worker_crashes"]), (before, &0.into()));
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// systemd starts no socket of a service that is active, nor one whose address the workers hold: from the restart on, no unit has it.
+fn tcp_socket_outlives_a_restart_of_its_unit(c: &Container) {
+    let web = survivor(c, "holds", 2, "");
+    let before = web.settled();
+    let _ = c.run(&["systemctl", "restart", &web.socket()]);
+    let master = kill_master(&web);
+    next_master(&web, master);
+    let after = web.settled();
+    assert_eq!((pids(&after), &after["sockets"]), (pids(&before), &before["sockets"]), "{}", c.journal(&web.service()));
+    assert!(web.get().expect("an answer").contains("generation 1"));
+    // It is told, with what to type.
+    assert_eq!(after["degraded"], true);
+    let said = wait_for("systemd shows it", || {
+        Some(web.property("StatusText")).filter(|text| text.contains("degraded") && text.contains("systemctl stop ratoon@holds"))
+    });
+    assert!(said.contains("2/2 ready") && said.contains(&web.address), "{said}");
+    // A reload and another death change nothing of it.
+    web.good_release("v2");
+    web.point_to("v2");
+    web.reload_ok();
+    let master = kill_master(&web);
+    next_master(&web, master);
+    assert!(web.get().expect("an answer").contains("version v2"));
+    assert_eq!(web.settled()["degraded"], true);
+    // What it says to type mends it.
+    c.ok(&["systemctl", "stop", &web.service()]);
+    let _ = c.run(&["systemctl", "reset-failed", &web.socket()]);
+    c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+    assert_eq!(web.settled()["degraded"], false);
+    assert!(web.get().expect("an answer").contains("version v2"));
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// A path can be bound anew beside the workers' socket, which nobody reaches then.
+fn unix_socket_outlives_a_restart_of_its_unit(c: &Container) {
+    let web = survivor(c, "paths", 2, "");
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    let path = "/run/paths.sock";
+    let listen = format!("/etc/systemd/system/{}.d/zz-path.conf", web.socket());
+    c.write(&listen, &format!("[Socket]\nListenStream=\nListenStream={path}\n"));
+    c.ok(&["systemctl", "daemon-reload"]);
+    c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+    web.settled();
+    let _ = c.run(&["systemctl", "restart", &web.socket()]);
+    let master = kill_master(&web);
+    next_master(&web, master);
+    wait_for("the path answers", || answers(&c.path(path)).then_some(()));
+    web.settled();
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// A worker answers behind this path.
+fn answers(path: &Path) -> bool {
+    let Ok(mut stream) = UnixStream::connect(path) else { return false };
+    let mut answer = String::new();
+    let asked = stream
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .and_then(|()| stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"));
+    asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+}

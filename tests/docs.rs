@@ -141,7 +141,7 @@ fn configurations_in_the_documentation_are_fine() {
         for text in between(&read(&document), "```toml\n", "```") {
             let file = directory.path().join("pool.toml");
             fs::write(&file, text).expect("pool.toml");
-            ratoon(&["check", file.to_str().expect("UTF-8")]);
+            ratoon(&["check", "--file-only", file.to_str().expect("UTF-8")]);
             checked += 1;
         }
     }
@@ -149,7 +149,7 @@ fn configurations_in_the_documentation_are_fine() {
     let example = between(&page, ".SH EXAMPLE\n.nf\n", ".fi").next().expect("an example");
     let file = directory.path().join("page.toml");
     fs::write(&file, example).expect("page.toml");
-    ratoon(&["check", file.to_str().expect("UTF-8")]);
+    ratoon(&["check", "--file-only", file.to_str().expect("UTF-8")]);
     assert!(checked > 0, "only {checked} configurations were found in the documentation");
 }
 

@@ -1,31 +1,71 @@
 //! `ratoon check FILE`: reads a configuration and says what is wrong with it, or what it would run.
+//!
+//! Beyond the file, it checks what the file names on this machine, as the users who will need it: the service's user reads files
+//! and runs hooks, the worker's user enters the directory and executes the program.
+
+mod machine;
+mod service;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::screen::complain;
 use crate::config::{self, Config};
 
+#[derive(clap::Args)]
+pub(super) struct Options {
+    /// The configuration
+    file: PathBuf,
+    /// User as whom the service runs [default: User= of the unit for /etc/ratoon/NAME.toml, else the user who checks]
+    #[arg(long)]
+    user: Option<String>,
+    /// Read the file alone, for another machine: no users, directories, programs, environment files
+    #[arg(long)]
+    file_only: bool,
+}
+
+/// What was found.
+#[derive(Default)]
+struct Findings {
+    /// What keeps it from running.
+    errors: Vec<String>,
+    /// What is dangerous, or could not be checked.
+    warnings: Vec<String>,
+}
+
 /// Says on stderr what is wrong (exit 1), or on stdout in one line what would run (exit 0).
-pub fn run(file: &Path) -> ExitCode {
-    match check(file) {
-        Ok(line) => {
-            // Whoever closed our stdout does not want the line; the exit status stands.
-            let _ = writeln!(std::io::stdout(), "{line}");
-            ExitCode::SUCCESS
-        }
+pub(super) fn run(options: &Options) -> ExitCode {
+    let found =
+        if options.file_only { file_alone(&options.file) } else { service::check(&options.file, options.user.as_deref()) };
+    let (line, found) = match found {
+        Ok(found) => found,
         Err(error) => {
-            complain(&error.to_string());
-            ExitCode::FAILURE
+            complain(&error);
+            return ExitCode::FAILURE;
         }
+    };
+    let file = options.file.display();
+    found.errors.iter().for_each(|error| complain(&format!("{file}: {error}")));
+    found.warnings.iter().for_each(|warning| complain(&format!("{file}: warning: {warning}")));
+    if !found.errors.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    // Whoever closed our stdout does not want the line; the exit status stands.
+    let _ = writeln!(std::io::stdout(), "{file}: fine; it would run {line}");
+    ExitCode::SUCCESS
+}
+
+impl Findings {
+    /// The value, or its error among what keeps it from running.
+    fn keep<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
+        result.map_err(|error| self.errors.push(error.to_string())).ok()
     }
 }
 
-fn check(file: &Path) -> Result<String, config::Error> {
-    let config = config::load(file)?;
-    config.environment(config.worker.directory.as_deref().unwrap_or(Path::new("")))?;
-    Ok(format!("{}: fine; it would run {}", file.display(), summary(&config)))
+fn file_alone(file: &Path) -> Result<(String, Findings), String> {
+    let config = config::load(file).map_err(|error| error.to_string())?;
+    Ok((summary(&config), Findings::default()))
 }
 
 /// `4 workers (one for each CPU) of /usr/bin/web --port 80, in /srv/web`
@@ -54,8 +94,7 @@ mod tests {
 
     #[test]
     fn the_shipped_example() {
-        let said = check(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/web.toml")).unwrap();
-        assert!(said.contains("examples/web.toml: fine; it would run "), "{said}");
+        let (said, _) = file_alone(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/web.toml")).unwrap();
         assert!(said.ends_with(" (one per CPU) of /usr/bin/my-server --listen-fd 3"), "{said}");
     }
 
@@ -74,12 +113,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("web.toml");
         let text =
-            format!("[worker]\ncommand = ['web']\ndirectory = '{}'\nenvironment_file = '.env'", directory.path().display());
+            format!("[worker]\ncommand = ['/bin/sh']\ndirectory = '{}'\nenvironment_file = '.env'", directory.path().display());
         std::fs::write(&file, text).unwrap();
-        assert!(check(&file).unwrap_err().to_string().contains("/.env: there is no such file"));
+        let errors = || service::check(&file, None).unwrap().1.errors.join("\n");
+        assert!(errors().contains("/.env: there is no such file"));
         std::fs::write(directory.path().join(".env"), "A=1\nB").unwrap();
-        assert!(check(&file).unwrap_err().to_string().contains("/.env:2: this line has no"));
+        assert!(errors().contains("/.env:2: this line has no"));
         std::fs::write(directory.path().join(".env"), "A=1\nB=2").unwrap();
-        assert!(check(&file).is_ok());
+        assert_eq!(errors(), "");
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Options {
     /// Where it listens: 8080 (everyone), 127.0.0.1:8080, [::]:80, /run/x.sock; may be repeated
     #[arg(long, short, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: Vec<String>,
-    /// User as whom its master and its workers run [default: the owner of the directory]
+    /// User as whom its master and its workers run [default: the owner of the directory, if that is not root]
     #[arg(long)]
     user: Option<String>,
     /// Directory in which the workers run [default: the current one]

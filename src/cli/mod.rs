@@ -5,7 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod abort;
-pub mod check;
+mod check;
 mod init;
 mod leftovers;
 mod list;
@@ -22,7 +22,6 @@ mod target;
 mod top;
 mod upgrade;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -94,12 +93,10 @@ enum Verb {
      Exit status: 0 written, 1 nothing was written, 2 wrong usage."
     )]
     Init(init::Options),
-    /// Read a configuration and say what is wrong with it, with line and column
-    #[command(after_help = "Exit status: 0 fine, 1 not.")]
-    Check {
-        /// The configuration
-        file: PathBuf,
-    },
+    /// Read a configuration and say what is wrong with it, with line and column, and with what it names on this machine
+    #[command(after_help = "Run by root it checks as the users who will need users, directories, programs and files.\n\
+     Exit status: 0 fine, 1 not.")]
+    Check(check::Options),
 }
 
 /// The command line as data, for whoever writes completions of it.
@@ -123,7 +120,7 @@ pub fn main() -> ExitCode {
         // That the options can be read is part of the answer.
         Verb::HandoverCheck(_) => crate::master::handover_check(),
         Verb::Leftovers(options) => leftovers::run(&options),
-        Verb::Check { file } => check::run(&file),
+        Verb::Check(options) => check::run(&options),
     }
 }
 

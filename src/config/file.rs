@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::Error;
+use crate::sys::access::{self, Want};
 
 /// No configuration is longer.
 const LIMIT: u64 = 1 << 20;
@@ -99,13 +100,7 @@ fn regular(kind: FileType) -> Result<(), Trouble> {
 
 pub(super) fn unreadable(path: &Path, error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            let uid = rustix::process::geteuid().as_raw();
-            format!(
-                "user {uid} may not read it; make it and the directories above it readable, for instance: chmod a+r {}",
-                path.display()
-            )
-        }
+        io::ErrorKind::PermissionDenied => access::denied(path, Want::Read).to_string(),
         _ => format!("it cannot be read: {error}"),
     }
 }

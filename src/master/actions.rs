@@ -9,6 +9,7 @@ use super::journal::{Level, Record};
 use super::prepare;
 use super::publish::LastReload;
 use super::turn::{Brought, Master};
+use super::warnings;
 use crate::control::{Notice, ReloadAnswer, Reply};
 use crate::pool::{Action, Answer, AskerId, Ended, Event, How, Kind, Log, Number, Outcome, WorkerId};
 use crate::sys::process::PidFd;
@@ -58,6 +59,7 @@ impl Master {
         let (source, common, bring) = (self.source.clone(), self.common.clone(), self.bring.clone());
         let footprint = self.footprint();
         let measured = footprint.clone();
+        let running = self.releases.get(&self.pool.generation()).map(Arc::downgrade).unwrap_or_default();
         let cancel = match Cancel::new() {
             Ok(cancel) => cancel,
             Err(error) => {
@@ -68,7 +70,10 @@ impl Master {
         self.preparing = Some((number, cancel.clone()));
         tokio::task::spawn_blocking(move || {
             let made = prepare::prepare(&source, &common, Some(&footprint), &cancel);
-            let made = made.map(|release| (prepare::settings(&release.config), Box::new(release)));
+            let made = made.map(|mut release| {
+                release.before = running;
+                (prepare::settings(&release.config), Box::new(release))
+            });
             let _ = bring.send(Brought::Prepared(number, made));
         });
         self.hasten();
@@ -150,6 +155,9 @@ impl Master {
 
     fn reload_finished(&mut self, number: Number, outcome: Outcome, reason: &str) {
         self.release_cancelled();
+        if outcome == Outcome::Committed {
+            self.warn_of_release(number);
+        }
         let reason: Arc<str> = reason.into();
         let result = outcome.as_str();
         let ended = SystemTime::now();
@@ -164,6 +172,17 @@ impl Master {
         let _ = self.ends.notices.send(Notice::ReloadFinished { generation: number, result, reason });
         self.systemd.reloaded(self.now);
         self.published.at_once = true;
+    }
+
+    /// Says what is dangerous or odd about a release, beside the loop.
+    pub(super) fn warn_of_release(&self, number: Number) {
+        let Some(release) = self.releases.get(&number).cloned() else { return };
+        let (journal, directory) = (self.journal.clone(), self.source.directory.clone());
+        tokio::task::spawn_blocking(move || {
+            for warning in warnings::of(&release, number, release.before.upgrade().as_deref(), &directory) {
+                journal.log(Record::new(Level::Warning, warning));
+            }
+        });
     }
 
     fn answer(&mut self, asker: AskerId, answer: Answer) {

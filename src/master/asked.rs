@@ -123,7 +123,8 @@ impl Master {
         let (bring, directory) = (self.bring.clone(), self.source.directory.clone());
         tokio::task::spawn_blocking(move || {
             let directory = release.config.worker.directory.clone().unwrap_or(directory);
-            let setting = Setting { config: &release.config, directory: &directory, variables: &[] };
+            let path = std::env::var_os("PATH");
+            let setting = Setting { config: &release.config, directory: &directory, variables: &[], path: path.as_deref() };
             let _ = bring.send(Brought::ReadyToStop(setting.hook("hooks.before_shutdown", &argv, &cancel)));
         });
     }
@@ -145,9 +146,6 @@ impl Master {
                 });
                 match result {
                     Ok((settings, release)) if wanted => {
-                        for warning in &release.warnings {
-                            self.warn(warning.clone());
-                        }
                         self.releases.insert(number, std::sync::Arc::new(*release));
                         self.keep_reader_rules();
                         self.extend();

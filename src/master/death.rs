@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::guard::Guard;
 use super::processes::{Process, Token};
+use super::start_failure;
 use super::turn::{Brought, Master};
 use crate::pool::{Event, How, WorkerId};
 use crate::sys::descendants;
@@ -70,7 +71,10 @@ impl Master {
         let killed_for_memory = matches!(ended, Ended::Signal { signal: libc::SIGKILL, .. })
             && process.group.as_ref().and_then(|group| group.oom_kills()).is_some_and(|kills| kills > 0);
         let how = match (self.spawn_errors.remove(&worker), ended) {
-            (Some(error), _) => How::NotStarted(error.to_string()),
+            (Some(error), _) => {
+                let release = self.releases.get(&process.generation).map(AsRef::as_ref);
+                How::NotStarted(start_failure::in_words(&error, release))
+            }
             (None, _) if killed_for_memory => How::OutOfMemory,
             (None, Ended::Exit(status)) => How::Exit(status),
             (None, Ended::Signal { signal, core }) => How::Signal { signal, core },

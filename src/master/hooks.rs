@@ -9,6 +9,7 @@
 //! Law 11: a root master executes nothing that another user may write or rename.
 //! Law 4: all of this blocks, so it never runs on the loop.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Setting<'a> {
     pub directory: &'a Path,
     /// The variables of the configuration.
     pub variables: &'a [(String, String)],
+    /// The master's `PATH`.
+    pub path: Option<&'a OsStr>,
 }
 
 impl Setting<'_> {
@@ -62,6 +65,23 @@ impl Setting<'_> {
         self.check_trust(key, &pinned, &account).err()
     }
 
+    /// What keeps hooks and the check from being run, as far as that can be known without running them.
+    pub fn errors(&self) -> Vec<String> {
+        let account = match Account::of_hooks(self.config) {
+            Ok(account) => account,
+            Err(why) => return vec![why],
+        };
+        let hooks = &self.config.hooks;
+        let hooks = [("hooks.before_reload", &hooks.before_reload), ("hooks.before_shutdown", &hooks.before_shutdown)];
+        let hooks = hooks.into_iter().filter_map(|(key, argv)| Some((key, argv.as_deref()?)));
+        let hook = |(key, argv): (&str, &[String])| {
+            let pinned = self.pin(key, argv)?;
+            self.check_trust(key, &pinned, &account)
+        };
+        let check = self.config.reload.check.as_deref().map(|argv| self.pin("reload.check", argv).map(drop));
+        hooks.map(hook).chain(check).filter_map(Result::err).collect()
+    }
+
     /// What can be changed by another user and runs as root, although nothing says that it is to run as root.
     pub fn warnings_of_root(&self, account: &Account, command: &Pinned) -> Vec<String> {
         if account.uid() != 0 || self.config.worker.user.is_some() {
@@ -81,7 +101,7 @@ impl Setting<'_> {
     }
 
     fn pin(&self, key: &str, argv: &[String]) -> Result<Pinned, String> {
-        release::pin(key, argv, self.directory, std::env::var_os("PATH").as_deref()).map_err(|error| error.to_string())
+        release::pin(key, argv, self.directory, self.path).map_err(|error| error.to_string())
     }
 
     /// Refuses what would run as root and could be changed by another user: the program, and the files whose variables

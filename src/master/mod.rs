@@ -11,6 +11,8 @@
 //! | `asked.rs` | what the front ends ask |
 //! | `prepare.rs`, `release.rs`, `command.rs` | a release: read, checked, pinned |
 //! | `account.rs`, `hooks.rs` | as whom workers, checks and hooks run; which hooks are refused |
+//! | `warnings.rs` | what is dangerous about a release that runs, and reloads that change nothing |
+//! | `start_failure.rs` | why a worker could not be started, in words |
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
 //! | `hear.rs`, `words.rs` | what workers say |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
@@ -25,7 +27,7 @@
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
 
-mod account;
+pub mod account;
 mod actions;
 pub mod age;
 mod asked;
@@ -40,7 +42,7 @@ mod fronts;
 mod guard;
 mod handover;
 mod hear;
-mod hooks;
+pub mod hooks;
 pub mod journal;
 pub mod output;
 mod prepare;
@@ -51,6 +53,7 @@ pub mod release;
 mod rest;
 pub mod sockets;
 mod start;
+mod start_failure;
 mod systemd;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -58,6 +61,7 @@ pub mod text;
 mod troubles;
 mod turn;
 mod vacate;
+mod warnings;
 mod wear;
 pub mod words;
 

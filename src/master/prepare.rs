@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::account::Account;
 use super::command::Cancel;
@@ -48,8 +48,8 @@ pub struct Release {
     pub config: Arc<Config>,
     /// Everything that its workers have in common.
     pub plan: Plan,
-    /// Sentences for the log: what is dangerous about it.
-    pub warnings: Vec<String>,
+    /// The release that ran when this one was made, as long as it is kept.
+    pub before: Weak<Release>,
 }
 
 impl Source {
@@ -83,19 +83,17 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
     }
     let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
     let configured = config.environment(&directory).map_err(words)?;
-    let setting = Setting { config: &config, directory: &directory, variables: &configured };
+    let path = std::env::var_os("PATH");
+    let setting = Setting { config: &config, directory: &directory, variables: &configured, path: path.as_deref() };
     if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| reload) {
         setting.hook("hooks.before_reload", argv, cancel)?;
     }
-    let path = std::env::var_os("PATH");
     let pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref());
     let pinned = pinned.map_err(|error| error.to_string())?;
     let account = Account::of_workers(&config)?;
     if let Some(argv) = config.reload.check.as_deref().filter(|_| reload) {
         setting.check(argv, &account, cancel)?;
     }
-    let mut warnings = setting.warnings_of_root(&account, &pinned);
-    warnings.extend(setting.warning_of_shutdown());
     if !runs {
         look_ahead()?;
     }
@@ -120,7 +118,7 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
         nofile: Some(nofile),
         die_with_parent: common.die_with_parent,
     };
-    Ok(Release { config: Arc::new(config), plan, warnings })
+    Ok(Release { config: Arc::new(config), plan, before: Weak::new() })
 }
 
 /// Which of the sockets its workers get; with `worker.balance = "per-slot"` each has another in their place.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 
 use super::sockets::is_masters_own;
+use crate::sys::access::{self, Want};
 use crate::sys::fd::{STASH, stash};
 use crate::sys::program::Program;
 use crate::sys::spawn::describe;
@@ -79,7 +80,12 @@ pub fn pin(key: &str, command: &[String], directory: &Path, path_env: Option<&Os
 }
 
 fn open_directory(directory: &Path) -> Result<(PathBuf, OwnedFd), Error> {
-    let fail = |error: io::Error| Error(format!("worker.directory {directory:?}: {}", in_words(&error)));
+    let fail = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Error(format!("worker.directory {directory:?}: {}", access::denied(directory, Want::Enter)))
+        }
+        _ => Error(format!("worker.directory {directory:?}: {}", in_words(&error))),
+    };
     let path = std::fs::canonicalize(directory).map_err(fail)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;

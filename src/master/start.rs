@@ -461,9 +461,6 @@ impl Master {
         };
         match first {
             First::Start(release, orphans) => {
-                for warning in &release.warnings {
-                    master.journal.log(Record::new(Level::Warning, warning.clone()));
-                }
                 master.pool = Pool::new(now, seed).with_workers_after(orphans.last_worker);
                 master.orphans = orphans;
                 if master.orphans.is_empty() && store::is_wanted() {
@@ -473,6 +470,7 @@ impl Master {
                 master.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
                 master.events.push_back(Event::Start(prepare::settings(&release.config)));
                 master.releases.insert(1, Arc::from(release));
+                master.warn_of_release(1);
             }
             First::GoOn(rest) => master.restore(*rest, &mut fds),
         }

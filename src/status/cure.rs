@@ -22,6 +22,10 @@ pub fn cure(how: &str, log_tail: &[String]) -> Option<&'static str> {
             "its user (worker.user) may not execute the program, or not enter a directory above it, or its file system is mounted \
              noexec: `namei -l` shows the way to it"
         }
+        _ if how.starts_with("chdir to ") => {
+            "its user (worker.user) may not enter the directory: give it to a group of that user's, as `ratoon check FILE`, run by root, \
+             says"
+        }
         _ if printed(&["Bad file descriptor", "EBADF", "non-socket", "not a socket", "ENOTSOCK"]) => {
             "it uses a descriptor that it was not given: the listening sockets are 3, 4, and so on, in the order in which \
              `ratoon status` shows them (LISTEN_FDS, LISTEN_FDNAMES)"
@@ -46,6 +50,7 @@ mod tests {
             ("exec: No such file or directory", "", "interpreter"),
             ("exec: Exec format error", "", "#!/bin/sh"),
             ("exec: Permission denied", "", "worker.user"),
+            ("chdir to /srv/web as user web: Permission denied", "", "ratoon check"),
             ("exit 1", "Traceback\nOSError: [Errno 9] Bad file descriptor", "3, 4"),
             ("exit 1", "Error: listen EADDRINUSE: address already in use :::3000", "descriptor 3"),
         ] {

@@ -8,6 +8,8 @@
 compile_error!("ratoon is for 64-bit Linux");
 
 #[cfg(feature = "master")]
+pub mod access;
+#[cfg(feature = "master")]
 pub mod accounts;
 #[cfg(feature = "master")]
 pub mod credentials;

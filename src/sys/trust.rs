@@ -151,7 +151,7 @@ fn is_outside(uid: u32) -> bool {
 }
 
 /// The interpreter that a script's first line names.
-fn interpreter(path: &Path) -> Option<PathBuf> {
+pub fn interpreter(path: &Path) -> Option<PathBuf> {
     let mut line = Vec::new();
     File::open(path).ok()?.take(FIRST_LINE_MAX as u64).read_to_end(&mut line).ok()?;
     let line = line.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;

@@ -8,6 +8,7 @@
 //! | `mass.rs` | hundreds of workers, a thousand signals |
 //! | `matrix.rs` | fault × phase, under load |
 //! | `privilege.rs` | what a root master runs and changes for others |
+//! | `check.rs` | what `ratoon check` finds on a machine where something is missing or closed |
 //! | `clock.rs` | a wall clock that is set |
 //! | `container.rs` | the first process of a PID namespace |
 //! | `bodies.rs` | requests with bodies that mean nothing |
@@ -19,6 +20,7 @@
 #![allow(dead_code)]
 
 mod bodies;
+mod check;
 mod clock;
 mod container;
 #[path = "../support/dice.rs"]

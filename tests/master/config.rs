@@ -85,6 +85,24 @@ fn before_reload_runs_first_and_can_refuse() {
 }
 
 #[test]
+fn reload_that_changes_nothing_is_warned_of() {
+    let place = Place::new();
+    place.release("v2", "");
+    let master = place.pool("count = 1", "").start();
+    let warning = |generation: u64| format!("generation {generation} runs what the one before it ran");
+    master.ok(&["reload"]);
+    master.wait_for_log(&warning(2));
+    // Another directory, another configuration.
+    master.place.current("v2");
+    master.ok(&["reload"]);
+    master.place.configure("count = 2", "");
+    master.ok(&["reload"]);
+    master.ok(&["reload"]);
+    master.wait_for_log(&warning(5));
+    assert!(!master.log().contains(&warning(3)) && !master.log().contains(&warning(4)), "{}", master.log());
+}
+
+#[test]
 fn check_runs_in_the_new_release_and_can_refuse() {
     let place = Place::new();
     place.release("v2", "");

@@ -1,6 +1,7 @@
 //! What a new instance needs and nobody should have to be asked: directory, program, user, address.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,7 @@ pub(super) fn listen(address: &str, here: bool) -> Result<String, String> {
 pub(super) fn directory(named: Option<&Path>, here: bool) -> Result<PathBuf, String> {
     let current = std::env::current_dir().map_err(|error| format!("cannot tell the current directory: {error}"))?;
     // A symlink such as `current` is kept: it is followed at each reload.
+    let current = as_the_shell_has_it(current, [std::env::var_os("PWD"), of_sudo()]);
     let directory = named.map_or_else(|| current.clone(), |named| current.join(named));
     if here && !directory.is_dir() {
         return Err(format!("--directory {}: there is no such directory; make it first", directory.display()));
@@ -48,6 +50,28 @@ pub(super) fn directory(named: Option<&Path>, here: bool) -> Result<PathBuf, Str
         return Err(format!("--directory {directory:?}: a configuration can only name a directory that is text on one line"));
     }
     Ok(directory)
+}
+
+/// The first of these names that leads to the current directory and may be written down: the kernel's own name for it is
+/// without symlinks.
+fn as_the_shell_has_it(current: PathBuf, names: [Option<OsString>; 2]) -> PathBuf {
+    let identity = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
+    let is_plain = |path: &Path| {
+        let mut parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
+        path.is_absolute() && !parts.any(|part| part == b"." || part == b"..")
+    };
+    let here = identity(&current);
+    let mut names = names.into_iter().flatten().map(PathBuf::from);
+    names.find(|path| here.is_some() && is_plain(path) && identity(path) == here).unwrap_or(current)
+}
+
+/// `$PWD` as the shell had it that called sudo, which does not pass it on.
+fn of_sudo() -> Option<OsString> {
+    std::env::var_os("SUDO_UID")?;
+    let parent = rustix::process::getppid()?.as_raw_nonzero();
+    let environment = std::fs::read(format!("/proc/{parent}/environ")).ok()?;
+    let value = environment.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(b"PWD="))?;
+    Some(OsStr::from_bytes(value).to_owned())
 }
 
 /// The command, with a program that a service finds too: this shell's PATH is not its own.
@@ -64,7 +88,8 @@ pub(super) fn command(mut command: Vec<String>, directory: &Path) -> Result<Vec<
     Ok(command)
 }
 
-/// The user whom a system's instance runs as: the one named, else the directory's owner, if that is not root.
+/// The user whom a system's instance runs as: the one named, else the directory's owner. For a release that root owns
+/// somebody has to be named, if only root.
 pub(super) fn user(manager: Manager, named: Option<String>, directory: &Path, here: bool) -> Result<Option<User>, String> {
     let unknown =
         |name: &str| format!("--user {name}: there is no such user; make one (`useradd --system {name}`), or name another");
@@ -81,8 +106,14 @@ pub(super) fn user(manager: Manager, named: Option<String>, directory: &Path, he
         (Manager::System, None) if !here => Ok(None),
         (Manager::System, None) => {
             let owner = std::fs::metadata(directory).map_or(0, |it| it.uid());
-            let name = accounts::name(owner).filter(|_| owner != 0);
-            Ok(name.map(|name| User { name, uid: owner, guessed: true }))
+            if owner == 0 {
+                return Err(format!(
+                    "{} belongs to root: say with --user NAME as whom its master and its workers are to run (`useradd --system NAME` \
+                     makes a user; --user root if it has to be root)",
+                    directory.display()
+                ));
+            }
+            Ok(accounts::name(owner).map(|name| User { name, uid: owner, guessed: true }))
         }
     }
 }
@@ -102,5 +133,42 @@ pub(super) fn base(manager: Manager, root: Option<&Path>) -> Result<PathBuf, Str
         Manager::User => absolute("XDG_CONFIG_HOME")
             .or_else(|| absolute("HOME").map(|home| home.join(".config")))
             .ok_or_else(|| "neither XDG_CONFIG_HOME nor HOME says where your configuration is: set HOME".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_keeps_the_symlink_of_the_shell() {
+        let place = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(place.path()).unwrap();
+        let (release, link) = (root.join("releases/1"), root.join("current"));
+        std::fs::create_dir_all(&release).unwrap();
+        std::os::unix::fs::symlink("releases/1", &link).unwrap();
+        let name = |first: Option<&Path>, second: Option<&Path>| {
+            as_the_shell_has_it(release.clone(), [first, second].map(|path| path.map(|path| path.as_os_str().to_owned())))
+        };
+        assert_eq!(name(Some(&link), None), link);
+        assert_eq!(name(None, Some(&link)), link);
+        // Stale ones, relative ones, and those that a symlink on the way would change.
+        for odd in
+            [root.as_path(), &root.join("none"), Path::new("current"), &root.join("releases/../current"), &root.join("./current")]
+        {
+            assert_eq!(name(Some(odd), None), release, "{odd:?}");
+        }
+        assert_eq!(name(Some(&root), Some(&link)), link);
+    }
+
+    #[test]
+    fn user_has_to_be_named_for_a_release_of_root() {
+        let ask = |named: Option<&str>| user(Manager::System, named.map(str::to_owned), Path::new("/usr"), true);
+        let why = ask(None).err().unwrap();
+        assert!(why.starts_with("/usr belongs to root: say with --user NAME"), "{why}");
+        assert!(ask(Some("root")).unwrap().is_none());
+        assert_eq!(ask(Some("nobody")).unwrap().unwrap().name, "nobody");
+        // In the image of another machine nothing of this one counts.
+        assert!(user(Manager::System, None, Path::new("/usr"), false).unwrap().is_none());
     }
 }

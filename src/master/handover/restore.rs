@@ -72,7 +72,7 @@ pub fn release(
             nofile: saved.nofile,
             die_with_parent,
         },
-        warnings: Vec::new(),
+        before: std::sync::Weak::new(),
     })
 }
 

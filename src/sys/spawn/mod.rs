@@ -22,7 +22,7 @@ use std::sync::{Arc, LazyLock};
 
 pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
-pub use self::user::become_user;
+pub use self::user::{as_user, become_user};
 use super::fd::crowded;
 pub use super::fd::{STASH, stash};
 use super::process::PidFd;

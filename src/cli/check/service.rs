@@ -1,0 +1,89 @@
+//! As whom the service of a configuration runs, and the check as that user.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::{Findings, machine, summary};
+use crate::config;
+use crate::sys::accounts::{self, User};
+use crate::sys::credentials::own_uid;
+use crate::sys::spawn::{Identity, as_user};
+
+/// Where the configurations of the units are.
+const CONFIGURATIONS: &str = "/etc/ratoon";
+
+/// Checks the file and what it names: what would run, and what was found.
+pub(super) fn check(file: &Path, named: Option<&str>) -> Result<(String, Findings), String> {
+    let instance = instance(file);
+    let user = match named {
+        Some(name) => Some(accounts::user(name).ok_or_else(|| format!("--user {name}: there is no such user"))?),
+        None => instance
+            .as_deref()
+            .and_then(unit_user)
+            .map(|name| {
+                accounts::user(&name).ok_or_else(|| {
+                    format!("User={name} of the unit: there is no such user; make one (`useradd --system {name}`)")
+                })
+            })
+            .transpose()?,
+    };
+    let as_service = || {
+        let config = config::load(file).map_err(|error| error.to_string())?;
+        Ok((summary(&config), machine::check(&config, instance.is_some())))
+    };
+    match user {
+        Some(user) if user.uid != own_uid() => match identity(&user) {
+            Some(identity) => {
+                as_user(&identity, as_service).map_err(|error| format!("cannot check as user {}: {error}", user.name))?
+            }
+            None => {
+                let (line, mut found) = as_service()?;
+                found.warnings.push(format!(
+                    "the service runs as {}; checked as user {} (sudo checks as that user)",
+                    user.name,
+                    own_uid()
+                ));
+                Ok((line, found))
+            }
+        },
+        _ => as_service(),
+    }
+}
+
+/// The rights of a user, where they can be had.
+fn identity(user: &User) -> Option<Identity> {
+    (own_uid() == 0).then(|| Identity { uid: user.uid, gid: user.gid, groups: user.groups.clone() })
+}
+
+/// The instance whose unit reads this file.
+fn instance(file: &Path) -> Option<String> {
+    let path = std::path::absolute(file).ok()?;
+    let name = path.file_name()?.to_str()?.strip_suffix(".toml")?;
+    (path.parent()? == Path::new(CONFIGURATIONS)).then(|| name.to_owned())
+}
+
+/// `User=` of the instance's unit, drop-ins and all; `None` where it has none, or where no systemd answers.
+fn unit_user(instance: &str) -> Option<String> {
+    let unit = format!("ratoon@{instance}.service");
+    let said = Command::new("systemctl")
+        .args(["show", "--property=User", "--value", "--", &unit])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let user = String::from_utf8(said.stdout).ok()?.trim().to_owned();
+    (said.status.success() && !user.is_empty()).then_some(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instance_is_the_name_of_a_file_in_etc() {
+        assert_eq!(instance(Path::new("/etc/ratoon/web.toml")).as_deref(), Some("web"));
+        for other in ["/etc/ratoon/web", "/etc/ratoon/old/web.toml", "web.toml"] {
+            assert_eq!(instance(Path::new(other)), None, "{other}");
+        }
+    }
+}

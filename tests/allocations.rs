@@ -56,7 +56,7 @@ fn run_master(file: PathBuf) -> ExitCode {
             let _ = rustix::io::write(stdin, &(stats.allocations + stats.reallocations).to_ne_bytes());
         }
     };
-    thread::spawn("test-count", 64 * 1024, count).expect("a thread");
+    thread::spawn("test-count", count).expect("a thread");
     master::run(master::Options { config: Some(file), name: Some("pool".into()), ..master::Options::default() })
 }
 

@@ -26,6 +26,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::sys::thread::STACK;
+
 /// Could not ask, or a usage error.
 const COULD_NOT_ASK: u8 = 2;
 
@@ -126,7 +128,7 @@ pub fn main() -> ExitCode {
 
 /// Runs a verb of the client: its exit status, or what kept it from asking.
 fn ask(verb: impl Future<Output = Result<ExitCode, String>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
         Err(error) => return could_not_ask(&format!("cannot set up input and output: {error}")),
     };

@@ -13,8 +13,6 @@ use crate::sys::{accounts, thread};
 
 /// Members of these groups read the journal, and so see what workers print anyway (`systemd-journald.service(8)`).
 const GROUPS: [&str; 2] = ["adm", "systemd-journal"];
-/// Stack of the thread that looks them up, bytes. NSS modules of a directory server run on it.
-const STACK: usize = 1 << 20;
 /// The longest wait for that thread; a reader that waited in vain sees no details.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -80,7 +78,7 @@ impl Readers {
         let groups = self.groups.clone();
         self.lookup.call_once(|| {
             // A refused thread leaves the groups unknown: details stay hidden.
-            let _ = thread::spawn("ratoon-groups", STACK, move || {
+            let _ = thread::spawn("ratoon-groups", move || {
                 let found = GROUPS.iter().filter_map(|name| accounts::group(name)).collect();
                 groups.send_replace(Some(found));
             });

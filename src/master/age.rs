@@ -24,7 +24,7 @@ pub(super) fn look(journal: &Journal) {
         }
     };
     // Where no thread can be had, there is worse to be said.
-    let _ = crate::sys::thread::spawn("ratoon-age", 128 * 1024, look);
+    let _ = crate::sys::thread::spawn("ratoon-age", look);
 }
 
 /// `systemd 247 (247.3-7+deb11u5)` is the first line of what `systemctl --version` says.

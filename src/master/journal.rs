@@ -262,7 +262,7 @@ impl Journal {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let started: io::Result<_> = thread::spawn("ratoon-log", 256 * 1024, move || writer::run(&shared));
+        let started: io::Result<_> = thread::spawn("ratoon-log", move || writer::run(&shared));
         if started.is_err() {
             self.shared.running.store(false, Ordering::Release);
         }

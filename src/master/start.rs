@@ -205,6 +205,8 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
+        .thread_name("ratoon-blocking")
+        .thread_stack_size(thread::STACK)
         // See `keep_a_thread`.
         .thread_keep_alive(Duration::MAX)
         .build()
@@ -309,7 +311,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
 fn keep_a_thread(runtime: &tokio::runtime::Runtime) -> Result<(), String> {
     let none = |error| format!("cannot start a thread: {error}; raise TasksMax= or the user's limit of processes (ulimit -u)");
     // Asked in a way that may be refused.
-    thread::spawn("ratoon-first", 64 * 1024, || {}).map_err(none)?;
+    thread::spawn("ratoon-first", || {}).map_err(none)?;
     drop(runtime.spawn_blocking(|| {}));
     Ok(())
 }

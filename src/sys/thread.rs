@@ -8,11 +8,16 @@ use std::mem::MaybeUninit;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-/// Starts a named thread (≤ 15 bytes of the name are shown by the kernel) that blocks all signals; `stack` is in bytes.
+/// The stack of every thread, bytes. A thread occupies only the pages that it has touched, so a large stack costs address space.
+/// The deepest use that was measured in a debug build is 276 KiB (the log thread, when it reads the time zone);
+/// `tests/faults/stacks.rs` measures every thread again and asserts that the stack is at least four times as large.
+pub const STACK: usize = 2 << 20;
+
+/// Starts a named thread (≤ 15 bytes of the name are shown by the kernel) that blocks all signals, with a stack of [`STACK`] bytes.
 ///
 /// # Errors
 /// The kernel has no room for another thread (EAGAIN: `TasksMax=`, RLIMIT_NPROC).
-pub fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     // A thread inherits the mask of its creator: block here, create, put back.
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
@@ -25,7 +30,7 @@ pub fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> 
         yield_to_others();
         body();
     };
-    let started = Builder::new().name(name.to_owned()).stack_size(stack).spawn(body);
+    let started = Builder::new().name(name.to_owned()).stack_size(STACK).spawn(body);
     if changed == 0 {
         // SAFETY: pthread_sigmask succeeded above, so it wrote `before`.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
@@ -51,7 +56,7 @@ pub fn aside<T: Send>(name: &str, body: impl FnOnce() -> T + Send) -> T {
         let body = held(&body).take();
         *held(&result) = body.map(|body| body());
     };
-    std::thread::scope(|scope| match Builder::new().name(name.to_owned()).spawn_scoped(scope, run) {
+    std::thread::scope(|scope| match Builder::new().name(name.to_owned()).stack_size(STACK).spawn_scoped(scope, run) {
         Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         Err(_) => run(),
     });
@@ -78,7 +83,7 @@ mod tests {
         let (tell, told) = std::sync::mpsc::channel();
         // SAFETY: it only asks, of this thread.
         let policy = || unsafe { libc::sched_getscheduler(0) };
-        spawn("ratoon-test", 64 * 1024, move || tell.send((blocked(), policy())).expect("the test waits"))
+        spawn("ratoon-test", move || tell.send((blocked(), policy())).expect("the test waits"))
             .expect("a thread")
             .join()
             .expect("no panic");

@@ -15,6 +15,7 @@
 //! | `readers.rs` | readers that may not change the pool, and web pages |
 //! | `store.rs` | systemd's store of descriptors |
 //! | `fuzz.rs` | bytes of every kind for all that reads from outside |
+//! | `stacks.rs` | stack sizes of all threads |
 //! | `puppet.rs`, `meter.rs` | a worker that does what the test says; what a process costs |
 
 #![allow(dead_code)]
@@ -36,4 +37,5 @@ mod meter;
 mod privilege;
 mod puppet;
 mod readers;
+mod stacks;
 mod store;

@@ -14,6 +14,8 @@ use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{Signal as Watched, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::sys::thread::STACK;
+
 /// Why the view ended.
 pub(super) enum End {
     /// By its key.
@@ -122,6 +124,10 @@ pub(super) fn read_keys() -> Result<UnboundedReceiver<Result<Input, String>>, St
             }
         }
     };
-    thread::Builder::new().name("keys".to_owned()).spawn(read).map_err(|error| cannot("start a thread", &error))?;
+    thread::Builder::new()
+        .name("keys".to_owned())
+        .stack_size(STACK)
+        .spawn(read)
+        .map_err(|error| cannot("start a thread", &error))?;
     Ok(input)
 }

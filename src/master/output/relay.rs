@@ -286,7 +286,7 @@ impl Relay {
         let begin = || -> io::Result<()> {
             let (out, err) = (out.try_clone()?, err.as_ref().map(OwnedFd::try_clone).transpose()?);
             let copier = copy::Copier::new(Arc::clone(&self.shared), out, err, self.grace)?;
-            thread::spawn("ratoon-output", 256 * 1024, move || copier.run())?;
+            thread::spawn("ratoon-output", move || copier.run())?;
             Ok(())
         };
         if begin().is_err() {

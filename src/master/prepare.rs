@@ -145,6 +145,7 @@ pub fn settings(config: &Config) -> Settings {
         },
         start_timeout: config.worker.start_timeout,
         stop_timeout: config.worker.stop_timeout,
+        stop_signal: config.worker.stop_signal,
         watchdog: config.worker.watchdog,
         restart: Restart {
             initial: restart.initial,

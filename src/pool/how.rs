@@ -25,14 +25,16 @@ pub enum How {
     StopTimeout(Duration),
     /// It was silent for too long.
     Watchdog,
+    /// It said `STOPPING=1` as soon as it was ready, or before, and ended cleanly.
+    Left,
     /// It ended while nobody watched.
     Unknown,
 }
 
 impl How {
     /// The words of [`How::cause`].
-    pub const CAUSES: [&str; 8] =
-        ["exit", "signal", "not-started", "out-of-memory", "start-timeout", "stop-timeout", "watchdog", "unknown"];
+    pub const CAUSES: [&str; 9] =
+        ["exit", "signal", "not-started", "out-of-memory", "start-timeout", "stop-timeout", "watchdog", "left", "unknown"];
 
     /// The kind of end, for who counts them.
     pub fn cause(&self) -> &'static str {
@@ -44,7 +46,8 @@ impl How {
             How::StartTimeout(_) => 4,
             How::StopTimeout(_) => 5,
             How::Watchdog => 6,
-            How::Unknown => 7,
+            How::Left => 7,
+            How::Unknown => 8,
         };
         Self::CAUSES[number]
     }
@@ -62,6 +65,7 @@ impl fmt::Display for How {
             How::StartTimeout(after) => write!(f, "start timeout after {}", Span(*after)),
             How::StopTimeout(after) => write!(f, "stop timeout after {}", Span(*after)),
             How::Watchdog => f.write_str("watchdog"),
+            How::Left => f.write_str("left at once (STOPPING=1)"),
             How::Unknown => f.write_str("unknown"),
         }
     }

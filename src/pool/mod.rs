@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod ending;
 mod generation;
 mod how;
 mod recycle;

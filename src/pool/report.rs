@@ -48,11 +48,11 @@ impl Pool {
         if let Some((slot, how, at_once)) =
             self.last_crash.as_ref().filter(|_| self.history.degraded || self.ready() < self.target)
         {
-            let does = match (at_once, how) {
-                (true, How::Exit(_) | How::Signal { .. }) => "exits at once",
-                (_, _) => "fails",
+            text += &match (at_once, how) {
+                (_, How::Left) => format!(": worker {slot} leaves at once (STOPPING=1)"),
+                (true, How::Exit(_) | How::Signal { .. }) => format!(": worker {slot} exits at once ({how})"),
+                (_, _) => format!(": worker {slot} fails ({how})"),
             };
-            text += &format!(": worker {slot} {does} ({how})");
         }
         if let Some(failure) = &self.failure_text {
             text += "; ";

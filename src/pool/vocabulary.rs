@@ -25,6 +25,8 @@ pub struct Settings {
     pub start_timeout: Duration,
     /// From the stop signal to SIGKILL.
     pub stop_timeout: Duration,
+    /// Begins a drain; a worker that ends by it ended cleanly.
+    pub stop_signal: i32,
     /// Longest silence of a ready worker; `None`: not watched.
     pub watchdog: Option<Duration>,
     /// Replacing workers that failed.

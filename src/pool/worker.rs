@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pool;
+use super::ending::{Ending, Verdict};
 use super::generation::Role;
 use super::how::How;
 use super::serving::VACATE_LIMIT;
@@ -48,6 +49,8 @@ pub(super) enum Doom {
     Asked,
     /// It said `STOPPING=1`.
     Leaving,
+    /// It said `STOPPING=1` before it had served for `restart.initial`.
+    LeavingAtOnce,
     /// It was not ready in time.
     StartTimeout(Duration),
     /// It was silent for too long.
@@ -252,34 +255,10 @@ impl Pool {
                 Doom::Asked if vacating => self.act(Action::Vacate(id)),
                 Doom::Asked | Doom::StartTimeout(_) => self.act(Action::Stop(id)),
                 Doom::Watchdog => self.act(Action::Abort(id)),
-                Doom::Leaving => {}
+                Doom::Leaving | Doom::LeavingAtOnce => {}
             }
         }
         self.act(Action::Changed(id));
-    }
-
-    /// `STOPPING=1`: its replacement starts at once, if it has lived a life.
-    fn leaves(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else { return };
-        let (generation, slot) = (worker.generation, worker.slot);
-        let ready_for = worker.ready_at.map(|since| self.now - since);
-        let Some(home) = self.generations.get_mut(&generation) else { return };
-        let (role, lived) = (home.role, ready_for.is_some_and(|life| life >= home.settings.restart.initial));
-        match role {
-            Role::Candidate => {
-                let reason = self.reason(id, "it left by its own will (STOPPING=1)");
-                self.drain(id, Doom::Leaving);
-                self.rollback(Outcome::RolledBack, reason);
-            }
-            Role::Current => {
-                self.drain(id, Doom::Leaving);
-                if self.unlink(id) {
-                    let delay = if lived { Duration::ZERO } else { self.strike(generation, slot, ready_for) };
-                    self.restart_in(generation, slot, delay);
-                }
-            }
-            Role::Retired => self.drain(id, Doom::Leaving),
-        }
     }
 
     pub(super) fn start_timeout(&mut self, id: WorkerId) {
@@ -335,15 +314,13 @@ impl Pool {
         if worker.how.is_some() {
             return self.senseless("a second end of one worker", Some(id));
         }
-        let (generation, slot, killed) = (worker.generation, worker.slot, worker.killed);
-        let stop_timeout = self.generations.get(&generation).map_or(Duration::ZERO, |home| home.settings.stop_timeout);
-        let (how, crashed) = match worker.doom {
-            None => (how, true),
-            Some(Doom::StartTimeout(limit)) => (How::StartTimeout(limit), true),
-            Some(Doom::Watchdog) => (How::Watchdog, true),
-            Some(Doom::Asked | Doom::Leaving) if killed => (How::StopTimeout(stop_timeout), false),
-            Some(Doom::Asked | Doom::Leaving) => (how, false),
+        let (generation, slot) = (worker.generation, worker.slot);
+        let killed_by_us = worker.killed || self.stopping.as_ref().is_some_and(|stopping| stopping.now);
+        let ending = match self.generations.get(&generation) {
+            Some(home) => Ending::of(worker, how, killed_by_us, &home.settings),
+            None => Ending::unasked(how),
         };
+        let (how, crashed) = (ending.how, ending.verdict == Verdict::Crash);
         let ready_for = worker.ready_at.map(|since| now - since);
         worker.how = Some(Box::new(how.clone()));
         worker.vacating = false;
@@ -352,10 +329,13 @@ impl Pool {
         for key in [Key::Start(id), Key::Settle(id), Key::Watchdog(id), Key::Age(id)] {
             self.timers.clear(key);
         }
-        let failed = crashed || killed;
+        let failed = ending.verdict != Verdict::Clean;
         self.act(Action::Ended(Ended { worker: id, slot, generation, pid, how: how.clone(), failed, status }));
+        self.crashes += u64::from(ending.unasked);
+        if failed && !crashed && !matches!(how, How::StopTimeout(_)) {
+            self.log(Kind::WorkerFailed, format!("{reason}, while it drained"), Some(generation), Some((id, slot)));
+        }
         if crashed {
-            self.crashes += 1;
             self.log(Kind::WorkerFailed, reason.clone(), Some(generation), Some((id, slot)));
             self.recycle_failed(id, &reason);
             match self.generations.get(&generation).map(|home| home.role) {
@@ -393,7 +373,7 @@ impl Pool {
     }
 
     /// Why a worker is blamed, in one line.
-    fn reason(&self, id: WorkerId, how: &str) -> String {
+    pub(super) fn reason(&self, id: WorkerId, how: &str) -> String {
         let Some(worker) = self.workers.get(&id) else { return how.to_owned() };
         let when = if worker.ready_at.is_none() && !how.starts_with("start timeout") { ", before it was ready" } else { "" };
         let words = if worker.status.is_empty() { String::new() } else { format!(" (its last status: {})", worker.status) };

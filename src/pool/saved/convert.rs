@@ -25,6 +25,7 @@ impl Worker {
             doom: doom.map(|doom| match doom {
                 Doom::Asked => words::Doom::Asked,
                 Doom::Leaving => words::Doom::Leaving,
+                Doom::LeavingAtOnce => words::Doom::LeavingAtOnce,
                 Doom::StartTimeout(after) => words::Doom::StartTimeout { after },
                 Doom::Watchdog => words::Doom::Watchdog,
             }),
@@ -53,6 +54,7 @@ impl words::Doom {
         match self {
             words::Doom::Asked => Doom::Asked,
             words::Doom::Leaving => Doom::Leaving,
+            words::Doom::LeavingAtOnce => Doom::LeavingAtOnce,
             words::Doom::StartTimeout { after } => Doom::StartTimeout(after),
             words::Doom::Watchdog => Doom::Watchdog,
         }
@@ -69,6 +71,7 @@ impl From<&How> for words::How {
             How::StartTimeout(after) => words::How::StartTimeout { after: *after },
             How::StopTimeout(after) => words::How::StopTimeout { after: *after },
             How::Watchdog => words::How::Watchdog,
+            How::Left => words::How::Left,
             How::Unknown => words::How::Unknown,
         }
     }
@@ -84,6 +87,7 @@ impl words::How {
             words::How::StartTimeout { after } => How::StartTimeout(after),
             words::How::StopTimeout { after } => How::StopTimeout(after),
             words::How::Watchdog => How::Watchdog,
+            words::How::Left => How::Left,
             words::How::Unknown => How::Unknown,
         }
     }
@@ -139,8 +143,19 @@ impl Place {
 
 impl From<&Settings> for words::Settings {
     fn from(settings: &Settings) -> words::Settings {
-        let Settings { count, ready, start_timeout, stop_timeout, watchdog, restart, surge, probation, max_age, per_slot } =
-            settings.clone();
+        let Settings {
+            count,
+            ready,
+            start_timeout,
+            stop_timeout,
+            stop_signal,
+            watchdog,
+            restart,
+            surge,
+            probation,
+            max_age,
+            per_slot,
+        } = settings.clone();
         let vocabulary::Restart { initial, max, limit, interval, give_up } = restart;
         words::Settings {
             count,
@@ -150,6 +165,7 @@ impl From<&Settings> for words::Settings {
             },
             start_timeout,
             stop_timeout,
+            stop_signal,
             watchdog,
             restart: Restart { initial, max, limit, interval, give_up },
             surge: match surge {
@@ -165,8 +181,19 @@ impl From<&Settings> for words::Settings {
 
 impl words::Settings {
     pub(super) fn restore(self) -> Settings {
-        let words::Settings { count, ready, start_timeout, stop_timeout, watchdog, restart, surge, probation, max_age, per_slot } =
-            self;
+        let words::Settings {
+            count,
+            ready,
+            start_timeout,
+            stop_timeout,
+            stop_signal,
+            watchdog,
+            restart,
+            surge,
+            probation,
+            max_age,
+            per_slot,
+        } = self;
         let Restart { initial, max, limit, interval, give_up } = restart;
         Settings {
             count,
@@ -176,6 +203,7 @@ impl words::Settings {
             },
             start_timeout,
             stop_timeout,
+            stop_signal,
             watchdog,
             restart: vocabulary::Restart { initial, max, limit, interval, give_up },
             surge: match surge {

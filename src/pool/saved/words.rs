@@ -22,6 +22,7 @@ pub(super) enum Phase {
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub(super) enum Doom {
     Leaving,
+    LeavingAtOnce,
     StartTimeout {
         after: Duration,
     },
@@ -61,6 +62,7 @@ pub(super) enum How {
         after: Duration,
     },
     Watchdog,
+    Left,
     #[default]
     #[serde(other)]
     Unknown,
@@ -119,6 +121,7 @@ pub(super) struct Settings {
     pub ready: Readiness,
     pub start_timeout: Duration,
     pub stop_timeout: Duration,
+    pub stop_signal: i32,
     pub watchdog: Option<Duration>,
     pub restart: Restart,
     pub surge: Surge,
@@ -144,6 +147,8 @@ impl Default for Settings {
             ready: Readiness::Notify,
             start_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(30),
+            // SIGTERM.
+            stop_signal: 15,
             watchdog: None,
             restart: Restart::default(),
             surge: Surge::Percent(100),

@@ -23,6 +23,7 @@ fn settings(count: u32) -> Settings {
         ready: Readiness::Notify,
         start_timeout: ms(10_000),
         stop_timeout: ms(30_000),
+        stop_signal: 15,
         watchdog: None,
         restart: Restart { initial: ms(100), max: ms(30_000), limit: 10, interval: ms(60_000), give_up: None },
         surge: Surge::Percent(100),

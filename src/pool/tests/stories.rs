@@ -1,11 +1,12 @@
 //! Stories: what an administrator would tell, one behaviour each. A history that the simulation found becomes one.
 
+mod endings;
 mod keeping;
 mod reloads;
 
 use super::world::{What, World};
 use super::{ms, settings};
-use crate::pool::{Answer, Event, How, Outcome, Phase, Readiness, Said, Surge};
+use crate::pool::{Answer, Event, How, Kind, Outcome, Phase, Readiness, Said, Surge};
 
 fn reload_answer(world: &World, asker: u64) -> (u64, Outcome, String) {
     match world.answer(asker) {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::pool::{
-    Action, Answer, AskerId, Ended, Event, How, Number, Outcome, Phase, Pool, Said, Settings, Slot, Worker, WorkerId,
+    Action, Answer, AskerId, Ended, Event, How, Kind, Number, Outcome, Phase, Pool, Said, Settings, Slot, Worker, WorkerId,
 };
 
 /// A process as the world sees it.
@@ -54,6 +54,8 @@ pub struct World {
     pub forks_fail: u32,
     pub ended: Vec<Ended>,
     pub finished: Vec<(Number, Outcome, String)>,
+    /// Log lines.
+    pub logs: Vec<(Kind, String)>,
     pub spawns: Vec<(WorkerId, Slot, Number, Instant)>,
     pub ready_told: bool,
     pub exit: Option<u8>,
@@ -85,6 +87,7 @@ impl World {
             forks_fail: 0,
             ended: Vec::new(),
             finished: Vec::new(),
+            logs: Vec::new(),
             spawns: Vec::new(),
             ready_told: false,
             exit: None,
@@ -417,7 +420,7 @@ impl World {
             Action::Ready => assert!(!std::mem::replace(&mut self.ready_told, true), "READY=1 twice"),
             Action::Stopping => self.stopping = true,
             Action::Exit(code) => self.exit = Some(*code),
-            Action::Log(_) => {}
+            Action::Log(log) => self.logs.push((log.kind, log.message.clone())),
         }
     }
 

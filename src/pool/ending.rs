@@ -1,0 +1,101 @@
+//! What the end of a worker's main process means: whether it is a failure, and whether its slot needs another worker.
+//!
+//! Law: an end that was not clean is a failure with a record, also that of a worker that drains: it may have cut requests off.
+
+use std::time::Duration;
+
+use super::Pool;
+use super::generation::Role;
+use super::how::How;
+use super::vocabulary::{Outcome, Settings, WorkerId};
+use super::worker::{Doom, Worker};
+
+/// What an end is to the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The worker did what it was asked to, or said that it would.
+    Clean,
+    /// It drained and failed at that: a record, but its slot has, or needs, no other worker because of it.
+    FailedDrain,
+    /// It failed while it was to serve: its slot needs another worker, or its reload fails.
+    Crash,
+}
+
+/// An end as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    pub how: How,
+    pub verdict: Verdict,
+    /// A failure of a worker that nobody had asked to end.
+    pub unasked: bool,
+}
+
+impl Ending {
+    /// The end of a worker that nobody had asked to end.
+    pub fn unasked(how: How) -> Ending {
+        Ending { how, verdict: Verdict::Crash, unasked: true }
+    }
+
+    /// The end of `worker`, before it is noted in it. `killed`: SIGKILL was sent to it because it had not stopped in time, or
+    /// because the whole instance was to end at once.
+    pub fn of(worker: &Worker, how: How, killed: bool, settings: &Settings) -> Ending {
+        let clean = is_clean(&how, settings.stop_signal);
+        let failed_drain = |how, unasked| Ending { how, verdict: Verdict::FailedDrain, unasked };
+        match worker.doom {
+            None => Ending::unasked(how),
+            Some(Doom::StartTimeout(limit)) => Ending::unasked(How::StartTimeout(limit)),
+            Some(Doom::Watchdog) => Ending::unasked(How::Watchdog),
+            Some(Doom::Asked | Doom::Leaving | Doom::LeavingAtOnce) if worker.killed => {
+                failed_drain(How::StopTimeout(settings.stop_timeout), false)
+            }
+            Some(Doom::LeavingAtOnce) => failed_drain(if clean { How::Left } else { how }, true),
+            Some(Doom::Leaving) if !clean && !killed => failed_drain(how, true),
+            // A worker that was never ready served nobody: the reload that it fell with has its own reason.
+            Some(Doom::Asked) if !clean && !killed && worker.ready_at.is_some() => failed_drain(how, false),
+            Some(Doom::Asked | Doom::Leaving) => Ending { how, verdict: Verdict::Clean, unasked: false },
+        }
+    }
+}
+
+/// Whether this is how a worker ends that stops as it is told: with status 0, or by the stop signal, which shells and Java
+/// report as status 128 + its number.
+fn is_clean(how: &How, stop_signal: i32) -> bool {
+    match how {
+        How::Exit(status) => *status == 0 || *status == 128 + stop_signal,
+        How::Signal { signal, core: _ } => *signal == stop_signal,
+        // Nothing ran; nothing is known; or it is said by itself.
+        How::NotStarted(_) | How::Unknown | How::Left => true,
+        How::OutOfMemory | How::StartTimeout(_) | How::StopTimeout(_) | How::Watchdog => false,
+    }
+}
+
+impl Pool {
+    /// `STOPPING=1`: its replacement starts at once, if it has lived a life.
+    pub(super) fn leaves(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (generation, slot) = (worker.generation, worker.slot);
+        let ready_for = worker.ready_at.map(|since| self.now - since);
+        let Some(home) = self.generations.get_mut(&generation) else { return };
+        let (role, lived) = (home.role, ready_for.is_some_and(|life| life >= home.settings.restart.initial));
+        match role {
+            Role::Candidate => {
+                let reason = self.reason(id, "it left by its own will (STOPPING=1)");
+                self.drain(id, Doom::Leaving);
+                self.rollback(Outcome::RolledBack, reason);
+            }
+            Role::Current => {
+                self.drain(id, if lived { Doom::Leaving } else { Doom::LeavingAtOnce });
+                if self.unlink(id) {
+                    let delay = if lived {
+                        Duration::ZERO
+                    } else {
+                        self.last_crash = Some((slot, How::Left, true));
+                        self.strike(generation, slot, ready_for)
+                    };
+                    self.restart_in(generation, slot, delay);
+                }
+            }
+            Role::Retired => self.drain(id, Doom::Leaving),
+        }
+    }
+}

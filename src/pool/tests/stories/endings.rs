@@ -1,0 +1,84 @@
+//! Ends of workers that drain: each one that was not clean is a failure with a record.
+
+use super::*;
+
+/// A pool of one worker that drains for a reload.
+fn draining() -> World {
+    let mut world = serving(1);
+    world.reload();
+    world.prepare();
+    world.ready(2);
+    assert_eq!(world.phase(1), Some(Phase::Draining));
+    world
+}
+
+/// How the last record says that the worker ended; `None` when it is no failure.
+fn recorded(world: &World) -> Option<How> {
+    world.ended.last().filter(|ended| ended.failed).map(|ended| ended.how.clone())
+}
+
+#[test]
+fn draining_worker_that_crashes_is_a_failure() {
+    for how in [How::Exit(1), How::Signal { signal: 11, core: true }, How::Signal { signal: 9, core: false }, How::OutOfMemory] {
+        let mut world = draining();
+        world.exit(1, how.clone());
+        assert_eq!(recorded(&world), Some(how.clone()));
+        let told = format!("worker 1 (slot 0): {how}, while it drained");
+        assert!(world.logs.contains(&(Kind::WorkerFailed, told)), "{:?}", world.logs);
+        assert_eq!((world.pool.crashes(), world.spawns.len()), (0, 2), "it was asked to end, and nobody replaces it");
+    }
+}
+
+#[test]
+fn draining_worker_that_ends_by_its_stop_signal_is_no_failure() {
+    for how in [How::Exit(0), How::Exit(128 + 15), How::Signal { signal: 15, core: false }] {
+        let mut world = draining();
+        world.exit(1, how);
+        assert_eq!(recorded(&world), None);
+    }
+    let mut config = settings(1);
+    config.stop_signal = 3;
+    let mut world = World::new(config);
+    world.ready(1);
+    world.step(Event::Stop { now: false });
+    world.exit(1, How::Signal { signal: 15, core: false });
+    assert_eq!(recorded(&world), Some(How::Signal { signal: 15, core: false }), "another signal than worker.stop_signal");
+}
+
+#[test]
+fn workers_that_a_second_stop_kills_are_no_failures() {
+    let mut world = serving(1);
+    world.step(Event::Stop { now: false });
+    world.step(Event::Stop { now: true });
+    world.exit(1, How::Signal { signal: 9, core: false });
+    assert_eq!(recorded(&world), None);
+}
+
+#[test]
+fn worker_that_crashes_after_stopping_is_a_failure() {
+    let mut world = serving(1);
+    world.pass(ms(1_000));
+    world.step(Event::Said(1, Said::Stopping));
+    world.exit(1, How::Signal { signal: 11, core: false });
+    assert_eq!(recorded(&world), Some(How::Signal { signal: 11, core: false }));
+    assert_eq!((world.pool.crashes(), world.spawns.len()), (1, 2), "it has one replacement");
+}
+
+#[test]
+fn pool_degraded_by_workers_that_leave_names_them() {
+    let mut world = serving(1);
+    while !world.pool.degraded() {
+        let worker = world.of(1)[0];
+        world.ready(worker);
+        world.step(Event::Said(worker, Said::Stopping));
+        world.exit(worker, How::Exit(0));
+        assert_eq!(recorded(&world), Some(How::Left), "it had not lived");
+        while world.of(1).is_empty() {
+            let at = world.pool.deadline().expect("a restart");
+            world.pass(at - world.now);
+        }
+    }
+    assert_eq!(world.pool.crashes(), 11);
+    let text = world.pool.status_text();
+    assert!(text.ends_with("degraded: worker 0 leaves at once (STOPPING=1)"), "{text}");
+}

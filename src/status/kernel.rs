@@ -47,7 +47,8 @@ pub struct Survey {
 /// What the kernel knows of one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Resident memory, bytes: of all processes in its cgroup (pages that they share count for each), else of its main one.
+    /// Resident memory, bytes: of all its processes (those of its cgroup, else its main one and the descendants of that), from
+    /// `/proc/PID/statm`; pages that they share count for each.
     pub rss: Option<u64>,
     /// `memory.current` of its cgroup, bytes: with the page cache that it causes; only where there is a memory controller.
     pub memory_current: Option<u64>,
@@ -135,10 +136,11 @@ pub fn survey(workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
 
 /// The master's own figures alone.
 pub fn master() -> Master {
-    let stat = Process::of(std::process::id()).and_then(|me| me.stat());
+    let me = Process::of(std::process::id());
+    let stat = me.and_then(|me| me.stat());
     let (rss, pss) = process::own_rollup();
     Master {
-        rss: rss.or(stat.as_ref().map(|stat| stat.rss)),
+        rss: rss.or_else(|| me?.rss()),
         pss,
         cpu_usec: Some(process::own_cpu()),
         started: stat.and_then(|stat| process::boot_time()?.checked_add(stat.started)),
@@ -198,5 +200,7 @@ impl Listener {
     }
 }
 
+#[cfg(test)]
+mod memory_tests;
 #[cfg(test)]
 mod tests;

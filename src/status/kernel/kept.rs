@@ -144,11 +144,11 @@ impl Dumped {
 }
 
 /// A worker while it is looked at.
-struct Look<'a> {
+struct Look {
     id: u64,
     pid: u32,
-    group: Option<&'a Path>,
     main: Process,
+    /// The processes of its cgroup, else its descendants; `None`: a cgroup that could not be read is no reason to guess.
     others: Option<Vec<u32>>,
     seen: Seen,
     figures: Figures,
@@ -204,7 +204,7 @@ fn look_at(
         if !holders.any() || !holders.wants_others(look.id, look.seen) {
             continue;
         }
-        match look.others.take().or_else(|| look.find_others()) {
+        match look.others.take() {
             Some(others) => {
                 for other in others.into_iter().filter(|other| *other != look.pid).filter_map(Process::of) {
                     holders.other(look.id, &other, &mut look.seen);
@@ -223,26 +223,25 @@ fn look_at(
     looked
 }
 
-impl<'a> Look<'a> {
-    fn new(id: u64, pid: u32, group: Option<&'a Path>, main: Process, stat: process::Stat, boot: Option<SystemTime>) -> Look<'a> {
-        let others = group.and_then(|group| process::group_members(group, PROCESSES_MAX));
-        let siblings = others.iter().flatten().filter(|other| **other != pid).filter_map(|other| Process::of(*other)?.stat());
+impl Look {
+    fn new(id: u64, pid: u32, group: Option<&Path>, main: Process, stat: process::Stat, boot: Option<SystemTime>) -> Look {
+        let others = match group {
+            Some(group) => process::group_members(group, PROCESSES_MAX),
+            None => process::descendants(&main, PROCESSES_MAX),
+        };
+        // One that has ended meanwhile has no memory.
+        let of_others = |others: &Vec<u32>| {
+            let others = others.iter().filter(|other| **other != pid);
+            others.filter_map(|other| Process::of(*other)?.rss()).fold(0, u64::saturating_add)
+        };
         let figures = Figures {
-            rss: Some(siblings.fold(stat.rss, |sum, sibling| sum.saturating_add(sibling.rss))),
+            rss: others.as_ref().and_then(|others| Some(main.rss()?.saturating_add(of_others(others)))),
             memory_current: group.and_then(|group| process::number(&group.join("memory.current"))),
             cpu_usec: group.and_then(process::group_cpu).or(Some(stat.cpu_usec)),
             started: boot.and_then(|boot| boot.checked_add(stat.started)),
             ..Figures::default()
         };
-        Look { id, pid, group, main, others, seen: Seen::default(), figures }
-    }
-
-    /// The other processes of a worker without a cgroup; a cgroup that could not be read is no reason to guess.
-    fn find_others(&self) -> Option<Vec<u32>> {
-        match self.group {
-            Some(_) => None,
-            None => process::descendants(&self.main, PROCESSES_MAX),
-        }
+        Look { id, pid, main, others, seen: Seen::default(), figures }
     }
 }
 

@@ -16,6 +16,8 @@ use super::diag::Inode;
 const DESCRIPTORS_MAX: u32 = 65_536;
 /// How deep the descendants of a worker are followed where it has no cgroup.
 const DEPTH_MAX: u32 = 8;
+/// How many threads of a process are asked for their children.
+const THREADS_MAX: usize = 1024;
 
 /// A process, by its number. That of a worker is nobody else's until the master has reaped it; where it is asked for in that
 /// very moment, or for a process that others reap, a later one of the same number would be told: numbers come round
@@ -30,8 +32,8 @@ pub(super) struct Stat {
     pub cpu_usec: u64,
     /// Since the boot.
     pub started: Duration,
-    /// Bytes.
-    pub rss: u64,
+    /// How many threads it has.
+    pub threads: u64,
 }
 
 impl Process {
@@ -44,7 +46,15 @@ impl Process {
     pub fn stat(&self) -> Option<Stat> {
         let mut buffer = [0; 1024];
         let text = self.read("stat", &mut buffer)?;
-        parse_stat(text, rustix::param::clock_ticks_per_second(), rustix::param::page_size() as u64)
+        parse_stat(text, rustix::param::clock_ticks_per_second())
+    }
+
+    /// Resident memory, bytes, from `statm`: the kernel sums its counters of each CPU for it, and waits for no lock of the process
+    /// (`smaps_rollup` does, `stat` is too low by what the CPUs have not told yet).
+    pub fn rss(&self) -> Option<u64> {
+        let mut buffer = [0; 256];
+        let pages: u64 = self.read("statm", &mut buffer)?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        pages.checked_mul(rustix::param::page_size() as u64)
     }
 
     /// The socket at this descriptor number, if there is one.
@@ -93,16 +103,34 @@ impl Process {
         std::str::from_utf8(&bytes[after..]).ok()
     }
 
-    /// The children of its main thread (that of others would cost a file for each thread).
+    /// The children of all its threads; `None` when they cannot be seen, or there are more than [`THREADS_MAX`] threads.
     fn children(&self) -> Option<Vec<u32>> {
-        let path = format!("task/{}/children", self.0);
+        let mut children = self.children_of(self.0)?;
+        if self.stat().is_some_and(|stat| stat.threads > 1) {
+            let threads = std::fs::read_dir(self.path("task")).ok()?;
+            for (number, thread) in threads.enumerate() {
+                let thread: u32 = thread.ok()?.file_name().to_str()?.parse().ok()?;
+                if number >= THREADS_MAX {
+                    return None;
+                }
+                if thread != self.0 {
+                    // One that has ended meanwhile has none: they are another thread's now.
+                    children.extend(self.children_of(thread).into_iter().flatten());
+                }
+            }
+        }
+        Some(children)
+    }
+
+    fn children_of(&self, thread: u32) -> Option<Vec<u32>> {
+        let path = format!("task/{thread}/children");
         let mut buffer = [0; 4096];
         Some(self.read(&path, &mut buffer)?.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
     }
 }
 
 /// `/proc/PID/stat` from the parenthesis that ends the name on, proc(5); fields are numbered from 3 behind it.
-fn parse_stat(text: &str, ticks: u64, page: u64) -> Option<Stat> {
+fn parse_stat(text: &str, ticks: u64) -> Option<Stat> {
     let fields: Vec<&str> = text.strip_prefix(')')?.split_ascii_whitespace().collect();
     let field = |number: usize| -> Option<u64> { fields.get(number - 3)?.parse::<i64>().ok()?.try_into().ok() };
     if matches!(*fields.first()?, "Z" | "X" | "x") || ticks == 0 {
@@ -114,7 +142,7 @@ fn parse_stat(text: &str, ticks: u64, page: u64) -> Option<Stat> {
     Some(Stat {
         cpu_usec: cpu.saturating_mul(per_tick),
         started: Duration::from_micros(field(22)?.saturating_mul(per_tick)),
-        rss: field(24)?.saturating_mul(page),
+        threads: field(20)?,
     })
 }
 
@@ -191,19 +219,17 @@ mod tests {
 
     #[test]
     fn stat_is_read() {
-        let stat = parse_stat(STAT, 100, 4096).expect("a stat");
-        assert_eq!(stat, Stat { cpu_usec: 2_100_000, started: Duration::from_millis(42_420), rss: 256 * 4096 });
+        let stat = parse_stat(STAT, 100).expect("a stat");
+        assert_eq!(stat, Stat { cpu_usec: 2_100_000, started: Duration::from_millis(42_420), threads: 4 });
     }
 
     #[test]
     fn nonsense_and_zombies_are_no_stat() {
-        assert_eq!(parse_stat(&STAT.replace(" S ", " Z "), 100, 4096), None);
-        assert_eq!(parse_stat(&STAT[..60], 100, 4096), None);
-        assert_eq!(parse_stat(&STAT.replace("150", "-150"), 100, 4096), None);
-        assert_eq!(parse_stat("", 100, 4096), None);
-        assert_eq!(parse_stat(STAT, 0, 4096), None);
-        let huge = parse_stat(&STAT.replace(" 256 ", " 9223372036854775807 "), 100, 4096).expect("a stat");
-        assert_eq!(huge.rss, u64::MAX);
+        assert_eq!(parse_stat(&STAT.replace(" S ", " Z "), 100), None);
+        assert_eq!(parse_stat(&STAT[..50], 100), None);
+        assert_eq!(parse_stat(&STAT.replace("150", "-150"), 100), None);
+        assert_eq!(parse_stat("", 100), None);
+        assert_eq!(parse_stat(STAT, 0), None);
     }
 
     #[test]
@@ -218,7 +244,7 @@ mod tests {
     fn we_see_ourselves() {
         let me = Process::of(std::process::id()).expect("procfs");
         let stat = me.stat().expect("we live");
-        assert!(stat.rss > 100_000);
+        assert!(stat.threads >= 1 && me.rss().is_some_and(|rss| rss > 0));
         let started = boot_time().expect("a clock") + stat.started;
         let age = SystemTime::now().duration_since(started).unwrap_or_default();
         assert!(age < Duration::from_secs(24 * 3600), "{age:?}");

@@ -15,10 +15,10 @@ use crate::master::testing::in_own_process_with;
 use crate::status::keep::testing::Told;
 
 /// A child that ends with the test.
-struct Worker(Child);
+pub(super) struct Worker(Child);
 
 impl Worker {
-    fn sh(script: &str, stdin: Stdio) -> Worker {
+    pub(super) fn sh(script: &str, stdin: Stdio) -> Worker {
         let mut child =
             Command::new("sh").args(["-c", script]).stdin(stdin).stdout(Stdio::piped()).process_group(0).spawn().expect("sh");
         let mut line = String::new();
@@ -27,7 +27,7 @@ impl Worker {
         Worker(child)
     }
 
-    fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.0.id()
     }
 }
@@ -41,7 +41,7 @@ impl Drop for Worker {
 }
 
 /// A cgroup that ends with the test.
-struct Group(PathBuf);
+pub(super) struct Group(pub(super) PathBuf);
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -164,7 +164,7 @@ fn a_worker_is_told_apart_from_its_neighbours() {
     assert_eq!((dead.rss, dead.cpu_usec), (None, None));
     assert!(seen.worker(4711).is_none());
     let figures = seen.worker(7).expect("a worker");
-    assert!(figures.rss.is_some_and(|rss| rss > 100_000) && figures.cpu_usec.is_some());
+    assert!(figures.rss.is_some() && figures.cpu_usec.is_some());
     let age = SystemTime::now().duration_since(figures.started.expect("a start")).unwrap_or_default();
     assert!(age < Duration::from_secs(3600), "{age:?}");
     drop(clients);
@@ -174,13 +174,7 @@ fn a_worker_is_told_apart_from_its_neighbours() {
 
 #[test]
 fn the_processes_of_a_cgroup_count_together() {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs");
-    let root = mounts
-        .lines()
-        .find(|line| line.contains(" - cgroup2 "))
-        .and_then(|line| line.split(' ').nth(4))
-        .expect("a cgroup2 mount");
-    let group = Path::new(root).join(format!("ratoon-kernel-test-{}", std::process::id()));
+    let group = Path::new(&cgroups()).join(format!("ratoon-kernel-test-{}", std::process::id()));
     std::fs::create_dir(&group).expect("these tests need root, to make a cgroup");
     let _end = Group(group.clone());
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -196,13 +190,6 @@ fn the_processes_of_a_cgroup_count_together() {
     let figures = seen.worker(1).expect("a worker");
     assert_eq!(figures.open_connections, Some(1));
     assert!(figures.cpu_usec.is_some());
-    // Two shells at first, then a shell and a sleep; each has some hundred kilobytes.
-    let main = Process::of(worker.pid()).and_then(|main| main.stat()).expect("it lives").rss;
-    let end = Instant::now() + Duration::from_secs(20);
-    let sum = || survey(&[(1, worker.pid(), Some(group.clone()))], &[&listener]).worker(1).and_then(|figures| figures.rss);
-    while sum().expect("known") < main + 200_000 {
-        assert!(Instant::now() < end, "the second process is not counted");
-    }
     let memory = std::fs::read_to_string(group.join("memory.current")).ok();
     assert_eq!(figures.memory_current.is_some(), memory.is_some());
     if memory.is_none() {
@@ -213,7 +200,15 @@ fn the_processes_of_a_cgroup_count_together() {
     let lost = seen.worker(2).expect("a worker");
     assert_eq!((lost.open_connections, lost.listening), (None, None));
     assert!(lost.cpu_usec.is_some(), "from its main process");
+    assert_eq!(lost.rss, None, "its main process is not the whole worker");
     drop((worker, client));
+}
+
+/// Where this machine's control groups are.
+pub(super) fn cgroups() -> String {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
+    mount.expect("a cgroup2 mount").to_owned()
 }
 
 #[test]
@@ -249,7 +244,8 @@ fn a_process_that_cannot_be_seen_is_unknown_not_zero() {
     let parent = std::os::unix::process::parent_id();
     let seen = survey(&[(1, parent, None), (2, std::process::id(), None)], &[&stdin]);
     let figures = seen.worker(1).expect("the parent");
-    assert_eq!((figures.open_connections, figures.listening), (None, None));
+    // What can be seen of it is its child, ourselves, which holds the listening socket.
+    assert_eq!((figures.open_connections, figures.listening), (None, Some(true)));
     assert!(figures.rss.is_some());
     let figures = seen.worker(2).expect("ourselves");
     assert_eq!((figures.open_connections, figures.listening), (Some(0), Some(true)));

@@ -1,0 +1,50 @@
+//! Memory of real processes: of the whole tree, whether a control group tells it or descent.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+
+use super::tests::{Group, Worker, cgroups};
+use super::*;
+
+/// 32 MiB that a child of the worker has, and the few of the worker's main process.
+const OF_CHILD: u64 = 32 << 20;
+
+/// A worker whose memory is nearly all its child's; `before`: what its main process does first.
+fn worker_with_a_large_child(before: &str) -> Worker {
+    let child = format!("x=$(head -c {OF_CHILD} /dev/zero | tr '\\0' x); echo up; while :; do sleep 1000; done");
+    Worker::sh(&format!("{before}; ({child}) & wait"), Stdio::null())
+}
+
+#[test]
+fn memory_is_that_of_the_tree_without_a_cgroup() {
+    let worker = worker_with_a_large_child(":");
+    let seen = survey(&[(1, worker.pid(), None)], &[] as &[OwnedFd]);
+    let rss = seen.worker(1).and_then(|figures| figures.rss).expect("known");
+    assert!((OF_CHILD..4 * OF_CHILD).contains(&rss), "{rss}");
+}
+
+#[test]
+fn memory_is_the_same_figure_with_a_cgroup_and_without() {
+    let group = Path::new(&cgroups()).join(format!("ratoon-memory-test-{}", std::process::id()));
+    std::fs::create_dir(&group).expect("these tests need root, to make a cgroup");
+    let _end = Group(group.clone());
+    let worker = worker_with_a_large_child(&format!("echo 0 > {}/cgroup.procs", group.display()));
+    let seen = survey(&[(1, worker.pid(), Some(group)), (2, worker.pid(), None)], &[] as &[OwnedFd]);
+    let rss = |id| seen.worker(id).and_then(|figures| figures.rss).expect("known");
+    assert!(rss(1) >= OF_CHILD && rss(1).abs_diff(rss(2)) < OF_CHILD / 8, "{} {}", rss(1), rss(2));
+}
+
+#[test]
+fn children_of_every_thread_are_found() {
+    let main = Process::of(std::process::id()).expect("procfs");
+    let child = std::thread::spawn(|| {
+        let worker = Worker::sh("echo up; exec sleep 1000", Stdio::null());
+        let pid = worker.pid();
+        let found = super::process::descendants(&Process::of(std::process::id()).expect("procfs"), PROCESSES_MAX);
+        (found.expect("they can be seen").contains(&pid), worker)
+    });
+    let (found, worker) = child.join().expect("no panic");
+    assert!(found, "while the thread that started it lives");
+    assert!(super::process::descendants(&main, PROCESSES_MAX).expect("they can be seen").contains(&worker.pid()));
+}

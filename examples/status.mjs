@@ -14,20 +14,23 @@ if (page) fs.readSync(page, head, 0, head.byteLength, 0);
 const ours = Buffer.from(head.buffer, 0, 8).toString() === 'RATOONSB' && head[1] === 1n && head[8] === 0n;
 const put = (offset, words) => ours && fs.writeSync(page, words, 0, words.byteLength, Number(offset));
 put(8 * 8, BigUint64Array.of(BigInt(process.pid))); // from now on the page has a writer
-const totals = new BigUint64Array(6); // connections, requests, bytes read, written, slots used, connections without a slot
+// Connections, requests, bytes read, written, slots used, connections without a slot, what is not counted (nothing), open
+// connections without a slot, and of those with a request in work.
+const totals = new BigUint64Array(9);
 const [free, encoder] = [[], new TextEncoder()];
 
 class Shown {
   constructor(socket) {
     [this.socket, this.bytes, this.slot] = [socket, new Uint8Array(640), free.pop() ?? (totals[4] < head[7] ? totals[4]++ : undefined)];
     this.words = new BigUint64Array(this.bytes.buffer);
-    [totals[0], totals[5]] = [totals[0] + 1n, totals[5] + (this.slot === undefined ? 1n : 0n)];
+    const unlisted = this.slot === undefined ? 1n : 0n;
+    [totals[0], totals[5], totals[7]] = [totals[0] + 1n, totals[5] + unlisted, totals[7] + unlisted];
     const peer = (socket.remoteAddress ?? '').replace('::ffff:', '');
     this.family = net.isIPv4(peer) ? 4n : 0n; // this example shows no address of IPv6
     for (const word of [10, 14]) if (this.family) this.bytes.set(peer.split('.'), word * 8);
     this.words.set([process.hrtime.bigint(), this.family | (BigInt(socket.remotePort ?? 0) << 16n)], 8);
     this.write(1n, true);
-    socket.once('close', () => (this.write(0n), this.slot !== undefined && free.push(this.slot)));
+    socket.once('close', () => ((totals[7] -= unlisted), this.write(0n), this.slot !== undefined && free.push(this.slot)));
   }
   /** Writes the slot; `state`: 0n free, 1n idle, 2n active; `all`: with the words that the sequence guards. */
   write(state, all) {
@@ -49,13 +52,14 @@ class Shown {
   begin(request, response) {
     const room = (word, most) => this.bytes.subarray(word * 8, word * 8 + most);
     const text = (word, most, of) => BigInt(encoder.encodeInto(of, room(word, most)).written);
-    totals[1]++;
+    const unlisted = this.slot === undefined ? 1n : 0n;
+    [totals[1], totals[8]] = [totals[1] + 1n, totals[8] + unlisted];
     [this.words[3], this.words[6], this.words[12]] = [this.words[3] + 1n, 1n, process.hrtime.bigint()];
     const version = BigInt(request.httpVersionMajor * 10 + request.httpVersionMinor);
     const shape = text(16, 16, request.method) | (version << 8n) | (this.family << 16n) | (text(18, 240, request.url) << 32n);
     request.about = (object) => this.write(2n, (this.words[13] = shape | (text(48, 256, JSON.stringify(object)) << 48n)));
     request.about({});
-    response.once('close', () => ((this.words[6] = response.writableFinished ? 3n : 4n), this.write(1n)));
+    response.once('close', () => ((totals[8] -= unlisted), (this.words[6] = response.writableFinished ? 3n : 4n), this.write(1n)));
   }
 }
 

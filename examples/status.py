@@ -16,11 +16,13 @@ def notify(**words):
 
 class Shown:
     def __init__(self, app):
-        self.app, self.lock, self.free, self.counters, self.told = app, threading.Lock(), [], {}, 0
+        self.app, self.lock, self.free, self.words, self.counters, self.told = app, threading.Lock(), [], None, {}, 0
         if number := os.environ.get("RATOON_SCOREBOARD"):
             page = mmap.mmap(int(number), 0)
-            words = self.words = memoryview(page).cast("Q")
+            words = memoryview(page).cast("Q")
             if page[:8] == b"RATOONSB" and words[1] == 1 and words[8] == 0:
+                self.words = words
+                words[22] = 7  # neither connections nor bytes are counted
                 words[8] = os.getpid()  # from now on the page has a writer
                 # Where each slot begins, in words; the last one is taken first.
                 self.free = [(words[5] + slot * words[6]) // 8 for slot in reversed(range(words[7]))]
@@ -31,8 +33,10 @@ class Shown:
         began, answer = time.monotonic_ns(), ()
         with self.lock:
             slot = self.free.pop() if self.free else None  # none: alone, or all are taken
-            if slot:
+            if self.words:
                 self.words[17] += 1
+                self.words[24] += not slot  # in work, and not shown
+            if slot:
                 self.words[20] = max(self.words[20], (slot * 8 - self.words[5]) // self.words[6] + 1)
         environ["ratoon.about"] = lambda **info: slot and self.show(slot, environ, began, info)
         try:
@@ -45,6 +49,8 @@ class Shown:
                 if slot:
                     self.words[slot] = 0
                     self.free.append(slot)
+                elif self.words:
+                    self.words[24] -= 1
 
     def show(self, slot, environ, began, info):
         words, method, text = self.words, environ["REQUEST_METHOD"].encode()[:16], json.dumps(info).encode()[:256]

@@ -142,7 +142,7 @@ impl Master {
                 generation: Some(ended.generation),
                 worker: Some(ended.worker),
                 slot: Some(ended.slot),
-                id: Some(catalog::OOM_KILL),
+                id: catalog::OOM_KILL,
                 ..Record::new(Level::Error, format!("the kernel killed worker {} for its memory", ended.worker))
             });
         }

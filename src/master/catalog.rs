@@ -34,28 +34,51 @@ pub const UPGRADED: &str = "d768b212a40f423e8d2dbf44635979b0";
 /// The master did not replace its own program, and goes on.
 pub const UPGRADE_REFUSED: &str = "474458aca3d640259aa93360afa46f50";
 
-/// How much a happening of the pool matters, and its id. Whatever goes wrong has one.
-pub(super) fn entry(kind: Kind) -> (Level, Option<&'static str>) {
+/// A failed worker had requests in work.
+pub const CUT_OFF: &str = "0446ff85bd3e46edad23f922bb2c1f85";
+/// What the last lines of a failed worker tell about the cause.
+pub const HINT: &str = "b73c4158e1a24650bd45620ca04c856c";
+/// An error without an id of its own.
+pub const ERROR: &str = "cbfd55bb53e242dd845d585632a24277";
+/// A warning without an id of its own.
+pub const WARNING: &str = "245d10efaa2f49bc819b5957ca47aab8";
+/// A notice without an id of its own.
+pub const NOTICE: &str = "54c038becf9d457584b0d380e164b84d";
+/// A debug entry without an id of its own.
+pub const DETAIL: &str = "bf5f3db7cea14e9d8a9b82e0efa117bc";
+
+/// The id of entries of this level that have none of their own.
+pub fn of_level(level: Level) -> &'static str {
+    match level {
+        Level::Error => ERROR,
+        Level::Warning => WARNING,
+        Level::Info => NOTICE,
+        Level::Debug => DETAIL,
+    }
+}
+
+/// How much a happening of the pool matters, and its id.
+pub(super) fn entry(kind: Kind) -> (Level, &'static str) {
     match kind {
-        Kind::Debug => (Level::Debug, None),
-        Kind::Info => (Level::Info, None),
-        Kind::Warning => (Level::Warning, None),
-        Kind::ReloadStarted => (Level::Info, Some(RELOAD_STARTED)),
-        Kind::Committed => (Level::Info, Some(RELOAD_COMMITTED)),
-        Kind::RolledBack => (Level::Error, Some(RELOAD_ROLLED_BACK)),
-        Kind::Refused => (Level::Error, Some(RELOAD_REFUSED)),
-        Kind::WorkerFailed => (Level::Warning, Some(WORKER_FAILED)),
-        Kind::StartTimeout => (Level::Warning, Some(START_TIMEOUT)),
-        Kind::StopTimeout => (Level::Warning, Some(STOP_TIMEOUT)),
-        Kind::Watchdog => (Level::Warning, Some(WATCHDOG)),
-        Kind::Degraded => (Level::Error, Some(DEGRADED)),
-        Kind::Recovered => (Level::Info, Some(RECOVERED)),
-        Kind::GaveUp => (Level::Error, Some(GAVE_UP)),
+        Kind::Debug => (Level::Debug, DETAIL),
+        Kind::Info => (Level::Info, NOTICE),
+        Kind::Warning => (Level::Warning, WARNING),
+        Kind::ReloadStarted => (Level::Info, RELOAD_STARTED),
+        Kind::Committed => (Level::Info, RELOAD_COMMITTED),
+        Kind::RolledBack => (Level::Error, RELOAD_ROLLED_BACK),
+        Kind::Refused => (Level::Error, RELOAD_REFUSED),
+        Kind::WorkerFailed => (Level::Warning, WORKER_FAILED),
+        Kind::StartTimeout => (Level::Warning, START_TIMEOUT),
+        Kind::StopTimeout => (Level::Warning, STOP_TIMEOUT),
+        Kind::Watchdog => (Level::Warning, WATCHDOG),
+        Kind::Degraded => (Level::Error, DEGRADED),
+        Kind::Recovered => (Level::Info, RECOVERED),
+        Kind::GaveUp => (Level::Error, GAVE_UP),
     }
 }
 
 /// All of them, with the subject line that the catalog has for each.
-pub const ALL: [(&str, &str); 14] = [
+pub const ALL: [(&str, &str); 20] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (RELOAD_ROLLED_BACK, "A reload of pool @RATOON_INSTANCE@ was rolled back"),
@@ -70,13 +93,19 @@ pub const ALL: [(&str, &str); 14] = [
     (GAVE_UP, "Pool @RATOON_INSTANCE@ has given up"),
     (UPGRADED, "The master of pool @RATOON_INSTANCE@ has replaced its own program"),
     (UPGRADE_REFUSED, "The master of pool @RATOON_INSTANCE@ keeps its old program"),
+    (CUT_OFF, "Requests of pool @RATOON_INSTANCE@ were cut off"),
+    (HINT, "A hint on the failures of pool @RATOON_INSTANCE@"),
+    (ERROR, "The master of pool @RATOON_INSTANCE@ could not do something"),
+    (WARNING, "The master of pool @RATOON_INSTANCE@ warns"),
+    (NOTICE, "A notice of the master of pool @RATOON_INSTANCE@"),
+    (DETAIL, "A detail of the work of pool @RATOON_INSTANCE@"),
 ];
 
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use super::{ALL, entry};
+    use super::{ALL, DETAIL, ERROR, NOTICE, WARNING, entry};
     use crate::pool::Kind;
 
     const FILE: &str = include_str!("../../systemd/ratoon.catalog");
@@ -118,7 +147,24 @@ mod tests {
         ];
         for kind in kinds {
             let (_, id) = entry(kind);
-            assert!(id.is_some_and(|id| ALL.iter().any(|(known, _)| *known == id)), "{kind:?}");
+            assert!(![ERROR, WARNING, NOTICE, DETAIL].contains(&id) && ALL.iter().any(|(known, _)| *known == id), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn entries_of_every_level_have_an_id_with_a_text() {
+        use crate::master::journal::{Level, Record};
+        for level in [Level::Error, Level::Warning, Level::Info, Level::Debug] {
+            let id = Record::new(level, "something").id;
+            assert!(ALL.iter().any(|(known, _)| *known == id), "{level:?}: {id:?}");
+        }
+    }
+
+    /// What depends on the configuration, or on what the worker was doing, is no promise.
+    #[test]
+    fn texts_promise_nothing_that_is_not_always_so() {
+        for promise in ["no request was lost", "replaced at once", "and is replaced.", "It is replaced."] {
+            assert!(!FILE.contains(promise), "{promise}");
         }
     }
 

@@ -111,7 +111,7 @@ pub(super) fn time(at: SystemTime) -> String {
 fn build(facts: Facts) -> (Finished, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, mut workers, listeners, failures, past, surveyor } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
-    let Ended { totals: mut all, mut known } = past;
+    let Ended { totals: mut all } = past;
     // Each page is read once: what is summed is what is shown.
     let mut told_by = Vec::with_capacity(workers.len());
     let (mut lists, mut claims) = (Lists::default(), Claims::default());
@@ -124,16 +124,17 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         if one.view.state == "draining" {
             claims.leaves(one.view.id);
         }
+        let mut unlisted = None;
         let page = lists.read(one.scoreboard.as_deref()).map(|shown| {
+            unlisted = Some(shown.unlisted);
             if shown.all {
                 claims.add(one.view.id, shown.peers);
             }
             shown.totals
         });
-        let (totals, tells) = told(page, &one.counters);
+        let totals = told(page, &one.counters);
         all.add(&totals);
-        known |= tells;
-        told_by.push(Told { totals, known: tells });
+        told_by.push(Told { totals, unlisted });
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
     let sockets: Vec<_> = listeners.iter().flat_map(|(_, queues)| queues).collect();
@@ -150,10 +151,10 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         worker_crashes: summary.crashes,
         workers_configured: summary.workers_configured,
         workers_ready: summary.workers_ready,
-        connections: all.known(all.connections).filter(|_| known),
-        requests: known.then_some(all.requests),
-        bytes_read: all.known(all.bytes_read).filter(|_| known),
-        bytes_written: all.known(all.bytes_written).filter(|_| known),
+        connections: all.known_connections(),
+        requests: all.known_requests(),
+        bytes_read: all.known_bytes_read(),
+        bytes_written: all.known_bytes_written(),
         counters: all.counters,
         last_reload: last_reload.map(|last| tree::LastReload {
             generation: last.generation,
@@ -202,12 +203,13 @@ fn socket(listener: &Listener, queues: Vec<Option<Queue>>) -> tree::Socket {
 /// What a worker told by its page and by words.
 struct Told {
     totals: Totals,
-    known: bool,
+    /// Open connections that its page has no room for; `None` without a page.
+    unlisted: Option<u64>,
 }
 
 fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
     let One { view, group: _, info, counters: _, scoreboard: _ } = one;
-    let Told { totals, known } = told;
+    let Told { totals, unlisted } = told;
     let figures = survey.worker(view.id).cloned().unwrap_or_default();
     tree::Worker {
         id: view.id,
@@ -221,12 +223,13 @@ fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
         cpu_usec: figures.cpu_usec,
         open_connections: figures.open_connections,
         listening: figures.listening,
-        connections: totals.known(totals.connections).filter(|_| known),
-        requests: known.then_some(totals.requests),
-        bytes_read: totals.known(totals.bytes_read).filter(|_| known),
-        bytes_written: totals.known(totals.bytes_written).filter(|_| known),
+        connections: totals.known_connections(),
+        requests: totals.known_requests(),
+        bytes_read: totals.known_bytes_read(),
+        bytes_written: totals.known_bytes_written(),
         counters: totals.counters,
         info: Some(info),
+        unlisted_connections: unlisted,
         // They are in the lists.
         active_connections: Vec::new(),
     }

@@ -106,7 +106,7 @@ pub struct Record {
     /// `RATOON_PID=` and `OBJECT_PID=` (journald adds that process's own fields where it trusts us to name it).
     pub pid: Option<u32>,
     /// `MESSAGE_ID=`, one of [`super::catalog`].
-    pub id: Option<&'static str>,
+    pub id: &'static str,
     /// `RATOON_HOW=`: how a worker ended.
     pub how: Option<String>,
     /// `RATOON_REASON=`: why a reload or an upgrade did not come about.
@@ -114,9 +114,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// An entry with no fields yet.
+    /// An entry with no fields yet but the message id of its level.
     pub fn new(level: Level, message: impl Into<String>) -> Record {
-        Record { level, message: errno::plain(&message.into()), ..Record::default() }
+        Record { level, message: errno::plain(&message.into()), id: super::catalog::of_level(level), ..Record::default() }
     }
 
     /// Bytes of text, for the bound of the queue.

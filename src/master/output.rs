@@ -10,13 +10,15 @@ mod stream;
 mod tail;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use self::handed::{Handed, Pipe, Settled};
 use self::relay::Relay;
 use super::journal::Target;
+use crate::sys::stream::is_dead;
 
 /// How many of a worker's last lines are kept or asked for.
 pub const TAIL_LINES: usize = 20;
@@ -28,14 +30,20 @@ pub const TAIL_LINE_MAX: usize = 1024;
 pub enum Mode {
     /// Straight to journald, a stream for each worker.
     Journal,
+    /// Through us to the journal, as entries that name the worker.
+    Native,
     /// Through us to our own stdout and stderr.
     Relay,
 }
 
-impl From<Target> for Mode {
-    fn from(target: Target) -> Mode {
+impl Mode {
+    /// The way for a master whose own log goes there and that runs as this user. Only root, and members of the group
+    /// systemd-journal, can read back what is in the system's journal: any other master keeps the last lines of its workers itself.
+    /// `outlived`: workers may outlive the master, and so must their output.
+    pub fn of(target: Target, uid: u32, outlived: bool) -> Mode {
         match target {
-            Target::Journal => Mode::Journal,
+            Target::Journal if uid == 0 || outlived => Mode::Journal,
+            Target::Journal => Mode::Native,
             Target::Stderr => Mode::Relay,
         }
     }
@@ -73,9 +81,11 @@ enum Way {
 impl Outputs {
     /// The output of an instance's workers.
     pub fn new(mode: Mode, instance: &str) -> Outputs {
+        let relay = || Relay::new(io::stdout().as_fd(), io::stderr().as_fd()).map_or(Way::Inherit, Way::Relay);
         let way = match mode {
             Mode::Journal => Way::Journal(stream::Streams::new(stream::JOURNALD.into())),
-            Mode::Relay => Relay::new(io::stdout().as_fd(), io::stderr().as_fd()).map_or(Way::Inherit, Way::Relay),
+            Mode::Native => Relay::to_journal(relay::native::JOURNALD.as_ref(), instance).map_or_else(|_| relay(), Way::Relay),
+            Mode::Relay => relay(),
         };
         Outputs { inner: Arc::new(Inner { instance: instance.to_owned(), way }) }
     }
@@ -106,9 +116,10 @@ impl Outputs {
     /// (about two seconds). Ask when it has ended and before [`Self::close`]. Runs on tokio, off the loop.
     ///
     /// From the journal only an administrator, or a member of the group systemd-journal, can read them back.
-    pub async fn tail(&self, worker: u64, pid: u32, since: SystemTime) -> Vec<String> {
+    /// Lines belong to it by `pid`, its main process, and by `group`, its control group's directory.
+    pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Vec<String> {
         match &self.inner.way {
-            Way::Journal(streams) => streams.tail(worker, pid, since).await,
+            Way::Journal(streams) => streams.tail(worker, pid, group, since).await,
             Way::Relay(relay) => relay.tail(worker).await,
             Way::Inherit => Vec::new(),
         }
@@ -134,9 +145,18 @@ impl Outputs {
     }
 }
 
-/// Our own stderr twice, for a worker that can get nothing better.
+/// Our own stderr twice, for a worker that can get nothing better; if nobody reads that any more, `/dev/null`, which kills no
+/// worker that writes to it.
 fn inherited() -> io::Result<Streams> {
-    let stderr = io::stderr().as_fd().try_clone_to_owned()?;
+    alive(io::stderr().as_fd())
+}
+
+fn alive(stderr: BorrowedFd<'_>) -> io::Result<Streams> {
+    if is_dead(stderr) {
+        let null = OwnedFd::from(std::fs::File::options().write(true).open("/dev/null")?);
+        return Ok(Streams { stdout: null.try_clone()?, stderr: null, journal_stream: None });
+    }
+    let stderr = stderr.try_clone_to_owned()?;
     Ok(Streams { stdout: stderr.try_clone()?, stderr, journal_stream: super::journal::stream_of_stderr() })
 }
 

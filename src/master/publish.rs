@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::catalog;
 use super::journal::{Level, Record};
 use super::processes::Process;
 use super::turn::{Brought, Master};
 use crate::control::{Reply, Summary, WorkerView};
 use crate::pool::{self, How, Number, Outcome, WorkerId};
 use crate::status::cure::cure;
-use crate::status::scoreboard::{Scoreboard, Totals, plausible};
+use crate::status::scoreboard::{Counted, Scoreboard, Totals, plausible};
 use crate::status::tree::{Failure, Reloads, Request};
 
 /// So many failures are kept.
@@ -76,44 +77,50 @@ impl Published {
 pub struct Ended {
     /// Their sums.
     pub totals: Totals,
-    /// One of them told of its connections and requests; else they are not known, which is not none.
-    pub known: bool,
 }
 
 impl Ended {
     /// Adds a worker that has ended.
     pub fn add(&mut self, process: &Process) {
-        let (totals, known) = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());
-        self.totals.add(&totals);
-        self.known |= known;
+        self.totals.add(&told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters()));
     }
 }
 
-/// What a worker told of itself, by its page or by words, and whether it told of connections and requests.
-pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> (Totals, bool) {
+/// What a worker told of itself, by its page or by words.
+pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> Totals {
     let by_word = |name: &str| words.get(name).map(|value| plausible(*value as u64));
-    let known = page.is_some() || by_word("requests").is_some() || by_word("connections").is_some();
     let mut totals = page.unwrap_or_else(|| Totals {
         connections: by_word("connections").unwrap_or(0),
         requests: by_word("requests").unwrap_or(0),
         bytes_read: by_word("bytes_read").unwrap_or(0),
         bytes_written: by_word("bytes_written").unwrap_or(0),
         counters: BTreeMap::new(),
+        counted: Counted {
+            connections: by_word("connections").is_some(),
+            requests: by_word("requests").is_some(),
+            bytes_read: by_word("bytes_read").is_some(),
+            bytes_written: by_word("bytes_written").is_some(),
+        },
     });
     totals.counters.extend(words.iter().map(|(name, value)| (name.clone(), *value)));
-    (totals, known)
+    totals
 }
 
 /// `worker 7 (slot 1): signal SIGSEGV while serving GET /report/17 for 3.2 s`; `None` when it served nothing.
 fn died_in(failure: &Failure) -> Option<String> {
     let Failure { worker, slot, how, .. } = failure;
-    let (longest, others) = failure.serving.split_first()?;
+    let Some((longest, others)) = failure.serving.split_first() else {
+        let unlisted = Some(failure.serving_unlisted).filter(|unlisted| *unlisted > 0)?;
+        return Some(format!(
+            "worker {worker} (slot {slot}): {how} while serving {unlisted} requests that had no room on its page"
+        ));
+    };
     let times = (longest.start_time.parse::<jiff::Timestamp>(), failure.time.parse::<jiff::Timestamp>());
     let took = match times {
         (Ok(begun), Ok(ended)) => format!(" for {:.1} s", ended.duration_since(begun).as_secs_f64().max(0.0)),
         _ => String::new(),
     };
-    let more = match others.len() {
+    let more = match others.len() as u64 + failure.serving_unlisted {
         0 => String::new(),
         others => format!(", and {others} more"),
     };
@@ -229,44 +236,53 @@ impl Master {
             last_status: (!ended.status.is_empty()).then(|| ended.status.clone()),
             log_tail: Vec::new(),
             serving: Vec::new(),
+            serving_unlisted: 0,
         });
         self.published.tails.insert(ended.worker, ended.generation);
         let process = self.processes.get(&ended.worker);
         let since = process.map_or_else(SystemTime::now, |process| process.started_at);
         let scoreboard = process.and_then(|process| process.scoreboard.clone());
+        let group = process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned());
         let (outputs, bring, worker, pid) = (self.outputs.clone(), self.bring.clone(), ended.worker, ended.pid.unwrap_or(0));
         tokio::spawn(async move {
-            let lines = outputs.tail(worker, pid, since).await;
+            let lines = outputs.tail(worker, pid, group, since).await;
             outputs.close(worker);
             outputs.begin();
-            let serving = tokio::task::spawn_blocking(move || scoreboard.map_or_else(Vec::new, |board| board.serving()));
+            let serving = tokio::task::spawn_blocking(move || scoreboard.map_or_else(Default::default, |board| board.serving()));
             let _ = bring.send(Brought::Tail(worker, lines, serving.await.unwrap_or_default()));
         });
     }
 
     /// The last lines of a failed worker, and what it was serving.
-    pub(super) fn tail_known(&mut self, worker: WorkerId, lines: Vec<String>, serving: Vec<Request>) {
+    pub(super) fn tail_known(&mut self, worker: WorkerId, lines: Vec<String>, serving: (Vec<Request>, u64)) {
         self.published.tails.remove(&worker);
         let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) else { return };
         failure.log_tail = lines;
-        failure.serving = serving;
+        (failure.serving, failure.serving_unlisted) = serving;
         let cure = cure(&failure.how, &failure.log_tail);
         let hint = cure.map(|cure| format!("hint for workers of generation {}: {cure}", failure.generation));
         if let Some(message) = died_in(failure) {
             let (generation, slot, pid) = (Some(failure.generation), Some(failure.slot), failure.pid);
             let record = Record::new(Level::Warning, message);
-            self.record(Record { worker: Some(worker), generation, slot, pid, ..record });
+            self.record(Record { worker: Some(worker), generation, slot, pid, id: catalog::CUT_OFF, ..record });
         }
-        if let Some(hint) = hint {
-            self.warn_once(&hint);
+        if let Some(hint) = hint
+            && self.warns_first(&hint)
+        {
+            self.record(Record { id: catalog::HINT, ..Record::new(Level::Warning, hint) });
         }
     }
 
     /// Says each warning once.
     pub(super) fn warn_once(&mut self, message: &str) {
-        if self.published.warned.len() < WARNINGS && self.published.warned.insert(message.to_owned()) {
+        if self.warns_first(message) {
             self.warn(message.to_owned());
         }
+    }
+
+    /// Whether this warning was not said yet; from now on it was.
+    fn warns_first(&mut self, message: &str) -> bool {
+        self.published.warned.len() < WARNINGS && self.published.warned.insert(message.to_owned())
     }
 
     /// To somebody who sits at a terminal: what to do next.

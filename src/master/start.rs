@@ -294,7 +294,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         started_at: SystemTime::now(),
         status: fronts::bind_status(&release.config, journal),
         errors: ErrorPipe::new().map_err(|error| format!("cannot begin: {error}"))?,
-        mode: journal.target().into(),
+        mode: Mode::of(journal.target(), crate::sys::credentials::own_uid(), store::is_wanted()),
         output: Handed::default(),
         fds: Incoming::default(),
         last_asker: 0,

@@ -58,7 +58,7 @@ pub enum Brought {
     /// `hooks.before_shutdown` has run.
     ReadyToStop(Result<(), String>),
     /// The last lines that a failed worker printed, and what it was serving.
-    Tail(WorkerId, Vec<String>, Vec<Request>),
+    Tail(WorkerId, Vec<String>, (Vec<Request>, u64)),
     /// There are more ended orphans than one turn reaps.
     Orphans,
     /// A worker has used up what it may.

@@ -51,8 +51,8 @@ impl Master {
             // Up to a tenth less for each, so that workers that wear alike do not go together.
             let share = 1.0 - (worker.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as f64 / 10_240.0;
             if let Some(limit) = recycle.max_requests {
-                let (totals, known) = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());
-                if known && totals.requests as f64 >= limit as f64 * share {
+                let totals = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());
+                if totals.known_requests().is_some_and(|requests| requests as f64 >= limit as f64 * share) {
                     self.events.push_back(crate::pool::Event::Worn(worker, "recycle.max_requests"));
                     continue;
                 }

@@ -26,9 +26,11 @@
 //! | 18, 19 | bytes read from clients, bytes written to them |
 //! | 20 | slots from this number on were never used |
 //! | 21 | connections that found no free slot (they are in word 16, too) |
+//! | 22 | what the writer does not count: bit 0 connections (word 16), bit 1 bytes read (word 18), bit 2 bytes written (word 19) |
+//! | 23, 24 | open connections without a slot; of those, how many have a request in work |
 //!
 //! The other words up to the counters are 0 and reserved. Words 16 to 19 are running totals and never fall. A writer
-//! that does not know of connections or bytes leaves theirs at 0: requests without them are shown as "not known".
+//! that does not count connections or bytes says so in word 22 before its first request: they are shown as "not known".
 //! (Two examples write the page in other languages: `examples/status.py` by mapping it, `examples/status.mjs` as a file.)
 //!
 //! A named counter takes 64 bytes: word 0 is 0 while it is free, 1 while its name is written (compare-and-swap from 0),
@@ -98,8 +100,21 @@ pub(crate) mod header {
     pub const BYTES_WRITTEN: usize = 19;
     pub const SLOTS_USED: usize = 20;
     pub const UNLISTED: usize = 21;
+    pub const NOT_COUNTED: usize = 22;
+    pub const UNLISTED_OPEN: usize = 23;
+    pub const UNLISTED_IN_WORK: usize = 24;
     /// How many there are.
     pub const WORDS: usize = 64;
+}
+
+/// Bits of the header's word 22.
+#[cfg_attr(not(all(feature = "master", feature = "worker")), allow(dead_code, reason = "one side needs not all"))]
+pub(crate) mod not_counted {
+    pub const CONNECTIONS: u64 = 1;
+    pub const BYTES_READ: u64 = 2;
+    pub const BYTES_WRITTEN: u64 = 4;
+    /// Nothing but requests is counted.
+    pub const ALL: u64 = CONNECTIONS | BYTES_READ | BYTES_WRITTEN;
 }
 
 /// Words of a named counter.

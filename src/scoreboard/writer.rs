@@ -7,14 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU64, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, fence};
 use std::time::Duration;
 use std::{array, io};
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::entry::Entry;
-use super::{COUNTER_NAME, Geometry, INFO, METHOD, SLOTS, URL, counter, header, slot};
+use super::{COUNTER_NAME, Geometry, INFO, METHOD, SLOTS, URL, counter, header, not_counted, slot};
 use crate::sys::map::Words;
 
 /// A page that this process writes.
@@ -24,8 +24,6 @@ pub struct Board {
     geometry: Geometry,
     /// A bit for each slot in use; within this process only.
     taken: Box<[AtomicU64]>,
-    /// Open connections that found no slot.
-    unlisted: AtomicU64,
 }
 
 /// A slot's words: their number is known, so no place in it needs to be checked.
@@ -78,7 +76,7 @@ impl Board {
         let head = array::from_fn(|word| words[word].load(Acquire));
         let geometry = Geometry::read(&head, words.len() * 8).map_err(wrong)?;
         let taken = (0..geometry.slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Board { words, geometry, taken, unlisted: AtomicU64::new(0) })
+        Ok(Board { words, geometry, taken })
     }
 
     /// The lowest free slot's number. Low numbers first: pages of the memory that are never needed are never touched.
@@ -115,9 +113,16 @@ impl Board {
         (0..used.min(self.geometry.slots)).filter_map(|number| self.entry(number)).collect()
     }
 
+    /// Says that this program counts requests only, and neither connections nor bytes, unless it has counted connections before.
+    pub fn count_requests_only(&self) {
+        if self.words[header::CONNECTIONS].load(Relaxed) == 0 {
+            self.words[header::NOT_COUNTED].store(not_counted::ALL, Relaxed);
+        }
+    }
+
     /// How many connections are open that found no slot, and so are not among [`Self::entries`].
     pub fn unlisted(&self) -> u64 {
-        self.unlisted.load(Relaxed)
+        self.words[header::UNLISTED_OPEN].load(Relaxed)
     }
 
     fn entry(&self, number: usize) -> Option<Entry> {
@@ -179,6 +184,8 @@ pub struct Connection {
     at: usize,
     /// The peer's address as a slot has it: its family and its words.
     peer: (u64, [u64; 2]),
+    /// Without a slot: a request is in work.
+    unlisted_in_work: AtomicBool,
 }
 
 /// What is shown of a request when it begins.
@@ -208,6 +215,9 @@ pub enum Stage {
 impl Connection {
     /// An accepted connection; `peer` as far as it has an address.
     pub fn new(board: Arc<Board>, peer: Option<SocketAddr>) -> Self {
+        if board.words[header::NOT_COUNTED].load(Relaxed) != 0 {
+            board.words[header::NOT_COUNTED].store(0, Relaxed);
+        }
         board.words[header::CONNECTIONS].fetch_add(1, Relaxed);
         Self::show(board, peer)
     }
@@ -238,10 +248,10 @@ impl Connection {
             words[header::SLOTS_USED].fetch_max(number as u64 + 1, Release);
         } else {
             words[header::UNLISTED].fetch_add(1, Relaxed);
-            board.unlisted.fetch_add(1, Relaxed);
+            words[header::UNLISTED_OPEN].fetch_add(1, Relaxed);
         }
         let at = board.slot_at(number.unwrap_or(0));
-        Connection { board, number, at, peer: address }
+        Connection { board, number, at, peer: address, unlisted_in_work: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -273,7 +283,7 @@ impl Connection {
     #[inline]
     pub fn begin(&self, head: Head<'_>) -> u64 {
         self.board.words[header::REQUESTS].fetch_add(1, Relaxed);
-        let Some(slot) = self.slot() else { return 0 };
+        let Some(slot) = self.slot() else { return self.begin_unlisted() };
         let (method, url) = (cut(head.method, METHOD), cut(head.url, URL));
         let began = now();
         write(slot, |slot| {
@@ -293,12 +303,34 @@ impl Connection {
         })
     }
 
+    /// Counts the connection among those without a slot that have a request in work; gives the number 0, which no request has.
+    #[cold]
+    fn begin_unlisted(&self) -> u64 {
+        if !self.unlisted_in_work.swap(true, Relaxed) {
+            self.board.words[header::UNLISTED_IN_WORK].fetch_add(1, Relaxed);
+        }
+        0
+    }
+
+    #[cold]
+    fn end_unlisted(&self) {
+        if self.unlisted_in_work.swap(false, Relaxed) {
+            self.board.words[header::UNLISTED_IN_WORK].fetch_sub(1, Relaxed);
+        }
+    }
+
     /// The request goes on, or is over.
     #[inline]
     pub fn stage(&self, stage: Stage) {
-        let Some(slot) = self.slot() else { return };
+        let over = matches!(stage, Stage::Finished | Stage::Aborted);
+        let Some(slot) = self.slot() else {
+            if over {
+                self.end_unlisted();
+            }
+            return;
+        };
         slot[slot::REQUEST].store(stage as u64, Relaxed);
-        if matches!(stage, Stage::Finished | Stage::Aborted) {
+        if over {
             slot[slot::IDLE_SINCE].store(now(), Relaxed);
             slot[slot::STATE].store(slot::IDLE, Relaxed);
         }
@@ -344,7 +376,8 @@ impl Drop for Connection {
             self.board.slot(number)[slot::STATE].store(slot::FREE, Release);
             self.board.taken[number / 64].fetch_and(!(1 << (number % 64)), Release);
         } else {
-            self.board.unlisted.fetch_sub(1, Relaxed);
+            self.end_unlisted();
+            self.board.words[header::UNLISTED_OPEN].fetch_sub(1, Relaxed);
         }
     }
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::json::Clock;
 use crate::scoreboard::entry::{self, Entry};
-use crate::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, slot};
+use crate::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, not_counted, slot};
 use crate::status::tree::{Connection, Counters, Request};
 use crate::sys::fd::{STASH, stash};
 use crate::sys::map;
@@ -62,12 +62,69 @@ pub struct Totals {
     pub bytes_written: u64,
     /// The application's own.
     pub counters: Counters,
+    /// Which of the figures were counted by somebody. An earlier master does not write it: there a figure above 0 was.
+    pub counted: Counted,
+}
+
+/// Which figures are counted. A figure that nobody counts is not known, which is not 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counted {
+    /// [`Totals::connections`].
+    pub connections: bool,
+    /// [`Totals::requests`].
+    pub requests: bool,
+    /// [`Totals::bytes_read`].
+    pub bytes_read: bool,
+    /// [`Totals::bytes_written`].
+    pub bytes_written: bool,
+}
+
+impl Counted {
+    /// By a page with this word 22.
+    fn by_page(word: u64) -> Counted {
+        Counted {
+            connections: word & not_counted::CONNECTIONS == 0,
+            requests: true,
+            bytes_read: word & not_counted::BYTES_READ == 0,
+            bytes_written: word & not_counted::BYTES_WRITTEN == 0,
+        }
+    }
+
+    /// By either.
+    fn or(self, other: Counted) -> Counted {
+        Counted {
+            connections: self.connections || other.connections,
+            requests: self.requests || other.requests,
+            bytes_read: self.bytes_read || other.bytes_read,
+            bytes_written: self.bytes_written || other.bytes_written,
+        }
+    }
+}
+
+fn known(figure: u64, counted: bool) -> Option<u64> {
+    (counted || figure > 0).then_some(figure)
 }
 
 impl Totals {
-    /// One of the figures beside the requests: where there were requests without it, nobody counts it.
-    pub fn known(&self, figure: u64) -> Option<u64> {
-        (figure > 0 || self.requests == 0).then_some(figure)
+    /// Connections, if they are counted.
+    pub fn known_connections(&self) -> Option<u64> {
+        known(self.connections, self.counted.connections)
+    }
+
+    /// Requests, if they are counted.
+    pub fn known_requests(&self) -> Option<u64> {
+        known(self.requests, self.counted.requests)
+    }
+
+    /// Bytes read, if they are counted.
+    pub fn known_bytes_read(&self) -> Option<u64> {
+        known(self.bytes_read, self.counted.bytes_read)
+    }
+
+    /// Bytes written, if they are counted.
+    pub fn known_bytes_written(&self) -> Option<u64> {
+        known(self.bytes_written, self.counted.bytes_written)
     }
 
     /// With numbers only that JSON can hold.
@@ -82,6 +139,7 @@ impl Totals {
         self.requests = self.requests.saturating_add(other.requests);
         self.bytes_read = self.bytes_read.saturating_add(other.bytes_read);
         self.bytes_written = self.bytes_written.saturating_add(other.bytes_written);
+        self.counted = self.counted.or(other.counted);
         for (name, value) in &other.counters {
             let room = self.counters.len() < NAMES;
             match self.counters.get_mut(name) {
@@ -104,6 +162,8 @@ pub struct Shown {
     pub peers: Vec<SocketAddr>,
     /// These are all open connections, as far as the page knows.
     pub all: bool,
+    /// How many open connections it has no room for.
+    pub unlisted: u64,
 }
 
 /// Memory for the reading of one page after the other.
@@ -169,6 +229,7 @@ impl Scoreboard {
             connections,
             peers,
             all: page.word(header::UNLISTED) == 0 && page.word(header::CONNECTIONS) > 0,
+            unlisted: plausible(page.word(header::UNLISTED_OPEN)),
         })
     }
 
@@ -190,15 +251,17 @@ impl Scoreboard {
         Some(words.fold(1, mix))
     }
 
-    /// The requests that are in work, longest first: what a worker that hangs hangs in, what a dead one died in.
-    pub fn serving(&self) -> Vec<Request> {
+    /// The requests that are in work, longest first: what a worker that hangs hangs in, what a dead one died in. With the
+    /// number of connections that have a request in work, too, but no room on the page.
+    pub fn serving(&self) -> (Vec<Request>, u64) {
+        let unlisted = self.open().map_or(0, |page| plausible(page.word(header::UNLISTED_IN_WORK)));
         let mut json = Vec::new();
         self.read(&mut Buffers::default(), &mut json);
         let connections: Vec<Connection> = serde_json::from_slice(&json).unwrap_or_default();
         let in_work = connections.into_iter().filter(|connection| connection.state == "active");
         let mut requests: Vec<_> = in_work.filter_map(|connection| connection.request).collect();
         requests.sort_by(|a, b| a.start_time.cmp(&b.start_time));
-        requests
+        (requests, unlisted)
     }
 
     fn open(&self) -> Option<Page<'_>> {
@@ -253,6 +316,7 @@ impl Page<'_> {
             bytes_read: plausible(self.word(header::BYTES_READ)),
             bytes_written: plausible(self.word(header::BYTES_WRITTEN)),
             counters: Counters::new(),
+            counted: Counted::by_page(self.word(header::NOT_COUNTED)),
         };
         let (at, length) = (self.geometry.counters_at * 8, self.geometry.counters * counter::WORDS * 8);
         let mut elsewhere = Vec::new();

@@ -41,7 +41,8 @@ fn read(page: &Scoreboard) -> Option<(Shown, Vec<Connection>)> {
 }
 
 fn nothing() -> (Shown, Vec<Connection>) {
-    (Shown::default(), Vec::new())
+    let totals = Totals { counted: Counted::by_page(0), ..Totals::default() };
+    (Shown { totals, ..Shown::default() }, Vec::new())
 }
 
 fn get(url: &str) -> Head<'_> {
@@ -74,7 +75,8 @@ fn no_lie_of_a_worker_s_spoils_the_sums_of_the_pool() {
     }
     board.counter("jobs").unwrap().store(u64::MAX, Relaxed);
     let lies = page.totals().unwrap();
-    assert_eq!(lies, Totals { counters: [("jobs".into(), 0.0)].into(), ..Totals::default() });
+    let counted = Counted::by_page(0);
+    assert_eq!(lies, Totals { counters: [("jobs".into(), 0.0)].into(), counted, ..Totals::default() });
 }
 
 #[test]
@@ -95,8 +97,14 @@ fn what_is_written_is_read() {
     board.counter("jobs").unwrap().fetch_add(3, Relaxed);
 
     let (shown, connections) = read(&page).unwrap();
-    let totals =
-        Totals { connections: 1, requests: 1, bytes_read: 100, bytes_written: 7, counters: [("jobs".into(), 3.0)].into() };
+    let totals = Totals {
+        connections: 1,
+        requests: 1,
+        bytes_read: 100,
+        bytes_written: 7,
+        counters: [("jobs".into(), 3.0)].into(),
+        counted: Counted::by_page(0),
+    };
     assert_eq!(shown.totals, totals);
     let [seen] = &connections[..] else { panic!("{shown:?}") };
     let request = seen.request.clone().unwrap();
@@ -127,14 +135,14 @@ fn what_is_written_is_read() {
         let time: SystemTime = time.parse::<Timestamp>().unwrap().into();
         assert!(time >= before - ms && time <= SystemTime::now() + ms, "{time:?}");
     }
-    let [again] = &page.serving()[..] else { panic!("{:?}", page.serving()) };
+    let [again] = &page.serving().0[..] else { panic!("{:?}", page.serving()) };
     assert_eq!((&again.url, &again.info, &again.state), (&request.url, &request.info, &request.state));
 
     connection.stage(Stage::Finished);
     let (_, connections) = read(&page).unwrap();
     let seen = &connections[0];
     assert_eq!((seen.state.as_str(), seen.idle_since.is_some()), ("idle", true));
-    assert!(page.serving().is_empty());
+    assert!(page.serving().0.is_empty());
     drop(connection);
     assert_eq!(read(&page).unwrap(), (Shown { totals, all: true, ..Shown::default() }, Vec::new()));
 }
@@ -147,15 +155,15 @@ fn texts_that_are_too_long_or_strange_are_cut_and_cleaned() {
     let number = connection.begin(Head { method: "AVERYLONGMETHODNAME", url: &long, version: 99 });
     assert!(!connection.set_info(number, &" ".repeat(INFO + 1)));
     assert!(connection.set_info(number, "[1]"), "no object, so it is not shown");
-    let request = page.serving().remove(0);
+    let request = page.serving().0.remove(0);
     assert_eq!((request.method.as_str(), request.http_version.as_str()), ("AVERYLONGMETHODN", ""));
     assert_eq!(request.url, Some(format!("/{}", "ä".repeat((URL - 1) / 2))));
     assert_eq!((request.ip.as_deref(), request.info.as_ref().map_or(0, serde_json::Map::len)), (Some("2001:db8::1"), 0));
     connection.begin(get("/\x1b[2J\u{9b}"));
-    assert_eq!(page.serving()[0].url.as_deref(), Some("/\u{fffd}[2J\u{fffd}"));
+    assert_eq!(page.serving().0[0].url.as_deref(), Some("/\u{fffd}[2J\u{fffd}"));
     connection.set_client(2, "203.0.113.5".parse().unwrap());
     connection.set_client(1, "203.0.113.6".parse().unwrap());
-    assert_eq!(page.serving()[0].ip.as_deref(), Some("203.0.113.5"), "only the last request can be described");
+    assert_eq!(page.serving().0[0].ip.as_deref(), Some("203.0.113.5"), "only the last request can be described");
 }
 
 #[test]
@@ -166,13 +174,45 @@ fn more_connections_than_slots_are_counted_all_the_same() {
     all.iter().for_each(|connection| _ = connection.begin(get("/")));
     let (shown, connections) = read(&page).unwrap();
     assert_eq!((shown.totals.connections, shown.totals.requests, connections.len()), (100, 100, 70));
+    assert_eq!((shown.unlisted, page.serving().0.len(), page.serving().1), (30, 70, 30));
+    all.iter().skip(90).for_each(|connection| connection.stage(Stage::Finished));
+    assert_eq!((read(&page).unwrap().0.unlisted, page.serving().1), (30, 20));
     all.truncate(10);
+    assert_eq!((read(&page).unwrap().0.unlisted, page.serving().1), (0, 0));
     assert_eq!(read(&page).unwrap().1.len(), 10);
     let again = Writer::new(board.clone(), peer());
     let (_, connections) = read(&page).unwrap();
     assert_eq!((connections.len(), &connections[10].request), (11, &None), "a slot that is used again is clean");
     assert_eq!(connections[10].remote_port, Some(4711));
     drop(again);
+}
+
+#[test]
+fn figures_are_unknown_only_where_the_writer_says_so() {
+    let (page, board) = pair();
+    let connection = Writer::new(board.clone(), peer());
+    // A request in work, of whose answer nothing is written yet.
+    connection.begin(get("/"));
+    let totals = page.totals().unwrap();
+    assert_eq!((totals.known_bytes_written(), totals.known_connections()), (Some(0), Some(1)));
+    board.count_requests_only();
+    assert_eq!(page.totals().unwrap().known_bytes_read(), Some(0), "connections are counted already");
+
+    let (page, board) = pair();
+    board.count_requests_only();
+    for requests in 0..2 {
+        let totals = page.totals().unwrap();
+        assert_eq!(totals.known_requests(), Some(requests));
+        assert_eq!((totals.known_connections(), totals.known_bytes_read(), totals.known_bytes_written()), (None, None, None));
+        Writer::unknown(board.clone()).begin(get("/"));
+    }
+    // The sum is known as soon as one of them counts.
+    let mut sum = Totals::default();
+    assert_eq!(sum.known_requests(), None);
+    sum.add(&page.totals().unwrap());
+    assert_eq!((sum.known_requests(), sum.known_bytes_written()), (Some(2), None));
+    sum.add(&Totals { counted: Counted::by_page(0), ..Totals::default() });
+    assert_eq!(sum.known_bytes_written(), Some(0));
 }
 
 #[test]
@@ -223,7 +263,7 @@ fn no_torn_request_is_shown() {
         while whole < 2000 {
             looks += 1;
             assert!(looks < 1_000_000, "only {whole} of {looks} readings were whole");
-            for request in page.serving() {
+            for request in page.serving().0 {
                 whole += 1;
                 let wanted = if request.method == "AAA" { &urls[0] } else { &urls[1] };
                 assert_eq!((request.url.as_ref(), request.method.len() % 3), (Some(wanted), 0), "torn: {request:?}");
@@ -272,7 +312,7 @@ fn totals_and_the_request_survive_a_killed_writer() {
     assert!(std::os::unix::process::ExitStatusExt::signal(&ended.status) == Some(9), "{ended:?}");
     let totals = page.totals().unwrap();
     assert_eq!((totals.requests, totals.counters["last words"]), (1001, 1.0));
-    assert_eq!(page.serving()[0].url.as_deref(), Some("/report/17"));
+    assert_eq!(page.serving().0[0].url.as_deref(), Some("/report/17"));
 }
 
 fn hostile_word() -> impl Strategy<Value = u64> {
@@ -293,7 +333,7 @@ proptest! {
 
     /// Whatever the header says, reading ends, and shows no more than there is room for.
     #[test]
-    fn no_header_harms_the_reader(lies in prop::collection::vec((0..24usize, hostile_word()), 1..6)) {
+    fn no_header_harms_the_reader(lies in prop::collection::vec((0..28usize, hostile_word()), 1..6)) {
         let (page, board) = pair();
         let connection = Writer::new(board, peer());
         connection.begin(get("/"));

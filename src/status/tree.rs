@@ -142,7 +142,7 @@ pub struct Worker {
     pub status: Option<String>,
     /// When it was started.
     pub start_time: String,
-    /// Resident memory, bytes.
+    /// Resident memory of all its processes, bytes.
     pub memory_rss: Option<u64>,
     /// CPU time, microseconds.
     pub cpu_usec: Option<u64>,
@@ -162,6 +162,8 @@ pub struct Worker {
     pub counters: Counters,
     /// What the application says of itself (`X_RATOON_INFO`); `None` for readers without details.
     pub info: Option<Map<String, Value>>,
+    /// Open connections that the worker's page has no room for; they are not in `active_connections`. `None` without a page.
+    pub unlisted_connections: Option<u64>,
     /// Its open connections, as far as it tells them. In a master that writes a document they are text from the beginning
     /// (`status::finished`), and this is empty.
     pub active_connections: Vec<Connection>,
@@ -211,7 +213,7 @@ pub struct Request {
     pub info: Option<Map<String, Value>>,
 }
 
-/// A worker that ended without having been asked to, or that failed to start.
+/// A worker that ended without having been asked to, that failed to start, or whose end was not clean although it was asked to end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Failure {
@@ -233,4 +235,6 @@ pub struct Failure {
     pub log_tail: Vec<String>,
     /// What it was serving.
     pub serving: Vec<Request>,
+    /// Connections with a request in work that the worker's page had no room for; they are not in `serving`.
+    pub serving_unlisted: u64,
 }

@@ -5,6 +5,36 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether SIGPIPE was ignored when this process's program began. Rust's runtime ignores it before main begins, so it is looked
+/// at before that.
+static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Called by the C library before the runtime's own beginning.
+#[used]
+// SAFETY: the section holds pointers to functions that the C library calls once, before main; this one calls sigaction only.
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_SIGPIPE: extern "C" fn() = look_at_sigpipe;
+
+extern "C" fn look_at_sigpipe() {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the structure is large enough, and no new action is given.
+    let asked = unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: all zeroes is a valid sigaction, and what the call wrote is one, too.
+    let ignored = unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN;
+    SIGPIPE_WAS_IGNORED.store(asked == 0 && ignored, Ordering::Relaxed);
+}
+
+/// Whether this process was started with SIGPIPE ignored (`IgnoreSIGPIPE=yes`, systemd's default).
+pub fn sigpipe_was_ignored() -> bool {
+    SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed)
+}
+
+/// After an upgrade: how it was when the first program of this process began.
+pub fn sigpipe_was(ignored: bool) {
+    SIGPIPE_WAS_IGNORED.store(ignored, Ordering::Relaxed);
+}
 
 /// Blocks these signals in the calling thread and all that it starts later. Call it before there are threads.
 pub fn block_all(signals: &[i32]) -> io::Result<()> {

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -21,8 +22,9 @@ use crate::scoreboard::INFO;
 use crate::scoreboard::writer::{Connection, Head, Stage};
 
 thread_local! {
-    /// The request whose handler this thread polls.
-    static CURRENT: RefCell<Option<Running>> = const { RefCell::new(None) };
+    /// The request whose handler this thread polls. Never dropped with the thread: a handler that calls exit(3) must leave its
+    /// request in work on the page, which shows what the process died in.
+    static CURRENT: ManuallyDrop<RefCell<Option<Running>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
 /// Tracks the requests of a service. Made by [`layer`], or by a [`Connection`](super::Connection) for its own requests.
@@ -34,6 +36,7 @@ pub struct Layer(Option<Arc<State>>);
 ///
 /// [`serve`](super::serve) and [`serve_tower`](super::serve_tower) track by themselves.
 pub fn layer() -> Layer {
+    board().count_requests_only();
     Layer(None)
 }
 
@@ -121,7 +124,7 @@ pub struct Handle {
 /// The request whose handler calls; `None` outside of a tracked handler, and in tasks that it spawned (hand them the
 /// handle).
 pub fn request() -> Option<Handle> {
-    CURRENT.with_borrow(|running| running.as_ref().map(Running::handle))
+    CURRENT.with(|current| current.borrow().as_ref().map(Running::handle))
 }
 
 impl Handle {
@@ -189,7 +192,7 @@ struct Within<'a>(&'a mut Option<Running>);
 impl<'a> Within<'a> {
     #[inline]
     fn enter(running: &'a mut Option<Running>) -> Self {
-        CURRENT.with_borrow_mut(|current| std::mem::swap(current, running));
+        CURRENT.with(|current| std::mem::swap(&mut *current.borrow_mut(), running));
         Within(running)
     }
 }
@@ -197,7 +200,7 @@ impl<'a> Within<'a> {
 impl Drop for Within<'_> {
     #[inline]
     fn drop(&mut self) {
-        CURRENT.with_borrow_mut(|current| std::mem::swap(current, self.0));
+        CURRENT.with(|current| std::mem::swap(&mut *current.borrow_mut(), self.0));
     }
 }
 

@@ -162,6 +162,20 @@ fn a_panic_in_a_handler_leaves_no_request_behind() {
     assert_eq!(rig.request_state(), "aborted");
 }
 
+#[test]
+fn request_stays_in_work_when_exit_ends_its_thread() {
+    let rig = Rig::new();
+    let state = rig.state.clone();
+    let handler = std::thread::spawn(move || {
+        let service = Layer::of(state).layer(());
+        let mut running = Some(service.begin(&get("/report/17")));
+        // exit(3) calls the destructors of its thread's variables in the midst of the handler.
+        std::mem::forget(Within::enter(&mut running));
+    });
+    handler.join().expect("no panic");
+    assert_eq!((rig.request_state(), rig.entry().active), ("processing", true));
+}
+
 #[tokio::test]
 async fn without_a_connection_requests_are_shown_all_the_same() {
     let before = board().entries().len();

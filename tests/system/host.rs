@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     ("the_last_lines_of_a_failed_worker_come_from_the_journal", the_last_lines_of_a_failed_worker_come_from_the_journal),
     ("the_journal_explains_a_rollback", the_journal_explains_a_rollback),
     ("a_journald_that_stops_or_restarts_stops_nothing", a_journald_that_stops_or_restarts_stops_nothing),
+    ("a_journald_that_is_stopped_and_started_kills_no_worker", a_journald_that_is_stopped_and_started_kills_no_worker),
     ("the_kernel_counts_for_workers_that_say_nothing", the_kernel_counts_for_workers_that_say_nothing),
 ];
 
@@ -143,6 +144,31 @@ fn a_journald_that_stops_or_restarts_stops_nothing(c: &Container) {
         (!said.is_empty()).then_some(())
     });
     assert_eq!(web.life(), life, "the service was active all the time");
+}
+
+fn a_journald_that_is_stopped_and_started_kills_no_worker(c: &Container) {
+    let web = Instance::new(c, "prints", 2);
+    script(&web, "ticks", "while :; do echo tick; sleep 0.05; done");
+    web.point_to("ticks");
+    web.configure("ready = \"running\"\nsettle = \"100ms\"\n");
+    web.start();
+    let before = pids(&web.settled());
+    let prints = |pid: u64| {
+        wait_for("its line in the journal", || {
+            let said = c.run(&["journalctl", "--no-pager", "--output=cat", "--lines=1", &format!("_PID={pid}")]);
+            text(&said.stdout).contains("tick").then_some(())
+        });
+    };
+    before.iter().for_each(|pid| prints(*pid));
+    c.ok(&["systemctl", "stop", "systemd-journald.service"]);
+    c.ok(&["systemctl", "start", "systemd-journald.service"]);
+    // A worker that starts now is heard by the new journald; the others are the same as before.
+    c.kill("KILL", before[0]);
+    wait_for("another worker", || web.status()["worker_crashes"].as_u64().filter(|crashes| *crashes >= 1));
+    let status = web.settled();
+    let after = pids(&status);
+    assert!(after.contains(&before[1]) && status["worker_crashes"] == 1, "{status:#}");
+    after.iter().filter(|pid| !before.contains(pid)).for_each(|pid| prints(*pid));
 }
 
 fn the_kernel_counts_for_workers_that_say_nothing(c: &Container) {

@@ -199,9 +199,12 @@ fn it_needs_no_root(c: &Container) {
     // The kernel's figures are there without root's rights.
     assert!(status["workers"][0]["memory_rss"].is_u64() && status["workers"][0]["open_connections"].is_u64(), "{status:#}");
     web.reload_ok();
-    web.point_to("fails");
+    // What a worker printed before it failed is there although this user cannot read the journal.
+    web.release("tells", Some("printf '#!/bin/sh\\necho out; echo \"<3>last words\" >&2; exit 3\\n' >worker; chmod 755 worker"));
+    web.point_to("tells");
     assert!(!web.reload().status.success());
-    web.settled();
+    let failure = web.settled()["failures"].as_array().and_then(|all| all.last().cloned()).expect("a failure");
+    assert_eq!(failure["log_tail"], serde_json::json!(["out", "last words"]), "{failure:#}");
     // Anybody may look, not everybody may touch.
     c.ok(&["runuser", "-u", "nobody", "--", "ratoon", "status", "rootless"]);
     assert!(!c.run(&["runuser", "-u", "nobody", "--", "ratoon", "scale", "rootless", "1"]).status.success());

@@ -38,12 +38,12 @@ fn groups_are_delegated(c: &Container, unit: &str, master: u64, status: &Value) 
     }
 }
 
-/// What a worker printed is in the journal under its own name and number.
+/// What a worker printed is in the journal under its own name, and with this field.
 #[track_caller]
-fn lines_are_in_the_journal(c: &Container, name: &str, worker: u64) {
-    let (identifier, pid) = (format!("SYSLOG_IDENTIFIER={name}/0"), format!("_PID={worker}"));
+fn lines_are_in_the_journal(c: &Container, name: &str, field: &str) {
+    let identifier = format!("SYSLOG_IDENTIFIER={name}/0");
     wait_for("the worker's line in the journal", || {
-        let said = c.run(&["journalctl", "--no-pager", "--output=cat", &identifier, &pid]);
+        let said = c.run(&["journalctl", "--no-pager", "--output=cat", &identifier, field]);
         text(&said.stdout).contains("I am the worker").then_some(())
     });
 }
@@ -145,7 +145,8 @@ fn an_instance_of_a_user_is_on_the_session_bus(c: &Container) {
         assert_eq!(owner(c, pid), "someone");
     }
     groups_are_delegated(c, "ratoon@mine.service", master, &before);
-    lines_are_in_the_journal(c, "mine", pids(&before)[0]);
+    // A master that is not root relays them.
+    lines_are_in_the_journal(c, "mine", &format!("RATOON_WORKER={}", before["workers"][0]["id"]));
     // On the session's bus, and on no other.
     let generation = ["get-property", "org.ratoon1.mine", "/org/ratoon1", "org.ratoon1.Manager", "Generation"];
     let read = || text(&session.run(&[&["busctl", "--user"], &generation[..]].concat()).stdout);
@@ -205,7 +206,9 @@ fn a_user_of_its_own_keeps_name_groups_lines_and_port(c: &Container) {
         assert_eq!(owner(c, pid), "app-user");
     }
     groups_are_delegated(c, "ratoon@own.service", master, &status);
-    lines_are_in_the_journal(c, "own", pids(&status)[0]);
+    lines_are_in_the_journal(c, "own", &format!("RATOON_WORKER={}", status["workers"][0]["id"]));
+    lines_are_in_the_journal(c, "own", "RATOON_SLOT=0");
+    lines_are_in_the_journal(c, "own", &format!("_PID={master}"));
     let generation = ["busctl", "get-property", "org.ratoon1.own", "/org/ratoon1", "org.ratoon1.Manager", "Generation"];
     wait_for("its name on the system's bus", || (text(&c.run(&generation).stdout) == "t 1").then_some(()));
     // Its program is replaced in place.
@@ -242,7 +245,7 @@ fn a_root_master_starts_workers_of_another_user(c: &Container) {
         assert_eq!((field("CapEff:").as_str(), field("CapPrm:").as_str()), ("0000000000000000", "0000000000000000"));
     }
     groups_are_delegated(c, &web.service(), master, &status);
-    lines_are_in_the_journal(c, "lesser", pids(&status)[0]);
+    lines_are_in_the_journal(c, "lesser", &format!("_PID={}", pids(&status)[0]));
     // It hears them, reloads them, ends them; and a user that is not there is refused by name.
     web.reload_ok();
     web.settled();

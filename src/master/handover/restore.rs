@@ -202,7 +202,10 @@ impl Master {
         self.failures = state.failures.into();
         self.published.failures.extend(state.causes);
         self.published.reloads.extend(state.reloads);
-        self.past = Ended { totals: state.past.totals, known: state.past.known };
+        let mut totals = state.past.totals;
+        // An earlier master says no more than that requests were counted.
+        totals.counted.requests |= state.past.known;
+        self.past = Ended { totals };
         self.published.last_reload = state.last_reload.map(|last| LastReload {
             generation: last.generation,
             result: result(&last.result),

@@ -41,11 +41,17 @@ pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
         Ok((mut state, version)) => {
             set_log(&state.log, start.journal);
             fds.now_held(std::mem::take(&mut state.stored));
+            // What this program found is what the earlier one had made of it.
+            crate::sys::signals::sigpipe_was(state.sigpipe_ignored.unwrap_or(false));
             let output = std::mem::take(&mut state.output);
             match whole(state, listeners.clone(), &mut fds) {
                 Ok(mut origin) => {
                     say_upgraded(start.journal, &version);
-                    origin.mode = if output.journal { Mode::Journal } else { Mode::Relay };
+                    origin.mode = match (output.journal, output.native) {
+                        (true, _) => Mode::Journal,
+                        (false, true) => Mode::Native,
+                        (false, false) => Mode::Relay,
+                    };
                     origin.output = restore::output(output, &mut fds);
                     origin.fds = fds;
                     Ok(origin)
@@ -60,9 +66,14 @@ pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
     }
 }
 
+/// Where the output of new workers goes.
+fn mode(start: &Start<'_>) -> Mode {
+    Mode::of(start.journal.target(), crate::sys::credentials::own_uid(), super::store::is_wanted())
+}
+
 fn say_upgraded(journal: &Journal, before: &str) {
     let message = format!("upgraded in place from version {before} to {}", env!("CARGO_PKG_VERSION"));
-    journal.log(Record { id: Some(catalog::UPGRADED), ..Record::new(Level::Info, message) });
+    journal.log(Record { id: catalog::UPGRADED, ..Record::new(Level::Info, message) });
 }
 
 fn set_log(log: &state::Log, journal: &Journal) {
@@ -117,7 +128,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         started_at: state.started_at.unwrap_or_else(SystemTime::now),
         status: config.and_then(|config| fronts::bind_status(&config, start.journal)),
         errors: ErrorPipe::new().map_err(|error| error.to_string())?,
-        mode: start.journal.target().into(),
+        mode: mode(start),
         output: Handed::default(),
         fds,
         last_asker: state.askers.last,
@@ -256,7 +267,7 @@ fn makeshift_with(
 ) -> Result<Origin, String> {
     let reason = format!("the state of the earlier program cannot be used: {why}");
     start.journal.log(Record {
-        id: Some(catalog::UPGRADE_REFUSED),
+        id: catalog::UPGRADE_REFUSED,
         reason: Some(reason.clone()),
         ..Record::new(Level::Error, format!("{reason}; its workers serve on until a new generation is ready"))
     });
@@ -278,7 +289,7 @@ fn makeshift_with(
         started_at: SystemTime::now(),
         status: None,
         errors: ErrorPipe::new().map_err(|error| error.to_string())?,
-        mode: start.journal.target().into(),
+        mode: mode(start),
         output,
         fds: Incoming::default(),
         last_asker: 0,

@@ -59,6 +59,7 @@ impl Master {
             directory: self.source.directory.as_path().into(),
             nofile: self.common.nofile,
             die_with_parent: self.common.die_with_parent,
+            sigpipe_ignored: Some(crate::sys::signals::sigpipe_was_ignored()),
             releases: self.releases.iter().map(|(number, release)| (*number, save_release(*number, release, fds))).collect(),
             workers: self.processes.iter().map(|(id, process)| (*id, save_process(*id, process, &self.guard, fds))).collect(),
             births: self.births.iter().copied().collect(),
@@ -72,7 +73,7 @@ impl Master {
             failures: self.failures.iter().cloned().collect(),
             causes: self.published.failures.clone(),
             reloads: self.published.reloads.clone(),
-            past: state::Past { totals: self.past.totals.clone().finite(), known: self.past.known },
+            past: state::Past { totals: self.past.totals.clone().finite(), known: self.past.totals.counted.requests },
             last_reload: self.published.last_reload.as_ref().map(|last| state::LastReload {
                 generation: last.generation,
                 result: last.result.to_owned(),
@@ -163,7 +164,7 @@ fn save_process<'a>(id: WorkerId, process: &'a Process, guard: &Guard, fds: &mut
 }
 
 fn save_output<'a>(mode: Mode, handed: Option<&'a Handed>, fds: &mut Outgoing<'a>) -> state::Output {
-    let mut output = state::Output { journal: mode == Mode::Journal, ..state::Output::default() };
+    let mut output = state::Output { journal: mode == Mode::Journal, native: mode == Mode::Native, ..state::Output::default() };
     let Some(handed) = handed else { return output };
     let raw = |lines: &[Vec<u8>]| lines.iter().map(|line| Bytes::from(line.as_slice())).collect::<Vec<_>>();
     let mut stream = |id: &WorkerId, fd: &'a std::os::fd::OwnedFd| -> Name { fds.lend(format!("stream-{id}"), fd.as_fd()) };

@@ -73,6 +73,8 @@ pub struct State {
     pub nofile: (u64, u64),
     /// What workers get when the master ends.
     pub die_with_parent: Option<i32>,
+    /// SIGPIPE was ignored when the master was started; `None`: an earlier master did not say.
+    pub sigpipe_ignored: Option<bool>,
     /// What the generations are started from.
     pub releases: BTreeMap<Number, Release>,
     /// The workers' processes.
@@ -201,6 +203,8 @@ pub struct Process {
 pub struct Output {
     /// Straight to journald.
     pub journal: bool,
+    /// To journald, through the master.
+    pub native: bool,
     /// Streams to journald: worker, identifier, copy.
     pub streams: Vec<(WorkerId, String, Option<Name>)>,
     /// Pipes that the master reads.

@@ -170,7 +170,7 @@ impl Master {
         self.book.accept(true);
         let why = format!("the master keeps its program: {why}");
         self.record(Record {
-            id: Some(catalog::UPGRADE_REFUSED),
+            id: catalog::UPGRADE_REFUSED,
             reason: Some(why.clone()),
             ..Record::new(Level::Error, format!("not upgraded: {why}"))
         });

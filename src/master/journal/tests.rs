@@ -59,7 +59,7 @@ fn whole() -> Record {
         worker: Some(12),
         slot: Some(3),
         pid: Some(4711),
-        id: Some(catalog::WORKER_FAILED),
+        id: catalog::WORKER_FAILED,
         how: Some("exit 1".into()),
         reason: Some("no reason".into()),
     }
@@ -105,7 +105,8 @@ fn fields_arrive_on_the_wire() {
     assert_eq!(bare["MESSAGE"], "bare");
     assert_eq!(bare["PRIORITY"], "6");
     assert_eq!(bare["RATOON_INSTANCE"], "web");
-    for field in FIELDS.into_iter().filter(|field| *field != "RATOON_INSTANCE").chain(["MESSAGE_ID", "OBJECT_PID"]) {
+    assert_eq!(bare["MESSAGE_ID"], catalog::NOTICE, "the id of its level");
+    for field in FIELDS.into_iter().filter(|field| *field != "RATOON_INSTANCE").chain(["OBJECT_PID"]) {
         assert!(!bare.contains_key(field), "{field} in {bare:?}");
     }
     let debug = receive(&socket);

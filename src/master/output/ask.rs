@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,19 +19,15 @@ const WITHIN: Duration = Duration::from_secs(2);
 /// How much of an answer is read, bytes.
 const ANSWER_MAX: u64 = 1024 * 1024;
 
-/// The lines that this process printed; if there are none, those of its stream's identifier since then (the main process of
-/// a worker may be a shell whose child prints).
-pub(super) fn journalctl(program: &OsStr, identifier: Option<&str>, pid: u32, since: SystemTime) -> Vec<String> {
-    let end = Instant::now() + WITHIN;
-    let own = run(program, format!("_PID={pid}"), since, end);
-    match identifier {
-        Some(identifier) if own.is_empty() => run(program, format!("SYSLOG_IDENTIFIER={identifier}"), since, end),
-        _ => own,
-    }
-}
+/// Where control groups are mounted: journald's names of groups begin behind it.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
-fn run(program: &OsStr, of: String, since: SystemTime, end: Instant) -> Vec<String> {
-    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+/// The lines that this process has printed since then, and those of its control group, which is one worker's alone (the main
+/// process of a worker may be a shell whose child prints). A stream's identifier says nothing: the old and the new worker of a
+/// slot share it.
+pub(super) fn journalctl(program: &OsStr, pid: u32, group: Option<&Path>, since: SystemTime) -> Vec<String> {
+    let end = Instant::now() + WITHIN;
+    let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut command = Command::new(program);
     // Newest first: with --since and without --reverse, journalctl 252 gives the first lines in place of the last.
     command.args([
@@ -39,9 +36,13 @@ fn run(program: &OsStr, of: String, since: SystemTime, end: Instant) -> Vec<Stri
         "--reverse",
         "--output=cat",
         &format!("--lines={TAIL_LINES}"),
-        &format!("--since=@{since}"),
+        // To the microsecond: a process may have had this number in the same second.
+        &format!("--since=@{}.{:06}", since.as_secs(), since.subsec_micros()),
     ]);
-    command.args(["_TRANSPORT=stdout", &of]);
+    command.args(["_TRANSPORT=stdout", &format!("_PID={pid}")]);
+    if let Some(group) = group.and_then(|group| group.strip_prefix(CGROUPS).ok()).and_then(Path::to_str) {
+        command.args(["+", "_TRANSPORT=stdout", &format!("_SYSTEMD_CGROUP=/{group}")]);
+    }
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     // No journalctl: the lines are in the journal all the same.
     let Ok(mut child) = child else { return Vec::new() };

@@ -31,6 +31,7 @@ impl Outputs {
     pub fn mode(&self) -> Mode {
         match &self.inner.way {
             Way::Journal(_) => Mode::Journal,
+            Way::Relay(relay) if relay.is_native() => Mode::Native,
             Way::Relay(_) | Way::Inherit => Mode::Relay,
         }
     }

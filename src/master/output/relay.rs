@@ -5,11 +5,13 @@
 //! reader of our stderr has stopped.
 
 mod copy;
+pub(super) mod native;
 mod sink;
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,6 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::oneshot;
 
+use self::native::Native;
 use super::tail::Tail;
 use super::{Streams, inherited};
 use crate::sys::fd::{STASH, stash};
@@ -40,6 +43,8 @@ pub(super) struct Relay {
     /// Our stdout and stderr; the second is missing when both are the same file.
     sinks: Sinks,
     two: bool,
+    /// The lines go to the journal as entries.
+    native: Option<Native>,
     grace: Duration,
 }
 
@@ -136,6 +141,24 @@ impl Relay {
         Relay::with_grace(stdout, stderr, GRACE)
     }
 
+    /// A relay to the journal.
+    ///
+    /// # Errors
+    /// Out of descriptors, or there is no journald.
+    pub fn to_journal(journald: &Path, instance: &str) -> io::Result<Relay> {
+        let socket = native::connect(journald)?;
+        let native = Native { journald: journald.to_owned(), instance: instance.to_owned() };
+        let mut relay = Relay::new(io::stdout().as_fd(), io::stderr().as_fd())?;
+        // One pipe a worker: the order of what it says on both of its streams is kept.
+        (relay.sinks, relay.two, relay.native) = ((socket, None), false, Some(native));
+        Ok(relay)
+    }
+
+    /// Whether the lines go to the journal as entries.
+    pub fn is_native(&self) -> bool {
+        self.native.is_some()
+    }
+
     fn with_grace(stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>, grace: Duration) -> io::Result<Relay> {
         let same = match (rustix::fs::fstat(stdout), rustix::fs::fstat(stderr)) {
             (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
@@ -154,6 +177,7 @@ impl Relay {
             thread: Mutex::new(Thread::None),
             two: sinks.1.is_some(),
             sinks,
+            native: None,
             grace,
         })
     }
@@ -285,7 +309,7 @@ impl Relay {
         let (out, err) = &self.sinks;
         let begin = || -> io::Result<()> {
             let (out, err) = (out.try_clone()?, err.as_ref().map(OwnedFd::try_clone).transpose()?);
-            let copier = copy::Copier::new(Arc::clone(&self.shared), out, err, self.grace)?;
+            let copier = copy::Copier::new(Arc::clone(&self.shared), (out, err), self.native.as_ref(), self.grace)?;
             thread::spawn("ratoon-output", move || copier.run())?;
             Ok(())
         };

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketAddrUnix, SocketFlag
 
 use super::{Streams as Fds, ask, inherited};
 use crate::sys::fd::{STASH, stash};
-use crate::sys::stream::unread_by_peer;
+use crate::sys::stream::{is_dead, unread_by_peer};
 
 /// Where journald takes streams.
 pub(super) const JOURNALD: &str = "/run/systemd/journal/stdout";
@@ -46,19 +46,18 @@ impl Streams {
 
     /// A stream of the worker's own, or our stderr when journald takes none now.
     pub fn open(&self, worker: u64, identifier: &str) -> io::Result<Fds> {
-        let Ok(stream) = connect(&self.journald, identifier) else { return inherited() };
+        // A journald that ends closes what it has accepted: then another try gets its successor, or waits in the queue for it.
+        let live = || connect(&self.journald, identifier).ok().filter(|stream| !is_dead(stream));
+        let Some(stream) = live().or_else(live) else { return inherited() };
         let stat = rustix::fs::fstat(&stream)?;
         let known = Known { identifier: identifier.to_owned(), copy: Some(stash(stream.try_clone()?, STASH)) };
         self.known().insert(worker, known);
         Ok(Fds { stdout: stream.try_clone()?, stderr: stream, journal_stream: Some(format!("{}:{}", stat.st_dev, stat.st_ino)) })
     }
 
-    pub async fn tail(&self, worker: u64, pid: u32, since: SystemTime) -> Vec<String> {
-        let (identifier, copy) = match self.known().get_mut(&worker) {
-            Some(known) => (Some(known.identifier.clone()), known.copy.take()),
-            // It printed into our own stderr.
-            None => (None, None),
-        };
+    pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Vec<String> {
+        // `None`: it printed into our own stderr.
+        let copy = self.known().get_mut(&worker).and_then(|known| known.copy.take());
         if pid == 0 {
             // It was never started.
             return Vec::new();
@@ -75,7 +74,7 @@ impl Streams {
                 wait_until_read(&copy);
                 // With the last copy journald sees the end, and writes a last line that had no line feed.
             }
-            ask::journalctl("journalctl".as_ref(), identifier.as_deref(), pid, since)
+            ask::journalctl("journalctl".as_ref(), pid, group.as_deref(), since)
         });
         asked.await.unwrap_or_default()
     }

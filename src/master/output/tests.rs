@@ -91,48 +91,52 @@ async fn journald_is_asked_once_it_has_read_everything() {
         text
     });
     // No journal on this machine has lines of it; that it ends at all, and that the stream has ended, is what counts.
-    streams.tail(7, std::process::id(), SystemTime::now()).await;
+    streams.tail(7, std::process::id(), None, SystemTime::now()).await;
     assert!(reader.join().expect("the end of the stream").starts_with("web/3\n"));
-    assert_eq!(streams.tail(7, 0, SystemTime::now()).await, Vec::<String>::new());
+    assert_eq!(streams.tail(7, 0, None, SystemTime::now()).await, Vec::<String>::new());
 }
 
 #[test]
-fn journalctl_is_asked_for_the_process_then_for_the_stream() {
+fn journalctl_is_asked_for_the_process_and_its_group_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let log = dir.path().join("log");
     let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
+    // Lines of the other worker of its slot would be found by the identifier.
     let script = format!(
-        "echo \"$@\" >> {0}; case \"$*\" in *SYSLOG_IDENTIFIER=web/3*) printf '\\033[1mtwo\\n\\n'; echo one; esac",
+        "echo \"$@\" >> {0}; case \"$*\" in *SYSLOG_IDENTIFIER*) echo of another worker;; *PID=4711*) printf '\\033[1mtwo\\n\\n'; echo one; esac",
         log.display()
     );
     let path = program(dir.path(), &script);
-    let lines = ask::journalctl(path.as_os_str(), Some("web/3"), 4711, since);
-    assert_eq!(lines, ["one", "two"]);
+    let group = Path::new("/sys/fs/cgroup/system.slice/web.service/w-7");
+    assert_eq!(ask::journalctl(path.as_os_str(), 4711, Some(group), since), ["one", "two"]);
     let asked = std::fs::read_to_string(&log).expect("a log");
-    let common = "--quiet --no-pager --reverse --output=cat --lines=20 --since=@1700000000 _TRANSPORT=stdout";
-    assert_eq!(asked, format!("{common} _PID=4711\n{common} SYSLOG_IDENTIFIER=web/3\n"));
-    // The process's own lines are enough, and a worker without a stream has no identifier.
+    let common = "--quiet --no-pager --reverse --output=cat --lines=20 --since=@1700000000.900000";
+    let own = "_TRANSPORT=stdout _PID=4711";
+    let of_group = "_TRANSPORT=stdout _SYSTEMD_CGROUP=/system.slice/web.service/w-7";
+    assert_eq!(asked, format!("{common} {own} + {of_group}\n"));
+    // A worker that printed nothing has no lines, whoever else printed.
     std::fs::write(&log, "").expect("a log");
-    assert_eq!(ask::journalctl(path.as_os_str(), None, 1, since), Vec::<String>::new());
-    assert_eq!(std::fs::read_to_string(&log).expect("a log").lines().count(), 1);
+    assert_eq!(ask::journalctl(path.as_os_str(), 1, None, since), Vec::<String>::new());
+    let asked = std::fs::read_to_string(&log).expect("a log");
+    assert_eq!(asked, format!("{common} _TRANSPORT=stdout _PID=1\n"));
 }
 
 #[test]
 fn a_journalctl_that_hangs_or_says_too_much_or_is_missing() {
     let dir = tempfile::tempdir().expect("a directory");
-    assert_eq!(ask::journalctl(dir.path().join("none").as_os_str(), Some("web/0"), 1, SystemTime::now()), Vec::<String>::new());
+    assert_eq!(ask::journalctl(dir.path().join("none").as_os_str(), 1, None, SystemTime::now()), Vec::<String>::new());
 
     let pid_file = dir.path().join("pid");
     let hangs = program(dir.path(), &format!("echo $$ > {}; echo first; exec sleep 1000", pid_file.display()));
     let began = Instant::now();
-    let lines = ask::journalctl(hangs.as_os_str(), None, 1, SystemTime::now());
+    let lines = ask::journalctl(hangs.as_os_str(), 1, None, SystemTime::now());
     assert_eq!(lines, ["first"]);
     assert!(began.elapsed() < Duration::from_secs(60));
     let pid: u32 = std::fs::read_to_string(&pid_file).expect("a pid").trim().parse().expect("a number");
     assert!(Stat::read(pid).is_none_or(|stat| stat.parent != std::process::id()), "it was killed and reaped");
 
     let endless = program(dir.path(), "exec yes endless");
-    let lines = ask::journalctl(endless.as_os_str(), None, 1, SystemTime::now());
+    let lines = ask::journalctl(endless.as_os_str(), 1, None, SystemTime::now());
     assert_eq!(lines.len(), TAIL_LINES);
 }
 
@@ -145,7 +149,26 @@ async fn the_whole_way_for_a_terminal() {
         Command::new("sh").args(["-c", "echo last words"]).stdout(streams.stdout).stderr(Stdio::null()).spawn().expect("sh");
     drop(streams.stderr);
     child.wait().expect("our child");
-    assert_eq!(outputs.tail(1, child.id(), SystemTime::now()).await, ["last words"]);
+    assert_eq!(outputs.tail(1, child.id(), None, SystemTime::now()).await, ["last words"]);
     outputs.close(1);
     assert!(outputs.flush(Duration::from_secs(30)));
+}
+
+#[test]
+fn mode_is_native_for_a_master_that_cannot_read_the_journal() {
+    assert_eq!(Mode::of(Target::Journal, 0, false), Mode::Journal);
+    assert_eq!(Mode::of(Target::Journal, 1000, false), Mode::Native);
+    assert_eq!(Mode::of(Target::Journal, 1000, true), Mode::Journal, "a pipe would end with the master");
+    assert_eq!(Mode::of(Target::Stderr, 1000, false), Mode::Relay);
+}
+
+#[test]
+fn worker_never_gets_a_dead_stream() {
+    let (near, far) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    drop(far);
+    let streams = alive(near.as_fd()).expect("streams");
+    for fd in [&streams.stdout, &streams.stderr] {
+        assert_eq!(rustix::io::write(fd, b"line\n"), Ok(5));
+    }
+    assert_eq!(streams.journal_stream, None);
 }

@@ -192,7 +192,7 @@ unsafe fn own_table(last: RawFd) -> Result<(), Failed> {
 /// to be done comes first.
 type Action = [usize; 8];
 
-/// Signals as in a fresh process, those that are ignored: whoever started the master may have wanted that, or its runtime.
+/// Signals as in a fresh process, those of the mask: whoever started the master may have wanted that, or its runtime.
 unsafe fn default_signals(ignored: Mask) {
     let default: Action = [libc::SIG_DFL; 8];
     for signal in (1..=64).filter(|signal| ignored & bit(*signal) != 0) {
@@ -206,15 +206,17 @@ fn bit(signal: usize) -> Mask {
     1 << (signal - 1)
 }
 
-/// What this process ignores.
+/// What this process ignores and its workers do not.
 pub(super) fn ignored_signals() -> Mask {
+    // SIGPIPE is as whoever started the master wanted it for the workers, too (`IgnoreSIGPIPE=`): the runtime ignores it anyway.
+    let kept = if crate::sys::signals::sigpipe_was_ignored() { bit(libc::SIGPIPE as usize) } else { 0 };
     let is_ignored = |signal: &usize| {
         let mut action: Action = [libc::SIG_DFL; 8];
         // SAFETY: the structure is large enough, and no new one is given.
         let asked = unsafe { call(libc::SYS_rt_sigaction, [*signal, 0, action.as_mut_ptr().addr(), size_of::<Mask>()]) };
         asked.is_ok() && action[0] == libc::SIG_IGN
     };
-    (1..=64).filter(is_ignored).map(bit).sum()
+    (1..=64).filter(is_ignored).map(bit).sum::<Mask>() & !kept
 }
 
 unsafe fn enter(cgroup: RawFd) -> Result<(), Failed> {

@@ -221,6 +221,18 @@ fn signals_are_as_in_a_fresh_process() {
 }
 
 #[test]
+fn sigpipe_stays_ignored_when_the_master_was_started_so() {
+    if !alone("sys::spawn::tests::sigpipe_stays_ignored_when_the_master_was_started_so") {
+        return;
+    }
+    crate::sys::signals::sigpipe_was(true);
+    for way in WAYS {
+        let text = run(way, &plan(Path::new("/bin/cat"), &["/proc/self/status"]), birth());
+        assert!(text.contains(&format!("SigIgn:\t{:016x}\n", 1u64 << (libc::SIGPIPE - 1))), "{text}");
+    }
+}
+
+#[test]
 fn a_session_of_its_own_and_a_child_of_ours() {
     for way in WAYS {
         let text = run(way, &shell("exec cat /proc/self/stat"), birth());

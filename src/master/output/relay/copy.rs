@@ -11,8 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
+use super::native::{Native, Source};
 use super::sink::{PENDING_LAST, PENDING_MAX, Sink};
-use super::{Command, Handed, HandedPipe, PIECE, Shared};
+use super::{Command, Handed, HandedPipe, PIECE, Shared, Sinks};
 use crate::table::Table;
 
 /// A longer line is broken, as journald does, bytes.
@@ -68,8 +69,8 @@ enum Read {
 }
 
 impl Copier {
-    pub fn new(shared: Arc<Shared>, out: OwnedFd, err: Option<OwnedFd>, grace: Duration) -> io::Result<Copier> {
-        let sinks = std::iter::once(out).chain(err).map(Sink::new).collect::<io::Result<_>>()?;
+    pub fn new(shared: Arc<Shared>, (out, err): Sinks, native: Option<&Native>, grace: Duration) -> io::Result<Copier> {
+        let sinks = std::iter::once(out).chain(err).map(|fd| Sink::new(fd, native.cloned())).collect::<io::Result<_>>()?;
         Ok(Copier {
             shared,
             sinks,
@@ -307,10 +308,7 @@ impl Copier {
             line: pipe.line,
             closing: pipe.closing,
         });
-        let handed = Handed {
-            pipes: pipes.collect(),
-            pending: self.sinks.iter_mut().map(|sink| std::mem::take(&mut sink.pending)).collect(),
-        };
+        let handed = Handed { pipes: pipes.collect(), pending: self.sinks.iter_mut().map(Sink::take_lines).collect() };
         match done.send(handed) {
             Ok(()) => self.ended = true,
             // Nobody wants it any more.
@@ -322,7 +320,7 @@ impl Copier {
     fn take_over(&mut self, handed: Handed) {
         let last = self.sinks.len() - 1;
         for (number, pending) in handed.pending.into_iter().enumerate() {
-            self.sinks[number.min(last)].pending.splice(..0, pending);
+            self.sinks[number.min(last)].prepend(pending);
         }
         for mut pipe in handed.pipes {
             pipe.line.truncate(LINE_MAX);
@@ -358,17 +356,13 @@ fn pass_on_rest(shared: &Shared, sink: &mut Sink, whose: (&str, u64), pipe: &mut
 /// The pipe's line goes to the sink and, as long as the worker is not closed, into its tail.
 fn pass_on(shared: &Shared, sink: &mut Sink, (name, key): (&str, u64), pipe: &mut Pipe) {
     if !pipe.closing {
-        shared.tails().entry(key / PIPES).or_default().push(&pipe.line);
+        shared.tails().entry(key / PIPES).or_default().push(sink.message(&pipe.line));
     }
     if sink.pending.len() > PENDING_LAST {
         sink.lost += 1;
     } else if !sink.dead {
-        if sink.labelled {
-            sink.pending.extend_from_slice(label(name, pipe.slot).as_bytes());
-            sink.pending.extend_from_slice(b": ");
-        }
-        sink.pending.extend_from_slice(&pipe.line);
-        sink.pending.push(b'\n');
+        let source = Source { worker: key / PIPES, slot: pipe.slot };
+        sink.push(source, || label(name, pipe.slot), &pipe.line);
     }
     pipe.line.clear();
     // A quiet worker costs nothing, whatever it once said.
@@ -388,7 +382,7 @@ mod tests {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
         let shared = Arc::new(Shared::new(wake));
         let (_unread, out) = rustix::pipe::pipe().expect("a pipe");
-        let mut copier = Copier::new(Arc::clone(&shared), out, None, Duration::ZERO).expect("a copier");
+        let mut copier = Copier::new(Arc::clone(&shared), (out, None), None, Duration::ZERO).expect("a copier");
         let mut writers = Vec::new();
         for worker in 0..8 {
             let (read, write) = pipe().expect("a pipe");
@@ -427,7 +421,7 @@ mod tests {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
         let shared = Arc::new(Shared::new(wake));
         let null = std::fs::File::options().write(true).open("/dev/null").expect("/dev/null");
-        let mut copier = Copier::new(Arc::clone(&shared), null.into(), None, Duration::ZERO).expect("a copier");
+        let mut copier = Copier::new(Arc::clone(&shared), (null.into(), None), None, Duration::ZERO).expect("a copier");
         let mut writers = Vec::new();
         for worker in 0..16u64 {
             let (read, write) = pipe().expect("a pipe");

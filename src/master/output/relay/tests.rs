@@ -223,3 +223,22 @@ async fn another_relay_goes_on_with_no_line_lost_and_none_twice() {
     assert!(other.wait().expect("our child").success());
     assert_eq!(relay.tail(2).await, ["late"]);
 }
+
+#[tokio::test]
+async fn relay_to_the_journal_names_the_worker_and_keeps_its_lines() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("socket");
+    let journald = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    journald.set_read_timeout(Some(LONG)).expect("a socket");
+    let relay = Relay::to_journal(&path, "web").expect("a relay");
+    let mut child = start(&relay, 17, "echo to stdout; echo '<3>to stderr' >&2; exit 3");
+    assert_eq!(child.wait().expect("our child").code(), Some(3));
+    assert_eq!(relay.tail(17).await, ["to stdout", "to stderr"]);
+    for (priority, message) in [(6, "to stdout"), (3, "to stderr")] {
+        let mut buffer = [0; 4096];
+        let length = journald.recv(&mut buffer).expect("an entry");
+        let fields = "RATOON_INSTANCE=web\nSYSLOG_IDENTIFIER=web/3\nRATOON_SLOT=3\nRATOON_WORKER=17";
+        let entry = format!("PRIORITY={priority}\n{fields}\nMESSAGE={message}\n");
+        assert_eq!(String::from_utf8_lossy(&buffer[..length]), entry);
+    }
+}

@@ -22,6 +22,9 @@ const BYTES_READ = 2;
 const BYTES_WRITTEN = 3;
 const SLOTS_USED = 4;
 const UNLISTED = 5;
+/** Gauges: open connections without a slot, and those of them with a request in work. Index 6 stays 0: all is counted. */
+const UNLISTED_OPEN = 7;
+const UNLISTED_IN_WORK = 8;
 
 /** States of a connection. */
 const FREE = 0n;
@@ -37,7 +40,7 @@ const COUNTER_NAME_BYTES = 48;
 class Scoreboard {
   #fd;
   #header;
-  #totals = new BigUint64Array(6);
+  #totals = new BigUint64Array(9);
   #freeSlots = [];
   #counters = new Map();
   #dirty = false;
@@ -78,11 +81,15 @@ class Scoreboard {
     this.#totals[CONNECTIONS] += 1n;
     let slot = this.#freeSlots.pop();
     if (slot === undefined && this.#totals[SLOTS_USED] < this.#header[7]) slot = this.#totals[SLOTS_USED]++;
-    if (slot === undefined) this.#totals[UNLISTED] += 1n;
+    if (slot === undefined) {
+      this.#totals[UNLISTED] += 1n;
+      this.#totals[UNLISTED_OPEN] += 1n;
+    }
     const connection = new Connection(this, socket, slot);
     socket.once('close', () => {
       connection.close();
       if (slot !== undefined) this.#freeSlots.push(slot);
+      else this.#totals[UNLISTED_OPEN] -= 1n;
     });
     return connection;
   }
@@ -119,6 +126,12 @@ class Scoreboard {
   addBytes(read, written) {
     this.#totals[BYTES_READ] += read;
     this.#totals[BYTES_WRITTEN] += written;
+    this.#touch();
+  }
+
+  /** @internal A connection without a slot has a request in work, or has none any more. */
+  addUnlistedInWork(change) {
+    this.#totals[UNLISTED_IN_WORK] += change;
     this.#touch();
   }
 
@@ -224,6 +237,9 @@ class Connection {
     if (this.#closed) return;
     const [read, written] = [BigInt(this.#socket.bytesRead ?? 0), BigInt(this.#socket.bytesWritten ?? 0)];
     this.#board.addBytes(read - this.#words[4], written - this.#words[5]);
+    if (this.#slot === undefined && (state === ACTIVE) !== (this.#words[0] === ACTIVE)) {
+      this.#board.addUnlistedInWork(state === ACTIVE ? 1n : -1n);
+    }
     this.#words[0] = state;
     this.#words[2] = state === IDLE ? process.hrtime.bigint() : 0n;
     this.#words[4] = read;

@@ -20,6 +20,9 @@ VERSION = 1
 
 # Words of the header.
 PID, STOP_TIMEOUT, CONNECTIONS, REQUESTS, BYTES_READ, BYTES_WRITTEN, SLOTS_USED, UNLISTED = 8, 9, 16, 17, 18, 19, 20, 21
+NOT_COUNTED, UNLISTED_IN_WORK = 22, 24
+#: Bits of the word NOT_COUNTED: connections, bytes read, bytes written. This library counts requests.
+REQUESTS_ONLY = 7
 # States of a connection, and of its request.
 FREE, IDLE, ACTIVE = 0, 1, 2
 NONE, PROCESSING, SENDING, FINISHED, ABORTED = 0, 1, 2, 3, 4
@@ -61,6 +64,8 @@ class Request:
         if self._slot is not None:
             self._board.words[self._slot + 6] = FINISHED if status else ABORTED
             self._board.free(self._slot)
+        else:
+            self._board.free_unlisted()
 
     def _show(self, info: bytes) -> None:
         if self._slot is None or self._ended:
@@ -90,6 +95,7 @@ class Scoreboard:
             raise ValueError(f"descriptor {fd} is no status page of version {VERSION}")
         if self.words[PID] != 0:
             raise ValueError(f"the status page is written by process {self.words[PID]} already")
+        self.words[NOT_COUNTED] = REQUESTS_ONLY
         self.words[PID] = os.getpid()
         self._first, self._size, self._slots = self.words[5] // 8, self.words[6] // 8, self.words[7]
         self._free: List[int] = []
@@ -112,6 +118,7 @@ class Scoreboard:
                 self.words[SLOTS_USED] += 1
             else:
                 self.words[UNLISTED] += 1
+                self.words[UNLISTED_IN_WORK] += 1
         return Request(self, slot, method, url, version, peer)
 
     def free(self, slot: int) -> None:
@@ -119,6 +126,11 @@ class Scoreboard:
         with self._lock:
             self.words[slot] = FREE
             self._free.append(slot)
+
+    def free_unlisted(self) -> None:
+        """A request that found no slot has ended."""
+        with self._lock:
+            self.words[UNLISTED_IN_WORK] -= 1
 
     def count(self, name: str, by: int = 1) -> None:
         """Adds to a named counter: at most 32 names of at most 48 bytes; further ones are not shown."""

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Pool;
 use super::generation::Role;
 use super::how::How;
-use super::vocabulary::{Outcome, Settings, WorkerId};
+use super::vocabulary::{Outcome, Settings, Slot, WorkerId};
 use super::worker::{Doom, Worker};
 
 /// What an end is to the pool.
@@ -84,18 +84,23 @@ impl Pool {
                 self.rollback(Outcome::RolledBack, reason);
             }
             Role::Current => {
-                self.drain(id, if lived { Doom::Leaving } else { Doom::LeavingAtOnce });
+                self.drain(id, Doom::Leaving);
                 if self.unlink(id) {
-                    let delay = if lived {
-                        Duration::ZERO
-                    } else {
-                        self.last_crash = Some((slot, How::Left, true));
-                        self.strike(generation, slot, ready_for)
-                    };
+                    let delay = if lived { Duration::ZERO } else { self.strike(generation, slot, ready_for) };
+                    if !delay.is_zero() {
+                        self.leaves_at_once(id, slot);
+                    }
                     self.restart_in(generation, slot, delay);
                 }
             }
             Role::Retired => self.drain(id, Doom::Leaving),
         }
+    }
+    /// It is not the first of its slot to leave before it has served: that is a failure, and what the pool may be degraded by.
+    fn leaves_at_once(&mut self, id: WorkerId, slot: Slot) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.doom = Some(Doom::LeavingAtOnce);
+        }
+        self.last_crash = Some((slot, How::Left, true));
     }
 }

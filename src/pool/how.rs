@@ -25,7 +25,7 @@ pub enum How {
     StopTimeout(Duration),
     /// It was silent for too long.
     Watchdog,
-    /// It said `STOPPING=1` as soon as it was ready, or before, and ended cleanly.
+    /// It said `STOPPING=1` as soon as it was ready, or before, in a slot that had failed before, and ended cleanly.
     Left,
     /// It ended while nobody watched.
     Unknown,

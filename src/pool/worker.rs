@@ -49,7 +49,7 @@ pub(super) enum Doom {
     Asked,
     /// It said `STOPPING=1`.
     Leaving,
-    /// It said `STOPPING=1` before it had served for `restart.initial`.
+    /// It said `STOPPING=1` before it had served for `restart.initial`, and its slot had failed before.
     LeavingAtOnce,
     /// It was not ready in time.
     StartTimeout(Duration),

@@ -72,13 +72,15 @@ fn pool_degraded_by_workers_that_leave_names_them() {
         world.ready(worker);
         world.step(Event::Said(worker, Said::Stopping));
         world.exit(worker, How::Exit(0));
-        assert_eq!(recorded(&world), Some(How::Left), "it had not lived");
+        // The first of a slot may leave whenever it likes; those that follow wait like workers that crash.
+        let expected = if world.ended.len() == 1 { None } else { Some(How::Left) };
+        assert_eq!(recorded(&world), expected, "after {} ends", world.ended.len());
         while world.of(1).is_empty() {
             let at = world.pool.deadline().expect("a restart");
             world.pass(at - world.now);
         }
     }
-    assert_eq!(world.pool.crashes(), 11);
+    assert_eq!(world.pool.crashes(), 10);
     let text = world.pool.status_text();
     assert!(text.ends_with("degraded: worker 0 leaves at once (STOPPING=1)"), "{text}");
 }

@@ -68,8 +68,8 @@ pub(super) fn run(options: Options) -> ExitCode {
 fn write(options: Options) -> Result<String, String> {
     let name = options.name;
     check_name(&name)?;
-    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte)) {
-        return Err(format!("{name:?} cannot be the name of a unit's instance as it is: use letters, digits, and _ - . :"));
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte)) {
+        return Err(format!("{name:?} cannot be the name of a unit's instance as it is: use letters, digits, and _ - ."));
     }
     let manager = match (&options.root, rustix::process::geteuid().is_root()) {
         (None, false) => Manager::User,
@@ -78,10 +78,12 @@ fn write(options: Options) -> Result<String, String> {
     // In another machine's image nothing of this one counts.
     let here = options.root.is_none();
     let listen = options.listen.iter().map(|address| find::listen(address, here)).collect::<Result<Vec<_>, _>>()?;
+    let v6_only = find::needs_v6_only(&options.listen);
     let directory = find::directory(options.directory.as_deref(), here)?;
     let command = if here { find::command(options.command, &directory)? } else { options.command };
     let user = find::user(manager, options.user, &directory, here)?;
-    let instance = Instance { name, manager, listen, user, directory, command, workers: options.workers, ready: options.ready };
+    let instance =
+        Instance { name, manager, listen, v6_only, user, directory, command, workers: options.workers, ready: options.ready };
     let base = find::base(manager, options.root.as_deref())?;
     let written = instance.write(&base)?;
     if here {

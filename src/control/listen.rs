@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::paths::{Env, LONGEST, SOCKET};
+use super::paths::{Env, LONGEST, SOCKET, weak_directory};
 use crate::sys::trust::{self, Untrusted};
 use crate::sys::unix_socket::bind_with_mode;
 
@@ -32,6 +32,8 @@ pub enum Error {
     TooLong(PathBuf),
     /// Somebody else owns the directory under `/tmp`; its owner and the user that we are.
     Foreign(PathBuf, u32, u32),
+    /// Every user may write to a directory under `/tmp` on the way.
+    Open(PathBuf),
     /// The directory of a root master, and what on its path another user may change.
     Unsafe(PathBuf, Untrusted),
     /// What failed, on what, and how.
@@ -60,6 +62,12 @@ impl std::fmt::Display for Error {
                 f,
                 "{} belongs to user {owner}, not to user {own} who runs this master; remove it, or set XDG_RUNTIME_DIR to a \
                  directory of your own",
+                directory.display()
+            ),
+            Error::Open(directory) => write!(
+                f,
+                "every user may write to {}, and could put another control socket there; take that away (`chmod o-w`), or set \
+                 RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to another directory",
                 directory.display()
             ),
             Error::Unsafe(directory, untrusted) => write!(
@@ -211,12 +219,10 @@ fn make(directory: &Path, env: &Env) -> Result<bool, Error> {
         .create(directory)
         .map_err(|error| Error::Io("make the directory", directory.to_owned(), error))?;
     if shared {
-        for path in directory.ancestors().take_while(|path| *path != env.tmp) {
-            let owner = fs::symlink_metadata(path).map(|it| it.uid());
-            let owner = owner.map_err(|error| Error::Io("look at", path.to_owned(), error))?;
-            if owner != env.uid {
-                return Err(Error::Foreign(path.to_owned(), owner, env.uid));
-            }
+        match weak_directory(&directory.join(SOCKET), env) {
+            Some((path, owner)) if owner == env.uid || owner == 0 => return Err(Error::Open(path)),
+            Some((path, owner)) => return Err(Error::Foreign(path, owner, env.uid)),
+            None => {}
         }
     }
     Ok(made)
@@ -261,6 +267,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn env(base: &Path) -> Env {
@@ -330,8 +338,38 @@ mod tests {
         let directory = env.tmp.join("ratoon-1/web");
         fs::create_dir_all(&directory).unwrap();
         Control::bind(&directory, &env).unwrap();
+        if env.uid == 0 {
+            // A directory of root's would be no danger.
+            std::os::unix::fs::chown(env.tmp.join("ratoon-1"), Some(65534), None).unwrap();
+        }
         env.uid += 1;
         let refused = Control::bind(&directory, &env).unwrap_err();
         assert!(matches!(refused, Error::Foreign(..)), "{refused}");
+    }
+
+    #[test]
+    fn under_tmp_only_what_can_be_attacked_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let env = env(base.path());
+        let directory = env.tmp.join("parent/web");
+        fs::create_dir_all(&directory).unwrap();
+        let mode = |mode: u32| fs::set_permissions(env.tmp.join("parent"), fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o1777);
+        drop(Control::bind(&directory, &env).unwrap());
+        mode(0o777);
+        let refused = Control::bind(&directory, &env).unwrap_err();
+        assert!(matches!(refused, Error::Open(..)) && refused.to_string().contains("chmod o-w"), "{refused}");
+    }
+
+    /// Only root can make a directory that is root's.
+    #[test]
+    fn under_tmp_a_parent_of_root_is_no_danger() {
+        let base = tempfile::tempdir().unwrap();
+        let mut env = env(base.path());
+        let directory = env.tmp.join("parent/web");
+        fs::create_dir_all(&directory).unwrap();
+        let is_root = env.uid == 0;
+        env.uid += 1;
+        assert_eq!(Control::bind(&directory, &env).is_ok(), is_root);
     }
 }

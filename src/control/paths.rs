@@ -63,11 +63,13 @@ impl Env {
 
     /// Every directory whose entries may be instances, in the order in which a name is looked up.
     fn bases(&self) -> Vec<PathBuf> {
-        let mut bases = vec![self.run.join("ratoon")];
-        if self.uid != 0 || self.xdg_runtime_dir.is_some() {
-            bases.push(self.own_base());
+        let system = self.run.join("ratoon");
+        match (self.uid, &self.xdg_runtime_dir) {
+            (0, None) => vec![system],
+            (0, Some(_)) => vec![system, self.own_base()],
+            // A user means the instance that a user can change.
+            _ => vec![self.own_base(), system],
         }
-        bases
     }
 }
 
@@ -84,12 +86,12 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty()
         || name.len() > 64
         || name.starts_with(['.', '-'])
-        || name.contains(['/', char::REPLACEMENT_CHARACTER])
+        || name.contains(['/', ':', char::REPLACEMENT_CHARACTER])
         || name.chars().any(char::is_control)
     {
         return Err(format!(
-            "{name:?} cannot be an instance's name: it takes 1 to 64 bytes, no slash and no control character, and begins with \
-             neither . nor -"
+            "{name:?} cannot be an instance's name: it takes 1 to 64 bytes, no slash, no colon (RuntimeDirectory= of its unit \
+             reads what follows one as another path) and no control character, and begins with neither . nor -"
         ));
     }
     Ok(())
@@ -167,19 +169,34 @@ fn is_socket(path: &Path) -> bool {
 }
 
 fn is_trusted_socket(path: &Path, env: &Env) -> bool {
-    // Under /run only root makes directories; what is under /tmp must be ours.
+    // Under /run only root makes directories; what is under /tmp must be ours, behind directories that nobody else can change.
     let shared = path.starts_with(&env.tmp);
-    let ours = |path: &Path| fs::symlink_metadata(path).is_ok_and(|it| it.uid() == env.uid);
-    let parents_ours = || path.ancestors().skip(1).take(2).all(ours);
+    let is_safe = || fs::symlink_metadata(path).is_ok_and(|it| it.uid() == env.uid) && weak_directory(path, env).is_none();
     match fs::symlink_metadata(path) {
-        Ok(it) => it.file_type().is_socket() && (!shared || (ours(path) && parents_ours())),
+        Ok(it) => it.file_type().is_socket() && (!shared || is_safe()),
         Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied && !shared,
     }
+}
+
+/// The first directory between `/tmp` and this path in which another user than its owner, root and ours could put or replace
+/// something, and whose it is; `None` when there is none.
+pub fn weak_directory(path: &Path, env: &Env) -> Option<(PathBuf, u32)> {
+    let between = path.ancestors().skip(1).take_while(|directory| **directory != env.tmp);
+    let weak = |directory: &Path| match fs::symlink_metadata(directory) {
+        Ok(it) => {
+            let is_foreign = it.uid() != env.uid && it.uid() != 0;
+            let is_open = it.mode() & 0o002 != 0 && it.mode() & 0o1000 == 0;
+            (is_foreign || is_open || !it.is_dir()).then(|| it.uid())
+        }
+        Err(_) => Some(u32::MAX),
+    };
+    between.filter_map(|directory| Some((directory.to_owned(), weak(directory)?))).next()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixListener;
 
     fn env(base: &Path, uid: u32) -> Env {
@@ -228,14 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn the_system_comes_before_the_user_and_all_are_listed() {
+    fn the_user_comes_before_the_system_and_all_are_listed() {
         let base = tempfile::tempdir().unwrap();
         let env = Env { xdg_runtime_dir: Some(base.path().join("session")), ..env(base.path(), 1000) };
         let system = socket(&base.path().join("run/ratoon/web"));
         let own = socket(&base.path().join("session/ratoon/web"));
         let other = socket(&base.path().join("session/ratoon/api"));
         fs::create_dir_all(base.path().join("run/ratoon/empty")).unwrap();
-        assert_eq!(candidates("web", &env), [system.clone(), own.clone()]);
+        assert_eq!(candidates("web", &env), [own.clone(), system.clone()]);
+        assert_eq!(candidates("web", &Env { uid: 0, ..env.clone() }), [system.clone(), own.clone()]);
         let found = instances(&env).into_iter().map(|it| (it.name, it.control)).collect::<Vec<_>>();
         assert_eq!(found, [("api".to_owned(), other), ("web".to_owned(), system), ("web".to_owned(), own)]);
     }
@@ -261,6 +279,26 @@ mod tests {
     }
 
     #[test]
+    fn weak_directory_is_one_that_others_can_change() {
+        let base = tempfile::tempdir().unwrap();
+        let env = env(base.path(), rustix::process::geteuid().as_raw());
+        let directory = env.tmp.join("parent/web");
+        fs::create_dir_all(&directory).unwrap();
+        let mode = |mode: u32| fs::set_permissions(env.tmp.join("parent"), fs::Permissions::from_mode(mode)).unwrap();
+        let path = directory.join(SOCKET);
+        for fine in [0o755, 0o775, 0o1777] {
+            mode(fine);
+            assert_eq!(weak_directory(&path, &env), None, "{fine:o}");
+        }
+        mode(0o777);
+        assert_eq!(weak_directory(&path, &env), Some((env.tmp.join("parent"), env.uid)));
+        mode(0o755);
+        // Root's directories cannot be attacked by a user; another user's can.
+        let other = Env { uid: env.uid + 1, ..env.clone() };
+        assert_eq!(weak_directory(&path, &other).is_none(), env.uid == 0);
+    }
+
+    #[test]
     fn a_worker_and_a_unit_know_their_own_instance() {
         let base = tempfile::tempdir().unwrap();
         let of_unit = socket(&base.path().join("unit"));
@@ -278,10 +316,10 @@ mod tests {
 
     #[test]
     fn names_that_would_leave_the_directory_are_refused() {
-        for name in ["", ".", "..", ".hidden", "-x", "a/b", "/", "a\nb", "a\0b", &"x".repeat(65)] {
+        for name in ["", ".", "..", ".hidden", "-x", "a/b", "/", "a\nb", "a\0b", "a:b", ":", &"x".repeat(65)] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
-        for name in ["web", "web-2", "a.b", "8080", "foo\\x2dbar", "grün", "a:b@c"] {
+        for name in ["web", "web-2", "a.b", "8080", "foo\\x2dbar", "grün", "a@c"] {
             assert_eq!(check_name(name), Ok(()), "{name:?}");
         }
     }

@@ -19,7 +19,7 @@ pub fn complaint() -> Option<String> {
 pub(super) fn look(journal: &Journal) {
     let journal = journal.clone();
     let look = move || {
-        if let Some(complaint) = complaint() {
+        for complaint in complaint().into_iter().chain(super::unit_type::complaint()) {
             journal.log(Record::new(Level::Warning, complaint));
         }
     };

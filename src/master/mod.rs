@@ -60,6 +60,7 @@ pub(crate) mod testing;
 pub mod text;
 mod troubles;
 mod turn;
+mod unit_type;
 mod vacate;
 mod warnings;
 mod wear;

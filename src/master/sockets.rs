@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustix::fs::{FileType, fstat};
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketType, getsockname, sockopt};
 
-pub use self::bind::{bind, check, check_directory};
+pub use self::bind::{bind, bind_all, check, check_directory, is_beside_ipv4};
 pub use self::inherit::{Inherited, STORED_PREFIX, from_systemd};
 pub use self::slots::{Slots, one_each};
 

@@ -326,7 +326,7 @@ fn listeners(options: &Options, inherited: Option<Inherited>, journal: &Journal)
             return Ok(inherited.listeners);
         }
     }
-    options.listen.iter().map(|spec| sockets::bind(spec).map_err(|error| error.to_string())).collect()
+    sockets::bind_all(&options.listen).map_err(|error| error.to_string())
 }
 
 /// A pool may do without, but who forgot its socket should hear of it.

@@ -82,11 +82,25 @@ fn all_that_an_instance_needs() {
     assert_eq!(tree(root.path()), before);
 }
 
+/// By default an IPv6 socket of systemd's has the IPv4 port, too, and the second of the two could not be bound.
+#[test]
+fn init_binds_ipv4_and_ipv6_of_one_port_apart() {
+    let root = tempfile::tempdir().expect("a directory");
+    let at = root.path().to_str().expect("text");
+    let said = init(root.path(), &["web", "--root", at, "--listen", "8080", "--listen", "[::]:8080", "--", "x"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(tree(root.path()).contains("BindIPv6Only=ipv6-only"), "{}", tree(root.path()));
+    let said = init(root.path(), &["other", "--root", at, "--listen", "8080", "--listen", "[::]:8081", "--", "x"]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(tree(root.path()).matches("BindIPv6Only").count(), 1);
+}
+
 #[test]
 fn a_mistake_is_said_before_anything_is_written() {
     let root = tempfile::tempdir().expect("a directory");
     let at = root.path().to_str().expect("text");
-    let table: [(&[&str], &str); 7] = [
+    let table: [(&[&str], &str); 8] = [
+        (&["a:b", "--", "x"], "no colon"),
         (&["a/b", "--", "x"], "no slash"),
         (&["grün", "--", "x"], "use letters"),
         (&["web", "--listen", "localhost:80", "--", "x"], "127.0.0.1:80"),

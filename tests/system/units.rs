@@ -8,6 +8,9 @@ pub const CASES: &[Case] = &[
     ("an_instance_without_an_address_is_refused_by_name", an_instance_without_an_address_is_refused_by_name),
     ("the_unit_is_as_closed_as_it_says", the_unit_is_as_closed_as_it_says),
     ("the_socket_outlives_a_service_that_cannot_start", the_socket_outlives_a_service_that_cannot_start),
+    ("unit_type_notify_reload_is_told", unit_type_notify_reload_is_told),
+    ("unit_with_dynamic_user_taken_back_starts_again", unit_with_dynamic_user_taken_back_starts_again),
+    ("unit_credentials_reach_workers_of_its_user", unit_credentials_reach_workers_of_its_user),
 ];
 
 fn the_units_are_valid(c: &Container) {
@@ -68,4 +71,54 @@ fn the_socket_outlives_a_service_that_cannot_start(c: &Container) {
     let state = |unit| c.property(unit, "ActiveState");
     let both = (state("ratoon@looping.service"), state("ratoon@looping.socket"));
     assert!(matches!((both.0.as_str(), both.1.as_str()), ("inactive" | "failed", "inactive")), "{both:?}");
+}
+
+/// Without a socket, one worker that runs a line of shell and stays.
+fn idle_instance(c: &Container, name: &str, line: &str, drop_in: &str) -> String {
+    c.write(
+        &format!("/etc/ratoon/{name}.toml"),
+        &format!(
+            "[worker]\ncommand = [\"/bin/sh\", \"-c\", \"{line}; exec sleep 1000\"]\ncount = 1\nready = \"running\"\nsettle = \"0s\"\n"
+        ),
+    );
+    c.write(&format!("/etc/systemd/system/ratoon@{name}.service.d/case.conf"), &format!("[Service]\n{drop_in}\n"));
+    c.ok(&["systemctl", "daemon-reload"]);
+    format!("ratoon@{name}.service")
+}
+
+/// systemd 252 does not know the type, says so and keeps Type=notify.
+fn unit_type_notify_reload_is_told(c: &Container) {
+    let unit = idle_instance(c, "typed", ":", "Type=notify-reload");
+    c.ok(&["systemctl", "start", &unit]);
+    if c.property(&unit, "Type") == "notify-reload" {
+        wait_for("a word on it", || c.journal(&unit).contains("two generations of each").then_some(()));
+    } else {
+        assert_eq!((c.version.number, c.property(&unit, "Type").as_str()), ("252", "notify"));
+    }
+    c.ok(&["systemctl", "stop", &unit]);
+}
+
+/// systemd leaves the symlink that it made for DynamicUser=, and cannot make the directory in its place.
+fn unit_with_dynamic_user_taken_back_starts_again(c: &Container) {
+    let unit = idle_instance(c, "dynamic", ":", "DynamicUser=yes");
+    c.ok(&["systemctl", "start", &unit]);
+    c.ok(&["systemctl", "stop", &unit]);
+    idle_instance(c, "dynamic", ":", "");
+    // As ratoon(1) says.
+    let _ = c.run(&["systemctl", "start", &unit]);
+    c.ok(&["systemctl", "stop", &unit]);
+    let _ = c.run(&["systemctl", "reset-failed", &unit]);
+    c.ok(&["systemctl", "clean", "--what=runtime", &unit]);
+    c.ok(&["systemctl", "start", &unit]);
+    c.ok(&["systemctl", "stop", &unit]);
+}
+
+fn unit_credentials_reach_workers_of_its_user(c: &Container) {
+    c.write("/etc/token", "secret-of-the-unit");
+    let line = "cat $CREDENTIALS_DIRECTORY/token >/run/ratoon/creds/seen";
+    let unit = idle_instance(c, "creds", line, "User=nobody\nCapabilityBoundingSet=\nLoadCredential=token:/etc/token");
+    c.ok(&["systemctl", "start", &unit]);
+    let seen = || std::fs::read_to_string(c.path("/run/ratoon/creds/seen")).ok();
+    wait_for("the worker has read it", || seen().filter(|it| it == "secret-of-the-unit"));
+    c.ok(&["systemctl", "stop", &unit]);
 }

@@ -14,6 +14,8 @@ pub(super) struct Instance {
     pub(super) manager: Manager,
     /// Lines of the socket unit.
     pub(super) listen: Vec<String>,
+    /// An IPv6 address has the port of an IPv4 one.
+    pub(super) v6_only: bool,
     pub(super) user: Option<User>,
     pub(super) directory: PathBuf,
     pub(super) command: Vec<String>,
@@ -93,7 +95,12 @@ impl Instance {
     }
 
     fn socket(&self) -> String {
-        format!("# Where {} listens; systemd holds the socket.\n[Socket]\n{}\n", self.name, self.listen.join("\n"))
+        let mut text =
+            format!("# Where {} listens; systemd holds the socket.\n[Socket]\n{}\n", self.name, self.listen.join("\n"));
+        if self.v6_only {
+            text += "# Else the IPv6 socket would take the port of the IPv4 one, too.\nBindIPv6Only=ipv6-only\n";
+        }
+        text
     }
 
     fn service(&self) -> String {

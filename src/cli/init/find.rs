@@ -37,6 +37,13 @@ pub(super) fn listen(address: &str, here: bool) -> Result<String, String> {
     Ok(format!("{kind}={}", address.replace('%', "%%")))
 }
 
+/// Whether an IPv6 address has the port of an IPv4 one: systemd could not bind both.
+pub(super) fn needs_v6_only(addresses: &[String]) -> bool {
+    let is_port = |address: &String| address.bytes().all(|byte| byte.is_ascii_digit());
+    let specs: Vec<String> = addresses.iter().map(|it| if is_port(it) { format!("0.0.0.0:{it}") } else { it.clone() }).collect();
+    specs.iter().any(|spec| sockets::is_beside_ipv4(spec, &specs))
+}
+
 /// Where the workers run: absolute, and there.
 pub(super) fn directory(named: Option<&Path>, here: bool) -> Result<PathBuf, String> {
     let current = std::env::current_dir().map_err(|error| format!("cannot tell the current directory: {error}"))?;

@@ -29,6 +29,26 @@ enum Address {
     Abstract(String),
 }
 
+/// Binds all of these, see [`bind`]. An IPv6 address takes no IPv4 where both are given for a port: else the one bound first
+/// would have the port, and the other would be refused.
+pub fn bind_all(specs: &[String]) -> Result<Vec<Listener>, Error> {
+    specs.iter().map(|spec| bind_with(spec, is_beside_ipv4(spec, specs))).collect()
+}
+
+/// Whether this is an IPv6 address whose port one of the others gives for IPv4, too.
+pub fn is_beside_ipv4(spec: &str, others: &[String]) -> bool {
+    let address = |spec: &str| match parse(split_name(spec).ok()?.1).ok()? {
+        Address::Tcp(ip) => Some((SocketType::STREAM, ip)),
+        Address::Udp(ip) => Some((SocketType::DGRAM, ip)),
+        Address::Path(_) | Address::Abstract(_) => None,
+    };
+    let Some((kind, SocketAddr::V6(six))) = address(spec) else { return false };
+    let is_four = |other: &String| {
+        address(other).is_some_and(|(other, ip)| other == kind && ip.is_ipv4() && ip.port() == six.port() && ip.port() != 0)
+    };
+    others.iter().any(is_four)
+}
+
 /// Binds `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`, `@abstract` or `udp:127.0.0.1:53`, optionally `name=ADDR`.
 ///
 /// TCP with `SO_REUSEADDR`, whether `[::]` takes IPv4 too is the system's default (as for a socket unit); a socket file
@@ -36,11 +56,15 @@ enum Address {
 /// could put another file in its place. The sockets are blocking, as a plain
 /// accept(2) loop needs them; who wants them otherwise sets it itself.
 pub fn bind(spec: &str) -> Result<Listener, Error> {
+    bind_with(spec, false)
+}
+
+fn bind_with(spec: &str, v6_only: bool) -> Result<Listener, Error> {
     let (name, text) = split_name(spec)?;
     let address = parse(text)?;
     let fd = match &address {
-        Address::Tcp(ip) => bind_ip(*ip, SocketType::STREAM),
-        Address::Udp(ip) => bind_ip(*ip, SocketType::DGRAM),
+        Address::Tcp(ip) => bind_ip(*ip, SocketType::STREAM, v6_only),
+        Address::Udp(ip) => bind_ip(*ip, SocketType::DGRAM, v6_only),
         Address::Path(path) => return Ok(listener(name, bind_path(path)?)),
         Address::Abstract(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()).and_then(|address| {
             let fd = unix_socket()?;
@@ -126,12 +150,15 @@ fn hint(text: &str) -> String {
     }
 }
 
-fn bind_ip(address: SocketAddr, socket_type: SocketType) -> Result<OwnedFd, Errno> {
+fn bind_ip(address: SocketAddr, socket_type: SocketType, v6_only: bool) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = rustix::net::socket_with(family, socket_type, SocketFlags::CLOEXEC, None)?;
     if socket_type == SocketType::STREAM {
         // Connections of an earlier instance may still linger. Not for UDP: there it would let two share a port.
         sockopt::set_socket_reuseaddr(&fd, true)?;
+    }
+    if v6_only {
+        sockopt::set_ipv6_v6only(&fd, true)?;
     }
     rustix::net::bind(&fd, &address)?;
     if socket_type == SocketType::STREAM {

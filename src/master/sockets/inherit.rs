@@ -28,7 +28,7 @@ pub struct Inherited {
 
 /// Takes what `LISTEN_PID`, `LISTEN_PIDFDID`, `LISTEN_FDS` and `LISTEN_FDNAMES` announce.
 ///
-/// `None` when nothing is for this process. All descriptors are close-on-exec, and out of the workers' way, when this
+/// `None` when nothing was handed over. What names another process is only warned of. All descriptors are close-on-exec, and out of the workers' way, when this
 /// returns. A hole or a name too few or too many is a warning; a number that can't be read is an error.
 pub fn from_systemd(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Inherited>, Error> {
     let text = |name: &str| env(name).map(|value| value.to_string_lossy().into_owned());
@@ -39,14 +39,17 @@ pub fn from_systemd(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Inh
         }),
     };
     let own = std::process::id();
-    if number("LISTEN_PID")? != Some(u64::from(own)) {
-        return Ok(None);
+    let pid = number("LISTEN_PID")?;
+    if pid != Some(u64::from(own)) {
+        return Ok(pid
+            .filter(|_| number("LISTEN_FDS").is_ok_and(|count| count.unwrap_or(0) > 0))
+            .map(|pid| for_another(pid, own)));
     }
     let own_inode = || PidFd::open(own).ok().and_then(|pidfd| pidfd.inode());
     if let (Some(said), Some(inode)) = (number("LISTEN_PIDFDID")?, own_inode())
         && said != inode
     {
-        return Ok(None);
+        return Ok(Some(for_another(u64::from(own), own)));
     }
     let announced = match number("LISTEN_FDS")? {
         None | Some(0) => return Ok(None),
@@ -57,6 +60,15 @@ pub fn from_systemd(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Inh
         None => Vec::new(),
     };
     Ok(Some(take(announced, &names)))
+}
+
+/// The sockets are there, but not for this process.
+fn for_another(pid: u64, own: u32) -> Inherited {
+    let warning = format!(
+        "LISTEN_PID={pid} names another process than this one ({own}), so the sockets in LISTEN_FDS are not taken: a wrapper stands \
+         between systemd and ratoon; let it end in `exec ratoon run ...`"
+    );
+    Inherited { warnings: vec![warning], ..Inherited::default() }
 }
 
 fn take(announced: u64, names: &[String]) -> Inherited {

@@ -113,13 +113,19 @@ fn an_announcement_that_lies() {
         return;
     }
     let none = |changed: &[(&str, Option<&str>)]| assert!(from_systemd(with(changed)).unwrap().is_none(), "{changed:?}");
-    none(&[("LISTEN_PID", Some("1"))]);
-    none(&[("LISTEN_PID", Some("18446744073709551615"))]);
+    for pid in ["1", "18446744073709551615"] {
+        let all = from_systemd(with(&[("LISTEN_PID", Some(pid))])).unwrap().expect("a warning");
+        assert!(all.listeners.is_empty() && all.stored.is_empty());
+        assert!(all.warnings[0].starts_with(&format!("LISTEN_PID={pid} names another process")), "{:?}", all.warnings);
+        assert!(all.warnings[0].contains("exec ratoon run"));
+        none(&[("LISTEN_PID", Some(pid)), ("LISTEN_FDS", Some("0"))]);
+    }
     none(&[("LISTEN_PID", None)]);
     none(&[("LISTEN_FDS", None)]);
     none(&[("LISTEN_FDS", Some("0"))]);
     if own_environment("LISTEN_PIDFDID").is_some() {
-        none(&[("LISTEN_PIDFDID", Some("1"))]);
+        let all = from_systemd(with(&[("LISTEN_PIDFDID", Some("1"))])).unwrap().expect("a warning");
+        assert!(all.listeners.is_empty() && all.warnings.len() == 1);
     }
     for (name, value) in [
         ("LISTEN_FDS", "-1"),
@@ -205,6 +211,23 @@ fn a_full_table_leaves_descriptors_where_they_are() {
     setrlimit(Resource::Nofile, Rlimit { current: Some(300), maximum }).unwrap();
     let listener = bind("127.0.0.1:0").unwrap();
     assert!((STASH / 2..STASH).contains(&listener.fd.as_raw_fd()), "as high as the limit allows");
+}
+
+#[test]
+fn ipv4_and_ipv6_of_one_port_are_bound_together() {
+    // A port that is free for both.
+    let free = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+    for specs in [["0.0.0.0", "[::]"], ["[::]", "127.0.0.1"]] {
+        let specs = specs.map(|host| format!("{host}:{free}"));
+        let bound = bind_all(&specs).unwrap_or_else(|error| panic!("{specs:?}: {error}"));
+        assert_eq!(bound.iter().map(|it| it.address.clone()).collect::<Vec<_>>(), specs);
+        TcpStream::connect(("127.0.0.1", free)).unwrap();
+        TcpStream::connect(("::1", free)).unwrap();
+    }
+    // Alone it takes both, as ever.
+    let alone = bind_all(&[format!("[::]:{free}")]).unwrap();
+    assert_eq!(sockopt::ipv6_v6only(&alone[0].fd).unwrap(), sockopt::ipv6_v6only(&bind("[::]:0").unwrap().fd).unwrap());
+    assert!(!is_beside_ipv4("[::]:80", &["udp:0.0.0.0:80".to_owned(), "0.0.0.0:81".to_owned()]));
 }
 
 #[test]

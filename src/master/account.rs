@@ -13,8 +13,10 @@ pub const VARIABLES: [&str; 4] = ["HOME", "LOGNAME", "SHELL", "USER"];
 /// The user, the groups and the variables of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    uid: u32,
-    gid: u32,
+    /// `None`: the master's, which is not asked for in vain.
+    uid: Option<u32>,
+    /// `None`: the master's.
+    gid: Option<u32>,
     groups: Vec<u32>,
     /// A user was named: then [`VARIABLES`] are not the master's.
     named: bool,
@@ -41,8 +43,11 @@ impl Account {
 
     fn resolve((key, user): (&str, Option<&str>), (group_key, group): (&str, Option<&str>)) -> Result<Account, String> {
         let account = Account::find((key, user), (group_key, group))?;
-        let (own, (uid, gid)) = (own_uid(), (account.uid, account.gid));
-        if own != 0 && (user.is_some() || group.is_some()) && (uid, gid) != (own, own_gid()) {
+        if user.is_none() && group.is_none() {
+            return Ok(account);
+        }
+        let own = own_uid();
+        if own != 0 && (account.uid(), account.gid()) != (own, own_gid()) {
             let keys = if group_key.is_empty() { key.to_owned() } else { format!("{key}, {group_key}") };
             return Err(format!(
                 "{keys}: only a master that runs as root can change them; this one has uid {own}: take them out, or set User= in a \
@@ -58,10 +63,10 @@ impl Account {
             .transpose()?;
         let user = name.and_then(accounts::user);
         let uid = match (name, &user) {
-            (None, _) => own_uid(),
-            (Some(_), Some(user)) => user.uid,
+            (None, _) => None,
+            (Some(_), Some(user)) => Some(user.uid),
             (Some(name), None) => match (accounts::number(name), group) {
-                (Some(uid), Some(_)) => uid,
+                (Some(uid), Some(_)) => Some(uid),
                 (Some(_), None) if !group_key.is_empty() => {
                     return Err(format!(
                         "{key}: there is no user with the number {name}; name an account, or set {group_key} too"
@@ -70,26 +75,31 @@ impl Account {
                 _ => return Err(format!("{key}: there is no user {name:?}")),
             },
         };
-        let gid = group.or(user.as_ref().map(|user| user.gid)).unwrap_or_else(own_gid);
+        let gid = group.or(user.as_ref().map(|user| user.gid));
         let groups = user.as_ref().map_or_else(Vec::new, |user| user.groups.clone());
         Ok(Account { uid, gid, groups, named: name.is_some(), user })
     }
 
     /// The user's number.
     pub fn uid(&self) -> u32 {
-        self.uid
+        self.uid.unwrap_or_else(own_uid)
+    }
+
+    fn gid(&self) -> u32 {
+        self.gid.unwrap_or_else(own_gid)
     }
 
     /// The user for a sentence: `user 1000 (app)`.
     pub fn shown(&self) -> String {
-        let name = self.user.as_ref().map_or_else(|| accounts::name(self.uid), |user| Some(user.name.clone()));
-        name.map_or_else(|| format!("user {}", self.uid), |name| format!("user {} ({name})", self.uid))
+        let uid = self.uid();
+        let name = self.user.as_ref().map_or_else(|| accounts::name(uid), |user| Some(user.name.clone()));
+        name.map_or_else(|| format!("user {uid}"), |name| format!("user {uid} ({name})"))
     }
 
     /// What a process must change to be this account's; `None` where that is nothing, or not allowed.
     pub fn identity(&self) -> Option<Identity> {
-        let changes = self.named || self.gid != own_gid();
-        (changes && own_uid() == 0).then(|| Identity { uid: self.uid, gid: self.gid, groups: self.groups.clone() })
+        let changes = self.uid.is_some() || self.gid.is_some();
+        (changes && own_uid() == 0).then(|| Identity { uid: self.uid(), gid: self.gid(), groups: self.groups.clone() })
     }
 
     /// The variables of the account, where one was named.
@@ -117,7 +127,7 @@ mod tests {
     fn account_by_number_is_the_account_by_name() {
         let root = find(Some("root"), None).unwrap();
         assert_eq!(find(Some("0"), None).unwrap(), root);
-        assert_eq!((root.uid, root.gid), (0, 0));
+        assert_eq!((root.uid, root.gid), (Some(0), Some(0)));
         assert!(root.groups.contains(&0));
         assert!(root.variables().contains(&("HOME", "/root".to_owned())), "{:?}", root.variables());
         assert!(root.hides("HOME") && root.hides("SHELL") && !root.hides("PATH"));
@@ -126,7 +136,7 @@ mod tests {
     #[test]
     fn account_without_a_user_is_the_masters() {
         let own = find(None, None).unwrap();
-        assert_eq!((own.uid, own.gid, own.variables()), (own_uid(), own_gid(), Vec::new()));
+        assert_eq!((own.uid, own.gid, own.variables()), (None, None, Vec::new()));
         assert_eq!(own.identity(), None);
         assert!(!own.hides("HOME"));
     }
@@ -136,7 +146,7 @@ mod tests {
         let why = find(Some("4000000001"), None).unwrap_err();
         assert_eq!(why, "worker.user: there is no user with the number 4000000001; name an account, or set worker.group too");
         let account = find(Some("4000000001"), Some("4000000002")).unwrap();
-        assert_eq!((account.uid, account.gid, account.groups.as_slice()), (4_000_000_001, 4_000_000_002, &[][..]));
+        assert_eq!((account.uid, account.gid, account.groups.as_slice()), (Some(4_000_000_001), Some(4_000_000_002), &[][..]));
         // Root's variables would be wrong for it.
         assert!(account.hides("HOME") && account.variables().is_empty());
         assert_eq!(

@@ -68,6 +68,9 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
 /// The last line, and after a failure what the failed worker left.
 async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> ExitCode {
     let took = span(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    for warning in &outcome.warnings {
+        complain(&format!("warning: {}", clean(warning)));
+    }
     if outcome.committed() {
         let ready = match client.summary().await {
             Ok(summary) if summary.generation == outcome.generation => {

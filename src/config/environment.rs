@@ -29,6 +29,14 @@ impl Config {
     /// # Errors
     /// A file that cannot be read or has a bad line.
     pub fn environment(&self, base_directory: &Path) -> Result<Vec<(String, String)>, Error> {
+        self.environment_with(base_directory, |_| ())
+    }
+
+    /// As [`Config::environment`]; `before` is called with the path of each file before it is read.
+    ///
+    /// # Errors
+    /// As [`Config::environment`].
+    pub fn environment_with(&self, base_directory: &Path, before: impl Fn(&Path)) -> Result<Vec<(String, String)>, Error> {
         let mut merged = self.worker.environment.clone();
         for listed in &self.worker.environment_file {
             let (path, may_be_missing) = match listed.to_str().and_then(|path| path.strip_prefix('-')) {
@@ -36,6 +44,7 @@ impl Config {
                 None => (listed.as_path(), false),
             };
             let path = base_directory.join(path);
+            before(&path);
             let text = if may_be_missing {
                 file::read_if_there(&path, file::Kind::Environment)?
             } else {

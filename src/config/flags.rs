@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::lists::{Assignment, FileOrNone};
-use super::types::{Balance, Config, Details, Ready, Surge};
+use super::types::{Balance, Config, Details, MemoryCheck, Ready, Surge};
 use super::values::{Count, Crashes, Files, Number, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
 use super::words::{Account, Address, FilePath, HostName, Signal};
 
@@ -86,6 +86,9 @@ pub struct Overrides {
     /// How long after a reload a crash still rolls it back [default: 0s]
     #[arg(long, value_name = "TIME")]
     probation: Option<TimeOrZero>,
+    /// When a second generation would not fit into memory: warn, refuse or ignore [default: warn]
+    #[arg(long, value_name = "warn|refuse|ignore")]
+    reload_memory: Option<MemoryCheck>,
     /// Age at which a worker is replaced [default: off]
     #[arg(long, value_name = "TIME")]
     max_age: Option<OrOff<Time>>,
@@ -156,6 +159,7 @@ impl Overrides {
             restart_interval => restart.interval = Time(time) => time;
             give_up => restart.give_up = OrOff(time) => time.map(|time| time.0);
             surge => reload.surge = surge => surge;
+            reload_memory => reload.memory = memory => memory;
             probation => reload.probation = TimeOrZero(time) => time;
             max_age => recycle.max_age = OrOff(time) => time.map(|time| time.0);
             max_memory => recycle.max_memory = OrOff(size) => size.map(|size| size.0);

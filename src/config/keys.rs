@@ -26,7 +26,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ),
     ("worker.limits", &["memory_max", "memory_high", "tasks_max", "cpu_weight", "nofile"]),
     ("restart", &["initial", "max", "limit", "interval", "give_up"]),
-    ("reload", &["surge", "probation", "check"]),
+    ("reload", &["surge", "probation", "check", "memory"]),
     ("hooks", &["before_reload", "before_shutdown", "user"]),
     ("recycle", &["max_age", "max_memory", "max_requests"]),
     ("status", &["listen", "details", "hosts"]),

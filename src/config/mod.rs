@@ -35,7 +35,7 @@ mod words;
 
 pub use error::Error;
 pub use flags::Overrides;
-pub use types::{Balance, Config, Details, Hooks, Limits, Ready, Recycle, Reload, Restart, Status, Surge, Worker};
+pub use types::{Balance, Config, Details, Hooks, Limits, MemoryCheck, Ready, Recycle, Reload, Restart, Status, Surge, Worker};
 pub use types::{COUNT_MAX, usable_cpus};
 
 /// Reads the file at `path`.

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::error::{Error, Place, SHOWN, quoted};
 use super::lists::{Argv, HostNames, Paths, Variables};
-use super::types::{Config, Details, Limits, Ready, Surge, Worker};
+use super::types::{Config, Details, Limits, MemoryCheck, Ready, Surge, Worker};
 use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight, own_words};
 use super::words::{Account, Address, FilePath, Signal};
 use super::{Balance, contradictions, keys};
@@ -60,6 +60,7 @@ impl<'t> Reading<'t> {
             section.read("surge", &mut config.reload.surge, |value: Surge| value);
             section.read("probation", &mut config.reload.probation, |TimeOrZero(value)| value);
             section.read("check", &mut config.reload.check, |Argv(value)| Some(value));
+            section.read("memory", &mut config.reload.memory, |value: MemoryCheck| value);
             section.end();
         }
         if let Some(mut section) = top.section("hooks") {

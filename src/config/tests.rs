@@ -70,6 +70,7 @@ give_up = "1h"
 surge = 1
 probation = "5s"
 check = ["web", "--check"]
+memory = "refuse"
 
 [hooks]
 before_reload = ["/usr/local/bin/warm"]
@@ -122,7 +123,12 @@ hosts = ["Status.Example.org.", "b"]
             interval: Duration::from_secs(10),
             give_up: Some(Duration::from_secs(3600)),
         },
-        reload: Reload { surge: Surge::Count(1), probation: Duration::from_secs(5), check: Some(words(&["web", "--check"])) },
+        reload: Reload {
+            surge: Surge::Count(1),
+            probation: Duration::from_secs(5),
+            check: Some(words(&["web", "--check"])),
+            memory: MemoryCheck::Refuse,
+        },
         hooks: Hooks {
             before_reload: Some(words(&["/usr/local/bin/warm"])),
             before_shutdown: Some(words(&["/usr/local/bin/bye", ""])),

@@ -128,6 +128,20 @@ pub struct Reload {
     pub probation: Duration,
     /// Run first, in the new release.
     pub check: Option<Vec<String>>,
+    /// When a second generation would not fit into memory.
+    pub memory: MemoryCheck,
+}
+
+/// `reload.memory`: what a reload does when a second generation would not fit into memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryCheck {
+    /// Says so and goes on.
+    Warn,
+    /// Refuses.
+    Refuse,
+    /// Does not look.
+    Ignore,
 }
 
 /// `reload.surge`: how many new workers may live beside the old at once.
@@ -215,7 +229,7 @@ impl Config {
                 interval: Duration::from_secs(60),
                 give_up: None,
             },
-            reload: Reload { surge: Surge::Percent(100), probation: Duration::ZERO, check: None },
+            reload: Reload { surge: Surge::Percent(100), probation: Duration::ZERO, check: None, memory: MemoryCheck::Warn },
             hooks: Hooks::default(),
             recycle: Recycle::default(),
             status: Status::default(),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::error::quoted;
-use super::types::{Balance, COUNT_MAX, Details, Ready, Surge};
+use super::types::{Balance, COUNT_MAX, Details, MemoryCheck, Ready, Surge};
 use super::values::{Scalar, scalar};
 use crate::sys::{accounts, signals};
 
@@ -102,6 +102,22 @@ impl Scalar for HostName {
     }
 }
 scalar!(HostName);
+
+impl Scalar for MemoryCheck {
+    fn expected() -> String {
+        r#""warn", "refuse" or "ignore""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "warn" => Ok(Self::Warn),
+            "refuse" => Ok(Self::Refuse),
+            "ignore" => Ok(Self::Ignore),
+            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
+        }
+    }
+}
+scalar!(MemoryCheck);
 
 impl Scalar for Surge {
     fn expected() -> String {

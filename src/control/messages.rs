@@ -83,6 +83,9 @@ pub struct ReloadMessage {
     pub result: String,
     /// Why, in words; empty when committed.
     pub reason: String,
+    /// What the requester should know beside the outcome; only in the answer, and left out when there is nothing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl ReloadMessage {
@@ -226,7 +229,12 @@ impl From<&WorkerView> for WorkerMessage {
 
 impl From<&ReloadAnswer> for ReloadMessage {
     fn from(answer: &ReloadAnswer) -> Self {
-        ReloadMessage { generation: answer.generation, result: answer.result.to_owned(), reason: answer.reason.clone() }
+        ReloadMessage {
+            generation: answer.generation,
+            result: answer.result.to_owned(),
+            reason: answer.reason.clone(),
+            warnings: answer.warnings.clone(),
+        }
     }
 }
 
@@ -246,6 +254,7 @@ impl From<&Notice> for Event {
                 generation: *generation,
                 result: (*result).to_owned(),
                 reason: reason.to_string(),
+                warnings: Vec::new(),
             }),
         }
     }

@@ -59,6 +59,8 @@ pub struct ReloadAnswer {
     pub result: &'static str,
     /// Why, in words; empty when committed.
     pub reason: String,
+    /// What the requester should know beside the outcome; each a sentence.
+    pub warnings: Vec<String>,
 }
 
 /// What the loop receives from its front ends.

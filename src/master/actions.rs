@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::catalog;
-use super::command::Cancel;
 use super::journal::{Level, Record};
-use super::prepare;
 use super::publish::LastReload;
-use super::turn::{Brought, Master};
+use super::turn::Master;
 use super::warnings;
 use crate::control::{Notice, ReloadAnswer, Reply};
-use crate::pool::{Action, Answer, AskerId, Ended, Event, How, Kind, Log, Number, Outcome, WorkerId};
+use crate::pool::{Action, Answer, AskerId, Ended, How, Kind, Log, Number, Outcome, WorkerId};
 use crate::sys::process::PidFd;
 
 /// What systemd is asked for beyond what the workers may take.
@@ -46,44 +44,6 @@ impl Master {
             Action::Exit(code) if self.orphans.is_empty() => self.exit = Some(code),
             Action::Exit(code) => self.orphans.exit = Some(code),
             Action::Log(log) => self.log(log),
-        }
-    }
-
-    /// Makes a release on another thread.
-    fn prepare(&mut self, number: Number) {
-        self.release_cancelled();
-        if let Some(why) = self.troubles.refusal() {
-            self.events.push_back(Event::Refused(number, why));
-            return;
-        }
-        let (source, common, bring) = (self.source.clone(), self.common.clone(), self.bring.clone());
-        let footprint = self.footprint();
-        let measured = footprint.clone();
-        let running = self.releases.get(&self.pool.generation()).map(Arc::downgrade).unwrap_or_default();
-        let cancel = match Cancel::new() {
-            Ok(cancel) => cancel,
-            Err(error) => {
-                let _ = bring.send(Brought::Prepared(number, Err(format!("no descriptor is left: {error}"))));
-                return;
-            }
-        };
-        self.preparing = Some((number, cancel.clone()));
-        tokio::task::spawn_blocking(move || {
-            let made = prepare::prepare(&source, &common, Some(&footprint), &cancel);
-            let made = made.map(|mut release| {
-                release.before = running;
-                (prepare::settings(&release.config), Box::new(release))
-            });
-            let _ = bring.send(Brought::Prepared(number, made));
-        });
-        self.hasten();
-        measured.measure();
-    }
-
-    /// Ends the making of a release that nobody wants any more.
-    fn release_cancelled(&mut self) {
-        if let Some((_, cancel)) = self.preparing.take() {
-            cancel.cancel();
         }
     }
 
@@ -155,6 +115,7 @@ impl Master {
 
     fn reload_finished(&mut self, number: Number, outcome: Outcome, reason: &str) {
         self.release_cancelled();
+        self.reload_decided(number, outcome);
         if outcome == Outcome::Committed {
             self.warn_of_release(number);
         }
@@ -175,10 +136,11 @@ impl Master {
     }
 
     /// Says what is dangerous or odd about a release, beside the loop.
-    pub(super) fn warn_of_release(&self, number: Number) {
+    pub(super) fn warn_of_release(&mut self, number: Number) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
         let (journal, directory) = (self.journal.clone(), self.source.directory.clone());
-        tokio::task::spawn_blocking(move || {
+        // It only warns: where no task can start, there is worse to say.
+        let _ = self.start_task(move |_, _| {
             for warning in warnings::of(&release, number, release.before.upgrade().as_deref(), &directory) {
                 journal.log(Record::new(Level::Warning, warning));
             }
@@ -189,7 +151,8 @@ impl Master {
         if let Some(reply) = self.replies.remove(&asker) {
             let answer = match answer {
                 Answer::Reload(generation, outcome, reason) => {
-                    Reply::Reload(ReloadAnswer { generation, result: outcome.as_str(), reason })
+                    let warnings = self.conditions.warnings(generation).to_vec();
+                    Reply::Reload(ReloadAnswer { generation, result: outcome.as_str(), reason, warnings })
                 }
                 Answer::Done => Reply::Done,
                 Answer::Failed(why) => Reply::Failed(why),
@@ -201,7 +164,7 @@ impl Master {
     fn all_ready(&mut self) {
         self.published.at_once = true;
         // The line first: whoever sees the unit active sees what it is.
-        let line = self.pool.status_text();
+        let line = self.status_line();
         self.systemd.status(&line, true, self.now);
         self.systemd.ready(self.now);
         self.drain_orphans();

@@ -1,8 +1,5 @@
 //! What the front ends, the signals and other threads ask of the loop.
 
-use super::command::Cancel;
-use super::hooks::{HOOK_TIMEOUT, Setting};
-use super::journal::{Level, Record};
 use super::turn::{Brought, Master};
 use crate::control::{Ask, AskerId, Command, Reply};
 use crate::pool::Event;
@@ -113,20 +110,9 @@ impl Master {
             hook.cancel();
             return self.events.push_back(Event::Stop { now: true });
         }
-        let release = self.releases.get(&self.pool.generation()).cloned();
-        let hook = release.as_ref().and_then(|release| Some((release.clone(), release.config.hooks.before_shutdown.clone()?)));
-        let (Some((release, argv)), Ok(cancel)) = (hook, Cancel::new()) else {
-            return self.events.push_back(Event::Stop { now: false });
-        };
-        self.ending = Some(cancel.clone());
-        self.systemd.extend(HOOK_TIMEOUT + release.config.worker.stop_timeout, self.now);
-        let (bring, directory) = (self.bring.clone(), self.source.directory.clone());
-        tokio::task::spawn_blocking(move || {
-            let directory = release.config.worker.directory.clone().unwrap_or(directory);
-            let path = std::env::var_os("PATH");
-            let setting = Setting { config: &release.config, directory: &directory, variables: &[], path: path.as_deref() };
-            let _ = bring.send(Brought::ReadyToStop(setting.hook("hooks.before_shutdown", &argv, &cancel)));
-        });
+        if !self.start_last_hook() {
+            self.events.push_back(Event::Stop { now: false });
+        }
     }
 
     /// What another thread has finished.
@@ -135,40 +121,14 @@ impl Master {
             self.desk.touch();
         }
         match brought {
-            Brought::Prepared(number, result) => {
-                let wanted = self.preparing.as_ref().is_some_and(|(preparing, _)| *preparing == number);
-                if wanted {
-                    self.preparing = None;
-                }
-                let result = result.and_then(|(settings, release)| {
-                    let count = self.pool.target();
-                    self.make_slots(&release.config, count).map(|()| (settings, release)).map_err(|error| error.to_string())
-                });
-                match result {
-                    Ok((settings, release)) if wanted => {
-                        self.releases.insert(number, std::sync::Arc::new(*release));
-                        self.keep_reader_rules();
-                        self.extend();
-                        self.events.push_back(Event::Prepared(number, settings));
-                    }
-                    // It was aborted meanwhile; what was pinned for it is let go here.
-                    Ok(_) => {}
-                    Err(reason) if wanted => self.events.push_back(Event::Refused(number, reason)),
-                    Err(_) => {}
-                }
-            }
-            Brought::ReadyToStop(result) => {
-                if self.ending.take().is_some() {
-                    if let Err(why) = result {
-                        self.record(Record::new(Level::Warning, why));
-                    }
-                    self.events.push_back(Event::Stop { now: false });
-                }
-            }
+            Brought::Prepared(task, number, result) => self.prepared(task, number, result),
+            Brought::ReadyToStop(task, result) => self.last_hook_ended(task, result),
+            Brought::ReleaseChanged(number, what) => self.release_changed(number, &what),
+            Brought::SocketsMissing(why) => self.sockets_missing(why),
             Brought::Orphans => self.children(),
             Brought::Composed => self.composed(),
             Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),
-            Brought::Checked(result) => self.next_program_said(result),
+            Brought::Checked(task, result) => self.next_program_said(task, result),
             Brought::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),
         }
     }

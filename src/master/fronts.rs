@@ -22,7 +22,7 @@ pub fn bind_status(config: &Config, journal: &Journal) -> Option<OwnedFd> {
 ///
 /// # Errors
 /// The runtime does not take it, or out of descriptors.
-pub fn serve_status(socket: &OwnedFd, handle: &Handle, book: &Arc<http::Book>) -> std::io::Result<()> {
+pub fn serve_status(socket: &OwnedFd, handle: &Handle, book: &Arc<http::Book>) -> std::io::Result<tokio::task::AbortHandle> {
     let copy = socket.try_clone()?;
     let is_unix = rustix::net::sockopt::socket_domain(socket)? == rustix::net::AddressFamily::UNIX;
     let listener = if is_unix {
@@ -30,8 +30,7 @@ pub fn serve_status(socket: &OwnedFd, handle: &Handle, book: &Arc<http::Book>) -
     } else {
         http::Listener::Tcp(tokio::net::TcpListener::from_std(copy.into())?)
     };
-    tokio::spawn(http::serve_with(listener, handle.clone(), None, book.clone()));
-    Ok(())
+    Ok(tokio::spawn(http::serve_with(listener, handle.clone(), None, book.clone())).abort_handle())
 }
 
 /// Starts the D-Bus service, with the connection that an earlier program has left, if it has; it is to be stopped at the
@@ -61,7 +60,11 @@ pub fn start_bus(
     dbus::spawn_with(handle.announcing(), options, resumed)
 }
 
-fn listen(address: &str) -> std::io::Result<OwnedFd> {
+/// Binds the address of `status.listen`.
+///
+/// # Errors
+/// Those of bind(2).
+pub fn listen(address: &str) -> std::io::Result<OwnedFd> {
     if address.starts_with('/') {
         super::sockets::check_directory(std::path::Path::new(address)).map_err(std::io::Error::other)?;
         // Only a socket that nobody answers at may go; any other file makes the bind fail.
@@ -80,7 +83,7 @@ fn listen(address: &str) -> std::io::Result<OwnedFd> {
 }
 
 /// The unit that this process belongs to, by its control group: `ratoon@web.service`.
-fn own_unit() -> Option<String> {
+pub fn own_unit() -> Option<String> {
     unit_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 

@@ -14,8 +14,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::account::Account;
-use super::command::{self, Cancel};
+use super::command;
 use super::release::{self, Pinned};
+use super::tasks::Job;
 use crate::config::Config;
 use crate::sys::trust;
 
@@ -39,20 +40,22 @@ impl Setting<'_> {
     ///
     /// # Errors
     /// A sentence that begins with the key: the program is not there, is refused, or has failed.
-    pub fn hook(&self, key: &str, argv: &[String], cancel: &Cancel) -> Result<(), String> {
+    pub fn hook(&self, key: &str, argv: &[String], job: &Job) -> Result<(), String> {
+        job.reading(format_args!("the program of {key} {argv:?}"));
         let account = Account::of_hooks(self.config)?;
         let pinned = self.pin(key, argv)?;
         self.check_trust(key, &pinned, &account)?;
-        self.run(key, argv, &pinned, &account, cancel)
+        self.run(key, argv, &pinned, &account, job)
     }
 
     /// Runs `reload.check` to its end, as the worker's user.
     ///
     /// # Errors
     /// As [`Setting::hook`].
-    pub fn check(&self, argv: &[String], account: &Account, cancel: &Cancel) -> Result<(), String> {
+    pub fn check(&self, argv: &[String], account: &Account, job: &Job) -> Result<(), String> {
+        job.reading(format_args!("the program of reload.check {argv:?}"));
         let pinned = self.pin("reload.check", argv)?;
-        self.run("reload.check", argv, &pinned, account, cancel)
+        self.run("reload.check", argv, &pinned, account, job)
     }
 
     /// Why `hooks.before_shutdown` would be refused, told as long as something can be done.
@@ -126,9 +129,10 @@ impl Setting<'_> {
         Ok(())
     }
 
-    fn run(&self, key: &str, argv: &[String], pinned: &Pinned, account: &Account, cancel: &Cancel) -> Result<(), String> {
+    fn run(&self, key: &str, argv: &[String], pinned: &Pinned, account: &Account, job: &Job) -> Result<(), String> {
+        job.running(format_args!("{key} {argv:?}"), HOOK_TIMEOUT);
         let by = if account.identity().is_some() { format!(" as {}", account.shown()) } else { String::new() };
-        command::run(argv, pinned, account, self.variables, HOOK_TIMEOUT, cancel)
+        command::run(argv, pinned, account, self.variables, HOOK_TIMEOUT, &job.cancel)
             .map_err(|failure| format!("{key} {argv:?}{by}: {failure}"))
     }
 }

@@ -13,16 +13,22 @@
 //! | `account.rs`, `hooks.rs` | as whom workers, checks and hooks run; which hooks are refused |
 //! | `warnings.rs` | what is dangerous about a release that runs, and reloads that change nothing |
 //! | `start_failure.rs` | why a worker could not be started, in words |
+//! | `preparing.rs` | the tasks that the loop waits for: started, watched, their results |
+//! | `script.rs` | how a script of a release that moved or changed starts again |
+//! | `tasks.rs` | work on other threads that may block for ever, with its deadlines |
+//! | `memory.rs` | the memory that a second generation needs, and the memory that is left |
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
 //! | `hear.rs`, `words.rs` | what workers say |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
 //! | `vacate.rs` | a queue for each slot: who gets new connections, and whose queue is to get empty |
-//! | `wear.rs` | workers that are used up; memory for a second generation |
+//! | `wear.rs` | workers that are used up |
 //! | `handover/` | another program goes on in this process: the upgrade in place |
 //! | `fronts.rs` | the status address and D-Bus |
 //! | `systemd.rs`, `age.rs` | what systemd is told; whether it is too old |
 //! | `publish.rs`, `document.rs`, `desk.rs` | what everybody may know |
 //! | `reader_rules.rs` | what the configuration says of readers |
+//! | `conditions.rs` | parts of the configuration that a reload could not apply |
+//! | `status_listener.rs`, `socket_unit.rs` | the socket of `status.listen`; sockets that systemd did not pass |
 //! | `rest.rs` | letting go of memory when there is nothing to do |
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
@@ -35,6 +41,7 @@ mod birth;
 pub mod catalog;
 pub mod cgroup;
 mod command;
+mod conditions;
 mod death;
 mod desk;
 mod document;
@@ -44,17 +51,23 @@ mod handover;
 mod hear;
 pub mod hooks;
 pub mod journal;
+mod memory;
 pub mod output;
 mod prepare;
+mod preparing;
 mod processes;
 mod publish;
 mod reader_rules;
 pub mod release;
 mod rest;
+mod script;
+mod socket_unit;
 pub mod sockets;
 mod start;
 mod start_failure;
+mod status_listener;
 mod systemd;
+mod tasks;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;

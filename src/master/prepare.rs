@@ -3,15 +3,18 @@
 //! Law: all this may block (a file on a dead mount, a slow check), so it never runs on the loop.
 
 use std::ffi::CString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use super::account::Account;
-use super::command::Cancel;
 use super::hooks::Setting;
+use super::memory::Footprint;
 use super::release;
+use super::script::{self, ScriptCopy};
 use super::sockets::Listener;
-use super::wear::Footprint;
+use super::status_listener::StatusChange;
+use super::tasks::Job;
 use crate::config::{self, Balance, Config, Overrides};
 use crate::pool::{Readiness, Restart, Settings, Surge};
 use crate::sys::spawn::Plan;
@@ -50,6 +53,23 @@ pub struct Release {
     pub plan: Plan,
     /// The release that ran when this one was made, as long as it is kept.
     pub before: Weak<Release>,
+    /// Sentences for the log and for the requester of its reload.
+    pub reload_warnings: Vec<String>,
+    /// Another address for `status.listen`, until the loop takes it.
+    pub status: Option<StatusChange>,
+    /// The copy of a script, for the time when the script itself has changed.
+    pub script: Option<ScriptCopy>,
+    /// When it was pinned; `None`: that is not known any more.
+    pub pinned_at: Option<SystemTime>,
+}
+
+/// What serves while a release is made.
+#[derive(Debug)]
+pub struct Living {
+    /// Its workers.
+    pub footprint: Footprint,
+    /// The address at which the status is served.
+    pub status: Option<String>,
 }
 
 impl Source {
@@ -70,43 +90,59 @@ impl Source {
 ///
 /// # Errors
 /// A sentence that says why there is no release.
-pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, cancel: &Cancel) -> Result<Release, String> {
+pub fn prepare(source: &Source, common: &Common, living: Option<&Living>, job: &Job) -> Result<Release, String> {
     let reload = living.is_some();
     // On the one line that a reload's reason is, without what the file says there: that may be a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
+    job.reading(source.file.as_deref().unwrap_or(Path::new("the command line")).display());
     let config = source.read().map_err(words)?;
-    let look_ahead = || living.map_or(Ok(()), |living| living.look_ahead(&config));
+    let look_ahead = || living.map_or(Ok(None), |living| living.footprint.look_ahead(&config));
+    let mut short = None;
     let runs = config.hooks.before_reload.is_some() || config.reload.check.is_some();
     // Before anything is run. Else as late as can be: the loop finds out meanwhile.
     if runs {
-        look_ahead()?;
+        short = look_ahead()?;
     }
     let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
-    let configured = config.environment(&directory).map_err(words)?;
+    let configured = config.environment_with(&directory, |file| job.reading(file.display())).map_err(words)?;
+    // Looked at once for itself, so that a directory that hangs is told from a program that hangs.
+    job.reading(directory.display());
+    let _ = std::fs::metadata(&directory);
     let path = std::env::var_os("PATH");
     let setting = Setting { config: &config, directory: &directory, variables: &configured, path: path.as_deref() };
     if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| reload) {
-        setting.hook("hooks.before_reload", argv, cancel)?;
+        setting.hook("hooks.before_reload", argv, job)?;
     }
+    job.reading(format_args!("the program of worker.command {:?}", config.worker.command));
+    let pinned_at = SystemTime::now();
     let pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref());
-    let pinned = pinned.map_err(|error| error.to_string())?;
+    let mut pinned = pinned.map_err(|error| error.to_string())?;
+    job.reading("the accounts of worker.user and worker.group");
     let account = Account::of_workers(&config)?;
     if let Some(argv) = config.reload.check.as_deref().filter(|_| reload) {
-        setting.check(argv, &account, cancel)?;
+        setting.check(argv, &account, job)?;
     }
     if !runs {
-        look_ahead()?;
+        short = look_ahead()?;
     }
     let own = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(|name| account.hides(name)));
     let own = own.chain(account.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
     let mut env = release::environment(own, configured).map_err(|error| error.to_string())?;
     // As a shell would have it after `cd`; what the master's own PWD says is not true for a worker.
     env.retain(|entry| !entry.as_bytes().starts_with(b"PWD="));
+    for entry in &mut env {
+        if let Some(path) = entry.as_bytes().strip_prefix(b"PATH=")
+            && let Ok(resolved) = CString::new([b"PATH=".as_slice(), &script::resolved_path(path)].concat())
+        {
+            *entry = resolved;
+        }
+    }
     let listeners = listeners(&config, &common.listeners);
     env.extend(super::sockets::environment(listeners.iter().copied()));
     env.extend(assignment("PWD", &pinned.directory_path.display().to_string()));
     env.extend(assignment("RATOON_INSTANCE", &common.instance));
     env.extend(assignment("RATOON_CONTROL", &common.control.display().to_string()));
+    let script = common.control.parent().and_then(|run| script::pin_starts(&mut pinned.program, &pinned.directory_path, run));
     let nofile = config.worker.limits.nofile.map_or(common.nofile, |limit| (limit, limit));
     let plan = Plan {
         program: pinned.program,
@@ -118,7 +154,22 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Footprint>, can
         nofile: Some(nofile),
         die_with_parent: common.die_with_parent,
     };
-    Ok(Release { config: Arc::new(config), plan, before: Weak::new() })
+    let mut reload_warnings: Vec<String> = short.into_iter().collect();
+    job.reading("the address of status.listen");
+    let change = living.map(|living| StatusChange::prepare(living.status.as_deref(), config.status.listen.as_deref()));
+    let status = change.transpose().unwrap_or_else(|why| {
+        reload_warnings.push(why);
+        None
+    });
+    Ok(Release {
+        config: Arc::new(config),
+        plan,
+        before: Weak::new(),
+        reload_warnings,
+        status: status.flatten(),
+        script,
+        pinned_at: Some(pinned_at),
+    })
 }
 
 /// Which of the sockets its workers get; with `worker.balance = "per-slot"` each has another in their place.

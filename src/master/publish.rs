@@ -176,7 +176,7 @@ impl Master {
     /// The line that systemd shows as `Status:`.
     pub(super) fn status_line(&self) -> String {
         let is_said = self.pool.degraded() || self.pool.state() != "running";
-        self.troubles.add_to(self.pool.status_text(), is_said)
+        self.conditions.line(self.troubles.add_to(self.pool.status_text(), is_said))
     }
 
     fn summary(&self) -> Summary {
@@ -239,6 +239,7 @@ impl Master {
             serving_unlisted: 0,
         });
         self.published.tails.insert(ended.worker, ended.generation);
+        self.look_for_changes(ended.generation);
         let process = self.processes.get(&ended.worker);
         let since = process.map_or_else(SystemTime::now, |process| process.started_at);
         let scoreboard = process.and_then(|process| process.scoreboard.clone());

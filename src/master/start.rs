@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use super::cgroup::Cgroups;
-use super::command::Cancel;
+use super::conditions::Conditions;
 use super::desk::Desk;
 use super::fronts;
 use super::guard::Guard;
@@ -29,7 +29,9 @@ use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
 use super::rest::Rest;
 use super::sockets::{self, Inherited, Listener, Slots};
+use super::status_listener::StatusListener;
 use super::systemd::Systemd;
+use super::tasks::{Job, Tasks};
 use super::troubles::Troubles;
 use super::turn::{End, Master};
 use super::vacate::Vacate;
@@ -159,6 +161,8 @@ pub(super) struct Origin {
     pub started_at: SystemTime,
     /// The socket of `status.listen`.
     pub status: Option<OwnedFd>,
+    /// The address of that, as the configuration calls it.
+    pub status_address: Option<String>,
     pub errors: ErrorPipe,
     pub mode: Mode,
     /// What an earlier program had in hand of the workers' output.
@@ -215,6 +219,9 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
     let resumed = origin.bus.take();
     let code = runtime.block_on(async {
         let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin })?;
+        if under_systemd && env("INVOCATION_ID").is_some() {
+            master.look_at_socket_units();
+        }
         let handle = master.guard.handle().clone();
         let outputs = master.outputs.clone();
         let mut bus = fronts::start_bus(&handle, name, journal, under_systemd, resumed);
@@ -280,8 +287,9 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
     let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
     let common =
         Common { instance: (*name).into(), control: control.path(), listeners, nofile, die_with_parent: start.die_with_parent() };
-    let cancel = Cancel::new().map_err(|error| error.to_string())?;
-    let release = prepare::prepare(source, &common, None, &cancel)?;
+    super::script::clear(&directory);
+    let job = Job::unwatched().map_err(|error| error.to_string())?;
+    let release = prepare::prepare(source, &common, None, &job)?;
     if common.listeners.is_empty() {
         journal.log(Record::new(Level::Info, no_socket(name, start.under_systemd)));
     }
@@ -293,6 +301,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         program: replace::program(),
         started_at: SystemTime::now(),
         status: fronts::bind_status(&release.config, journal),
+        status_address: release.config.status.listen.clone(),
         errors: ErrorPipe::new().map_err(|error| format!("cannot begin: {error}"))?,
         mode: Mode::of(journal.target(), crate::sys::credentials::own_uid(), store::is_wanted()),
         output: Handed::default(),
@@ -387,7 +396,7 @@ impl Master {
     fn begin(parts: Parts<'_>) -> Result<Master, String> {
         let Parts { source, journal, systemd, cgroups, origin } = parts;
         let Origin { common, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
-        let Origin { last_asker, resumed, releases, troubles, first, .. } = origin;
+        let Origin { last_asker, resumed, releases, troubles, first, status_address, .. } = origin;
         let (handle, ends) = control::channel(first_summary(&common.instance, started_at));
         handle.number_askers_after(last_asker);
         let book: Arc<Book> = Arc::default();
@@ -395,7 +404,8 @@ impl Master {
         let go_on = matches!(first, First::GoOn(_));
         let mut guard = Guard::new(control, directory, handle.clone(), book.clone(), go_on)?;
         guard.serve()?;
-        if let Some(Err(error)) = status.as_ref().map(|status| fronts::serve_status(status, &handle, &book)) {
+        let (status, served) = StatusListener::begin(status_address, status, &handle, &book);
+        if let Err(error) = served {
             journal.log(Record::new(Level::Error, format!("status.listen: {error}")));
         }
         let cannot = |error: std::io::Error| format!("cannot begin: {error}");
@@ -427,6 +437,7 @@ impl Master {
             releases: releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect(),
             preparing: None,
             ending: None,
+            tasks: Tasks::default(),
             common,
             source,
             slots: Slots::default(),
@@ -456,6 +467,7 @@ impl Master {
             upgrade: None,
             book,
             status,
+            conditions: Conditions::default(),
             store: None,
             troubles,
             leaves: false,

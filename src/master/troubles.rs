@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub const DETACHED: &str = "sockets-detached";
 /// A listening socket that only the workers hold.
 pub const MISSING: &str = "sockets-missing";
+/// An address of a socket unit for which systemd passed no socket.
+pub const NOT_PASSED: &str = "sockets-not-passed";
 
 /// The troubles of an instance by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! noise keeps another waiting. With nothing to do it sleeps without a tick.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::birth::Pages;
 use super::cgroup::Cgroups;
-use super::command::Cancel;
+use super::conditions::Conditions;
 use super::desk::Desk;
 use super::guard::Guard;
 use super::handover::orphans::Orphans;
@@ -27,7 +26,9 @@ use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
 use super::rest::Rest;
 use super::sockets::Slots;
+use super::status_listener::StatusListener;
 use super::systemd::Systemd;
+use super::tasks::{Task, TaskId, Tasks};
 use super::troubles::Troubles;
 use super::vacate::Vacate;
 use crate::control::http::Book;
@@ -54,11 +55,15 @@ const LATER: Duration = Duration::from_millis(2);
 /// What other threads and tasks bring back to the loop.
 pub enum Brought {
     /// A release is made, or refused.
-    Prepared(Number, Result<(Settings, Box<Release>), String>),
+    Prepared(TaskId, Number, Result<(Settings, Box<Release>), String>),
     /// `hooks.before_shutdown` has run.
-    ReadyToStop(Result<(), String>),
+    ReadyToStop(TaskId, Result<(), String>),
     /// The last lines that a failed worker printed, and what it was serving.
     Tail(WorkerId, Vec<String>, (Vec<Request>, u64)),
+    /// A release of which a worker failed has changed since it was pinned.
+    ReleaseChanged(Number, String),
+    /// systemd has addresses for which it passed no socket.
+    SocketsMissing(String),
     /// There are more ended orphans than one turn reaps.
     Orphans,
     /// A worker has used up what it may.
@@ -66,7 +71,7 @@ pub enum Brought {
     /// A document is composed, and others wait for the next.
     Composed,
     /// The program that is to come could go on, or why it can't.
-    Checked(Result<(), String>),
+    Checked(TaskId, Result<(), String>),
 }
 
 /// Why the loop came to its end.
@@ -107,9 +112,10 @@ pub struct Master {
     pub(super) paused: BTreeSet<(Instant, WorkerId)>,
     pub(super) releases: HashMap<Number, Arc<Release>>,
     /// The release in the making.
-    pub(super) preparing: Option<(Number, Cancel)>,
+    pub(super) preparing: Option<(Number, Task)>,
     /// The hook before the end, while it runs.
-    pub(super) ending: Option<Cancel>,
+    pub(super) ending: Option<Task>,
+    pub(super) tasks: Tasks,
     pub(super) common: Common,
     pub(super) source: Source,
     /// The sockets of the slots, where each has its own.
@@ -152,8 +158,8 @@ pub struct Master {
     pub(super) upgrade: Option<Upgrade>,
     /// The connections of the control socket and of `status.listen`.
     pub(super) book: Arc<Book>,
-    /// The socket of `status.listen`.
-    pub(super) status: Option<OwnedFd>,
+    pub(super) status: StatusListener,
+    pub(super) conditions: Conditions,
     /// What is kept for the master after this one, should it die.
     pub(super) store: Option<Store>,
     /// What degrades the instance although its workers are well.
@@ -226,6 +232,7 @@ impl Master {
             self.untold.values().min().copied(),
             self.wear_deadline(),
             self.upgrade_deadline(),
+            self.tasks_deadline(),
             self.orphans.deadline(),
             self.store.as_ref().and_then(Store::deadline),
             self.vacating.deadline(),
@@ -294,6 +301,7 @@ impl Master {
         self.look_at_wear();
         self.look_at_orphans();
         self.look_at_queues();
+        self.look_at_tasks();
         self.forget_documents();
         if self.pool.deadline().is_some_and(|at| at <= self.now) {
             self.events.push_back(Event::Due);

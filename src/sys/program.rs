@@ -1,12 +1,12 @@
 //! A pinned executable: the file that a path led to when a generation was planned, and that its workers start from
 //! whatever has become of the path since.
 //!
-//! Law: the old release starts as long as its file exists at all. While the path still leads to the very file, it is
-//! executed by its path, so that `ps` and `$0` look right; after a rename or a rewrite the pinned descriptor is.
+//! Law: the old release starts as long as its file exists at all. While a path still leads to the very file, it is
+//! executed by that path, so that `ps` and `$0` look right ([`Start`]); where none does, the pinned descriptor is.
 //! The one hole: a *binary* that is rewritten in place (no deployment tool does, and the kernel refuses it while it
 //! runs) starts as it is now, since its old bytes are nowhere.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -36,11 +36,24 @@ impl Identity {
     }
 }
 
+/// One way to start a program; the first that fits is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The file that is looked at; a relative path begins in the worker's directory.
+    pub path: CString,
+    /// It must be the pinned file; else any file at this path will do.
+    pub same: bool,
+    /// What is executed.
+    pub execute: CString,
+    /// What stands in place of the first argument; `None`: that one stays.
+    pub head: Option<Vec<CString>>,
+}
+
 /// A pinned executable.
 #[derive(Debug)]
 pub struct Program {
     path: PathBuf,
-    c_path: CString,
+    starts: Vec<Start>,
     /// The file itself, by `O_PATH`.
     file: OwnedFd,
     identity: Identity,
@@ -71,7 +84,7 @@ impl Program {
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
         };
         let script = copy_of_script(path, &identity).map(|fd| stash(fd, STASH));
-        Ok(Program { path: path.to_path_buf(), c_path, file: stash(file, STASH), identity, script })
+        Ok(Program { path: path.to_path_buf(), starts: by_path(c_path), file: stash(file, STASH), identity, script })
     }
 
     /// One that an earlier program of this process has pinned, see [`Program::descriptors`]. An error when the
@@ -82,7 +95,7 @@ impl Program {
         if (stat.st_dev, stat.st_ino) != (identity.device, identity.inode) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the descriptor is of another file"));
         }
-        Ok(Program { path: path.to_path_buf(), c_path, file, identity, script })
+        Ok(Program { path: path.to_path_buf(), starts: by_path(c_path), file, identity, script })
     }
 
     /// The file itself, and the copy of a script's text, for a later program of this process.
@@ -105,8 +118,29 @@ impl Program {
         self.script.is_some()
     }
 
-    pub(crate) fn c_path(&self) -> &CStr {
-        &self.c_path
+    /// The text of a script as it was.
+    pub fn script_text(&self) -> Option<Vec<u8>> {
+        let mut text = vec![0; SCRIPT_MAX as usize];
+        // At a place of its own: the descriptor's belongs to whoever executes it.
+        let (mut length, script) = (0, self.script.as_ref()?);
+        while length < text.len() {
+            match rustix::io::pread(script, &mut text[length..], length as u64).ok()? {
+                0 => break,
+                more => length += more,
+            }
+        }
+        text.truncate(length);
+        Some(text)
+    }
+
+    /// The ways in which it is started, in their order.
+    pub fn starts(&self) -> &[Start] {
+        &self.starts
+    }
+
+    /// Other ways; none: only the pinned descriptor is left.
+    pub fn set_starts(&mut self, starts: Vec<Start>) {
+        self.starts = starts;
     }
 
     /// What is executed when the path leads elsewhere, and whether it must stay open for an interpreter to read.
@@ -116,6 +150,10 @@ impl Program {
             None => (self.file.as_fd(), false),
         }
     }
+}
+
+fn by_path(path: CString) -> Vec<Start> {
+    vec![Start { execute: path.clone(), path, same: true, head: None }]
 }
 
 /// A sealed copy in memory of a `#!` script; `None` for a binary, for what can't be read, and for a giant.

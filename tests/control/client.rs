@@ -72,7 +72,12 @@ async fn a_reload_tells_its_progress_and_loses_no_event() {
             notices.send(notice).unwrap();
         }
         // The answer overtakes the last event.
-        let outcome = ReloadAnswer { generation: 8, result: "rolled-back", reason: "worker 12 (slot 0): exit 1".into() };
+        let outcome = ReloadAnswer {
+            generation: 8,
+            result: "rolled-back",
+            reason: "worker 12 (slot 0): exit 1".into(),
+            warnings: Vec::new(),
+        };
         answer(asked, Reply::Reload(outcome));
         tokio::task::yield_now().await;
         notices

@@ -94,7 +94,7 @@ async fn polkit_decides_over_strangers() {
     let call = Running(bus.command_as(Some(STRANGER)).args(reload(true)).stdout(Stdio::piped()).spawn().unwrap());
     let (_, ask, reply) = instance.asked();
     assert_eq!(ask, Ask::Reload);
-    let answer = ReloadAnswer { generation: 2, result: "committed", reason: String::new() };
+    let answer = ReloadAnswer { generation: 2, result: "committed", reason: String::new(), warnings: Vec::new() };
     reply.unwrap().send(Reply::Reload(answer)).unwrap();
     call.ran().good();
     let details = HashMap::from([("verb", "reload"), ("unit", "ratoon@web.service")]);

@@ -10,6 +10,10 @@
 //! | `privilege.rs` | what a root master runs and changes for others |
 //! | `check.rs` | what `ratoon check` finds on a machine where something is missing or closed |
 //! | `clock.rs` | a wall clock that is set |
+//! | `hung.rs` | files that never answer |
+//! | `scripts.rs` | workers that are scripts, after their release moved or changed |
+//! | `steps.rs` | each step of a reload that can fail |
+//! | `told.rs` | what an operator must be told |
 //! | `container.rs` | the first process of a PID namespace |
 //! | `bodies.rs` | requests with bodies that mean nothing |
 //! | `readers.rs` | readers that may not change the pool, and web pages |
@@ -30,6 +34,7 @@ mod fuzz;
 #[path = "../master/harness/mod.rs"]
 mod harness;
 mod hostile;
+mod hung;
 mod limits;
 mod mass;
 mod matrix;
@@ -37,5 +42,8 @@ mod meter;
 mod privilege;
 mod puppet;
 mod readers;
+mod scripts;
 mod stacks;
+mod steps;
 mod store;
+mod told;

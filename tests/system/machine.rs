@@ -9,6 +9,7 @@ use crate::load::Load;
 pub const CASES: &[Case] = &[
     ("a_manager_that_reads_its_units_again_amid_a_reload_changes_nothing", units_are_read_again),
     ("a_manager_that_replaces_itself_amid_a_reload_changes_nothing", the_manager_is_replaced),
+    ("an_address_changed_under_an_active_socket_degrades", an_address_is_changed),
     ("polkit_allows_by_unit_and_verb", polkit_allows_by_unit_and_verb),
 ];
 
@@ -21,6 +22,36 @@ fn the_manager_is_replaced(c: &Container) {
     let web = Instance::new(c, "reexecuted", 2);
     // `systemctl` itself may lose its manager and say so: only what becomes of the reload is asked.
     amid_a_reload(&web, "daemon-reexec");
+}
+
+/// systemd closes the socket of the old address and opens none for the new one; the next master gets no socket.
+fn an_address_is_changed(c: &Container) {
+    let web = Instance::new(c, "moved", 2);
+    web.start();
+    assert_eq!(web.status()["degraded"], false);
+    let drop_in = format!("/etc/systemd/system/{}.d/moved.conf", web.socket());
+    c.write(&drop_in, "[Socket]\nListenStream=\nListenStream=127.0.0.1:7999\n");
+    c.ok(&["systemctl", "daemon-reload"]);
+    let before = web.main_pid();
+    c.kill("KILL", before);
+    let why = format!("degraded: systemd passed no socket for 127.0.0.1:7999, which {} names", web.socket());
+    wait_for("the reason in STATUS", || web.property("StatusText").contains(&why).then_some(()));
+    assert_ne!(web.main_pid(), before);
+    let status = web.status();
+    assert_eq!((&status["degraded"], &status["sockets"]), (&true.into(), &serde_json::json!([])), "{status:#}");
+    assert!(status["status_text"].as_str().is_some_and(|text| text.contains(&why)), "{status:#}");
+    wait_for("the reason on the bus", || {
+        let name = format!("org.ratoon1.{}", web.name);
+        let said = c.run(&["busctl", "get-property", &name, "/org/ratoon1", "org.ratoon1.Manager", "StatusText"]);
+        text(&said.stdout).contains(&why).then_some(())
+    });
+    // What it says to type mends it.
+    c.ok(&["systemctl", "stop", &web.service()]);
+    c.ok(&["systemctl", "restart", &web.socket()]);
+    c.ok(&["systemctl", "start", &web.service()]);
+    let status = web.settled();
+    assert_eq!((&status["degraded"], &status["sockets"][0]["address"]), (&false.into(), &"127.0.0.1:7999".into()), "{status:#}");
+    c.ok(&["rm", &drop_in]);
 }
 
 /// A reload that commits after systemd was told so, under load; whether `systemctl reload` said so too.

@@ -114,7 +114,8 @@ fn events_move_the_picture_before_the_next_document() {
     assert_eq!(hear(worker("re\x1bady")), "worker 8 (slot 0, generation 8): re\\u{1b}ady");
     let summary = SummaryMessage { state: "reloading".into(), generation: 7, workers_configured: 3, ..SummaryMessage::default() };
     hear(Event::Summary(summary));
-    let outcome = ReloadMessage { generation: 8, result: "rolled-back".into(), reason: "exit 1".into() };
+    let outcome =
+        ReloadMessage { generation: 8, result: "rolled-back".into(), reason: "exit 1".into(), ..ReloadMessage::default() };
     assert_eq!(hear(Event::ReloadFinished(outcome)), "reload to generation 8 rolled back: exit 1");
     assert_eq!(hear(Event::Lagged(3)), "3 events were missed");
     assert_eq!(ids(&state), [vec![5, 6, 7], vec![8]]);

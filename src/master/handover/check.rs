@@ -19,7 +19,7 @@ pub const VERB: &str = "handover-check";
 /// What it answers when it could go on.
 const YES: &str = "ratoon-handover: yes";
 /// So long it may take.
-const LIMIT: Duration = Duration::from_secs(5);
+pub const LIMIT: Duration = Duration::from_secs(5);
 /// More than any state has, bytes.
 const STATE_MAX: u64 = 256 << 20;
 /// So much of what it says when it can't is told.

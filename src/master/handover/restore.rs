@@ -20,12 +20,14 @@ use crate::master::output::{Handed, Pipe};
 use crate::master::prepare::Release;
 use crate::master::processes::{Budget, More, Process, Token};
 use crate::master::publish::{Ended, LastReload};
+use crate::master::script::ScriptCopy;
 use crate::master::turn::Master;
 use crate::pool::{Action, Event, How, Outcome, Phase, Pool, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
 use crate::sys::program;
+use crate::sys::program::Start;
 use crate::sys::spawn::{ErrorPipe, Identity, Plan, Program};
 
 /// Whether a pool and its releases could be made of a state; makes them and lets them go.
@@ -59,7 +61,15 @@ pub fn release(
     // One that nobody may read is in no store.
     let program =
         program.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Program::pin(&path) } else { Err(error) });
-    let program = program.map_err(|error| format!("the program {}: {error}", path.display()))?;
+    let mut program = program.map_err(|error| format!("the program {}: {error}", path.display()))?;
+    let starts = saved.starts.into_iter().map(|(path, same, execute, head)| {
+        Ok(Start { path: path.into_c_string()?, same, execute: execute.into_c_string()?, head: head.map(strings).transpose()? })
+    });
+    let starts = starts.collect::<Result<Vec<_>, String>>()?;
+    // An earlier program knew one way only.
+    if !starts.is_empty() {
+        program.set_starts(starts);
+    }
     Ok(Release {
         config: Arc::new(saved.config),
         plan: Plan {
@@ -73,6 +83,10 @@ pub fn release(
             die_with_parent,
         },
         before: std::sync::Weak::new(),
+        reload_warnings: Vec::new(),
+        status: None,
+        script: saved.script_copy.map(|directory| ScriptCopy::from_path(directory.into_path())),
+        pinned_at: saved.pinned_at,
     })
 }
 

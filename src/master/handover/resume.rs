@@ -20,8 +20,8 @@ use crate::master::prepare::{self, Common, Release};
 use crate::master::sockets::{Inherited, Listener, STORED_PREFIX};
 use crate::master::start::{First, Origin, SIGNALS, Start};
 use crate::master::troubles::{self, Troubles};
-use crate::master::{catalog, command::Cancel};
-use crate::pool::Number;
+use crate::master::{catalog, tasks::Job};
+use crate::pool::{Number, Pool};
 use crate::sys::process;
 use crate::sys::signals::SignalFd;
 use crate::sys::spawn::ErrorPipe;
@@ -127,6 +127,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         program: super::replace::program(),
         started_at: state.started_at.unwrap_or_else(SystemTime::now),
         status: config.and_then(|config| fronts::bind_status(&config, start.journal)),
+        status_address: address_of(&releases, &pool),
         errors: ErrorPipe::new().map_err(|error| error.to_string())?,
         mode: mode(start),
         output: Handed::default(),
@@ -150,6 +151,11 @@ fn troubles(found: &listeners::Found, start: &Start<'_>) -> Troubles {
         troubles.begin(kind, sentence);
     }
     troubles
+}
+
+/// The `status.listen` of the committed generation.
+fn address_of(releases: &HashMap<Number, Release>, pool: &Pool) -> Option<String> {
+    releases.get(&pool.generation())?.config.status.listen.clone()
 }
 
 fn releases(state: &mut state::State, listeners: &[Listener], fds: &mut Incoming) -> Result<HashMap<Number, Release>, String> {
@@ -205,6 +211,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         program: state.program.clone().into_path(),
         started_at: state.started_at.unwrap_or_else(SystemTime::now),
         status: state.status.as_ref().and_then(|status| fds.take(status).ok()),
+        status_address: state.status_address.clone().or_else(|| address_of(&releases, &pool)),
         errors,
         mode: Mode::Relay,
         output: Handed::default(),
@@ -287,7 +294,8 @@ fn makeshift_with(
         directory,
         program: super::replace::program(),
         started_at: SystemTime::now(),
-        status: None,
+        status: fronts::bind_status(&release.config, start.journal),
+        status_address: release.config.status.listen.clone(),
         errors: ErrorPipe::new().map_err(|error| error.to_string())?,
         mode: mode(start),
         output,
@@ -305,8 +313,8 @@ fn makeshift_with(
 fn patiently(common: &Common, start: &Start<'_>) -> Result<Release, String> {
     let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
     loop {
-        let cancel = Cancel::new().map_err(|error| error.to_string())?;
-        let why = match prepare::prepare(start.source, common, None, &cancel) {
+        let job = Job::unwatched().map_err(|error| error.to_string())?;
+        let why = match prepare::prepare(start.source, common, None, &job) {
             Ok(release) => return Ok(release),
             Err(why) => why,
         };

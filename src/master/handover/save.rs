@@ -20,6 +20,7 @@ use crate::master::prepare::Release;
 use crate::master::processes::Process;
 use crate::master::turn::Master;
 use crate::pool::{Number, WorkerId};
+use crate::sys::program::Start;
 
 impl Master {
     /// The state of this master between two turns. `None` for the output: it stays with its readers (a state that is
@@ -55,7 +56,8 @@ impl Master {
             pool: self.pool.save(self.now),
             listeners: listeners.collect(),
             control: self.guard.save(fds),
-            status: self.status.as_ref().map(|status| fds.lend("status".to_owned(), status.as_fd())),
+            status: self.status.socket().map(|status| fds.lend("status".to_owned(), status)),
+            status_address: self.status.address().map(str::to_owned),
             directory: self.source.directory.as_path().into(),
             nofile: self.common.nofile,
             die_with_parent: self.common.die_with_parent,
@@ -133,6 +135,9 @@ fn save_release<'a>(number: Number, release: &'a Release, fds: &mut Outgoing<'a>
         path: plan.program.path().into(),
         program: fds.lend(format!("program-{number}"), program),
         script: script.map(|script| fds.lend(format!("script-{number}"), script)),
+        starts: plan.program.starts().iter().map(save_start).collect(),
+        script_copy: release.script.as_ref().map(|copy| copy.directory().into()),
+        pinned_at: release.pinned_at,
         identity: (identity.device, identity.inode, identity.size, identity.modified.0, identity.modified.1),
         argv: bytes(&plan.argv),
         env: bytes(&plan.env),
@@ -140,6 +145,11 @@ fn save_release<'a>(number: Number, release: &'a Release, fds: &mut Outgoing<'a>
         user: plan.identity.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
         nofile: plan.nofile,
     }
+}
+
+fn save_start(start: &Start) -> (Bytes, bool, Bytes, Option<Vec<Bytes>>) {
+    let head = start.head.as_ref().map(|head| head.iter().map(|word| word.as_bytes().into()).collect());
+    (start.path.as_bytes().into(), start.same, start.execute.as_bytes().into(), head)
 }
 
 fn save_process<'a>(id: WorkerId, process: &'a Process, guard: &Guard, fds: &mut Outgoing<'a>) -> state::Process {

@@ -67,6 +67,8 @@ pub struct State {
     pub control: Control,
     /// The socket of `status.listen`.
     pub status: Option<Name>,
+    /// The address of that, as the configuration calls it.
+    pub status_address: Option<String>,
     /// Where `worker.directory` begins when it is not set.
     pub directory: Bytes,
     /// The limit of open files that the master was started with.
@@ -149,6 +151,12 @@ pub struct Release {
     pub program: Name,
     /// The copy of a script's text.
     pub script: Option<Name>,
+    /// The ways in which it is started: path, whether that must be the pinned file, what is executed, first arguments.
+    pub starts: Vec<(Bytes, bool, Bytes, Option<Vec<Bytes>>)>,
+    /// The directory of the copy of a script.
+    pub script_copy: Option<Bytes>,
+    /// When it was pinned.
+    pub pinned_at: Option<SystemTime>,
     /// Device, inode, size, modification time (seconds, nanoseconds).
     pub identity: (u64, u64, i64, i64, i64),
     /// Arguments.

@@ -10,8 +10,8 @@ use super::fds::Outgoing;
 use super::{check, replace};
 use crate::control::{AskerId, Reply, dbus};
 use crate::master::catalog;
-use crate::master::command::Cancel;
 use crate::master::journal::{Level, Record};
+use crate::master::tasks::{Task, TaskId};
 use crate::master::turn::{Brought, Master};
 use crate::pool::Event;
 
@@ -35,9 +35,19 @@ enum Stage {
     /// What was under way before comes to its end.
     Settling,
     /// The next program is asked.
-    Checking(Cancel),
+    Checking(Task),
     /// It said yes; since when.
     Leaving(Instant),
+}
+
+impl Upgrade {
+    /// The task that asks the next program, while it runs.
+    pub(in crate::master) fn task(&self) -> Option<&Task> {
+        match &self.stage {
+            Stage::Checking(task) => Some(task),
+            Stage::Settling | Stage::Leaving(_) => None,
+        }
+    }
 }
 
 impl Master {
@@ -128,35 +138,38 @@ impl Master {
     }
 
     fn ask_next_program(&mut self) {
-        let asked = Cancel::new().map_err(|error| format!("no descriptor is left: {error}")).and_then(|cancel| {
-            let mut fds = Outgoing::default();
-            let state = self.save(None, Vec::new(), &mut fds).map_err(|error| error.to_string())?;
-            Ok((cancel, replace::document(state, &fds)?))
-        });
-        let (cancel, document) = match asked {
-            Ok(asked) => asked,
-            Err(why) => return self.not_replaced(&why),
-        };
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.stage = Stage::Checking(cancel.clone());
-        }
+        let mut fds = Outgoing::default();
+        let document = self
+            .save(None, Vec::new(), &mut fds)
+            .map_err(|error| error.to_string())
+            .and_then(|state| replace::document(state, &fds));
+        drop(fds);
         let (bring, program) = (self.bring.clone(), self.program.clone());
-        tokio::task::spawn_blocking(move || {
-            let result = replace::arguments_of_run().and_then(|args| check::ask(&program, &args, &document, &cancel));
-            let _ = bring.send(Brought::Checked(result));
+        let asked = document.and_then(|document| {
+            self.start_task(move |id, job| {
+                job.running(program.display(), check::LIMIT);
+                let result = replace::arguments_of_run().and_then(|args| check::ask(&program, &args, &document, &job.cancel));
+                let _ = bring.send(Brought::Checked(id, result));
+            })
         });
+        match (asked, &mut self.upgrade) {
+            (Ok(task), Some(upgrade)) => upgrade.stage = Stage::Checking(task),
+            (Ok(task), None) => task.cancel(),
+            (Err(why), _) => self.not_replaced(&why),
+        }
     }
 
     /// The next program was asked.
-    pub(in crate::master) fn next_program_said(&mut self, result: Result<(), String>) {
-        let Some(upgrade) = &mut self.upgrade else { return };
+    pub(in crate::master) fn next_program_said(&mut self, task: TaskId, result: Result<(), String>) {
+        let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.task().is_some_and(|it| it.id() == task)) else {
+            return;
+        };
         match result {
-            Ok(()) if matches!(upgrade.stage, Stage::Checking(_)) => {
+            Ok(()) => {
                 upgrade.stage = Stage::Leaving(self.now);
                 // Who comes now waits in the kernel's queue for the next program.
                 self.book.accept(false);
             }
-            Ok(()) => {}
             Err(why) => self.not_replaced(&why),
         }
     }
@@ -164,8 +177,8 @@ impl Master {
     /// Nothing comes of it: everything goes on as before.
     pub(in crate::master) fn not_replaced(&mut self, why: &str) {
         let Some(upgrade) = self.upgrade.take() else { return };
-        if let Stage::Checking(cancel) = &upgrade.stage {
-            cancel.cancel();
+        if let Stage::Checking(task) = &upgrade.stage {
+            task.cancel();
         }
         self.book.accept(true);
         let why = format!("the master keeps its program: {why}");

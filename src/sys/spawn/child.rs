@@ -50,14 +50,23 @@ unsafe impl Send for Order {}
 pub(super) struct Texts {
     /// What the pointers lead into; never touched while they are used.
     pub _bytes: Vec<u8>,
-    /// The program, its arguments, its environment: both lists end with a null.
-    pub path: *const c_char,
+    /// The ways to start the program, its arguments, its environment: the lists of texts end with a null.
+    pub starts: Vec<Start>,
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
     /// Room for digits, or null.
     pub listen_pid: *mut u8,
     pub watchdog_pid: *mut u8,
     pub listen_pidfdid: Option<LastVariable>,
+}
+
+/// One way to start the program, see `sys::program::Start`.
+pub(super) struct Start {
+    pub path: *const c_char,
+    pub same: bool,
+    pub execute: *const c_char,
+    /// The arguments; `None`: those of [`Texts`].
+    pub argv: Option<Vec<*const c_char>>,
 }
 
 /// A variable that may have to be left out.
@@ -335,28 +344,32 @@ unsafe fn execute(order: &Order) -> i32 {
     unsafe { execute_once(order) }
 }
 
-/// By the path while it leads to the pinned file, else the pinned file itself.
+/// In the first way whose path leads to the file that it wants, else the pinned file itself.
 unsafe fn execute_once(order: &Order) -> i32 {
     let texts = &order.texts;
     let (argv, env) = (texts.argv.as_ptr().addr(), texts.env.as_ptr().addr());
-    // SAFETY: as the caller vouches.
-    let failed = unsafe {
-        let same = match stat(texts.path) {
-            Ok(stat) => FileIdentity::of(&stat) == order.file,
+    for start in &texts.starts {
+        // SAFETY: as the caller vouches.
+        let fits = match unsafe { stat(start.path) } {
+            Ok(stat) => !start.same || FileIdentity::of(&stat) == order.file,
             // The worker's user may not go there: that is the error to tell, rather than to start in a way that
             // no administrator would expect.
             Err(errno) => errno == libc::EACCES,
         };
-        if same {
-            call(libc::SYS_execve, [texts.path.addr(), argv, env])
-        } else {
-            let pinned = order.pinned as usize;
-            if order.keep_pinned {
-                // The interpreter opens the script by this descriptor's number.
-                let _ = call(libc::SYS_fcntl, [pinned, libc::F_SETFD as usize, 0]);
-            }
-            call(libc::SYS_execveat, [pinned, c"".as_ptr().addr(), argv, env, libc::AT_EMPTY_PATH as usize])
+        if fits {
+            let argv = start.argv.as_ref().map_or(argv, |argv| argv.as_ptr().addr());
+            // SAFETY: as the caller vouches.
+            return unsafe { call(libc::SYS_execve, [start.execute.addr(), argv, env]) }.err().unwrap_or_default();
         }
+    }
+    let pinned = order.pinned as usize;
+    // SAFETY: as the caller vouches.
+    let failed = unsafe {
+        if order.keep_pinned {
+            // The interpreter opens the script by this descriptor's number.
+            let _ = call(libc::SYS_fcntl, [pinned, libc::F_SETFD as usize, 0]);
+        }
+        call(libc::SYS_execveat, [pinned, c"".as_ptr().addr(), argv, env, libc::AT_EMPTY_PATH as usize])
     };
     failed.err().unwrap_or_default()
 }

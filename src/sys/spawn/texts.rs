@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 
-use super::child::{LastVariable, Texts};
+use super::child::{LastVariable, Start, Texts};
 use super::{Birth, DIGITS, Plan};
 
 /// Where a text begins in the buffer.
@@ -41,8 +41,16 @@ impl Buffer {
 /// The worker's environment is the generation's, its own, and the variables whose digits only the child knows.
 pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
     let mut buffer = Buffer::default();
-    let path = buffer.add(plan.program.c_path());
     let argv: Vec<Place> = plan.argv.iter().map(|word| buffer.add(word)).collect();
+    let starts: Vec<(Place, bool, Place, Option<Vec<Place>>)> = plan
+        .program
+        .starts()
+        .iter()
+        .map(|start| {
+            let head = start.head.as_ref().map(|head| head.iter().map(|word| buffer.add(word)).collect());
+            (buffer.add(&start.path), start.same, buffer.add(&start.execute), head)
+        })
+        .collect();
 
     let listens = !plan.listeners.is_empty();
     let wanted = |entry: &&std::ffi::CString| listens || !entry.to_bytes().starts_with(b"LISTEN_FD");
@@ -70,12 +78,20 @@ pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
         let pointers = places.iter().map(|place| base.wrapping_add(*place).cast_const().cast());
         pointers.chain([std::ptr::null()]).collect()
     };
+    let text = |place: Place| base.wrapping_add(place).cast_const().cast();
+    let starts = starts.into_iter().map(|(path, same, execute, head)| Start {
+        path: text(path),
+        same,
+        execute: text(execute),
+        argv: head.map(|head| list(&[head, argv.iter().skip(1).copied().collect()].concat())),
+    });
+    let starts = starts.collect();
     let mut env = list(&env);
     // Before the null.
     let entry = env.as_mut_ptr().wrapping_add(env.len().saturating_sub(2));
     let last = listen_pidfdid.is_some().then(|| LastVariable { digits: digits(listen_pidfdid), entry });
     Texts {
-        path: base.wrapping_add(path).cast_const().cast(),
+        starts,
         argv: list(&argv),
         env,
         listen_pid: digits(listen_pid),

@@ -155,8 +155,8 @@ impl Event {
         }
     }
 
-    /// The event as it stands in the stream: two lines and an empty one.
-    pub fn to_stream(&self) -> String {
+    /// The event as it stands in the stream: three lines and an empty one. A listener that comes back says the last `id` that it saw.
+    pub fn to_stream(&self, id: &str) -> String {
         let data = match self {
             Event::Summary(message) => json(message),
             Event::Worker(message) => json(message),
@@ -165,7 +165,7 @@ impl Event {
             Event::ReloadFinished(message) => json(message),
             Event::Lagged(missed) => json(&Lagged { missed: *missed }),
         };
-        format!("event: {}\ndata: {data}\n\n", self.name())
+        format!("id: {id}\nevent: {}\ndata: {data}\n\n", self.name())
     }
 
     /// Reads an event; `None` for a name or data that this version does not know.

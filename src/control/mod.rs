@@ -4,6 +4,7 @@
 //! each, and reads what the loop publishes. An asker that goes away (its future is dropped) is reported to the loop.
 #![forbid(unsafe_code)]
 
+pub mod backlog;
 pub mod client;
 pub mod dbus;
 pub mod http;
@@ -16,8 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use self::backlog::Notices;
 use self::readers::Readers;
 use crate::status::finished::Finished;
 
@@ -178,7 +180,7 @@ impl std::fmt::Display for Closed {
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     summary: watch::Receiver<Summary>,
-    notices: broadcast::Sender<Notice>,
+    notices: Notices,
     askers: Arc<AtomicU64>,
     readers: Arc<Readers>,
     announces: bool,
@@ -191,14 +193,14 @@ pub struct Ends {
     /// Where the loop publishes the summary.
     pub summary: watch::Sender<Summary>,
     /// Where the loop tells changes; slow listeners lose the oldest and learn that they did.
-    pub notices: broadcast::Sender<Notice>,
+    pub notices: Notices,
 }
 
 /// Makes both ends.
 pub fn channel(first: Summary) -> (Handle, Ends) {
     let (command_in, commands) = mpsc::unbounded_channel();
     let (summary_in, summary) = watch::channel(first);
-    let (notices, _) = broadcast::channel(1024);
+    let notices = Notices::default();
     let handle = Handle {
         commands: command_in,
         summary,
@@ -292,9 +294,9 @@ impl Handle {
         self.summary.clone()
     }
 
-    /// The changes from now on.
-    pub fn notices(&self) -> broadcast::Receiver<Notice> {
-        self.notices.subscribe()
+    /// The changes from now on, and those before that can still be had.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// A number for one asker; never given twice.

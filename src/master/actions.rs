@@ -34,6 +34,7 @@ impl Master {
             Action::Kill(worker) => self.kill(worker),
             Action::Changed(worker) => self.changed(worker),
             Action::Ended(ended) => self.told_end(ended),
+            Action::Recycled(reason) => self.published.count_recycled(reason),
             Action::Forget(worker) => self.forget(worker),
             Action::Release(number) => self.release(number),
             Action::ReloadStarted(number) => self.reload_started(number),
@@ -126,8 +127,10 @@ impl Master {
         let (began, since) = self.published.reload_began.take().unwrap_or((ended, self.now));
         let took = self.now.saturating_duration_since(since);
         let reloads = self.published.reloads.entry(result.to_owned()).or_default();
-        reloads.count += 1;
-        reloads.duration_ms = reloads.duration_ms.saturating_add(took.as_millis() as u64);
+        reloads.add(took.as_millis() as u64);
+        if outcome == Outcome::Committed {
+            self.published.committed_at = Some(ended);
+        }
         let last = LastReload { generation: number, result, reason: reason.clone(), began, ended, took };
         self.published.last_reload = Some(last);
         let _ = self.ends.notices.send(Notice::ReloadFinished { generation: number, result, reason });
@@ -162,6 +165,7 @@ impl Master {
     }
 
     fn all_ready(&mut self) {
+        self.published.committed_at.get_or_insert_with(SystemTime::now);
         self.published.at_once = true;
         // The line first: whoever sees the unit active sees what it is.
         let line = self.status_line();

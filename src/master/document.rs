@@ -13,13 +13,15 @@ use serde_json::{Map, Value};
 
 use super::desk::{Asker, Job, PAGES, Pages};
 use super::publish::{Ended, LastReload, told};
-use super::sockets::Listener;
+use super::sockets::{Kind, Listener};
 use super::turn::{Brought, Master};
+use crate::config::Config;
 use crate::control::{Summary, WorkerView};
 use crate::status::finished::{Finished, Lists};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::scoreboard::{Scoreboard, Totals};
 use crate::status::tree::{self, Document};
+use crate::sys::drops::drops;
 
 /// What the loop knows, copied.
 struct Facts {
@@ -27,6 +29,9 @@ struct Facts {
     last_reload: Option<LastReload>,
     reloads: BTreeMap<String, tree::Reloads>,
     failures_by_cause: BTreeMap<String, u64>,
+    recycled_by_reason: BTreeMap<String, u64>,
+    committed_at: Option<SystemTime>,
+    limits: tree::Limits,
     workers: Vec<One>,
     /// Each with its queues, of which it has several where slots have their own.
     listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
@@ -85,6 +90,9 @@ impl Master {
             last_reload: self.published.last_reload.clone(),
             reloads: self.published.reloads.clone(),
             failures_by_cause: self.published.failures.clone(),
+            recycled_by_reason: self.published.recycled.clone(),
+            committed_at: self.published.committed_at,
+            limits: self.releases.get(&self.pool.generation()).map(|release| limits(&release.config)).unwrap_or_default(),
             workers: workers.collect(),
             listeners: self.slots.shown(&self.common.listeners),
             failures: self.failures.iter().cloned().collect(),
@@ -109,7 +117,8 @@ pub(super) fn time(at: SystemTime) -> String {
 
 /// The document; in a small pool also what the pages were like before they were read.
 fn build(facts: Facts) -> (Finished, Option<Pages>) {
-    let Facts { summary, last_reload, reloads, failures_by_cause, mut workers, listeners, failures, past, surveyor } = facts;
+    let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
+    let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let Ended { totals: mut all } = past;
     // Each page is read once: what is summed is what is shown.
@@ -124,9 +133,10 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         if one.view.state == "draining" {
             claims.leaves(one.view.id);
         }
-        let mut unlisted = None;
+        let (mut unlisted, mut active) = (None, None);
         let page = lists.read(one.scoreboard.as_deref()).map(|shown| {
             unlisted = Some(shown.unlisted);
+            active = Some(shown.active as u64);
             if shown.all {
                 claims.add(one.view.id, shown.peers);
             }
@@ -134,7 +144,7 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         });
         let totals = told(page, &one.counters);
         all.add(&totals);
-        told_by.push(Told { totals, unlisted });
+        told_by.push(Told { totals, unlisted, active });
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
     let sockets: Vec<_> = listeners.iter().flat_map(|(_, queues)| queues).collect();
@@ -156,6 +166,7 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         bytes_read: all.known_bytes_read(),
         bytes_written: all.known_bytes_written(),
         counters: all.counters,
+        committed_at: committed_at.map(time),
         last_reload: last_reload.map(|last| tree::LastReload {
             generation: last.generation,
             result: last.result.to_owned(),
@@ -165,6 +176,8 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         }),
         reloads,
         failures_by_cause,
+        recycled_by_reason,
+        limits,
         details_hidden: false,
         master: tree::Master {
             pid: std::process::id(),
@@ -178,7 +191,7 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
             .scan(0, |first, (listener, queues)| {
                 let places = *first..*first + queues.len();
                 *first = places.end;
-                Some(socket(listener, places.map(|place| survey.queue(place)).collect()))
+                Some(socket(listener, places.map(|place| survey.queue(place)).collect(), dropped(listener, queues)))
             })
             .collect(),
         workers: workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect(),
@@ -188,7 +201,7 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
 }
 
 /// A socket and what waits in its queue, or in those of all slots.
-fn socket(listener: &Listener, queues: Vec<Option<Queue>>) -> tree::Socket {
+fn socket(listener: &Listener, queues: Vec<Option<Queue>>, dropped: Option<u64>) -> tree::Socket {
     let sum = |of: fn(&Queue) -> u64| queues.iter().flatten().map(of).reduce(|sum, more| sum.saturating_add(more));
     let slots = queues.iter().map(|queue| queue.map(|queue| queue.waiting)).filter(|_| queues.len() > 1);
     tree::Socket {
@@ -196,8 +209,15 @@ fn socket(listener: &Listener, queues: Vec<Option<Queue>>) -> tree::Socket {
         address: listener.address.clone(),
         queue: sum(|queue| queue.waiting),
         queue_max: sum(|queue| queue.max),
+        dropped,
         slots: slots.collect(),
     }
+}
+
+/// Connections that the kernel refused on a socket's queues; only TCP counts them.
+fn dropped(listener: &Listener, queues: &[Arc<OwnedFd>]) -> Option<u64> {
+    let each = || queues.iter().map(|queue| drops(queue).ok().map(u64::from));
+    (listener.kind == Kind::TcpStream).then(|| each().sum()).flatten()
 }
 
 /// What a worker told by its page and by words.
@@ -205,11 +225,26 @@ struct Told {
     totals: Totals,
     /// Open connections that its page has no room for; `None` without a page.
     unlisted: Option<u64>,
+    /// Requests in work, by the page alone.
+    active: Option<u64>,
+}
+
+/// Limits that the configuration sets.
+fn limits(config: &Config) -> tree::Limits {
+    let limits = &config.worker.limits;
+    tree::Limits {
+        memory_max: limits.memory_max,
+        memory_high: limits.memory_high,
+        tasks_max: limits.tasks_max,
+        nofile: limits.nofile,
+        recycle_memory: config.recycle.max_memory,
+        recycle_requests: config.recycle.max_requests,
+    }
 }
 
 fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
     let One { view, group: _, info, counters: _, scoreboard: _ } = one;
-    let Told { totals, unlisted } = told;
+    let Told { totals, unlisted, active } = told;
     let figures = survey.worker(view.id).cloned().unwrap_or_default();
     tree::Worker {
         id: view.id,
@@ -223,6 +258,7 @@ fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
         cpu_usec: figures.cpu_usec,
         open_connections: figures.open_connections,
         listening: figures.listening,
+        requests_in_work: active,
         connections: totals.known_connections(),
         requests: totals.known_requests(),
         bytes_read: totals.known_bytes_read(),

@@ -9,7 +9,7 @@ use super::journal::{Level, Record};
 use super::processes::Process;
 use super::turn::{Brought, Master};
 use crate::control::{Reply, Summary, WorkerView};
-use crate::pool::{self, How, Number, Outcome, WorkerId};
+use crate::pool::{self, How, Number, Outcome, RecycleReason, WorkerId};
 use crate::status::cure::cure;
 use crate::status::scoreboard::{Counted, Scoreboard, Totals, plausible};
 use crate::status::tree::{Failure, Reloads, Request};
@@ -43,6 +43,10 @@ pub struct Published {
     pub(super) reloads: BTreeMap<String, Reloads>,
     /// Failures by cause.
     pub(super) failures: BTreeMap<String, u64>,
+    /// Recycled workers by reason.
+    pub(super) recycled: BTreeMap<String, u64>,
+    /// When the present generation was committed.
+    pub(super) committed_at: Option<SystemTime>,
     /// By the wall clock, which may be set, and by the one that is not.
     pub(super) reload_began: Option<(SystemTime, Instant)>,
     /// More than a count has changed: systemd is told now.
@@ -62,6 +66,8 @@ impl Published {
             last_reload: None,
             reloads: Outcome::ALL.map(|outcome| (outcome.as_str().to_owned(), Reloads::default())).into(),
             failures: How::CAUSES.map(|cause| (cause.to_owned(), 0)).into(),
+            recycled: RecycleReason::ALL.map(|reason| (reason.as_str().to_owned(), 0)).into(),
+            committed_at: None,
             reload_began: None,
             at_once: true,
             state: "starting",
@@ -132,6 +138,11 @@ fn died_in(failure: &Failure) -> Option<String> {
 }
 
 impl Published {
+    /// A worker was recycled.
+    pub(super) fn count_recycled(&mut self, reason: RecycleReason) {
+        *self.recycled.entry(reason.as_str().to_owned()).or_default() += 1;
+    }
+
     /// No failure waits for its worker's last lines.
     pub fn no_tails(&self) -> bool {
         self.tails.is_empty()

@@ -33,7 +33,7 @@ use super::troubles::Troubles;
 use super::vacate::Vacate;
 use crate::control::http::Book;
 use crate::control::{AskerId, Ends, Reply};
-use crate::pool::{Action, Event, Number, Pool, Settings, Slot, WorkerId};
+use crate::pool::{Action, Event, Number, Pool, RecycleReason, Settings, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
 use crate::status::tree::{Failure, Request};
 use crate::sys::poll::Poll;
@@ -67,7 +67,7 @@ pub enum Brought {
     /// There are more ended orphans than one turn reaps.
     Orphans,
     /// A worker has used up what it may.
-    Worn(WorkerId, &'static str),
+    Worn(WorkerId, RecycleReason),
     /// A document is composed, and others wait for the next.
     Composed,
     /// The program that is to come could go on, or why it can't.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::publish::told;
 use super::turn::{Brought, Master};
-use crate::pool::{Phase, WorkerId};
+use crate::pool::{Phase, RecycleReason, WorkerId};
 use crate::status::kernel;
 use crate::status::scoreboard::Scoreboard;
 
@@ -44,7 +44,7 @@ impl Master {
             if let Some(limit) = recycle.max_requests {
                 let totals = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());
                 if totals.known_requests().is_some_and(|requests| requests as f64 >= limit as f64 * share) {
-                    self.events.push_back(crate::pool::Event::Worn(worker, "recycle.max_requests"));
+                    self.events.push_back(crate::pool::Event::Worn(worker, RecycleReason::Requests));
                     continue;
                 }
             }
@@ -63,7 +63,7 @@ impl Master {
             for ((worker, ..), limit) in subjects.iter().zip(limits) {
                 let used = survey.worker(*worker).and_then(|figures| figures.memory_current.or(figures.rss));
                 if used.is_some_and(|used| used >= limit) {
-                    let _ = bring.send(Brought::Worn(*worker, "recycle.max_memory"));
+                    let _ = bring.send(Brought::Worn(*worker, RecycleReason::Memory));
                 }
             }
         });

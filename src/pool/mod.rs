@@ -33,7 +33,8 @@ use std::time::{Duration, Instant};
 pub use how::{How, Span};
 pub use saved::Saved;
 pub use vocabulary::{
-    Action, Answer, AskerId, Ended, Event, Kind, Log, Number, Outcome, Readiness, Restart, Said, Settings, Slot, Surge, WorkerId,
+    Action, Answer, AskerId, Ended, Event, Kind, Log, Number, Outcome, Readiness, RecycleReason, Restart, Said, Settings, Slot,
+    Surge, WorkerId,
 };
 pub use worker::{Phase, Worker};
 
@@ -215,7 +216,7 @@ impl Pool {
                 Key::Start(id) => self.start_timeout(id),
                 Key::Settle(id) => self.become_ready(id),
                 Key::Watchdog(id) => self.watchdog(id),
-                Key::Age(id) => self.worn(id, "recycle.max_age"),
+                Key::Age(id) => self.worn(id, RecycleReason::Age),
                 Key::Stop(id) => self.stop_timeout(id),
                 Key::Restart(generation, slot) => self.restart_due(generation, slot),
                 Key::Probation => self.probation_over(),

@@ -1,18 +1,17 @@
 //! Recycling: workers of the current generation replaced one at a time, the new one ready before the old one drains.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::Pool;
 use super::timers::Key;
-use super::vocabulary::{Answer, AskerId, Kind, WorkerId};
+use super::vocabulary::{Action, Answer, AskerId, Kind, RecycleReason, WorkerId};
 use super::worker::Phase;
 
 /// A worker that shall be replaced.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub worker: WorkerId,
-    pub why: Cow<'static, str>,
+    pub why: RecycleReason,
     /// Who is told when it fails, and, with the last job of a wish, when it is done.
     pub asker: Option<AskerId>,
     pub last: bool,
@@ -46,16 +45,16 @@ impl Pool {
                 .map_or(Vec::new(), |home| home.places.iter().filter_map(|place| place.worker).collect()),
         };
         let Some(last) = workers.last().copied() else { return self.answer(asker, Answer::Done) };
-        let jobs = workers.into_iter().map(|worker| Job { worker, why: "on request".into(), asker, last: worker == last });
+        let jobs = workers.into_iter().map(|worker| Job { worker, why: RecycleReason::Request, asker, last: worker == last });
         self.recycling.queue.extend(jobs);
         self.recycle_next();
     }
 
     /// A worker has used up what it may.
-    pub(super) fn worn(&mut self, id: WorkerId, why: &'static str) {
+    pub(super) fn worn(&mut self, id: WorkerId, why: RecycleReason) {
         let queued = self.recycling.queue.iter().any(|job| job.worker == id);
         if self.stands(id) && !queued && self.stopping.is_none() {
-            self.recycling.queue.push_back(Job { worker: id, why: why.into(), asker: None, last: true });
+            self.recycling.queue.push_back(Job { worker: id, why, asker: None, last: true });
             self.recycle_next();
         }
     }
@@ -69,7 +68,7 @@ impl Pool {
                 continue;
             }
             let Some(slot) = self.workers.get(&job.worker).map(|worker| worker.slot) else { continue };
-            let message = format!("worker {} (slot {slot}) is recycled: {}", job.worker, job.why);
+            let message = format!("worker {} (slot {slot}) is recycled: {}", job.worker, job.why.in_words());
             self.log(Kind::Info, message, Some(self.current), Some((job.worker, slot)));
             let successor = self.spawn(self.current, slot);
             if let Some(place) = self.place(slot) {
@@ -84,6 +83,7 @@ impl Pool {
         if self.recycling.running.as_ref().is_some_and(|(_, running)| *running == successor)
             && let Some((job, _)) = self.recycling.running.take()
         {
+            self.act(Action::Recycled(job.why));
             self.job_done(&job);
             self.recycle_next();
         }

@@ -113,7 +113,7 @@ pub enum Event {
     /// Nothing waits any more in the queue that the worker served; the answer to [`Action::Vacate`].
     Vacated(WorkerId),
     /// The worker has used up what it may (memory, requests): recycle it.
-    Worn(WorkerId, &'static str),
+    Worn(WorkerId, RecycleReason),
     /// Somebody wants a new generation; nobody waits when `None`.
     Reload(Option<AskerId>),
     /// The release of that generation is pinned, its configuration read.
@@ -181,6 +181,8 @@ pub enum Action {
     Changed(WorkerId),
     /// The worker's main process is gone.
     Ended(Ended),
+    /// A worker was recycled: its successor is ready and has its place.
+    Recycled(RecycleReason),
     /// Nothing of the worker is left: what was held for it can go.
     Forget(WorkerId),
     /// No worker of that generation is left and none will come.
@@ -199,6 +201,53 @@ pub enum Action {
     Exit(u8),
     /// Tell people.
     Log(Log),
+}
+
+/// Why a worker is recycled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecycleReason {
+    /// Somebody asked for it.
+    Request,
+    /// `recycle.max_age`
+    Age,
+    /// `recycle.max_memory`
+    Memory,
+    /// `recycle.max_requests`
+    Requests,
+    /// Its listening socket was bound anew for the master after it.
+    Socket,
+}
+
+impl RecycleReason {
+    /// All there are.
+    pub const ALL: [RecycleReason; 5] = [Self::Request, Self::Age, Self::Memory, Self::Requests, Self::Socket];
+
+    /// As the status document and the metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Age => "age",
+            Self::Memory => "memory",
+            Self::Requests => "requests",
+            Self::Socket => "socket",
+        }
+    }
+
+    /// As the log has it.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Request => "on request",
+            Self::Age => "recycle.max_age",
+            Self::Memory => "recycle.max_memory",
+            Self::Requests => "recycle.max_requests",
+            Self::Socket => "its listening socket was bound anew",
+        }
+    }
+
+    /// From what a saved state has: the words for the log.
+    pub fn from_words(words: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.in_words() == words)
+    }
 }
 
 /// How a worker ended.

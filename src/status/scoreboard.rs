@@ -158,6 +158,8 @@ pub struct Shown {
     pub totals: Totals,
     /// How many open connections it shows.
     pub connections: usize,
+    /// How many of them have a request in work.
+    pub active: usize,
     /// Their peers, as far as they are told.
     pub peers: Vec<SocketAddr>,
     /// These are all open connections, as far as the page knows.
@@ -212,13 +214,14 @@ impl Scoreboard {
     pub fn read(&self, buffers: &mut Buffers, json: &mut Vec<u8>) -> Option<Shown> {
         let page = self.open()?;
         let clock = Clock::now();
-        let (mut connections, mut peers) = (0, Vec::new());
+        let (mut connections, mut active, mut peers) = (0, 0, Vec::new());
         json.push(b'[');
         page.connections(&mut buffers.first, &mut buffers.second, |entry| {
             if connections > 0 {
                 json.push(b',');
             }
             connections += 1;
+            active += usize::from(entry.active);
             json::connection(json, &clock, &entry);
             let peer = entry.guarded.and_then(|guarded| Some(SocketAddr::new(guarded.address?.to_canonical(), guarded.port?)));
             peers.extend(peer);
@@ -227,6 +230,7 @@ impl Scoreboard {
         Some(Shown {
             totals: page.totals(),
             connections,
+            active,
             peers,
             all: page.word(header::UNLISTED) == 0 && page.word(header::CONNECTIONS) > 0,
             unlisted: plausible(page.word(header::UNLISTED_OPEN)),

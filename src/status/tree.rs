@@ -45,12 +45,18 @@ pub struct Document {
     pub bytes_written: Option<u64>,
     /// Sums of the application's own counters.
     pub counters: Counters,
+    /// When the present generation was committed; `None` before the first is.
+    pub committed_at: Option<String>,
     /// How the last reload ended.
     pub last_reload: Option<LastReload>,
     /// Reloads by result, since the instance began.
     pub reloads: BTreeMap<String, Reloads>,
     /// Failed workers by cause, since the instance began.
     pub failures_by_cause: BTreeMap<String, u64>,
+    /// Workers that were recycled, by reason, since the instance began.
+    pub recycled_by_reason: BTreeMap<String, u64>,
+    /// Limits that the configuration sets.
+    pub limits: Limits,
     /// Log lines, URLs, client addresses and `info` are hidden from this reader (`status.details`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub details_hidden: bool,
@@ -81,13 +87,49 @@ pub struct LastReload {
 }
 
 /// Reloads of one result.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reloads {
     /// How many.
     pub count: u64,
     /// How long they took, in sum.
     pub duration_ms: u64,
+    /// How many took at most as long as each of [`RELOAD_BOUNDS_MS`].
+    pub within: Vec<u64>,
+}
+
+/// Bounds for the durations of reloads, milliseconds.
+pub const RELOAD_BOUNDS_MS: [u64; 10] = [100, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000];
+
+impl Reloads {
+    /// Counts one that took so long.
+    pub fn add(&mut self, took_ms: u64) {
+        self.count += 1;
+        self.duration_ms = self.duration_ms.saturating_add(took_ms);
+        // Those that a master without bounds has counted are in none.
+        self.within.resize(RELOAD_BOUNDS_MS.len(), 0);
+        for (within, bound) in self.within.iter_mut().zip(RELOAD_BOUNDS_MS) {
+            *within += u64::from(took_ms <= bound);
+        }
+    }
+}
+
+/// Limits that the configuration sets, for alerts before they are reached; `None` where there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// `worker.limits.memory_max`, bytes.
+    pub memory_max: Option<u64>,
+    /// `worker.limits.memory_high`, bytes.
+    pub memory_high: Option<u64>,
+    /// `worker.limits.tasks_max`
+    pub tasks_max: Option<u64>,
+    /// `worker.limits.nofile`
+    pub nofile: Option<u64>,
+    /// `recycle.max_memory`, bytes.
+    pub recycle_memory: Option<u64>,
+    /// `recycle.max_requests`
+    pub recycle_requests: Option<u64>,
 }
 
 /// The master itself.
@@ -118,6 +160,8 @@ pub struct Socket {
     pub queue: Option<u64>,
     /// How many may wait.
     pub queue_max: Option<u64>,
+    /// Connections that the kernel refused since the socket was made, most often because the queue was full (TCP).
+    pub dropped: Option<u64>,
     /// With a queue for each slot (`worker.balance = "per-slot"`): how many wait in each, by slot; `queue` and `queue_max` are
     /// the sums. Else it is not there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -150,6 +194,8 @@ pub struct Worker {
     pub open_connections: Option<u64>,
     /// Whether it still holds a listening socket open (the kernel's figure); says of a draining one whether it may still accept.
     pub listening: Option<bool>,
+    /// Requests in work, as far as its page lists connections.
+    pub requests_in_work: Option<u64>,
     /// Connections accepted since its start.
     pub connections: Option<u64>,
     /// Requests served since its start.

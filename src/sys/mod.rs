@@ -16,6 +16,8 @@ pub mod credentials;
 #[cfg(feature = "master")]
 pub mod descendants;
 #[cfg(feature = "master")]
+pub mod drops;
+#[cfg(feature = "master")]
 pub mod errno;
 #[cfg(feature = "master")]
 pub mod exec;

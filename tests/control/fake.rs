@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use ratoon::control::backlog::Notices;
 use ratoon::control::http::{Listener, serve_control, serve_status};
-use ratoon::control::{Ask, AskerId, Command, Ends, Handle, Notice, Reply, Summary, WorkerView, channel};
+use ratoon::control::{Ask, AskerId, Command, Ends, Handle, Reply, Summary, WorkerView, channel};
 use ratoon::status::tree::Document;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -32,7 +33,7 @@ pub struct Fake {
     pub asked: mpsc::UnboundedReceiver<Asked>,
     pub gone: mpsc::UnboundedReceiver<AskerId>,
     pub summary: watch::Sender<Summary>,
-    pub notices: broadcast::Sender<Notice>,
+    pub notices: Notices,
     pub document: Arc<Mutex<Document>>,
     tasks: JoinSet<()>,
 }

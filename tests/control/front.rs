@@ -246,6 +246,8 @@ async fn events_have_stable_names_and_begin_with_the_summary() {
     let mut reader = listen(&fake).await;
     let (name, first) = next_event(&mut reader).await;
     assert_eq!((name.as_str(), &first["generation"]), ("summary", &json!(7)));
+    let (name, first) = next_event(&mut reader).await;
+    assert_eq!((name.as_str(), &first["id"], &first["state"]), ("worker", &json!(1), &json!("ready")));
     let told = [
         (Notice::ReloadStarted { generation: 8 }, "reload-started", json!({"generation": 8})),
         (
@@ -274,10 +276,62 @@ async fn events_have_stable_names_and_begin_with_the_summary() {
     assert_eq!((name.as_str(), &again["generation"]), ("summary", &json!(8)));
 }
 
+/// The lines of the stream up to and with the next that begins so.
+async fn until(reader: &mut BufReader<UnixStream>, begin: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    while lines.last().is_none_or(|line| !line.starts_with(begin)) {
+        let mut line = String::new();
+        assert_ne!(within(reader.read_line(&mut line)).await.unwrap(), 0, "the stream goes on: {lines:?}");
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
+}
+
+/// The same listener again, which has seen the event with this id.
+async fn listen_after(fake: &Fake, id: &str) -> BufReader<UnixStream> {
+    let mut stream = fake.connect().await;
+    stream.write_all(format!("GET /events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: {id}\r\n\r\n").as_bytes()).await.unwrap();
+    BufReader::new(stream)
+}
+
+#[tokio::test]
+async fn events_missed_by_a_listener_follow_when_it_comes_back() {
+    let fake = Fake::start();
+    let mut reader = listen(&fake).await;
+    assert!(until(&mut reader, "data: ").await.contains(&"retry: 2000".to_owned()));
+    until(&mut reader, "data: ").await;
+    fake.notices.send(Notice::ReloadStarted { generation: 8 }).unwrap();
+    let lines = until(&mut reader, "data: ").await;
+    let id = lines.iter().find_map(|line| line.strip_prefix("id: ")).expect("an id").to_owned();
+    drop(reader);
+    let _ = fake.notices.send(Notice::WorkerExited { id: 12, slot: 2, generation: 8, how: "exit 1".into(), failed: true });
+    let _ = fake.notices.send(Notice::ReloadFinished { generation: 8, result: "rolled-back", reason: "exit 1".into() });
+    // Summary, what was missed, all workers; the last id is that of the last event.
+    let mut again = listen_after(&fake, &id).await;
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.push(next_event(&mut again).await);
+    }
+    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["summary", "worker-exited", "reload-finished", "worker"], "{told:?}");
+    // An id of another master: what it was is not known, and nothing is made up.
+    let mut other = listen_after(&fake, "0-1").await;
+    assert_eq!(next_event(&mut other).await.0, "summary");
+    assert_eq!(next_event(&mut other).await.0, "worker");
+    // More than is kept: said, with the number.
+    (0..400).for_each(|generation| drop(fake.notices.send(Notice::ReloadStarted { generation })));
+    let mut late = listen_after(&fake, &id).await;
+    assert_eq!(next_event(&mut late).await.0, "summary");
+    let (name, data) = next_event(&mut late).await;
+    assert_eq!((name.as_str(), &data["missed"]), ("lagged", &json!(146)));
+    assert_eq!(next_event(&mut late).await, ("reload-started".to_owned(), json!({"generation": 144})));
+}
+
 #[tokio::test]
 async fn a_slow_listener_loses_the_oldest_and_learns_how_many() {
     let fake = Fake::start();
     let mut reader = listen(&fake).await;
+    next_event(&mut reader).await;
     next_event(&mut reader).await;
     // Far more than the socket, the connection and the shared channel hold.
     let wordy = "x".repeat(1000);
@@ -293,7 +347,8 @@ async fn a_slow_listener_loses_the_oldest_and_learns_how_many() {
     let mut summary_after = false;
     while seen + missed < 5_000 {
         match next_event(&mut reader).await {
-            (name, _) if name == "worker" => seen += 1,
+            // All workers follow where events were lost; those of the fake say nothing.
+            (name, data) if name == "worker" => seen += u64::from(data["status"] != ""),
             (name, data) if name == "lagged" => missed += data["missed"].as_u64().unwrap(),
             (name, _) => summary_after |= name == "summary" && missed > 0,
         }

@@ -102,6 +102,27 @@ fn interface_text(interface: &str) -> &'static str {
 mod tests {
     use super::*;
 
+    /// Parses as a strict reader does; D-Bus clients in Go and Python are such readers.
+    #[track_caller]
+    fn parse<'a>(what: &str, text: &'a str) -> roxmltree::Document<'a> {
+        let options = roxmltree::ParsingOptions { allow_dtd: true, ..roxmltree::ParsingOptions::default() };
+        roxmltree::Document::parse_with_options(text, options).unwrap_or_else(|error| panic!("{what}: {error}\n{text}"))
+    }
+
+    #[test]
+    fn xml_is_well_formed_as_shipped_and_as_served() {
+        parse("org.ratoon1.xml", SHIPPED);
+        parse("org.ratoon1.conf", include_str!("../../../systemd/dbus/org.ratoon1.conf"));
+        for object in [Object::Manager, Object::Worker(1), Object::Log, Object::Branch] {
+            let text = introspect(object, ["child".to_owned()]);
+            let parsed = parse("served", &text);
+            let named = |tag: &str| parsed.root_element().children().filter(|node| node.has_tag_name(tag)).count();
+            assert_eq!((parsed.root_element().tag_name().name(), named("node")), ("node", 1), "{text}");
+            let interfaces = object.interfaces().len() - usize::from(object == Object::Branch);
+            assert_eq!(named("interface"), interfaces, "{text}");
+        }
+    }
+
     #[test]
     fn every_interface_has_its_text() {
         for object in [Object::Manager, Object::Worker(1), Object::Log] {

@@ -13,6 +13,7 @@ use zbus::{Connection, MessageStream};
 
 use super::{Level, Shared};
 use crate::control::Notice;
+use crate::control::backlog::Numbered;
 
 /// The name that all instances queue for; `ListQueuedOwners` tells them all.
 pub const BASE_NAME: &str = "org.ratoon1";
@@ -116,7 +117,7 @@ fn refusal(name: &str, shared: &Shared, error: &zbus::Error) -> String {
 struct Trouble {
     policy: MessageStream,
     owner: MessageStream,
-    notices: broadcast::Receiver<Notice>,
+    notices: broadcast::Receiver<Numbered>,
 }
 
 impl Trouble {
@@ -128,7 +129,7 @@ impl Trouble {
         Some(Self {
             policy: MessageStream::for_match_rule(policy.as_str(), connection, None).await.ok()?,
             owner: MessageStream::for_match_rule(owner.as_str(), connection, None).await.ok()?,
-            notices: shared.handle.notices(),
+            notices: shared.handle.notices().subscribe(),
         })
     }
 
@@ -136,7 +137,7 @@ impl Trouble {
         let reloaded = async {
             loop {
                 match self.notices.recv().await {
-                    Ok(Notice::ReloadFinished { .. }) => return,
+                    Ok(Numbered { notice: Notice::ReloadFinished { .. }, .. }) => return,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => std::future::pending().await,
                 }

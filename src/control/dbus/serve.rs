@@ -50,7 +50,7 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
     let (connection, shared) = (&connection, &shared);
     let mut summary = shared.handle.summary();
     // Listened to before the workers are asked for, so that no change falls between.
-    let mut notices = shared.handle.notices();
+    let mut notices = shared.handle.notices().subscribe();
     let told = summary.borrow_and_update().clone();
     let Ok(workers) = shared.handle.workers().await else { return Ended::Stopped };
     let mut server = Server {
@@ -81,7 +81,7 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
                 server.summary(new).await;
             }
             notice = notices.recv() => match notice {
-                Ok(notice) => server.notice(notice).await,
+                Ok(numbered) => server.notice(numbered.notice).await,
                 Err(RecvError::Lagged(_)) => {
                     if server.resync().await.is_err() {
                         break;

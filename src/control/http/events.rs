@@ -1,23 +1,32 @@
-//! `GET /events`: each change as a server-sent event with a stable name.
+//! `GET /events`: each change as a server-sent event with a stable name and an `id`.
 //!
 //! Law: a slow listener costs a fixed amount. Changes wait in the channel that all listeners share, a few more in the
-//! connection's own; who falls behind loses the oldest and is told so (`lagged`), then gets a fresh `summary`.
+//! connection's own; a listener that falls behind loses the oldest, is told so (`lagged`), and gets a fresh `summary` and all workers.
+//! A listener that comes back and says the last `id` that it saw (`Last-Event-ID`) gets what it missed, as far as that is kept.
+
+use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::HeaderValue;
-use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, Reply, answer};
 use super::routes::{Call, no_body};
 use super::wire::Stream;
-use crate::control::Handle;
+use crate::control::backlog::Listening;
 use crate::control::messages::{Event, SummaryMessage};
+use crate::control::{Closed, Handle};
 
-/// Events that wait for one listener's connection.
+/// Pieces that wait for one listener's connection.
 const WAITING: usize = 4;
+/// When a browser comes back after the connection broke.
+const RETRY: &str = "retry: 2000\n\n";
+/// Which header says what was seen last.
+const LAST_EVENT_ID: &str = "last-event-id";
+/// The most bytes of snapshot that make one piece.
+const PIECE: usize = 32 * 1024;
 
 /// Answers at once and goes on until the listener leaves or the master ends.
 pub(super) async fn events(call: Call<'_>) -> Answer {
@@ -26,38 +35,102 @@ pub(super) async fn events(call: Call<'_>) -> Answer {
     } else {
         call.connection.entry.turn.endless.store(true, std::sync::atomic::Ordering::Relaxed);
         let (pieces, body) = mpsc::channel(WAITING);
-        let feed = feed(call.connection.house.handle.clone(), Arc::clone(&call.connection.entry.stream), pieces);
-        tokio::spawn(feed);
+        let handle = call.connection.house.handle.clone();
+        let last = call.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+        // From here on nothing is missed.
+        let listening = handle.notices().subscribe_after(last);
+        let feed = Feed { handle, stream: Arc::clone(&call.connection.entry.stream), pieces, seen: 0 };
+        tokio::spawn(async move { _ = feed.run(listening).await });
         Reply::fed(body)
     };
     answer(StatusCode::OK, HeaderValue::from_static("text/event-stream"), body)
 }
 
-/// Puts events into one listener's connection; ends with it.
-async fn feed(handle: Handle, stream: Arc<Stream>, pieces: mpsc::Sender<Bytes>) {
-    let mut notices = handle.notices();
-    let mut summary = handle.summary();
-    let mut event = Event::Summary(SummaryMessage::from(&*summary.borrow_and_update()));
-    loop {
-        tokio::select! {
-            sent = pieces.send(Bytes::from(event.to_stream())) => if sent.is_err() { return },
-            () = stream.gone() => return,
+/// Puts events into one listener's connection.
+struct Feed {
+    handle: Handle,
+    stream: Arc<Stream>,
+    pieces: mpsc::Sender<Bytes>,
+    /// The number of the last notice that the listener was sent.
+    seen: u64,
+}
+
+/// The listener has left, or the master ends.
+struct Over;
+
+impl From<Closed> for Over {
+    fn from(_: Closed) -> Self {
+        Over
+    }
+}
+
+impl Feed {
+    async fn run(mut self, listening: Listening) -> Result<(), Over> {
+        let Listening { receiver: mut notices, last, missed, lost } = listening;
+        let mut summary = self.handle.summary();
+        self.seen = last - missed.len() as u64;
+        let first = Event::Summary(SummaryMessage::from(&*summary.borrow_and_update()));
+        let first = RETRY.to_owned() + &self.text(&first);
+        self.send(first).await?;
+        if lost > 0 {
+            self.event(&Event::Lagged(lost)).await?;
         }
-        event = tokio::select! {
-            () = pieces.closed() => return,
-            () = stream.gone() => return,
-            changed = summary.changed() => match changed {
-                Ok(()) => Event::Summary(SummaryMessage::from(&*summary.borrow_and_update())),
-                Err(_) => return,
-            },
-            notice = notices.recv() => match notice {
-                Ok(notice) => Event::from(&notice),
-                Err(RecvError::Lagged(missed)) => {
-                    summary.mark_changed();
-                    Event::Lagged(missed)
+        for numbered in missed {
+            self.seen = numbered.number;
+            self.event(&Event::from(&numbered.notice)).await?;
+        }
+        self.workers().await?;
+        loop {
+            tokio::select! {
+                () = self.pieces.closed() => return Err(Over),
+                () = self.stream.gone() => return Err(Over),
+                changed = summary.changed() => {
+                    changed.map_err(|_| Over)?;
+                    let event = Event::Summary(SummaryMessage::from(&*summary.borrow_and_update()));
+                    self.event(&event).await?;
                 }
-                Err(RecvError::Closed) => return,
-            },
-        };
+                notice = notices.recv() => match notice {
+                    Ok(numbered) => {
+                        self.seen = numbered.number;
+                        self.event(&Event::from(&numbered.notice)).await?;
+                    }
+                    Err(RecvError::Lagged(missed)) => {
+                        self.seen += missed;
+                        self.event(&Event::Lagged(missed)).await?;
+                        let event = Event::Summary(SummaryMessage::from(&*summary.borrow_and_update()));
+                        self.event(&event).await?;
+                        self.workers().await?;
+                    }
+                    Err(RecvError::Closed) => return Err(Over),
+                },
+            }
+        }
+    }
+
+    /// All workers as they are now.
+    async fn workers(&self) -> Result<(), Over> {
+        let mut piece = String::new();
+        for view in self.handle.workers().await? {
+            piece += &self.text(&Event::Worker((&view).into()));
+            if piece.len() >= PIECE {
+                self.send(std::mem::take(&mut piece)).await?;
+            }
+        }
+        if piece.is_empty() { Ok(()) } else { self.send(piece).await }
+    }
+
+    async fn event(&self, event: &Event) -> Result<(), Over> {
+        self.send(self.text(event)).await
+    }
+
+    fn text(&self, event: &Event) -> String {
+        event.to_stream(&self.handle.notices().id(self.seen))
+    }
+
+    async fn send(&self, piece: String) -> Result<(), Over> {
+        tokio::select! {
+            sent = self.pieces.send(Bytes::from(piece)) => sent.map_err(|_| Over),
+            () = self.stream.gone() => Err(Over),
+        }
     }
 }

@@ -3,16 +3,19 @@
 //! Law: what is not known is left out, never 0. Names and units are stable, and samples have the same names in both formats:
 //! a dashboard depends on them.
 
-use std::fmt::{Display, Write};
+mod slots;
+mod text;
+
+use std::fmt::Display;
 
 use hyper::StatusCode;
-use hyper::header::HeaderValue;
 
 use super::accept;
 use super::answer::{Answer, Reply, answer, error};
 use super::reads::{document, off_loop};
 use super::routes::Call;
-use crate::status::tree::{Document, Worker};
+use crate::status::tree::{Document, RELOAD_BOUNDS_MS};
+use text::{Format, Micros, Text, seconds};
 
 /// Answers with all figures of this moment.
 pub(super) async fn metrics(call: Call<'_>) -> Answer {
@@ -30,25 +33,6 @@ pub(super) async fn metrics(call: Call<'_>) -> Answer {
     }
 }
 
-/// How the figures are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    /// OpenMetrics 1.0.
-    OpenMetrics,
-    /// Prometheus's text format 0.0.4: families are named as their samples, and have neither units nor the types `info` and
-    /// `stateset`. `promtool check metrics` reads this one.
-    Classic,
-}
-
-impl Format {
-    fn kind(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            Format::Classic => "text/plain; version=0.0.4; charset=utf-8",
-        })
-    }
-}
-
 /// The whole exposition, `# EOF` included where the format has it.
 pub(super) fn render(document: &Document, format: Format) -> String {
     let mut text = Text { text: String::with_capacity(4096), instance: &document.instance, format };
@@ -57,7 +41,8 @@ pub(super) fn render(document: &Document, format: Format) -> String {
     reload(&mut text, document);
     sockets(&mut text, document);
     slots(&mut text, document);
-    workers(&mut text, document);
+    slots::workers(&mut text, document);
+    limits(&mut text, document);
     if format == Format::OpenMetrics {
         text.text.push_str("# EOF\n");
     }
@@ -89,6 +74,12 @@ fn pool(text: &mut Text<'_>, document: &Document) {
         "Workers that ended without having been asked to.",
         Some(document.worker_crashes),
     );
+    // A worker without a page is not known to be busy or idle.
+    let in_work: Vec<u64> = document.workers.iter().filter_map(|worker| worker.requests_in_work).collect();
+    let (sum, busy) = (in_work.iter().sum::<u64>(), in_work.iter().filter(|requests| **requests > 0).count());
+    let known = !in_work.is_empty();
+    text.one("ratoon_requests_in_work", "gauge", "", "Requests in work.", known.then_some(sum));
+    text.one("ratoon_workers_busy", "gauge", "", "Workers with a request in work.", known.then_some(busy));
     text.one("ratoon_connections", "counter", "", "Connections accepted.", document.connections);
     text.one("ratoon_requests", "counter", "", "Requests served.", document.requests);
     text.one("ratoon_read_bytes", "counter", "bytes", "Bytes read from clients.", document.bytes_read);
@@ -114,9 +105,22 @@ fn counts(text: &mut Text<'_>, document: &Document) {
             text.sample("ratoon_worker_failures_total", &[("cause", cause)], Some(count));
         }
     }
+    if !document.recycled_by_reason.is_empty() {
+        text.family("ratoon_worker_recycles", "counter", "", "Workers that were recycled, by reason.");
+        for (reason, count) in &document.recycled_by_reason {
+            text.sample("ratoon_worker_recycles_total", &[("reason", reason)], Some(count));
+        }
+    }
     if !document.reloads.is_empty() {
-        text.family("ratoon_reload_duration_seconds", "summary", "seconds", "Reloads by result, and how long they took.");
+        text.family("ratoon_reload_duration_seconds", "histogram", "seconds", "Reloads by result, and how long they took.");
         for (result, reloads) in &document.reloads {
+            for (at, bound) in RELOAD_BOUNDS_MS.into_iter().enumerate() {
+                let within = reloads.within.get(at).copied().unwrap_or_default();
+                let bound = Bound(bound);
+                text.sample("ratoon_reload_duration_seconds_bucket", &[("result", result), ("le", &bound)], Some(within));
+            }
+            let all: &[(&str, &dyn Display)] = &[("result", result), ("le", &"+Inf")];
+            text.sample("ratoon_reload_duration_seconds_bucket", all, Some(reloads.count));
             text.sample("ratoon_reload_duration_seconds_count", &[("result", result)], Some(reloads.count));
             let took = Micros(reloads.duration_ms.saturating_mul(1000));
             text.sample("ratoon_reload_duration_seconds_sum", &[("result", result)], Some(took));
@@ -124,7 +128,33 @@ fn counts(text: &mut Text<'_>, document: &Document) {
     }
 }
 
+/// A bound of a histogram: milliseconds, shown as seconds in the one spelling that OpenMetrics allows.
+struct Bound(u64);
+
+impl Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.0 as f64 / 1000.0)
+    }
+}
+
+/// Limits that the configuration sets, beside the figures that they limit.
+fn limits(text: &mut Text<'_>, document: &Document) {
+    let limits = &document.limits;
+    for (name, unit, help, limit) in [
+        ("ratoon_worker_memory_max_bytes", "bytes", "Memory of a worker beyond which the kernel kills it.", limits.memory_max),
+        ("ratoon_worker_memory_high_bytes", "bytes", "Memory of a worker beyond which it is slowed down.", limits.memory_high),
+        ("ratoon_worker_tasks_max", "", "Processes and threads that a worker may have.", limits.tasks_max),
+        ("ratoon_worker_open_files_max", "", "Files that a worker may have open.", limits.nofile),
+        ("ratoon_worker_recycle_memory_bytes", "bytes", "Memory at which a worker is recycled.", limits.recycle_memory),
+        ("ratoon_worker_recycle_requests", "", "Requests after which a worker is recycled.", limits.recycle_requests),
+    ] {
+        text.one(name, "gauge", unit, help, limit);
+    }
+}
+
 fn reload(text: &mut Text<'_>, document: &Document) {
+    let committed = document.committed_at.as_deref().and_then(seconds);
+    text.one("ratoon_last_commit_time_seconds", "gauge", "seconds", "When the present generation was committed.", committed);
     let Some(last) = &document.last_reload else { return };
     text.family("ratoon_last_reload_result", "stateset", "", "How the last reload ended.");
     for result in ["committed", "rolled-back", "refused", "aborted"] {
@@ -151,19 +181,21 @@ fn reload(text: &mut Text<'_>, document: &Document) {
 
 fn sockets(text: &mut Text<'_>, document: &Document) {
     type Figure = fn(&crate::status::tree::Socket) -> Option<u64>;
-    let families: [(&str, &str, Figure); 2] = [
-        ("ratoon_socket_queue", "Connections that wait to be accepted.", |socket| socket.queue),
-        ("ratoon_socket_queue_max", "Connections that may wait.", |socket| socket.queue_max),
+    let dropped = "Connections that the kernel refused, most often because the queue was full.";
+    let families: [(&str, &str, &str, Figure); 3] = [
+        ("ratoon_socket_queue", "gauge", "Connections that wait to be accepted.", |socket| socket.queue),
+        ("ratoon_socket_queue_max", "gauge", "Connections that may wait.", |socket| socket.queue_max),
+        ("ratoon_socket_dropped", "counter", dropped, |socket| socket.dropped),
     ];
-    for (name, help, figure) in families {
+    for (name, kind, help, figure) in families {
         if document.sockets.iter().all(|socket| figure(socket).is_none()) {
             continue;
         }
-        text.family(name, "gauge", "", help);
+        text.family(name, kind, "", help);
         for (number, socket) in document.sockets.iter().enumerate() {
             // Two sockets may share name and address (SO_REUSEPORT); the number keeps them apart.
             let labels: &[(&str, &dyn Display)] = &[("socket", &number), ("name", &socket.name), ("address", &socket.address)];
-            text.sample(name, labels, figure(socket));
+            text.sample(&text::sample_name(name, kind), labels, figure(socket));
         }
     }
 }
@@ -183,142 +215,6 @@ fn slots(text: &mut Text<'_>, document: &Document) {
             text.sample("ratoon_socket_slot_queue", &[("socket", &number as &dyn Display), ("slot", &slot)], *queue);
         }
     }
-}
-
-fn workers(text: &mut Text<'_>, document: &Document) {
-    if document.workers.is_empty() {
-        return;
-    }
-    text.family("ratoon_worker", "info", "", "The living workers.");
-    for worker in &document.workers {
-        let labels: &[(&str, &dyn Display)] = &[
-            ("slot", &worker.slot),
-            ("worker", &worker.id),
-            ("generation", &worker.generation),
-            ("pid", &worker.pid.map_or_else(String::new, |pid| pid.to_string())),
-            ("state", &worker.state),
-        ];
-        text.sample("ratoon_worker_info", labels, Some(1));
-    }
-    text.per_worker(document, "ratoon_worker_start_time_seconds", "gauge", "seconds", "When it was started.", |it| {
-        seconds(&it.start_time)
-    });
-    text.per_worker(document, "ratoon_worker_memory_rss_bytes", "gauge", "bytes", "Resident memory.", |it| it.memory_rss);
-    text.per_worker(document, "ratoon_worker_cpu_seconds", "counter", "seconds", "CPU time.", |it| it.cpu_usec.map(Micros));
-    text.per_worker(document, "ratoon_worker_open_connections", "gauge", "", "Connections that it holds.", |it| {
-        it.open_connections
-    });
-    text.per_worker(document, "ratoon_worker_connections", "counter", "", "Connections accepted.", |it| it.connections);
-    text.per_worker(document, "ratoon_worker_requests", "counter", "", "Requests served.", |it| it.requests);
-    text.per_worker(document, "ratoon_worker_read_bytes", "counter", "bytes", "Bytes read from clients.", |it| it.bytes_read);
-    text.per_worker(document, "ratoon_worker_written_bytes", "counter", "bytes", "Bytes written to clients.", |it| {
-        it.bytes_written
-    });
-}
-
-/// The text as it grows. Every sample carries the instance's name.
-struct Text<'a> {
-    text: String,
-    instance: &'a str,
-    format: Format,
-}
-
-impl Text<'_> {
-    /// Head of a family; a counter's samples then end in `_total`, an info's in `_info`. `help`: without quotes, backslashes
-    /// and line breaks, which each format escapes in its own way.
-    fn family(&mut self, name: &str, kind: &str, unit: &str, help: &str) {
-        let sample = sample_name(name, kind);
-        let (name, kind, unit) = match (self.format, kind) {
-            (Format::OpenMetrics, _) => (name, kind, unit),
-            (Format::Classic, "info" | "stateset") => (&*sample, "gauge", ""),
-            (Format::Classic, _) => (&*sample, kind, ""),
-        };
-        let _ = writeln!(self.text, "# TYPE {name} {kind}");
-        if !unit.is_empty() {
-            let _ = writeln!(self.text, "# UNIT {name} {unit}");
-        }
-        let _ = writeln!(self.text, "# HELP {name} {help}");
-    }
-
-    /// One sample, when its value is known.
-    fn sample<T: Display>(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: Option<T>) {
-        let Some(value) = value else { return };
-        let _ = write!(self.text, "{name}{{instance=\"{}\"", Escaped(&self.instance));
-        for (label, content) in labels {
-            let _ = write!(self.text, ",{label}=\"{}\"", Escaped(content));
-        }
-        let _ = writeln!(self.text, "}} {value}");
-    }
-
-    /// A family of one sample; left out when the value is not known.
-    fn one<T: Display>(&mut self, name: &str, kind: &str, unit: &str, help: &str, value: Option<T>) {
-        if value.is_some() {
-            self.family(name, kind, unit, help);
-            self.sample(&sample_name(name, kind), &[], value);
-        }
-    }
-
-    /// A family with a sample for each worker whose value is known; left out when none is.
-    fn per_worker<T: Display>(
-        &mut self,
-        document: &Document,
-        name: &str,
-        kind: &str,
-        unit: &str,
-        help: &str,
-        figure: impl Fn(&Worker) -> Option<T>,
-    ) {
-        let mut begun = false;
-        for worker in &document.workers {
-            let Some(value) = figure(worker) else { continue };
-            if !begun {
-                self.family(name, kind, unit, help);
-                begun = true;
-            }
-            self.sample(&sample_name(name, kind), &[("slot", &worker.slot), ("worker", &worker.id)], Some(value));
-        }
-    }
-}
-
-fn sample_name(family: &str, kind: &str) -> String {
-    match kind {
-        "counter" => format!("{family}_total"),
-        "info" => format!("{family}_info"),
-        _ => family.to_owned(),
-    }
-}
-
-/// A label's value: backslash, quote and newline are escaped, as the format demands.
-struct Escaped<T>(T);
-
-impl<T: Display> Display for Escaped<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for character in self.0.to_string().chars() {
-            match character {
-                '\\' => f.write_str("\\\\")?,
-                '"' => f.write_str("\\\"")?,
-                '\n' => f.write_str("\\n")?,
-                other => f.write_char(other)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Microseconds, shown as seconds.
-struct Micros(u64);
-
-impl Display for Micros {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
-    }
-}
-
-/// An RFC 3339 time as seconds since 1970.
-fn seconds(time: &str) -> Option<String> {
-    let at: jiff::Timestamp = time.parse().ok()?;
-    let micros = u64::try_from(at.as_microsecond()).ok()?;
-    Some(Micros(micros).to_string())
 }
 
 #[cfg(test)]
@@ -345,9 +241,46 @@ mod tests {
     }
 
     #[test]
+    fn labels_that_change_with_a_reload_stand_on_one_info_metric() {
+        let document = document();
+        let text = render(&document, Format::OpenMetrics);
+        let changing = ["worker=", "pid=", "generation=", "state="];
+        for line in text.lines().filter(|line| !line.starts_with("ratoon_worker_info{") && !line.starts_with("ratoon_state{")) {
+            let labels = line.split_once('{').and_then(|(_, rest)| rest.split_once("} ")).map_or("", |(labels, _)| labels);
+            assert!(labels.split(',').all(|label| !changing.iter().any(|name| label.starts_with(name))), "{line}");
+        }
+        // A series has one sample, also where a slot has two workers.
+        let samples: Vec<&str> =
+            text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0)).filter(|it| !it.starts_with('#')).collect();
+        let distinct: std::collections::BTreeSet<&&str> = samples.iter().collect();
+        assert_eq!(distinct.len(), samples.len());
+    }
+
+    #[test]
+    fn reload_durations_are_a_histogram() {
+        let mut reloads = crate::status::tree::Reloads::default();
+        [90, 100, 2_000, 400_000].into_iter().for_each(|took| reloads.add(took));
+        let reloads = [("committed".to_owned(), reloads), ("refused".to_owned(), Default::default())].into();
+        let text = render(&Document { instance: "web".into(), reloads, ..Document::default() }, Format::OpenMetrics);
+        let bucket = |result: &str, bound: &str, count: u64| {
+            let line =
+                format!("ratoon_reload_duration_seconds_bucket{{instance=\"web\",result=\"{result}\",le=\"{bound}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
+        };
+        for (bound, count) in [("0.1", 2), ("1.0", 2), ("2.5", 3), ("300.0", 3), ("+Inf", 4)] {
+            bucket("committed", bound, count);
+            bucket("refused", bound, 0);
+        }
+        assert!(
+            text.contains("ratoon_reload_duration_seconds_sum{instance=\"web\",result=\"committed\"} 402.190000\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn labels_are_escaped() {
         let nasty = "a\"b\\c\nd";
-        let socket = Socket { name: nasty.into(), address: "x".into(), queue: Some(1), queue_max: None, slots: Vec::new() };
+        let socket = Socket { name: nasty.into(), address: "x".into(), queue: Some(1), ..Socket::default() };
         let text =
             render(&Document { instance: nasty.into(), sockets: vec![socket], ..Document::default() }, Format::OpenMetrics);
         assert!(text.contains(r#"{instance="a\"b\\c\nd",socket="0",name="a\"b\\c\nd",address="x"} 1"#), "{text}");
@@ -389,7 +322,7 @@ mod tests {
                 let suffixes: &[&str] = match (kind, format) {
                     ("counter", Format::OpenMetrics) => &["_total"],
                     ("info", Format::OpenMetrics) => &["_info"],
-                    ("summary", _) => &["_count", "_sum"],
+                    ("histogram", _) => &["_bucket", "_count", "_sum"],
                     ("stateset", Format::OpenMetrics) | ("gauge", _) => &[""],
                     ("counter", Format::Classic) if name.ends_with("_total") => &[""],
                     _ => panic!("{line} of the kind {kind}"),

@@ -216,6 +216,8 @@ impl Master {
         self.failures = state.failures.into();
         self.published.failures.extend(state.causes);
         self.published.reloads.extend(state.reloads);
+        self.published.recycled.extend(state.recycled);
+        self.published.committed_at = state.committed_at;
         let mut totals = state.past.totals;
         // An earlier master says no more than that requests were counted.
         totals.counted.requests |= state.past.known;
@@ -293,7 +295,7 @@ impl Master {
         let addresses = bound_anew.join(", ");
         self.record(Record::new(Level::Warning, format!("systemd has bound {addresses} anew: the workers there are replaced")));
         for worker in self.processes.keys().copied().collect::<Vec<_>>() {
-            self.events.push_back(Event::Worn(worker, "its listening socket was bound anew"));
+            self.events.push_back(Event::Worn(worker, crate::pool::RecycleReason::Socket));
         }
     }
 

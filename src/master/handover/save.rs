@@ -75,6 +75,8 @@ impl Master {
             failures: self.failures.iter().cloned().collect(),
             causes: self.published.failures.clone(),
             reloads: self.published.reloads.clone(),
+            recycled: self.published.recycled.clone(),
+            committed_at: self.published.committed_at,
             past: state::Past { totals: self.past.totals.clone().finite(), known: self.past.totals.counted.requests },
             last_reload: self.published.last_reload.as_ref().map(|last| state::LastReload {
                 generation: last.generation,

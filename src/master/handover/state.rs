@@ -97,6 +97,10 @@ pub struct State {
     pub causes: BTreeMap<String, u64>,
     /// Reloads by result.
     pub reloads: BTreeMap<String, Reloads>,
+    /// Recycled workers by reason.
+    pub recycled: BTreeMap<String, u64>,
+    /// When the present generation was committed.
+    pub committed_at: Option<SystemTime>,
     /// What ended workers did.
     pub past: Past,
     /// How the last reload ended.

@@ -6,7 +6,7 @@ use super::words::{self, Readiness, Restart, Surge};
 use super::{Askers, Generation, Job, Place, Reload, Worker, offset};
 use crate::pool::timers::Key;
 use crate::pool::worker::Doom;
-use crate::pool::{How, Phase, Settings, generation, recycle, reload, vocabulary, worker};
+use crate::pool::{How, Phase, RecycleReason, Settings, generation, recycle, reload, vocabulary, worker};
 
 impl Worker {
     pub(super) fn of(worker: &worker::Worker, now: Instant) -> Worker {
@@ -260,11 +260,11 @@ impl Askers {
 impl Job {
     pub(super) fn of(job: &recycle::Job) -> Job {
         let recycle::Job { worker, why, asker, last } = job.clone();
-        Job { worker, why: why.into_owned(), asker, last }
+        Job { worker, why: why.in_words().to_owned(), asker, last }
     }
 
     pub(super) fn restore(self) -> recycle::Job {
         let Job { worker, why, asker, last } = self;
-        recycle::Job { worker, why: why.into(), asker, last }
+        recycle::Job { worker, why: RecycleReason::from_words(&why).unwrap_or(RecycleReason::Request), asker, last }
     }
 }

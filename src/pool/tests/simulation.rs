@@ -202,7 +202,7 @@ fn one_move(world: &mut World, one: Move) {
         },
         Move::Worn(which) => {
             if let Some(worker) = pick(world, which, anyone) {
-                world.step(Event::Worn(worker, "recycle.max_memory"));
+                world.step(Event::Worn(worker, crate::pool::RecycleReason::Memory));
             }
         }
         Move::Reload => {

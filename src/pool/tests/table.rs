@@ -130,7 +130,7 @@ fn events() -> Vec<Event> {
         events.extend(said.map(|said| Event::Said(worker, said)));
         events.push(Event::MainPid(worker, 7));
         events.push(Event::Vacated(worker));
-        events.push(Event::Worn(worker, "recycle.max_memory"));
+        events.push(Event::Worn(worker, crate::pool::RecycleReason::Memory));
         events.push(Event::Recycle(Some(worker), None));
     }
     events

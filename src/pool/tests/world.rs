@@ -395,6 +395,7 @@ impl World {
             }
             Action::Changed(worker) => assert!(self.pool.worker(*worker).is_some() || !self.processes.contains_key(worker)),
             Action::Ended(ended) => self.ended.push(ended.clone()),
+            Action::Recycled(_) => {}
             Action::Forget(worker) => assert!(!self.alive(*worker), "a living worker is forgotten"),
             // The answer to a lie.
             Action::Release(u64::MAX) => {}

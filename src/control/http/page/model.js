@@ -101,7 +101,7 @@ function hear(name, data) {
       if (found) Object.assign(found, { state: data.state, pid: data.pid, status: data.status || found.status });
       else if (known) workers.push({ ...data });
       if (data.state === "ready") failedSlots.delete(data.slot);
-      return changed ? { text: `${who}: ${data.state}`, bad: false } : null;
+      return known && changed ? { text: `${who}: ${data.state}`, bad: false } : null;
     }
     case "worker-exited": {
       if (known) known.workers = workers.filter((worker) => worker.id !== data.id);

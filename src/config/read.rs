@@ -133,7 +133,9 @@ fn syntax(message: &str, before: &str, words: &str) -> String {
         "duplicate key" if before.ends_with('[') => format!("[{words}] is written twice; write its keys below the first"),
         "duplicate key" => format!("the key {} is written twice; remove one", quoted(words.trim_matches('"'))),
         _ if unquoted && words.is_empty() => "a value is missing here".to_owned(),
-        _ if unquoted && words.len() <= 200 && !words.contains(['"', '\\']) => format!("text is written in quotes: \"{words}\""),
+        _ if unquoted && words.len() <= 200 && !words.contains(|c: char| c.is_control() || matches!(c, '"' | '\\')) => {
+            format!("text is written in quotes: \"{words}\"")
+        }
         _ if unquoted => "text is written in quotes".to_owned(),
         other if other.contains("recur") => "this is nested too deeply".to_owned(),
         other => format!("not TOML: {other}"),

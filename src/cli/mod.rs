@@ -50,7 +50,7 @@ enum Verb {
     #[command(
         after_help = "A worker finds the sockets as its descriptors 3, 4 and so on (LISTEN_FDS), and says READY=1 to NOTIFY_SOCKET when it \
      serves; one that does not is taken with --ready=running. At SIGTERM it finishes what it has accepted.\n\n\
-     Signals: HUP reload, TERM drain and exit, a second TERM end at once, USR2 upgrade, TTIN and TTOU a worker more or fewer.\n\
+     Signals: HUP reload, TERM drain and exit, TERM again after a second end at once, USR2 upgrade, TTIN and TTOU a worker more or fewer.\n\
      Exit status: 0 after SIGTERM, 1 could not start or gave up, 2 wrong usage."
     )]
     Run(Box<run::Options>),
@@ -108,6 +108,8 @@ pub fn command() -> clap::Command {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
+    // Whoever starts us with SIGCHLD ignored would keep us from waiting for what we run.
+    crate::sys::signals::reset_ignored([libc::SIGCHLD]);
     match Cli::parse().verb {
         Verb::Run(options) => run::run(*options),
         Verb::Reload(options) => ask(reload::run(options)),

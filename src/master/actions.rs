@@ -10,7 +10,6 @@ use super::turn::Master;
 use super::warnings;
 use crate::control::{Notice, ReloadAnswer, Reply};
 use crate::pool::{Action, Answer, AskerId, Ended, How, Kind, Log, Number, Outcome, WorkerId};
-use crate::sys::process::PidFd;
 
 /// What systemd is asked for beyond what the workers may take.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -32,8 +31,9 @@ impl Master {
                 self.signal(worker, libc::SIGCONT);
             }
             Action::Kill(worker) => self.kill(worker),
+            Action::DrainOrphaned(worker) => self.look_for_orphaned(worker),
             Action::Changed(worker) => self.changed(worker),
-            Action::Ended(ended) => self.told_end(ended),
+            Action::Ended(ended) => self.record_end(ended),
             Action::Recycled(reason) => self.published.count_recycled(reason),
             Action::Forget(worker) => self.forget(worker),
             Action::Release(number) => self.release(number),
@@ -53,7 +53,7 @@ impl Master {
         self.keep_reader_rules();
     }
 
-    fn stop_signal(&self, worker: WorkerId) -> i32 {
+    pub(super) fn stop_signal(&self, worker: WorkerId) -> i32 {
         let release = self.processes.get(&worker).and_then(|process| self.releases.get(&process.generation));
         release.map_or(libc::SIGTERM, |release| release.config.worker.stop_signal)
     }
@@ -75,15 +75,20 @@ impl Master {
         }
     }
 
-    fn told_end(&mut self, ended: Ended) {
-        let how: Arc<str> = ended.how.to_string().into();
+    /// The end of a worker is told to D-Bus and to the listeners of `/events`.
+    pub(super) fn tell_end(&self, ended: &Ended) {
         let _ = self.ends.notices.send(Notice::WorkerExited {
             id: ended.worker,
             slot: ended.slot,
             generation: ended.generation,
-            how: how.clone(),
+            how: ended.how.to_string().into(),
             failed: ended.failed,
         });
+    }
+
+    /// The end of a worker, which has been told, is written down.
+    fn record_end(&mut self, ended: Ended) {
+        let how = ended.how.to_string();
         if ended.failed {
             self.record_failure(&ended, &how);
         } else {
@@ -94,7 +99,7 @@ impl Master {
                 worker: Some(ended.worker),
                 slot: Some(ended.slot),
                 pid: ended.pid,
-                how: Some(how.to_string()),
+                how: Some(how),
                 ..Record::new(Level::Debug, message)
             });
         }
@@ -222,24 +227,5 @@ impl Master {
     /// It is written when the loop has done what is more urgent.
     pub(super) fn record(&self, record: Record) {
         self.journal.put(record);
-    }
-
-    /// SIGKILL for every process of a worker.
-    fn kill(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.get(&worker) else { return };
-        let killed = match &process.group {
-            Some(group) => group.kill().map_err(|error| error.to_string()),
-            None => {
-                crate::sys::descendants::kill(&Self::family(&self.guard, worker, process));
-                for (_, pidfd) in process.former() {
-                    let _ = pidfd.signal(libc::SIGKILL);
-                }
-                Ok(())
-            }
-        };
-        let main: std::io::Result<()> = PidFd::signal(&process.pidfd, libc::SIGKILL);
-        if let (Err(why), Err(_)) = (killed, main) {
-            self.warn(format!("cannot kill worker {worker}: {why}"));
-        }
     }
 }

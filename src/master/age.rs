@@ -5,13 +5,17 @@
 use std::process::{Command, Stdio};
 
 use super::journal::{Journal, Level, Record};
+use crate::sys::awaited::spawn_awaited;
 
 /// The oldest systemd that Ratoon is made for and tested with.
 pub const OLDEST: u32 = 252;
 
 /// What to say of the machine's systemd, if it is too old.
 pub fn complaint() -> Option<String> {
-    let said = Command::new("systemctl").arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let mut command = Command::new("systemctl");
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let (child, _awaited) = spawn_awaited(&mut command).ok()?;
+    let said = child.wait_with_output().ok()?;
     judge(&String::from_utf8_lossy(&said.stdout))
 }
 

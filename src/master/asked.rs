@@ -1,8 +1,12 @@
 //! What the front ends, the signals and other threads ask of the loop.
 
+use super::journal::{Level, Record};
+use super::stop_signals::StopRequest;
+use super::terminal::HangUp;
 use super::turn::{Brought, Master};
 use crate::control::{Ask, AskerId, Command, Reply};
 use crate::pool::Event;
+use crate::sys::signals;
 
 /// So many signals are served a turn.
 const SIGNALS: usize = 16;
@@ -14,13 +18,13 @@ impl Master {
         for _ in 0..SIGNALS {
             let Some(signal) = self.signals.read() else { return };
             match signal {
-                libc::SIGHUP => self.begin_reload(None, true),
-                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => self.stop(),
+                libc::SIGHUP => self.hang_up(),
+                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => self.stop(signal),
                 libc::SIGTTIN => self.scale_by(1),
                 libc::SIGTTOU => self.scale_by(-1),
                 libc::SIGUSR2 => self.upgrade(None),
                 libc::SIGUSR1 if self.store.is_some() => self.leaves = true,
-                libc::SIGUSR1 => self.stop(),
+                libc::SIGUSR1 => self.stop(signal),
                 libc::SIGCHLD => self.child_ended = true,
                 _ => {}
             }
@@ -100,15 +104,49 @@ impl Master {
         }
     }
 
-    /// TERM, INT or QUIT: drain and end; the second time, end at once.
-    fn stop(&mut self) {
-        if self.pool.state() == "stopping" {
-            return self.events.push_back(Event::Stop { now: true });
+    /// HUP: a reload, but where the terminal has closed that the master was started on.
+    fn hang_up(&mut self) {
+        match self.terminal.hang_up() {
+            HangUp::Reload => self.begin_reload(None, true),
+            HangUp::Ignore => {
+                self.record(Record::new(Level::Info, "the terminal has closed; started with SIGHUP ignored: going on"))
+            }
+            HangUp::Stop => {
+                self.record(Record::new(
+                    Level::Info,
+                    "the terminal has closed: stopping (nohup or setsid would keep the instance)",
+                ));
+                self.begin_to_stop();
+            }
         }
+    }
+
+    /// TERM, INT or QUIT: drain and end; another one more than a second later: end at once.
+    fn stop(&mut self, signal: i32) {
+        match self.stop_signals.take(self.now) {
+            StopRequest::Drain => self.begin_to_stop(),
+            StopRequest::Repeated => {}
+            StopRequest::Kill => self.stop_at_once(signal),
+        }
+    }
+
+    /// Kills all workers, says so, and waits for no hook.
+    fn stop_at_once(&mut self, signal: i32) {
+        let count = self.pool.workers().filter(|(_, worker)| worker.pid.is_some()).count();
+        let workers = if count == 1 { "worker" } else { "workers" };
+        self.record(Record::new(Level::Warning, format!("second {}: {count} {workers} killed", signals::name(signal))));
         if let Some(hook) = self.ending.take() {
-            // The second signal does not wait for the hook.
             hook.cancel();
-            return self.events.push_back(Event::Stop { now: true });
+        }
+        self.orphans.end_at_once(self.now);
+        self.events.push_back(Event::Stop { now: true });
+    }
+
+    /// Runs `hooks.before_shutdown`, then drains.
+    fn begin_to_stop(&mut self) {
+        // The pool may have given up by itself, and a terminal may close before a signal comes.
+        if self.pool.state() == "stopping" || self.ending.is_some() {
+            return;
         }
         if !self.start_last_hook() {
             self.events.push_back(Event::Stop { now: false });
@@ -125,6 +163,7 @@ impl Master {
             Brought::ReadyToStop(task, result) => self.last_hook_ended(task, result),
             Brought::ReleaseChanged(number, what) => self.release_changed(number, &what),
             Brought::SocketsMissing(why) => self.sockets_missing(why),
+            Brought::Orphaned(worker, found) => self.orphaned_found(worker, found),
             Brought::Orphans => self.children(),
             Brought::Composed => self.composed(),
             Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::inotify;
 
-pub use self::group::{Limits, WorkerGroup};
+pub use self::group::{Limits, WorkerGroup, processes};
 
 /// The master's own group below the delegated one.
 const MASTER: &str = "master";

@@ -16,6 +16,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use super::account::{Account, VARIABLES};
 use super::release::Pinned;
 use crate::pool::{How, Span};
+use crate::sys::awaited::spawn_awaited;
 use crate::sys::process::PidFd;
 use crate::sys::spawn::become_user;
 
@@ -121,8 +122,7 @@ pub fn finish(mut command: Command, env: &[(String, String)], limit: Duration, c
         command.env_remove(name);
     }
     command.envs(env.iter().map(|(name, value)| (name, value))).process_group(0);
-    let mut child = command
-        .spawn()
+    let (mut child, _awaited) = spawn_awaited(&mut command)
         .map_err(|error| Failure::Start(error.raw_os_error().map_or_else(|| error.to_string(), crate::sys::spawn::describe)))?;
     drop(command);
     let result = watch(&mut child, &mut output, limit, cancel);

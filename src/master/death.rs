@@ -9,8 +9,9 @@ use super::processes::{Process, Token};
 use super::start_failure;
 use super::turn::{Brought, Master};
 use crate::pool::{Event, How, WorkerId};
+use crate::sys::awaited::is_awaited;
 use crate::sys::descendants;
-use crate::sys::process::{Ended, PidFd, Stat, of_the_first_thread, own_session_and_group, reap_orphans};
+use crate::sys::process::{Ended, PidFd, of_the_first_thread, reap_orphans};
 
 /// So long systemd may take to reap a worker that an earlier master has started: less than any worker waits for its
 /// replacement.
@@ -118,12 +119,9 @@ impl Master {
     /// A child ended: orphans of workers are reaped, and whoever waited for them to be gone is told.
     pub(super) fn children(&mut self) {
         let pids = &self.pids;
-        // Workers have sessions of their own; what is in ours (a hook, a check, journalctl) has a thread that waits for it,
-        // but for the children that a hook, which leads a group, leaves in its group.
-        let (session, group) = own_session_and_group();
-        let is_left = |pid, stat: &Stat| stat.group != pid && stat.group != group;
-        let has_its_own = |pid| Stat::read(pid).is_none_or(|stat| stat.session == session && !is_left(pid, &stat));
-        let reaped = reap_orphans(|pid| pids.contains_key(&pid) || has_its_own(pid));
+        // Workers, and hooks, checks and journalctl, for which a thread waits. All else is nobody's: what workers and hooks have left,
+        // and children that this process had before it became the master.
+        let reaped = reap_orphans(|pid| pids.contains_key(&pid) || is_awaited(pid));
         self.dismissed.retain(|pidfd| matches!(pidfd.wait(), Ok(None)));
         if reaped.is_ok_and(|reaped| reaped.more && !reaped.ended.is_empty()) {
             // No signal tells of those that are left: the next turn looks again.
@@ -190,6 +188,7 @@ impl Master {
         let _ = process.pidfd.wait();
         self.paused.retain(|(_, paused)| *paused != worker);
         self.untold.remove(&worker);
+        self.orphaned.forget(worker);
         self.pids.remove(&process.pid);
         let poll = self.poll.get_ref();
         let _ = poll.remove(&process.pidfd);

@@ -7,8 +7,9 @@
 //! |---|---|
 //! | `start.rs` | from the command line to a turning loop |
 //! | `turn.rs` | the loop: what is served, in which order, and how much of it a turn |
+//! | `absence.rs` | times in which the loop did not run, by which nobody is judged |
 //! | `actions.rs` | carrying out what the pool decides |
-//! | `asked.rs` | what the front ends ask |
+//! | `asked.rs`, `stop_signals.rs`, `terminal.rs` | what the front ends and the signals ask |
 //! | `prepare.rs`, `release.rs`, `command.rs` | a release: read, checked, pinned |
 //! | `account.rs`, `hooks.rs` | as whom workers, checks and hooks run; which hooks are refused |
 //! | `warnings.rs` | what is dangerous about a release that runs, and reloads that change nothing |
@@ -18,6 +19,7 @@
 //! | `tasks.rs` | work on other threads that may block for ever, with its deadlines |
 //! | `memory.rs` | the memory that a second generation needs, and the memory that is left |
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
+//! | `orphaned.rs` | processes that outlive the main process of their worker: their drain, and the names of those that are killed |
 //! | `hear.rs`, `words.rs` | what workers say |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
 //! | `vacate.rs` | a queue for each slot: who gets new connections, and whose queue is to get empty |
@@ -33,6 +35,7 @@
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
 
+mod absence;
 pub mod account;
 mod actions;
 pub mod age;
@@ -52,6 +55,7 @@ mod hear;
 pub mod hooks;
 pub mod journal;
 mod memory;
+mod orphaned;
 pub mod output;
 mod prepare;
 mod preparing;
@@ -66,8 +70,10 @@ pub mod sockets;
 mod start;
 mod start_failure;
 mod status_listener;
+mod stop_signals;
 mod systemd;
 mod tasks;
+mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text;

@@ -32,6 +32,7 @@ use super::sockets::{self, Inherited, Listener, Slots};
 use super::status_listener::StatusListener;
 use super::systemd::Systemd;
 use super::tasks::{Job, Tasks};
+use super::terminal::Terminal;
 use super::troubles::Troubles;
 use super::turn::{End, Master};
 use super::vacate::Vacate;
@@ -84,12 +85,12 @@ pub fn run(options: Options) -> ExitCode {
     // Before any descriptor is opened, and before any thread is made: threads inherit the mask.
     let left = replace::left();
     fd::make_room();
-    // Who replaced its program has blocked all signals, so that none was lost on the way.
-    let masked = if left.is_some() { signals::only(&SIGNALS) } else { signals::block_all(&SIGNALS) };
-    if let Err(error) = masked {
+    // A program that replaced itself has blocked all signals, so that none was lost on the way; others inherit anything.
+    if let Err(error) = signals::only(&SIGNALS) {
         eprintln!("ratoon: cannot block signals: {error}");
         return ExitCode::FAILURE;
     }
+    let terminal = Terminal::at_start(signals::reset_ignored(signals::settable()).contains(&libc::SIGHUP));
     let name = match instance_name(&options) {
         Ok(name) => name,
         Err(why) => {
@@ -99,7 +100,7 @@ pub fn run(options: Options) -> ExitCode {
     };
     let journal = journal::start(&name);
     // The kernel gives orphans to the first thread: there, and among them alone, they are found at once.
-    let result = thread::aside("ratoon-loop", || begin(options, &name, &journal, left));
+    let result = thread::aside("ratoon-loop", || begin(options, &name, &journal, left, terminal));
     let code = match result {
         Ok(code) => code,
         Err(why) => {
@@ -188,7 +189,7 @@ pub(super) enum First {
     GoOn(Box<restore::Rest>),
 }
 
-fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) -> Result<u8, String> {
+fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, terminal: Terminal) -> Result<u8, String> {
     let env = |name: &str| std::env::var_os(name);
     let under_systemd = env("NOTIFY_SOCKET").is_some();
     let systemd = Systemd::new(env, Instant::now())?;
@@ -218,7 +219,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>) ->
     keep_a_thread(&runtime)?;
     let resumed = origin.bus.take();
     let code = runtime.block_on(async {
-        let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin })?;
+        let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin, terminal })?;
         if under_systemd && env("INVOCATION_ID").is_some() {
             master.look_at_socket_units();
         }
@@ -390,11 +391,12 @@ struct Parts<'a> {
     systemd: Systemd,
     cgroups: Option<Cgroups>,
     origin: Origin,
+    terminal: Terminal,
 }
 
 impl Master {
     fn begin(parts: Parts<'_>) -> Result<Master, String> {
-        let Parts { source, journal, systemd, cgroups, origin } = parts;
+        let Parts { source, journal, systemd, cgroups, origin, terminal } = parts;
         let Origin { common, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
         let Origin { last_asker, resumed, releases, troubles, first, status_address, .. } = origin;
         let (handle, ends) = control::channel(first_summary(&common.instance, started_at));
@@ -441,6 +443,10 @@ impl Master {
             common,
             source,
             slots: Slots::default(),
+            absence: super::absence::Absence::new(now),
+            terminal,
+            stop_signals: super::stop_signals::StopSignals::default(),
+            orphaned: super::orphaned::Orphaned::default(),
             vacating: Vacate::default(),
             guard,
             cgroups,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
+use super::absence::{self, Absence};
 use super::birth::Pages;
 use super::cgroup::Cgroups;
 use super::conditions::Conditions;
@@ -20,6 +21,7 @@ use super::handover::orphans::Orphans;
 use super::handover::store::Store;
 use super::handover::upgrade::Upgrade;
 use super::journal::Journal;
+use super::orphaned::{Orphaned, OrphanedProcess};
 use super::output::Outputs;
 use super::prepare::{Common, Release, Source};
 use super::processes::{Processes, Token};
@@ -27,8 +29,10 @@ use super::publish::{Ended, Published};
 use super::rest::Rest;
 use super::sockets::Slots;
 use super::status_listener::StatusListener;
+use super::stop_signals::StopSignals;
 use super::systemd::Systemd;
 use super::tasks::{Task, TaskId, Tasks};
+use super::terminal::Terminal;
 use super::troubles::Troubles;
 use super::vacate::Vacate;
 use crate::control::http::Book;
@@ -64,6 +68,8 @@ pub enum Brought {
     ReleaseChanged(Number, String),
     /// systemd has addresses for which it passed no socket.
     SocketsMissing(String),
+    /// The orphaned processes of a worker.
+    Orphaned(WorkerId, Vec<OrphanedProcess>),
     /// There are more ended orphans than one turn reaps.
     Orphans,
     /// A worker has used up what it may.
@@ -120,6 +126,12 @@ pub struct Master {
     pub(super) source: Source,
     /// The sockets of the slots, where each has its own.
     pub(super) slots: Slots,
+    /// Whether the loop runs when it is to.
+    pub(super) absence: Absence,
+    pub(super) terminal: Terminal,
+    pub(super) stop_signals: StopSignals,
+    /// Processes that outlived the main process of their worker.
+    pub(super) orphaned: Orphaned,
     /// Workers that are to stop when their queue is empty.
     pub(super) vacating: Vacate,
     pub(super) guard: Guard,
@@ -182,8 +194,8 @@ impl Master {
     pub async fn turn(&mut self) -> End {
         loop {
             self.decide();
-            // Whoever is answered finds everything done.
-            if self.later_at.is_none() || !self.outbox.is_empty() {
+            // Whoever is answered finds everything done, and nothing is left undone at the end.
+            if self.later_at.is_none() || !self.outbox.is_empty() || self.leaves || self.exit.is_some() {
                 self.do_later();
             }
             // Whoever is told of something may rely on it, also if the master dies now.
@@ -199,7 +211,7 @@ impl Master {
                 return End::Replace;
             }
             let woken = self.wait().await;
-            self.now = Instant::now();
+            self.is_awake();
             // What is brought asks for nothing, and may be what a start has waited for.
             if !matches!(woken, Woken::Brought(_)) {
                 self.do_later();
@@ -209,8 +221,8 @@ impl Master {
                 Woken::Descriptors(tokens) => self.serve(tokens),
                 Woken::Wish(Some(wish)) => self.wish(wish),
                 Woken::Brought(Some(brought)) => self.bring_in(brought),
-                // All front ends are gone, or it is time for something: both are looked at below.
-                Woken::Wish(None) | Woken::Brought(None) | Woken::Time => {}
+                Woken::Wish(None) | Woken::Brought(None) => {}
+                Woken::Time => self.absence.has_served(false, 0),
             }
             self.the_rest();
             // The front ends run on this thread too.
@@ -220,13 +232,14 @@ impl Master {
 
     async fn wait(&mut self) -> Woken {
         if !self.births.is_empty() {
+            self.plan_to_wake(Some(self.now));
             return match self.ready() {
                 tokens if tokens.is_empty() => Woken::Time,
                 tokens => Woken::Descriptors(tokens),
             };
         }
         let deadlines = [
-            self.pool.deadline(),
+            self.pool.deadline().map(|deadline| absence::step(self.now, deadline)),
             self.systemd.deadline(),
             self.paused.first().map(|(at, _)| *at),
             self.untold.values().min().copied(),
@@ -240,6 +253,9 @@ impl Master {
             self.later_at,
         ];
         let deadline = deadlines.into_iter().flatten().min();
+        if self.plan_to_wake(deadline) {
+            return Woken::Time;
+        }
         loop {
             tokio::select! {
                 biased;
@@ -269,6 +285,7 @@ impl Master {
 
     fn serve(&mut self, tokens: Vec<u64>) {
         self.desk.touch();
+        self.absence.has_served(tokens.len() == DESCRIPTORS, self.processes.len() / DESCRIPTORS);
         let mut tokens: Vec<Token> = tokens.into_iter().map(Token::from_u64).collect();
         tokens.sort_unstable();
         let mut ended = Vec::new();
@@ -303,7 +320,7 @@ impl Master {
         self.look_at_queues();
         self.look_at_tasks();
         self.forget_documents();
-        if self.pool.deadline().is_some_and(|at| at <= self.now) {
+        if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= self.now) {
             self.events.push_back(Event::Due);
         }
         self.decide();
@@ -369,8 +386,12 @@ impl Master {
             }
             for action in actions.drain(..) {
                 match action {
-                    // A dead worker's record, and what was held for it: the longer part of a death.
-                    Action::Ended(_) | Action::Forget(_) => self.later.push(action),
+                    // A dead worker's record, and what was held for it: the longer part of a death. The end itself is told in its order.
+                    Action::Ended(ended) => {
+                        self.tell_end(&ended);
+                        self.later.push(Action::Ended(ended));
+                    }
+                    Action::Forget(_) => self.later.push(action),
                     action => self.carry_out(action),
                 }
             }

@@ -15,6 +15,7 @@
 mod ending;
 mod generation;
 mod how;
+mod orphaned;
 mod recycle;
 mod reload;
 mod report;
@@ -130,12 +131,14 @@ impl Pool {
         match event {
             Event::Start(settings) => self.start(settings),
             Event::Due => self.due(),
+            Event::Absent(span) => self.timers.shift(span),
             Event::Spawned(id, pid) => self.spawned(id, pid),
             Event::SpawnFailed(id, why) => self.exited(id, How::NotStarted(why), false),
             Event::MainPid(id, pid) => self.main_pid(id, pid),
             Event::Said(id, said) => self.said(id, said),
             Event::Exited { worker, how, left } => self.exited(worker, how, left),
             Event::Cleared(id) => self.cleared(id),
+            Event::Orphaned { worker, serving } => self.orphans_seen(worker, serving),
             Event::Vacated(id) => self.vacated(id),
             Event::Worn(id, why) => self.worn(id, why),
             Event::Reload(asker) => self.ask_reload(asker),
@@ -218,6 +221,8 @@ impl Pool {
                 Key::Watchdog(id) => self.watchdog(id),
                 Key::Age(id) => self.worn(id, RecycleReason::Age),
                 Key::Stop(id) => self.stop_timeout(id),
+                Key::Orphaned(id) => self.look_at_orphaned(id),
+                Key::KillOrphaned(id) => self.kill_orphaned(id),
                 Key::Restart(generation, slot) => self.restart_due(generation, slot),
                 Key::Probation => self.probation_over(),
                 Key::GiveUp => self.give_up(),
@@ -263,7 +268,8 @@ impl Pool {
             }
         }
         if let Some(stopping) = self.stopping.as_mut().filter(|_| now) {
-            stopping.now = true;
+            // Drains were cut short: no clean end.
+            (stopping.now, stopping.code) = (true, 1);
             for id in self.workers.keys().copied().collect::<Vec<_>>() {
                 self.act(Action::Kill(id));
             }

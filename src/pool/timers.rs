@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::vocabulary::{Number, Slot, WorkerId};
 
@@ -22,6 +22,10 @@ pub enum Key {
     Age(WorkerId),
     /// A draining worker must be gone.
     Stop(WorkerId),
+    /// A worker's orphaned processes are looked at.
+    Orphaned(WorkerId),
+    /// A worker's orphaned processes are killed.
+    KillOrphaned(WorkerId),
     /// A slot's next worker may be started.
     Restart(Number, Slot),
     /// The candidate has proved itself.
@@ -67,6 +71,15 @@ impl Timers {
         }
     }
 
+    /// Moves every deadline by so much.
+    pub fn shift(&mut self, by: Duration) {
+        for at in self.at.values_mut() {
+            // A deadline beyond what the clock can hold stays.
+            *at = at.checked_add(by).unwrap_or(*at);
+        }
+        self.order = self.at.iter().map(|(key, at)| Reverse((*at, *key))).collect();
+    }
+
     /// Takes a deadline back.
     pub fn clear(&mut self, key: Key) {
         if self.at.remove(&key).is_some() {
@@ -103,8 +116,9 @@ impl Timers {
 
     /// Takes back all deadlines of a worker.
     pub fn clear_worker(&mut self, worker: WorkerId) {
-        for key in [Key::Start(worker), Key::Settle(worker), Key::Watchdog(worker), Key::Age(worker), Key::Stop(worker)] {
-            self.clear(key);
+        let keys = [Key::Start, Key::Settle, Key::Watchdog, Key::Age, Key::Stop, Key::Orphaned, Key::KillOrphaned];
+        for key in keys {
+            self.clear(key(worker));
         }
     }
 
@@ -127,8 +141,6 @@ impl Timers {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -155,6 +167,19 @@ mod tests {
             [Some(Key::Start(2)), Some(Key::Start(1)), None]
         );
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn shift_moves_every_deadline_and_keeps_the_order() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut timers = Timers::default();
+        timers.set(Key::Start(1), after(3));
+        timers.set(Key::Start(2), after(1));
+        timers.set(Key::Start(2), after(2));
+        timers.shift(Duration::from_secs(10));
+        assert_eq!(timers.pop(after(11)), None);
+        assert_eq!([timers.pop(after(12)), timers.pop(after(13))], [Some(Key::Start(2)), Some(Key::Start(1))]);
     }
 
     #[test]

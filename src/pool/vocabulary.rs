@@ -91,6 +91,8 @@ pub enum Event {
     Start(Settings),
     /// The deadline that [`super::Pool::deadline`] gave is reached.
     Due,
+    /// The master did not run for so long: every deadline is that much later.
+    Absent(Duration),
     /// The process of a worker exists.
     Spawned(WorkerId, u32),
     /// It could not be made (fork failed, a cgroup could not be made …).
@@ -110,6 +112,13 @@ pub enum Event {
     },
     /// Nothing of the worker is left.
     Cleared(WorkerId),
+    /// The answer to [`Action::DrainOrphaned`].
+    Orphaned {
+        /// Which worker.
+        worker: WorkerId,
+        /// An orphaned process of it holds a listening socket or an accepted connection.
+        serving: bool,
+    },
     /// Nothing waits any more in the queue that the worker served; the answer to [`Action::Vacate`].
     Vacated(WorkerId),
     /// The worker has used up what it may (memory, requests): recycle it.
@@ -177,6 +186,9 @@ pub enum Action {
     Abort(WorkerId),
     /// Send SIGKILL to every process of the worker.
     Kill(WorkerId),
+    /// Send the stop signal to each orphaned process of the worker that holds a listening socket or an accepted connection and has
+    /// not got the signal yet; answer with [`Event::Orphaned`].
+    DrainOrphaned(WorkerId),
     /// The worker's state, pid or status is another now.
     Changed(WorkerId),
     /// The worker's main process is gone.

@@ -16,9 +16,9 @@ use super::vocabulary::{Action, Ended, Kind, Number, Outcome, Readiness, Said, S
 /// The longest that a watchdog's SIGABRT is given before SIGKILL: time for a core dump, not for a hang.
 const ABORT_GRACE: Duration = Duration::from_secs(10);
 /// A SIGKILL that left something alive is sent again after so long.
-const KILL_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const KILL_AGAIN: Duration = Duration::from_secs(5);
 /// No extension or interval that a worker asks for counts for more than this.
-const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
+pub(super) const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ impl Pool {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&id) else { return self.senseless("words of an unknown worker", Some(id)) };
         if worker.how.is_some() {
-            return;
+            return self.orphaned_said(id, said);
         }
         match (said, worker.phase) {
             (Said::Ready, Phase::Starting) => self.become_ready(id),
@@ -344,12 +344,7 @@ impl Pool {
                 Some(Role::Retired) | None => {}
             }
         }
-        if !left {
-            self.cleared(id);
-        } else if crashed {
-            self.act(Action::Kill(id));
-            self.timers.set(Key::Stop(id), self.after(KILL_AGAIN));
-        }
+        if left { self.orphaned(id, crashed || killed_by_us) } else { self.cleared(id) }
     }
 
     /// Nothing of the worker is left.

@@ -129,6 +129,23 @@ impl Surveyor {
     }
 }
 
+/// Which of these processes hold one of the listening sockets, or a connection that was accepted from one. A living process whose
+/// descriptors cannot be seen counts as one that does. Blocks as a survey does.
+pub fn serving(processes: &[u32], listeners: &[impl AsFd]) -> Vec<u32> {
+    let end = Instant::now() + BUDGET;
+    let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
+    let accepted = kept::look_at_sockets(&listeners).connections;
+    let wanted: std::collections::HashSet<Inode> =
+        listeners.iter().flatten().map(|it| it.inode).chain(accepted.iter().map(|it| it.inode)).collect();
+    let serves = |pid: &u32| {
+        let Some(process) = Process::of(*pid) else { return false };
+        let mut holds = false;
+        let visible = process.sockets(end, |_, inode| holds |= wanted.contains(&inode));
+        holds || (!visible && process.stat().is_some())
+    };
+    processes.iter().copied().filter(serves).collect()
+}
+
 /// A survey that remembers nothing.
 pub fn survey(workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
     Surveyor::default().survey(workers, listeners, &Claims::default())

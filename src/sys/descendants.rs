@@ -34,18 +34,19 @@ const ROUNDS: usize = 8;
 /// No more than this many processes at once: each takes a descriptor.
 const HELD: usize = 4096;
 
-/// Kills (SIGKILL) every process of a worker, itself included, and returns how many were hit.
+/// Kills (SIGKILL) every process of a worker, itself included, and returns the number and the name of each that was hit.
 ///
 /// All are stopped before the first is killed: who is stopped can't fork, and remains the parent by which its children
 /// are known. Reads all of /proc at least twice: some milliseconds for a thousand processes.
-pub fn kill(worker: &Worker<'_>) -> usize {
+pub fn kill(worker: &Worker<'_>) -> Vec<(u32, Vec<u8>)> {
     let mut held: HashMap<Process, PidFd> = HashMap::new();
     for _ in 0..ROUNDS {
         let before = held.len();
         for found in find(worker) {
             if !held.contains_key(&found.process)
                 && held.len() < HELD
-                && let Some(pidfd) = hold(worker, &found)
+                && let Some(pidfd) = open(worker, &found)
+                && pidfd.signal(libc::SIGSTOP).is_ok()
             {
                 held.insert(found.process, pidfd);
             }
@@ -55,7 +56,15 @@ pub fn kill(worker: &Worker<'_>) -> usize {
             break;
         }
     }
-    held.values().filter(|pidfd| pidfd.signal(libc::SIGKILL).is_ok()).count()
+    // The names first: of a process that is gone nothing is known.
+    let named: Vec<_> =
+        held.iter().map(|((pid, _), pidfd)| (pidfd, *pid, super::process::name(*pid).unwrap_or_default())).collect();
+    named.into_iter().filter(|(pidfd, ..)| pidfd.signal(libc::SIGKILL).is_ok()).map(|(_, pid, name)| (pid, name)).collect()
+}
+
+/// The living processes of a worker, itself included. Reads all of /proc.
+pub fn living(worker: &Worker<'_>) -> Vec<(u32, PidFd)> {
+    find(worker).iter().take(HELD).filter_map(|found| Some((found.process.0, open(worker, found)?))).collect()
 }
 
 /// Whether a process of the worker, itself included, is still alive.
@@ -117,8 +126,8 @@ fn find(worker: &Worker<'_>) -> Vec<Found> {
         .collect()
 }
 
-/// Stops a process, once it is sure who it is.
-fn hold(worker: &Worker<'_>, found: &Found) -> Option<PidFd> {
+/// Opens a process, and makes sure that the descriptor is of the process that was found.
+fn open(worker: &Worker<'_>, found: &Found) -> Option<PidFd> {
     let (pid, start) = found.process;
     let pidfd = PidFd::open(pid).ok()?;
     // With the descriptor open, once more: is the number still that process, and is it the worker's?
@@ -132,7 +141,7 @@ fn hold(worker: &Worker<'_>, found: &Found) -> Option<PidFd> {
             ancestry(worker.pid, pid, look).as_ref() == Some(chain) && worker.pidfd.signal(0).is_ok()
         }
     };
-    (still && pidfd.signal(libc::SIGSTOP).is_ok()).then_some(pidfd)
+    still.then_some(pidfd)
 }
 
 /// The way from a process up to the worker, both included; `look` gives a process's parent and start.

@@ -12,6 +12,8 @@ pub mod access;
 #[cfg(feature = "master")]
 pub mod accounts;
 #[cfg(feature = "master")]
+pub mod awaited;
+#[cfg(feature = "master")]
 pub mod credentials;
 #[cfg(feature = "master")]
 pub mod descendants;

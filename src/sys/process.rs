@@ -79,6 +79,11 @@ impl PidFd {
         Ok(PidFd(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
     }
 
+    /// Another descriptor of the same process, close-on-exec.
+    pub fn try_clone(&self) -> io::Result<PidFd> {
+        Ok(PidFd(self.0.try_clone()?))
+    }
+
     /// Sends a signal; 0 only asks whether the process is there. `ESRCH` when it is gone and reaped.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         // By system call: rustix takes no real-time signal and no 0.
@@ -222,8 +227,6 @@ pub(crate) struct Stat {
     pub state: u8,
     /// Its parent now.
     pub parent: u32,
-    /// Its process group.
-    pub group: u32,
     /// Its session.
     pub session: u32,
     /// When it began, in ticks since boot: together with the number it is an identity.
@@ -245,12 +248,18 @@ impl Stat {
         Some(Stat {
             state: *fields.first()?.as_bytes().first()?,
             parent: fields.get(1)?.parse().ok()?,
-            group: fields.get(2)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
             start: fields.get(19)?.parse().ok()?,
             exit_code: fields.get(49).and_then(|text| text.parse().ok()).unwrap_or(0),
         })
     }
+}
+
+/// The name of a process (`/proc/PID/comm`, at most 15 bytes, any bytes); `None` when it is gone. Never waits for the process.
+pub fn name(pid: u32) -> Option<Vec<u8>> {
+    let mut name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    name.truncate(name.trim_ascii_end().len());
+    Some(name)
 }
 
 /// The session and the process group of this process; 0 where the one who leads it is in another PID namespace (the first

@@ -1,4 +1,4 @@
-//! Signals as data: blocked before the first thread starts, then read from a descriptor; and their names.
+//! Signals as data: blocked before the first thread starts, then read from a descriptor; inherited dispositions; and names.
 //!
 //! Law: the master has no signal handlers. What is blocked here is inherited over exec on purpose (an upgrade must not
 //! lose one); a worker starts with an empty mask, see [`crate::sys::spawn`].
@@ -36,17 +36,32 @@ pub fn sigpipe_was(ignored: bool) {
     SIGPIPE_WAS_IGNORED.store(ignored, Ordering::Relaxed);
 }
 
-/// Blocks these signals in the calling thread and all that it starts later. Call it before there are threads.
-pub fn block_all(signals: &[i32]) -> io::Result<()> {
-    let set = set_of(signals)?;
-    // SAFETY: `set` is initialised, and the old mask isn't asked for.
-    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
-        0 => Ok(()),
-        error => Err(io::Error::from_raw_os_error(error)),
+/// Gives these signals their default disposition where they are ignored, and returns those that were. execve(2) keeps an ignored
+/// signal ignored: it never reaches a signalfd, and with SIGCHLD ignored no child can be waited for.
+pub fn reset_ignored(signals: impl IntoIterator<Item = i32>) -> Vec<i32> {
+    let mut reset = Vec::new();
+    for signal in signals {
+        let mut current = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: the pointer leads to a sigaction that the kernel fills; no new one is given.
+        let known = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) } == 0;
+        // SAFETY: all zeroes is a valid sigaction, and so is what the kernel wrote.
+        if known && unsafe { current.assume_init() }.sa_sigaction == libc::SIG_IGN {
+            // SAFETY: SIG_DFL runs no code of ours.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            reset.push(signal);
+        }
     }
+    reset
 }
 
-/// Blocks these signals and no others in the calling thread: after an exec that was made with all of them blocked.
+/// Every signal whose disposition a program may set, but SIGPIPE: std has set that one itself.
+pub fn settable() -> impl Iterator<Item = i32> {
+    let standard = (1..=31).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP | libc::SIGPIPE));
+    standard.chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
+
+/// Blocks these signals and no others in the calling thread and all that it starts later, whatever mask it has inherited. Call it
+/// before there are threads.
 pub fn only(signals: &[i32]) -> io::Result<()> {
     let set = set_of(signals)?;
     // SAFETY: `set` is initialised, and the old mask isn't asked for.
@@ -79,7 +94,7 @@ pub struct SignalFd {
 }
 
 impl SignalFd {
-    /// For these signals; block them first with [`block_all`].
+    /// For these signals; block them first with [`only`].
     pub fn new(signals: &[i32]) -> io::Result<SignalFd> {
         let set = set_of(signals)?;
         // SAFETY: `set` is initialised; -1 asks for a new descriptor.
@@ -232,7 +247,7 @@ mod tests {
         }
         assert_eq!(name(0), "SIG?");
         assert_eq!(name(i32::MAX), "SIG?");
-        assert!(block_all(&[0]).is_err());
+        assert!(only(&[0]).is_err());
         assert!(SignalFd::new(&[4711]).is_err());
     }
 
@@ -240,7 +255,7 @@ mod tests {
     fn a_blocked_signal_is_read_from_the_descriptor() {
         // A thread of its own: the mask of the test's other threads stays as it is.
         std::thread::spawn(|| {
-            block_all(&[libc::SIGWINCH]).unwrap();
+            only(&[libc::SIGWINCH]).unwrap();
             let signals = SignalFd::new(&[libc::SIGWINCH]).unwrap();
             assert_eq!(signals.read(), None);
             // SAFETY: raises a signal in this thread alone, where it is blocked.

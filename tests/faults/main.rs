@@ -14,6 +14,12 @@
 //! | `scripts.rs` | workers that are scripts, after their release moved or changed |
 //! | `steps.rs` | each step of a reload that can fail |
 //! | `told.rs` | what an operator must be told |
+//! | `absence.rs` | a master that is stopped for a while |
+//! | `terminal.rs` | a terminal that closes under a master |
+//! | `order.rs` | what is told in which order |
+//! | `wrapper.rs` | workers whose main process is not their server |
+//! | `signals.rs` | stop signals that come twice; inherited dispositions and masks |
+//! | `orphans.rs` | children that nobody waits for |
 //! | `container.rs` | the first process of a PID namespace |
 //! | `bodies.rs` | requests with bodies that mean nothing |
 //! | `readers.rs` | readers that may not change the pool, and web pages |
@@ -24,6 +30,7 @@
 
 #![allow(dead_code)]
 
+mod absence;
 mod bodies;
 mod check;
 mod clock;
@@ -39,11 +46,16 @@ mod limits;
 mod mass;
 mod matrix;
 mod meter;
+mod order;
+mod orphans;
 mod privilege;
 mod puppet;
 mod readers;
 mod scripts;
+mod signals;
 mod stacks;
 mod steps;
 mod store;
+mod terminal;
 mod told;
+mod wrapper;

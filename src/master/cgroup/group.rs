@@ -163,6 +163,23 @@ impl WorkerGroup {
     }
 }
 
+/// The processes in the group with this path and below it.
+pub fn processes(group: &Path) -> Vec<u32> {
+    fn below(group: &Path, depth: u32, found: &mut Vec<u32>) {
+        found.extend(members(group).unwrap_or_default().into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()));
+        if depth < DEPTH_MAX {
+            for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    below(&entry.path(), depth + 1, found);
+                }
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(group, 0, &mut found);
+    found
+}
+
 /// Writes a file of the kernel's, which must exist.
 pub(super) fn write(path: &Path, value: &str) -> io::Result<()> {
     write_fd(rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?, value)

@@ -72,6 +72,17 @@ impl Orphans {
         self.until.filter(|_| !self.alive.is_empty())
     }
 
+    /// The time in which they drain is so much longer.
+    pub fn delay(&mut self, by: Duration) {
+        self.until = self.until.map(|until| until + by);
+    }
+
+    /// They are killed at the next look, and the exit status is 1: no clean end.
+    pub fn end_at_once(&mut self, now: Instant) {
+        self.until = Some(now);
+        self.exit = self.exit.map(|_| 1);
+    }
+
     fn signal(&self, signal: i32) {
         for (_, pidfd) in &self.alive {
             let _ = pidfd.signal(signal);

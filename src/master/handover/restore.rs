@@ -16,6 +16,7 @@ use crate::control::{AskerId, Reply, dbus};
 use crate::master::birth::limits;
 use crate::master::cgroup::WorkerGroup;
 use crate::master::journal::{Level, Record};
+use crate::master::orphaned::Orphaned;
 use crate::master::output::{Handed, Pipe};
 use crate::master::prepare::Release;
 use crate::master::processes::{Budget, More, Process, Token};
@@ -185,6 +186,11 @@ impl Master {
     pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
         let Rest { pool, state, replies, words, died, bound_anew } = rest;
         self.pool = pool;
+        // A master that was started anew after a death has its own.
+        if let Some(terminal) = state.terminal.filter(|_| !died) {
+            self.terminal = terminal;
+        }
+        self.orphaned = Orphaned::resume(state.signalled);
         let mut groups: Vec<_> = self.cgroups.as_mut().map_or_else(Vec::new, |cgroups| cgroups.strays());
         for (id, saved) in state.workers {
             let found = groups.iter().position(|stray| stray.worker == id);

@@ -60,6 +60,8 @@ impl Master {
             status_address: self.status.address().map(str::to_owned),
             directory: self.source.directory.as_path().into(),
             nofile: self.common.nofile,
+            signalled: self.orphaned.signalled(),
+            terminal: Some(self.terminal),
             die_with_parent: self.common.die_with_parent,
             sigpipe_ignored: Some(crate::sys::signals::sigpipe_was_ignored()),
             releases: self.releases.iter().map(|(number, release)| (*number, save_release(*number, release, fds))).collect(),

@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::fds::{Name, Outgoing};
 use crate::config::Config;
+use crate::master::terminal::Terminal;
 use crate::pool::{Number, Saved, Slot, WorkerId};
 use crate::status::scoreboard::Totals;
 use crate::status::tree::{Failure, Reloads};
@@ -73,6 +74,10 @@ pub struct State {
     pub directory: Bytes,
     /// The limit of open files that the master was started with.
     pub nofile: (u64, u64),
+    /// Orphaned processes that have got the stop signal of their worker: number and start, in ticks since boot.
+    pub signalled: BTreeMap<WorkerId, Vec<(u32, u64)>>,
+    /// The controlling terminal.
+    pub terminal: Option<Terminal>,
     /// What workers get when the master ends.
     pub die_with_parent: Option<i32>,
     /// SIGPIPE was ignored when the master was started; `None`: an earlier master did not say.

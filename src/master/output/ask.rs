@@ -12,7 +12,8 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::TAIL_LINES;
 use super::tail::Tail;
-use crate::sys::process::{PidFd, Stat};
+use crate::sys::awaited::spawn_awaited;
+use crate::sys::process::PidFd;
 
 /// How long one question may take.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -43,12 +44,11 @@ pub(super) fn journalctl(program: &OsStr, pid: u32, group: Option<&Path>, since:
     if let Some(group) = group.and_then(|group| group.strip_prefix(CGROUPS).ok()).and_then(Path::to_str) {
         command.args(["+", "_TRANSPORT=stdout", &format!("_SYSTEMD_CGROUP=/{group}")]);
     }
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let child = spawn_awaited(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
     // No journalctl: the lines are in the journal all the same.
-    let Ok(mut child) = child else { return Vec::new() };
-    // The loop reaps what is no worker, so it may take this one away from us at any time, and its number with it.
-    let pidfd =
-        PidFd::open(child.id()).ok().filter(|_| Stat::read(child.id()).is_some_and(|stat| stat.parent == std::process::id()));
+    let Ok((mut child, _awaited)) = child else { return Vec::new() };
+    // Without a descriptor to spare it is the loop that reaps it.
+    let pidfd = PidFd::open(child.id()).ok();
     let answer = child.stdout.take().map(|out| read_until(out, end)).unwrap_or_default();
     if let Some(pidfd) = pidfd {
         // It has said all, or too much, or its time is over: in each case nothing more is wanted of it.

@@ -186,7 +186,9 @@ fn restore_timers(
             | words::Key::Settle { worker }
             | words::Key::Watchdog { worker }
             | words::Key::Age { worker }
-            | words::Key::Stop { worker } => workers.contains_key(&worker),
+            | words::Key::Stop { worker }
+            | words::Key::Orphaned { worker }
+            | words::Key::KillOrphaned { worker } => workers.contains_key(&worker),
             words::Key::Restart { generation, .. } => generations.contains_key(&generation),
             words::Key::Probation | words::Key::GiveUp | words::Key::Recover | words::Key::Unknown => true,
         };

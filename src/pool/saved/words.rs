@@ -86,6 +86,12 @@ pub(super) enum Key {
     Stop {
         worker: WorkerId,
     },
+    Orphaned {
+        worker: WorkerId,
+    },
+    KillOrphaned {
+        worker: WorkerId,
+    },
     Restart {
         generation: Number,
         slot: Slot,

@@ -1,5 +1,6 @@
 //! The pool's tests: stories, the table of all states and all events, and a simulation of a hostile world.
 
+mod orphaned;
 mod queues;
 mod saved;
 mod simulation;

@@ -11,6 +11,7 @@ use crate::pool::{Event, How, Readiness, Said, Settings, Surge};
 #[derive(Clone, Debug)]
 enum Move {
     Pass(u64),
+    Absent(u64),
     NextDeadline,
     Ready(usize),
     AllReady,
@@ -44,6 +45,7 @@ enum Move {
 fn moves() -> impl Strategy<Value = Move> {
     prop_oneof![
         6 => (1_u64..40_000).prop_map(Move::Pass),
+        1 => (1_u64..40_000).prop_map(Move::Absent),
         6 => Just(Move::NextDeadline),
         20 => any::<usize>().prop_map(Move::Ready),
         10 => Just(Move::AllReady),
@@ -138,6 +140,10 @@ fn one_move(world: &mut World, one: Move) {
                 world.ready(worker);
             }
         }
+        Move::Absent(span) => {
+            world.now += ms(span);
+            world.step(Event::Absent(ms(span)));
+        }
         Move::Crash(which, code) => {
             if let Some(worker) = pick(world, which, anyone) {
                 world.exit(worker, How::Exit(code));
@@ -149,6 +155,7 @@ fn one_move(world: &mut World, one: Move) {
             }
         }
         Move::Leave(which) => {
+            world.orphans_serve = which % 2 == 0;
             if let Some(worker) = pick(world, which, anyone) {
                 world.leave(worker, How::Exit(0), true);
             }

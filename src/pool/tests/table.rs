@@ -100,6 +100,7 @@ fn events() -> Vec<Event> {
     let mut events = vec![
         Event::Start(settings(1)),
         Event::Due,
+        Event::Absent(Duration::from_secs(5)),
         Event::Reload(None),
         Event::Prepared(2, settings(1)),
         Event::Prepared(99, settings(1)),
@@ -131,6 +132,7 @@ fn events() -> Vec<Event> {
         events.push(Event::MainPid(worker, 7));
         events.push(Event::Vacated(worker));
         events.push(Event::Worn(worker, crate::pool::RecycleReason::Memory));
+        events.extend([true, false].map(|serving| Event::Orphaned { worker, serving }));
         events.push(Event::Recycle(Some(worker), None));
     }
     events

@@ -52,6 +52,8 @@ pub struct World {
     pub next: Settings,
     /// So many forks fail from now on.
     pub forks_fail: u32,
+    /// Orphaned processes hold a listening socket or an accepted connection.
+    pub orphans_serve: bool,
     pub ended: Vec<Ended>,
     pub finished: Vec<(Number, Outcome, String)>,
     /// Log lines.
@@ -85,6 +87,7 @@ impl World {
             preparing: Vec::new(),
             next: settings.clone(),
             forks_fail: 0,
+            orphans_serve: false,
             ended: Vec::new(),
             finished: Vec::new(),
             logs: Vec::new(),
@@ -392,6 +395,11 @@ impl World {
                     assert!(may, "SIGKILL to a worker that was not asked to stop");
                     process.killed = true;
                 }
+            }
+            Action::DrainOrphaned(worker) => {
+                let process = self.processes.get(worker).expect("orphaned processes of a forgotten worker");
+                assert!(process.gone, "a second stop signal for a worker whose main process lives");
+                follow.push(Event::Orphaned { worker: *worker, serving: self.orphans_serve });
             }
             Action::Changed(worker) => assert!(self.pool.worker(*worker).is_some() || !self.processes.contains_key(worker)),
             Action::Ended(ended) => self.ended.push(ended.clone()),

@@ -246,7 +246,7 @@ impl Look {
 }
 
 /// All listening sockets' queues and connections, in as few dumps as the kernel allows.
-fn look_at_sockets(listeners: &[Option<Listener>]) -> Sockets {
+pub(super) fn look_at_sockets(listeners: &[Option<Listener>]) -> Sockets {
     let mut sockets = Sockets::default();
     let locals = || listeners.iter().flatten().map(|listener| &listener.local);
     for six in [false, true] {

@@ -56,7 +56,7 @@ fn all_that_a_living_worker_has_started() {
     let all = processes(&mut bench.output, 4);
     let worker = bench.worker();
     assert!(any_left(&worker));
-    assert!(kill(&worker) >= 5, "itself and the four");
+    assert!(kill(&worker).len() >= 5, "itself and the four");
     for process in &all {
         wait_readable(&process.0);
     }
@@ -79,7 +79,7 @@ fn what_a_dead_worker_left_behind() {
     worker.pidfd.signal(libc::SIGKILL).unwrap();
     wait_readable(worker.pidfd);
     assert_eq!(worker.pidfd.peek().unwrap(), Some(Ended::Signal { signal: libc::SIGKILL, core: false }));
-    assert!(kill(&worker) >= 3);
+    assert!(kill(&worker).len() >= 3);
     for process in &all {
         wait_readable(&process.0);
     }
@@ -98,10 +98,10 @@ fn after_the_reaping_only_marks_count() {
         ended(&bench.guard.0);
     }
     assert!(any_left(&bench.worker()));
-    assert_eq!(kill(&bench.worker()), 1);
+    assert_eq!(kill(&bench.worker()).len(), 1);
     wait_readable(&marked.0);
     assert!(!any_left(&bench.worker()));
-    assert_eq!(kill(&bare.worker()), 0);
+    assert_eq!(kill(&bare.worker()).len(), 0);
     assert_eq!(stripped.0.wait().unwrap(), None, "alive");
 }
 

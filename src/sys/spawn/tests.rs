@@ -193,7 +193,7 @@ fn signals_are_as_in_a_fresh_process() {
     if !alone("sys::spawn::tests::signals_are_as_in_a_fresh_process") {
         return;
     }
-    crate::sys::signals::block_all(&[libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGRTMIN() + 1]).unwrap();
+    crate::sys::signals::only(&[libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGRTMIN() + 1]).unwrap();
     for signal in [libc::SIGPIPE, libc::SIGTTIN, libc::SIGUSR2, libc::SIGCHLD, libc::SIGRTMAX()] {
         // SAFETY: ignoring needs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };

@@ -31,6 +31,8 @@ pub struct Plan {
     stderr: Option<Stdio>,
     ignored: Vec<i32>,
     blocked: Vec<i32>,
+    session: bool,
+    terminal: Option<OwnedFd>,
 }
 
 impl Plan {
@@ -51,6 +53,8 @@ impl Plan {
             stderr: None,
             ignored: Vec::new(),
             blocked: Vec::new(),
+            session: false,
+            terminal: None,
         }
     }
 
@@ -141,6 +145,20 @@ impl Plan {
         self
     }
 
+    /// In a session of its own, without a controlling terminal.
+    #[allow(dead_code, reason = "not every test program that shares the harness uses it")]
+    pub fn session(mut self) -> Plan {
+        self.session = true;
+        self
+    }
+
+    /// In a session of its own, with this as its controlling terminal.
+    #[allow(dead_code, reason = "not every test program that shares the harness uses it")]
+    pub fn terminal(mut self, terminal: OwnedFd) -> Plan {
+        self.terminal = Some(terminal);
+        self.session()
+    }
+
     /// Starts it, and waits for nothing.
     pub fn launch(mut self) -> Master {
         let log = self.place.path("log");
@@ -156,6 +174,7 @@ impl Plan {
         // The descriptors of the test's own; the master has its copies.
         self.sockets.clear();
         self.strays.clear();
+        self.terminal = None;
         Master::new(child, self.place, self.systemd)
     }
 
@@ -219,12 +238,17 @@ impl Plan {
             .map(|(number, descriptor)| (number, fcntl_dupfd_cloexec(descriptor, WAITING_ROOM).expect("a descriptor")))
             .collect();
         let (ignored, blocked) = (self.ignored.clone(), self.blocked.clone());
+        let (session, terminal) = (self.session, self.terminal.as_ref().map(|it| it.as_raw_fd()));
         let in_the_child = move || {
             for (number, descriptor) in &waiting {
                 // SAFETY: numbers only; what had the target's number is std's, closed at the exec that follows.
                 if unsafe { libc::dup2(descriptor.as_raw_fd(), *number) } < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
+            }
+            // SAFETY: no memory is involved; the descriptor is open until the exec, which follows.
+            if session && unsafe { libc::setsid() < 0 || terminal.is_some_and(|it| libc::ioctl(it, libc::TIOCSCTTY, 0) < 0) } {
+                return Err(std::io::Error::last_os_error());
             }
             for number in &ignored {
                 // SAFETY: SIG_IGN runs no code.

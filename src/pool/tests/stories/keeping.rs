@@ -171,6 +171,7 @@ fn what_is_left_of_a_draining_worker_has_time_until_the_stop_timeout() {
     world.reload();
     world.prepare();
     world.ready(2);
+    world.orphans_serve = true;
     world.leave(1, How::Exit(0), true);
     world.pass(ms(29_999));
     assert!(!world.processes[&1].killed);

@@ -1,0 +1,54 @@
+//! Stop signals to the master (SIGTERM, SIGINT, SIGQUIT): the first one drains, a later one ends at once.
+//!
+//! A terminal's Ctrl-C reaches the master and its parent, and GNU `timeout` and npm forward it: the master gets the signal twice in
+//! a moment, for one wish.
+
+use std::time::{Duration, Instant};
+
+/// Stop signals within this time after the first are that first one.
+const ONE: Duration = Duration::from_secs(1);
+
+/// What a stop signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StopRequest {
+    /// Drain all workers and end.
+    Drain,
+    /// Nothing: it is the first signal once more.
+    Repeated,
+    /// Kill all workers and end.
+    Kill,
+}
+
+/// The stop signals so far.
+#[derive(Default)]
+pub(super) struct StopSignals {
+    first: Option<Instant>,
+}
+
+impl StopSignals {
+    /// What the signal that arrived at `now` asks for.
+    pub fn take(&mut self, now: Instant) -> StopRequest {
+        match self.first {
+            None => {
+                self.first = Some(now);
+                StopRequest::Drain
+            }
+            Some(first) if now.saturating_duration_since(first) <= ONE => StopRequest::Repeated,
+            Some(_) => StopRequest::Kill,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_signals_count_again_after_a_second() {
+        let start = Instant::now();
+        let mut signals = StopSignals::default();
+        let mut take = |ms| signals.take(start + Duration::from_millis(ms));
+        assert_eq!([take(0), take(0), take(1_000)], [StopRequest::Drain, StopRequest::Repeated, StopRequest::Repeated]);
+        assert_eq!([take(1_001), take(1_002)], [StopRequest::Kill, StopRequest::Kill]);
+    }
+}

@@ -34,7 +34,7 @@ fn an_address_is_changed(c: &Container) {
     c.ok(&["systemctl", "daemon-reload"]);
     let before = web.main_pid();
     c.kill("KILL", before);
-    let why = format!("degraded: systemd passed no socket for 127.0.0.1:7999, which {} names", web.socket());
+    let why = format!("systemd passed no socket for 127.0.0.1:7999, which {} names", web.socket());
     wait_for("the reason in STATUS", || web.property("StatusText").contains(&why).then_some(()));
     assert_ne!(web.main_pid(), before);
     let status = web.status();

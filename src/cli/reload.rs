@@ -25,9 +25,20 @@ const LOG_LINES: usize = 10;
 pub(super) struct Options {
     #[command(flatten)]
     target: Target,
+    /// For ExecReload= of the unit: a reload that ends because the instance stops, or by SIGTERM to this command, is no failure.
+    #[arg(long, hide = true)]
+    exec_reload: bool,
 }
 
-/// 0 committed, 1 anything else that the master decided or we withdrew.
+/// How the wait for the outcome ended.
+enum Waited<T> {
+    Told(T),
+    Interrupted,
+    Terminated,
+}
+
+/// 0 committed, 1 anything else that the master decided or we withdrew. With `--exec-reload` also 0 when the instance stops: systemd
+/// marks a unit as failed whose ExecReload= fails while it stops, and nobody asked for that.
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let client = options.target.client().await?;
     let hook = |kind| signal(kind).map_err(|error| format!("cannot watch for signals: {error}"));
@@ -40,9 +51,9 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
         let live = show.borrow().live;
         loop {
             tokio::select! {
-                outcome = &mut reload => break Some(outcome),
-                _ = interrupt.recv() => break None,
-                _ = terminate.recv() => break None,
+                outcome = &mut reload => break Waited::Told(outcome),
+                _ = interrupt.recv() => break Waited::Interrupted,
+                _ = terminate.recv() => break Waited::Terminated,
                 _ = tick.tick(), if live => show.borrow_mut().draw(),
             }
         }
@@ -50,9 +61,12 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     };
     let show = show.into_inner();
     match outcome {
-        Some(Ok(outcome)) => Ok(finish(&client, &outcome, show.progress.elapsed(Instant::now())).await),
-        Some(Err(error)) => Err(error.to_string()),
-        None => {
+        Waited::Told(Ok(outcome)) => {
+            let code = finish(&client, &outcome, show.progress.elapsed(Instant::now())).await;
+            Ok(if options.exec_reload && outcome.stopping { ExitCode::SUCCESS } else { code })
+        }
+        Waited::Told(Err(error)) => Err(error.to_string()),
+        ended @ (Waited::Interrupted | Waited::Terminated) => {
             let serving = match show.progress.serving() {
                 0 => String::new(),
                 generation => format!(", and generation {generation} serves on"),
@@ -60,7 +74,8 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
             complain(&format!(
                 "ratoon: interrupted: this reload is withdrawn; unless somebody else waits for it too, it is rolled back{serving}"
             ));
-            Ok(ExitCode::FAILURE)
+            let excused = options.exec_reload && matches!(ended, Waited::Terminated);
+            Ok(if excused { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }

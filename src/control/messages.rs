@@ -86,6 +86,9 @@ pub struct ReloadMessage {
     /// What the requester should know beside the outcome; only in the answer, and left out when there is nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The instance is stopping; only in the answer, and left out when it is not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
 }
 
 impl ReloadMessage {
@@ -234,6 +237,7 @@ impl From<&ReloadAnswer> for ReloadMessage {
             result: answer.result.to_owned(),
             reason: answer.reason.clone(),
             warnings: answer.warnings.clone(),
+            stopping: answer.stopping,
         }
     }
 }
@@ -255,6 +259,7 @@ impl From<&Notice> for Event {
                 result: (*result).to_owned(),
                 reason: reason.to_string(),
                 warnings: Vec::new(),
+                stopping: false,
             }),
         }
     }

@@ -63,6 +63,8 @@ pub struct ReloadAnswer {
     pub reason: String,
     /// What the requester should know beside the outcome; each a sentence.
     pub warnings: Vec<String>,
+    /// The instance is stopping: no later request for a reload can succeed.
+    pub stopping: bool,
 }
 
 /// What the loop receives from its front ends.

@@ -162,7 +162,8 @@ impl Master {
             let answer = match answer {
                 Answer::Reload(generation, outcome, reason) => {
                     let warnings = self.conditions.warnings(generation).to_vec();
-                    Reply::Reload(ReloadAnswer { generation, result: outcome.as_str(), reason, warnings })
+                    let stopping = self.pool.is_stopping();
+                    Reply::Reload(ReloadAnswer { generation, result: outcome.as_str(), reason, warnings, stopping })
                 }
                 Answer::Done => Reply::Done,
                 Answer::Failed(why) => Reply::Failed(why),

@@ -5,6 +5,11 @@ use super::how::How;
 use super::reload::Stage;
 
 impl Pool {
+    /// SIGTERM, or a reason to give up: all workers drain, and no generation begins any more.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
     /// `starting`, `running`, `reloading` or `stopping`.
     pub fn state(&self) -> &'static str {
         if self.stopping.is_some() {

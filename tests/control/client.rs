@@ -77,6 +77,7 @@ async fn a_reload_tells_its_progress_and_loses_no_event() {
             result: "rolled-back",
             reason: "worker 12 (slot 0): exit 1".into(),
             warnings: Vec::new(),
+            stopping: false,
         };
         answer(asked, Reply::Reload(outcome));
         tokio::task::yield_now().await;

@@ -16,7 +16,7 @@ fn answer(asked: Asked, reply: Reply) {
 }
 
 fn reloaded(result: &'static str, reason: &str) -> Reply {
-    Reply::Reload(ReloadAnswer { generation: 8, result, reason: reason.to_owned(), warnings: Vec::new() })
+    Reply::Reload(ReloadAnswer { generation: 8, result, reason: reason.to_owned(), warnings: Vec::new(), stopping: false })
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ async fn run(mut command: Command) -> Ended {
 }
 
 fn finish(fake: &Fake, reply: tokio::sync::oneshot::Sender<Reply>, result: &'static str, reason: &str) {
-    let outcome = ReloadAnswer { generation: 8, result, reason: reason.to_owned(), warnings: Vec::new() };
+    let outcome = ReloadAnswer { generation: 8, result, reason: reason.to_owned(), warnings: Vec::new(), stopping: false };
     fake.notices.send(Notice::ReloadFinished { generation: 8, result, reason: reason.into() }).unwrap();
     reply.send(Reply::Reload(outcome)).unwrap();
 }

@@ -8,7 +8,7 @@ use super::bus::{Bus, error_name};
 use super::instance::Instance;
 
 fn reloaded(result: &'static str, reason: &str) -> Reply {
-    Reply::Reload(ReloadAnswer { generation: 2, result, reason: reason.into(), warnings: Vec::new() })
+    Reply::Reload(ReloadAnswer { generation: 2, result, reason: reason.into(), warnings: Vec::new(), stopping: false })
 }
 
 /// A call of the Manager that wants no reply.

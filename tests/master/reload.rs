@@ -3,7 +3,7 @@
 //! Law: a failed reload changes nothing that a client or the next reload can see, but the failure's record.
 
 use super::harness::master::{last_failure, pids, wait_for_end_of};
-use super::harness::{Master, Place, Value};
+use super::harness::{Master, Place, Signal, Value};
 
 #[test]
 fn a_reload_brings_a_new_generation_and_drains_the_old() {
@@ -236,4 +236,47 @@ fn a_failed_reload_s_number_is_not_taken_for_another_release() {
     master.ok(&["reload"]);
     // Workers of the failed one were told its number: no other generation has it.
     assert!(master.status()["generation"].as_u64() > Some(failed));
+}
+
+/// A reload to a release whose workers are not ready before the test says so, under way.
+fn reload_under_way(words: &[&str]) -> (Master, super::harness::master::Verb) {
+    let place = Place::new();
+    place.release("v2", "");
+    place.gate("v2");
+    let master = place.pool("count = 1\nstart_timeout = '1h'", "").start();
+    master.place.current("v2");
+    let verb = master.begin(words);
+    verb.wait_for_line("starting");
+    (master, verb)
+}
+
+#[test]
+fn reload_aborted_by_a_stop_fails_but_for_systemd() {
+    for (words, code) in [(&["reload"][..], 1), (&["reload", "--exec-reload"], 0)] {
+        let (master, verb) = reload_under_way(words);
+        master.signal(Signal::TERM);
+        let said = verb.end();
+        assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
+        assert!(said.err.contains("aborted"), "{words:?}: {said:?}");
+        assert!(master.end().success(), "{}", master.log());
+    }
+}
+
+#[test]
+fn reload_command_that_is_ended_fails_but_for_systemd() {
+    for (words, code) in [(&["reload"][..], 1), (&["reload", "--exec-reload"], 0)] {
+        let (_master, verb) = reload_under_way(words);
+        let said = verb.signal(Signal::TERM);
+        assert_eq!(said.code, Some(code), "{words:?}: {said:?}");
+    }
+    // Ctrl-C is no end of the instance.
+    let (_master, verb) = reload_under_way(&["reload", "--exec-reload"]);
+    assert_eq!(verb.signal(Signal::INT).code, Some(1));
+}
+
+#[test]
+fn reload_aborted_by_an_administrator_fails_for_systemd_too() {
+    let (master, verb) = reload_under_way(&["reload", "--exec-reload"]);
+    master.ok(&["abort"]);
+    assert_eq!(verb.end().code, Some(1));
 }

@@ -12,9 +12,9 @@ use super::instance::Instance;
 /// A user who is neither root nor the master's.
 const STRANGER: u32 = 65534;
 
-/// An instance to which the caller is a stranger, whoever runs the test.
+/// An instance of a master that runs as root, as far as it knows: to callers with other user ids they are strangers.
 fn strange_instance(bus: &Bus) -> Instance {
-    let instance = Instance::start(bus, "web", if own_uid() == 0 { 0 } else { own_uid() + 1 });
+    let instance = Instance::start(bus, "web", 0);
     instance.until_log("on the message bus as");
     instance
 }
@@ -94,7 +94,8 @@ async fn polkit_decides_over_strangers() {
     let call = Running(bus.command_as(Some(STRANGER)).args(reload(true)).stdout(Stdio::piped()).spawn().unwrap());
     let (_, ask, reply) = instance.asked();
     assert_eq!(ask, Ask::Reload);
-    let answer = ReloadAnswer { generation: 2, result: "committed", reason: String::new(), warnings: Vec::new() };
+    let answer =
+        ReloadAnswer { generation: 2, result: "committed", reason: String::new(), warnings: Vec::new(), stopping: false };
     reply.unwrap().send(Reply::Reload(answer)).unwrap();
     call.ran().good();
     let details = HashMap::from([("verb", "reload"), ("unit", "ratoon@web.service")]);
@@ -116,6 +117,28 @@ async fn polkit_decides_over_strangers() {
     let name = "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired";
     monitor.until(|message| error_name(message) == name);
     connection.close().await.unwrap();
+    instance.assert_unasked();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn master_that_is_not_root_does_not_ask_polkit() {
+    let bus = Bus::start();
+    let instance = Instance::start(&bus, "web", STRANGER - 1);
+    instance.until_log("on the message bus as");
+    let (_connection, asked) = polkit(&instance, (true, false)).await;
+    let monitor = bus.monitor(&["--match=type=error"]);
+    for (method, way) in
+        [(["Reload"].as_slice(), "`systemctl reload ratoon@web.service`"), (&["Scale", "u", "9"], "ask with sudo")]
+    {
+        let call = [&["call", "org.ratoon1.web", "/org/ratoon1", "org.ratoon1.Manager"], method].concat();
+        as_stranger(&bus, &call).bad();
+        let said = monitor.until(|message| error_name(message) == "org.freedesktop.DBus.Error.AccessDenied");
+        let said = said["payload"]["data"][0].as_str().unwrap();
+        assert!(said.contains("a master that is not root cannot ask polkit") && said.contains(way), "{said}");
+    }
+    // The status is answered without details, and without a question too.
+    as_stranger(&bus, &["call", "org.ratoon1.web", "/org/ratoon1", "org.ratoon1.Manager", "GetStatus"]).good();
+    assert_eq!(*asked.lock().unwrap(), []);
     instance.assert_unasked();
 }
 

@@ -1,5 +1,8 @@
-//! Who may change something: root, the master's own user, and whom polkit lets manage units. Everybody may read; details of
-//! the status document are for those and for the readers of [`crate::control::readers`].
+//! Callers who may change something: root, the master's own user, and, of a master that runs as root, those whom polkit lets manage
+//! units. Everybody may read; details of the status document are for those and for the readers of [`crate::control::readers`].
+//!
+//! polkit answers a question about another user, or one with details, only for callers that run as root or own the action
+//! (polkit(8), "only trusted callers can use CheckAuthorization()"). A master of another user does not ask it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -39,10 +42,18 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
     if uid == 0 || uid == own {
         return Ok(());
     }
-    let denied = |why: &str| {
-        let users = if own == 0 { "root".to_owned() } else { format!("root, user {own}") };
+    if own != 0 {
+        let unit = shared.options.unit.as_deref().filter(|_| verb == "reload");
+        let way =
+            unit.map_or_else(String::new, |unit| format!("use `systemctl reload {unit}`, for which systemd asks polkit, or "));
         let text = format!(
-            "{verb} is for {users} and whom polkit allows {ACTION}, not for user {uid}{why}; ask with sudo, or allow it by a rule in \
+            "{verb} is for root and user {own}, not for user {uid}: a master that is not root cannot ask polkit; {way}ask with sudo"
+        );
+        return Err(Fault::new(error::ACCESS_DENIED, text));
+    }
+    let denied = |why: &str| {
+        let text = format!(
+            "{verb} is for root and whom polkit allows {ACTION}, not for user {uid}{why}; ask with sudo, or allow it by a rule in \
              /etc/polkit-1/rules.d"
         );
         Err(Fault::new(error::ACCESS_DENIED, text))
@@ -73,7 +84,7 @@ pub(super) async fn sees_details(shared: &Shared, connection: &Connection, call:
     {
         return true;
     }
-    if !shared.options.bus.system {
+    if !shared.options.bus.system || shared.options.own_uid != 0 {
         return false;
     }
     // A read never makes anybody type a password.

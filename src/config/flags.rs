@@ -71,7 +71,7 @@ pub struct Overrides {
     /// Longest delay after a crash [default: 30s]
     #[arg(long, value_name = "TIME")]
     restart_max: Option<Time>,
-    /// More crashes than this in --restart-interval make the pool degraded [default: 10]
+    /// More crashes of one slot than this in --restart-interval make the pool degraded [default: 5]
     #[arg(long, value_name = "N")]
     restart_limit: Option<Crashes>,
     /// See --restart-limit [default: 1min]

@@ -26,7 +26,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(config.worker.ready, Ready::Notify);
     assert_eq!((config.worker.count, config.worker.watchdog), (None, None));
     assert_eq!((config.restart.initial, config.restart.max), (Duration::from_millis(100), Duration::from_secs(30)));
-    assert_eq!((config.restart.limit, config.restart.interval), (10, Duration::from_secs(60)));
+    assert_eq!((config.restart.limit, config.restart.interval), (5, Duration::from_secs(60)));
     assert_eq!(config.restart.give_up, None);
     assert_eq!((config.reload.surge, config.reload.probation), (Surge::Percent(100), Duration::ZERO));
     assert_eq!(config.worker.workers(), usable_cpus());

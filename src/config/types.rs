@@ -110,7 +110,7 @@ pub struct Restart {
     pub initial: Duration,
     /// The longest delay; never shorter than `initial`.
     pub max: Duration,
-    /// More crashes than this in `interval` make the pool degraded.
+    /// More crashes of one slot than this in `interval` make the pool degraded.
     pub limit: u32,
     /// See `limit`.
     pub interval: Duration,
@@ -225,7 +225,7 @@ impl Config {
             restart: Restart {
                 initial: Duration::from_millis(100),
                 max: Duration::from_secs(30),
-                limit: 10,
+                limit: 5,
                 interval: Duration::from_secs(60),
                 give_up: None,
             },

@@ -101,6 +101,6 @@ impl Pool {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.doom = Some(Doom::LeavingAtOnce);
         }
-        self.last_crash = Some((slot, How::Left, true));
+        self.remember_failure(slot, How::Left, true);
     }
 }

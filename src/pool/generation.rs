@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Pool;
 use super::how::How;
+use super::restart::History;
 use super::timers::Key;
 use super::vocabulary::{Action, Number, Settings, Slot, WorkerId};
 use super::worker::{Doom, Phase};
@@ -32,6 +33,8 @@ pub(super) struct Place {
     pub holder: Option<WorkerId>,
     /// Failures in a row.
     pub strikes: u32,
+    /// Its failures of late.
+    pub failures: Option<Box<History>>,
     /// The wait before the next worker, counted from the end of the last.
     pub delay: Duration,
     /// Given up to the candidate (current generation), or taken over whole (candidate).
@@ -133,7 +136,7 @@ impl Pool {
         let Some(place) = self.place(slot) else { return };
         if place.worker == Some(id) {
             let delay = self.strike(self.current, slot, ready_for);
-            self.last_crash = Some((slot, how.clone(), ready_for.is_none()));
+            self.remember_failure(slot, how.clone(), ready_for.is_none());
             if let Some(place) = self.place(slot) {
                 place.delay = delay;
             }

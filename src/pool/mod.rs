@@ -43,7 +43,6 @@ use crate::table::Table;
 use generation::{Generation, Role};
 use recycle::Recycling;
 use reload::{Askers, Reload};
-use restart::History;
 use timers::{Key, Timers};
 use worker::Doom;
 
@@ -70,9 +69,8 @@ pub struct Pool {
     reload: Option<Reload>,
     waiting: Option<Askers>,
     recycling: Recycling,
-    history: History,
-    /// The last failure of the current generation: its slot, how, and whether it never was ready.
-    last_crash: Option<(Slot, How, bool)>,
+    /// A slot failed more often than the configuration allows, and not all has been well since.
+    degraded: bool,
     /// How the last reload failed, until the next begins.
     failure_text: Option<String>,
     timers: Timers,
@@ -107,8 +105,7 @@ impl Pool {
             reload: None,
             waiting: None,
             recycling: Recycling::default(),
-            history: History::default(),
-            last_crash: None,
+            degraded: false,
             failure_text: None,
             timers: Timers::default(),
             stopping: None,
@@ -183,7 +180,7 @@ impl Pool {
 
     /// More failures than the configuration allows.
     pub fn degraded(&self) -> bool {
-        self.history.degraded
+        self.degraded
     }
 
     /// Unasked ends of workers so far.
@@ -285,6 +282,7 @@ impl Pool {
         }
         self.recover();
         self.watch_give_up();
+        self.limit_outage();
         if self.workers.is_empty()
             && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.exited)
         {

@@ -1,7 +1,6 @@
 //! What the pool says of itself: its state in a word, and the line that systemd shows as `Status:`.
 
 use super::Pool;
-use super::how::How;
 use super::reload::Stage;
 
 impl Pool {
@@ -47,17 +46,14 @@ impl Pool {
             return format!("reloading to generation {}: {doing}", reload.number);
         }
         let mut text = format!("generation {}: {}/{} ready", self.current, self.ready(), self.target);
-        if self.history.degraded {
+        if self.degraded {
             text += ", degraded";
         }
-        if let Some((slot, how, at_once)) =
-            self.last_crash.as_ref().filter(|_| self.history.degraded || self.ready() < self.target)
+        if (self.degraded || self.ready() < self.target)
+            && let Some(failures) = self.failures_in_words()
         {
-            text += &match (at_once, how) {
-                (_, How::Left) => format!(": worker {slot} leaves at once (STOPPING=1)"),
-                (true, How::Exit(_) | How::Signal { .. }) => format!(": worker {slot} exits at once ({how})"),
-                (_, _) => format!(": worker {slot} fails ({how})"),
-            };
+            text += ": ";
+            text += &failures;
         }
         if let Some(failure) = &self.failure_text {
             text += "; ";

@@ -1,19 +1,35 @@
-//! Replacing workers that failed: backoff per slot, the limit of the pool, *degraded*, giving up.
+//! Replacing workers that failed: backoff and limit of each slot, *degraded*, giving up.
 //!
-//! Law: a slot that has served well is filled again at once; one that fails in a row waits, twice as long each time.
+//! Law: a slot that has served well is filled again at once; one that fails in a row waits, twice as long each time. Without a
+//! ready worker one slot is tried again within [`OUTAGE_DELAY`], whatever it has done.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Pool;
+use super::how::How;
 use super::timers::Key;
 use super::vocabulary::{Kind, Number, Restart, Slot};
+use super::worker::Phase;
 
-/// The failures of the last interval.
+/// The longest delay of one slot while no worker is ready. No shorter one: a crash loop forks at most once a second and worker.
+pub(super) const OUTAGE_DELAY: Duration = Duration::from_secs(1);
+
+/// The failures of a slot within the last `restart.interval`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     pub at: VecDeque<Instant>,
+    /// There were more of them than `restart.limit`, and the slot has not recovered since.
     pub degraded: bool,
+    pub last: Option<Failure>,
+}
+
+/// The last failure of a slot.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub how: How,
+    /// The worker was never ready, or not for long enough to have served.
+    pub at_once: bool,
 }
 
 impl History {
@@ -52,18 +68,21 @@ impl Pool {
         // A worker that was ready once may fall without a wait; one that never was, may not.
         let doublings = if ready_for.is_some() { place.strikes.checked_sub(1) } else { Some(place.strikes) };
         place.strikes = place.strikes.saturating_add(1);
-        self.history.push(now, rule);
-        if !self.history.degraded && self.history.over(now, rule) {
-            self.history.degraded = true;
-            let message = format!("degraded: more than {} failures within {}", rule.limit, super::how::Span(rule.interval));
+        let history = place.failures.get_or_insert_default();
+        history.push(now, rule);
+        history.degraded |= history.over(now, rule);
+        let degraded = history.degraded;
+        if degraded && !self.degraded {
+            self.degraded = true;
+            let message = format!("degraded: slot {slot} failed {}", limit_in_words(rule));
             self.log(Kind::Degraded, message, Some(generation), None);
         }
-        if self.history.degraded {
+        if self.degraded {
             // Just past the interval: then the failures of now have left the window.
             self.timers.set(Key::Recover, self.after(rule.interval + Duration::from_millis(1)));
         }
         let Some(doublings) = doublings else { return Duration::ZERO };
-        let delay = if self.history.degraded {
+        let delay = if degraded {
             rule.max
         } else {
             rule.initial.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(rule.max)
@@ -71,24 +90,96 @@ impl Pool {
         delay.mul_f64(0.8 + 0.2 * self.chance())
     }
 
+    /// Remembers what a failure that was counted was like.
+    pub(super) fn remember_failure(&mut self, slot: Slot, how: How, at_once: bool) {
+        if let Some(place) = self.place(slot) {
+            place.failures.get_or_insert_default().last = Some(Failure { how, at_once });
+        }
+    }
+
+    /// The slot that is to be named for its failures, with the last of them: one without a ready worker, else (`true`) one that
+    /// has a ready worker and degrades the pool.
+    pub(super) fn failing_slot(&self) -> Option<(Slot, bool, &Failure)> {
+        let home = self.generations.get(&self.current)?;
+        let failed = home.places.iter().enumerate().filter_map(|(slot, place)| {
+            let history = place.failures.as_deref()?;
+            let ready = place.worker.and_then(|id| self.workers.get(&id)).is_some_and(|worker| worker.counted);
+            let named = !ready || history.degraded;
+            Some((slot as Slot, ready, history.degraded, history.last.as_ref()?)).filter(|_| named)
+        });
+        let (slot, ready, _, failure) = failed.min_by_key(|(slot, ready, degraded, _)| (*ready, !*degraded, *slot))?;
+        Some((slot, ready, failure))
+    }
+
+    /// The failures of all slots within the last `restart.interval`, in no order.
+    pub(super) fn failure_times(&self) -> impl Iterator<Item = Instant> {
+        let places = self.generations.get(&self.current).into_iter().flat_map(|home| &home.places);
+        places.filter_map(|place| place.failures.as_deref()).flat_map(|history| history.at.iter().copied())
+    }
+
+    /// What the status line says of failures.
+    pub(super) fn failures_in_words(&self) -> Option<String> {
+        let (slot, ready, Failure { how, at_once }) = self.failing_slot()?;
+        Some(match (at_once, how) {
+            (_, _) if ready => {
+                let rule = self.generations.get(&self.current)?.settings.restart;
+                format!("worker {slot} failed {} (last: {how})", limit_in_words(rule))
+            }
+            (_, How::Left) => format!("worker {slot} leaves at once (STOPPING=1)"),
+            (true, How::Exit(_) | How::Signal { .. }) => format!("worker {slot} exits at once ({how})"),
+            (_, _) => format!("worker {slot} fails ({how})"),
+        })
+    }
+
     /// Looks whether all is well again.
     pub(super) fn recover(&mut self) {
-        if !self.history.degraded {
+        if !self.degraded {
             return;
         }
-        let Some(home) = self.generations.get(&self.current) else { return };
-        let (rule, all_ready) = (home.settings.restart, home.ready == self.target);
-        if all_ready && !self.history.over(self.now, rule) {
+        let (now, target) = (self.now, self.target);
+        let Some(home) = self.generations.get_mut(&self.current) else { return };
+        let rule = home.settings.restart;
+        for place in &mut home.places {
+            let Some(history) = place.failures.as_mut().filter(|history| history.degraded) else { continue };
+            let ready = place.worker.and_then(|id| self.workers.get(&id)).is_some_and(|worker| worker.counted);
+            if ready && !history.over(now, rule) {
+                place.failures = None;
+            }
+        }
+        let any = home.places.iter().any(|place| place.failures.as_ref().is_some_and(|history| history.degraded));
+        if home.ready == target && !any {
             self.forgive();
-            self.log(Kind::Recovered, format!("recovered: {0}/{0} ready", self.target), Some(self.current), None);
+            self.log(Kind::Recovered, format!("recovered: {target}/{target} ready"), Some(self.current), None);
         }
     }
 
     /// A new beginning: the failures so far do not count any more.
     pub(super) fn forgive(&mut self) {
-        self.history = History::default();
+        self.degraded = false;
         self.timers.clear(Key::Recover);
-        self.last_crash = None;
+        if let Some(home) = self.generations.get_mut(&self.current) {
+            for place in &mut home.places {
+                place.failures = None;
+            }
+        }
+    }
+
+    /// While no worker is ready, one slot waits no longer than [`OUTAGE_DELAY`] for its next worker.
+    pub(super) fn limit_outage(&mut self) {
+        let Some(home) = self.generations.get(&self.current) else { return };
+        if home.ready > 0 || self.stopping.is_some() {
+            return;
+        }
+        // The place of a failed worker, once nothing is left of it.
+        let waits = home.places.iter().enumerate().filter(|(_, place)| place.worker.is_none() && place.strikes > 0);
+        let restart = |slot: usize| Key::Restart(self.current, slot as Slot);
+        let next = waits.filter_map(|(slot, _)| Some((self.timers.get(restart(slot))?, restart(slot)))).min();
+        let latest = self.after(OUTAGE_DELAY);
+        let Some((_, key)) = next.filter(|(at, _)| *at > latest) else { return };
+        // Workers of a reload, or of one that was rolled back, serve too.
+        if !self.workers.values().any(|worker| worker.phase == Phase::Ready && worker.how.is_none()) {
+            self.timers.set(key, latest);
+        }
     }
 
     /// Watches over the time without a ready worker.
@@ -109,4 +200,9 @@ impl Pool {
         self.log(Kind::GaveUp, "no worker was ready for restart.give_up: the instance ends".to_owned(), Some(self.current), None);
         self.stop(false, 1);
     }
+}
+
+/// `more than 5 times within 1min`.
+fn limit_in_words(rule: Restart) -> String {
+    format!("more than {} times within {}", rule.limit, super::how::Span(rule.interval))
 }

@@ -32,8 +32,10 @@ pub struct Saved {
     recycling: Vec<Job>,
     /// The worker that takes over the first of `recycling`.
     successor: Option<WorkerId>,
+    /// Of all slots; for masters that count them together.
     failures: Vec<Offset>,
     degraded: bool,
+    /// For masters that know no `last_failure` of a place.
     last_crash: Option<LastCrash>,
     failure_text: Option<String>,
     timers: Vec<Timer>,
@@ -77,6 +79,9 @@ struct Place {
     successor: Option<WorkerId>,
     holder: Option<WorkerId>,
     strikes: u32,
+    failures: Vec<Offset>,
+    degraded: bool,
+    last_failure: Option<Failure>,
     delay: Duration,
     settled: bool,
 }
@@ -112,6 +117,13 @@ struct Job {
 #[serde(default)]
 struct LastCrash {
     slot: Slot,
+    how: words::How,
+    at_once: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Failure {
     how: words::How,
     at_once: bool,
 }
@@ -156,8 +168,7 @@ impl Pool {
             reload,
             waiting,
             recycling,
-            history,
-            last_crash,
+            degraded,
             failure_text,
             timers,
             stopping,
@@ -168,7 +179,7 @@ impl Pool {
         let jobs = recycling.running.iter().map(|(job, _)| job).chain(&recycling.queue);
         Saved {
             workers: workers.iter().map(|(id, worker)| (*id, Worker::of(worker, now))).collect(),
-            generations: generations.iter().map(|(number, home)| (*number, Generation::of(home))).collect(),
+            generations: generations.iter().map(|(number, home)| (*number, Generation::of(home, now))).collect(),
             current: *current,
             last_worker: *last_worker,
             last_number: *last_number,
@@ -178,12 +189,12 @@ impl Pool {
             waiting: waiting.as_ref().map(Askers::of),
             recycling: jobs.map(Job::of).collect(),
             successor: recycling.running.as_ref().map(|(_, successor)| *successor),
-            failures: history.at.iter().map(|at| offset(*at, now)).collect(),
-            degraded: history.degraded,
-            last_crash: last_crash.as_ref().map(|(slot, how, at_once)| LastCrash {
-                slot: *slot,
-                how: how.into(),
-                at_once: *at_once,
+            failures: self.failure_times().map(|at| offset(at, now)).collect(),
+            degraded: *degraded,
+            last_crash: self.failing_slot().map(|(slot, _, failure)| LastCrash {
+                slot,
+                how: (&failure.how).into(),
+                at_once: failure.at_once,
             }),
             failure_text: failure_text.clone(),
             timers: timers.iter().map(|(key, at)| Timer { at: offset(at, now), key: key.into() }).collect(),

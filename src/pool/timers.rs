@@ -87,6 +87,11 @@ impl Timers {
         }
     }
 
+    /// The key's deadline.
+    pub fn get(&self, key: Key) -> Option<Instant> {
+        self.at.get(&key).copied()
+    }
+
     /// Whether the key has a deadline.
     pub fn is_set(&self, key: Key) -> bool {
         self.at.contains_key(&key)

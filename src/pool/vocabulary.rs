@@ -57,7 +57,7 @@ pub struct Restart {
     pub initial: Duration,
     /// The longest delay; also the life after which a slot starts afresh.
     pub max: Duration,
-    /// More failures than this within `interval`: degraded.
+    /// More failures of one slot than this within `interval`: degraded.
     pub limit: u32,
     /// See `limit`.
     pub interval: Duration,

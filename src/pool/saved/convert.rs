@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::words::{self, Readiness, Restart, Surge};
-use super::{Askers, Generation, Job, Place, Reload, Worker, offset};
+use super::{Askers, Failure, Generation, Job, Place, Reload, Worker, offset};
+use crate::pool::restart::{self, History};
 use crate::pool::timers::Key;
 use crate::pool::worker::Doom;
 use crate::pool::{How, Phase, RecycleReason, Settings, generation, recycle, reload, vocabulary, worker};
@@ -131,17 +132,28 @@ impl words::Key {
 }
 
 impl Generation {
-    pub(super) fn of(home: &generation::Generation) -> Generation {
+    pub(super) fn of(home: &generation::Generation, now: Instant) -> Generation {
         // The role, the members and how many are ready follow from the rest.
         let generation::Generation { settings, role: _, places, ready: _, members: _ } = home;
-        Generation { settings: settings.into(), places: places.iter().map(Place::of).collect() }
+        Generation { settings: settings.into(), places: places.iter().map(|place| Place::of(place, now)).collect() }
     }
 }
 
 impl Place {
-    fn of(place: &generation::Place) -> Place {
-        let generation::Place { worker, successor, holder, strikes, delay, settled } = place.clone();
-        Place { worker, successor, holder, strikes, delay, settled }
+    fn of(place: &generation::Place, now: Instant) -> Place {
+        let generation::Place { worker, successor, holder, strikes, failures, delay, settled } = place.clone();
+        let History { at, degraded, last } = failures.map_or_else(History::default, |history| *history);
+        Place {
+            worker,
+            successor,
+            holder,
+            strikes,
+            failures: at.iter().map(|at| offset(*at, now)).collect(),
+            degraded,
+            last_failure: last.map(|restart::Failure { how, at_once }| Failure { how: (&how).into(), at_once }),
+            delay,
+            settled,
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use super::{Ending, Generation, LastCrash, Place, Reload, Saved, Timer, Worker, instant, words};
+use super::{Ending, Failure, Generation, LastCrash, Place, Reload, Saved, Timer, Worker, instant, words};
 use crate::pool::generation::Role;
 use crate::pool::recycle::Recycling;
-use crate::pool::restart::History;
+use crate::pool::restart::{self, History};
 use crate::pool::timers::Timers;
 use crate::pool::vocabulary::{Number, WorkerId};
 use crate::pool::{Pool, Stopping, generation, reload, worker};
@@ -32,7 +32,8 @@ impl Pool {
             waiting,
             recycling,
             successor,
-            failures,
+            // Of an earlier master, which counted the failures of all slots together.
+            failures: _,
             degraded,
             last_crash,
             failure_text,
@@ -49,9 +50,15 @@ impl Pool {
             number if Some(number) == candidate => Role::Candidate,
             _ => Role::Retired,
         };
-        let generations: BTreeMap<_, _> =
-            generations.into_iter().map(|(number, home)| (number, home.restore(number, role(number), &workers))).collect();
+        let mut generations: BTreeMap<_, _> =
+            generations.into_iter().map(|(number, home)| (number, home.restore(number, role(number), &workers, now))).collect();
         let reload = reload.map(|reload| reload.restore(&generations, &workers));
+        if let Some(LastCrash { slot, how, at_once }) = last_crash
+            && let Some(place) = generations.get_mut(&current).and_then(|home| home.places.get_mut(slot as usize))
+        {
+            let last = &mut place.failures.get_or_insert_default().last;
+            last.get_or_insert_with(|| restart::Failure { how: how.restore(), at_once });
+        }
         let jobs: VecDeque<_> = recycling.into_iter().map(super::Job::restore).collect();
         Ok(Pool {
             now,
@@ -64,8 +71,7 @@ impl Pool {
             reload,
             waiting: waiting.map(super::Askers::restore),
             recycling: Recycling::restore(jobs, successor.filter(|id| workers.contains_key(id))),
-            history: History { at: failures.into_iter().map(|at| instant(at, now)).collect(), degraded },
-            last_crash: last_crash.map(|LastCrash { slot, how, at_once }| (slot, how.restore(), at_once)),
+            degraded,
             failure_text,
             timers: restore_timers(timers, now, &workers, &generations),
             stopping: stopping.map(|Ending { code, now, exited }| Stopping { code, now, exited }),
@@ -121,7 +127,7 @@ impl Worker {
 }
 
 impl Generation {
-    fn restore(self, number: Number, role: Role, workers: &BTreeMap<WorkerId, Worker>) -> generation::Generation {
+    fn restore(self, number: Number, role: Role, workers: &BTreeMap<WorkerId, Worker>, now: Instant) -> generation::Generation {
         let Generation { settings, places } = self;
         let members = || workers.iter().filter(|(_, worker)| worker.generation == number);
         // In a retired generation nobody is put into a place any more, so its places may name workers that are gone.
@@ -129,7 +135,7 @@ impl Generation {
         generation::Generation {
             settings: settings.restore(),
             role,
-            places: places.into_iter().map(|place| place.restore(stands)).collect(),
+            places: places.into_iter().map(|place| place.restore(stands, now)).collect(),
             ready: members().filter(|(_, worker)| worker.counted).count() as u32,
             members: members().count() as u32,
         }
@@ -137,10 +143,21 @@ impl Generation {
 }
 
 impl Place {
-    fn restore(self, stands: impl Fn(&WorkerId) -> bool) -> generation::Place {
-        let Place { worker, successor, holder, strikes, delay, settled } = self;
+    fn restore(self, stands: impl Fn(&WorkerId) -> bool, now: Instant) -> generation::Place {
+        let Place { worker, successor, holder, strikes, failures, degraded, last_failure, delay, settled } = self;
         let known = |id: Option<WorkerId>| id.filter(&stands);
-        generation::Place { worker: known(worker), successor: known(successor), holder: known(holder), strikes, delay, settled }
+        let last = last_failure.map(|Failure { how, at_once }| restart::Failure { how: how.restore(), at_once });
+        let any = !failures.is_empty() || degraded || last.is_some();
+        let at = failures.into_iter().map(|at| instant(at, now)).collect();
+        generation::Place {
+            worker: known(worker),
+            successor: known(successor),
+            holder: known(holder),
+            strikes,
+            failures: any.then(|| Box::new(History { at, degraded, last })),
+            delay,
+            settled,
+        }
     }
 }
 

@@ -170,7 +170,7 @@ impl Default for Restart {
         Restart {
             initial: Duration::from_millis(100),
             max: Duration::from_secs(30),
-            limit: 10,
+            limit: 5,
             interval: Duration::from_secs(60),
             give_up: None,
         }

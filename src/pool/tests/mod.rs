@@ -26,7 +26,7 @@ fn settings(count: u32) -> Settings {
         stop_timeout: ms(30_000),
         stop_signal: 15,
         watchdog: None,
-        restart: Restart { initial: ms(100), max: ms(30_000), limit: 10, interval: ms(60_000), give_up: None },
+        restart: Restart { initial: ms(100), max: ms(30_000), limit: 5, interval: ms(60_000), give_up: None },
         surge: Surge::Percent(100),
         probation: Duration::ZERO,
         max_age: None,

@@ -76,7 +76,7 @@ fn unknown_words_are_read_as_the_most_harmless() {
     let timers = saved["timers"].as_array_mut().unwrap();
     let before = timers.len();
     timers.push(json!({"for": "something-new", "at": 5, "worker": 2}));
-    saved["last_crash"]["how"] = json!({"how": "eaten", "by": "a grue"});
+    saved["generations"]["1"]["places"][0]["last_failure"]["how"] = json!({"how": "eaten", "by": "a grue"});
     let restored = restore(&world, saved).unwrap();
     assert_eq!(serde_json::to_value(restored.save(world.now)).unwrap()["timers"].as_array().unwrap().len(), before);
     assert!(restored.status_text().contains("(unknown)"), "{}", restored.status_text());

@@ -2,6 +2,7 @@
 
 mod endings;
 mod keeping;
+mod outages;
 mod reloads;
 
 use super::world::{What, World};

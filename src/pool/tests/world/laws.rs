@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::World;
+use crate::pool::restart::OUTAGE_DELAY;
+use crate::pool::timers::Key;
 use crate::pool::{Event, Number, Phase, Said, Slot, WorkerId};
 
 impl World {
@@ -64,6 +66,9 @@ impl World {
         if self.committed.values().chain(self.prepared.values()).any(|settings| settings.per_slot) {
             self.connections_go_to_who_is_ready();
         }
+        if self.serving(None) == 0 && !self.stopping {
+            self.outages_are_short();
+        }
         if self.begun.len() == self.finished.len() {
             // No reload runs: no worker starts but in the current generation.
             for (id, worker) in self.pool.workers() {
@@ -72,6 +77,15 @@ impl World {
                     "worker {id} of a rolled-back generation still starts"
                 );
             }
+        }
+    }
+
+    /// While nobody serves, one slot that waits for its next worker waits no longer than a second.
+    fn outages_are_short(&self) {
+        let generation = self.pool.generation();
+        let restart = |slot| self.pool.timers.get(Key::Restart(generation, slot));
+        if let Some(next) = (0..self.pool.target()).filter_map(restart).min() {
+            assert!(next <= self.now + OUTAGE_DELAY, "nobody serves, and no slot is tried for {:?}", next - self.now);
         }
     }
 

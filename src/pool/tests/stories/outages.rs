@@ -1,0 +1,112 @@
+//! Outages: failures are counted for each slot, and without a ready worker one slot is tried again within a second.
+
+use super::*;
+
+/// Lets time pass until so many workers have been started.
+fn until_started(world: &mut World, count: usize) {
+    while world.spawns.len() < count {
+        let at = world.pool.deadline().expect("a restart");
+        world.pass(at - world.now);
+    }
+}
+
+/// The worker of this slot becomes ready and crashes, so many times.
+fn crash(world: &mut World, slot: u32, times: u32) {
+    for _ in 0..times {
+        let in_slot = |world: &World| {
+            let mut all = world.pool.workers();
+            all.find(|(_, worker)| worker.slot == slot && worker.phase != Phase::Draining).map(|(id, _)| id)
+        };
+        while in_slot(world).is_none() {
+            let at = world.pool.deadline().expect("a restart");
+            world.pass(at - world.now);
+        }
+        let worker = in_slot(world).expect("a worker");
+        world.ready(worker);
+        world.exit(worker, How::Exit(1));
+    }
+}
+
+#[test]
+fn limit_counts_the_failures_of_each_slot() {
+    let mut world = serving(4);
+    for slot in 0..4 {
+        crash(&mut world, slot, 5);
+    }
+    assert!(!world.pool.degraded(), "20 failures, but of no slot more than 5");
+    crash(&mut world, 2, 1);
+    assert!(world.pool.degraded(), "the sixth of slot 2");
+    // A slot that is not degraded waits no longer because another one is.
+    let (before, started) = (world.now, world.spawns.len());
+    crash(&mut world, 0, 1);
+    until_started(&mut world, started + 1);
+    assert!(world.now - before <= ms(4_000), "{:?}", world.now - before);
+}
+
+#[test]
+fn requests_that_crash_workers_cause_no_long_outage() {
+    let mut world = serving(4);
+    // A client repeats a request that ends the worker that gets it, a minute long.
+    let (begin, mut dark) = (world.now, ms(0));
+    while world.now - begin < ms(60_000) {
+        let ready = world.pool.workers().find(|(_, worker)| worker.phase == Phase::Ready).map(|(id, _)| id);
+        if let Some(worker) = ready {
+            world.exit(worker, How::Signal { signal: 11, core: false });
+            continue;
+        }
+        let since = world.now;
+        let started = world.spawns.len();
+        if world.of(1).is_empty() {
+            until_started(&mut world, started + 1);
+        }
+        dark = dark.max(world.now - since);
+        world.all_ready();
+    }
+    assert!(world.pool.degraded());
+    assert!(dark <= ms(1_000), "{dark:?} without a worker");
+}
+
+#[test]
+fn crash_loop_forks_at_most_once_a_second_and_worker() {
+    for count in [1, 4] {
+        let mut world = serving(count);
+        let begin = world.now;
+        while world.now - begin < ms(70_000) {
+            while let Some(worker) = world.of(1).first().copied() {
+                world.exit(worker, How::Exit(1));
+            }
+            let at = world.pool.deadline().expect("a restart");
+            world.pass(at - world.now);
+        }
+        let late: Vec<_> = world.spawns.iter().filter(|(.., at)| *at - begin > ms(10_000)).collect();
+        assert!(late.len() >= 59, "one slot is tried each second: {}", late.len());
+        for slot in 0..count {
+            let starts: Vec<_> = late.iter().filter(|(_, other, ..)| *other == slot).map(|(.., at)| *at).collect();
+            assert!(starts.windows(2).all(|pair| pair[1] - pair[0] >= ms(1_000)), "slot {slot} of {count}: {starts:?}");
+        }
+    }
+}
+
+#[test]
+fn status_names_a_slot_that_has_no_ready_worker() {
+    let mut world = serving(3);
+    crash(&mut world, 1, 6);
+    assert!(world.pool.degraded());
+    assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready, degraded: worker 1 fails (exit 1)");
+    // Another slot fails later, and is back at once.
+    crash(&mut world, 0, 1);
+    world.all_ready();
+    assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready, degraded: worker 1 fails (exit 1)");
+    // All are ready, and the pool is still degraded: by what had happened, not by a worker that is ready.
+    while world.of(1).len() < 3 {
+        let at = world.pool.deadline().expect("a restart");
+        world.pass(at - world.now);
+    }
+    world.all_ready();
+    if world.pool.degraded() {
+        let expected = "generation 1: 3/3 ready, degraded: worker 1 failed more than 5 times within 1min (last: exit 1)";
+        assert_eq!(world.pool.status_text(), expected);
+    }
+    world.pass(ms(61_000));
+    assert_eq!(world.pool.status_text(), "generation 1: 3/3 ready");
+}

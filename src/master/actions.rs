@@ -71,13 +71,13 @@ impl Master {
     /// `worker` is another now.
     fn changed(&mut self, worker: WorkerId) {
         if let Some(view) = self.view(worker) {
-            let _ = self.ends.notices.send(Notice::Worker(view));
+            self.notices.push(Notice::Worker(view));
         }
     }
 
     /// The end of a worker is told to D-Bus and to the listeners of `/events`.
-    pub(super) fn tell_end(&self, ended: &Ended) {
-        let _ = self.ends.notices.send(Notice::WorkerExited {
+    pub(super) fn tell_end(&mut self, ended: &Ended) {
+        self.notices.push(Notice::WorkerExited {
             id: ended.worker,
             slot: ended.slot,
             generation: ended.generation,
@@ -116,7 +116,7 @@ impl Master {
 
     fn reload_started(&mut self, number: Number) {
         self.published.reload_began = Some((SystemTime::now(), self.now));
-        let _ = self.ends.notices.send(Notice::ReloadStarted { generation: number });
+        self.notices.push(Notice::ReloadStarted { generation: number });
     }
 
     fn reload_finished(&mut self, number: Number, outcome: Outcome, reason: &str) {
@@ -138,7 +138,7 @@ impl Master {
         }
         let last = LastReload { generation: number, result, reason: reason.clone(), began, ended, took };
         self.published.last_reload = Some(last);
-        let _ = self.ends.notices.send(Notice::ReloadFinished { generation: number, result, reason });
+        self.notices.push(Notice::ReloadFinished { generation: number, result, reason });
         self.systemd.reloaded(self.now);
         self.published.at_once = true;
     }

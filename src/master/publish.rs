@@ -170,6 +170,7 @@ impl Master {
             self.keep_reader_rules();
             self.desk.touch();
         }
+        self.notices.tell(&self.ends.notices);
         let tails = &self.published.tails;
         // Whoever is told of a failed reload asks next what the failed worker printed: then it shall be there.
         let waits = |answer: &Reply| match answer {
@@ -197,7 +198,7 @@ impl Master {
             degraded: self.pool.degraded() || !self.orphans.is_empty() || !self.troubles.is_empty(),
             // What a check printed may have many lines, what a worker said anything.
             status_text: super::text::one_line(self.status_line().as_bytes(), super::systemd::STATUS_MAX).into(),
-            generation: self.pool.generation(),
+            generation: self.pool.committed(),
             workers_configured: self.pool.target(),
             workers_ready: self.pool.ready(),
             crashes: self.pool.crashes(),

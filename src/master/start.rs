@@ -23,6 +23,7 @@ use super::handover::replace::{self, Left};
 use super::handover::restore;
 use super::handover::{resume, store};
 use super::journal::{self, Journal, Level, Record};
+use super::notices::PendingNotices;
 use super::output::{Handed, Mode, Outputs};
 use super::prepare::{self, Common, Release, Source};
 use super::processes::{Processes, Token};
@@ -459,6 +460,7 @@ impl Master {
             replies: HashMap::new(),
             outbox: Vec::new(),
             published: Published::new(),
+            notices: PendingNotices::default(),
             failures: VecDeque::new(),
             past: Ended::default(),
             surveyor: Surveyor::keeps(Arc::new(Clocks)),

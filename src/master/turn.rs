@@ -21,6 +21,7 @@ use super::handover::orphans::Orphans;
 use super::handover::store::Store;
 use super::handover::upgrade::Upgrade;
 use super::journal::Journal;
+use super::notices::PendingNotices;
 use super::orphaned::{Orphaned, OrphanedProcess};
 use super::output::Outputs;
 use super::prepare::{Common, Release, Source};
@@ -147,6 +148,7 @@ pub struct Master {
     /// Answers that go out once everything else is told.
     pub(super) outbox: Vec<(oneshot::Sender<Reply>, Reply)>,
     pub(super) published: Published,
+    pub(super) notices: PendingNotices,
     pub(super) failures: VecDeque<Failure>,
     pub(super) past: Ended,
     /// Asks the kernel, and remembers which connection is whose.

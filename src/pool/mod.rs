@@ -158,9 +158,14 @@ impl Pool {
         self.timers.next()
     }
 
-    /// The committed generation.
+    /// The generation whose workers are kept up: the committed one, or the first while it comes up.
     pub fn generation(&self) -> Number {
         self.current
+    }
+
+    /// The committed generation; 0 before the first commit.
+    pub fn committed(&self) -> Number {
+        if self.announced { self.current } else { 0 }
     }
 
     /// The generation that a reload is bringing up.

@@ -116,8 +116,6 @@ impl Pool {
 
     pub(super) fn refused(&mut self, number: Number, reason: String) {
         if self.reload.as_ref().is_some_and(|reload| reload.number == number && reload.stage == Stage::Preparing) {
-            // Nothing was started under this number: the next reload may have it.
-            self.last_number = number - 1;
             self.rollback(Outcome::Refused, reason);
         }
     }

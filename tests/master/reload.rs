@@ -2,6 +2,9 @@
 //!
 //! Law: a failed reload changes nothing that a client or the next reload can see, but the failure's record.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
 use super::harness::master::{last_failure, pids, wait_for_end_of};
 use super::harness::{Master, Place, Signal, Value};
 
@@ -279,4 +282,33 @@ fn reload_aborted_by_an_administrator_fails_for_systemd_too() {
     let (master, verb) = reload_under_way(&["reload", "--exec-reload"]);
     master.ok(&["abort"]);
     assert_eq!(verb.end().code, Some(1));
+}
+
+#[test]
+fn reload_finished_comes_after_the_summary_that_shows_it() {
+    let master = Place::new().pool("count = 1", "").start();
+    let mut stream = UnixStream::connect(master.control()).expect("the control socket");
+    stream.set_read_timeout(Some(super::harness::PATIENCE)).expect("a timeout");
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
+    let mut lines = BufReader::new(stream).lines().map(|line| line.expect("the stream goes on"));
+    let (mut name, mut told) = (String::new(), 0);
+    for generation in 2..12 {
+        master.ok(&["reload"]);
+        loop {
+            let line = lines.next().expect("the stream goes on");
+            if let Some(event) = line.strip_prefix("event: ") {
+                name = event.to_owned();
+            }
+            let Some(data) = line.strip_prefix("data: ") else { continue };
+            let data: Value = serde_json::from_str(data).expect("JSON");
+            match name.as_str() {
+                "summary" => told = data["generation"].as_u64().expect("a number"),
+                "reload-finished" => {
+                    assert_eq!((data["generation"].as_u64(), told), (Some(generation), generation), "not visible yet");
+                    break;
+                }
+                _ => {}
+            }
+        }
+    }
 }

@@ -91,6 +91,11 @@ impl Feed {
                 }
                 notice = notices.recv() => match notice {
                     Ok(numbered) => {
+                        // First the state, then the event, whichever of the two channels is looked at first.
+                        if summary.has_changed().map_err(|_| Over)? {
+                            let event = Event::Summary(SummaryMessage::from(&*summary.borrow_and_update()));
+                            self.event(&event).await?;
+                        }
                         self.seen = numbered.number;
                         self.event(&Event::from(&numbered.notice)).await?;
                     }

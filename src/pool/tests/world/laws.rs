@@ -57,6 +57,7 @@ impl World {
         }
         assert!(standing.values().all(|count| *count <= 2), "more than a worker and its successor in one slot");
         let generation = self.pool.generation();
+        assert_eq!(self.pool.committed(), if self.ready_told { generation } else { 0 }, "a generation before its commit");
         assert!(self.committed.contains_key(&generation), "generation {generation} was never committed");
         assert_eq!(self.committed.keys().next_back(), Some(&generation), "not the last committed generation");
         let counted = self.pool.workers().filter(|(id, worker)| {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-pub use self::handed::{Handed, Pipe, Settled};
+pub use self::handed::{Handed, Pipe};
 use self::relay::Relay;
 use super::journal::Target;
 use crate::sys::stream::is_dead;

@@ -18,9 +18,12 @@ pub(super) struct Options {
     /// Print the whole status document
     #[arg(long)]
     json: bool,
+    /// Print one line, and exit 0 only when the pool is healthy
+    #[arg(long)]
+    check: bool,
 }
 
-/// 0 while at least one worker is ready, 1 when none is.
+/// 0 while at least one worker is ready, 1 when none is; with `--check` 0 only when the pool is healthy.
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let client = options.target.client().await?;
     let ready = if options.json {
@@ -30,7 +33,13 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
             return Err(format!("{} did not answer with a status document", client.path().display()));
         }
         say(&indent(&text));
-        serde_json::from_str::<Document>(&text).is_ok_and(|document| document.workers_ready > 0)
+        let well = |document: Document| if options.check { trouble(&document).is_none() } else { document.workers_ready > 0 };
+        serde_json::from_str::<Document>(&text).is_ok_and(well)
+    } else if options.check {
+        let document = client.status().await.map_err(|error| error.to_string())?;
+        let trouble = trouble(&document);
+        say(&format!("{} {}: {}\n", clean(&document.instance), trouble.unwrap_or("healthy"), clean(&document.status_text)));
+        trouble.is_none()
     } else {
         let document = client.status().await.map_err(|error| error.to_string())?;
         let own = env!("CARGO_PKG_VERSION");
@@ -44,6 +53,19 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
         document.workers_ready > 0
     };
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Why a pool is not healthy, in a word for people.
+fn trouble(document: &Document) -> Option<&'static str> {
+    if document.generation == 0 || document.workers_ready == 0 {
+        Some("not ready")
+    } else if document.degraded {
+        Some("degraded")
+    } else if document.last_reload.as_ref().is_some_and(|last| last.result == "undone") {
+        Some("undone")
+    } else {
+        None
+    }
 }
 
 /// JSON, laid out for reading. It stays what the master wrote, in its order, with what this version does not know; only
@@ -108,6 +130,19 @@ fn indent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn check_tells_what_is_wrong() {
+        let ready = Document { generation: 3, workers_ready: 1, workers_configured: 2, ..Document::default() };
+        assert_eq!(trouble(&ready), None, "one of two is being replaced");
+        assert_eq!(trouble(&Document::default()), Some("not ready"));
+        assert_eq!(trouble(&Document { workers_ready: 0, ..ready.clone() }), Some("not ready"));
+        assert_eq!(trouble(&Document { generation: 0, ..ready.clone() }), Some("not ready"));
+        assert_eq!(trouble(&Document { degraded: true, ..ready.clone() }), Some("degraded"));
+        let last = |result: &str| Some(crate::status::tree::LastReload { result: result.into(), ..Default::default() });
+        assert_eq!(trouble(&Document { last_reload: last("undone"), ..ready.clone() }), Some("undone"));
+        assert_eq!(trouble(&Document { last_reload: last("rolled-back"), ..ready }), None, "the old generation serves");
+    }
 
     #[test]
     fn indenting_changes_nothing_but_blanks() {

@@ -208,7 +208,7 @@ impl Master {
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
         let (how, reason) = match log.kind {
             Kind::WorkerFailed | Kind::StartTimeout | Kind::Watchdog | Kind::Degraded => (why, None),
-            Kind::RolledBack | Kind::Refused => (None, why),
+            Kind::RolledBack | Kind::Refused | Kind::CannotStart => (None, why),
             _ => (None, None),
         };
         self.record(Record {

@@ -29,6 +29,8 @@ pub const DEGRADED: &str = "15811f13a02a4740989695b0591176a4";
 pub const RECOVERED: &str = "822d256cc4204162931c16d441a3ce1b";
 /// No worker was ready for `restart.give_up`: the master exits.
 pub const GAVE_UP: &str = "42f277ce4f3b44b4b07c2934f99e3c77";
+/// A first start cannot succeed: the master exits.
+pub const CANNOT_START: &str = "9e3b6a0c52d84f31a7c04be1d95f2680";
 /// The master replaced its own program.
 pub const UPGRADED: &str = "d768b212a40f423e8d2dbf44635979b0";
 /// The master did not replace its own program, and goes on.
@@ -74,11 +76,12 @@ pub(super) fn entry(kind: Kind) -> (Level, &'static str) {
         Kind::Degraded => (Level::Error, DEGRADED),
         Kind::Recovered => (Level::Info, RECOVERED),
         Kind::GaveUp => (Level::Error, GAVE_UP),
+        Kind::CannotStart => (Level::Error, CANNOT_START),
     }
 }
 
 /// All of them, with the subject line that the catalog has for each.
-pub const ALL: [(&str, &str); 20] = [
+pub const ALL: [(&str, &str); 21] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (RELOAD_ROLLED_BACK, "A reload of pool @RATOON_INSTANCE@ was rolled back"),
@@ -91,6 +94,7 @@ pub const ALL: [(&str, &str); 20] = [
     (DEGRADED, "Pool @RATOON_INSTANCE@ is degraded"),
     (RECOVERED, "Pool @RATOON_INSTANCE@ has recovered"),
     (GAVE_UP, "Pool @RATOON_INSTANCE@ has given up"),
+    (CANNOT_START, "Pool @RATOON_INSTANCE@ cannot start"),
     (UPGRADED, "The master of pool @RATOON_INSTANCE@ has replaced its own program"),
     (UPGRADE_REFUSED, "The master of pool @RATOON_INSTANCE@ keeps its old program"),
     (CUT_OFF, "Requests of pool @RATOON_INSTANCE@ were cut off"),

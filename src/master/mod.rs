@@ -69,6 +69,7 @@ mod script;
 mod socket_unit;
 pub mod sockets;
 mod start;
+mod start_advice;
 mod start_failure;
 mod status_listener;
 mod stop_signals;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::catalog;
 use super::journal::{Level, Record};
 use super::processes::Process;
+use super::start_advice;
 use super::turn::{Brought, Master};
 use crate::control::{Reply, Summary, WorkerView};
 use crate::pool::{self, How, Number, Outcome, RecycleReason, WorkerId};
@@ -188,7 +189,8 @@ impl Master {
     /// The line that systemd shows as `Status:`.
     pub(super) fn status_line(&self) -> String {
         let is_said = self.pool.degraded() || self.pool.state() != "running";
-        self.conditions.line(self.troubles.add_to(self.pool.status_text(), is_said))
+        let line = self.conditions.line(self.troubles.add_to(self.pool.status_text(), is_said));
+        if self.pool.start_fails() { line + &start_advice::advice(self.source.file.as_deref()) } else { line }
     }
 
     fn summary(&self) -> Summary {

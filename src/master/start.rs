@@ -483,7 +483,8 @@ impl Master {
         };
         match first {
             First::Start(release, orphans) => {
-                master.pool = Pool::new(now, seed).with_workers_after(orphans.last_worker);
+                let pool = Pool::new(now, seed).with_workers_after(orphans.last_worker);
+                master.pool = if orphans.is_empty() { pool } else { pool.beside_other_workers() };
                 master.orphans = orphans;
                 if master.orphans.is_empty() && store::is_wanted() {
                     master.remove_strays();

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod ending;
+mod first_start;
 mod generation;
 mod how;
 mod orphaned;
@@ -75,6 +76,8 @@ pub struct Pool {
     failure_text: Option<String>,
     timers: Timers,
     stopping: Option<Stopping>,
+    /// No worker was ever ready.
+    unproven: bool,
     /// The world was told that all are ready.
     announced: bool,
     crashes: u64,
@@ -109,6 +112,7 @@ impl Pool {
             failure_text: None,
             timers: Timers::default(),
             stopping: None,
+            unproven: true,
             announced: false,
             crashes: 0,
             random: seed | 1,
@@ -287,6 +291,7 @@ impl Pool {
         }
         self.recover();
         self.watch_give_up();
+        self.end_hopeless_start();
         self.limit_outage();
         if self.workers.is_empty()
             && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.exited)

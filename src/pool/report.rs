@@ -29,12 +29,18 @@ impl Pool {
 
     /// One line for people, as in contract §7.
     pub fn status_text(&self) -> String {
-        if self.stopping.is_some() {
-            return match self.workers.len() {
+        if let Some(stopping) = &self.stopping {
+            let mut text = match self.workers.len() {
                 0 => "stopping".to_owned(),
                 1 => "stopping: 1 worker left".to_owned(),
                 left => format!("stopping: {left} workers left"),
             };
+            // It ends by itself: why.
+            if let Some(failure) = self.failure_text.as_ref().filter(|_| stopping.by_itself()) {
+                text += "; ";
+                text += failure;
+            }
+            return text;
         }
         if let Some(reload) = &self.reload {
             let ready = self.generations.get(&reload.number).map_or(0, |candidate| candidate.ready);

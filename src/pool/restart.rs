@@ -197,8 +197,10 @@ impl Pool {
 
     /// No worker was ready for too long.
     pub(super) fn give_up(&mut self) {
-        self.log(Kind::GaveUp, "no worker was ready for restart.give_up: the instance ends".to_owned(), Some(self.current), None);
+        let reason = "no worker was ready for restart.give_up: the instance ends".to_owned();
+        self.log(Kind::GaveUp, reason.clone(), Some(self.current), None);
         self.stop(false, 1);
+        self.failure_text = Some(reason);
     }
 }
 

@@ -366,4 +366,6 @@ pub enum Kind {
     Recovered,
     /// No worker was ready for too long.
     GaveUp,
+    /// Every slot failed several times, and no worker was ever ready.
+    CannotStart,
 }

@@ -196,6 +196,7 @@ impl Pool {
         worker.phase = Phase::Ready;
         worker.ready_at = Some(now);
         worker.counted = true;
+        self.unproven = false;
         let (generation, slot, watchdog) = (worker.generation, worker.slot, worker.watchdog);
         self.timers.clear(Key::Start(id));
         self.timers.clear(Key::Settle(id));

@@ -137,25 +137,43 @@ fn a_failed_worker_s_last_words_are_kept() {
 }
 
 #[test]
-fn a_first_generation_that_cannot_start_is_tried_again_until_it_can() {
+fn first_start_that_cannot_succeed_ends_and_says_why() {
     let place = Place::new();
     place.behave("v1", "exit_at_start=1");
-    let master = place.pool("count = 1", "[restart]\ninitial = '1ms'\nmax = '5ms'").launch();
+    let master = place.pool("count = 2", "").launch();
+    let ended = master.end();
+    assert_eq!(ended.code(), Some(1), "{ended}\n{}", master.log());
+    master.wait_for_log("generation 1 cannot start: worker 0 exits at once (exit 1)");
+    let told = master.systemd().messages();
+    assert!(!told.contains(&"READY=1".to_owned()), "{told:?}");
+    let last = told.iter().rfind(|message| message.starts_with("STATUS=")).expect("a status line");
+    assert!(last.starts_with("STATUS=stopping; generation 1 cannot start: worker 0 exits at once (exit 1); see: "), "{last}");
+    assert!(last.ends_with("pool.toml"), "{last}");
+}
+
+#[test]
+fn first_start_goes_on_while_one_slot_may_succeed() {
+    let place = Place::new();
+    // Only the worker of slot 0 fails.
+    place.program("v1/worker", "#!/bin/sh\n[ \"$RATOON_SLOT\" = 0 ] && [ ! -e good ] && exit 1\nexec sleep 1000\n");
+    let config = "count = 2\nready = 'running'\nsettle = '2s'";
+    let master = place.pool(config, "[restart]\ninitial = '1ms'\nmax = '5ms'").launch();
     master.wait("some crashes", |status| status["worker_crashes"].as_u64() > Some(3));
     let status = master.status();
-    assert_eq!((&status["state"], &status["workers_ready"]), (&"starting".into(), &0.into()), "{status:#}");
-    assert_eq!(master.verb(&["status"]).code, Some(1), "nobody is ready");
-    assert!(!master.systemd().messages().contains(&"READY=1".to_owned()));
-    master.place.behave("v1", "");
+    assert_eq!((&status["state"], &status["generation"]), (&"starting".into(), &0.into()), "{status:#}");
+    let said = master.verb(&["status", "--check"]);
+    assert_eq!((said.code, said.out.starts_with("pool not ready: ")), (Some(1), true), "{said:?}");
+    master.place.write("v1/good", "");
     master.systemd().wait_for("READY=1", 1);
     master.wait_until_ready();
+    assert_eq!(master.status()["generation"], 1);
 }
 
 #[test]
 fn with_no_worker_ready_for_too_long_it_gives_up() {
-    let place = Place::new();
-    place.behave("v1", "exit_at_start=1");
-    let master = place.pool("count = 1", "[restart]\ninitial = '1ms'\nmax = '5ms'\ngive_up = '300ms'").launch();
+    let master = Place::new().pool("count = 1", "[restart]\ninitial = '1ms'\nmax = '5ms'\ngive_up = '300ms'").start();
+    master.place.behave("v1", "exit_at_start=1");
+    processes::signal(pids(&master.status())[0], Signal::KILL);
     let ended = master.end();
     assert_eq!(ended.code(), Some(1), "{ended}\n{}", master.log());
     master.wait_for_log("restart.give_up");

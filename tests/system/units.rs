@@ -8,6 +8,7 @@ pub const CASES: &[Case] = &[
     ("an_instance_without_an_address_is_refused_by_name", an_instance_without_an_address_is_refused_by_name),
     ("the_unit_is_as_closed_as_it_says", the_unit_is_as_closed_as_it_says),
     ("the_socket_outlives_a_service_that_cannot_start", the_socket_outlives_a_service_that_cannot_start),
+    ("unit_start_that_cannot_succeed_fails_at_once", unit_start_that_cannot_succeed_fails_at_once),
     ("unit_type_notify_reload_is_told", unit_type_notify_reload_is_told),
     ("unit_with_dynamic_user_taken_back_starts_again", unit_with_dynamic_user_taken_back_starts_again),
     ("unit_credentials_reach_workers_of_its_user", unit_credentials_reach_workers_of_its_user),
@@ -74,6 +75,32 @@ fn the_socket_outlives_a_service_that_cannot_start(c: &Container) {
 }
 
 /// Without a socket, one worker that runs a line of shell and stays.
+fn unit_start_that_cannot_succeed_fails_at_once(c: &Container) {
+    let config = |command: &str| {
+        let text = format!("[worker]\ncommand = [{command}]\ncount = 2\nready = \"running\"\nsettle = \"50ms\"\n");
+        c.write("/etc/ratoon/stillborn.toml", &text);
+    };
+    config("\"/bin/false\"");
+    let began = std::time::Instant::now();
+    let said = c.run(&["systemctl", "start", "ratoon@stillborn.service"]);
+    assert!(!said.status.success(), "{}", text(&said.stderr));
+    assert!(began.elapsed() < std::time::Duration::from_secs(15), "{:?}", began.elapsed());
+    let why = "generation 1 cannot start: worker 0 exits at once (exit 1)";
+    assert!(c.journal("ratoon@stillborn.service").contains(why), "{}", c.journal("ratoon@stillborn.service"));
+    // The reason, and what to type, also while systemd waits before the next start.
+    wait_for("the status line of a start that failed", || {
+        let line = c.property("ratoon@stillborn.service", "StatusText");
+        let typed = "; see: journalctl -eu ratoon@stillborn.service, ratoon check /etc/ratoon/stillborn.toml";
+        (line.contains(why) && line.ends_with(typed)).then_some(())
+    });
+    // A corrected release is taken up by itself.
+    config("\"/bin/sleep\", \"1000\"");
+    wait_for("the corrected release", || (c.property("ratoon@stillborn.service", "ActiveState") == "active").then_some(()));
+    let said = c.run(&["ratoon", "status", "--check", "stillborn"]);
+    assert!(said.status.success() && text(&said.stdout).starts_with("stillborn healthy: "), "{}", text(&said.stdout));
+    c.ok(&["systemctl", "stop", "ratoon@stillborn.service"]);
+}
+
 fn idle_instance(c: &Container, name: &str, line: &str, drop_in: &str) -> String {
     c.write(
         &format!("/etc/ratoon/{name}.toml"),

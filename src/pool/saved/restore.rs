@@ -39,6 +39,7 @@ impl Pool {
             failure_text,
             timers,
             stopping,
+            unproven,
             announced,
             crashes,
             random,
@@ -75,6 +76,7 @@ impl Pool {
             failure_text,
             timers: restore_timers(timers, now, &workers, &generations),
             stopping: stopping.map(|Ending { code, now, exited }| Stopping { code, now, exited }),
+            unproven,
             announced,
             crashes,
             // The generator never leaves 0.

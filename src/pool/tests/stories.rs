@@ -1,6 +1,7 @@
 //! Stories: what an administrator would tell, one behaviour each. A history that the simulation found becomes one.
 
 mod endings;
+mod first_start;
 mod keeping;
 mod outages;
 mod reloads;

@@ -428,7 +428,13 @@ impl World {
             Action::Answer(asker, answer) => self.answered(*asker, answer),
             Action::Ready => assert!(!std::mem::replace(&mut self.ready_told, true), "READY=1 twice"),
             Action::Stopping => self.stopping = true,
-            Action::Exit(code) => self.exit = Some(*code),
+            Action::Exit(code) => {
+                let gave_up = self.logs.iter().any(|(kind, _)| *kind == Kind::GaveUp);
+                let hopeless = !self.ready_told && self.logs.iter().any(|(kind, _)| *kind == Kind::CannotStart);
+                let at_once = self.pool.stopping.is_some_and(|stopping| stopping.now);
+                assert_eq!(*code == 1, gave_up || hopeless || at_once, "status {code}");
+                self.exit = Some(*code);
+            }
             Action::Log(log) => self.logs.push((log.kind, log.message.clone())),
         }
     }

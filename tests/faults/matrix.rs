@@ -242,10 +242,11 @@ impl Load {
     }
 }
 
-/// The first ready worker of the generation that serves; any when it stops.
+/// The first ready worker of the generation that serves, or of the first one while it starts; any when the instance stops.
 fn serving(status: &Value) -> u32 {
     let stopping = status["state"] == "stopping";
-    let serves = |worker: &&Value| stopping || (worker["state"] == "ready" && worker["generation"] == status["generation"]);
+    let generation = status["generation"].as_u64().expect("a number").max(1);
+    let serves = |worker: &&Value| stopping || (worker["state"] == "ready" && worker["generation"] == generation);
     let worker = workers(status).iter().find(serves).unwrap_or_else(|| panic!("nobody serves: {status:#}"));
     worker["pid"].as_u64().expect("a pid") as u32
 }

@@ -137,6 +137,14 @@ fn the_bus_hears_of_a_reload(c: &Container) {
     assert!(after("ReloadStarted").contains("UINT64 2;"), "{heard}");
     assert!(after("ReloadFinished").contains("UINT64 2;\nSTRING \"committed\";"), "{heard}");
     assert!(heard.contains("Member=InterfacesAdded"), "no new worker: {heard}");
+    // First the state, then the event.
+    let before = heard.split_once("Member=ReloadFinished").map(|(before, _)| before).unwrap_or_default();
+    let shows = |message: &str| {
+        message.starts_with("PropertiesChanged\n")
+            && message.contains("STRING \"org.ratoon1.Manager\";")
+            && message.contains("STRING \"Generation\";\nVARIANT \"t\" {\nUINT64 2;")
+    };
+    assert!(before.split("Member=").any(shows), "told before it can be read: {heard}");
 }
 
 fn a_failed_reload_has_a_name_on_the_bus(c: &Container) {

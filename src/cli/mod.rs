@@ -82,6 +82,9 @@ enum Verb {
     /// Be asked by a master whether this program could go on from its state (on standard input)
     #[command(name = crate::master::HANDOVER_CHECK, hide = true)]
     HandoverCheck(Box<run::Options>),
+    /// Drop descriptors that workers send to the master (over standard input)
+    #[command(name = crate::sys::discard::VERB, hide = true)]
+    DiscardDescriptors,
     /// End what a unit with `survive.conf` has left (for its ExecStopPost=, and for ratoon-leftovers@.service)
     #[command(hide = true)]
     Leftovers(leftovers::Options),
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
         Verb::Init(options) => init::run(options),
         // That the options can be read is part of the answer.
         Verb::HandoverCheck(_) => crate::master::handover_check(),
+        Verb::DiscardDescriptors => crate::sys::discard::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Verb::Leftovers(options) => leftovers::run(&options),
         Verb::Check(options) => check::run(&options),
     }

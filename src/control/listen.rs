@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::paths::{Env, LONGEST, SOCKET, weak_directory};
 use crate::sys::trust::{self, Untrusted};
-use crate::sys::unix_socket::bind_with_mode;
+use crate::sys::unix_socket::{bind_with_mode, refuse_descriptors};
 
 /// Connections that may wait, as std has it; the kernel cuts it down to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -254,6 +254,8 @@ fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         bind_with_mode(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?, 0o666)?;
+        // Before Linux 6.16 the kernel cannot.
+        let _ = refuse_descriptors(&socket);
         rustix::net::listen(&socket, BACKLOG)?;
         Ok::<_, io::Error>(UnixListener::from(socket))
     };

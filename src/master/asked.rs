@@ -164,6 +164,7 @@ impl Master {
             Brought::ReleaseChanged(number, what) => self.release_changed(number, &what),
             Brought::SocketsMissing(why) => self.sockets_missing(why),
             Brought::Orphaned(worker, found) => self.orphaned_found(worker, found),
+            Brought::Discarded(worker, progress) => self.discarded(worker, progress),
             Brought::Orphans => self.children(),
             Brought::Composed => self.composed(),
             Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),

@@ -202,10 +202,14 @@ impl Master {
         }
         let _ = std::fs::remove_file(self.guard.notify_path(worker));
         self.past.add(&process);
+        let process = *process;
         if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())
             && let Err(error) = cgroups.remove(group)
         {
             self.warn(format!("the control group of worker {worker} stays: {error}"));
+        }
+        for socket in std::iter::once(process.notify).chain(process.notify_again) {
+            self.close_notify(worker, socket);
         }
         for (_, pidfd) in process.more.into_iter().flat_map(|more| more.former) {
             self.dismiss(pidfd);

@@ -1,6 +1,6 @@
 //! What workers say, on a socket of each worker's own.
 //!
-//! Law: the socket says who speaks; only the worker's own user and root are heard, and no other worker. A few words a
+//! Law: the socket says for which worker a message is, and `senders.rs` whether its process may send it. A few words a
 //! turn, and no more a second than [`super::processes::Budget`] gives: who floods waits, its neighbours do not.
 
 use std::time::Duration;
@@ -26,7 +26,6 @@ const FORMER_MAX: usize = 8;
 enum Heard {
     Word(Vec<Word>),
     Ignored(String),
-    Silence,
 }
 
 /// A datagram that was listened to, and on which of the worker's sockets.
@@ -34,10 +33,12 @@ struct Listened {
     heard: Heard,
     bytes: Vec<u8>,
     socket: usize,
+    /// It has descriptors, which are dropped elsewhere.
+    attached: bool,
 }
 
-/// [`NotifySocket::receive`] or [`NotifySocket::peek`].
-type Receive = for<'a> fn(&NotifySocket, &'a mut [u8]) -> std::io::Result<Option<Received<'a>>>;
+/// What is known of a datagram beside its bytes: user, process, whether a part of it is missing.
+type From = (Option<u32>, Option<u32>, bool);
 
 impl Word {
     /// The next master could not do without it: all but what is said again and again, or only shown.
@@ -49,6 +50,14 @@ impl Word {
 impl Master {
     /// A worker has something to say.
     pub(super) fn hear(&mut self, worker: WorkerId) {
+        if self.discarder.holds(worker) {
+            // A socket that was made meanwhile, or the end of another pause.
+            let Some(process) = self.processes.get(&worker) else { return };
+            for socket in process.sockets() {
+                let _ = self.poll.get_ref().pause(socket, Token::Notify(worker).to_u64());
+            }
+            return;
+        }
         let share = Budget::share(self.processes.len());
         for _ in 0..WORDS {
             let Some(process) = self.processes.get_mut(&worker) else { return };
@@ -69,9 +78,31 @@ impl Master {
     /// Everything that a worker said before it ended.
     pub(super) fn hear_out(&mut self, worker: WorkerId) {
         for _ in 0..LAST_WORDS {
-            if !self.hear_one(worker) {
-                return;
+            if self.discarder.holds(worker) || !self.hear_one(worker) {
+                break;
             }
+        }
+        let ended = self.processes.get(&worker).is_some_and(|process| !matches!(process.pidfd.peek(), Ok(None)));
+        if ended && self.discarder.end(worker) {
+            self.hear_in_place(worker);
+        }
+    }
+
+    /// Everything in the sockets of a worker that has ended while another process takes a datagram with descriptors; that one
+    /// may be heard twice.
+    fn hear_in_place(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let mut left = Vec::new();
+        for socket in process.sockets() {
+            let take = |it: Received<'_>| left.push(((it.uid, it.pid, it.truncated), it.bytes.to_vec()));
+            // It fails when the kernel does not know SO_PEEK_OFF (before 3.4) only.
+            let _ = socket.peek_all(LAST_WORDS, take);
+        }
+        for (from, bytes) in left {
+            let Some(process) = self.processes.get(&worker) else { return };
+            let heard = self.judge(worker, process, from, &bytes);
+            self.note(worker, &heard, &bytes);
+            self.heed(worker, heard);
         }
     }
 
@@ -94,26 +125,31 @@ impl Master {
         }
     }
 
-    /// One datagram; `false` when there is none. Where a master may follow a dead one it is looked at, written down, and
-    /// only then taken: whenever the master dies, the next one hears it too.
+    /// One datagram; `false` when there is none, or nothing may be read behind it for now. It is looked at, written down where a
+    /// master may follow a dead one, and only then taken: whenever the master dies, the next one hears it too.
     fn hear_one(&mut self, worker: WorkerId) -> bool {
-        let heard = match &self.store {
-            None => self.listen(worker, NotifySocket::receive),
-            Some(_) => self.listen(worker, NotifySocket::peek),
-        };
-        let heard = heard.map_or(Heard::Silence, |Listened { heard, bytes, socket }| {
-            if let Some(store) = &mut self.store {
-                if matches!(&heard, Heard::Word(words) if words.iter().any(Word::matters)) {
-                    store.note(worker, &bytes, self.now);
-                }
-                let mut buffer = [0; MESSAGE_MAX];
-                let taken = self.processes.get(&worker).and_then(|process| process.sockets().nth(socket));
-                let _ = taken.map(|socket| socket.receive(&mut buffer).is_ok());
-            }
-            heard
-        });
+        let Some(Listened { heard, bytes, socket, attached }) = self.listen(worker) else { return false };
+        self.note(worker, &heard, &bytes);
+        if attached {
+            self.discard(worker, socket);
+        } else {
+            let taken = self.processes.get(&worker).and_then(|process| process.sockets().nth(socket));
+            let _ = taken.map(NotifySocket::skip);
+        }
+        self.heed(worker, heard);
+        !attached
+    }
+
+    fn note(&mut self, worker: WorkerId, heard: &Heard, bytes: &[u8]) {
+        if let Some(store) = &mut self.store
+            && matches!(heard, Heard::Word(words) if words.iter().any(Word::matters))
+        {
+            store.note(worker, bytes, self.now);
+        }
+    }
+
+    fn heed(&mut self, worker: WorkerId, heard: Heard) {
         match heard {
-            Heard::Silence => return false,
             Heard::Word(words) => {
                 for word in words {
                     self.understand(worker, word);
@@ -121,32 +157,24 @@ impl Master {
             }
             Heard::Ignored(why) => self.warn_once(&format!("worker {worker}: ignored {why}")),
         }
-        true
     }
 
-    fn listen(&self, worker: WorkerId, how: Receive) -> Option<Listened> {
+    fn listen(&self, worker: WorkerId) -> Option<Listened> {
         let process = self.processes.get(&worker)?;
         let mut buffer = [0; MESSAGE_MAX];
         process.sockets().enumerate().find_map(|(socket, it)| {
-            let received = how(it, &mut buffer).ok()??;
-            let (uid, pid, truncated) = (received.uid, received.pid, received.truncated);
+            let received = it.peek(&mut buffer).ok()??;
+            let (from, attached) = ((received.uid, received.pid, received.truncated), received.attached);
             let bytes = received.bytes.to_vec();
-            Some(Listened { heard: self.judge(worker, process, (uid, pid, truncated), &bytes), bytes, socket })
+            Some(Listened { heard: self.judge(worker, process, from, &bytes), bytes, socket, attached })
         })
     }
 
     /// Whether a message is heard, and what it says. `from`: user, process, and whether a part of it is missing.
-    fn judge(&self, worker: WorkerId, process: &Process, from: (Option<u32>, Option<u32>, bool), bytes: &[u8]) -> Heard {
+    fn judge(&self, worker: WorkerId, process: &Process, from: From, bytes: &[u8]) -> Heard {
         let (uid, pid, truncated) = from;
-        let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
-        let own = || identity.map_or_else(crate::sys::credentials::own_uid, |identity| identity.uid);
-        match uid {
-            Some(uid) if uid == 0 || uid == own() => {}
-            Some(uid) => return Heard::Ignored(format!("a message of user {uid}")),
-            None => return Heard::Ignored("a message without credentials".to_owned()),
-        }
-        if let Some(other) = pid.and_then(|pid| self.neighbour(worker, process, pid)) {
-            return Heard::Ignored(format!("a message that worker {other} sent in its name"));
+        if let Err(why) = self.may_speak(worker, process, uid, pid) {
+            return Heard::Ignored(why);
         }
         if truncated {
             return Heard::Ignored(format!("a message of more than {MESSAGE_MAX} bytes"));
@@ -155,24 +183,6 @@ impl Master {
             Ok(words) => Heard::Word(words),
             Err(bad) => Heard::Ignored(bad.to_string()),
         }
-    }
-
-    /// The other worker that this process belongs to, if it does. A process that is nobody's (a helper of the
-    /// administrator's, one that has ended already) is not: its user was right, and that is what counts.
-    fn neighbour(&self, worker: WorkerId, process: &Process, pid: u32) -> Option<WorkerId> {
-        let of = |pid: u32| self.pids.get(&pid).copied();
-        let found = of(pid).or_else(|| match &process.group {
-            Some(group) if group.holds(pid) => Some(worker),
-            Some(_) | None => descendants::session(pid).and_then(of).or_else(|| self.marked(pid)),
-        });
-        found.filter(|found| *found != worker)
-    }
-
-    /// The worker whose marks a process has.
-    fn marked(&self, pid: u32) -> Option<WorkerId> {
-        let worker = descendants::mark(pid)?;
-        let process = self.processes.get(&worker)?;
-        descendants::has_marks(pid, &Self::family(&self.guard, worker, process)).then_some(worker)
     }
 
     fn understand(&mut self, worker: WorkerId, word: Word) {

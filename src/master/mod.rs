@@ -21,6 +21,8 @@
 //! | `processes.rs`, `birth.rs`, `death.rs` | the workers' processes, their beginning and their end |
 //! | `orphaned.rs` | processes that outlive the main process of their worker: their drain, and the names of those that are killed |
 //! | `hear.rs`, `words.rs` | what workers say |
+//! | `senders.rs` | the processes that may speak for a worker |
+//! | `discarder.rs` | descriptors that workers send, dropped outside the loop |
 //! | `guard.rs` | the runtime directory: the control socket and the workers' notify sockets |
 //! | `vacate.rs` | a queue for each slot: who gets new connections, and whose queue is to get empty |
 //! | `wear.rs` | workers that are used up |
@@ -47,6 +49,7 @@ mod command;
 mod conditions;
 mod death;
 mod desk;
+mod discarder;
 mod document;
 mod fronts;
 mod guard;
@@ -66,6 +69,7 @@ mod reader_rules;
 pub mod release;
 mod rest;
 mod script;
+mod senders;
 mod socket_unit;
 pub mod sockets;
 mod start;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::cgroup::Cgroups;
 use super::conditions::Conditions;
 use super::desk::Desk;
+use super::discarder::Discarder;
 use super::fronts;
 use super::guard::Guard;
 use super::handover::fds::Incoming;
@@ -466,6 +467,7 @@ impl Master {
             surveyor: Surveyor::keeps(Arc::new(Clocks)),
             desk: Desk::new(Arc::new(Clocks)),
             rest,
+            discarder: Discarder::default(),
             started_at,
             child_ended: false,
             dismissed: Vec::new(),

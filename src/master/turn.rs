@@ -16,6 +16,7 @@ use super::birth::Pages;
 use super::cgroup::Cgroups;
 use super::conditions::Conditions;
 use super::desk::Desk;
+use super::discarder::{self, Discarder};
 use super::guard::Guard;
 use super::handover::orphans::Orphans;
 use super::handover::store::Store;
@@ -71,6 +72,8 @@ pub enum Brought {
     SocketsMissing(String),
     /// The orphaned processes of a worker.
     Orphaned(WorkerId, Vec<OrphanedProcess>),
+    /// The process that drops descriptors of workers has news.
+    Discarded(WorkerId, discarder::Progress),
     /// There are more ended orphans than one turn reaps.
     Orphans,
     /// A worker has used up what it may.
@@ -133,6 +136,8 @@ pub struct Master {
     pub(super) stop_signals: StopSignals,
     /// Processes that outlived the main process of their worker.
     pub(super) orphaned: Orphaned,
+    /// Drops the descriptors that workers send.
+    pub(super) discarder: Discarder,
     /// Workers that are to stop when their queue is empty.
     pub(super) vacating: Vacate,
     pub(super) guard: Guard,
@@ -320,6 +325,7 @@ impl Master {
         self.look_at_wear();
         self.look_at_orphans();
         self.look_at_queues();
+        self.warn_of_unanswered();
         self.look_at_tasks();
         self.forget_documents();
         if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= self.now) {

@@ -9,10 +9,10 @@
 //! execve(2) a process has no environment for a moment, so after the reaping one look may miss it: look again.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use super::environ;
 use super::process::{PidFd, Stat};
 
 /// Whose processes.
@@ -83,7 +83,7 @@ pub fn is_one(worker: &Worker<'_>, pid: u32) -> bool {
 
 /// The worker's id that stands in a process's environment: to be checked with [`has_marks`], since anybody can write it.
 pub fn mark(pid: u32) -> Option<u64> {
-    let environment = environment(pid)?;
+    let environment = environ::read(pid)?;
     let mark = environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(b"RATOON_WORKER="))?;
     std::str::from_utf8(mark).ok()?.parse().ok()
 }
@@ -117,13 +117,18 @@ fn find(worker: &Worker<'_>) -> Vec<Found> {
             return Some(Why::Session);
         }
         let chain = unreaped.then(|| ancestry(worker.pid, pid, |pid| alive.get(&pid).map(|stat| (stat.parent, stat.start))));
-        chain.flatten().map(Why::Ancestry).or_else(|| has_marks(pid, worker).then_some(Why::Marks))
+        chain.flatten().map(Why::Ancestry)
     };
-    alive
-        .iter()
-        .filter(|(_, stat)| !matches!(stat.state, b'Z' | b'X'))
-        .filter_map(|(&pid, stat)| Some(Found { process: (pid, stat.start), why: why(pid, stat)? }))
-        .collect()
+    let (mut found, mut others) = (Vec::new(), Vec::new());
+    for (&pid, stat) in alive.iter().filter(|(_, stat)| !matches!(stat.state, b'Z' | b'X')) {
+        match why(pid, stat) {
+            Some(why) => found.push(Found { process: (pid, stat.start), why }),
+            None => others.push(pid),
+        }
+    }
+    let marked = with_marks(others, worker).into_iter();
+    found.extend(marked.filter_map(|pid| Some(Found { process: (pid, alive.get(&pid)?.start), why: Why::Marks })));
+    found
 }
 
 /// Opens a process, and makes sure that the descriptor is of the process that was found.
@@ -162,24 +167,18 @@ fn ancestry(worker: u32, pid: u32, look: impl Fn(u32) -> Option<Process>) -> Opt
 
 /// Whether a process was executed with the worker's own marks in its environment.
 pub fn has_marks(pid: u32, worker: &Worker<'_>) -> bool {
-    let Some(environment) = environment(pid) else { return false };
+    !with_marks(vec![pid], worker).is_empty()
+}
+
+/// The processes that were executed with the worker's own marks in their environment.
+fn with_marks(pids: Vec<u32>, worker: &Worker<'_>) -> Vec<u32> {
     let id = format!("RATOON_WORKER={}", worker.id);
     let socket = [b"NOTIFY_SOCKET=", worker.notify_socket.as_os_str().as_bytes()].concat();
-    let has = |wanted: &[u8]| environment.split(|&byte| byte == 0).any(|entry| entry == wanted);
-    has(id.as_bytes()) && has(&socket)
-}
-
-/// The environment that a process was executed with, its first MiB.
-fn environment(pid: u32) -> Option<Vec<u8>> {
-    let mut environment = Vec::new();
-    let file = std::fs::File::open(format!("/proc/{pid}/environ")).ok()?;
-    file.take(1 << 20).read_to_end(&mut environment).ok()?;
-    Some(environment)
-}
-
-/// The session of a process; a worker leads its own.
-pub fn session(pid: u32) -> Option<u32> {
-    Stat::read(pid).map(|stat| stat.session)
+    let marked = move |environment: Vec<u8>| {
+        let has = |wanted: &[u8]| environment.split(|&byte| byte == 0).any(|entry| entry == wanted);
+        (has(id.as_bytes()) && has(&socket)).then_some(())
+    };
+    environ::read_all(pids, marked).into_iter().map(|(pid, ())| pid).collect()
 }
 
 /// The numbers of all processes.

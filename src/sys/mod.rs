@@ -18,7 +18,11 @@ pub mod credentials;
 #[cfg(feature = "master")]
 pub mod descendants;
 #[cfg(feature = "master")]
+pub mod discard;
+#[cfg(feature = "master")]
 pub mod drops;
+#[cfg(feature = "master")]
+pub mod environ;
 #[cfg(feature = "master")]
 pub mod errno;
 #[cfg(feature = "master")]

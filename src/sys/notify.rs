@@ -1,20 +1,23 @@
 //! Datagrams of sd_notify(3): the sockets that workers talk to, and our own words to systemd.
 //!
-//! Law: nothing here waits. Whatever a sender attaches is closed at once, which is also the answer to `BARRIER=1`.
+//! Law: nothing here waits. No descriptor that a sender attaches is ever installed in this process: datagrams are read with MSG_PEEK
+//! and room for credentials only, and those with descriptors are taken by another process ([`super::discard`]), which is also the
+//! answer to `BARRIER=1`.
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Gid, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::{Errno, FdFlags};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 
+use super::credentials::own_uid;
 use super::fd::{STASH, stash};
 use super::unix_socket::bind_for_owner;
 
@@ -41,12 +44,13 @@ pub struct Received<'a> {
     pub pid: Option<u32>,
     /// It was longer: what is here is its beginning.
     pub truncated: bool,
-    /// How many descriptors came along; they are closed.
-    pub fds: usize,
+    /// It has descriptors. [`super::discard`] takes it; [`NotifySocket::skip`] would drop them here, which may take for ever.
+    pub attached: bool,
 }
 
 impl NotifySocket {
-    /// Makes the socket file, for `owner` (user, group) alone, or for our own user. A stale one is replaced.
+    /// Makes the socket file, for `owner` (user, group) alone, or for our own user. A stale one is replaced. Where that is root all may
+    /// send: a worker that starts as root may become any user.
     ///
     /// The file is never removed here: some clients connect once and keep that for their life.
     pub fn bind(path: &Path, owner: Option<(u32, u32)>) -> io::Result<NotifySocket> {
@@ -63,6 +67,9 @@ impl NotifySocket {
             // By path, as there is no other way: the runtime directory of a root master is root's (control/listen.rs).
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if owner.map_or_else(own_uid, |(uid, _)| uid) == 0 {
+            rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(0o666), AtFlags::empty())?;
         }
         NotifySocket::ready(fd)
     }
@@ -84,17 +91,50 @@ impl NotifySocket {
         Ok(NotifySocket { fd: stash(fd, STASH) })
     }
 
-    /// The next datagram, `None` when there is none. `buffer` should hold [`MESSAGE_MAX`] bytes.
-    pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<Received<'a>>> {
-        self.receive_with(0, buffer)
-    }
-
-    /// The same datagram that [`NotifySocket::receive`] will give next, which it leaves there.
+    /// The next datagram, which stays there; `None` when there is none. `buffer` should hold [`MESSAGE_MAX`] bytes.
     pub fn peek<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<Received<'a>>> {
-        self.receive_with(libc::MSG_PEEK, buffer)
+        Ok(self.peek_with(0, buffer)?.map(|(received, _)| received))
     }
 
-    fn receive_with<'a>(&self, flags: i32, buffer: &'a mut [u8]) -> io::Result<Option<Received<'a>>> {
+    /// Takes the datagram that [`NotifySocket::peek`] has given, and has no descriptors; `false` when there is none.
+    pub fn skip(&self) -> io::Result<bool> {
+        super::discard::skip(self.fd.as_fd())
+    }
+
+    /// Gives all datagrams, at most `max`, and leaves them there.
+    pub fn peek_all(&self, max: usize, mut each: impl FnMut(Received<'_>)) -> io::Result<()> {
+        let mut buffer = [0; MESSAGE_MAX];
+        let mut offset = 0;
+        self.peek_from(0)?;
+        for _ in 0..max {
+            let Some((received, length)) = self.peek_with(libc::MSG_TRUNC, &mut buffer)? else { break };
+            offset += i32::try_from(length).unwrap_or(i32::MAX);
+            if received.truncated {
+                // The kernel goes on behind what it has given: in the middle of this one.
+                self.peek_from(offset)?;
+            }
+            each(received);
+        }
+        self.peek_from(-1)
+    }
+
+    /// From which byte of the queue MSG_PEEK gives something (SO_PEEK_OFF); -1: always the first datagram.
+    fn peek_from(&self, offset: i32) -> io::Result<()> {
+        let length = size_of::<i32>() as libc::socklen_t;
+        // SAFETY: the option is an int, and the kernel copies it before the call returns.
+        let set = unsafe {
+            libc::setsockopt(self.fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEEK_OFF, (&raw const offset).cast(), length)
+        };
+        if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// From now on nobody can send to this socket (EPIPE); what was sent before can still be read.
+    pub fn refuse(&self) {
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Read);
+    }
+
+    /// A datagram, and its length (with MSG_TRUNC the whole one).
+    fn peek_with<'a>(&self, flags: i32, buffer: &'a mut [u8]) -> io::Result<Option<(Received<'a>, usize)>> {
         let room = buffer.len().min(MESSAGE_MAX);
         // By hand: rustix's type for credentials can't hold the pid 0 that a sender from an outer namespace has.
         let mut control = [0u64; CONTROL.div_ceil(8)];
@@ -106,7 +146,7 @@ impl NotifySocket {
         message.msg_control = control.as_mut_ptr().cast();
         message.msg_controllen = CONTROL as _;
         let length = loop {
-            let flags = flags | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+            let flags = flags | libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
             // SAFETY: the header leads to a buffer of `room` bytes and to an aligned control buffer of CONTROL bytes.
             let length = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, flags) };
             if let Ok(length) = usize::try_from(length) {
@@ -119,19 +159,23 @@ impl NotifySocket {
                 _ => return Err(error),
             }
         };
-        // SAFETY: the kernel has just filled this header, and nobody has taken its descriptors.
-        let attached = unsafe { take_attached(&message) };
-        for fd in &attached.fds {
-            // A socket with SO_LINGER would hold us up in close(2) for as long as its owner chose.
-            let _ = sockopt::set_socket_linger(fd, None);
-        }
-        Ok(Some(Received {
+        // SAFETY: the kernel has just filled this header.
+        let (uid, pid) = unsafe { credentials(&message) };
+        let received = Received {
             bytes: &buffer[..length.min(room)],
-            uid: attached.uid,
-            pid: attached.pid,
+            uid,
+            pid,
             truncated: message.msg_flags & libc::MSG_TRUNC != 0,
-            fds: attached.fds.len(),
-        }))
+            // The credentials have their room: what does not fit are descriptors.
+            attached: message.msg_flags & libc::MSG_CTRUNC != 0,
+        };
+        Ok(Some((received, length)))
+    }
+}
+
+impl From<NotifySocket> for OwnedFd {
+    fn from(socket: NotifySocket) -> OwnedFd {
+        socket.fd
     }
 }
 
@@ -147,51 +191,31 @@ impl AsRawFd for NotifySocket {
     }
 }
 
-/// Room for credentials and as many descriptors as there can be.
+/// Room for credentials, and not for a single descriptor.
 // SAFETY: arithmetic only.
-const CONTROL: usize =
-    unsafe { libc::CMSG_SPACE((FDS_MAX * size_of::<RawFd>()) as u32) + libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) }
-        as usize;
+const CONTROL: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
 
-#[derive(Default)]
-struct Attached {
-    fds: Vec<OwnedFd>,
-    uid: Option<u32>,
-    pid: Option<u32>,
-}
-
-/// Takes descriptors and credentials out of a received message, cmsg(3).
+/// User and process that have sent a message, cmsg(3).
 ///
 /// # Safety
-/// `message` is as recvmsg(2) left it, and this is called once for it.
-unsafe fn take_attached(message: &libc::msghdr) -> Attached {
-    let mut attached = Attached::default();
-    // SAFETY: the macros walk the headers that the kernel wrote, within `msg_controllen`; payloads are read unaligned
-    // and no further than their header says; each descriptor is new and ours.
+/// `message` is as recvmsg(2) left it.
+unsafe fn credentials(message: &libc::msghdr) -> (Option<u32>, Option<u32>) {
+    // SAFETY: the macros walk the headers that the kernel wrote, within `msg_controllen`; the payload is read unaligned and no
+    // further than its header says.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(message);
         while let Some(current) = header.as_ref() {
             #[allow(clippy::unnecessary_cast, reason = "it is a usize with glibc and a u32 with musl")]
             let length = (current.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
-            let data = libc::CMSG_DATA(current);
-            match (current.cmsg_level, current.cmsg_type) {
-                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
-                    for index in 0..length / size_of::<RawFd>() {
-                        let number = data.cast::<RawFd>().add(index).read_unaligned();
-                        attached.fds.push(OwnedFd::from_raw_fd(number));
-                    }
-                }
-                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
-                    let credentials = data.cast::<libc::ucred>().read_unaligned();
-                    attached.uid = Some(credentials.uid);
-                    attached.pid = u32::try_from(credentials.pid).ok().filter(|&pid| pid != 0);
-                }
-                _ => {}
+            let is_credentials = (current.cmsg_level, current.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
+            if is_credentials && length >= size_of::<libc::ucred>() {
+                let credentials = libc::CMSG_DATA(current).cast::<libc::ucred>().read_unaligned();
+                return (Some(credentials.uid), u32::try_from(credentials.pid).ok().filter(|&pid| pid != 0));
             }
             header = libc::CMSG_NXTHDR(message, header);
         }
     }
-    attached
+    (None, None)
 }
 
 fn datagram_socket() -> io::Result<OwnedFd> {

@@ -235,6 +235,12 @@ pub(crate) struct Stat {
     pub exit_code: i32,
 }
 
+/// The effective user of a process now; `None` when it is gone.
+pub fn effective_uid(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 impl Stat {
     /// Of a process; `None` when it is gone.
     pub fn read(pid: u32) -> Option<Stat> {

@@ -2,7 +2,7 @@
 //!
 //! Law 11: no file is changed by its path afterwards, which might lead elsewhere by then.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::LazyLock;
 
 use rustix::fs::Mode;
@@ -35,6 +35,21 @@ pub fn bind_for_owner(socket: impl AsFd, address: &SocketAddrUnix) -> Result<(),
     }
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(MODE))?;
     rustix::net::bind(&socket, address)
+}
+
+/// Connections to this listening socket accept no descriptors: who sends one gets EPERM. The kernel would drop them in the process
+/// that reads, and the last close of a file may never return.
+///
+/// # Errors
+/// ENOPROTOOPT before Linux 6.16.
+pub fn refuse_descriptors(socket: impl AsFd) -> Result<(), Errno> {
+    // The number of every architecture but parisc and sparc (asm-generic/socket.h).
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let (off, length) = (0 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the option is an int, and the kernel copies it before the call returns.
+    let set =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, SO_PASSRIGHTS, (&raw const off).cast(), length) };
+    if set == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::NOPROTOOPT)) }
 }
 
 /// The umask that this process was started with. To ask the kernel by umask(2) would change it for a moment.
@@ -89,6 +104,31 @@ mod tests {
             });
             assert_eq!(narrow.join().unwrap(), Mode::from_raw_mode(0o777));
         });
+    }
+
+    #[test]
+    fn refuse_descriptors_holds_for_connections() {
+        use std::os::unix::net::UnixStream;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        if refuse_descriptors(&listener) == Err(Errno::NOPROTOOPT) {
+            println!("SKIPPED refuse_descriptors_holds_for_connections: this kernel is older than 6.16");
+            return;
+        }
+        let client = UnixStream::connect(&path).unwrap();
+        let _server = listener.accept().unwrap();
+        let send = |fds: &[BorrowedFd<'_>]| {
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() {
+                control.push(rustix::net::SendAncillaryMessage::ScmRights(fds));
+            }
+            let text = [std::io::IoSlice::new(b"GET")];
+            rustix::net::sendmsg(&client, &text, &mut control, rustix::net::SendFlags::NOSIGNAL)
+        };
+        assert_eq!(send(&[]), Ok(3));
+        assert_eq!(send(&[listener.as_fd()]), Err(Errno::PERM));
     }
 
     #[test]

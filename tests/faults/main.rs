@@ -25,6 +25,7 @@
 //! | `readers.rs` | readers that may not change the pool, and web pages |
 //! | `store.rs` | systemd's store of descriptors |
 //! | `fuzz.rs` | bytes of every kind for all that reads from outside |
+//! | `descriptors.rs` | descriptors that a worker sends and whose close hangs |
 //! | `stacks.rs` | stack sizes of all threads |
 //! | `puppet.rs`, `meter.rs` | a worker that does what the test says; what a process costs |
 
@@ -35,6 +36,7 @@ mod bodies;
 mod check;
 mod clock;
 mod container;
+mod descriptors;
 #[path = "../support/dice.rs"]
 mod dice;
 mod fuzz;

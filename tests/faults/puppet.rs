@@ -65,6 +65,13 @@ impl Puppet {
         Puppet { ear: place.path("puppet") }
     }
 
+    /// The same, but the puppet does not say that it is ready.
+    pub fn unready_in_slot(place: &Place, slot: u32) -> Puppet {
+        let puppet = Puppet::in_slot(place, slot);
+        place.write("puppet.py", &PROGRAM.replace("say(b'READY=1')\n", ""));
+        puppet
+    }
+
     /// Runs this to its end, and gives what it assigned to `answer`, or the error.
     #[track_caller]
     pub fn run(&self, python: &str) -> String {

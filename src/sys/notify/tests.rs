@@ -24,12 +24,14 @@ impl Bench {
         Systemd::new(self.path.as_os_str()).unwrap()
     }
 
-    /// The text of the next datagram, how many descriptors came with it, and whether it was longer.
-    fn next(&self) -> Option<(String, usize, bool)> {
+    /// Takes the next datagram: its text, whether it has descriptors, and whether it was longer.
+    fn next(&self) -> Option<(String, bool, bool)> {
         let mut buffer = [0; MESSAGE_MAX];
-        let received = self.socket.receive(&mut buffer).unwrap()?;
+        let received = self.socket.peek(&mut buffer).unwrap()?;
         assert_eq!((received.uid, received.pid), (Some(own_uid()), Some(std::process::id())));
-        Some((String::from_utf8_lossy(received.bytes).into_owned(), received.fds, received.truncated))
+        let next = (String::from_utf8_lossy(received.bytes).into_owned(), received.attached, received.truncated);
+        assert!(self.socket.skip().unwrap());
+        Some(next)
     }
 }
 
@@ -39,21 +41,22 @@ fn a_message_with_its_sender() {
     assert_eq!(bench.next(), None);
     assert!(bench.sender().send("READY=1\nSTATUS=up").unwrap());
     assert!(bench.sender().send("").unwrap());
-    assert_eq!(bench.next(), Some(("READY=1\nSTATUS=up".to_owned(), 0, false)));
-    assert_eq!(bench.next(), Some((String::new(), 0, false)));
+    assert_eq!(bench.next(), Some(("READY=1\nSTATUS=up".to_owned(), false, false)));
+    assert_eq!(bench.next(), Some((String::new(), false, false)));
     assert_eq!(bench.next(), None);
 }
 
 #[test]
-fn the_file_is_for_its_owner_alone() {
+fn the_file_is_for_its_owner_alone_unless_that_is_root() {
     let bench = Bench::new();
-    assert_eq!(std::fs::symlink_metadata(&bench.path).unwrap().permissions().mode() & 0o7777, 0o600);
+    let own = if own_uid() == 0 { 0o666 } else { 0o600 };
+    assert_eq!(std::fs::symlink_metadata(&bench.path).unwrap().permissions().mode() & 0o7777, own);
     assert!(is_close_on_exec(&bench.socket));
     let other = bench.path.with_extension("other");
     if rustix::process::geteuid().is_root() {
         let _socket = NotifySocket::bind(&other, Some((65534, 65533))).unwrap();
         let file = std::fs::symlink_metadata(&other).unwrap();
-        assert_eq!((file.uid(), file.gid()), (65534, 65533));
+        assert_eq!((file.uid(), file.gid(), file.permissions().mode() & 0o7777), (65534, 65533, 0o600));
     } else {
         let refused = NotifySocket::bind(&other, Some((0, 0))).unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
@@ -68,7 +71,7 @@ fn a_stale_file_is_replaced_and_nothing_else_is() {
     assert!(path.exists(), "never removed by us");
     let again = NotifySocket::bind(&path, None).unwrap();
     assert!(Systemd::new(path.as_os_str()).unwrap().send("READY=1").unwrap());
-    assert!(again.receive(&mut [0; 64]).unwrap().is_some());
+    assert!(again.peek(&mut [0; 64]).unwrap().is_some());
     std::fs::write(path.with_extension("txt"), "mine").unwrap();
     assert_eq!(NotifySocket::bind(&path.with_extension("txt"), None).unwrap_err().raw_os_error(), Some(libc::EADDRINUSE));
 }
@@ -90,52 +93,78 @@ fn a_long_message_is_cut_and_says_so() {
     let long = "x".repeat(MESSAGE_MAX);
     assert!(bench.sender().send(&long).unwrap());
     assert!(bench.sender().send(&format!("{long}y")).unwrap());
-    assert_eq!(bench.next(), Some((long.clone(), 0, false)));
-    assert_eq!(bench.next(), Some((long, 0, true)));
+    assert_eq!(bench.next(), Some((long.clone(), false, false)));
+    assert_eq!(bench.next(), Some((long, false, true)));
     // A larger buffer doesn't raise the limit.
     assert!(bench.sender().send(&"x".repeat(2 * MESSAGE_MAX)).unwrap());
     let mut buffer = [0; 3 * MESSAGE_MAX];
-    let received = bench.socket.receive(&mut buffer).unwrap().unwrap();
+    let received = bench.socket.peek(&mut buffer).unwrap().unwrap();
     assert_eq!((received.bytes.len(), received.truncated), (MESSAGE_MAX, true));
 }
 
 /// Counts descriptors of the whole process, so it needs one of its own.
 #[test]
-fn as_many_descriptors_as_there_can_be_are_closed() {
-    if !alone("sys::notify::tests::as_many_descriptors_as_there_can_be_are_closed") {
+fn attached_descriptors_are_never_installed() {
+    if !alone("sys::notify::tests::attached_descriptors_are_never_installed") {
         return;
     }
     let bench = Bench::new();
     let sender = bench.sender();
     let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
     let before = descriptors_of(std::process::id());
-    for _ in 0..3 {
-        let fds = vec![near.as_fd(); FDS_MAX];
+    for count in [1, 2, FDS_MAX] {
+        let fds = vec![near.as_fd(); count];
         assert!(sender.send_with_fds("FDSTORE=1", &fds).unwrap());
-        assert_eq!(bench.next(), Some(("FDSTORE=1".to_owned(), FDS_MAX, false)));
+        assert!(bench.socket.peek(&mut [0; 64]).unwrap().unwrap().attached);
+        assert_eq!(descriptors_of(std::process::id()), before);
+        assert_eq!(bench.next(), Some(("FDSTORE=1".to_owned(), true, false)));
         assert_eq!(descriptors_of(std::process::id()), before);
     }
     assert!(sender.send_with_fds("FDSTORE=1", &vec![near.as_fd(); FDS_MAX + 1]).is_err());
-
-    // With no room for more than two (MSG_CTRUNC) these two are closed, and the message is read all the same.
-    let limit = before.iter().max().unwrap() + 1;
-    let room: Vec<OwnedFd> = (before.len() as i32..limit).map(|_| near.as_fd().try_clone_to_owned().unwrap()).collect();
-    let full = descriptors_of(std::process::id());
-    let old = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let tight = rustix::process::Rlimit { current: Some(limit as u64 + 2), maximum: old.maximum };
-    assert!(sender.send_with_fds("READY=1", &vec![near.as_fd(); 100]).unwrap());
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, tight).unwrap();
-    let (text, fds, truncated) = bench.next().unwrap();
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, old).unwrap();
-    assert_eq!((text.as_str(), truncated), ("READY=1", false));
-    assert!(fds <= 3, "{fds}");
-    assert_eq!(descriptors_of(std::process::id()), full);
-
     // Nobody holds the other end any more.
-    drop((room, near));
+    drop(near);
     let mut rest = Vec::new();
     wait_readable(&far);
     std::io::Read::read_to_end(&mut far, &mut rest).unwrap();
+}
+
+#[test]
+fn peek_all_gives_every_datagram_and_takes_none() {
+    let bench = Bench::new();
+    let sender = bench.sender();
+    let long = "x".repeat(2 * MESSAGE_MAX + 7);
+    assert!(sender.send("STATUS=one").unwrap());
+    assert!(sender.send_with_fds("STATUS=two", &[bench.socket.as_fd()]).unwrap());
+    assert!(sender.send(&long).unwrap());
+    assert!(sender.send("STATUS=four").unwrap());
+    let all = |max: usize| {
+        let mut all = Vec::new();
+        let take = |it: Received<'_>| all.push((String::from_utf8_lossy(it.bytes).into_owned(), it.attached, it.truncated));
+        bench.socket.peek_all(max, take).unwrap();
+        all
+    };
+    let own = |text: &str, attached, truncated| (text.to_owned(), attached, truncated);
+    let sent = [
+        own("STATUS=one", false, false),
+        own("STATUS=two", true, false),
+        own(&long[..MESSAGE_MAX], false, true),
+        own("STATUS=four", false, false),
+    ];
+    assert_eq!(all(10), sent);
+    assert_eq!(all(2), sent[..2]);
+    assert_eq!(std::iter::from_fn(|| bench.next()).collect::<Vec<_>>(), sent);
+    assert_eq!(all(10), []);
+}
+
+#[test]
+fn refusing_socket_still_gives_what_was_sent() {
+    let bench = Bench::new();
+    let sender = bench.sender();
+    assert!(sender.send("STATUS=before").unwrap());
+    bench.socket.refuse();
+    assert!(sender.send("STATUS=after").is_err());
+    assert_eq!(bench.next(), Some(("STATUS=before".to_owned(), false, false)));
+    assert_eq!(bench.next(), None);
 }
 
 #[test]
@@ -149,17 +178,17 @@ fn a_barrier_is_answered_by_reading_it() {
     let up = || poll.ready(&mut Vec::new(), 1).unwrap() == 1;
     bench.next().unwrap();
     assert!(!up());
-    assert_eq!(bench.next(), Some(("BARRIER=1".to_owned(), 1, false)));
+    assert_eq!(bench.next(), Some(("BARRIER=1".to_owned(), true, false)));
     assert!(up());
 }
 
-/// A connection whose last reference is in our hands, with something unsent and a long SO_LINGER: close(2) would wait.
+/// A connection whose last reference is in the datagram, with something unsent and a long SO_LINGER: its close would wait.
 #[test]
-fn a_lingering_socket_does_not_hold_us_up() {
+fn peek_does_not_wait_for_a_lingering_socket() {
     let bench = Bench::new();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (_peer, _) = listener.accept().unwrap();
+    let (peer, _) = listener.accept().unwrap();
     sockopt::set_socket_linger(&stream, Some(std::time::Duration::from_secs(600))).unwrap();
     stream.set_nonblocking(true).unwrap();
     // The peer doesn't read: fill what is between.
@@ -167,8 +196,11 @@ fn a_lingering_socket_does_not_hold_us_up() {
     assert!(bench.sender().send_with_fds("READY=1", &[stream.as_fd()]).unwrap());
     drop(stream);
     let begin = std::time::Instant::now();
-    assert_eq!(bench.next().unwrap().1, 1);
+    assert!(bench.socket.peek(&mut [0; 64]).unwrap().unwrap().attached);
+    bench.socket.peek_all(8, |received| assert!(received.attached)).unwrap();
     assert!(begin.elapsed() < DEADLINE, "{:?}", begin.elapsed());
+    // With its reset the end of the socket, which takes the connection along, has nothing to wait for.
+    drop(peer);
 }
 
 #[test]
@@ -206,8 +238,8 @@ fn an_abstract_address_is_reached() {
 fn a_socket_that_was_handed_over_is_set_up_again() {
     let (near, far) = UnixDatagram::pair().unwrap();
     let socket = NotifySocket::from_fd(near.into()).unwrap();
-    assert!(socket.receive(&mut [0; 8]).unwrap().is_none(), "non-blocking");
+    assert!(socket.peek(&mut [0; 8]).unwrap().is_none(), "non-blocking");
     far.send(b"READY=1").unwrap();
     let mut buffer = [0; 64];
-    assert_eq!(socket.receive(&mut buffer).unwrap().unwrap().uid, Some(own_uid()));
+    assert_eq!(socket.peek(&mut buffer).unwrap().unwrap().uid, Some(own_uid()));
 }

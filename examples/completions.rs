@@ -1,16 +1,16 @@
 //! Writes the completions of bash, zsh and fish below a root directory, where packages of Debian have them: `completions ROOT`.
-//! `packaging/deb` runs it.
+//! `packaging/stage` runs it.
 
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap_complete::{Shell, generate_to};
+use ratoon::cli::{Shell, completions};
 
-const SHELLS: [(Shell, &str); 3] = [
-    (Shell::Bash, "usr/share/bash-completion/completions"),
-    (Shell::Zsh, "usr/share/zsh/vendor-completions"),
-    (Shell::Fish, "usr/share/fish/vendor_completions.d"),
+const FILES: [(Shell, &str, &str); 3] = [
+    (Shell::Bash, "usr/share/bash-completion/completions", "ratoon"),
+    (Shell::Zsh, "usr/share/zsh/vendor-completions", "_ratoon"),
+    (Shell::Fish, "usr/share/fish/vendor_completions.d", "ratoon.fish"),
 ];
 
 fn main() -> ExitCode {
@@ -18,19 +18,25 @@ fn main() -> ExitCode {
         eprintln!("completions: name the root directory");
         return ExitCode::from(2);
     };
-    for (shell, directory) in SHELLS {
-        let directory = Path::new(&root).join(directory);
-        let written = fs::create_dir_all(&directory)
-            .and_then(|()| generate_to(shell, &mut ratoon::cli::command(), "ratoon", &directory))
-            .and_then(|file| match shell {
-                // bash-completion looks for the name of the command.
-                Shell::Bash => fs::rename(&file, directory.join("ratoon")),
-                _ => Ok(()),
-            });
-        if let Err(error) = written {
-            eprintln!("completions: {shell}: {}: {error}", directory.display());
-            return ExitCode::FAILURE;
+    match write(Path::new(&root)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("completions: {error}");
+            ExitCode::FAILURE
         }
     }
-    ExitCode::SUCCESS
+}
+
+/// Writes all of them below `root`.
+///
+/// # Errors
+/// The file, and what failed there.
+pub fn write(root: &Path) -> Result<(), String> {
+    for (shell, directory, name) in FILES {
+        let directory = root.join(directory);
+        let file = directory.join(name);
+        let written = fs::create_dir_all(&directory).and_then(|()| fs::write(&file, completions(shell)));
+        written.map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    Ok(())
 }

@@ -83,7 +83,7 @@ fn summary(config: &Config) -> String {
 }
 
 /// A word as it could be typed into a shell.
-fn shown(word: &str) -> String {
+pub(super) fn shown(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("{word:?}") }
 }

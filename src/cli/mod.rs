@@ -6,6 +6,7 @@
 
 mod abort;
 mod check;
+mod completions;
 mod init;
 mod leftovers;
 mod list;
@@ -24,6 +25,9 @@ mod upgrade;
 
 use std::process::ExitCode;
 
+pub use completions::{Shell, completions};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::sys::thread::STACK;
@@ -102,18 +106,25 @@ enum Verb {
     #[command(after_help = "Run by root it checks as the users who will need users, directories, programs and files.\n\
      Exit status: 0 fine, 1 not.")]
     Check(check::Options),
+    /// Print the completion script of a shell
+    #[command(after_help = "For example:   ratoon completions bash >~/.local/share/bash-completion/completions/ratoon\n\
+     Packages install them. Exit status: 0.")]
+    Completions(completions::Options),
 }
 
-/// The command line as data, for whoever writes completions of it.
-pub fn command() -> clap::Command {
-    <Cli as clap::CommandFactory>::command()
+/// The command line as data, for completions: without the verbs that only programs call.
+fn command() -> clap::Command {
+    let all = <Cli as clap::CommandFactory>::command();
+    let verbs: Vec<_> = all.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned().collect();
+    let command = clap::Command::new("ratoon").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
+    command.disable_help_subcommand(true).subcommands(verbs)
 }
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     // Whoever starts us with SIGCHLD ignored would keep us from waiting for what we run.
     crate::sys::signals::reset_ignored([libc::SIGCHLD]);
-    match Cli::parse().verb {
+    match Cli::try_parse().unwrap_or_else(|error| usage(&error)).verb {
         Verb::Run(options) => run::run(*options),
         Verb::Reload(options) => ask(reload::run(options)),
         Verb::Abort(options) => ask(abort::run(options)),
@@ -129,7 +140,38 @@ pub fn main() -> ExitCode {
         Verb::DiscardDescriptors => crate::sys::discard::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Verb::Leftovers(options) => leftovers::run(&options),
         Verb::Check(options) => check::run(&options),
+        Verb::Completions(options) => completions::run(&options),
     }
+}
+
+/// Says what is wrong with the command line, and exits 2; prints help and version, and exits 0.
+fn usage(error: &clap::Error) -> ! {
+    let words: Vec<String> = std::env::args().collect();
+    let invalid = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::UnknownArgument => Some(word.as_str()),
+        _ => None,
+    };
+    match invalid.and_then(|word| with_dashes(&words, word)) {
+        Some(line) => {
+            screen::complain(&format!(
+                "error: the command of the workers stands after --; write\n\n    {}",
+                screen::clean(&line)
+            ));
+            std::process::exit(i32::from(COULD_NOT_ASK))
+        }
+        None => error.exit(),
+    }
+}
+
+/// The command line with `--` before `word`, where a command was probably meant.
+fn with_dashes(words: &[String], word: &str) -> Option<String> {
+    let takes_command = words.get(1).is_some_and(|verb| matches!(verb.as_str(), "run" | "init"));
+    if !takes_command || word.starts_with('-') || words.iter().any(|word| word == "--") {
+        return None;
+    }
+    let at = words.iter().rposition(|it| it == word).filter(|at| *at > 1)?;
+    let shown = |words: &[String]| words.iter().map(|word| check::shown(word)).collect::<Vec<_>>().join(" ");
+    Some(format!("ratoon {} -- {}", shown(&words[1..at]), shown(&words[at..])))
 }
 
 /// Runs a verb of the client: its exit status, or what kept it from asking.
@@ -157,4 +199,26 @@ fn changed(outcome: crate::control::messages::ChangeMessage, done: &str) -> Exit
     }
     screen::complain(&format!("ratoon: {}", screen::clean(&outcome.reason)));
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_dashes_puts_them_before_the_command() {
+        let line = |text: &str, word: &str| with_dashes(&text.split(' ').map(str::to_owned).collect::<Vec<_>>(), word);
+        let run = "ratoon run --workers 2 ./server --port 80";
+        assert_eq!(line(run, "./server").as_deref(), Some("ratoon run --workers 2 -- ./server --port 80"));
+        assert_eq!(line("ratoon init web ./server", "./server").as_deref(), Some("ratoon init web -- ./server"));
+        assert_eq!(line("ratoon run --wrokers 2", "--wrokers"), None);
+        assert_eq!(line("ratoon status web api", "api"), None);
+        assert_eq!(line("ratoon run web -- ./server", "web"), None);
+    }
+
+    #[test]
+    fn completions_offer_no_hidden_verb() {
+        assert!(command().get_subcommands().all(|verb| !verb.is_hide_set()));
+        assert!(command().find_subcommand("status").is_some() && command().find_subcommand("leftovers").is_none());
+    }
 }

@@ -79,7 +79,8 @@ impl Progress {
                 row.state = clean(&exit.how);
                 row.failed = exit.failed;
                 row.settled = Some(now);
-                vec![row.plain(now)]
+                // The outcome of the reload tells of a start timeout.
+                if exit.how.starts_with("start timeout") { Vec::new() } else { vec![row.plain(now)] }
             }
             // The outcome itself is the answer to the request; other generations are not of this reload.
             Event::ReloadFinished(_) | Event::Worker(_) | Event::WorkerExited(_) => Vec::new(),
@@ -208,6 +209,19 @@ mod tests {
         worker 12 (slot 1, pid 4012): exit 1 after 1.3 s
         ");
         assert_eq!(progress.serving(), 7);
+    }
+
+    #[test]
+    fn start_timeout_is_left_to_the_outcome() {
+        let now = Instant::now();
+        let mut progress = Progress::new(now);
+        progress.event(&Event::ReloadStarted(8), now);
+        assert_eq!(progress.event(&worker(5, 0, 8, "starting"), now).len(), 1);
+        let how = "start timeout after 10s".into();
+        let exit = Event::WorkerExited(ExitMessage { id: 5, slot: 0, generation: 8, how, failed: true });
+        assert!(progress.event(&exit, now).is_empty());
+        let screen = Screen { width: None, height: None, colour: false };
+        assert!(progress.lines(now, &screen)[1].contains("start timeout after 10s"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::target::Target;
 use crate::control::client::Client;
 use crate::control::messages::ReloadMessage;
 use crate::status::cure::cure;
+use crate::status::tree::Failure;
 
 /// How often a terminal's figures move on.
 const TICK: Duration = Duration::from_millis(100);
@@ -111,13 +112,19 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
         }
         if let Some(failure) = failure {
             let details = details(failure, LOG_LINES);
-            if !details.is_empty() {
+            if !details.is_empty() && !tells(&reason, failure) {
                 complain(&describe(failure));
-                details.iter().for_each(|line| complain(&format!("    {line}")));
             }
+            details.iter().for_each(|line| complain(&format!("    {line}")));
         }
     }
     ExitCode::FAILURE
+}
+
+/// Whether the reason of an outcome tells how this worker ended.
+fn tells(reason: &str, failure: &Failure) -> bool {
+    let told = format!("worker {} (slot {}): {}", failure.worker, failure.slot, clean(&failure.how));
+    reason.strip_prefix(&told).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()))
 }
 
 /// Where the progress is shown: in place on a terminal, line by line elsewhere.
@@ -160,5 +167,19 @@ impl Show {
         self.text = text;
         let mut out = stdout().lock();
         let _ = write!(out, "{up}{}", self.text).and_then(|()| out.flush());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_knows_the_worker_and_its_end() {
+        let failure = |worker, how: &str| Failure { worker, slot: 0, how: how.to_owned(), ..Failure::default() };
+        assert!(tells("worker 2 (slot 0): start timeout after 10s", &failure(2, "start timeout after 10s")));
+        assert!(tells("worker 2 (slot 0): exit 1 (its last status: loading)", &failure(2, "exit 1")));
+        assert!(!tells("worker 2 (slot 0): exit 12", &failure(2, "exit 1")));
+        assert!(!tells("worker 3 (slot 0): exit 1", &failure(2, "exit 1")));
     }
 }

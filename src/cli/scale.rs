@@ -20,5 +20,19 @@ pub(super) struct Options {
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let client = client(options.name.as_deref(), &options.control).await?;
     let outcome = client.scale(options.workers).await.map_err(|error| error.to_string())?;
-    Ok(changed(outcome, &format!("{} workers from now on", options.workers)))
+    Ok(changed(outcome, &done(options.workers)))
+}
+
+fn done(workers: u32) -> String {
+    format!("{workers} {} from now on", if workers == 1 { "worker" } else { "workers" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::done;
+
+    #[test]
+    fn scale_says_one_worker_in_the_singular() {
+        assert_eq!([done(1), done(2)], ["1 worker from now on", "2 workers from now on"]);
+    }
 }

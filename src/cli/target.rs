@@ -61,7 +61,7 @@ pub(super) async fn client(name: Option<&str>, control: &Control) -> Result<Clie
 }
 
 async fn named(name: &str, env: &Env) -> Result<Client, String> {
-    paths::check_name(name)?;
+    let name = paths::instance_of(name)?;
     let found = paths::candidates(name, env);
     match found.as_slice() {
         [] => {
@@ -70,6 +70,10 @@ async fn named(name: &str, env: &Env) -> Result<Client, String> {
                 Some(foreign) => Err(format!(
                     "the instance {name:?} is another user's; if you mean it, say --control {}",
                     foreign.found.control.display()
+                )),
+                None if paths::has_active_socket_unit(name, env) => Err(format!(
+                    "no instance {name:?} runs here, but its socket listens: a connection starts it, and so does \
+                     `systemctl start ratoon@{name}`; if it does not come up, `journalctl -u ratoon@{name}` says why"
                 )),
                 None => Err(format!("no instance {name:?} runs here; {}", others(&all))),
             }
@@ -208,6 +212,19 @@ mod tests {
         assert_eq!(named("web", &env).await.unwrap().path(), path);
         let words = named("api", &env).await.unwrap_err();
         assert_eq!(words, "no instance \"api\" runs here; these run: web");
+    }
+
+    #[tokio::test]
+    async fn named_says_that_the_socket_of_a_stopped_instance_listens() {
+        let base = tempfile::tempdir().unwrap();
+        let env = env(base.path());
+        let units = env.run.join("systemd/units");
+        std::fs::create_dir_all(&units).unwrap();
+        std::os::unix::fs::symlink("0123", units.join("invocation:ratoon@web.socket")).unwrap();
+        let words = named("ratoon@web.service", &env).await.unwrap_err();
+        assert!(words.starts_with("no instance \"web\" runs here, but its socket listens"), "{words}");
+        let words = named("api", &env).await.unwrap_err();
+        assert!(words.contains("there is none"), "{words}");
     }
 
     #[tokio::test]

@@ -83,6 +83,11 @@ fn absolute(name: &str) -> Option<OsString> {
 /// # Errors
 /// A sentence that says what is wrong with it.
 pub fn check_name(name: &str) -> Result<(), String> {
+    if name.starts_with("ratoon@") || [".service", ".socket"].iter().any(|kind| name.ends_with(kind)) {
+        return Err(format!(
+            "{name:?} cannot be an instance's name: it is one of a unit; the instance of ratoon@NAME.service is NAME"
+        ));
+    }
     if name.is_empty()
         || name.len() > 64
         || name.starts_with(['.', '-'])
@@ -95,6 +100,25 @@ pub fn check_name(name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// The instance that is meant by `NAME`, `ratoon@NAME` or `ratoon@NAME.service`.
+///
+/// # Errors
+/// As [`check_name`].
+pub fn instance_of(text: &str) -> Result<&str, String> {
+    let name = match text.strip_prefix("ratoon@") {
+        Some(unit) => unit.strip_suffix(".service").or(unit.strip_suffix(".socket")).unwrap_or(unit),
+        None => text,
+    };
+    check_name(name).map(|()| name)
+}
+
+/// Whether systemd holds listening sockets for the instance `name`: its socket unit is active.
+pub fn has_active_socket_unit(name: &str, env: &Env) -> bool {
+    // systemd keeps a link here for each unit that is not inactive.
+    let link = format!("systemd/units/invocation:ratoon@{name}.socket");
+    std::iter::once(&env.run).chain(&env.xdg_runtime_dir).any(|base| base.join(&link).symlink_metadata().is_ok())
 }
 
 /// The directory that the instance `name` has to itself.
@@ -312,6 +336,21 @@ mod tests {
         assert_eq!(own_control(&env), Some(of_unit));
         env.runtime_directory = Some(base.path().join("gone"));
         assert_eq!(own_control(&env), None);
+    }
+
+    #[test]
+    fn instance_of_takes_the_name_of_a_unit() {
+        for text in ["web", "ratoon@web", "ratoon@web.service", "ratoon@web.socket"] {
+            assert_eq!(instance_of(text), Ok("web"), "{text}");
+        }
+        for text in ["web.service", "web.socket", "ratoon@", "ratoon@.service", "ratoon@ratoon@web"] {
+            assert!(instance_of(text).is_err(), "{text}");
+        }
+        let said = instance_of("web.service").unwrap_err();
+        assert_eq!(
+            said,
+            "\"web.service\" cannot be an instance's name: it is one of a unit; the instance of ratoon@NAME.service is NAME"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::stop_signals::StopRequest;
 use super::terminal::HangUp;
 use super::turn::{Brought, Master};
 use crate::control::{Ask, AskerId, Command, Reply};
-use crate::pool::Event;
+use crate::pool::{self, Event};
 use crate::sys::signals;
 
 /// So many signals are served a turn.
@@ -133,8 +133,7 @@ impl Master {
     /// Kills all workers, says so, and waits for no hook.
     fn stop_at_once(&mut self, signal: i32) {
         let count = self.pool.workers().filter(|(_, worker)| worker.pid.is_some()).count();
-        let workers = if count == 1 { "worker" } else { "workers" };
-        self.record(Record::new(Level::Warning, format!("second {}: {count} {workers} killed", signals::name(signal))));
+        self.record(Record::new(Level::Warning, format!("second {}: {} killed", signals::name(signal), pool::workers(count))));
         if let Some(hook) = self.ending.take() {
             hook.cancel();
         }

@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use how::{How, Span};
+pub use report::workers;
 pub use saved::Saved;
 pub use vocabulary::{
     Action, Answer, AskerId, Ended, Event, Kind, Log, Number, Outcome, Readiness, RecycleReason, Restart, Said, Settings, Slot,
@@ -215,7 +216,7 @@ impl Pool {
         (self.current, self.last_number) = (1, 1);
         (self.target, self.configured) = (count, count);
         self.generations.insert(1, Generation::new(settings, Role::Current));
-        self.log(Kind::Info, format!("generation 1 starts with {count} workers"), Some(1), None);
+        self.log(Kind::Info, format!("generation 1 starts with {}", workers(count as usize)), Some(1), None);
         self.resize(1, count);
     }
 
@@ -248,7 +249,7 @@ impl Pool {
             return self.answer(asker, Answer::Failed(why.to_owned()));
         }
         if count != self.target {
-            self.log(Kind::Info, format!("scaled from {} to {count} workers", self.target), Some(self.current), None);
+            self.log(Kind::Info, format!("scaled from {} to {}", self.target, workers(count as usize)), Some(self.current), None);
         }
         self.target = count;
         self.resize(self.current, count);

@@ -3,6 +3,14 @@
 use super::Pool;
 use super::reload::Stage;
 
+/// `1 worker`, `4 workers`
+pub fn workers(count: usize) -> String {
+    match count {
+        1 => "1 worker".to_owned(),
+        count => format!("{count} workers"),
+    }
+}
+
 impl Pool {
     /// SIGTERM, or a reason to give up: all workers drain, and no generation begins any more.
     pub fn is_stopping(&self) -> bool {
@@ -32,8 +40,7 @@ impl Pool {
         if let Some(stopping) = &self.stopping {
             let mut text = match self.workers.len() {
                 0 => "stopping".to_owned(),
-                1 => "stopping: 1 worker left".to_owned(),
-                left => format!("stopping: {left} workers left"),
+                left => format!("stopping: {} left", workers(left)),
             };
             // It ends by itself: why.
             if let Some(failure) = self.failure_text.as_ref().filter(|_| stopping.by_itself()) {

@@ -123,11 +123,11 @@ impl Pool {
         Some(match (at_once, how) {
             (_, _) if ready => {
                 let rule = self.generations.get(&self.current)?.settings.restart;
-                format!("worker {slot} failed {} (last: {how})", limit_in_words(rule))
+                format!("slot {slot} failed {} (last: {how})", limit_in_words(rule))
             }
-            (_, How::Left) => format!("worker {slot} leaves at once (STOPPING=1)"),
-            (true, How::Exit(_) | How::Signal { .. }) => format!("worker {slot} exits at once ({how})"),
-            (_, _) => format!("worker {slot} fails ({how})"),
+            (_, How::Left) => format!("slot {slot} leaves at once (STOPPING=1)"),
+            (true, How::Exit(_) | How::Signal { .. }) => format!("slot {slot} exits at once ({how})"),
+            (_, _) => format!("slot {slot} fails ({how})"),
         })
     }
 

@@ -337,7 +337,10 @@ impl Pool {
             self.log(Kind::WorkerFailed, format!("{reason}, while it drained"), Some(generation), Some((id, slot)));
         }
         if crashed {
-            self.log(Kind::WorkerFailed, reason.clone(), Some(generation), Some((id, slot)));
+            // A start timeout was logged when the time was over.
+            if !matches!(how, How::StartTimeout(_)) {
+                self.log(Kind::WorkerFailed, reason.clone(), Some(generation), Some((id, slot)));
+            }
             self.recycle_failed(id, &reason);
             match self.generations.get(&generation).map(|home| home.role) {
                 Some(Role::Candidate) => self.rollback(Outcome::RolledBack, reason),

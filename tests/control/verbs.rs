@@ -99,8 +99,8 @@ async fn a_failed_reload_shows_why_and_what_the_worker_printed() {
     finish(&fake, reply, "rolled-back", "worker 12 (slot 2): exit 1");
     let ended = end(child).await;
     assert_eq!(ended.status, Some(1));
-    let expected = "reload to generation 8 rolled back: worker 12 (slot 2): exit 1\n\
-                    worker 12 (slot 2, generation 8): exit 1\n    | Traceback\n    | KeyError: \\u{1b}[31mDATABASE_URL\n";
+    let expected = "reload to generation 8 rolled back: worker 12 (slot 2): exit 1\n    | Traceback\n    \
+                    | KeyError: \\u{1b}[31mDATABASE_URL\n";
     assert_eq!(ended.err, expected);
     assert_eq!(ended.out, "");
 }

@@ -114,7 +114,7 @@ fn a_pool_that_cannot_live_costs_next_to_nothing() {
     let began = Instant::now();
     let bound = || 8 * (1 + 4) + 1 + began.elapsed().as_secs() as usize;
     assert!(starts(&master) <= bound(), "{}", starts(&master));
-    master.systemd().wait("degraded", |all| all.iter().any(|it| it.contains("degraded: worker")).then_some(()));
+    master.systemd().wait("degraded", |all| all.iter().any(|it| it.contains("degraded: slot")).then_some(()));
     let readyz = super::harness::http::over_unix(&master.control(), "GET", "/readyz", super::harness::PATIENCE).expect("readyz");
     assert_eq!(readyz.status, 503);
     assert_eq!(master.verb(&["status"]).code, Some(1));

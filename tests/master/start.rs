@@ -65,7 +65,7 @@ fn a_worker_that_exits_at_once_makes_the_pool_degraded() {
     let first = pids(&master.status());
     master.place.behave("v1", "exit_at_start=1");
     processes::signal(first[1], Signal::KILL);
-    master.systemd().wait_for("STATUS=generation 1: 1/2 ready, degraded: worker 1 exits at once (exit 1)", 1);
+    master.systemd().wait_for("STATUS=generation 1: 1/2 ready, degraded: slot 1 exits at once (exit 1)", 1);
     let status = master.wait("degraded", |status| status["degraded"] == true);
     assert_eq!(last_failure(&status)["how"], "exit 1", "{status:#}");
     assert_eq!(pids(&status)[0], first[0], "its neighbour was touched");
@@ -143,11 +143,11 @@ fn first_start_that_cannot_succeed_ends_and_says_why() {
     let master = place.pool("count = 2", "").launch();
     let ended = master.end();
     assert_eq!(ended.code(), Some(1), "{ended}\n{}", master.log());
-    master.wait_for_log("generation 1 cannot start: worker 0 exits at once (exit 1)");
+    master.wait_for_log("generation 1 cannot start: slot 0 exits at once (exit 1)");
     let told = master.systemd().messages();
     assert!(!told.contains(&"READY=1".to_owned()), "{told:?}");
     let last = told.iter().rfind(|message| message.starts_with("STATUS=")).expect("a status line");
-    assert!(last.starts_with("STATUS=stopping; generation 1 cannot start: worker 0 exits at once (exit 1); see: "), "{last}");
+    assert!(last.starts_with("STATUS=stopping; generation 1 cannot start: slot 0 exits at once (exit 1); see: "), "{last}");
     assert!(last.ends_with("pool.toml"), "{last}");
 }
 

@@ -176,4 +176,5 @@ fn a_forgotten_command() {
     let place = Place::new();
     let said = failing(&place, &["run", "--listen", "127.0.0.1:0", "--name", "no-such-instance"]);
     recorded!("no_command", said);
+    recorded!("no_dashes", failing(&place, &["run", "--listen", "127.0.0.1:0", "./server", "--port", "80"]));
 }

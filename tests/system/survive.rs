@@ -189,6 +189,9 @@ fn a_restart_keeps_the_workers_and_a_stop_ends_them(c: &Container) {
     }
     let report = load.stop();
     assert_eq!(report["failed"], 0, "{report:#}");
+    let journal = c.journal(&web.service());
+    let told = journal.matches("2 workers of the master before this one found again").count();
+    assert!(told == 3 && !journal.contains("master before this one died"), "{journal}");
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
     // A master that hangs when it is told to stop, and one that was found dead.

@@ -85,7 +85,7 @@ fn unit_start_that_cannot_succeed_fails_at_once(c: &Container) {
     let said = c.run(&["systemctl", "start", "ratoon@stillborn.service"]);
     assert!(!said.status.success(), "{}", text(&said.stderr));
     assert!(began.elapsed() < std::time::Duration::from_secs(15), "{:?}", began.elapsed());
-    let why = "generation 1 cannot start: worker 0 exits at once (exit 1)";
+    let why = "generation 1 cannot start: slot 0 exits at once (exit 1)";
     assert!(c.journal("ratoon@stillborn.service").contains(why), "{}", c.journal("ratoon@stillborn.service"));
     // The reason, and what to type, also while systemd waits before the next start.
     wait_for("the status line of a start that failed", || {

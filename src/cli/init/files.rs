@@ -85,7 +85,7 @@ impl Instance {
         );
         match self.workers {
             Some(workers) => text += &format!("count = {workers}\n"),
-            None => text += "#count = 4    # one for each CPU\n",
+            None => text += "#count = 4    # in place of one for each CPU\n",
         }
         match &self.ready {
             Some(ready) => text += &format!("ready = {}\n", quoted(ready)),

@@ -296,3 +296,12 @@ fn one_line_for_a_status() {
     );
     assert_eq!(summary(""), "web.toml:1:1: the key worker.command is missing: what is to be run? Write");
 }
+
+#[test]
+fn smart_quotes_of_an_editor_for_prose_are_named() {
+    for text in ["[worker]\ncommand = [\u{201c}web\u{201d}]", "[worker]\ncommand = \u{2018}web\u{2019}"] {
+        let said = read(text).unwrap_err();
+        assert!(said.starts_with("web.toml:2:1"), "{said}");
+        assert!(said.contains("this is a quotation mark of prose; TOML takes \" or ' only"), "{said}");
+    }
+}

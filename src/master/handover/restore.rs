@@ -23,7 +23,7 @@ use crate::master::processes::{Budget, More, Process, Token};
 use crate::master::publish::{Ended, LastReload};
 use crate::master::script::ScriptCopy;
 use crate::master::turn::Master;
-use crate::pool::{Action, Event, How, Outcome, Phase, Pool, WorkerId};
+use crate::pool::{self, Action, Event, How, Outcome, Phase, Pool, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
@@ -285,7 +285,8 @@ impl Master {
             self.carry_out(Action::Stop(worker));
         }
         let left = self.processes.len();
-        let message = format!("the master before this one died: {left} workers of it were found again and serve on");
+        // Whether that master was killed or restarted, nobody can tell: both leave the same.
+        let message = format!("{} of the master before this one found again: they serve on", pool::workers(left));
         self.record(Record::new(Level::Warning, message));
         if self.pool.announced() {
             self.systemd.status(&self.status_line(), true, self.now);

@@ -82,5 +82,5 @@ fn pool_degraded_by_workers_that_leave_names_them() {
     }
     assert_eq!(world.pool.crashes(), 5);
     let text = world.pool.status_text();
-    assert!(text.ends_with("degraded: worker 0 leaves at once (STOPPING=1)"), "{text}");
+    assert!(text.ends_with("degraded: slot 0 leaves at once (STOPPING=1)"), "{text}");
 }

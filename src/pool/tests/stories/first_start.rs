@@ -25,7 +25,7 @@ fn start_ends_when_every_slot_has_failed_three_times() {
     assert!(world.now - begin <= ms(1_000), "{:?}", world.now - begin);
     assert_eq!(world.spawns.len(), 6);
     let text = world.pool.status_text();
-    assert_eq!(text, "stopping; generation 1 cannot start: worker 0 exits at once (exit 3)");
+    assert_eq!(text, "stopping; generation 1 cannot start: slot 0 exits at once (exit 3)");
     assert!(world.logs.iter().any(|(_, line)| line.starts_with("generation 1 cannot start: ")), "{:?}", world.logs);
 }
 

@@ -49,7 +49,7 @@ fn more_failures_than_the_limit_degrade_the_pool_until_all_is_well_for_an_interv
         world.exit(worker, How::Exit(1));
         assert_eq!(world.pool.degraded(), failure == 6, "after {failure} failures");
     }
-    assert_eq!(world.pool.status_text(), "generation 1: 3/4 ready, degraded: worker 2 exits at once (exit 1)");
+    assert_eq!(world.pool.status_text(), "generation 1: 3/4 ready, degraded: slot 2 exits at once (exit 1)");
     let before = world.now;
     while in_slot(&world, 2).is_none() {
         let at = world.pool.deadline().unwrap();

@@ -92,11 +92,11 @@ fn status_names_a_slot_that_has_no_ready_worker() {
     let mut world = serving(3);
     crash(&mut world, 1, 6);
     assert!(world.pool.degraded());
-    assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready, degraded: worker 1 fails (exit 1)");
+    assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready, degraded: slot 1 fails (exit 1)");
     // Another slot fails later, and is back at once.
     crash(&mut world, 0, 1);
     world.all_ready();
-    assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready, degraded: worker 1 fails (exit 1)");
+    assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready, degraded: slot 1 fails (exit 1)");
     // All are ready, and the pool is still degraded: by what had happened, not by a worker that is ready.
     while world.of(1).len() < 3 {
         let at = world.pool.deadline().expect("a restart");
@@ -104,7 +104,7 @@ fn status_names_a_slot_that_has_no_ready_worker() {
     }
     world.all_ready();
     if world.pool.degraded() {
-        let expected = "generation 1: 3/3 ready, degraded: worker 1 failed more than 5 times within 1min (last: exit 1)";
+        let expected = "generation 1: 3/3 ready, degraded: slot 1 failed more than 5 times within 1min (last: exit 1)";
         assert_eq!(world.pool.status_text(), expected);
     }
     world.pass(ms(61_000));

@@ -82,6 +82,9 @@ fn a_worker_that_hangs_before_ready_rolls_back_after_the_start_timeout() {
     world.exit(2, How::Signal { signal: 9, core: false });
     let ended = world.ended.last().unwrap();
     assert_eq!((ended.how.to_string().as_str(), ended.failed), ("start timeout after 10s", true));
+    let told =
+        world.logs.iter().map(|(_, line)| line).filter(|line| line.starts_with("worker 2 ") && line.contains("start timeout"));
+    assert_eq!(told.collect::<Vec<_>>(), ["worker 2 (slot 0) is not ready: start timeout after 10s"]);
 }
 
 #[test]

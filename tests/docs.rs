@@ -286,3 +286,16 @@ fn threat_model_names_tests_that_exist() {
         named.iter().filter(|(file, test)| !read(&format!("{file}.rs")).contains(&format!("fn {test}("))).collect();
     assert!(missing.is_empty(), "docs/threat-model.md names tests that are not there: {missing:?}");
 }
+
+#[test]
+fn code_in_the_manual_has_plain_quotes() {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/man")).expect("the pages") {
+        let path = entry.expect("an entry").path();
+        let text = fs::read_to_string(&path).expect("a page");
+        for line in between(&text, "\n.nf\n", "\n.fi").flat_map(str::lines) {
+            // groff shows these two as quotation marks of prose; \(aq and \(ga are the plain ones.
+            assert!(!line.contains(['\'', '`']), "{}: {line}", path.display());
+        }
+        assert!(!text.contains(|c: char| matches!(c, '\u{2018}'..='\u{201f}')), "{}", path.display());
+    }
+}

@@ -77,7 +77,7 @@ fn the_socket_outlives_a_service_that_cannot_start(c: &Container) {
 /// Without a socket, one worker that runs a line of shell and stays.
 fn unit_start_that_cannot_succeed_fails_at_once(c: &Container) {
     let config = |command: &str| {
-        let text = format!("[worker]\ncommand = [{command}]\ncount = 2\nready = \"running\"\nsettle = \"50ms\"\n");
+        let text = format!("[worker]\ncommand = [{command}]\ncount = 2\nready = \"running\"\n");
         c.write("/etc/ratoon/stillborn.toml", &text);
     };
     config("\"/bin/false\"");

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use ratoon::master;
+use ratoon::sys::discard;
 use ratoon::sys::notify::Systemd;
 use ratoon::sys::thread;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
         ["master", file] => run_master(file.into()),
         ["worker", directory] => run_worker(Path::new(directory)),
+        [discard::VERB] => discard::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         _ => {
             let trials = vec![
                 Trial::test("a_datagram_costs_the_same_among_many_workers", a_datagram),

@@ -221,7 +221,7 @@ fn carry_out(
     start: impl Fn() -> std::io::Result<Helper>,
     tell: impl Fn(WorkerId, Progress),
 ) {
-    // A helper that was killed is started again once. A datagram that it has not taken is read again by the loop.
+    // A helper that was killed is started again once.
     for _ in 0..2 {
         let asked = match helper.take().map_or_else(&start, Ok) {
             Ok(asked) => asked,
@@ -243,12 +243,11 @@ fn carry_out(
             }
             Answer::Gone => {}
         }
-        if job.request == Request::Next {
-            return tell(job.worker, Progress::Done);
-        }
     }
-    // To close it here might never return.
-    std::mem::forget(job.socket);
+    // An executable that does not know the verb (a program that has the master as a library) exits at once.
+    tell(job.worker, Progress::Unstarted("it exits".to_owned()));
+    discard::carry_out(job.request, job.socket.as_fd());
+    tell(job.worker, Progress::Done);
 }
 
 /// Helpers that were given up and have answered since exit.

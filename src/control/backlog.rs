@@ -1,6 +1,6 @@
 //! Notices with numbers, and the last of them: a listener that was away for a moment gets what it missed.
 //!
-//! Law: the loop never waits for a listener. The lock is held for a push here, and for a copy of at most [`KEPT`] notices there.
+//! Law: the loop never waits for a listener. The lock is held for a push here, and for a copy of at most `KEPT` notices there.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

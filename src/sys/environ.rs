@@ -1,7 +1,7 @@
 //! `/proc/PID/environ` of processes that may not answer.
 //!
 //! A read of it waits for the mmap_lock of the process, and for its execve(2): for ever, if the process, or the file system that it
-//! maps or executes, wants that. The read is done by another thread, for which the caller waits at most [`LIMIT`] a process.
+//! maps or executes, wants that. The read is done by another thread, for which the caller waits at most `LIMIT` a process.
 //! A thread that does not come back is left alone, and that process is not read again until it does.
 
 use std::collections::BTreeMap;

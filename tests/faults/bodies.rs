@@ -12,7 +12,7 @@ const CONNECTIONS: usize = 900;
 /// The largest body that is not refused at once, bytes.
 const BODY: usize = 64 * 1024;
 /// What a connection may cost while its body is under way, KiB: buffers of its own for a head and for an answer.
-const EACH: u64 = 24;
+const EACH: u64 = 32;
 /// What may stay when all are gone, KiB.
 const STAYS: u64 = 6 * 1024;
 

@@ -160,7 +160,7 @@ impl Overrides {
             give_up => restart.give_up = OrOff(time) => time.map(|time| time.0);
             surge => reload.surge = surge => surge;
             reload_memory => reload.memory = memory => memory;
-            probation => reload.probation = TimeOrZero(time) => time;
+            probation => reload.probation = TimeOrZero(time) => Some(time);
             max_age => recycle.max_age = OrOff(time) => time.map(|time| time.0);
             max_memory => recycle.max_memory = OrOff(size) => size.map(|size| size.0);
             max_requests => recycle.max_requests = OrOff(number) => number.map(|number| number.0);

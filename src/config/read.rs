@@ -58,7 +58,7 @@ impl<'t> Reading<'t> {
         }
         if let Some(mut section) = top.section("reload") {
             section.read("surge", &mut config.reload.surge, |value: Surge| value);
-            section.read("probation", &mut config.reload.probation, |TimeOrZero(value)| value);
+            section.read("probation", &mut config.reload.probation, |TimeOrZero(value)| Some(value));
             section.read("check", &mut config.reload.check, |Argv(value)| Some(value));
             section.read("memory", &mut config.reload.memory, |value: MemoryCheck| value);
             section.end();

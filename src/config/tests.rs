@@ -23,12 +23,12 @@ fn the_defaults_are_the_contracts() {
     assert_eq!(config.worker.stop_timeout, Duration::from_secs(30));
     assert_eq!(config.worker.stop_signal, libc::SIGTERM);
     assert_eq!(config.worker.settle, Duration::from_secs(1));
-    assert_eq!(config.worker.ready, Ready::Notify);
+    assert_eq!(config.worker.ready, Ready::Auto);
     assert_eq!((config.worker.count, config.worker.watchdog), (None, None));
     assert_eq!((config.restart.initial, config.restart.max), (Duration::from_millis(100), Duration::from_secs(30)));
     assert_eq!((config.restart.limit, config.restart.interval), (5, Duration::from_secs(60)));
     assert_eq!(config.restart.give_up, None);
-    assert_eq!((config.reload.surge, config.reload.probation), (Surge::Percent(100), Duration::ZERO));
+    assert_eq!((config.reload.surge, config.reload.probation), (Surge::Percent(100), None));
     assert_eq!(config.worker.workers(), usable_cpus());
 }
 
@@ -125,7 +125,7 @@ hosts = ["Status.Example.org.", "b"]
         },
         reload: Reload {
             surge: Surge::Count(1),
-            probation: Duration::from_secs(5),
+            probation: Some(Duration::from_secs(5)),
             check: Some(words(&["web", "--check"])),
             memory: MemoryCheck::Refuse,
         },

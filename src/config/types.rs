@@ -70,8 +70,13 @@ pub struct Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ready {
+    /// It said `READY=1` and accepts; or it accepts and was silent for `worker.settle`, if no worker of the committed generation said
+    /// `READY=1`. Without listening sockets: it said `READY=1`.
+    Auto,
     /// It said `READY=1`.
     Notify,
+    /// It accepts on the listening sockets.
+    Accepting,
     /// Its exec succeeded and it lived for `worker.settle`.
     Running,
 }
@@ -125,7 +130,7 @@ pub struct Reload {
     /// How many new workers may live beside the old.
     pub surge: Surge,
     /// How long after all are ready a crash still rolls back.
-    pub probation: Duration,
+    pub probation: Option<Duration>,
     /// Run first, in the new release.
     pub check: Option<Vec<String>>,
     /// When a second generation would not fit into memory.
@@ -211,7 +216,7 @@ impl Config {
                 environment_file: Vec::new(),
                 environment_override: Vec::new(),
                 count: None,
-                ready: Ready::Notify,
+                ready: Ready::Auto,
                 settle: Duration::from_secs(1),
                 start_timeout: Duration::from_secs(10),
                 stop_timeout: Duration::from_secs(30),
@@ -229,7 +234,7 @@ impl Config {
                 interval: Duration::from_secs(60),
                 give_up: None,
             },
-            reload: Reload { surge: Surge::Percent(100), probation: Duration::ZERO, check: None, memory: MemoryCheck::Warn },
+            reload: Reload { surge: Surge::Percent(100), probation: None, check: None, memory: MemoryCheck::Warn },
             hooks: Hooks::default(),
             recycle: Recycle::default(),
             status: Status::default(),

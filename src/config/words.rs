@@ -37,11 +37,13 @@ scalar!(Signal);
 
 impl Scalar for Ready {
     fn expected() -> String {
-        r#""notify" or "running""#.to_owned()
+        r#""auto", "accepting", "notify" or "running""#.to_owned()
     }
 
     fn from_text(text: &str) -> Result<Self, String> {
         match text {
+            "auto" => Ok(Self::Auto),
+            "accepting" => Ok(Self::Accepting),
             "notify" => Ok(Self::Notify),
             "running" => Ok(Self::Running),
             _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),

@@ -70,6 +70,7 @@ impl Master {
 
     /// `worker` is another now.
     fn changed(&mut self, worker: WorkerId) {
+        self.follow_readiness(worker);
         if let Some(view) = self.view(worker) {
             self.notices.push(Notice::Worker(view));
         }
@@ -194,7 +195,9 @@ impl Master {
     pub(super) fn extend(&mut self) {
         let slowest = self.releases.values().map(|release| {
             let config = &release.config;
-            config.worker.start_timeout.max(config.worker.settle) + config.worker.stop_timeout + config.reload.probation
+            config.worker.start_timeout.max(config.worker.settle)
+                + config.worker.stop_timeout
+                + config.reload.probation.unwrap_or(crate::pool::UNPROVEN_PROBATION)
         });
         if let Some(slowest) = slowest.max() {
             self.systemd.extend(slowest + MARGIN, self.now);

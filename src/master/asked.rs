@@ -165,6 +165,7 @@ impl Master {
             Brought::Orphaned(worker, found) => self.orphaned_found(worker, found),
             Brought::Discarded(worker, progress) => self.discarded(worker, progress),
             Brought::Orphans => self.children(),
+            Brought::Readiness(worker, seen) => self.readiness_seen(worker, &seen),
             Brought::Composed => self.composed(),
             Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),
             Brought::Checked(task, result) => self.next_program_said(task, result),

@@ -173,6 +173,7 @@ impl Master {
             errnos_left: super::processes::ERRNOS,
             budget: Budget::new(self.now),
             left_behind: false,
+            readiness: None,
         };
         self.processes.insert(worker, Box::new(process));
         Ok(child.pid)

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::desk::{Asker, Job, PAGES, Pages};
 use super::publish::{Ended, LastReload, told};
+use super::readiness::Known;
 use super::sockets::{Kind, Listener};
 use super::turn::{Brought, Master};
 use crate::config::Config;
@@ -47,6 +48,7 @@ struct One {
     info: Map<String, Value>,
     counters: BTreeMap<String, f64>,
     scoreboard: Option<Arc<Scoreboard>>,
+    readiness: Option<Known>,
 }
 
 impl Master {
@@ -83,6 +85,9 @@ impl Master {
                 info: process.map(|process| process.info()).unwrap_or_default(),
                 counters: process.map(|process| process.counters().clone()).unwrap_or_default(),
                 scoreboard: process.and_then(|process| process.scoreboard.clone()),
+                readiness: process
+                    .and_then(|process| process.readiness)
+                    .or(self.pool.said_ready_alone(id).then_some(Known::Said)),
             })
         });
         Facts {
@@ -243,7 +248,8 @@ fn limits(config: &Config) -> tree::Limits {
 }
 
 fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
-    let One { view, group: _, info, counters: _, scoreboard: _ } = one;
+    let One { view, group: _, info, counters: _, scoreboard: _, readiness } = one;
+
     let Told { totals, unlisted, active } = told;
     let figures = survey.worker(view.id).cloned().unwrap_or_default();
     tree::Worker {
@@ -253,6 +259,7 @@ fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
         pid: (view.pid != 0).then_some(view.pid),
         state: view.state.to_owned(),
         status: (!view.status_text.is_empty()).then(|| view.status_text.to_string()),
+        readiness: readiness.map(|known| known.as_str().to_owned()),
         start_time: time(view.started_at),
         memory_rss: figures.rss,
         cpu_usec: figures.cpu_usec,

@@ -227,6 +227,9 @@ impl Master {
             Word::Bad(key) => return self.warn_once(&format!("worker {worker}: ignored a value of {key} that makes no sense")),
             Word::Reloading | Word::Barrier | Word::Unknown => return,
         };
+        if said == Said::Ready {
+            self.readiness.look_now(worker);
+        }
         self.events.push_back(Event::Said(worker, said));
     }
 

@@ -33,6 +33,7 @@
 //! | `reader_rules.rs` | what the configuration says of readers |
 //! | `conditions.rs` | parts of the configuration that a reload could not apply |
 //! | `status_listener.rs`, `socket_unit.rs` | the socket of `status.listen`; sockets that systemd did not pass |
+//! | `readiness.rs` | looks at starting workers from outside: whether they accept |
 //! | `rest.rs` | letting go of memory when there is nothing to do |
 //! | `sockets.rs`, `cgroup.rs`, `output.rs`, `journal.rs`, `catalog.rs` | sockets, control groups, workers' output, the master's log |
 #![forbid(unsafe_code)]
@@ -66,6 +67,7 @@ mod preparing;
 mod processes;
 mod publish;
 mod reader_rules;
+mod readiness;
 pub mod release;
 mod rest;
 mod script;

@@ -185,14 +185,21 @@ pub fn assignment(name: &str, value: &str) -> Option<CString> {
     CString::new(format!("{name}={value}")).ok()
 }
 
-/// What the pool must know of a configuration.
-pub fn settings(config: &Config) -> Settings {
+/// What the pool must know of a release.
+pub fn settings(release: &Release) -> Settings {
+    let config = &release.config;
     let restart = &config.restart;
+    let settle = config.worker.settle;
+    let listens = !release.plan.listeners.is_empty();
     Settings {
         count: config.worker.workers(),
         ready: match config.worker.ready {
             config::Ready::Notify => Readiness::Notify,
-            config::Ready::Running => Readiness::Running(config.worker.settle),
+            config::Ready::Running => Readiness::Running(settle),
+            config::Ready::Auto if !listens => Readiness::Notify,
+            config::Ready::Auto => Readiness::Auto(settle),
+            config::Ready::Accepting if !listens => Readiness::Running(settle),
+            config::Ready::Accepting => Readiness::Accepting(settle),
         },
         start_timeout: config.worker.start_timeout,
         stop_timeout: config.worker.stop_timeout,
@@ -212,5 +219,6 @@ pub fn settings(config: &Config) -> Settings {
         probation: config.reload.probation,
         max_age: config.recycle.max_age,
         per_slot: config.worker.balance == Balance::PerSlot,
+        listens,
     }
 }

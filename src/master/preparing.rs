@@ -29,7 +29,7 @@ impl Master {
             let made = prepare::prepare(&source, &common, Some(&living), job);
             let made = made.map(|mut release| {
                 release.before = running;
-                (prepare::settings(&release.config), Box::new(release))
+                (prepare::settings(&release), Box::new(release))
             });
             let _ = bring.send(Brought::Prepared(id, number, made));
         });

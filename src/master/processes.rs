@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde_json::{Map, Value};
 
 use super::cgroup::WorkerGroup;
+use super::readiness::Known;
 use crate::pool::{Number, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
@@ -39,6 +40,8 @@ pub struct Process {
     pub budget: Budget,
     /// Its main process is gone, others are left.
     pub left_behind: bool,
+    /// How it is known that it is ready, as far as it was looked at.
+    pub readiness: Option<Known>,
 }
 
 /// What only some workers have.

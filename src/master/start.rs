@@ -456,6 +456,7 @@ impl Master {
             journal: journal.clone(),
             systemd,
             ends,
+            readiness: Master::readiness_watch(&bring),
             brought,
             bring,
             replies: HashMap::new(),
@@ -493,7 +494,7 @@ impl Master {
                 }
                 master.resume_slots(&mut fds);
                 master.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
-                master.events.push_back(Event::Start(prepare::settings(&release.config)));
+                master.events.push_back(Event::Start(prepare::settings(&release)));
                 master.releases.insert(1, Arc::from(release));
                 master.warn_of_release(1);
             }

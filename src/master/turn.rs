@@ -28,6 +28,7 @@ use super::output::Outputs;
 use super::prepare::{Common, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
+use super::readiness::ReadinessWatch;
 use super::rest::Rest;
 use super::sockets::Slots;
 use super::status_listener::StatusListener;
@@ -41,6 +42,7 @@ use crate::control::http::Book;
 use crate::control::{AskerId, Ends, Reply};
 use crate::pool::{Action, Event, Number, Pool, RecycleReason, Settings, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
+use crate::status::kernel::accepting::Observation;
 use crate::status::tree::{Failure, Request};
 use crate::sys::poll::Poll;
 use crate::sys::process::PidFd;
@@ -78,6 +80,8 @@ pub enum Brought {
     Orphans,
     /// A worker has used up what it may.
     Worn(WorkerId, RecycleReason),
+    /// A look at a starting worker from outside showed something new.
+    Readiness(WorkerId, Observation),
     /// A document is composed, and others wait for the next.
     Composed,
     /// The program that is to come could go on, or why it can't.
@@ -148,6 +152,8 @@ pub struct Master {
     pub(super) ends: Ends,
     pub(super) brought: mpsc::UnboundedReceiver<Brought>,
     pub(super) bring: mpsc::UnboundedSender<Brought>,
+    /// Looks at starting workers.
+    pub(super) readiness: ReadinessWatch,
     /// Who waits, and how they are reached.
     pub(super) replies: HashMap<AskerId, oneshot::Sender<Reply>>,
     /// Answers that go out once everything else is told.

@@ -51,11 +51,17 @@ pub(super) struct Generation {
     pub ready: u32,
     /// How many workers of it live.
     pub members: u32,
+    /// The listening sockets on which its ready workers were seen to accept, as in [`Accepting`](super::Accepting).
+    pub accepted_on: u32,
+    /// One of its workers has said READY=1.
+    pub says_ready: bool,
+    /// Each of its workers that got ready had said READY=1 and was seen to accept.
+    pub proven: bool,
 }
 
 impl Generation {
     pub fn new(settings: Settings, role: Role) -> Generation {
-        Generation { settings, role, places: Vec::new(), ready: 0, members: 0 }
+        Generation { settings, role, places: Vec::new(), ready: 0, members: 0, accepted_on: 0, says_ready: false, proven: true }
     }
 }
 

@@ -17,6 +17,7 @@ mod first_start;
 mod generation;
 mod how;
 mod orphaned;
+mod readiness;
 mod recycle;
 mod reload;
 mod report;
@@ -33,11 +34,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use how::{How, Span};
+pub use readiness::UNPROVEN_PROBATION;
 pub use report::workers;
 pub use saved::Saved;
 pub use vocabulary::{
-    Action, Answer, AskerId, Ended, Event, Kind, Log, Number, Outcome, Readiness, RecycleReason, Restart, Said, Settings, Slot,
-    Surge, WorkerId,
+    Accepting, Action, Answer, AskerId, Ended, Event, Kind, Log, Number, Outcome, Readiness, RecycleReason, Restart, Said,
+    Settings, Slot, Surge, WorkerId,
 };
 pub use worker::{Phase, Worker};
 
@@ -138,6 +140,7 @@ impl Pool {
             Event::SpawnFailed(id, why) => self.exited(id, How::NotStarted(why), false),
             Event::MainPid(id, pid) => self.main_pid(id, pid),
             Event::Said(id, said) => self.said(id, said),
+            Event::Seen(id, seen) => self.seen_accepting(id, seen),
             Event::Exited { worker, how, left } => self.exited(worker, how, left),
             Event::Cleared(id) => self.cleared(id),
             Event::Orphaned { worker, serving } => self.orphans_seen(worker, serving),
@@ -203,6 +206,22 @@ impl Pool {
         self.workers.iter().map(|(id, worker)| (*id, &**worker))
     }
 
+    /// Whether a look from outside at this worker would decide something: it starts, and `worker.ready` asks for it or the length
+    /// of the probation depends on it.
+    pub fn wants_a_look(&self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.phase == Phase::Starting && worker.pid.is_some()) else {
+            return false;
+        };
+        let settings = self.generations.get(&worker.generation).map(|home| &home.settings);
+        settings
+            .is_some_and(|settings| settings.listens && matches!(settings.ready, Readiness::Accepting(_) | Readiness::Auto(_)))
+    }
+
+    /// A worker said READY=1, and no look from outside has shown that it accepts.
+    pub fn said_ready_alone(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|worker| worker.signs.said && worker.signs.seen.sockets == 0)
+    }
+
     /// A living worker.
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(&id).map(|worker| &**worker)
@@ -224,7 +243,7 @@ impl Pool {
         while let Some(key) = self.timers.pop(self.now) {
             match key {
                 Key::Start(id) => self.start_timeout(id),
-                Key::Settle(id) => self.become_ready(id),
+                Key::Settle(id) => self.settled(id),
                 Key::Watchdog(id) => self.watchdog(id),
                 Key::Age(id) => self.worn(id, RecycleReason::Age),
                 Key::Stop(id) => self.stop_timeout(id),

@@ -191,15 +191,16 @@ impl Pool {
 
     /// Commits when all of the candidate are ready, after its probation.
     fn check_candidate(&mut self) {
-        let Some(reload) = self.reload.as_mut() else { return };
+        let Some(reload) = self.reload.as_ref() else { return };
         let Some(candidate) = self.generations.get(&reload.number) else { return };
         if reload.stage != Stage::Starting || candidate.ready < reload.target {
             return;
         }
-        let probation = candidate.settings.probation;
+        let probation = self.probation_of(reload.number);
         if probation.is_zero() {
             return self.commit();
         }
+        let Some(reload) = self.reload.as_mut() else { return };
         reload.stage = Stage::Probation;
         let number = reload.number;
         self.timers.set(Key::Probation, self.after(probation));

@@ -60,6 +60,9 @@ struct Worker {
     status: String,
     doom: Option<words::Doom>,
     ready_at: Option<Offset>,
+    said_ready: bool,
+    accepts_on: u32,
+    hidden: bool,
     watchdog: Option<Duration>,
     counted: bool,
     vacating: bool,
@@ -72,6 +75,9 @@ struct Worker {
 struct Generation {
     settings: words::Settings,
     places: Vec<Place>,
+    accepted_on: u32,
+    says_ready: bool,
+    unproven: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

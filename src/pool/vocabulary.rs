@@ -33,12 +33,14 @@ pub struct Settings {
     pub restart: Restart,
     /// How many new workers may live beside the old.
     pub surge: Surge,
-    /// Time after all are ready in which a crash still rolls back.
-    pub probation: Duration,
+    /// Time after all are ready in which a crash still rolls back; `None`: it depends on how they got ready.
+    pub probation: Option<Duration>,
     /// A worker older than this is replaced.
     pub max_age: Option<Duration>,
     /// Each slot has a queue of its own (`worker.balance = "per-slot"`).
     pub per_slot: bool,
+    /// There are listening sockets.
+    pub listens: bool,
 }
 
 /// `worker.ready`.
@@ -48,6 +50,20 @@ pub enum Readiness {
     Notify,
     /// It lived for so long.
     Running(Duration),
+    /// It was seen to accept; where that cannot be seen, it said `READY=1` or lived for so long.
+    Accepting(Duration),
+    /// It said `READY=1` and was seen to accept; or it was seen to accept and was silent for so long, when no worker of the committed
+    /// generation said `READY=1`.
+    Auto(Duration),
+}
+
+/// What a look from outside showed of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepting {
+    /// The listening sockets on which it accepts: bit 0 is the first, bit 31 the 32nd and all behind it.
+    pub sockets: u32,
+    /// Something could not be seen.
+    pub hidden: bool,
 }
 
 /// `restart.*`.
@@ -101,6 +117,8 @@ pub enum Event {
     MainPid(WorkerId, u32),
     /// A worker said something.
     Said(WorkerId, Said),
+    /// A starting worker was looked at from outside.
+    Seen(WorkerId, Accepting),
     /// A worker's main process ended; `left` says whether other processes of it still live.
     Exited {
         /// Which worker.

@@ -9,6 +9,7 @@ use super::Pool;
 use super::ending::{Ending, Verdict};
 use super::generation::Role;
 use super::how::How;
+use super::readiness::Signs;
 use super::serving::VACATE_LIMIT;
 use super::timers::Key;
 use super::vocabulary::{Action, Ended, Kind, Number, Outcome, Readiness, Said, Slot, WorkerId};
@@ -72,6 +73,8 @@ pub struct Worker {
     pub status: String,
     pub(super) doom: Option<Doom>,
     pub(super) ready_at: Option<Instant>,
+    /// What is known of its readiness.
+    pub(super) signs: Signs,
     /// How often it must be heard of when ready.
     pub(super) watchdog: Option<Duration>,
     /// It is one of its generation's `ready`.
@@ -85,7 +88,7 @@ pub struct Worker {
 }
 
 /// A worker may cost the master a kibibyte, and this is a part of it.
-const _: () = assert!(size_of::<Worker>() <= 104);
+const _: () = assert!(size_of::<Worker>() <= 120);
 
 impl Pool {
     /// Begins a worker's life; the caller puts it into its place.
@@ -103,6 +106,7 @@ impl Pool {
             status: String::new(),
             doom: None,
             ready_at: None,
+            signs: Signs::default(),
             watchdog,
             counted: false,
             vacating: false,
@@ -145,8 +149,7 @@ impl Pool {
             return self.orphaned_said(id, said);
         }
         match (said, worker.phase) {
-            (Said::Ready, Phase::Starting) => self.become_ready(id),
-            (Said::Ready, Phase::Ready | Phase::Draining) => {}
+            (Said::Ready, Phase::Starting | Phase::Ready | Phase::Draining) => self.said_ready(id),
             (Said::Stopping, Phase::Starting | Phase::Ready) => self.leaves(id),
             (Said::Stopping, Phase::Draining) => {}
             (Said::Status(text), _) => {
@@ -203,6 +206,7 @@ impl Pool {
         if let Some(every) = watchdog {
             self.timers.set(Key::Watchdog(id), now + every);
         }
+        self.note_readiness(id);
         self.act(Action::Changed(id));
         self.queue_is_served(id);
         let Some(home) = self.generations.get_mut(&generation) else { return };
@@ -274,7 +278,7 @@ impl Pool {
             Some(generation),
             Some((id, slot)),
         );
-        let reason = self.reason(id, &how.to_string());
+        let reason = self.reason(id, &format!("{how}{}", self.why_not_ready(id)));
         self.drain(id, Doom::StartTimeout(limit));
         if role == Role::Candidate {
             self.rollback(Outcome::RolledBack, reason);

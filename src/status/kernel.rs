@@ -4,6 +4,7 @@
 //! each address family, whatever the number of workers. It blocks: run it on a thread of its own, off the loop. Nothing that
 //! a worker does makes it fail, and it ends within [`BUDGET`] and a little.
 
+pub mod accepting;
 mod claims;
 mod diag;
 mod holders;

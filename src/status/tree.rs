@@ -184,6 +184,8 @@ pub struct Worker {
     pub state: String,
     /// What it said last as `STATUS=`.
     pub status: Option<String>,
+    /// How it is known that it is ready: `said` (READY=1 alone), `epoll`, `accept`, `connection` (it was seen to accept), or `unseen`.
+    pub readiness: Option<String>,
     /// When it was started.
     pub start_time: String,
     /// Resident memory of all its processes, bytes.

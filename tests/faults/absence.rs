@@ -41,7 +41,7 @@ fn stop_timeout_does_not_count_an_absence() {
     // No worker of the library: its own limit of a drain runs by its own clock.
     let script = "#!/bin/sh\ntrap 'echo term > ../term' TERM\nsystemd-notify --ready\nuntil [ -e ../over ]; do sleep 0.01; done\necho done > ../done\n";
     place.program("v1/worker", script);
-    let master = place.pool("count = 1\nstop_timeout = '10s'", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 1\nstop_timeout = '10s'", "").start();
     let workers = pids(&master.status());
     master.signal(Signal::TERM);
     let term = master.place.path("term");

@@ -15,7 +15,7 @@ use super::puppet::Puppet;
 fn puppet_and_victim(worker: &str) -> (Master, Puppet) {
     let place = Place::new();
     let puppet = Puppet::in_slot(&place, 0);
-    let master = place.pool(&format!("count = 2\nstart_timeout = '1h'\n{worker}"), "").launch();
+    let master = place.pool(&format!("ready = 'notify'\ncount = 2\nstart_timeout = '1h'\n{worker}"), "").launch();
     puppet.run("");
     master.wait("the puppet is ready", |status| status["workers_ready"] == 1);
     (master, puppet)
@@ -197,7 +197,7 @@ fn a_flood_from_one_worker_costs_its_neighbours_nothing() {
     let puppet = Puppet::in_slot(&place, 0);
     place.write("gate.1", "");
     place.write("gate.2", "");
-    let master = place.pool("count = 3", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 3", "").start();
     let shout = |seconds: &str| puppet.run(&FLOOD.replace("SECONDS", seconds));
     shout("0.3");
     wait_for_status_text(&master, 0, "hoarse");
@@ -245,7 +245,7 @@ fn a_flood_on_a_socket_that_was_made_again_does_not_keep_the_master_awake() {
     let place = Place::new();
     let puppet = Puppet::in_slot(&place, 0);
     place.write("gate.1", "");
-    let master = place.pool("count = 2", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 2", "").start();
     let socket = socket_of(&master, 0);
     std::fs::remove_file(&socket).expect("a socket");
     eventually("the socket is there again", || socket.exists().then_some(()), || master.log());
@@ -318,7 +318,7 @@ os._exit(0)",
 fn a_core_dump_is_told() {
     let place = Place::new();
     place.wrap("v1", "[ $RATOON_SLOT = 1 ] || ulimit -c unlimited");
-    let master = place.pool("count = 2", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 2", "").start();
     let status = master.status();
     for (slot, how) in [(0, "signal SIGABRT (core dumped)"), (1, "signal SIGABRT")] {
         processes::signal(pids(&status)[slot], Signal::ABORT);

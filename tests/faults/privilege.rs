@@ -184,7 +184,7 @@ fn portrait(worker: &str) -> Master {
     let script = "systemd-notify --ready --status=\"$(id -u):$(id -g):$(id -G) <$HOME $USER $LOGNAME $SHELL>\"; exec sleep 1000";
     place.write(
         "pool.toml",
-        &format!("[worker]\ncommand = ['/bin/sh', '-c', '{script}']\ndirectory = '/'\ncount = 1\n{worker}\n"),
+        &format!("[worker]\ncommand = ['/bin/sh', '-c', '{script}']\ndirectory = '/'\nready = 'notify'\ncount = 1\n{worker}\n"),
     );
     let root = [("HOME", "/root"), ("USER", "root"), ("LOGNAME", "root"), ("SHELL", "/bin/roots-shell")];
     root.into_iter().fold(Plan::new(place), |plan, (name, value)| plan.environment(name, value)).start()

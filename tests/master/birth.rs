@@ -247,8 +247,11 @@ fn a_worker_runs_as_the_configured_user_where_the_master_may_change_it() {
     let place = Place::new();
     // Others must reach their notify socket.
     std::fs::set_permissions(place.root(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("mode");
-    let pool =
-        |user: &str| format!("[worker]\ncommand = ['/bin/sh', '-c', '{SELF_PORTRAIT}']\ndirectory = '/'\ncount = 1\n{user}\n");
+    let pool = |user: &str| {
+        format!(
+            "[worker]\ncommand = ['/bin/sh', '-c', '{SELF_PORTRAIT}']\ndirectory = '/'\nready = 'notify'\ncount = 1\n{user}\n"
+        )
+    };
     place.write("pool.toml", &pool(""));
     let master = Plan::new(place).start();
     let own = workers(&master.status())[0]["status"].as_str().expect("a status").to_owned();
@@ -276,7 +279,9 @@ fn a_worker_runs_as_the_configured_user_where_the_master_may_change_it() {
 fn a_worker_has_the_limit_of_open_files_that_the_master_was_given_or_its_own() {
     let place = Place::new();
     let pool = |limits: &str| {
-        format!("[worker]\ncommand = ['/bin/sh', '-c', '{SELF_PORTRAIT}']\ndirectory = '/'\ncount = 1\n{limits}\n")
+        format!(
+            "[worker]\ncommand = ['/bin/sh', '-c', '{SELF_PORTRAIT}']\ndirectory = '/'\nready = 'notify'\ncount = 1\n{limits}\n"
+        )
     };
     place.write("pool.toml", &pool(""));
     let master = Plan::new(place).shell("ulimit -Sn 333; ulimit -Hn 4444; exec \"$0\" \"$@\"").start();

@@ -95,7 +95,7 @@ impl Drop for Trace {
 fn calls_among(count: u32) -> [usize; 2] {
     let place = Place::new();
     place.program("v1/worker", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n");
-    let master = place.pool(&format!("count = {count}"), "").start();
+    let master = place.pool(&format!("ready = 'notify'\ncount = {count}"), "").start();
     let victim = pids(&master.status())[0];
     let ready = |text: String, times: usize| {
         master.systemd().wait(&text, |all| (all.iter().filter(|it| it.contains(&text)).count() >= times).then_some(()));
@@ -153,7 +153,7 @@ fn the_table_of_descriptors_is_large_before_there_are_threads() {
 fn little_is_called_before_a_replacement_and_before_a_new_generation() {
     let place = Place::new();
     place.program("v1/worker", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n");
-    let master = place.pool("count = 4", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 4", "").start();
     let victim = pids(&master.status())[0];
 
     let trace = Trace::of(&master);

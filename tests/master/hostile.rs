@@ -157,7 +157,7 @@ while True:
 ";
     place.program("v1/shouts", script);
     place.wrap("v1", "[ $RATOON_SLOT = 0 ] || exec ./shouts");
-    let master = place.pool("count = 2\nstop_timeout = '500ms'", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 2\nstop_timeout = '500ms'", "").start();
     master.wait("it shouts", |status| {
         workers(status).get(1).and_then(|it| it["status"].as_str()).and_then(|it| it.parse::<u64>().ok()) > Some(2000)
     });
@@ -185,7 +185,7 @@ time.sleep(1000)
 ";
     place.program("v1/liar", script);
     place.wrap("v1", "[ $RATOON_SLOT = 1 ] || exec ./liar");
-    let master = place.pool("count = 2", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 2", "").start();
     master.wait_for_log("that worker 1 sent in its name");
     let status = master.status();
     assert_eq!(

@@ -31,7 +31,7 @@ fn an_idle_master_never_wakes() {
     let place = Place::new();
     // Its workers have nothing to say either.
     place.program("v1/worker", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n");
-    let master = place.pool("count = 3", "").launch();
+    let master = place.pool("ready = 'notify'\ncount = 3", "").launch();
     // Nobody asks it anything: an answer would leave a thread that waits a while for the next question.
     master.systemd().wait_for("READY=1", 1);
     assert_eq!(wakes(&master, Duration::from_secs(4)), 0);
@@ -41,7 +41,7 @@ fn an_idle_master_never_wakes() {
 fn the_unit_s_watchdog_is_fed_twice_a_period_and_nothing_else_wakes_it() {
     let place = Place::new();
     place.program("v1/worker", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n");
-    let master = place.pool("count = 1", "").environment("WATCHDOG_USEC", "1000000").launch();
+    let master = place.pool("ready = 'notify'\ncount = 1", "").environment("WATCHDOG_USEC", "1000000").launch();
     master.systemd().wait_for("READY=1", 1);
     let pings = || master.systemd().messages().iter().filter(|it| *it == "WATCHDOG=1").count();
     let (start, begun) = (pings(), std::time::Instant::now());

@@ -144,7 +144,7 @@ fn a_worker_that_hangs_for_good_is_killed() {
     let script = "#!/bin/sh\ntrap '' ABRT TERM\nsystemd-notify --ready\nwhile :; do sleep 0.05; done\n";
     place.program("v1/worker", script);
     // Its SIGKILL comes after the stop timeout.
-    let master = place.pool("count = 1\nwatchdog = '300ms'\nstop_timeout = '300ms'", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 1\nwatchdog = '300ms'\nstop_timeout = '300ms'", "").start();
     let hanging = pids(&master.status())[0];
     wait_for_end_of(hanging);
     let status = master.wait("replaced", |status| status["worker_crashes"].as_u64() > Some(0));

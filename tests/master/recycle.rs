@@ -82,7 +82,7 @@ subprocess.run(['systemd-notify', '--ready'])
 time.sleep(1000)
 ";
     place.program("v1/worker", script);
-    let master = place.pool("count = 1", "[recycle]\nmax_memory = '100M'").start();
+    let master = place.pool("ready = 'notify'\ncount = 1", "[recycle]\nmax_memory = '100M'").start();
     let before = pids(&master.status());
     let status = master.wait("it was recycled", |status| status["workers_ready"] == 1 && pids(status) != before);
     assert_eq!(status["worker_crashes"], 0, "{status:#}");

@@ -140,7 +140,7 @@ fn nothing_but_a_number_is_changed_of_a_socket_from_systemd() {
     // A worker that leaves them alone.
     let script = "systemd-notify --ready; exec sleep 1000";
     place.program("v1/worker", &format!("#!/bin/sh\n{script}\n"));
-    let master = place.pool("count = 1", "").socket("a", blocking).socket("b", other).start();
+    let master = place.pool("ready = 'notify'\ncount = 1", "").socket("a", blocking).socket("b", other).start();
     let flags = || seen.each_ref().map(|socket| fcntl_getfl(socket).expect("flags").contains(OFlags::NONBLOCK));
     assert_eq!(flags(), [false, true]);
     master.ok(&["reload"]);

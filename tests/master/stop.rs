@@ -149,7 +149,7 @@ fn the_stop_signal_is_the_configured_one() {
     let script = "#!/bin/sh\ntrap 'echo term >> ../heard' TERM\ntrap 'echo usr1 >> ../heard; exit 0' USR1\n\
         systemd-notify --ready\nwhile :; do sleep 0.01; done\n";
     place.program("v1/worker", script);
-    let master = place.pool("count = 1\nstop_signal = 'SIGUSR1'", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 1\nstop_signal = 'SIGUSR1'", "").start();
     master.signal(Signal::TERM);
     assert_eq!(master.end().code(), Some(0));
     assert_eq!(master.place.read("heard"), "usr1\n");
@@ -183,7 +183,7 @@ fn a_worker_with_more_time_than_its_stop_timeout_is_not_killed() {
     let script = "#!/bin/sh\ntrap 'systemd-notify EXTEND_TIMEOUT_USEC=60000000; sleep 2; echo done > ../done; exit 0' TERM\n\
         systemd-notify --ready\nwhile :; do sleep 0.01; done\n";
     place.program("v1/worker", script);
-    let master = place.pool("count = 1\nstop_timeout = '1500ms'", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 1\nstop_timeout = '1500ms'", "").start();
     master.signal(Signal::TERM);
     assert_eq!(master.end().code(), Some(0));
     assert_eq!(master.place.read("done"), "done\n", "{}", master.log());
@@ -196,7 +196,7 @@ fn before_shutdown_runs_before_the_drain() {
     let hook = place.path("hook");
     let script = "#!/bin/sh\ntrap 'echo drain >> ../order; exit 0' TERM\nsystemd-notify --ready\nwhile :; do sleep 0.01; done\n";
     place.program("v1/worker", script);
-    let master = place.pool("count = 1", &format!("[hooks]\nbefore_shutdown = [{hook:?}]")).start();
+    let master = place.pool("ready = 'notify'\ncount = 1", &format!("[hooks]\nbefore_shutdown = [{hook:?}]")).start();
     master.signal(Signal::TERM);
     assert_eq!(master.end().code(), Some(0));
     let directory = std::fs::canonicalize(master.place.path("v1")).expect("v1");

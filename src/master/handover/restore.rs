@@ -342,6 +342,7 @@ impl Master {
             more: (!(more.former.is_empty() && more.info.is_empty() && more.counters.is_empty())).then(|| Box::new(more)),
             errnos_left: saved.errnos_left,
             budget: Budget::new(self.now),
+            readiness: None,
             left_behind: saved.left_behind,
         };
         let poll = self.poll.get_ref();

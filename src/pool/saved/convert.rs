@@ -11,8 +11,21 @@ use crate::pool::{How, Phase, RecycleReason, Settings, generation, recycle, relo
 
 impl Worker {
     pub(super) fn of(worker: &worker::Worker, now: Instant) -> Worker {
-        let worker::Worker { slot, generation, pid, phase, status, doom, ready_at, watchdog, counted, vacating, killed, how } =
-            worker;
+        let worker::Worker {
+            slot,
+            generation,
+            pid,
+            phase,
+            status,
+            doom,
+            ready_at,
+            signs,
+            watchdog,
+            counted,
+            vacating,
+            killed,
+            how,
+        } = worker;
         Worker {
             slot: *slot,
             generation: *generation,
@@ -31,6 +44,9 @@ impl Worker {
                 Doom::Watchdog => words::Doom::Watchdog,
             }),
             ready_at: ready_at.map(|at| offset(at, now)),
+            said_ready: signs.said,
+            accepts_on: signs.seen.sockets,
+            hidden: signs.seen.hidden,
             watchdog: *watchdog,
             counted: *counted,
             vacating: *vacating,
@@ -134,8 +150,14 @@ impl words::Key {
 impl Generation {
     pub(super) fn of(home: &generation::Generation, now: Instant) -> Generation {
         // The role, the members and how many are ready follow from the rest.
-        let generation::Generation { settings, role: _, places, ready: _, members: _ } = home;
-        Generation { settings: settings.into(), places: places.iter().map(|place| Place::of(place, now)).collect() }
+        let generation::Generation { settings, role: _, places, ready: _, members: _, accepted_on, says_ready, proven } = home;
+        Generation {
+            settings: settings.into(),
+            places: places.iter().map(|place| Place::of(place, now)).collect(),
+            accepted_on: *accepted_on,
+            says_ready: *says_ready,
+            unproven: !proven,
+        }
     }
 }
 
@@ -171,6 +193,7 @@ impl From<&Settings> for words::Settings {
             probation,
             max_age,
             per_slot,
+            listens,
         } = settings.clone();
         let vocabulary::Restart { initial, max, limit, interval, give_up } = restart;
         words::Settings {
@@ -178,6 +201,8 @@ impl From<&Settings> for words::Settings {
             ready: match ready {
                 vocabulary::Readiness::Notify => Readiness::Notify,
                 vocabulary::Readiness::Running(settle) => Readiness::Running(settle),
+                vocabulary::Readiness::Accepting(settle) => Readiness::Accepting(settle),
+                vocabulary::Readiness::Auto(settle) => Readiness::Auto(settle),
             },
             start_timeout,
             stop_timeout,
@@ -191,6 +216,7 @@ impl From<&Settings> for words::Settings {
             probation,
             max_age,
             per_slot,
+            listens,
         }
     }
 }
@@ -209,6 +235,7 @@ impl words::Settings {
             probation,
             max_age,
             per_slot,
+            listens,
         } = self;
         let Restart { initial, max, limit, interval, give_up } = restart;
         Settings {
@@ -216,6 +243,8 @@ impl words::Settings {
             ready: match ready {
                 Readiness::Notify => vocabulary::Readiness::Notify,
                 Readiness::Running(settle) => vocabulary::Readiness::Running(settle),
+                Readiness::Accepting(settle) => vocabulary::Readiness::Accepting(settle),
+                Readiness::Auto(settle) => vocabulary::Readiness::Auto(settle),
             },
             start_timeout,
             stop_timeout,
@@ -229,6 +258,7 @@ impl words::Settings {
             probation,
             max_age,
             per_slot,
+            listens,
         }
     }
 }

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use super::{Ending, Failure, Generation, LastCrash, Place, Reload, Saved, Timer, Worker, instant, words};
 use crate::pool::generation::Role;
+use crate::pool::readiness::Signs;
 use crate::pool::recycle::Recycling;
 use crate::pool::restart::{self, History};
 use crate::pool::timers::Timers;
-use crate::pool::vocabulary::{Number, WorkerId};
+use crate::pool::vocabulary::{Accepting, Number, WorkerId};
 use crate::pool::{Pool, Stopping, generation, reload, worker};
 
 /// More places than any pool can have.
@@ -110,7 +111,8 @@ fn check(
 
 impl Worker {
     fn restore(self, now: Instant) -> worker::Worker {
-        let Worker { slot, generation, pid, phase, status, doom, ready_at, watchdog, counted, vacating, killed, how } = self;
+        let Worker { slot, generation, pid, phase, status, doom, ready_at, watchdog, counted, vacating, killed, how, .. } = self;
+        let signs = Signs { said: self.said_ready, seen: Accepting { sockets: self.accepts_on, hidden: self.hidden } };
         worker::Worker {
             slot,
             generation,
@@ -119,6 +121,7 @@ impl Worker {
             status,
             doom: doom.map(words::Doom::restore),
             ready_at: ready_at.map(|at| instant(at, now)),
+            signs,
             watchdog,
             counted,
             vacating,
@@ -130,7 +133,7 @@ impl Worker {
 
 impl Generation {
     fn restore(self, number: Number, role: Role, workers: &BTreeMap<WorkerId, Worker>, now: Instant) -> generation::Generation {
-        let Generation { settings, places } = self;
+        let Generation { settings, places, accepted_on, says_ready, unproven } = self;
         let members = || workers.iter().filter(|(_, worker)| worker.generation == number);
         // In a retired generation nobody is put into a place any more, so its places may name workers that are gone.
         let stands = |id: &WorkerId| role == Role::Retired || workers.contains_key(id);
@@ -140,6 +143,9 @@ impl Generation {
             places: places.into_iter().map(|place| place.restore(stands, now)).collect(),
             ready: members().filter(|(_, worker)| worker.counted).count() as u32,
             members: members().count() as u32,
+            accepted_on,
+            says_ready,
+            proven: !unproven,
         }
     }
 }

@@ -110,6 +110,8 @@ pub(super) enum Key {
 pub(super) enum Readiness {
     Notify,
     Running(Duration),
+    Accepting(Duration),
+    Auto(Duration),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -131,9 +133,10 @@ pub(super) struct Settings {
     pub watchdog: Option<Duration>,
     pub restart: Restart,
     pub surge: Surge,
-    pub probation: Duration,
+    pub probation: Option<Duration>,
     pub max_age: Option<Duration>,
     pub per_slot: bool,
+    pub listens: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,9 +161,10 @@ impl Default for Settings {
             watchdog: None,
             restart: Restart::default(),
             surge: Surge::Percent(100),
-            probation: Duration::ZERO,
+            probation: None,
             max_age: None,
             per_slot: false,
+            listens: true,
         }
     }
 }

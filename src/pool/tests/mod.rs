@@ -28,8 +28,9 @@ fn settings(count: u32) -> Settings {
         watchdog: None,
         restart: Restart { initial: ms(100), max: ms(30_000), limit: 5, interval: ms(60_000), give_up: None },
         surge: Surge::Percent(100),
-        probation: Duration::ZERO,
+        probation: Some(Duration::ZERO),
         max_age: None,
         per_slot: false,
+        listens: true,
     }
 }

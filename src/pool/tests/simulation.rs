@@ -5,7 +5,7 @@ use proptest::test_runner::RngSeed;
 
 use super::world::{What, World};
 use super::{ms, settings};
-use crate::pool::{Event, How, Readiness, Said, Settings, Surge};
+use crate::pool::{Accepting, Event, How, Readiness, Said, Settings, Surge};
 
 /// One move of the world. Numbers pick among what there is at that moment.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ enum Move {
     MainPid(usize),
     Lie(usize),
     Worn(usize),
+    See(usize, u8),
     Reload,
     ReloadUnattended,
     Prepare(u32, u16),
@@ -61,6 +62,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => any::<usize>().prop_map(Move::MainPid),
         2 => any::<usize>().prop_map(Move::Lie),
         3 => any::<usize>().prop_map(Move::Worn),
+        6 => (any::<usize>(), any::<u8>()).prop_map(|(which, what)| Move::See(which, what)),
         12 => Just(Move::Reload),
         2 => Just(Move::ReloadUnattended),
         14 => (1_u32..5, any::<u16>()).prop_map(|(count, how)| Move::Prepare(count, how)),
@@ -84,7 +86,7 @@ fn config(count: u32, how: u16) -> Settings {
         settings.surge = Surge::Count(1 + u32::from(how >> 6 & 3));
     }
     if how & 2 != 0 {
-        settings.probation = ms(500);
+        settings.probation = Some(ms(500));
     }
     if how & 4 != 0 {
         settings.watchdog = Some(ms(2_000));
@@ -100,6 +102,10 @@ fn config(count: u32, how: u16) -> Settings {
         settings.restart.limit = 3;
     }
     settings.per_slot = how & 256 != 0;
+    if how & 512 != 0 {
+        settings.ready = if how & 1024 != 0 { Readiness::Auto(ms(1_000)) } else { Readiness::Accepting(ms(1_000)) };
+        settings.probation = None;
+    }
     settings
 }
 
@@ -207,6 +213,12 @@ fn one_move(world: &mut World, one: Move) {
             3 => world.step(Event::Spawned(u64::MAX, 1)),
             _ => world.step(Event::Start(settings(3))),
         },
+        // Which of two sockets, and whether something was hidden.
+        Move::See(which, what) => {
+            if let Some(worker) = pick(world, which, anyone) {
+                world.step(Event::Seen(worker, Accepting { sockets: u32::from(what & 3), hidden: what & 4 != 0 }));
+            }
+        }
         Move::Worn(which) => {
             if let Some(worker) = pick(world, which, anyone) {
                 world.step(Event::Worn(worker, crate::pool::RecycleReason::Memory));
@@ -282,6 +294,29 @@ fn a_queue_whose_next_server_fails_in_the_same_moment() {
         Move::AllReady,
         Move::Scale(4),
         Move::Pass(2_000),
+    ];
+    for one in moves {
+        one_move(&mut world, one);
+    }
+    world.be_kind();
+    world.check_rest_and_stop();
+}
+
+/// Found by chance: while a queue is to get empty, all who could take what is new are found hanging in the same moment.
+#[test]
+fn queue_that_waits_while_all_others_fail_at_once() {
+    let mut world = World::new(config(1, 34_060));
+    let moves = [
+        Move::Crash(0, 0),
+        Move::Pass(3_080),
+        Move::ForksFail(2),
+        Move::Reload,
+        Move::Scale(5),
+        Move::ObeyOne(0),
+        Move::Prepare(1, 3_399),
+        Move::AllReady,
+        Move::AllReady,
+        Move::NextDeadline,
     ];
     for one in moves {
         one_move(&mut world, one);

@@ -43,7 +43,7 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
         }),
         ("probation", || {
             let mut world = serving();
-            world.next.probation = ms(1_000);
+            world.next.probation = Some(ms(1_000));
             world.reload();
             world.prepare();
             world.all_ready();

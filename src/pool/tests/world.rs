@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::pool::{
-    Action, Answer, AskerId, Ended, Event, How, Kind, Number, Outcome, Phase, Pool, Said, Settings, Slot, Worker, WorkerId,
+    Accepting, Action, Answer, AskerId, Ended, Event, How, Kind, Number, Outcome, Phase, Pool, Said, Settings, Slot, Worker,
+    WorkerId,
 };
 
 /// A process as the world sees it.
@@ -151,8 +152,17 @@ impl World {
         }
     }
 
+    /// The worker accepts on both sockets that the tests know, as a look from outside shows where it counts, and says READY=1.
     pub fn ready(&mut self, worker: WorkerId) {
+        if self.pool.wants_a_look(worker) {
+            self.see(worker, 0b11);
+        }
         self.step(Event::Said(worker, Said::Ready));
+    }
+
+    /// A look from outside shows that the worker accepts on these sockets (a bit each).
+    pub fn see(&mut self, worker: WorkerId, sockets: u32) {
+        self.step(Event::Seen(worker, Accepting { sockets, hidden: false }));
     }
 
     /// All starting workers say READY=1, also those that start because of it.
@@ -386,7 +396,8 @@ impl World {
                 process.vacating = true;
                 let slot = process.slot;
                 assert!(!self.ready_queues().contains_key(&slot), "who is not the last waits for its queue");
-                let nobody_else = self.ready_queues().is_empty();
+                // Where connections go is known for the end of the step: others may have failed by then.
+                let nobody_else = !self.pool.workers().any(|(id, worker)| worker.phase == Phase::Ready && self.alive(id));
                 assert!(nobody_else || !self.pool.serving().contains(&slot), "a queue that shall get empty gets connections");
             }
             Action::Kill(worker) => {

@@ -223,7 +223,7 @@ fn abort_rolls_back_and_tells_both() {
 #[test]
 fn on_probation_a_crash_still_rolls_back() {
     let mut world = serving(1);
-    world.next.probation = ms(5_000);
+    world.next.probation = Some(ms(5_000));
     let asker = world.reload();
     world.prepare();
     world.ready(2);

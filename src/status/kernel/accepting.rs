@@ -1,0 +1,436 @@
+//! Whether a worker accepts connections, as the kernel shows it: a check of readiness from outside.
+//!
+//! A process accepts when a listening socket is in one of its epoll sets, when one of its threads waits for the socket in accept(2),
+//! select(2), poll(2) or a receive call, or when it holds an open connection of the socket. A process that only sleeps with the socket
+//! open does not accept: the parent processes of gunicorn and unicorn do that while the application is still to be loaded.
+//!
+//! A socket is known by its inode, since programs close and duplicate descriptors. All of this reads `/proc` and may block: run it off
+//! the loop, and only while a worker starts.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::net::{SocketType, sockopt};
+
+use super::diag::{Inode, Sockets};
+use super::process::{Process, descendants, group_members};
+use super::{Listener as Known, Local, PROCESSES_MAX, Subject};
+
+/// A look at one worker takes no longer than this.
+const BUDGET: Duration = Duration::from_millis(500);
+/// More threads than this in one process are not looked at.
+const THREADS_MAX: usize = 4096;
+/// Entries of a poll set, and descriptors of a select set, that are looked at.
+const SET_MAX: usize = 65_536;
+
+/// How a worker showed that it accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Evidence {
+    /// It holds an open connection of the socket.
+    Connection,
+    /// A thread waits for the socket: accept, select, poll, or a receive call.
+    Accept,
+    /// The socket is in an epoll set.
+    Epoll,
+}
+
+impl Evidence {
+    /// The word of the status document.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Evidence::Connection => "connection",
+            Evidence::Accept => "accept",
+            Evidence::Epoll => "epoll",
+        }
+    }
+}
+
+/// What a look at one worker showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// For each listening socket, in their order: how the worker accepts on it.
+    pub sockets: Vec<Option<Evidence>>,
+    /// Something of the worker could not be seen: another user's process without CAP_SYS_PTRACE, one that is not dumpable, io_uring, or
+    /// no time left. What was seen is true all the same.
+    pub hidden: bool,
+}
+
+impl Observation {
+    /// The strongest evidence of all sockets.
+    pub fn best(&self) -> Option<Evidence> {
+        self.sockets.iter().copied().flatten().max()
+    }
+}
+
+/// Looks at one worker now.
+pub fn observe(worker: &Subject, listeners: &[impl AsFd]) -> Observation {
+    let end = Instant::now() + BUDGET;
+    let sockets: Vec<Option<Socket>> = listeners.iter().map(Socket::of).collect();
+    let mut observation = Observation { sockets: vec![None; sockets.len()], hidden: false };
+    let mut held = HashSet::new();
+    for pid in processes_of(worker) {
+        Look { pid, sockets: &sockets, end, seen: &mut observation, held: &mut held }.all();
+    }
+    if observation.sockets.iter().any(Option::is_none) && !held.is_empty() {
+        connections(&sockets, &held, &mut observation);
+    }
+    observation
+}
+
+/// The processes of a worker: its cgroup's, else its main one and the descendants of that.
+fn processes_of((_, main, group): &Subject) -> Vec<u32> {
+    if let Some(members) = group.as_ref().and_then(|group| group_members(group, PROCESSES_MAX)) {
+        return members;
+    }
+    let below = Process::of(*main).and_then(|main| descendants(&main, PROCESSES_MAX)).unwrap_or_default();
+    std::iter::once(*main).chain(below).collect()
+}
+
+/// A listening socket.
+struct Socket {
+    inode: Inode,
+    /// `sdev` of an epoll set's entries: the device of all sockets, as the kernel writes it.
+    device: u64,
+    /// It takes datagrams: waiting to receive is accepting.
+    datagrams: bool,
+    known: Option<Known>,
+}
+
+impl Socket {
+    fn of(fd: &impl AsFd) -> Option<Socket> {
+        let stat = rustix::fs::fstat(fd).ok()?;
+        let device = u64::from(rustix::fs::major(stat.st_dev)) << 20 | u64::from(rustix::fs::minor(stat.st_dev));
+        let datagrams = sockopt::socket_type(fd) == Ok(SocketType::DGRAM);
+        Some(Socket { inode: Inode::try_from(stat.st_ino).ok()?, device, datagrams, known: Known::of(fd) })
+    }
+}
+
+/// A look at one process.
+struct Look<'a> {
+    pid: u32,
+    sockets: &'a [Option<Socket>],
+    end: Instant,
+    seen: &'a mut Observation,
+    /// Inodes of all sockets that processes of this worker hold.
+    held: &'a mut HashSet<Inode>,
+}
+
+impl Look<'_> {
+    fn all(&mut self) {
+        // Descriptor number and socket, of the listening sockets.
+        let mut listening: Vec<(u32, usize)> = Vec::new();
+        let (sockets, held) = (self.sockets, &mut *self.held);
+        let Some(process) = Process::of(self.pid) else { return };
+        let visible = process.sockets(self.end, |number, inode| {
+            held.insert(inode);
+            let at = sockets.iter().position(|socket| socket.as_ref().is_some_and(|socket| socket.inode == inode));
+            listening.extend(at.map(|at| (number, at)));
+        });
+        if !visible {
+            // A process that has ended shows nothing and hides nothing.
+            self.seen.hidden |= process.stat().is_some();
+            return;
+        }
+        if listening.is_empty() {
+            return;
+        }
+        self.epoll_sets();
+        self.threads(&listening);
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{file}", self.pid))
+    }
+
+    fn found(&mut self, at: usize, evidence: Evidence) {
+        let seen = &mut self.seen.sockets[at];
+        *seen = (*seen).max(Some(evidence));
+    }
+
+    /// proc_pid_fdinfo(5): "tfd: 7 events: 19 data: 7 pos:0 ino:4b1e sdev:8".
+    fn epoll_sets(&mut self) {
+        let Ok(descriptors) = fs::read_dir(self.path("fd")) else { return };
+        for descriptor in descriptors.flatten() {
+            let Ok(link) = fs::read_link(descriptor.path()) else { continue };
+            // What a ring of io_uring(7) waits for is not shown.
+            self.seen.hidden |= link.as_os_str() == "anon_inode:[io_uring]";
+            if link.as_os_str() != "anon_inode:[eventpoll]" {
+                continue;
+            }
+            let Ok(text) = fs::read_to_string(self.path("fdinfo").join(descriptor.file_name())) else { continue };
+            for entry in text.lines().filter(|line| line.starts_with("tfd:")) {
+                let field = |name: &str| {
+                    let value = entry.split_once(name)?.1;
+                    u64::from_str_radix(value.split_ascii_whitespace().next()?, 16).ok()
+                };
+                let (inode, device) = (field(" ino:"), field(" sdev:"));
+                let is = |socket: &Socket| inode == Some(socket.inode.into()) && device == Some(socket.device);
+                if let Some(at) = self.sockets.iter().position(|socket| socket.as_ref().is_some_and(is)) {
+                    self.found(at, Evidence::Epoll);
+                }
+            }
+        }
+    }
+
+    fn threads(&mut self, listening: &[(u32, usize)]) {
+        let Ok(threads) = fs::read_dir(self.path("task")) else { return };
+        for (count, thread) in threads.flatten().enumerate() {
+            if count >= THREADS_MAX || Instant::now() > self.end {
+                self.seen.hidden = true;
+                return;
+            }
+            match fs::read_to_string(thread.path().join("syscall")) {
+                Ok(text) => self.call(&text, listening),
+                // The thread has ended.
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound) || error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(_) => self.seen.hidden = true,
+            }
+        }
+    }
+
+    /// One thread's system call: "43 0x3 0x7ffd… …", or "running" (proc_pid_syscall(5)).
+    fn call(&mut self, text: &str, listening: &[(u32, usize)]) {
+        let mut fields = text.split_ascii_whitespace();
+        let Some(number) = fields.next().and_then(|number| number.parse::<i64>().ok()) else { return };
+        let arguments: Vec<u64> = fields.map_while(|field| u64::from_str_radix(field.strip_prefix("0x")?, 16).ok()).collect();
+        let argument = |at: usize| arguments.get(at).copied().unwrap_or(0);
+        let waits = match Call::of(number) {
+            Some(Call::Accept) => self.waits_on(argument(0), listening, false),
+            Some(Call::Receive) => self.waits_on(argument(0), listening, true),
+            Some(Call::Select) => self.select_set(argument(0), argument(1), listening),
+            Some(Call::Poll) => self.poll_set(argument(0), argument(1), listening),
+            None => return,
+        };
+        for at in waits {
+            self.found(at, Evidence::Accept);
+        }
+    }
+
+    fn waits_on(&self, descriptor: u64, listening: &[(u32, usize)], datagrams: bool) -> Vec<usize> {
+        let is = |at: usize| self.sockets[at].as_ref().is_some_and(|socket| socket.datagrams == datagrams);
+        listening.iter().filter(|(number, at)| u64::from(*number) == descriptor && is(*at)).map(|(_, at)| *at).collect()
+    }
+
+    /// The set of readable descriptors of select(2): a bit each, in words of the machine.
+    fn select_set(&mut self, count: u64, address: u64, listening: &[(u32, usize)]) -> Vec<usize> {
+        let bytes = (count as usize).min(SET_MAX).div_ceil(64) * 8;
+        let Some(set) = self.memory(address, bytes) else { return Vec::new() };
+        let contains = |number: u32| {
+            let (word, bit) = (number as usize / 64, number % 64);
+            let bytes = set.get(word * 8..word * 8 + 8).and_then(|bytes| bytes.try_into().ok());
+            u64::from(number) < count && bytes.is_some_and(|bytes| u64::from_ne_bytes(bytes) & (1 << bit) != 0)
+        };
+        listening.iter().filter(|(number, _)| contains(*number)).map(|(_, at)| *at).collect()
+    }
+
+    /// The set of poll(2): `struct pollfd`, a descriptor (int) and two shorts each.
+    fn poll_set(&mut self, address: u64, count: u64, listening: &[(u32, usize)]) -> Vec<usize> {
+        let Some(set) = self.memory(address, (count as usize).min(SET_MAX) * 8) else { return Vec::new() };
+        let readable = |entry: &[u8]| i16::from_ne_bytes([entry[4], entry[5]]) & libc::POLLIN != 0;
+        let watched: HashSet<i32> = set
+            .chunks_exact(8)
+            .filter(|entry| readable(entry))
+            .map(|entry| i32::from_ne_bytes([entry[0], entry[1], entry[2], entry[3]]))
+            .collect();
+        let watches = |number: u32| i32::try_from(number).is_ok_and(|number| watched.contains(&number));
+        listening.iter().filter(|(number, _)| watches(*number)).map(|(_, at)| *at).collect()
+    }
+
+    /// Memory of the process; `None`, and hidden, when the kernel refuses.
+    fn memory(&mut self, address: u64, bytes: usize) -> Option<Vec<u8>> {
+        if address == 0 || bytes == 0 {
+            return None;
+        }
+        let mut memory = vec![0; bytes];
+        let read = File::open(self.path("mem")).and_then(|file| file.read_at(&mut memory, address));
+        self.seen.hidden |= matches!(&read, Err(error) if error.kind() == ErrorKind::PermissionDenied);
+        memory.truncate(read.ok()?);
+        Some(memory)
+    }
+}
+
+/// System calls in which a thread waits for a socket.
+enum Call {
+    /// accept, accept4.
+    Accept,
+    /// recvfrom, recvmsg, recvmmsg.
+    Receive,
+    /// select, pselect6.
+    Select,
+    /// poll, ppoll.
+    Poll,
+}
+
+impl Call {
+    fn of(number: i64) -> Option<Call> {
+        match number {
+            libc::SYS_accept | libc::SYS_accept4 => Some(Call::Accept),
+            libc::SYS_recvfrom | libc::SYS_recvmsg | libc::SYS_recvmmsg => Some(Call::Receive),
+            libc::SYS_pselect6 => Some(Call::Select),
+            libc::SYS_ppoll => Some(Call::Poll),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_select => Some(Call::Select),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_poll => Some(Call::Poll),
+            _ => None,
+        }
+    }
+}
+
+/// Open connections of the sockets that nothing else was seen of.
+fn connections(sockets: &[Option<Socket>], held: &HashSet<Inode>, observation: &mut Observation) {
+    for (at, socket) in sockets.iter().enumerate() {
+        let Some(known) = socket.as_ref().and_then(|socket| socket.known.as_ref()) else { continue };
+        if observation.sockets[at].is_some() {
+            continue;
+        }
+        let mut dump = Sockets::default();
+        match &known.local {
+            Local::Tcp { six, port } => dump.add_tcp(*six, &HashSet::from([*port])),
+            Local::Unix { name } => dump.add_unix(&HashSet::from([name.as_slice()])),
+            Local::Other => {}
+        }
+        if dump.connections.iter().any(|connection| held.contains(&connection.inode)) {
+            observation.sockets[at] = Some(Evidence::Connection);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    /// A Python program with the socket as standard input; it has come to where it prints a line.
+    fn program(socket: impl Into<std::os::fd::OwnedFd>, code: &str) -> (Child, Subject) {
+        let text = format!("import socket, select, sys, time\ns = socket.socket(fileno=0)\nprint('here', flush=True)\n{code}");
+        let mut command = Command::new("python3");
+        command.args(["-c", &text]).stdin(Stdio::from(socket.into())).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3");
+        child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 5]).expect("a line");
+        let id = child.id();
+        (child, (1, id, None))
+    }
+
+    fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").expect("a port")
+    }
+
+    /// Looks until this is seen; fails after 30 s.
+    #[track_caller]
+    fn shows(code: &str, evidence: Evidence) {
+        let listener = listener();
+        let (mut child, worker) = program(listener.try_clone().expect("a copy"), code);
+        until(&worker, &listener, evidence);
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
+
+    #[track_caller]
+    fn until(worker: &Subject, listener: &impl AsFd, evidence: Evidence) {
+        let limit = Instant::now() + Duration::from_secs(30);
+        loop {
+            let seen = observe(worker, &[listener.as_fd()]);
+            assert!(!seen.hidden);
+            if seen.best() == Some(evidence) {
+                return;
+            }
+            assert!(Instant::now() < limit, "{seen:?}");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn process_with_the_socket_in_epoll_accepts() {
+        shows("e = select.epoll()\ne.register(s)\ntime.sleep(600)", Evidence::Epoll);
+    }
+
+    #[test]
+    fn process_that_blocks_in_accept_accepts() {
+        shows("s.accept()", Evidence::Accept);
+    }
+
+    #[test]
+    fn process_that_polls_the_socket_accepts() {
+        shows("p = select.poll()\np.register(s, select.POLLIN)\np.poll()", Evidence::Accept);
+    }
+
+    #[test]
+    fn process_that_selects_the_socket_accepts() {
+        shows("select.select([s], [], [])", Evidence::Accept);
+    }
+
+    #[test]
+    fn thread_that_blocks_in_accept_accepts() {
+        shows("import threading\nthreading.Thread(target=s.accept).start()\ntime.sleep(600)", Evidence::Accept);
+    }
+
+    #[test]
+    fn child_of_the_worker_accepts_for_it() {
+        shows("import os\nif os.fork() == 0: s.accept()\ntime.sleep(600)", Evidence::Accept);
+    }
+
+    #[test]
+    fn process_with_an_open_connection_accepts() {
+        let listener = listener();
+        let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        client.write_all(b"x").expect("written");
+        let (mut child, worker) = program(listener.try_clone().expect("a copy"), "c, _ = s.accept()\nc.recv(1)\ntime.sleep(600)");
+        until(&worker, &listener, Evidence::Connection);
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
+
+    #[test]
+    fn process_that_receives_datagrams_accepts() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let (mut child, worker) = program(socket.try_clone().expect("a copy"), "s.recv(99)");
+        until(&worker, &socket, Evidence::Accept);
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
+
+    #[test]
+    fn process_that_sleeps_with_the_socket_does_not_accept() {
+        let listener = listener();
+        // Waits in select for something else, as the parent process of gunicorn does.
+        let code = "import os\nr, w = os.pipe()\nselect.select([r], [], [])";
+        let (mut child, worker) = program(listener.try_clone().expect("a copy"), code);
+        let at = format!("/proc/{}/syscall", child.id());
+        let limit = Instant::now() + Duration::from_secs(30);
+        let selects = |text: String| text.split(' ').next().and_then(|number| number.parse().ok()).and_then(Call::of).is_some();
+        while !std::fs::read_to_string(&at).is_ok_and(selects) {
+            assert!(Instant::now() < limit, "it does not come to select");
+            std::thread::yield_now();
+        }
+        assert_eq!(observe(&worker, &[&listener]), Observation { sockets: vec![None], hidden: false });
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
+
+    #[test]
+    fn each_socket_is_judged_by_itself() {
+        let (one, other) = (listener(), listener());
+        let (mut child, worker) = program(one.try_clone().expect("a copy"), "s.accept()");
+        until(&worker, &one, Evidence::Accept);
+        assert_eq!(observe(&worker, &[&other, &one]).sockets, [None, Some(Evidence::Accept)]);
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
+
+    #[test]
+    fn worker_that_has_ended_does_not_accept() {
+        let mut child = Command::new("true").spawn().expect("true");
+        let worker = (1, child.id(), None);
+        child.wait().expect("reaped");
+        assert_eq!(observe(&worker, &[&listener()]).best(), None);
+    }
+}

@@ -26,6 +26,8 @@ pub(super) struct Progress {
     generation: Option<u64>,
     /// Another reload is under way; ours waits.
     waits: bool,
+    /// The state of the instance before this reload was asked for is known.
+    state_known: bool,
     /// The generation that serves meanwhile.
     serving: u64,
     rows: Vec<Row>,
@@ -33,7 +35,7 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Self {
-        Progress { begun: now, generation: None, waits: false, serving: 0, rows: Vec::new() }
+        Progress { begun: now, generation: None, waits: false, state_known: false, serving: 0, rows: Vec::new() }
     }
 
     /// How long it has taken so far.
@@ -51,7 +53,9 @@ impl Progress {
         match event {
             Event::Summary(summary) => {
                 self.serving = summary.generation;
-                if self.generation.is_none() && !self.waits && summary.state == "reloading" {
+                // Later summaries tell of this reload: the state comes before the event.
+                let first = !std::mem::replace(&mut self.state_known, true);
+                if first && self.generation.is_none() && summary.state == "reloading" {
                     self.waits = true;
                     return vec!["another reload is under way; this one comes after it".to_owned()];
                 }
@@ -263,5 +267,14 @@ mod tests {
         assert!(progress.event(&summary("reloading"), now).is_empty(), "once");
         assert!(progress.event(&worker(5, 0, 8, "ready"), now).is_empty(), "not ours");
         assert_eq!(progress.event(&Event::ReloadStarted(9), now), ["reloading to generation 9"]);
+    }
+
+    #[test]
+    fn own_reload_whose_state_comes_first_is_no_other_one() {
+        let now = Instant::now();
+        let mut progress = Progress::new(now);
+        assert!(progress.event(&summary("running"), now).is_empty());
+        assert!(progress.event(&summary("reloading"), now).is_empty());
+        assert_eq!(progress.event(&Event::ReloadStarted(8), now), ["reloading to generation 8"]);
     }
 }

@@ -161,7 +161,7 @@ fn the_page_lives_in_a_browser() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
     let program = example("chaos");
     let mut master = Master::start(&format!(
-        "worker.command = [{program:?}]\nworker.count = 4\nworker.stop_timeout = '500ms'\nstatus.listen = '127.0.0.1:{port}'"
+        "worker.command = [{program:?}]\nworker.count = 4\nworker.stop_timeout = '500ms'\nstatus.listen = '127.0.0.1:{port}'\nstatus.details = 'everyone'"
     ));
     let address = master.address();
     let origin = format!("http://127.0.0.1:{port}/");
@@ -235,7 +235,7 @@ fn pictures() {
     let program = example("chaos");
     let script = format!("CHAOS_START_MS=$((RATOON_SLOT * 900 * (RATOON_GENERATION - 1))) exec {}", program.display());
     let master = Master::start(&format!(
-        "[worker]\ncommand = ['/bin/sh', '-c', {script:?}]\ndirectory = {:?}\ncount = 8\n[status]\nlisten = '127.0.0.1:{port}'",
+        "[worker]\ncommand = ['/bin/sh', '-c', {script:?}]\ndirectory = {:?}\ncount = 8\n[status]\nlisten = '127.0.0.1:{port}'\ndetails = 'everyone'",
         directory.path()
     ));
     let address = master.address();

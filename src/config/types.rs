@@ -44,7 +44,9 @@ pub struct Worker {
     pub environment_override: Vec<(String, String)>,
     /// How many; `None`: as many as the master may use CPUs ([`Worker::workers`] gives the number either way).
     pub count: Option<u32>,
-    /// What makes a worker ready.
+    /// What makes a worker ready. A master that knows less reads the state of an upgrade, too; what counts for the living workers is
+    /// in the pool's part of it.
+    #[serde(serialize_with = "readable_by_older_masters")]
     pub ready: Ready,
     /// With [`Ready::Running`]: how long it must have lived.
     pub settle: Duration,
@@ -79,6 +81,14 @@ pub enum Ready {
     Accepting,
     /// Its exec succeeded and it lived for `worker.settle`.
     Running,
+}
+
+fn readable_by_older_masters<S: serde::Serializer>(ready: &Ready, serializer: S) -> Result<S::Ok, S::Error> {
+    match ready {
+        Ready::Auto | Ready::Accepting | Ready::Notify => Ready::Notify,
+        Ready::Running => Ready::Running,
+    }
+    .serialize(serializer)
 }
 
 /// `worker.balance`: how connections are spread over workers.
@@ -130,6 +140,7 @@ pub struct Reload {
     /// How many new workers may live beside the old.
     pub surge: Surge,
     /// How long after all are ready a crash still rolls back.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub probation: Option<Duration>,
     /// Run first, in the new release.
     pub check: Option<Vec<String>>,

@@ -223,6 +223,14 @@ impl Master {
         }
     }
 
+    /// After an upgrade, or the death of a master: workers that were starting are looked at again.
+    pub(super) fn follow_readiness_of_all(&mut self) {
+        let workers: Vec<WorkerId> = self.pool.workers().map(|(id, _)| id).collect();
+        for worker in workers {
+            self.follow_readiness(worker);
+        }
+    }
+
     /// A look from outside showed something new.
     pub(super) fn readiness_seen(&mut self, worker: WorkerId, observation: &Observation) {
         let (accepting, known) = judge(observation);

@@ -501,6 +501,7 @@ impl Master {
             First::GoOn(rest) => master.restore(*rest, &mut fds),
         }
         master.store = store::open(&mut fds, now, &mut master.journal);
+        master.follow_readiness_of_all();
         master.hear_all();
         Ok(master)
     }

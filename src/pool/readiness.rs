@@ -85,11 +85,11 @@ impl Pool {
         let Some(worker) = self.workers.get(&id) else { return "" };
         match self.generations.get(&worker.generation).map(|home| home.settings.ready) {
             Some(Readiness::Auto(_) | Readiness::Accepting(_)) if worker.signs.said => {
-                ": it said READY=1 but accepts on no listening socket, or not on all on which the workers before it accept; \
-                 worker.ready = \"notify\" believes READY=1 alone"
+                ": it said that it is ready but accepts on no listening socket, or not on all on which the workers before it accept; \
+                 worker.ready = \"notify\" believes the word alone"
             }
             Some(Readiness::Auto(_)) if worker.signs.seen.sockets != 0 => {
-                ": it accepts, but did not say READY=1 as the workers before it did; worker.ready = \"accepting\" does not ask for it"
+                ": it accepts, but did not say that it is ready, as the workers before it did; worker.ready = \"accepting\" does not ask for it"
             }
             Some(Readiness::Accepting(_)) => {
                 ": it accepts on no listening socket, or not on all on which the workers before it accept"

@@ -76,7 +76,7 @@ impl Drop for Server {
 fn descriptor_of_a_hanging_file_system_does_not_stop_the_master() {
     let place = Place::new();
     let puppet = Puppet::in_slot(&place, 0);
-    let master = place.pool("count = 2\nstart_timeout = '1h'", "").launch();
+    let master = place.pool("ready = 'notify'\ncount = 2\nstart_timeout = '1h'", "").launch();
     master.wait("the puppet is ready", |status| status["workers_ready"] == 1);
     assert_eq!(puppet.run(FUSE), "");
     let (server, error) = (master.place.path("puppet.server"), master.place.path("puppet.error"));
@@ -114,7 +114,7 @@ near.close()";
 fn descriptor_whose_close_hangs_silences_only_its_worker() {
     let place = Place::new();
     let puppet = Puppet::in_slot(&place, 0);
-    let master = place.pool("count = 2\nstart_timeout = '1h'", "").launch();
+    let master = place.pool("ready = 'notify'\ncount = 2\nstart_timeout = '1h'", "").launch();
     master.wait("the puppet is ready", |status| status["workers_ready"] == 1);
     // While the master is stopped, so that the last reference is the one in the datagram.
     master.signal(Signal::STOP);
@@ -136,7 +136,7 @@ fn worker_that_ends_behind_a_descriptor_that_hangs_is_heard_to_its_end() {
     let place = Place::new();
     let puppet = Puppet::in_slot(&place, 0);
     place.write("gate.1", "");
-    let master = place.pool("count = 2", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 2", "").start();
     master.signal(Signal::STOP);
     puppet.run(&format!("{LINGER}\nsay(b'STATUS=my last words')\nos.kill(os.getpid(), signal.SIGKILL)"));
     master.signal(Signal::CONT);

@@ -70,7 +70,7 @@ fn stop_signal_reaches_a_forwarding_wrapper_once() {
     wrap_without_exec(&place, "v1", "[ $RATOON_SLOT = 1 ] || exec ../forward.sh");
     // Its main process lives until the server ends.
     place.program("forward.sh", "#!/bin/sh\nsh ../server.sh &\ntrap 'kill -TERM $!' TERM\nwait $!\nwait $!\n");
-    let master = place.pool("count = 2\nstop_timeout = '1h'", "").start();
+    let master = place.pool("ready = 'notify'\ncount = 2\nstop_timeout = '1h'", "").start();
     let request = master.ask_for_later();
     master.signal(Signal::TERM);
     // The time of the second signal has come: the other worker's server has got it, behind a wrapper that is gone.

@@ -37,12 +37,20 @@ fn a_configuration_comes_through_as_it_was() {
     config.worker.watchdog = Some(Duration::from_millis(1500));
     config.worker.environment = vec![("A".into(), "b=c".into())];
     config.hooks.before_shutdown = Some(vec!["true".into()]);
+    // What is seen from outside stands in the pool's part of the state: see `readable_by_older_masters`.
+    config.worker.ready = crate::config::Ready::Notify;
     for surge in [Surge::Percent(25), Surge::Count(3)] {
         config.reload.surge = surge;
         let releases = [(3, Release { config: config.clone(), ..Release::default() })].into();
         let read = Document::read(&document(State { releases, ..State::default() })).unwrap();
         assert_eq!(read.state.releases[&3].config, config);
     }
+}
+
+#[test]
+fn readiness_from_outside_is_notify_for_older_masters() {
+    let text = serde_json::to_value(Config::for_command(vec!["/bin/x".into()])).unwrap();
+    assert_eq!((&text["worker"]["ready"], text["reload"].get("probation")), (&"notify".into(), None));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::words::{self, Readiness, Restart, Surge};
+use super::words::{self, Outside, Readiness, Restart, Surge};
 use super::{Askers, Failure, Generation, Job, Place, Reload, Worker, offset};
 use crate::pool::restart::{self, History};
 use crate::pool::timers::Key;
@@ -201,8 +201,13 @@ impl From<&Settings> for words::Settings {
             ready: match ready {
                 vocabulary::Readiness::Notify => Readiness::Notify,
                 vocabulary::Readiness::Running(settle) => Readiness::Running(settle),
-                vocabulary::Readiness::Accepting(settle) => Readiness::Accepting(settle),
-                vocabulary::Readiness::Auto(settle) => Readiness::Auto(settle),
+                vocabulary::Readiness::Accepting(settle) => Readiness::Running(settle),
+                vocabulary::Readiness::Auto(_) => Readiness::Notify,
+            },
+            outside: match ready {
+                vocabulary::Readiness::Accepting(settle) => Some(Outside::Accepting(settle)),
+                vocabulary::Readiness::Auto(settle) => Some(Outside::Auto(settle)),
+                vocabulary::Readiness::Notify | vocabulary::Readiness::Running(_) => None,
             },
             start_timeout,
             stop_timeout,
@@ -226,6 +231,7 @@ impl words::Settings {
         let words::Settings {
             count,
             ready,
+            outside,
             start_timeout,
             stop_timeout,
             stop_signal,
@@ -240,11 +246,11 @@ impl words::Settings {
         let Restart { initial, max, limit, interval, give_up } = restart;
         Settings {
             count,
-            ready: match ready {
-                Readiness::Notify => vocabulary::Readiness::Notify,
-                Readiness::Running(settle) => vocabulary::Readiness::Running(settle),
-                Readiness::Accepting(settle) => vocabulary::Readiness::Accepting(settle),
-                Readiness::Auto(settle) => vocabulary::Readiness::Auto(settle),
+            ready: match (outside, ready) {
+                (Some(Outside::Accepting(settle)), _) => vocabulary::Readiness::Accepting(settle),
+                (Some(Outside::Auto(settle)), _) => vocabulary::Readiness::Auto(settle),
+                (None, Readiness::Notify) => vocabulary::Readiness::Notify,
+                (None, Readiness::Running(settle)) => vocabulary::Readiness::Running(settle),
             },
             start_timeout,
             stop_timeout,

@@ -110,6 +110,12 @@ pub(super) enum Key {
 pub(super) enum Readiness {
     Notify,
     Running(Duration),
+}
+
+/// Readiness that is seen from outside; a reader that does not know it goes by [`Readiness`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Outside {
     Accepting(Duration),
     Auto(Duration),
 }
@@ -127,12 +133,14 @@ pub(super) enum Surge {
 pub(super) struct Settings {
     pub count: u32,
     pub ready: Readiness,
+    pub outside: Option<Outside>,
     pub start_timeout: Duration,
     pub stop_timeout: Duration,
     pub stop_signal: i32,
     pub watchdog: Option<Duration>,
     pub restart: Restart,
     pub surge: Surge,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub probation: Option<Duration>,
     pub max_age: Option<Duration>,
     pub per_slot: bool,
@@ -154,6 +162,7 @@ impl Default for Settings {
         Settings {
             count: 1,
             ready: Readiness::Notify,
+            outside: None,
             start_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(30),
             // SIGTERM.

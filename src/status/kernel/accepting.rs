@@ -305,19 +305,38 @@ fn connections(sockets: &[Option<Socket>], held: &HashSet<Inode>, observation: &
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::process::CommandExt as _;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
 
+    /// A program with its children; all are killed when it is dropped.
+    struct Program(Child);
+
+    impl Program {
+        fn id(&self) -> u32 {
+            self.0.id()
+        }
+    }
+
+    impl Drop for Program {
+        fn drop(&mut self) {
+            if let Some(group) = rustix::process::Pid::from_raw(self.0.id() as i32) {
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
+            let _ = self.0.wait();
+        }
+    }
+
     /// A Python program with the socket as standard input; it has come to where it prints a line.
-    fn program(socket: impl Into<std::os::fd::OwnedFd>, code: &str) -> (Child, Subject) {
+    fn program(socket: impl Into<std::os::fd::OwnedFd>, code: &str) -> (Program, Subject) {
         let text = format!("import socket, select, sys, time\ns = socket.socket(fileno=0)\nprint('here', flush=True)\n{code}");
         let mut command = Command::new("python3");
-        command.args(["-c", &text]).stdin(Stdio::from(socket.into())).stdout(Stdio::piped());
+        command.args(["-c", &text]).stdin(Stdio::from(socket.into())).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().expect("python3");
         child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 5]).expect("a line");
         let id = child.id();
-        (child, (1, id, None))
+        (Program(child), (1, id, None))
     }
 
     fn listener() -> TcpListener {
@@ -328,10 +347,8 @@ mod tests {
     #[track_caller]
     fn shows(code: &str, evidence: Evidence) {
         let listener = listener();
-        let (mut child, worker) = program(listener.try_clone().expect("a copy"), code);
+        let (_child, worker) = program(listener.try_clone().expect("a copy"), code);
         until(&worker, &listener, evidence);
-        child.kill().expect("killed");
-        child.wait().expect("reaped");
     }
 
     #[track_caller]
@@ -383,19 +400,15 @@ mod tests {
         let listener = listener();
         let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
         client.write_all(b"x").expect("written");
-        let (mut child, worker) = program(listener.try_clone().expect("a copy"), "c, _ = s.accept()\nc.recv(1)\ntime.sleep(600)");
+        let (_child, worker) = program(listener.try_clone().expect("a copy"), "c, _ = s.accept()\nc.recv(1)\ntime.sleep(600)");
         until(&worker, &listener, Evidence::Connection);
-        child.kill().expect("killed");
-        child.wait().expect("reaped");
     }
 
     #[test]
     fn process_that_receives_datagrams_accepts() {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let (mut child, worker) = program(socket.try_clone().expect("a copy"), "s.recv(99)");
+        let (_child, worker) = program(socket.try_clone().expect("a copy"), "s.recv(99)");
         until(&worker, &socket, Evidence::Accept);
-        child.kill().expect("killed");
-        child.wait().expect("reaped");
     }
 
     #[test]
@@ -403,7 +416,7 @@ mod tests {
         let listener = listener();
         // Waits in select for something else, as the parent process of gunicorn does.
         let code = "import os\nr, w = os.pipe()\nselect.select([r], [], [])";
-        let (mut child, worker) = program(listener.try_clone().expect("a copy"), code);
+        let (child, worker) = program(listener.try_clone().expect("a copy"), code);
         let at = format!("/proc/{}/syscall", child.id());
         let limit = Instant::now() + Duration::from_secs(30);
         let selects = |text: String| text.split(' ').next().and_then(|number| number.parse().ok()).and_then(Call::of).is_some();
@@ -412,24 +425,21 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(observe(&worker, &[&listener]), Observation { sockets: vec![None], hidden: false });
-        child.kill().expect("killed");
-        child.wait().expect("reaped");
     }
 
     #[test]
     fn each_socket_is_judged_by_itself() {
         let (one, other) = (listener(), listener());
-        let (mut child, worker) = program(one.try_clone().expect("a copy"), "s.accept()");
+        let (_child, worker) = program(one.try_clone().expect("a copy"), "s.accept()");
         until(&worker, &one, Evidence::Accept);
         assert_eq!(observe(&worker, &[&other, &one]).sockets, [None, Some(Evidence::Accept)]);
-        child.kill().expect("killed");
-        child.wait().expect("reaped");
     }
 
     #[test]
     fn worker_that_has_ended_does_not_accept() {
         let mut child = Command::new("true").spawn().expect("true");
         let worker = (1, child.id(), None);
+        child.wait().expect("reaped");
         child.wait().expect("reaped");
         assert_eq!(observe(&worker, &[&listener()]).best(), None);
     }

@@ -34,7 +34,7 @@ fn ready_without_accepting_does_not_count() {
     world.pass(ms(11_000));
     let (_, outcome, reason) = reload_answer(&world, asker);
     assert_eq!(outcome, Outcome::RolledBack);
-    assert!(reason.contains("start timeout after 10s: it said READY=1 but accepts on no listening socket"), "{reason}");
+    assert!(reason.contains("start timeout after 10s: it said that it is ready but accepts on no listening socket"), "{reason}");
 }
 
 #[test]

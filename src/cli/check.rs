@@ -25,10 +25,10 @@ pub(super) struct Options {
     file_only: bool,
 }
 
-/// What was found.
+/// The findings of a check.
 #[derive(Default)]
 struct Findings {
-    /// What keeps it from running.
+    /// Faults with which the configuration cannot run.
     errors: Vec<String>,
     /// What is dangerous, or could not be checked.
     warnings: Vec<String>,
@@ -51,7 +51,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     if !found.errors.is_empty() {
         return ExitCode::FAILURE;
     }
-    // Whoever closed our stdout does not want the line; the exit status stands.
+    // A closed standard output loses the line; the exit status stands.
     let _ = writeln!(std::io::stdout(), "{file}: fine; it would run {line}");
     ExitCode::SUCCESS
 }

@@ -122,7 +122,7 @@ fn command() -> clap::Command {
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
-    // Whoever starts us with SIGCHLD ignored would keep us from waiting for what we run.
+    // With SIGCHLD ignored by the parent, wait(2) would not report the exit of the programs that are run here.
     crate::sys::signals::reset_ignored([libc::SIGCHLD]);
     match Cli::try_parse().unwrap_or_else(|error| usage(&error)).verb {
         Verb::Run(options) => run::run(*options),

@@ -129,7 +129,7 @@ impl<'t> Reading<'t> {
 fn syntax(message: &str, before: &str, words: &str) -> String {
     let is_word = words.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '~' | '.' | '$'));
     let unquoted = message.contains("must be quoted") || (is_word && before.ends_with(['=', '[', ',']));
-    // What an editor for prose makes of " and '; a pair of them stands around or before the place of the error.
+    // Typographic quotes, which editors for prose put in place of " and '; a pair of them stands around or before the place of the error.
     let smart = |c: char| matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}');
     match message {
         _ if words.starts_with(smart) => "this is a quotation mark of prose; TOML takes \" or ' only".to_owned(),

@@ -32,7 +32,7 @@ const BLOCKING: u8 = 1;
 /// A handed socket that the program set to non-blocking.
 const NONBLOCKING: u8 = 2;
 
-/// What the program was given under each descriptor number.
+/// The state of each descriptor number: one of the three constants above.
 static ADOPTED: [AtomicU8; MOST] = [const { AtomicU8::new(OTHER) }; MOST];
 
 fn state(fd: c_int) -> u8 {

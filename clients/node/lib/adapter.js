@@ -1,6 +1,5 @@
 'use strict';
-// Makes an unmodified Node.js server a worker of Ratoon: `node --require ratoon-worker/adapter server.js`, which the master sets by
-// NODE_OPTIONS with `worker.adapter = "node"`.
+// Makes an unmodified Node.js server a worker of Ratoon: `node --require ratoon-worker/adapter server.js`, or by NODE_OPTIONS.
 //
 // - `server.listen(3000)` of net, http, https, http2 and the frameworks on them takes a handed socket: the one of that port or
 //   path, else the next one that nobody has taken. Port 0, and what is left over when all are taken, listens as written.

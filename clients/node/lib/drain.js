@@ -110,7 +110,7 @@ class Drain {
     stream.once('close', () => this.#answered(shown, stream.rstCode === 0, stream.sentHeaders?.[':status']));
   }
 
-  /** Counts an answer by its class, as ratoon-worker(7) names them; one that was cut off is an error. */
+  /** Counts an answer by its class (responses_2xx and so on); one that was cut off is an error. */
   #answered(shown, finished, status) {
     shown?.end(finished);
     if (!this.#board) return;

@@ -36,7 +36,7 @@ fn offered(root: &Path, runtime: &Path, words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn bash_offers_instances_and_verbs() {
+fn bash_offers_instances_verbs_and_words_of_an_enum() {
     let (root, runtime) = (written(), tempfile::tempdir().expect("a directory"));
     let place = runtime.path().join("ratoon/completed");
     fs::create_dir_all(&place).expect("a directory");
@@ -48,9 +48,41 @@ fn bash_offers_instances_and_verbs() {
         assert_eq!(words, ["completed"], "{verb}");
         assert!(!offered(&["ratoon", verb, ""]).contains(&"empty".to_owned()), "{verb}");
     }
+    assert_eq!(offered(&["ratoon", "run", "--ready", "n"]), ["notify"]);
     let verbs = offered(&["ratoon", ""]);
-    assert!(verbs.contains(&"status".to_owned()) && verbs.contains(&"completions".to_owned()), "{verbs:?}");
+    assert!(verbs.contains(&"status".to_owned()) && verbs.contains(&"schema".to_owned()), "{verbs:?}");
     assert!(!verbs.iter().any(|verb| verb == "leftovers" || verb.contains("handover")), "{verbs:?}");
+}
+
+/// The words of a key in the JSON Schema of the configuration.
+fn words(table: &str, key: &str) -> Vec<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_ratoon")).arg("schema").output().expect("ratoon");
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let words = schema["properties"][table]["properties"][key]["enum"].as_array().expect("an enum");
+    words.iter().map(|word| word.as_str().expect("text").to_owned()).collect()
+}
+
+#[test]
+fn flag_of_an_enum_is_completed_by_its_words_and_no_files() {
+    let (root, place) = (written(), tempfile::tempdir().expect("a directory"));
+    fs::write(place.path().join("a-file"), "").expect("a file");
+    let (zsh, fish) = (read(root.path(), ZSH), read(root.path(), FISH));
+    for (flag, table, key) in [
+        ("balance", "worker", "balance"),
+        ("ready", "worker", "ready"),
+        ("reload-memory", "reload", "memory"),
+        ("status-details", "status", "details"),
+    ] {
+        let words = words(table, key);
+        assert_eq!(offered(root.path(), place.path(), &["ratoon", "run", &format!("--{flag}"), ""]), words, "{flag}");
+        let of_flag = |line: &&str| line.contains(&format!("--{flag}=")) && line.contains(&format!(":({})", words.join(" ")));
+        assert!(zsh.lines().any(|line| of_flag(&line)), "zsh: {flag}");
+        let line = fish.lines().position(|line| line.contains(&format!(" -l {flag} "))).expect(flag);
+        let below: Vec<&str> = fish.lines().skip(line).take(words.len() + 1).collect();
+        assert!(words.iter().all(|word| below.iter().any(|line| line.contains(word))), "fish: {flag}: {below:?}");
+        assert!(below[0].contains(" -r -f -a "), "fish offers files: {below:?}");
+    }
+    assert_eq!(offered(root.path(), place.path(), &["ratoon", "init", "--ready", ""]), words("worker", "ready"));
 }
 
 #[test]
@@ -76,5 +108,6 @@ fn no_shell_offers_a_hidden_verb_and_each_knows_instances() {
     }
     let zsh = read(root.path(), ZSH);
     assert!(!zsh.contains("The instance:_default"), "zsh offers files for an instance");
-    assert!(zsh.contains(":_ratoon_instances'"));
+    assert!(zsh.contains(":_ratoon_instances'") && zsh.contains("(shared per-slot)"));
+    assert!(read(root.path(), FISH).contains("shared"));
 }

@@ -10,8 +10,12 @@ mod find;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::ValueHint;
+use clap::builder::TypedValueParser as _;
+
 use self::files::Instance;
 use super::screen::{complain, say};
+use crate::config;
 use crate::control::paths::check_name;
 use crate::master::age;
 
@@ -29,10 +33,10 @@ pub(super) struct Options {
     #[arg(long, value_name = "PATH")]
     directory: Option<PathBuf>,
     /// Number of workers [default: the CPUs that may be used]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, value_parser = config::value_reader("worker.count").try_map(|n| n.parse::<u32>()))]
     workers: Option<u32>,
-    /// What makes a worker ready: notify (it says READY=1) or running
-    #[arg(long, value_name = "notify|running")]
+    /// What makes a worker ready [default: auto]
+    #[arg(long, value_parser = config::value_reader("worker.ready"))]
     ready: Option<String>,
     /// Write below this directory instead of /, for the image of another machine
     #[arg(long, value_name = "PATH")]

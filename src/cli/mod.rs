@@ -15,6 +15,7 @@ mod recycle;
 mod reload;
 mod run;
 mod scale;
+mod schema;
 mod screen;
 mod status;
 mod status_view;
@@ -102,6 +103,11 @@ enum Verb {
      Exit status: 0 written, 1 nothing was written, 2 wrong usage."
     )]
     Init(init::Options),
+    /// Print the JSON Schema of the configuration, for editors of TOML
+    #[command(after_help = "For example:   ratoon schema >ratoon.schema.json\n\
+     and as the first line of the configuration:   #:schema ./ratoon.schema.json\n\
+     Exit status: 0.")]
+    Schema,
     /// Read a configuration and say what is wrong with it, with line and column, and with what it names on this machine
     #[command(after_help = "Run by root it checks as the users who will need users, directories, programs and files.\n\
      Exit status: 0 fine, 1 not.")]
@@ -139,6 +145,7 @@ pub fn main() -> ExitCode {
         Verb::HandoverCheck(_) => crate::master::handover_check(),
         Verb::DiscardDescriptors => crate::sys::discard::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Verb::Leftovers(options) => leftovers::run(&options),
+        Verb::Schema => schema::run(),
         Verb::Check(options) => check::run(&options),
         Verb::Completions(options) => completions::run(&options),
     }

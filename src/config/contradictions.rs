@@ -1,6 +1,7 @@
 //! Values that are fine alone and wrong together.
 
-use super::types::{Config, Ready};
+use super::Ready;
+use super::types::Config;
 
 /// One contradiction: the keys that make it, most telling first, and what is wrong with them.
 pub(super) struct Contradiction {

@@ -1,69 +1,27 @@
-//! Which keys there are, and which one was meant by one that is not.
+//! Look-up in the table of keys: what is in a table, and which key was meant by an unknown one.
 
 use super::error::quoted;
+use super::row::{Key, Table};
+use super::table::TABLES;
 
-/// Every table with its keys, in the order of the documentation.
-pub(super) const TABLES: &[(&str, &[&str])] = &[
-    (
-        "worker",
-        &[
-            "command",
-            "directory",
-            "environment",
-            "environment_file",
-            "count",
-            "ready",
-            "settle",
-            "start_timeout",
-            "stop_timeout",
-            "stop_signal",
-            "watchdog",
-            "user",
-            "group",
-            "balance",
-            "limits",
-        ],
-    ),
-    ("worker.limits", &["memory_max", "memory_high", "tasks_max", "cpu_weight", "nofile"]),
-    ("restart", &["initial", "max", "limit", "interval", "give_up"]),
-    ("reload", &["surge", "probation", "check", "memory"]),
-    ("hooks", &["before_reload", "before_shutdown", "user"]),
-    ("recycle", &["max_age", "max_memory", "max_requests"]),
-    ("status", &["listen", "details", "hosts"]),
-];
+/// The table of this name.
+pub(super) fn table(name: &str) -> Option<&'static Table> {
+    TABLES.iter().find(|table| table.name == name)
+}
 
-/// What other programs call it (systemd's directives among them), without case, `_` and `-`.
-const OTHER_NAMES: &[(&str, &str)] = &[
-    ("workers", "worker.count"),
-    ("processes", "worker.count"),
-    ("instances", "worker.count"),
-    ("numworkers", "worker.count"),
-    ("cmd", "worker.command"),
-    ("exec", "worker.command"),
-    ("program", "worker.command"),
-    ("execstart", "worker.command"),
-    ("cwd", "worker.directory"),
-    ("chdir", "worker.directory"),
-    ("workingdirectory", "worker.directory"),
-    ("env", "worker.environment"),
-    ("envfile", "worker.environment_file"),
-    ("timeoutstartsec", "worker.start_timeout"),
-    ("timeoutstopsec", "worker.stop_timeout"),
-    ("gracefultimeout", "worker.stop_timeout"),
-    ("killtimeout", "worker.stop_timeout"),
-    ("killsignal", "worker.stop_signal"),
-    ("watchdogsec", "worker.watchdog"),
-    ("memorylimit", "worker.limits.memory_max"),
-    ("limitnofile", "worker.limits.nofile"),
-    ("cpushares", "worker.limits.cpu_weight"),
-    ("restartsec", "restart.initial"),
-    ("restartmaxdelaysec", "restart.max"),
-    ("startlimitburst", "restart.limit"),
-    ("startlimitintervalsec", "restart.interval"),
-    ("maxsurge", "reload.surge"),
-    ("maxrequestsperchild", "recycle.max_requests"),
-    ("runtimemaxsec", "recycle.max_age"),
-];
+/// The tables in the table `name` (`""`: the top), each with its name there and its full name.
+pub(super) fn tables_of(name: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
+    TABLES.iter().filter_map(move |table| {
+        let (above, own) = table.name.rsplit_once('.').unwrap_or(("", table.name));
+        (above == name).then_some((own, table.name))
+    })
+}
+
+/// The names in the table `name`: its keys, then the tables in it.
+pub(super) fn names(name: &str) -> impl Iterator<Item = &'static str> {
+    let keys = table(name).map_or(&[][..], |table| table.keys);
+    keys.iter().map(|key| key.name).chain(tables_of(name).map(|(own, _)| own))
+}
 
 /// Says that `key` is none of `table` (`""`: the top), and which one was probably meant.
 pub(super) fn unknown(table: &str, key: &str, is_table: bool) -> String {
@@ -76,7 +34,7 @@ pub(super) fn unknown(table: &str, key: &str, is_table: bool) -> String {
                 format!("unknown table {bracketed}; did you mean {meant}?")
             }
             Some(meant) => format!("unknown table {bracketed}; did you mean [{meant}]?"),
-            None => format!("unknown table {bracketed}; the tables are {}", list(TABLES.iter().map(|(table, _)| *table))),
+            None => format!("unknown table {bracketed}; the tables are {}", list()),
         };
     }
     if key == table {
@@ -92,43 +50,44 @@ pub(super) fn unknown(table: &str, key: &str, is_table: bool) -> String {
             _ => format!("{shown} is not a key{here}; did you mean {meant}?"),
         },
         None if table.is_empty() => {
-            format!("{shown} is not a key; every key is in one of the tables {}", list(TABLES.iter().map(|(t, _)| *t)))
+            format!("{shown} is not a key; every key is in one of the tables {}", list())
         }
-        None => format!("unknown key {shown} in [{table}]; its keys are {}", keys_of(table).join(", ")),
+        None => format!("unknown key {shown} in [{table}]; its keys are {}", names(table).collect::<Vec<_>>().join(", ")),
     }
 }
 
 /// The full name of the key or table that was probably meant.
 fn guess(table: &str, key: &str, is_table: bool) -> Option<String> {
     let wanted = plain(key);
-    let nearest_table = || nearest(&wanted, TABLES.iter().map(|(table, _)| ((*table).to_owned(), plain(table))));
+    let nearest_table = || nearest(&wanted, TABLES.iter().map(|table| (table.name.to_owned(), plain(table.name))));
     if table.is_empty()
         && is_table
         && let Some(meant) = nearest_table()
     {
         return Some(meant);
     }
-    let all = || TABLES.iter().flat_map(|(table, keys)| keys.iter().map(move |key| (*table, *key)));
-    let full = |table: &str, key: &str| format!("{table}.{key}");
+    let full = |table: &str, name: &str| format!("{table}.{name}");
+    let all = || TABLES.iter().flat_map(|table| names(table.name).map(move |name| (table.name, name)));
     let same = |(_, known): &(&str, &str)| plain(known) == wanted;
-    if let Some((table, key)) = all().filter(|(of, _)| *of == table).find(same) {
-        return Some(full(table, key));
+    if let Some((table, name)) = all().filter(|(of, _)| *of == table).find(same) {
+        return Some(full(table, name));
     }
-    if let Some((table, _)) = TABLES.iter().find(|(table, _)| plain(table) == wanted) {
-        return Some((*table).to_owned());
+    if let Some(table) = TABLES.iter().find(|table| plain(table.name) == wanted) {
+        return Some(table.name.to_owned());
     }
-    if let Some((_, meant)) = OTHER_NAMES.iter().find(|(name, _)| *name == wanted) {
-        return Some((*meant).to_owned());
+    let keys = || TABLES.iter().flat_map(|table| table.keys);
+    if let Some(meant) = keys().find(|key: &&Key| key.other_names.split(' ').any(|name| name == wanted)) {
+        return Some(meant.full.to_owned());
     }
-    if let Some((table, key)) = all().find(same) {
-        return Some(full(table, key));
+    if let Some((table, name)) = all().find(same) {
+        return Some(full(table, name));
     }
     if table.is_empty()
         && let Some(meant) = nearest_table()
     {
         return Some(meant);
     }
-    let named = |(table, key)| (full(table, key), plain(key));
+    let named = |(table, name)| (full(table, name), plain(name));
     nearest(&wanted, all().filter(|(of, _)| *of == table).map(named)).or_else(|| nearest(&wanted, all().map(named)))
 }
 
@@ -151,13 +110,10 @@ fn plain(key: &str) -> String {
 }
 
 fn is_table_name(name: &str) -> bool {
-    TABLES.iter().any(|(table, _)| *table == name)
+    table(name).is_some()
 }
 
-fn keys_of(table: &str) -> &'static [&'static str] {
-    TABLES.iter().find(|(name, _)| *name == table).map_or(&[], |(_, keys)| keys)
-}
-
-fn list(tables: impl Iterator<Item = &'static str>) -> String {
-    tables.map(|table| format!("[{table}]")).collect::<Vec<_>>().join(", ")
+/// `[worker], [worker.limits]`
+fn list() -> String {
+    TABLES.iter().map(|table| format!("[{}]", table.name)).collect::<Vec<_>>().join(", ")
 }

@@ -3,13 +3,16 @@
 //! Law: nothing leaves here that `execve(2)` would choke on or cut short.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Value as Json, json};
 use toml::Spanned;
 
 use super::environment::{assignment, check_name, check_value};
-use super::values::{Scalar, scalar};
+use super::row::{Field, Shape};
+use super::values::{Scalar, field, scalar};
 use super::words::{FilePath, HostName};
 
 /// A program and its arguments.
@@ -45,6 +48,14 @@ impl<'de> Deserialize<'de> for Argv {
     }
 }
 
+impl Shape for Argv {
+    fn schema() -> Json {
+        json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 })
+    }
+}
+
+field!(Argv => Vec<String>, Option<Vec<String>>);
+
 /// Somebody wrote a command line where a list belongs: show the list, when it is plain what it would be.
 fn one_string(text: &str) -> String {
     let plain =
@@ -78,29 +89,48 @@ impl Scalar for Argument {
 }
 scalar!(Argument);
 
-/// One path, or a list of them.
+/// One value, or a list of them.
 #[derive(Clone, Debug)]
-pub(super) struct Paths(pub Vec<PathBuf>);
+pub(super) struct OneOrMore<T>(pub Vec<T>);
 
-impl<'de> Deserialize<'de> for Paths {
+/// A value that may stand in a list of its kind.
+pub(super) trait Listed: Scalar {
+    /// Completes the sentence "expected …" for the list.
+    const LIST: &'static str;
+}
+
+impl<'de, T: Listed + Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PathsVisitor;
-        impl<'de> Visitor<'de> for PathsVisitor {
-            type Value = Paths;
+        struct OneOrMoreVisitor<T>(PhantomData<T>);
+        impl<'de, T: Listed + Deserialize<'de>> Visitor<'de> for OneOrMoreVisitor<T> {
+            type Value = OneOrMore<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(r#"a path or a list of paths, such as "/etc/default/web" (with a leading - it may be missing)"#)
+                f.write_str(T::LIST)
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Paths, E> {
-                FileOrNone::from_text(text).map(|path| Paths(vec![path.0])).map_err(E::custom)
+            fn visit_str<E: Error>(self, text: &str) -> Result<OneOrMore<T>, E> {
+                T::from_text(text).map(|value| OneOrMore(vec![value])).map_err(E::custom)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Paths, A::Error> {
-                Ok(Paths(elements::<FileOrNone, A>(seq)?.into_iter().map(|path| path.0).collect()))
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<OneOrMore<T>, A::Error> {
+                elements(seq).map(OneOrMore)
             }
         }
-        deserializer.deserialize_any(PathsVisitor)
+        deserializer.deserialize_any(OneOrMoreVisitor(PhantomData))
+    }
+}
+
+impl<T: Listed> Shape for OneOrMore<T> {
+    fn schema() -> Json {
+        let one = <T as Scalar>::schema();
+        json!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
+impl<T: Listed + Field<U> + for<'de> Deserialize<'de>, U> Field<Vec<U>> for OneOrMore<T> {
+    fn field(self) -> Vec<U> {
+        self.0.into_iter().map(T::field).collect()
     }
 }
 
@@ -117,33 +147,20 @@ impl Scalar for FileOrNone {
         FilePath::from_text(text.strip_prefix('-').unwrap_or(text))?;
         Ok(Self(PathBuf::from(text)))
     }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^(-.|[^-])" })
+    }
 }
 scalar!(FileOrNone);
+field!(FileOrNone => PathBuf);
 
-/// One name of a host, or a list of them.
-#[derive(Clone, Debug)]
-pub(super) struct HostNames(pub Vec<String>);
+impl Listed for FileOrNone {
+    const LIST: &'static str = r#"a path or a list of paths, such as "/etc/default/web" (with a leading - it may be missing)"#;
+}
 
-impl<'de> Deserialize<'de> for HostNames {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct HostNamesVisitor;
-        impl<'de> Visitor<'de> for HostNamesVisitor {
-            type Value = HostNames;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(r#"a list of hosts' names, such as ["status.example.org"]"#)
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<HostNames, E> {
-                HostName::from_text(text).map(|name| HostNames(vec![name.0])).map_err(E::custom)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<HostNames, A::Error> {
-                Ok(HostNames(elements::<HostName, A>(seq)?.into_iter().map(|name| name.0).collect()))
-            }
-        }
-        deserializer.deserialize_any(HostNamesVisitor)
-    }
+impl Listed for HostName {
+    const LIST: &'static str = r#"a list of hosts' names, such as ["status.example.org"]"#;
 }
 
 /// Environment variables, as a table or as a list of assignments.
@@ -186,6 +203,21 @@ impl<'de> Deserialize<'de> for Variables {
     }
 }
 
+impl Shape for Variables {
+    fn schema() -> Json {
+        let name = "[A-Za-z_][A-Za-z0-9_]*";
+        let table = json!({
+            "type": "object",
+            "propertyNames": { "pattern": format!("^{name}$") },
+            "additionalProperties": { "type": ["string", "integer"] },
+        });
+        let list = json!({ "type": "array", "items": { "type": "string", "pattern": format!("^{name}=") } });
+        json!({ "anyOf": [table, list] })
+    }
+}
+
+field!(Variables => Vec<(String, String)>);
+
 /// `NAME=value`
 #[derive(Clone, Debug)]
 pub(super) struct Assignment(pub String, pub String);
@@ -200,6 +232,12 @@ impl Scalar for Assignment {
     }
 }
 scalar!(Assignment);
+
+impl Field<(String, String)> for Assignment {
+    fn field(self) -> (String, String) {
+        (self.0, self.1)
+    }
+}
 
 struct VariableName(String);
 

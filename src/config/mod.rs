@@ -5,9 +5,12 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `types.rs` | what a configuration is, with every default |
+//! | `table.rs` | the one table of keys: name, type, default, flag, doc text; a new key is a row there |
+//! | `row.rs` | what a row has, and the macros that make structs, readers and lists of the rows |
+//! | `types.rs` | the whole configuration |
 //! | `read.rs` | from text to types, key by key |
-//! | `keys.rs` | which keys there are, and which one was meant |
+//! | `keys.rs` | look-up in the table, and which key was meant by an unknown one |
+//! | `schema.rs` | JSON Schema of the file |
 //! | `values.rs`, `words.rs`, `lists.rs`, `units.rs` | what a single value may look like, in the file and on the command line |
 //! | `contradictions.rs` | values that are fine alone and wrong together |
 //! | `flags.rs` | the same keys as flags |
@@ -26,6 +29,9 @@ mod flags;
 mod keys;
 mod lists;
 mod read;
+mod row;
+mod schema;
+mod table;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -34,9 +40,10 @@ mod values;
 mod words;
 
 pub use error::Error;
-pub use flags::Overrides;
-pub use types::{Balance, Config, Details, Hooks, Limits, MemoryCheck, Ready, Recycle, Reload, Restart, Status, Surge, Worker};
-pub use types::{COUNT_MAX, usable_cpus};
+pub use flags::{Overrides, value_reader};
+pub use schema::schema;
+pub use table::*;
+pub use types::{COUNT_MAX, Config, Surge, usable_cpus};
 
 /// Reads the file at `path`.
 ///

@@ -9,6 +9,8 @@ mod errors;
 mod files;
 mod flags;
 mod hostile;
+mod pages;
+mod schema;
 
 /// The configuration that the text gives, or what is said of it.
 fn read(text: &str) -> Result<Config, String> {

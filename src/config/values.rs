@@ -1,4 +1,4 @@
-//! What a single value may look like. Each type is read the same way from the file (serde) and from a flag (`FromStr`).
+//! What a single value may look like. Each type is read the same way from the file (serde) and from a flag ([`from_flag`]).
 //!
 //! Law: an error says what stands there and what may stand there.
 
@@ -7,8 +7,10 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use serde::de::{Error, Visitor};
+use serde_json::{Value as Json, json};
 
 use super::error::quoted;
+use super::row::{Field, Shape};
 use super::types::COUNT_MAX;
 use super::units;
 
@@ -26,9 +28,39 @@ pub(super) trait Scalar: Sized {
     fn from_number(number: i128) -> Result<Self, String> {
         Err(format!("{number} is a number; expected {}", Self::expected()))
     }
+
+    /// JSON Schema of what the two readers above take.
+    fn schema() -> Json {
+        json!({ "type": "string" })
+    }
+
+    /// The words of an enum; else empty.
+    fn words() -> &'static [&'static str] {
+        &[]
+    }
 }
 
-/// Gives a [`Scalar`] its two ways in.
+impl<T: Scalar> Shape for T {
+    fn schema() -> Json {
+        <T as Scalar>::schema()
+    }
+
+    fn words() -> &'static [&'static str] {
+        <T as Scalar>::words()
+    }
+}
+
+/// `"a", "b" or "c"`
+pub(super) fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+/// Reads a [`Scalar`] from the file by [`ScalarVisitor`].
 macro_rules! scalar {
     ($type:ty $(, for $($generics:tt)*)?) => {
         impl<'de, $($($generics)*)?> serde::Deserialize<'de> for $type {
@@ -36,17 +68,21 @@ macro_rules! scalar {
                 deserializer.deserialize_any($crate::config::values::ScalarVisitor(std::marker::PhantomData))
             }
         }
-
-        impl<$($($generics)*)?> std::str::FromStr for $type {
-            type Err = String;
-
-            fn from_str(text: &str) -> Result<Self, String> {
-                $crate::config::values::from_flag(text)
-            }
-        }
     };
 }
 pub(super) use scalar;
+
+/// Makes a written type, which holds its value alone, a [`Field`] of these types.
+macro_rules! field {
+    ($type:ty => $($field:ty),+) => {$(
+        impl $crate::config::row::Field<$field> for $type {
+            fn field(self) -> $field {
+                self.0.into()
+            }
+        }
+    )+};
+}
+pub(super) use field;
 
 /// A flag has no quotes that would tell a number from a text.
 pub(super) fn from_flag<T: Scalar>(text: &str) -> Result<T, String> {
@@ -116,8 +152,23 @@ impl Scalar for Time {
     fn from_number(number: i128) -> Result<Self, String> {
         TimeOrZero::from_number(number)?.above_zero()
     }
+
+    fn schema() -> Json {
+        let text = json!({ "type": "string", "pattern": DURATION, "not": { "pattern": "^[^1-9]*$" } });
+        json!({ "anyOf": [text, { "type": "integer", "minimum": 1 }] })
+    }
 }
 scalar!(Time);
+field!(Time => Duration);
+
+/// `systemd.time(7)`, as [`units::duration`] reads it.
+const DURATION: &str = concat!(
+    r"^\s*([0-9]+(\.[0-9]+)?\s*",
+    "(us|usec|µs|μs|ms|msec|s|sec|seconds?|m|min|minutes?|h|hr|hours?|d|days?|w|weeks?|M|months?|y|years?)?",
+    r"\s*)+$"
+);
+/// As [`units::size`] reads it.
+const SIZE: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*(B|[KMGT](iB)?)?\s*$";
 
 /// A duration that may be nothing.
 #[derive(Clone, Copy, Debug)]
@@ -148,8 +199,13 @@ impl Scalar for TimeOrZero {
             Err(reason) => Err(format!("{number} {reason}; expected {}", Self::expected())),
         }
     }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "string", "pattern": DURATION }, { "type": "integer", "minimum": 0 }] })
+    }
 }
 scalar!(TimeOrZero);
+field!(TimeOrZero => Duration, Option<Duration>);
 
 /// Bytes, at least one.
 #[derive(Clone, Copy, Debug)]
@@ -174,8 +230,14 @@ impl Scalar for Size {
             _ => Err(format!("{number} is out of range; expected {}", Self::expected())),
         }
     }
+
+    fn schema() -> Json {
+        let text = json!({ "type": "string", "pattern": SIZE, "not": { "pattern": "^[^1-9]*$" } });
+        json!({ "anyOf": [text, { "type": "integer", "minimum": 1 }] })
+    }
 }
 scalar!(Size);
+field!(Size => u64);
 
 /// A whole number of a range.
 #[derive(Clone, Copy, Debug)]
@@ -197,8 +259,34 @@ impl<const MIN: u64, const MAX: u64> Scalar for Number<MIN, MAX> {
             _ => Err(format!("{number} is out of range; expected {}", Self::expected())),
         }
     }
+
+    fn schema() -> Json {
+        json!({ "type": "integer", "minimum": MIN, "maximum": MAX })
+    }
 }
 scalar!(Number<MIN, MAX>, for const MIN: u64, const MAX: u64);
+
+impl<const MIN: u64, const MAX: u64> Field<u64> for Number<MIN, MAX> {
+    fn field(self) -> u64 {
+        self.0
+    }
+}
+
+/// For numbers whose range fits.
+impl<const MIN: u64, const MAX: u64> Field<u32> for Number<MIN, MAX> {
+    fn field(self) -> u32 {
+        u32::try_from(self.0).unwrap_or(u32::MAX)
+    }
+}
+
+impl<T, const MIN: u64, const MAX: u64> Field<Option<T>> for Number<MIN, MAX>
+where
+    Self: Field<T>,
+{
+    fn field(self) -> Option<T> {
+        Some(self.field())
+    }
+}
 
 /// Workers.
 pub(super) type Count = Number<1, { COUNT_MAX as u64 }>;
@@ -235,8 +323,18 @@ impl<T: Scalar> Scalar for OrOff<T> {
         }
         T::from_number(number).map(|value| Self(Some(value))).map_err(|error| format!("{error}, or \"off\""))
     }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [T::schema(), { "enum": ["off", "infinity", 0] }] })
+    }
 }
 scalar!(OrOff<T>, for T: Scalar);
+
+impl<T: Scalar + Field<U>, U> Field<Option<U>> for OrOff<T> {
+    fn field(self) -> Option<U> {
+        self.0.map(T::field)
+    }
+}
 
 /// A value, or `"infinity"`: no limit. Unlike [`OrOff`], 0 is not taken for "no limit".
 #[derive(Clone, Copy, Debug)]
@@ -257,8 +355,18 @@ impl<T: Scalar> Scalar for OrInfinity<T> {
     fn from_number(number: i128) -> Result<Self, String> {
         T::from_number(number).map(|value| Self(Some(value))).map_err(|error| format!("{error}, or \"infinity\""))
     }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [T::schema(), { "enum": ["off", "infinity"] }] })
+    }
 }
 scalar!(OrInfinity<T>, for T: Scalar);
+
+impl<T: Scalar + Field<U>, U> Field<Option<U>> for OrInfinity<T> {
+    fn field(self) -> Option<U> {
+        self.0.map(T::field)
+    }
+}
 
 fn is_off(text: &str) -> bool {
     matches!(text, "off" | "infinity")

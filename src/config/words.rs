@@ -1,13 +1,16 @@
-//! Values that are one of several words, or name something: a signal, an account, a path, an address.
+//! Values that name something: a signal, a share, an account, a path, an address.
 //!
 //! Law: what is accepted has the form that the kernel or the system's tables take; whether it is there, its user sees.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde_json::{Value as Json, json};
+
 use super::error::quoted;
-use super::types::{Balance, COUNT_MAX, Details, MemoryCheck, Ready, Surge};
-use super::values::{Scalar, scalar};
+use super::row::Field;
+use super::types::{COUNT_MAX, Surge};
+use super::values::{Scalar, field, scalar};
 use crate::sys::{accounts, signals};
 
 /// A signal, by name or number.
@@ -32,55 +35,13 @@ impl Scalar for Signal {
             None => Err(format!("{number} is no signal; expected {}", Self::expected())),
         }
     }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "string", "pattern": "^\\s*[A-Za-z0-9+-]+\\s*$" }, { "type": "integer", "minimum": 1, "maximum": 64 }] })
+    }
 }
 scalar!(Signal);
-
-impl Scalar for Ready {
-    fn expected() -> String {
-        r#""auto", "accepting", "notify" or "running""#.to_owned()
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "accepting" => Ok(Self::Accepting),
-            "notify" => Ok(Self::Notify),
-            "running" => Ok(Self::Running),
-            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
-        }
-    }
-}
-scalar!(Ready);
-
-impl Scalar for Balance {
-    fn expected() -> String {
-        r#""shared" or "per-slot""#.to_owned()
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        match text {
-            "shared" => Ok(Self::Shared),
-            "per-slot" => Ok(Self::PerSlot),
-            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
-        }
-    }
-}
-scalar!(Balance);
-
-impl Scalar for Details {
-    fn expected() -> String {
-        r#""trusted" or "everyone""#.to_owned()
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        match text {
-            "trusted" => Ok(Self::Trusted),
-            "everyone" => Ok(Self::Everyone),
-            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
-        }
-    }
-}
-scalar!(Details);
+field!(Signal => i32);
 
 /// The name of a host as it stands in a URL, in lower case and without the root's dot.
 #[derive(Clone, Debug)]
@@ -102,24 +63,14 @@ impl Scalar for HostName {
         }
         Ok(Self(name.to_ascii_lowercase()))
     }
+
+    fn schema() -> Json {
+        let label = "[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?";
+        json!({ "type": "string", "pattern": format!(r"^{label}(\.{label})*\.?$") })
+    }
 }
 scalar!(HostName);
-
-impl Scalar for MemoryCheck {
-    fn expected() -> String {
-        r#""warn", "refuse" or "ignore""#.to_owned()
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        match text {
-            "warn" => Ok(Self::Warn),
-            "refuse" => Ok(Self::Refuse),
-            "ignore" => Ok(Self::Ignore),
-            _ => Err(format!("{} is unknown; expected {}", quoted(text), Self::expected())),
-        }
-    }
-}
-scalar!(MemoryCheck);
+field!(HostName => String);
 
 impl Scalar for Surge {
     fn expected() -> String {
@@ -141,8 +92,19 @@ impl Scalar for Surge {
             _ => Err(format!("{number} is out of range; expected {}", Self::expected())),
         }
     }
+
+    fn schema() -> Json {
+        let percent = json!({ "type": "string", "pattern": "^0*(100|[1-9][0-9]?)\\s*%$" });
+        json!({ "anyOf": [percent, { "type": "integer", "minimum": 1, "maximum": COUNT_MAX }] })
+    }
 }
 scalar!(Surge);
+
+impl Field<Self> for Surge {
+    fn field(self) -> Self {
+        self
+    }
+}
 
 /// A user or a group, by name or number.
 #[derive(Clone, Debug)]
@@ -170,8 +132,14 @@ impl Scalar for Account {
             None => Err(format!("{number} is no account; expected {}", Self::expected())),
         }
     }
+
+    fn schema() -> Json {
+        let name = json!({ "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[^-:/,\\s][^:/,\\s]*$" });
+        json!({ "anyOf": [name, { "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 }] })
+    }
 }
 scalar!(Account);
+field!(Account => Option<String>);
 
 /// A path: not empty, and nothing in it that the kernel refuses.
 #[derive(Clone, Debug)]
@@ -188,8 +156,13 @@ impl Scalar for FilePath {
         }
         Ok(Self(PathBuf::from(text)))
     }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "minLength": 1 })
+    }
 }
 scalar!(FilePath);
+field!(FilePath => Option<PathBuf>);
 
 /// Where to listen: a numeric address with its port, or an absolute path.
 #[derive(Clone, Debug)]
@@ -215,8 +188,13 @@ impl Scalar for Address {
             Err(_) => Err(format!("{} is no address; expected {}", quoted(text), Self::expected())),
         }
     }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^(/.*[^/]|[0-9.]+:[0-9]+|\\[[0-9A-Fa-f:.%]+\\]:[0-9]+)$" })
+    }
 }
 scalar!(Address);
+field!(Address => Option<String>);
 
 /// `sun_path` of `unix(7)` less its final NUL.
 const PATH_MAX: usize = 107;

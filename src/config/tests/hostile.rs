@@ -2,13 +2,15 @@
 
 use proptest::prelude::*;
 
+use super::row::Table;
+use super::table::TABLES;
 use super::*;
 
 /// A file with every key; the example that is shipped.
 const EXAMPLE: &str = include_str!("../../../examples/web.toml");
 
 /// The lines of the example with every key switched on.
-fn every_key() -> String {
+pub(super) fn every_key() -> String {
     EXAMPLE.lines().map(uncommented).collect()
 }
 
@@ -47,11 +49,11 @@ fn the_example_is_fine_and_has_every_key() {
     );
     let text = every_key();
     read(&text).unwrap();
-    for (table, keys) in super::super::keys::TABLES {
+    for Table { name: table, keys, .. } in TABLES {
         assert!(text.contains(&format!("\n[{table}]\n")), "no table [{table}]");
         let (_, below) = text.split_once(&format!("\n[{table}]\n")).unwrap();
         let below = below.split("\n[").next().unwrap();
-        for key in keys.iter().filter(|key| **key != "limits") {
+        for key in keys.iter().map(|key| key.name) {
             assert!(below.lines().any(|line| line.starts_with(&format!("{key} = "))), "{table}.{key} is not in the example");
         }
     }
@@ -95,9 +97,9 @@ fn mutated() -> impl Strategy<Value = String> {
 }
 
 /// `key = value` lines of known keys and odd values, in odd tables.
-fn odd_values() -> impl Strategy<Value = String> {
-    let tables: Vec<&str> = super::super::keys::TABLES.iter().map(|(table, _)| *table).collect();
-    let keys: Vec<&str> = super::super::keys::TABLES.iter().flat_map(|(_, keys)| keys.iter().copied()).collect();
+pub(super) fn odd_values() -> impl Strategy<Value = String> {
+    let tables: Vec<&str> = TABLES.iter().map(|table| table.name).collect();
+    let keys: Vec<&str> = TABLES.iter().flat_map(|table| keys::names(table.name)).collect();
     let value = prop_oneof![
         any::<i64>().prop_map(|number| number.to_string()),
         any::<f64>().prop_map(|number| format!("{number:?}").to_lowercase()),

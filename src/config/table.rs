@@ -1,0 +1,233 @@
+//! The one table of keys: name, type, default, flag, names in other programs, and doc text. A reload applies a change of any key.
+//!
+//! The structs, their defaults, the reader of the file, the flags of `ratoon run`, the suggestions for unknown keys, the
+//! JSON Schema, the example and the lists of the manual pages come from it. Law: a default stands here and nowhere else.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
+use super::row::{tables, words};
+use super::types::{Surge, readable_by_older_masters};
+use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
+use super::words::{Account, Address, FilePath, HostName, Signal};
+
+words! {
+    /// `worker.ready`: what makes a worker ready.
+    Ready {
+        /// It said `READY=1` and accepts; or it accepts and was silent for `worker.settle`, if no worker of the committed generation
+        /// said `READY=1`. Without listening sockets: it said `READY=1`.
+        Auto = "auto",
+        /// It accepts on the listening sockets.
+        Accepting = "accepting",
+        /// It said `READY=1`.
+        Notify = "notify",
+        /// Its exec succeeded and it lived for `worker.settle`.
+        Running = "running",
+    }
+}
+
+words! {
+    /// `worker.balance`: how connections are spread over workers.
+    Balance {
+        /// All workers accept from one socket.
+        Shared = "shared",
+        /// A socket per slot (`SO_REUSEPORT`), held by the master.
+        PerSlot = "per-slot",
+    }
+}
+
+words! {
+    /// `reload.memory`: what a reload does when a second generation would not fit into memory.
+    MemoryCheck {
+        /// Says so and goes on.
+        Warn = "warn",
+        /// Refuses.
+        Refuse = "refuse",
+        /// Does not look.
+        Ignore = "ignore",
+    }
+}
+
+words! {
+    /// `status.details`: which readers see the details of the status document.
+    Details {
+        /// Those who may change the pool, the workers' user, and the groups adm and systemd-journal.
+        Trusted = "trusted",
+        /// All.
+        Everyone = "everyone",
+    }
+}
+
+tables! {
+    /// What a worker is, and how long it may take for what.
+    "worker" => Worker at worker {
+        /// The program and its arguments, one word an element; no shell reads it.
+        /// A program without a slash is looked up in the master's `PATH`, and nowhere else; one with a slash is relative to
+        /// `directory`.
+        /// The only key that must be there. See USERS in `ratoon.toml(5)` for as whom it runs.
+        command: Vec<String> as Argv, none "must be there", example r#"["/usr/bin/my-server", "--listen-fd", "3"]"#,
+            also "cmd exec program execstart";
+        /// Directory in which workers run.
+        /// A symlink such as `current` is followed once at each reload: workers that crash later start again from where it
+        /// led to then.
+        /// A release is pinned: a worker that fails is replaced from the release of its own generation. That holds exactly
+        /// where each release has a directory of its own and a symlink moves: program, script, interpreter and the
+        /// directories of `PATH` are resolved once per generation. Where files are replaced in the directory itself, the
+        /// program and the text of a script stay the old ones, but what a script loads (modules, libraries, templates) is
+        /// what is there by then; the log names such files when a worker fails.
+        directory: Option<PathBuf> as FilePath, none "`/` under systemd, else the directory of the master",
+            example r#""/srv/web/current""#, flag("directory PATH"), also "cwd chdir workingdirectory";
+        /// Variables for workers, added to the master's own: a table, or a list of `"NAME=value"`.
+        /// A flag wins over every environment file.
+        environment: Vec<(String, String)> as Variables, none "none",
+            example r#"{ RUST_LOG = "info", DATABASE_URL = "postgres:///web" }"#,
+            flag("env|environment NAME=VALUE", Assignment => environment_override), also "env";
+        /// Files with variables for workers, read at each reload; with a leading - a file may be missing.
+        /// One path or a list; lines `NAME=value`, as `EnvironmentFile=` of `systemd.exec(5)`.
+        /// They win over `environment`, later ones over earlier ones.
+        environment_file: Vec<PathBuf> as OneOrMore<FileOrNone>, none "none", example r#"["/etc/default/web", "-/etc/default/web.local"]"#,
+            flag("environment-file PATH", FileOrNone => environment_file), also "envfile";
+        /// Number of workers, at most 10000.
+        count: Option<u32> as Count, none "the number of CPUs that the master may use", example "4", flag("workers|count N"),
+            also "workers processes instances numworkers";
+        /// What makes a worker ready: `"auto"`, `"accepting"`, `"notify"` or `"running"`.
+        /// `"auto"`: it says `READY=1`, see `ratoon-worker(7)`, and accepts connections; or it has accepted for `settle` without a
+        /// word, if no worker of the committed generation said `READY=1`. Without listening sockets it is `"notify"`.
+        /// `"accepting"`: it accepts. `"notify"`: it says `READY=1`. `"running"`: it has lived for `settle`.
+        /// See READINESS in `ratoon.toml(5)` for how accepting is seen from outside.
+        #[serde(serialize_with = "readable_by_older_masters")]
+        ready: Ready as Ready, default r#""auto""#, flag("ready");
+        /// With `ready = "running"`, how long a worker must have lived; with `"auto"`, how long it must have accepted in silence.
+        settle: Duration as TimeOrZero, default r#""1s""#, flag("settle TIME");
+        /// How long a worker may take from its start to readiness.
+        /// Then it is killed, and a reload is rolled back. A worker that needs longer says `EXTEND_TIMEOUT_USEC=`.
+        start_timeout: Duration as Time, default r#""10s""#, flag("start-timeout TIME"), also "timeoutstartsec";
+        /// How long a worker may take to end after the stop signal.
+        /// Then all of the worker's processes are killed. A worker that needs longer says `EXTEND_TIMEOUT_USEC=`.
+        /// The signal goes to the main process. When that has ended, other processes of the worker that hold a listening
+        /// socket or an accepted connection get the signal one second later (a wrapper that does not `exec` its server has
+        /// not passed it on), and what serves nothing is killed one second after the last of them is gone.
+        stop_timeout: Duration as Time, default r#""30s""#, flag("stop-timeout TIME"),
+            also "timeoutstopsec gracefultimeout killtimeout";
+        /// The signal that asks a worker to finish what it does and leave.
+        stop_signal: i32 as Signal, default r#""SIGTERM""#, flag("stop-signal SIGNAL"), also "killsignal";
+        /// How long a ready worker may send no `WATCHDOG=1`.
+        /// Then it gets SIGABRT, then SIGKILL, and is replaced.
+        watchdog: Option<Duration> as OrOff<Time>, default r#""off""#, example r#""30s""#, flag("watchdog TIME"),
+            also "watchdogsec";
+        /// As whom workers run: a name, or a number; only a master that runs as root can change it.
+        /// Group and supplementary groups are those of the account, unless `group` is set; a user number without an account
+        /// needs `group`. With `user`, workers get `HOME`, `USER`, `LOGNAME` and `SHELL` of that account, unless `environment`
+        /// or `environment_file` sets them.
+        user: Option<String> as Account, none "the master's user", example r#""www-data""#, flag("user USER");
+        /// Group of the workers; only a master that runs as root can change it.
+        group: Option<String> as Account, none "the master's", example r#""www-data""#, flag("group GROUP");
+        /// How connections are spread: `"shared"`, all workers accept from one socket, or `"per-slot"`.
+        /// With `"per-slot"` there is at each TCP address a socket for each slot, so that connections are spread evenly; a
+        /// socket unit needs `ReusePort=yes` for it. See BALANCE in `ratoon.toml(5)`.
+        balance: Balance as Balance, default r#""shared""#, flag("balance");
+    } with {
+        /// `[worker.limits]`
+        limits: Limits;
+        /// Variables of the flags, which win over `environment` and `environment_file`.
+        environment_override: Vec<(String, String)>;
+    }
+
+    /// Limits of each worker; by default there are none.
+    /// The first four need a control group that was delegated to the master (`Delegate=yes`, as in the unit) and its
+    /// controllers; what is missing is said once, and done without.
+    "worker.limits" => Limits at worker.limits {
+        /// Memory of a worker beyond which the kernel kills (`memory.max`); `"infinity"` lifts it.
+        memory_max: Option<u64> as OrInfinity<Size>, none "no limit", example r#""512M""#, flag("memory-max SIZE"),
+            also "memorylimit";
+        /// Memory of a worker beyond which the kernel slows down and reclaims (`memory.high`); `"infinity"` lifts it.
+        memory_high: Option<u64> as OrInfinity<Size>, none "no limit", example r#""400M""#, flag("memory-high SIZE");
+        /// Processes and threads of a worker (`pids.max`); `"infinity"` lifts it.
+        tasks_max: Option<u64> as OrInfinity<Tasks>, none "no limit", example "200", flag("tasks-max N");
+        /// Share of the CPU of a worker, 1 to 10000 (`cpu.weight`); everybody's default is 100.
+        cpu_weight: Option<u64> as Weight, none "the kernel's", example "100", flag("cpu-weight N"), also "cpushares";
+        /// Open files of a worker (`RLIMIT_NOFILE`, soft and hard).
+        nofile: Option<u64> as Files, none "the master's", example "65536", flag("nofile N"), also "limitnofile";
+    }
+
+    /// What follows a crash: a delay for each slot that doubles, with jitter, from `initial` to `max`, and begins anew
+    /// after the worker was ready for `max`.
+    "restart" => Restart at restart {
+        /// First delay after a crash.
+        initial: Duration as Time, default r#""100ms""#, flag("restart-initial TIME"), also "restartsec";
+        /// Longest delay after a crash.
+        max: Duration as Time, default r#""30s""#, flag("restart-max TIME"), also "restartmaxdelaysec";
+        /// More crashes of one slot than this in `restart.interval` make the pool *degraded*.
+        /// It says so; that slot is restarted after `max`. While no worker is ready, one slot is restarted each
+        /// second, whatever the delays are.
+        limit: u32 as Crashes, default "5", flag("restart-limit N"), also "startlimitburst";
+        /// The time in which `restart.limit` counts crashes.
+        interval: Duration as Time, default r#""1min""#, flag("restart-interval TIME"), also "startlimitintervalsec";
+        /// With no worker ready for this long, the master exits 1.
+        give_up: Option<Duration> as OrOff<Time>, default r#""off""#, example r#""10min""#,
+            flag("give-up|restart-give-up TIME");
+    }
+
+    /// How one generation follows another.
+    "reload" => Reload at reload {
+        /// How many new workers may live beside the old ones at once: a share of them (`"50%"`), or a number.
+        /// `1` replaces one by one.
+        surge: Surge as Surge, default r#""100%""#, flag("surge N|N%"), also "maxsurge";
+        /// How long after all new workers are ready a crash of one still rolls the reload back.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        probation: Option<Duration> as TimeOrZero, none "`\"0s\"` if every worker said `READY=1` and was seen to accept (with \
+            `ready = \"notify\"`: if every worker said `READY=1`), else `\"3s\"`", example r#""3s""#, flag("probation TIME");
+        /// A command, as in `worker.command`, run first, in the new release and as the worker's user.
+        /// When it fails, the reload is refused with what it printed.
+        check: Option<Vec<String>> as Argv, none "none", example r#"["/usr/bin/my-server", "--check"]"#;
+        /// What to do when new workers would not fit into memory beside the old ones: `"warn"`, `"refuse"` or `"ignore"`.
+        /// `"warn"` says so in the log and in the answer, `"refuse"` refuses the reload, `"ignore"` does not look. How many
+        /// live at once, `surge` says. A new worker counts as much as a present one has on average: anonymous memory and
+        /// its share of shared memory, without mapped files.
+        memory: MemoryCheck as MemoryCheck, default r#""warn""#, flag("reload-memory");
+    }
+
+    /// Commands, run by the master in `worker.directory`; programs are looked up as for `worker.command`.
+    /// As root a hook is refused when another user may change the program, see USERS in `ratoon.toml(5)`.
+    "hooks" => Hooks at hooks {
+        /// Run at the beginning of each reload; when it fails, the reload is refused.
+        before_reload: Option<Vec<String>> as Argv, none "none", example r#"["/usr/local/bin/warm-the-cache"]"#;
+        /// Run before all workers drain because the master was told to end.
+        before_shutdown: Option<Vec<String>> as Argv, none "none", example r#"["/usr/local/bin/tell-the-balancer", "down"]"#;
+        /// As whom hooks run; only a master that runs as root can change it.
+        user: Option<String> as Account, none "the master's user", example r#""web""#;
+    }
+
+    /// When a worker is replaced by a new one of the same generation, one at a time, each limit with jitter.
+    "recycle" => Recycle at recycle {
+        /// Age at which a worker is replaced.
+        max_age: Option<Duration> as OrOff<Time>, default r#""off""#, example r#""1d""#, flag("max-age TIME"),
+            also "runtimemaxsec";
+        /// Memory at which a worker is replaced; looked at every 5 seconds.
+        max_memory: Option<u64> as OrOff<Size>, default r#""off""#, example r#""300M""#, flag("max-memory SIZE");
+        /// Requests after which a worker is replaced.
+        /// They are counted by its status page or its `X_RATOON_COUNTERS=`; a worker that tells neither is not recycled.
+        max_requests: Option<u64> as OrOff<Requests>, default r#""off""#, example "100000", flag("max-requests N"),
+            also "maxrequestsperchild";
+    }
+
+    /// Where the pool can be watched.
+    "status" => Status at status {
+        /// Address for read-only HTTP, `"127.0.0.1:9090"` or `"/run/x.sock"`.
+        /// It serves a live page, `/status`, `/metrics`, `/healthz` and `/readyz`: see `ratoon(1)`. Whoever reaches it may read.
+        /// A TCP address answers only requests for an address literal, `localhost`, the names of this machine and those of
+        /// `hosts`, so that no page of another site can read it through a browser; others get 421.
+        /// A reload applies another address once it is committed; connections to the earlier one end then. Where the new
+        /// address cannot be bound, the reload goes on with a warning and the earlier address stays.
+        listen: Option<String> as Address, none "none", example r#""127.0.0.1:9090""#, flag("status-listen ADDR");
+        /// Which readers see log lines, URLs, client addresses and info: `"trusted"` ones, or `"everyone"`.
+        /// Trusted are those who may change the pool, the users of the workers, and members of the groups `adm` and
+        /// `systemd-journal`, on the control socket, on D-Bus, and on `listen` when that is a Unix socket. Others get the
+        /// document with `null` or `[]` there, and `details_hidden`.
+        details: Details as Details, default r#""trusted""#, flag("status-details");
+        /// Names of hosts for which `listen` answers beside the machine's own, such as that of a proxy.
+        hosts: Vec<String> as OneOrMore<HostName>, none "none", example r#"["status.example.org"]"#,
+            flag("status-host|status-hosts NAME", HostName => hosts);
+    }
+}

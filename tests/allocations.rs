@@ -26,7 +26,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Long enough for a machine under load; nothing waits for it but a test that fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const FEW: u32 = 4;
 const MANY: u32 = 64;
 /// So many datagrams a worker sends in one go: less than it may.
@@ -109,7 +109,7 @@ impl Master {
         let answers = UnixDatagram::bind(path("test")).expect("a socket");
         answers.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
         let (counter, theirs) = UnixStream::pair().expect("a pair");
-        counter.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        counter.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         let log = fs::File::create(path("log")).expect("log");
         let child = Command::new(own)
             .arg("master")
@@ -130,10 +130,10 @@ impl Master {
     }
 
     fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while !is_so() {
             let log = || fs::read_to_string(self.place.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}\n{}", log());
+            assert!(Instant::now() < end, "not within {TIMEOUT:?}: {what}\n{}", log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::{Master, example};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Whichever is there.
 const BROWSERS: [&str; 4] = ["chromium-headless-shell", "chromium", "google-chrome", "chromium-browser"];
 
@@ -84,7 +84,7 @@ impl Browser {
         }
         self.to.write_all(format!("{message}\0").as_bytes()).expect("the browser listens");
         loop {
-            let answer = self.from.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("{method}: the browser: {error}"));
+            let answer = self.from.recv_timeout(TIMEOUT).unwrap_or_else(|error| panic!("{method}: the browser: {error}"));
             if answer["id"] == self.asked {
                 assert!(answer["error"].is_null(), "{method}: {answer}");
                 return answer["result"].clone();
@@ -119,13 +119,13 @@ impl Browser {
 
     /// Waits until this is true.
     fn wait(&mut self, page: &Page, expression: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         // What it looks at may not be there yet.
         let patient = format!("(() => {{ try {{ return {expression}; }} catch {{ return false; }} }})()");
         while self.js(page, &patient) != true {
             if Instant::now() > deadline {
                 let text = self.js(page, "document.body.innerText");
-                panic!("not within {PATIENCE:?}: {expression}\n{}", text.as_str().unwrap_or_default());
+                panic!("not within {TIMEOUT:?}: {expression}\n{}", text.as_str().unwrap_or_default());
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Longer than a build on a busy machine; nothing waits for it but a test that fails.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 /// How long the output of a program that has ended may take to arrive.
 const LAST_OUTPUT: Duration = Duration::from_secs(10);
 
@@ -73,7 +73,7 @@ impl OnTerminal {
 
     /// Waits until this was written; the end of the program before is a failure.
     fn wait_for(&mut self, text: &str) -> String {
-        let mut deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + TIMEOUT;
         let mut ended = None;
         loop {
             if ended.is_none() {
@@ -95,7 +95,7 @@ impl OnTerminal {
     /// Types Ctrl-C, and waits for a successful end.
     fn interrupt(mut self) {
         self.keys.write_all(b"\x03").expect("the terminal");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 break status;

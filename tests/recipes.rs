@@ -20,7 +20,7 @@ use support::load::Load;
 use support::{example, signal};
 
 /// Longer than a build of a small program takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a recipe has: files by name, and what is typed.
 #[derive(Default)]
@@ -104,7 +104,7 @@ impl Pool {
     /// Waits until only ready workers of this generation are left; gives the address.
     #[track_caller]
     fn settled(&mut self, generation: u64) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let status: Option<Value> = serde_json::from_slice(&self.ratoon(&["status", "--json"]).stdout).ok();
             let settled = status.as_ref().is_some_and(|status| {
@@ -167,7 +167,7 @@ fn run(title: &str) {
     let answer = Command::new("curl").args(["-fsS", "--max-time", "30", &format!("http://{address}/")]).output().expect("curl");
     assert_eq!(String::from_utf8_lossy(&answer.stdout), "hello\n", "{}", support::stderr(&answer));
     signal(pool.child.id(), Signal::TERM);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let ended = loop {
         if let Some(ended) = pool.child.try_wait().expect("wait") {
             break ended;

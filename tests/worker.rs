@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Master, example, signal};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn pool(workers: u32) -> Master {
     pool_with(workers, "")
@@ -30,7 +30,7 @@ struct Client(BufReader<TcpStream>);
 impl Client {
     fn new(address: &str) -> Self {
         let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         Client(BufReader::new(stream))
     }
 
@@ -217,7 +217,7 @@ fn overdue(more: &str) -> (Master, Client, u16) {
 
 /// Waits until the log has it.
 fn logged(master: &Master, said: &str) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !master.log().contains(said) {
         assert!(Instant::now() < deadline, "no {said:?} in {}", master.log());
         std::thread::sleep(Duration::from_millis(10));

@@ -17,7 +17,7 @@ use self::files::Instance;
 use super::screen::{complain, say};
 use crate::config;
 use crate::control::paths::check_name;
-use crate::master::age;
+use crate::master::systemd_version;
 
 #[derive(clap::Args)]
 pub(super) struct Options {
@@ -91,7 +91,7 @@ fn write(options: Options) -> Result<String, String> {
     let base = find::base(manager, options.root.as_deref())?;
     let written = instance.write(&base)?;
     if here {
-        age::complaint().into_iter().chain(no_units(manager)).for_each(|what| complain(&format!("ratoon: {what}")));
+        systemd_version::complaint().into_iter().chain(no_units(manager)).for_each(|what| complain(&format!("ratoon: {what}")));
     }
     Ok(instance.next(&written))
 }

@@ -14,7 +14,7 @@ use super::status_view::{HINT, describe, details};
 use super::target::Target;
 use crate::control::client::Client;
 use crate::control::messages::ReloadMessage;
-use crate::status::cure::cure;
+use crate::status::hint::hint;
 use crate::status::tree::Failure;
 
 /// How often a terminal's figures move on.
@@ -107,8 +107,8 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
         let failure = failure.filter(|_| outcome.generation != 0);
         // A worker that was not ready in time may not have ended yet: then the reason is all that there is.
         let how = reason.split_once("): ").map_or("", |(_, how)| how);
-        if let Some(cure) = cure(how, &[]).filter(|_| failure.is_none()) {
-            complain(&format!("    {HINT}{cure}"));
+        if let Some(hint) = hint(how, &[]).filter(|_| failure.is_none()) {
+            complain(&format!("    {HINT}{hint}"));
         }
         if let Some(failure) = failure {
             let details = details(failure, LOG_LINES);

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::screen::{Screen, Style, bytes, clean, number, span, width};
 use super::table::{Cell, Table};
-use crate::status::cure::cure;
+use crate::status::hint::hint;
 use crate::status::tree::{Document, Failure, Worker};
 
 /// How many of the last failures are shown.
@@ -302,7 +302,7 @@ pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
     }
     let first = failure.log_tail.len().saturating_sub(log_lines);
     lines.extend(failure.log_tail[first..].iter().map(|line| format!("| {}", clean(line))));
-    lines.extend(cure(&failure.how, &failure.log_tail).map(|cure| format!("{HINT}{cure}")));
+    lines.extend(hint(&failure.how, &failure.log_tail).map(|hint| format!("{HINT}{hint}")));
     lines
 }
 

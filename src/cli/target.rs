@@ -11,7 +11,7 @@ use crate::control::messages::SummaryMessage;
 use crate::control::paths::{self, Env, Found};
 
 /// How long an instance may take to answer when all are asked.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `--control PATH`
 #[derive(clap::Args)]
@@ -83,7 +83,7 @@ async fn named(name: &str, env: &Env) -> Result<Client, String> {
         [first, ..] => {
             for path in &found {
                 let client = Client::new(path);
-                if client.clone().with_patience(PATIENCE).summary().await.is_ok() {
+                if client.clone().with_patience(TIMEOUT).summary().await.is_ok() {
                     return Ok(client);
                 }
             }
@@ -128,7 +128,7 @@ pub(super) async fn probe(found: Vec<Found>) -> Vec<Probed> {
     let mut asking = JoinSet::new();
     for (number, found) in found.into_iter().enumerate() {
         asking.spawn(async move {
-            let summary = Client::new(&found.control).with_patience(PATIENCE).summary().await;
+            let summary = Client::new(&found.control).with_patience(TIMEOUT).summary().await;
             (number, Probed { found, summary })
         });
     }

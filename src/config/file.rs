@@ -1,6 +1,6 @@
 //! Opening a file that somebody else wrote: it may be a fifo that nobody feeds, a directory, or 1 GB.
 //!
-//! Law: reading never blocks on a file's kind, never takes more than [`LIMIT`], and says path, cause and cure.
+//! Law: reading never blocks on a file's kind, never takes more than [`LIMIT`], and says path, cause and hint.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ use crate::sys::access::{self, Want};
 /// No configuration is longer.
 const LIMIT: u64 = 1 << 20;
 
-/// What is read: the cures differ.
+/// What is read: the hints differ.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Configuration,
@@ -32,13 +32,13 @@ impl Kind {
 /// The text of the file.
 pub(super) fn read(path: &Path, kind: Kind) -> Result<String, Error> {
     let Some(text) = read_if_there(path, kind)? else {
-        let cure = match kind {
+        let hint = match kind {
             Kind::Configuration => {
                 "create it, for instance by `ratoon init NAME -- COMMAND`, or with the two lines\n    [worker]\n    command = [\"/usr/bin/my-server\", \"--flag\"]"
             }
             Kind::Environment => "create it, or write - before its path in worker.environment_file if it may be missing",
         };
-        return Err(Error::elsewhere(path.display(), format!("there is no such file; {cure}")));
+        return Err(Error::elsewhere(path.display(), format!("there is no such file; {hint}")));
     };
     Ok(text)
 }

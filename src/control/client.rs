@@ -1,4 +1,4 @@
-//! The client of the control socket: one connection a request, typed calls, errors that name cause and cure.
+//! The client of the control socket: one connection a request, typed calls, errors that name cause and hint.
 //!
 //! Law: dropping a call's future closes its connection at once, and that is how a reload is withdrawn. What a master of
 //! another version says besides is ignored; what it leaves out is filled in.
@@ -25,7 +25,7 @@ use crate::status::tree::Document;
 /// What the control socket of this version says in the header `server`.
 pub const OWN: &str = concat!("ratoon/", env!("CARGO_PKG_VERSION"));
 /// How long a master may take for what it answers at once.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a question is begun that could not even be sent.
 const TRIES: u32 = 5;
 /// How long events that were under way may take after a reload's answer.
@@ -110,7 +110,7 @@ pub struct Client {
 impl Client {
     /// For the control socket at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Client { path: path.into(), patience: PATIENCE }
+        Client { path: path.into(), patience: TIMEOUT }
     }
 
     /// The same with another limit for what is answered at once.

@@ -1,7 +1,7 @@
 //! How the pool is asked: the seam between whoever asks (HTTP, D-Bus) and the master's loop.
 //!
 //! Law: nobody but the loop touches the pool. A front end holds a [`Handle`], sends commands, awaits one answer to
-//! each, and reads what the loop publishes. An asker that goes away (its future is dropped) is reported to the loop.
+//! each, and reads what the loop publishes. A requester that goes away (its future is dropped) is reported to the loop.
 #![forbid(unsafe_code)]
 
 pub mod backlog;
@@ -21,10 +21,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::backlog::Notices;
 use self::readers::Readers;
-use crate::status::finished::Finished;
+use crate::status::rendered::RenderedStatus;
 
 /// Who waits for an answer; never used twice.
-pub type AskerId = u64;
+pub type RequesterId = u64;
 
 /// What can be asked of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub enum Command {
     /// Somebody asks; `reply` is `None` when nobody waits for the outcome.
     Ask {
         /// Who.
-        asker: AskerId,
+        requester: RequesterId,
         /// What.
         ask: Ask,
         /// Where the answer goes.
@@ -81,10 +81,10 @@ pub enum Command {
         /// systemd shall be told that a reload runs: it does not know of it from its own `ExecReload=`.
         announce: bool,
     },
-    /// The asker went away before it was answered.
-    Gone(AskerId),
+    /// The requester went away before it was answered.
+    Gone(RequesterId),
     /// Give the whole document.
-    Document(oneshot::Sender<Arc<Finished>>),
+    Document(oneshot::Sender<Arc<RenderedStatus>>),
     /// Give the workers as the loop knows them (no kernel figures).
     Workers(oneshot::Sender<Vec<WorkerView>>),
 }
@@ -183,7 +183,7 @@ pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     summary: watch::Receiver<Summary>,
     notices: Notices,
-    askers: Arc<AtomicU64>,
+    requesters: Arc<AtomicU64>,
     readers: Arc<Readers>,
     announces: bool,
 }
@@ -207,7 +207,7 @@ pub fn channel(first: Summary) -> (Handle, Ends) {
         commands: command_in,
         summary,
         notices: notices.clone(),
-        askers: Arc::default(),
+        requesters: Arc::default(),
         readers: Arc::default(),
         announces: false,
     };
@@ -225,7 +225,7 @@ impl Handle {
         Handle { announces: true, ..self.clone() }
     }
 
-    /// Asks and waits for the answer. Dropping the future before that tells the loop that the asker went away.
+    /// Asks and waits for the answer. Dropping the future before that tells the loop that the requester went away.
     ///
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
@@ -237,45 +237,45 @@ impl Handle {
     ///
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
-    pub async fn ask_as(&self, asker: AskerId, ask: Ask) -> Result<Reply, Closed> {
+    pub async fn ask_as(&self, requester: RequesterId, ask: Ask) -> Result<Reply, Closed> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Ask { asker, ask, reply: Some(reply), announce: self.announces };
+        let command = Command::Ask { requester, ask, reply: Some(reply), announce: self.announces };
         self.commands.send(command).map_err(|_| Closed)?;
-        self.wait_as(asker, answer).await
+        self.wait_as(requester, answer).await
     }
 
     /// Waits for the answer to what was asked under this number, by this master's predecessor or by
-    /// [`Self::ask_as`]. Dropping the future before that tells the loop that the asker went away.
+    /// [`Self::ask_as`]. Dropping the future before that tells the loop that the requester went away.
     ///
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
-    pub async fn wait_as(&self, asker: AskerId, answer: oneshot::Receiver<Reply>) -> Result<Reply, Closed> {
-        let mut guard = Guard { asker, commands: &self.commands, armed: true };
+    pub async fn wait_as(&self, requester: RequesterId, answer: oneshot::Receiver<Reply>) -> Result<Reply, Closed> {
+        let mut guard = Guard { requester, commands: &self.commands, armed: true };
         let answer = answer.await;
         guard.armed = false;
         answer.map_err(|_| Closed)
     }
 
-    /// The last number that was given to an asker.
-    pub fn last_asker(&self) -> AskerId {
-        self.askers.load(Ordering::Relaxed)
+    /// The last number that was given to a requester.
+    pub fn last_asker(&self) -> RequesterId {
+        self.requesters.load(Ordering::Relaxed)
     }
 
-    /// Numbers askers from behind this one on: those before were a predecessor's.
-    pub fn number_askers_after(&self, last: AskerId) {
-        self.askers.fetch_max(last, Ordering::Relaxed);
+    /// Numbers requesters from behind this one on: those before were a predecessor's.
+    pub fn number_askers_after(&self, last: RequesterId) {
+        self.requesters.fetch_max(last, Ordering::Relaxed);
     }
 
     /// Asks without waiting: such a reload runs to its end whoever goes away.
     pub fn ask_unattended(&self, ask: Ask) {
-        let _ = self.commands.send(Command::Ask { asker: self.next_asker(), ask, reply: None, announce: true });
+        let _ = self.commands.send(Command::Ask { requester: self.next_asker(), ask, reply: None, announce: true });
     }
 
     /// The whole status document.
     ///
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
-    pub async fn document(&self) -> Result<Arc<Finished>, Closed> {
+    pub async fn document(&self) -> Result<Arc<RenderedStatus>, Closed> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Document(reply)).map_err(|_| Closed)?;
         answer.await.map_err(|_| Closed)
@@ -301,15 +301,15 @@ impl Handle {
         &self.notices
     }
 
-    /// A number for one asker; never given twice.
-    pub fn next_asker(&self) -> AskerId {
-        self.askers.fetch_add(1, Ordering::Relaxed) + 1
+    /// A number for one requester; never given twice.
+    pub fn next_asker(&self) -> RequesterId {
+        self.requesters.fetch_add(1, Ordering::Relaxed) + 1
     }
 }
 
-/// Tells the loop when the asker's future is dropped unanswered.
+/// Tells the loop when the requester's future is dropped unanswered.
 struct Guard<'a> {
-    asker: AskerId,
+    requester: RequesterId,
     commands: &'a mpsc::UnboundedSender<Command>,
     armed: bool,
 }
@@ -317,7 +317,7 @@ struct Guard<'a> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if self.armed {
-            let _ = self.commands.send(Command::Gone(self.asker));
+            let _ = self.commands.send(Command::Gone(self.requester));
         }
     }
 }

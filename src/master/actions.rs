@@ -9,7 +9,7 @@ use super::publish::LastReload;
 use super::turn::Master;
 use super::warnings;
 use crate::control::{Notice, ReloadAnswer, Reply};
-use crate::pool::{Action, Answer, AskerId, Ended, How, Kind, Log, Number, Outcome, WorkerId};
+use crate::pool::{Action, Answer, Ended, ExitCause, GenerationId, Kind, Log, Outcome, RequesterId, WorkerId};
 
 /// What systemd is asked for beyond what the workers may take.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ impl Master {
     pub(super) fn carry_out(&mut self, action: Action) {
         match action {
             Action::Prepare(number) => self.prepare(number),
-            Action::Spawn { worker, slot, generation } => self.births.push_back((worker, slot, generation)),
+            Action::Spawn { worker, slot, generation } => self.spawns.push_back((worker, slot, generation)),
             Action::Stop(worker) => {
                 let signal = self.stop_signal(worker);
                 self.signal(worker, signal);
@@ -39,7 +39,7 @@ impl Master {
             Action::Release(number) => self.release(number),
             Action::ReloadStarted(number) => self.reload_started(number),
             Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, &reason),
-            Action::Answer(asker, answer) => self.answer(asker, answer),
+            Action::Answer(requester, answer) => self.answer(requester, answer),
             Action::Ready => self.all_ready(),
             Action::Stopping => self.stopping(),
             Action::Exit(code) if self.orphans.is_empty() => self.exit = Some(code),
@@ -48,7 +48,7 @@ impl Master {
         }
     }
 
-    fn release(&mut self, number: Number) {
+    fn release(&mut self, number: GenerationId) {
         self.releases.remove(&number);
         self.keep_reader_rules();
     }
@@ -104,7 +104,7 @@ impl Master {
                 ..Record::new(Level::Debug, message)
             });
         }
-        if ended.how == How::OutOfMemory {
+        if ended.how == ExitCause::OutOfMemory {
             self.record(Record {
                 generation: Some(ended.generation),
                 worker: Some(ended.worker),
@@ -115,12 +115,12 @@ impl Master {
         }
     }
 
-    fn reload_started(&mut self, number: Number) {
+    fn reload_started(&mut self, number: GenerationId) {
         self.published.reload_began = Some((SystemTime::now(), self.now));
         self.notices.push(Notice::ReloadStarted { generation: number });
     }
 
-    fn reload_finished(&mut self, number: Number, outcome: Outcome, reason: &str) {
+    fn reload_finished(&mut self, number: GenerationId, outcome: Outcome, reason: &str) {
         self.release_cancelled();
         self.reload_decided(number, outcome);
         if outcome == Outcome::Committed {
@@ -145,7 +145,7 @@ impl Master {
     }
 
     /// Says what is dangerous or odd about a release, beside the loop.
-    pub(super) fn warn_of_release(&mut self, number: Number) {
+    pub(super) fn warn_of_release(&mut self, number: GenerationId) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
         let (journal, directory) = (self.journal.clone(), self.source.directory.clone());
         // Held from now on: the release before may go while the task's thread begins.
@@ -158,8 +158,8 @@ impl Master {
         });
     }
 
-    fn answer(&mut self, asker: AskerId, answer: Answer) {
-        if let Some(reply) = self.replies.remove(&asker) {
+    fn answer(&mut self, requester: RequesterId, answer: Answer) {
+        if let Some(reply) = self.replies.remove(&requester) {
             let answer = match answer {
                 Answer::Reload(generation, outcome, reason) => {
                     let warnings = self.conditions.warnings(generation).to_vec();

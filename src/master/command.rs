@@ -15,7 +15,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::account::{Account, VARIABLES};
 use super::release::Pinned;
-use crate::pool::{How, Span};
+use crate::pool::{ExitCause, Span};
 use crate::sys::awaited::spawn_awaited;
 use crate::sys::process::PidFd;
 use crate::sys::spawn::become_user;
@@ -53,7 +53,7 @@ pub enum Failure {
     /// It could not be started.
     Start(String),
     /// It ended badly and said this.
-    Ended(How, String),
+    Ended(ExitCause, String),
     /// It took too long.
     TimedOut(Duration, String),
     /// Nobody wants to know any more.
@@ -64,17 +64,17 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Start(why) => f.write_str(why),
-            Failure::Ended(how, said) => write!(f, "{how}{}", Said(said)),
-            Failure::TimedOut(after, said) => write!(f, "not finished after {}{}", Span(*after), Said(said)),
+            Failure::Ended(how, said) => write!(f, "{how}{}", Notification(said)),
+            Failure::TimedOut(after, said) => write!(f, "not finished after {}{}", Span(*after), Notification(said)),
             Failure::Cancelled => f.write_str("cancelled"),
         }
     }
 }
 
 /// What a command printed, behind how it ended.
-struct Said<'a>(&'a str);
+struct Notification<'a>(&'a str);
 
-impl fmt::Display for Said<'_> {
+impl fmt::Display for Notification<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.trim() {
             "" => Ok(()),
@@ -199,10 +199,10 @@ fn end(child: &mut Child) {
     }
 }
 
-fn how(status: ExitStatus) -> How {
+fn how(status: ExitStatus) -> ExitCause {
     match (status.code(), status.signal()) {
-        (Some(code), _) => How::Exit(code),
-        (None, Some(signal)) => How::Signal { signal, core: status.core_dumped() },
-        (None, None) => How::Unknown,
+        (Some(code), _) => ExitCause::Exit(code),
+        (None, Some(signal)) => ExitCause::Signal { signal, core: status.core_dumped() },
+        (None, None) => ExitCause::Unknown,
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::pool::Number;
+use crate::pool::GenerationId;
 
 /// The time between two looks at a release for changed files.
 const LOOK: Duration = Duration::from_secs(5);
@@ -14,7 +14,7 @@ const LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Conditions {
     /// Warnings of the reload that was prepared last.
-    reload: Option<(Number, Vec<String>)>,
+    reload: Option<(GenerationId, Vec<String>)>,
     /// What the committed configuration asks for and is not done; each a sentence.
     unapplied: Vec<String>,
     /// When a release was last looked at for changed files.
@@ -23,12 +23,12 @@ pub struct Conditions {
 
 impl Conditions {
     /// A reload was prepared, with these warnings.
-    pub fn prepared(&mut self, number: Number, warnings: Vec<String>) {
+    pub fn prepared(&mut self, number: GenerationId, warnings: Vec<String>) {
         self.reload = Some((number, warnings));
     }
 
     /// The warnings of this reload.
-    pub fn warnings(&self, number: Number) -> &[String] {
+    pub fn warnings(&self, number: GenerationId) -> &[String] {
         self.reload.as_ref().filter(|(of, _)| *of == number).map_or(&[], |(_, warnings)| warnings)
     }
 

@@ -22,7 +22,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use super::processes::Token;
-use super::turn::{Brought, Master};
+use super::turn::{Master, TaskResult};
 use crate::pool::WorkerId;
 use crate::sys::discard::{self, Answer, Helper, Request};
 use crate::sys::notify::{MESSAGE_MAX, NotifySocket};
@@ -116,8 +116,8 @@ impl Master {
         for socket in process.sockets() {
             let _ = self.poll.get_ref().pause(socket, Token::Notify(worker).to_u64());
         }
-        let bring = self.bring.clone();
-        let tell = move |worker, progress| drop(bring.send(Brought::Discarded(worker, progress)));
+        let results = self.result_sender.clone();
+        let tell = move |worker, progress| drop(results.send(TaskResult::Discarded(worker, progress)));
         let socket = process.sockets().nth(socket).map(|socket| socket.as_fd().try_clone_to_owned());
         let given = socket.map(|socket| self.discarder.give(Job { worker, request: Request::Next, socket: socket? }, tell));
         match given {
@@ -176,8 +176,8 @@ impl Master {
                 Ok(Some(_)) | Err(_) => break,
             }
         }
-        let bring = self.bring.clone();
-        let tell = move |worker, progress| drop(bring.send(Brought::Discarded(worker, progress)));
+        let results = self.result_sender.clone();
+        let tell = move |worker, progress| drop(results.send(TaskResult::Discarded(worker, progress)));
         if let Err(error) = self.discarder.give(Job { worker, request: Request::Rest, socket: socket.into() }, tell) {
             self.warn_once(&format!("the notify socket of a worker was closed with descriptors in it: {error}"));
         }

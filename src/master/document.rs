@@ -11,15 +11,15 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 
-use super::desk::{Asker, Job, PAGES, Pages};
 use super::publish::{Ended, LastReload, told};
 use super::readiness::Known;
 use super::sockets::{Kind, Listener};
-use super::turn::{Brought, Master};
+use super::status_cache::{Job, PAGES, Pages, Requester};
+use super::turn::{Master, TaskResult};
 use crate::config::Config;
 use crate::control::{Summary, WorkerView};
-use crate::status::finished::{Finished, Lists};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
+use crate::status::rendered::{Lists, RenderedStatus};
 use crate::status::scoreboard::{Scoreboard, Totals};
 use crate::status::tree::{self, Document};
 use crate::sys::drops::drops;
@@ -53,24 +53,24 @@ struct One {
 
 impl Master {
     /// Answers with the document, off the loop.
-    pub(super) fn document(&mut self, asker: Asker) {
-        let job = self.desk.ask(asker);
+    pub(super) fn document(&mut self, requester: Requester) {
+        let job = self.status_cache.ask(requester);
         self.compose(job);
     }
 
     /// A document is there; others may wait for one that was begun later.
     pub(super) fn composed(&mut self) {
-        let job = self.desk.next();
+        let job = self.status_cache.next();
         self.compose(job);
     }
 
     fn compose(&mut self, job: Option<Job>) {
         let Some(job) = job else { return };
         let facts = self.facts();
-        let bring = self.bring.clone();
+        let results = self.result_sender.clone();
         tokio::task::spawn_blocking(move || {
             if job.done(|| build(facts)) {
-                let _ = bring.send(Brought::Composed);
+                let _ = results.send(TaskResult::Composed);
             }
         });
     }
@@ -99,7 +99,7 @@ impl Master {
             committed_at: self.published.committed_at,
             limits: self.releases.get(&self.pool.generation()).map(|release| limits(&release.config)).unwrap_or_default(),
             workers: workers.collect(),
-            listeners: self.slots.shown(&self.common.listeners),
+            listeners: self.slots.shown(&self.context.listeners),
             failures: self.failures.iter().cloned().collect(),
             past: self.past.clone(),
             surveyor: self.surveyor.clone(),
@@ -108,9 +108,9 @@ impl Master {
 
     /// Nobody has asked for a while: memory is given back.
     pub(super) fn forget_documents(&mut self) {
-        if let Some(forgotten) = self.desk.forget(self.now) {
+        if let Some(forgotten) = self.status_cache.forget(self.now) {
             self.surveyor.forget();
-            self.rest.tidy(forgotten);
+            self.idle_trim.tidy(forgotten);
         }
     }
 }
@@ -121,7 +121,7 @@ pub(super) fn time(at: SystemTime) -> String {
 }
 
 /// The document; in a small pool also what the pages were like before they were read.
-fn build(facts: Facts) -> (Finished, Option<Pages>) {
+fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
@@ -202,7 +202,7 @@ fn build(facts: Facts) -> (Finished, Option<Pages>) {
         workers: workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect(),
         failures,
     };
-    (Finished::new(document, &lists), pages)
+    (RenderedStatus::new(document, &lists), pages)
 }
 
 /// A socket and what waits in its queue, or in those of all slots.

@@ -22,7 +22,11 @@ pub fn bind_status(config: &Config, journal: &Journal) -> Option<OwnedFd> {
 ///
 /// # Errors
 /// The runtime does not take it, or out of descriptors.
-pub fn serve_status(socket: &OwnedFd, handle: &Handle, book: &Arc<http::Book>) -> std::io::Result<tokio::task::AbortHandle> {
+pub fn serve_status(
+    socket: &OwnedFd,
+    handle: &Handle,
+    registry: &Arc<http::ConnectionRegistry>,
+) -> std::io::Result<tokio::task::AbortHandle> {
     let copy = socket.try_clone()?;
     let is_unix = rustix::net::sockopt::socket_domain(socket)? == rustix::net::AddressFamily::UNIX;
     let listener = if is_unix {
@@ -30,7 +34,7 @@ pub fn serve_status(socket: &OwnedFd, handle: &Handle, book: &Arc<http::Book>) -
     } else {
         http::Listener::Tcp(tokio::net::TcpListener::from_std(copy.into())?)
     };
-    Ok(tokio::spawn(http::serve_with(listener, handle.clone(), None, book.clone())).abort_handle())
+    Ok(tokio::spawn(http::serve_with(listener, handle.clone(), None, registry.clone())).abort_handle())
 }
 
 /// Starts the D-Bus service, with the connection that an earlier program has left, if it has; it is to be stopped at the

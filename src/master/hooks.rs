@@ -113,15 +113,15 @@ impl Setting<'_> {
         if account.uid() != 0 {
             return Ok(());
         }
-        let cure = "give it to root alone, or set hooks.user to the user as whom hooks are to run";
+        let hint = "give it to root alone, or set hooks.user to the user as whom hooks are to run";
         trust::check_program(&pinned.asked)
-            .map_err(|untrusted| format!("{key} {}: not run as root: {untrusted}; {cure}", pinned.asked.display()))?;
+            .map_err(|untrusted| format!("{key} {}: not run as root: {untrusted}; {hint}", pinned.asked.display()))?;
         for listed in &self.config.worker.environment_file {
             let path = listed.to_str().and_then(|path| path.strip_prefix('-')).map_or(listed.as_path(), Path::new);
             let path = std::path::absolute(self.directory.join(path)).unwrap_or_else(|_| path.to_owned());
             if let Some(untrusted) = trust::check(&path).err().filter(|_| path.exists()) {
                 return Err(format!(
-                    "{key}: not run as root with the variables of worker.environment_file {}: {untrusted}; {cure}",
+                    "{key}: not run as root with the variables of worker.environment_file {}: {untrusted}; {hint}",
                     path.display()
                 ));
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::cgroup;
 use super::journal::{Level, Record};
 use super::text::one_line;
-use super::turn::{Brought, Master};
+use super::turn::{Master, TaskResult};
 use crate::pool::{Event, WorkerId};
 use crate::status::kernel;
 use crate::sys::process::{self, PidFd, Stat};
@@ -116,15 +116,15 @@ impl Master {
             None => {
                 // Without a descriptor to spare the pool's stop timeout ends the worker.
                 let Ok(pidfd) = process.pidfd.try_clone() else { return };
-                Place::Descent { pidfd, pid: process.pid, id: worker, notify_socket: self.guard.notify_path(worker) }
+                Place::Descent { pidfd, pid: process.pid, id: worker, notify_socket: self.runtime_dir.notify_path(worker) }
             }
         };
         let sockets: Vec<Arc<OwnedFd>> =
-            self.slots.shown(&self.common.listeners).into_iter().flat_map(|(_, sockets)| sockets).collect();
-        let bring = self.bring.clone();
+            self.slots.shown(&self.context.listeners).into_iter().flat_map(|(_, sockets)| sockets).collect();
+        let results = self.result_sender.clone();
         // Where no task can start, the pool asks again.
         let _ = self.start_task(move |_, _| {
-            let _ = bring.send(Brought::Orphaned(worker, place.look(&sockets)));
+            let _ = results.send(TaskResult::Orphaned(worker, place.look(&sockets)));
         });
     }
 
@@ -160,7 +160,7 @@ impl Master {
                 group.kill().map_err(|error| error.to_string())
             }
             None => {
-                let family = Self::family(&self.guard, worker, process);
+                let family = Self::family(&self.runtime_dir, worker, process);
                 hit.extend(descendants::kill(&family).into_iter().map(|(pid, name)| (pid, one_line(&name, NAME_MAX))));
                 for (_, pidfd) in process.former() {
                     let _ = pidfd.signal(libc::SIGKILL);

@@ -4,8 +4,8 @@
 //! without us; it neither grows our memory nor keeps its neighbours waiting.
 
 mod ask;
-mod handed;
 mod relay;
+mod relay_state;
 mod stream;
 mod tail;
 
@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-pub use self::handed::{Handed, Pipe};
 use self::relay::Relay;
+pub use self::relay_state::{Pipe, RelayState};
 use super::journal::Target;
 use crate::sys::stream::is_dead;
 

@@ -32,7 +32,7 @@ pub struct Source {
 
 /// What is the same for the workers of every generation.
 #[derive(Clone)]
-pub struct Common {
+pub struct InstanceContext {
     /// The instance's name.
     pub instance: Arc<str>,
     /// The control socket.
@@ -49,7 +49,7 @@ pub struct Common {
 pub struct Release {
     /// Its configuration.
     pub config: Arc<Config>,
-    /// Everything that its workers have in common.
+    /// Everything that its workers have in context.
     pub plan: Plan,
     /// The release that ran when this one was made, as long as it is kept.
     pub before: Weak<Release>,
@@ -90,7 +90,7 @@ impl Source {
 ///
 /// # Errors
 /// A sentence that says why there is no release.
-pub fn prepare(source: &Source, common: &Common, living: Option<&Living>, job: &Job) -> Result<Release, String> {
+pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Living>, job: &Job) -> Result<Release, String> {
     let reload = living.is_some();
     // On the one line that a reload's reason is, without what the file says there: that may be a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
@@ -137,13 +137,13 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Living>, job: &
             *entry = resolved;
         }
     }
-    let listeners = listeners(&config, &common.listeners);
+    let listeners = listeners(&config, &context.listeners);
     env.extend(super::sockets::environment(listeners.iter().copied()));
     env.extend(assignment("PWD", &pinned.directory_path.display().to_string()));
-    env.extend(assignment("RATOON_INSTANCE", &common.instance));
-    env.extend(assignment("RATOON_CONTROL", &common.control.display().to_string()));
-    let script = common.control.parent().and_then(|run| script::pin_starts(&mut pinned.program, &pinned.directory_path, run));
-    let nofile = config.worker.limits.nofile.map_or(common.nofile, |limit| (limit, limit));
+    env.extend(assignment("RATOON_INSTANCE", &context.instance));
+    env.extend(assignment("RATOON_CONTROL", &context.control.display().to_string()));
+    let script = context.control.parent().and_then(|run| script::pin_starts(&mut pinned.program, &pinned.directory_path, run));
+    let nofile = config.worker.limits.nofile.map_or(context.nofile, |limit| (limit, limit));
     let plan = Plan {
         program: pinned.program,
         argv: pinned.argv,
@@ -152,7 +152,7 @@ pub fn prepare(source: &Source, common: &Common, living: Option<&Living>, job: &
         listeners: listeners.into_iter().map(|listener| listener.fd.clone()).collect(),
         identity: account.identity(),
         nofile: Some(nofile),
-        die_with_parent: common.die_with_parent,
+        die_with_parent: context.die_with_parent,
     };
     let mut reload_warnings: Vec<String> = short.into_iter().collect();
     job.reading("the address of status.listen");

@@ -12,26 +12,26 @@ use super::journal::{Level, Record};
 use super::prepare::{self, Living, Release};
 use super::script;
 use super::tasks::{Task, TaskId};
-use super::turn::{Brought, Master};
-use crate::pool::{Event, Number, Outcome, Settings};
+use super::turn::{Master, TaskResult};
+use crate::pool::{Event, GenerationId, Outcome, Settings};
 
 impl Master {
     /// Starts the preparation of a release; the outcome is an event, also when it cannot start.
-    pub(super) fn prepare(&mut self, number: Number) {
+    pub(super) fn prepare(&mut self, number: GenerationId) {
         self.release_cancelled();
         if let Some(why) = self.troubles.refusal() {
             return self.events.push_back(Event::Refused(number, why));
         }
-        let (source, common, bring) = (self.source.clone(), self.common.clone(), self.bring.clone());
+        let (source, context, results) = (self.source.clone(), self.context.clone(), self.result_sender.clone());
         let running = self.releases.get(&self.pool.generation()).map(Arc::downgrade).unwrap_or_default();
         let living = Living { footprint: self.footprint(), status: self.status.address().map(str::to_owned) };
         let task = self.tasks.start(self.step_limit(), move |id, job| {
-            let made = prepare::prepare(&source, &common, Some(&living), job);
+            let made = prepare::prepare(&source, &context, Some(&living), job);
             let made = made.map(|mut release| {
                 release.before = running;
                 (prepare::settings(&release), Box::new(release))
             });
-            let _ = bring.send(Brought::Prepared(id, number, made));
+            let _ = results.send(TaskResult::Prepared(id, number, made));
         });
         match task {
             Ok(task) => self.preparing = Some((number, task)),
@@ -48,7 +48,7 @@ impl Master {
     }
 
     /// A preparation has ended; its result counts if it is the one that is waited for.
-    pub(super) fn prepared(&mut self, id: TaskId, number: Number, result: Result<(Settings, Box<Release>), String>) {
+    pub(super) fn prepared(&mut self, id: TaskId, number: GenerationId, result: Result<(Settings, Box<Release>), String>) {
         if self.preparing.take_if(|(_, task)| task.id() == id).is_none() {
             // It was aborted or overdue; what was pinned for it is closed here.
             return;
@@ -74,11 +74,11 @@ impl Master {
     }
 
     /// A reload has its outcome: what it would change in the master itself is changed now, or not at all.
-    pub(super) fn reload_decided(&mut self, number: Number, outcome: Outcome) {
+    pub(super) fn reload_decided(&mut self, number: GenerationId, outcome: Outcome) {
         if outcome != Outcome::Committed {
             return self.status.withdrawn();
         }
-        if let Err(error) = self.status.committed(number, self.guard.handle(), &self.book) {
+        if let Err(error) = self.status.committed(number, self.runtime_dir.handle(), &self.registry) {
             self.record(Record::new(Level::Error, format!("status.listen: {error}")));
         }
         let wanted = self.releases.get(&number).and_then(|release| release.config.status.listen.clone());
@@ -95,13 +95,13 @@ impl Master {
     pub(super) fn start_last_hook(&mut self) -> bool {
         let Some(release) = self.releases.get(&self.pool.generation()).cloned() else { return false };
         let Some(argv) = release.config.hooks.before_shutdown.clone() else { return false };
-        let (bring, directory) = (self.bring.clone(), self.source.directory.clone());
+        let (results, directory) = (self.result_sender.clone(), self.source.directory.clone());
         let stop_timeout = release.config.worker.stop_timeout;
         let task = self.tasks.start(self.step_limit(), move |id, job| {
             let directory = release.config.worker.directory.clone().unwrap_or(directory);
             let path = std::env::var_os("PATH");
             let setting = Setting { config: &release.config, directory: &directory, variables: &[], path: path.as_deref() };
-            let _ = bring.send(Brought::ReadyToStop(id, setting.hook("hooks.before_shutdown", &argv, job)));
+            let _ = results.send(TaskResult::ReadyToStop(id, setting.hook("hooks.before_shutdown", &argv, job)));
         });
         match task {
             Ok(task) => {
@@ -131,23 +131,23 @@ impl Master {
     }
 
     /// A worker of this generation failed: on another thread, looks whether its release was changed in place meanwhile.
-    pub(super) fn look_for_changes(&mut self, number: Number) {
+    pub(super) fn look_for_changes(&mut self, number: GenerationId) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
         let Some(since) = release.pinned_at.filter(|_| self.conditions.may_look_for_changes(self.now)) else { return };
-        let bring = self.bring.clone();
+        let results = self.result_sender.clone();
         // It only adds a warning: where no task can start, there is worse to say.
         let _ = self.start_task(move |_, job| {
             let directory = format!("/proc/self/fd/{}", release.plan.directory.as_raw_fd());
             let Ok(directory) = std::fs::read_link(directory) else { return };
             job.reading(directory.display());
             if let Some(what) = script::changed_since(&directory, since) {
-                let _ = bring.send(Brought::ReleaseChanged(number, what));
+                let _ = results.send(TaskResult::ReleaseChanged(number, what));
             }
         });
     }
 
     /// A replacement of this generation runs files of another release.
-    pub(super) fn release_changed(&mut self, number: Number, what: &str) {
+    pub(super) fn release_changed(&mut self, number: GenerationId, what: &str) {
         self.warn_once(&format!(
             "the release of generation {number} is not what it was: {what}; its workers start again from these files as they are              now. Deploy each release into a directory of its own, with a symlink that moves (worker.directory)"
         ));

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::cgroup::WorkerGroup;
 use super::readiness::Known;
-use crate::pool::{Number, WorkerId};
+use crate::pool::{GenerationId, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
@@ -17,7 +17,7 @@ use crate::table::Table;
 /// What is held for one worker until nothing of it is left.
 pub struct Process {
     /// Its generation.
-    pub generation: Number,
+    pub generation: GenerationId,
     /// Its main process; to show, never to kill.
     pub pid: u32,
     /// Its main process.

@@ -8,10 +8,10 @@ use super::catalog;
 use super::journal::{Level, Record};
 use super::processes::Process;
 use super::start_advice;
-use super::turn::{Brought, Master};
+use super::turn::{Master, TaskResult};
 use crate::control::{Reply, Summary, WorkerView};
-use crate::pool::{self, How, Number, Outcome, RecycleReason, WorkerId};
-use crate::status::cure::cure;
+use crate::pool::{self, ExitCause, GenerationId, Outcome, RecycleReason, WorkerId};
+use crate::status::hint::hint;
 use crate::status::scoreboard::{Counted, Scoreboard, Totals, plausible};
 use crate::status::tree::{Failure, Reloads, Request};
 
@@ -23,7 +23,7 @@ const WARNINGS: usize = 1000;
 /// How the last reload ended.
 #[derive(Clone, Debug)]
 pub struct LastReload {
-    /// The generation that it wanted to bring.
+    /// The generation that it wanted to results.
     pub generation: u64,
     /// The contract's word.
     pub result: &'static str,
@@ -57,7 +57,7 @@ pub struct Published {
     ready: u32,
     warned: HashSet<String>,
     /// Failed workers whose last lines are being fetched, and their generations.
-    tails: HashMap<WorkerId, Number>,
+    tails: HashMap<WorkerId, GenerationId>,
 }
 
 impl Published {
@@ -66,7 +66,7 @@ impl Published {
         Published {
             last_reload: None,
             reloads: Outcome::ALL.map(|outcome| (outcome.as_str().to_owned(), Reloads::default())).into(),
-            failures: How::CAUSES.map(|cause| (cause.to_owned(), 0)).into(),
+            failures: ExitCause::CAUSES.map(|cause| (cause.to_owned(), 0)).into(),
             recycled: RecycleReason::ALL.map(|reason| (reason.as_str().to_owned(), 0)).into(),
             committed_at: None,
             reload_began: None,
@@ -169,7 +169,7 @@ impl Master {
         });
         if changed {
             self.keep_reader_rules();
-            self.desk.touch();
+            self.status_cache.touch();
         }
         self.notices.tell(&self.ends.notices);
         let tails = &self.published.tails;
@@ -195,7 +195,7 @@ impl Master {
 
     fn summary(&self) -> Summary {
         Summary {
-            instance: self.common.instance.clone(),
+            instance: self.context.instance.clone(),
             state: self.pool.state(),
             degraded: self.pool.degraded() || !self.orphans.is_empty() || !self.troubles.is_empty(),
             // What a check printed may have many lines, what a worker said anything.
@@ -258,13 +258,14 @@ impl Master {
         let since = process.map_or_else(SystemTime::now, |process| process.started_at);
         let scoreboard = process.and_then(|process| process.scoreboard.clone());
         let group = process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned());
-        let (outputs, bring, worker, pid) = (self.outputs.clone(), self.bring.clone(), ended.worker, ended.pid.unwrap_or(0));
+        let (outputs, results, worker, pid) =
+            (self.outputs.clone(), self.result_sender.clone(), ended.worker, ended.pid.unwrap_or(0));
         tokio::spawn(async move {
             let lines = outputs.tail(worker, pid, group, since).await;
             outputs.close(worker);
             outputs.begin();
             let serving = tokio::task::spawn_blocking(move || scoreboard.map_or_else(Default::default, |board| board.serving()));
-            let _ = bring.send(Brought::Tail(worker, lines, serving.await.unwrap_or_default()));
+            let _ = results.send(TaskResult::Tail(worker, lines, serving.await.unwrap_or_default()));
         });
     }
 
@@ -274,8 +275,8 @@ impl Master {
         let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) else { return };
         failure.log_tail = lines;
         (failure.serving, failure.serving_unlisted) = serving;
-        let cure = cure(&failure.how, &failure.log_tail);
-        let hint = cure.map(|cure| format!("hint for workers of generation {}: {cure}", failure.generation));
+        let hint = hint(&failure.how, &failure.log_tail);
+        let hint = hint.map(|hint| format!("hint for workers of generation {}: {hint}", failure.generation));
         if let Some(message) = died_in(failure) {
             let (generation, slot, pid) = (Some(failure.generation), Some(failure.slot), failure.pid);
             let record = Record::new(Level::Warning, message);
@@ -303,7 +304,7 @@ impl Master {
     /// To somebody who sits at a terminal: what to do next.
     pub(super) fn say_hello(&self) {
         let target = self.pool.target();
-        let addresses: Vec<&str> = self.common.listeners.iter().map(|listener| listener.address.as_str()).collect();
+        let addresses: Vec<&str> = self.context.listeners.iter().map(|listener| listener.address.as_str()).collect();
         let on = if addresses.is_empty() { String::new() } else { format!(" on {}", addresses.join(", ")) };
         let message = format!("generation {} is serving: {target}/{target} ready{on}", self.pool.generation());
         self.record(super::journal::Record {
@@ -319,13 +320,13 @@ impl Master {
 
     fn hints(&self) -> Vec<String> {
         let program = std::env::args().next().unwrap_or_else(|| "ratoon".to_owned());
-        let name = &self.common.instance;
+        let name = &self.context.instance;
         let mut hints = vec![
             "in a second terminal:".to_owned(),
             format!("  {program} status {name}     what the workers do"),
             format!("  {program} reload {name}     a new generation, then the old one drains"),
         ];
-        let tcp = self.common.listeners.iter().find(|listener| listener.kind == super::sockets::Kind::TcpStream);
+        let tcp = self.context.listeners.iter().find(|listener| listener.kind == super::sockets::Kind::TcpStream);
         if let Some(listener) = tcp {
             let address = listener.address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
             hints.push(format!(

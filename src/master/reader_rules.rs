@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::prepare::Release;
 use super::turn::Master;
 use crate::control::readers::Rules;
-use crate::pool::Number;
+use crate::pool::GenerationId;
 
 impl Master {
     /// Lets the rules of the committed generation hold, if they are not those that hold already.
     pub(super) fn keep_reader_rules(&self) {
-        let readers = self.guard.handle().readers();
+        let readers = self.runtime_dir.handle().readers();
         let rules = rules(&self.releases, self.pool.generation());
         if *readers.rules() != rules {
             readers.set(rules);
@@ -23,7 +23,7 @@ impl Master {
 }
 
 /// Before the first commit the newest release stands for the committed one.
-fn rules(releases: &HashMap<Number, Arc<Release>>, committed: Number) -> Rules {
+fn rules(releases: &HashMap<GenerationId, Arc<Release>>, committed: GenerationId) -> Rules {
     let newest = releases.keys().max().copied().unwrap_or_default();
     let status = releases.get(&committed).or_else(|| releases.get(&newest)).map(|release| release.config.status.clone());
     let status = status.unwrap_or_default();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::turn::{Brought, Master};
+use super::turn::{Master, TaskResult};
 use crate::pool::{Accepting, Event, WorkerId};
 use crate::status::kernel::Subject;
 use crate::status::kernel::accepting::{Evidence, Observation, observe};
@@ -241,10 +241,10 @@ impl Master {
     }
 
     /// What tells observations to the loop.
-    pub(super) fn readiness_watch(bring: &tokio::sync::mpsc::UnboundedSender<Brought>) -> ReadinessWatch {
-        let bring = bring.clone();
+    pub(super) fn readiness_watch(result_sender: &tokio::sync::mpsc::UnboundedSender<TaskResult>) -> ReadinessWatch {
+        let results = result_sender.clone();
         ReadinessWatch::new(move |worker, observation| {
-            let _ = bring.send(Brought::Readiness(worker, observation));
+            let _ = results.send(TaskResult::Readiness(worker, observation));
         })
     }
 }

@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::sockets::is_masters_own;
 use crate::sys::access::{self, Want};
-use crate::sys::fd::{STASH, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::program::Program;
 use crate::sys::spawn::describe;
 
@@ -89,7 +89,7 @@ fn open_directory(directory: &Path) -> Result<(PathBuf, OwnedFd), Error> {
     let path = std::fs::canonicalize(directory).map_err(fail)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
-    Ok((path, stash(fd, STASH)))
+    Ok((path, dup_high(fd, RESERVED_FD_BASE)))
 }
 
 /// Pins the program at a path whose directory is resolved and whose last part is kept.

@@ -70,7 +70,7 @@ impl Master {
     fn marked(&self, pid: u32) -> Option<WorkerId> {
         let worker = descendants::mark(pid)?;
         let process = self.processes.get(&worker)?;
-        descendants::has_marks(pid, &Self::family(&self.guard, worker, process)).then_some(worker)
+        descendants::has_marks(pid, &Self::family(&self.runtime_dir, worker, process)).then_some(worker)
     }
 }
 

@@ -11,7 +11,7 @@ use super::command::{self, Cancel};
 use super::fronts;
 use super::journal::{Level, Record};
 use super::troubles;
-use super::turn::{Brought, Master};
+use super::turn::{Master, TaskResult};
 
 /// How long systemctl(1) may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -19,13 +19,13 @@ const LIMIT: Duration = Duration::from_secs(20);
 impl Master {
     /// Compares the sockets that are there with those of the socket units, on another thread.
     pub(super) fn look_at_socket_units(&mut self) {
-        let have: Vec<String> = self.common.listeners.iter().map(|listener| listener.address.clone()).collect();
-        let (instance, bring) = (self.common.instance.clone(), self.bring.clone());
+        let have: Vec<String> = self.context.listeners.iter().map(|listener| listener.address.clone()).collect();
+        let (instance, bring) = (self.context.instance.clone(), self.result_sender.clone());
         // Nobody waits for it, so its deadline is systemctl's alone. Where there is no thread, there is worse to say.
         let _ = self.start_task(move |_, job| {
             let service = fronts::own_unit().unwrap_or_else(|| format!("ratoon@{instance}.service"));
             if let Some(why) = missing(&service, &have, &job.cancel) {
-                let _ = bring.send(Brought::SocketsMissing(why));
+                let _ = bring.send(TaskResult::SocketsMissing(why));
             }
         });
     }

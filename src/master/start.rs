@@ -1,7 +1,7 @@
 //! From the command line to a turning loop: everything that is asked of the machine once.
 //!
 //! Law: what is absent (systemd, D-Bus, root, control groups) is done without and said once; what is wrong is said
-//! with its cure, and the exit status is 1.
+//! with its hint, and the exit status is 1.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -12,39 +12,39 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use super::accept_queue_drain::AcceptQueueDrain;
 use super::cgroup::Cgroups;
 use super::conditions::Conditions;
-use super::desk::Desk;
 use super::discarder::Discarder;
 use super::fronts;
-use super::guard::Guard;
 use super::handover::fds::Incoming;
 use super::handover::orphans::Orphans;
 use super::handover::replace::{self, Left};
 use super::handover::restore;
 use super::handover::{resume, store};
+use super::idle_trim::IdleTrim;
 use super::journal::{self, Journal, Level, Record};
 use super::notices::PendingNotices;
-use super::output::{Handed, Mode, Outputs};
-use super::prepare::{self, Common, Release, Source};
+use super::output::{Mode, Outputs, RelayState};
+use super::prepare::{self, InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
-use super::rest::Rest;
+use super::runtime_dir::RuntimeDir;
 use super::sockets::{self, Inherited, Listener, Slots};
+use super::status_cache::StatusCache;
 use super::status_listener::StatusListener;
 use super::systemd::Systemd;
 use super::tasks::{Job, Tasks};
 use super::terminal::Terminal;
 use super::troubles::Troubles;
 use super::turn::{End, Master};
-use super::vacate::Vacate;
 use crate::config::Overrides;
 use crate::control::dbus;
-use crate::control::http::{Book, Resumed};
+use crate::control::http::{ConnectionRegistry, Resumed};
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
-use crate::control::{self, AskerId, Summary};
-use crate::pool::{Event, Number, Pool};
+use crate::control::{self, RequesterId, Summary};
+use crate::pool::{Event, GenerationId, Pool};
 use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;
 use crate::sys::poll::Poll;
@@ -66,7 +66,7 @@ pub(super) const SIGNALS: [i32; 9] = [
     libc::SIGCHLD,
 ];
 /// So long the log and the workers' last words may take at the end.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What `ratoon run` was told.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +83,7 @@ pub struct Options {
 
 /// Runs an instance to its end.
 pub fn run(options: Options) -> ExitCode {
-    heap::frugal();
+    heap::tune_malloc();
     // Before any descriptor is opened, and before any thread is made: threads inherit the mask.
     let left = replace::left();
     fd::make_room();
@@ -110,7 +110,7 @@ pub fn run(options: Options) -> ExitCode {
             1
         }
     };
-    journal.close(LAST_WORDS);
+    journal.close(FLUSH_TIMEOUT);
     ExitCode::from(code)
 }
 
@@ -154,7 +154,7 @@ impl Start<'_> {
 
 /// Where a master begins.
 pub(super) struct Origin {
-    pub common: Common,
+    pub context: InstanceContext,
     /// See [`Source::directory`].
     pub working_directory: PathBuf,
     pub control: Control,
@@ -169,16 +169,16 @@ pub(super) struct Origin {
     pub errors: ErrorPipe,
     pub mode: Mode,
     /// What an earlier program had in hand of the workers' output.
-    pub output: Handed,
+    pub output: RelayState,
     /// Its other descriptors.
     pub fds: Incoming,
-    /// The last number that it gave to an asker.
-    pub last_asker: AskerId,
+    /// The last number that it gave to a requester.
+    pub last_asker: RequesterId,
     /// Its connections.
     pub resumed: Vec<Resumed>,
     /// Its connection to the message bus.
     pub bus: Option<dbus::Resumed>,
-    pub releases: HashMap<Number, Release>,
+    pub releases: HashMap<GenerationId, Release>,
     pub troubles: Troubles,
     pub first: First,
 }
@@ -207,7 +207,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
     source.directory = origin.working_directory.clone();
     // It asks a child: not before the control group is known to be ours alone.
     if begun_by_systemd {
-        super::age::look(journal);
+        super::systemd_version::look(journal);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -225,7 +225,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
         if under_systemd && env("INVOCATION_ID").is_some() {
             master.look_at_socket_units();
         }
-        let handle = master.guard.handle().clone();
+        let handle = master.runtime_dir.handle().clone();
         let outputs = master.outputs.clone();
         let mut bus = fronts::start_bus(&handle, name, journal, under_systemd, resumed);
         loop {
@@ -234,7 +234,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
                     // Who asks now is told that it ends.
                     drop(master);
                     last_answers(bus).await;
-                    outputs.flush(LAST_WORDS);
+                    outputs.flush(FLUSH_TIMEOUT);
                     return Ok::<u8, String>(code);
                 }
                 End::Leave => {
@@ -288,17 +288,22 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
     let places = Env::of_process();
     let directory = paths::runtime_directory(name, &places);
     let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
-    let common =
-        Common { instance: (*name).into(), control: control.path(), listeners, nofile, die_with_parent: start.die_with_parent() };
+    let context = InstanceContext {
+        instance: (*name).into(),
+        control: control.path(),
+        listeners,
+        nofile,
+        die_with_parent: start.die_with_parent(),
+    };
     super::script::clear(&directory);
     let job = Job::unwatched().map_err(|error| error.to_string())?;
-    let release = prepare::prepare(source, &common, None, &job)?;
-    if common.listeners.is_empty() {
+    let release = prepare::prepare(source, &context, None, &job)?;
+    if context.listeners.is_empty() {
         journal.log(Record::new(Level::Info, no_socket(name, start.under_systemd)));
     }
     Ok(Origin {
         working_directory: source.directory.clone(),
-        common,
+        context,
         control,
         directory,
         program: replace::program(),
@@ -307,7 +312,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         status_address: release.config.status.listen.clone(),
         errors: ErrorPipe::new().map_err(|error| format!("cannot begin: {error}"))?,
         mode: Mode::of(journal.target(), crate::sys::credentials::own_uid(), store::is_wanted()),
-        output: Handed::default(),
+        output: RelayState::default(),
         fds: Incoming::default(),
         last_asker: 0,
         resumed: Vec::new(),
@@ -343,7 +348,7 @@ fn listeners(options: &Options, inherited: Option<Inherited>, journal: &Journal)
 
 /// A pool may do without, but who forgot its socket should hear of it.
 fn no_socket(name: &str, under_systemd: bool) -> String {
-    let cure = if under_systemd {
+    let hint = if under_systemd {
         format!(
             "give it an address in a drop-in (`systemctl edit ratoon@{name}.socket`: [Socket] ListenStream=127.0.0.1:8080), then \
              `systemctl stop ratoon@{name}` and `systemctl enable --now ratoon@{name}.socket`"
@@ -351,7 +356,7 @@ fn no_socket(name: &str, under_systemd: bool) -> String {
     } else {
         "add --listen 127.0.0.1:8080".to_owned()
     };
-    format!("no listening socket: workers get none. If they are to accept connections, {cure}")
+    format!("no listening socket: workers get none. If they are to accept connections, {hint}")
 }
 
 fn cgroups(journal: &Journal) -> Option<Cgroups> {
@@ -399,26 +404,26 @@ struct Parts<'a> {
 impl Master {
     fn begin(parts: Parts<'_>) -> Result<Master, String> {
         let Parts { source, journal, systemd, cgroups, origin, terminal } = parts;
-        let Origin { common, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
+        let Origin { context, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
         let Origin { last_asker, resumed, releases, troubles, first, status_address, .. } = origin;
-        let (handle, ends) = control::channel(first_summary(&common.instance, started_at));
+        let (handle, ends) = control::channel(first_summary(&context.instance, started_at));
         handle.number_askers_after(last_asker);
-        let book: Arc<Book> = Arc::default();
-        book.resume(resumed);
+        let registry: Arc<ConnectionRegistry> = Arc::default();
+        registry.resume(resumed);
         let go_on = matches!(first, First::GoOn(_));
-        let mut guard = Guard::new(control, directory, handle.clone(), book.clone(), go_on)?;
-        guard.serve()?;
-        let (status, served) = StatusListener::begin(status_address, status, &handle, &book);
+        let mut runtime_dir = RuntimeDir::new(control, directory, handle.clone(), registry.clone(), go_on)?;
+        runtime_dir.serve()?;
+        let (status, served) = StatusListener::begin(status_address, status, &handle, &registry);
         if let Err(error) = served {
             journal.log(Record::new(Level::Error, format!("status.listen: {error}")));
         }
         let cannot = |error: std::io::Error| format!("cannot begin: {error}");
-        let (poll, signals) = watch(&cgroups, &guard).map_err(cannot)?;
+        let (poll, signals) = watch(&cgroups, &runtime_dir).map_err(cannot)?;
         let now = Instant::now();
-        let rest = Rest::new(handle.summary());
-        let outputs = Outputs::new(mode, &common.instance);
+        let idle_trim = IdleTrim::new(handle.summary());
+        let outputs = Outputs::new(mode, &context.instance);
         outputs.take_over(output);
-        let (bring, brought) = mpsc::unbounded_channel();
+        let (result_sender, results) = mpsc::unbounded_channel();
         // The clock and the pid are as good as any die: nobody gains by knowing the jitter.
         let seed = started_at.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |span| span.as_nanos() as u64)
             ^ u64::from(std::process::id());
@@ -432,33 +437,33 @@ impl Master {
             spawn_errors: HashMap::new(),
             processes: Processes::new(),
             pids: Table::new(),
-            pages: super::birth::Pages::default(),
+            pages: super::spawn::Pages::default(),
             later: Vec::new(),
             later_at: None,
-            births: VecDeque::new(),
+            spawns: VecDeque::new(),
             paused: BTreeSet::new(),
-            untold: HashMap::new(),
+            awaiting_status: HashMap::new(),
             releases: releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect(),
             preparing: None,
             ending: None,
             tasks: Tasks::default(),
-            common,
+            context,
             source,
             slots: Slots::default(),
             absence: super::absence::Absence::new(now),
             terminal,
             stop_signals: super::stop_signals::StopSignals::default(),
             orphaned: super::orphaned::Orphaned::default(),
-            vacating: Vacate::default(),
-            guard,
+            vacating: AcceptQueueDrain::default(),
+            runtime_dir,
             cgroups,
             outputs,
             journal: journal.clone(),
             systemd,
             ends,
-            readiness: Master::readiness_watch(&bring),
-            brought,
-            bring,
+            readiness: Master::readiness_watch(&result_sender),
+            results,
+            result_sender,
             replies: HashMap::new(),
             outbox: Vec::new(),
             published: Published::new(),
@@ -466,17 +471,17 @@ impl Master {
             failures: VecDeque::new(),
             past: Ended::default(),
             surveyor: Surveyor::keeps(Arc::new(Clocks)),
-            desk: Desk::new(Arc::new(Clocks)),
-            rest,
+            status_cache: StatusCache::new(Arc::new(Clocks)),
+            idle_trim,
             discarder: Discarder::default(),
             started_at,
             child_ended: false,
             dismissed: Vec::new(),
-            wear_at: now,
+            recycle_check_at: now,
             orphans: Orphans::default(),
             program,
             upgrade: None,
-            book,
+            registry,
             status,
             conditions: Conditions::default(),
             store: None,
@@ -508,14 +513,14 @@ impl Master {
 }
 
 /// Where the loop hears of everything.
-fn watch(cgroups: &Option<Cgroups>, guard: &Guard) -> std::io::Result<(Poll, SignalFd)> {
+fn watch(cgroups: &Option<Cgroups>, runtime_dir: &RuntimeDir) -> std::io::Result<(Poll, SignalFd)> {
     let poll = Poll::new()?;
     let signals = SignalFd::new(&SIGNALS)?;
     poll.add(&signals, Token::Signal.to_u64())?;
     if let Some(events) = cgroups.as_ref().and_then(Cgroups::events_fd) {
         poll.add(events, Token::Cgroups.to_u64())?;
     }
-    if let Some(directory) = guard.watch() {
+    if let Some(directory) = runtime_dir.watch() {
         poll.add(directory, Token::Directory.to_u64())?;
     }
     Ok((poll, signals))

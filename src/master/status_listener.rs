@@ -10,8 +10,8 @@ use tokio::task::AbortHandle;
 
 use super::fronts;
 use crate::control::Handle;
-use crate::control::http::Book;
-use crate::pool::Number;
+use crate::control::http::ConnectionRegistry;
+use crate::pool::GenerationId;
 
 /// What a reload makes of `status.listen`.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub struct StatusListener {
     address: Option<String>,
     socket: Option<OwnedFd>,
     server: Option<AbortHandle>,
-    candidate: Option<(Number, StatusChange)>,
+    candidate: Option<(GenerationId, StatusChange)>,
 }
 
 impl StatusListener {
@@ -61,10 +61,10 @@ impl StatusListener {
         address: Option<String>,
         socket: Option<OwnedFd>,
         handle: &Handle,
-        book: &Arc<Book>,
+        registry: &Arc<ConnectionRegistry>,
     ) -> (StatusListener, std::io::Result<()>) {
         let mut listener = StatusListener { address: address.filter(|_| socket.is_some()), socket, ..StatusListener::default() };
-        let served = listener.serve(handle, book);
+        let served = listener.serve(handle, registry);
         (listener, served)
     }
 
@@ -79,7 +79,7 @@ impl StatusListener {
     }
 
     /// A reload was prepared; its change waits for the commit.
-    pub fn prepared(&mut self, number: Number, change: Option<StatusChange>) {
+    pub fn prepared(&mut self, number: GenerationId, change: Option<StatusChange>) {
         self.candidate = change.map(|change| (number, change));
     }
 
@@ -92,17 +92,22 @@ impl StatusListener {
     ///
     /// # Errors
     /// As [`StatusListener::begin`].
-    pub fn committed(&mut self, number: Number, handle: &Handle, book: &Arc<Book>) -> std::io::Result<()> {
+    pub fn committed(
+        &mut self,
+        number: GenerationId,
+        handle: &Handle,
+        registry: &Arc<ConnectionRegistry>,
+    ) -> std::io::Result<()> {
         let Some((_, change)) = self.candidate.take().filter(|(of, _)| *of == number) else { return Ok(()) };
         if let Some(server) = self.server.take() {
             server.abort();
         }
         (self.address, self.socket) = (change.address, change.socket);
-        self.serve(handle, book)
+        self.serve(handle, registry)
     }
 
-    fn serve(&mut self, handle: &Handle, book: &Arc<Book>) -> std::io::Result<()> {
-        self.server = self.socket.as_ref().map(|socket| fronts::serve_status(socket, handle, book)).transpose()?;
+    fn serve(&mut self, handle: &Handle, registry: &Arc<ConnectionRegistry>) -> std::io::Result<()> {
+        self.server = self.socket.as_ref().map(|socket| fronts::serve_status(socket, handle, registry)).transpose()?;
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Stop signals to the master (SIGTERM, SIGINT, SIGQUIT): the first one drains, a later one ends at once.
 //!
 //! A terminal's Ctrl-C reaches the master and its parent, and GNU `timeout` and npm forward it: the master gets the signal twice in
-//! a moment, for one wish.
+//! a moment, for one request.
 
 use std::time::{Duration, Instant};
 

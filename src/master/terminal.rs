@@ -43,7 +43,7 @@ impl Terminal {
         if !self.has || open {
             return HangUp::Reload;
         }
-        // A terminal closes once; later signals are somebody's wish.
+        // A terminal closes once; later signals are somebody's request.
         self.has = false;
         if self.nohup { HangUp::Ignore } else { HangUp::Stop }
     }

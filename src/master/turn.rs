@@ -1,6 +1,6 @@
 //! The loop: what is served, in which order, and how much of it a turn.
 //!
-//! Law: signals and ends before words, words before wishes; of everything a bounded amount a turn, so that nobody's
+//! Law: signals and ends before words, words before requests; of everything a bounded amount a turn, so that nobody's
 //! noise keeps another waiting. With nothing to do it sleeps without a tick.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -12,35 +12,35 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
 use super::absence::{self, Absence};
-use super::birth::Pages;
+use super::accept_queue_drain::AcceptQueueDrain;
 use super::cgroup::Cgroups;
 use super::conditions::Conditions;
-use super::desk::Desk;
 use super::discarder::{self, Discarder};
-use super::guard::Guard;
 use super::handover::orphans::Orphans;
 use super::handover::store::Store;
 use super::handover::upgrade::Upgrade;
+use super::idle_trim::IdleTrim;
 use super::journal::Journal;
 use super::notices::PendingNotices;
 use super::orphaned::{Orphaned, OrphanedProcess};
 use super::output::Outputs;
-use super::prepare::{Common, Release, Source};
+use super::prepare::{InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
 use super::readiness::ReadinessWatch;
-use super::rest::Rest;
+use super::runtime_dir::RuntimeDir;
 use super::sockets::Slots;
+use super::spawn::Pages;
+use super::status_cache::StatusCache;
 use super::status_listener::StatusListener;
 use super::stop_signals::StopSignals;
 use super::systemd::Systemd;
 use super::tasks::{Task, TaskId, Tasks};
 use super::terminal::Terminal;
 use super::troubles::Troubles;
-use super::vacate::Vacate;
-use crate::control::http::Book;
-use crate::control::{AskerId, Ends, Reply};
-use crate::pool::{Action, Event, Number, Pool, RecycleReason, Settings, Slot, WorkerId};
+use crate::control::http::ConnectionRegistry;
+use crate::control::{Ends, Reply, RequesterId};
+use crate::pool::{Action, Event, GenerationId, Pool, RecycleReason, Settings, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
 use crate::status::kernel::accepting::Observation;
 use crate::status::tree::{Failure, Request};
@@ -52,24 +52,24 @@ use crate::table::Table;
 
 /// At most so many descriptors are served a turn …
 const DESCRIPTORS: usize = 64;
-/// … so many wishes heard …
-const WISHES: usize = 32;
+/// … so many requests heard …
+const REQUESTS: usize = 32;
 /// … and so many workers started: with a thousand to start, the loop is never deaf for long.
-const BIRTHS: usize = 8;
+const SPAWNS_PER_TURN: usize = 8;
 
 /// What does not hasten a start waits so long for its end, if nothing else happens.
 const LATER: Duration = Duration::from_millis(2);
 
 /// What other threads and tasks bring back to the loop.
-pub enum Brought {
+pub enum TaskResult {
     /// A release is made, or refused.
-    Prepared(TaskId, Number, Result<(Settings, Box<Release>), String>),
+    Prepared(TaskId, GenerationId, Result<(Settings, Box<Release>), String>),
     /// `hooks.before_shutdown` has run.
     ReadyToStop(TaskId, Result<(), String>),
     /// The last lines that a failed worker printed, and what it was serving.
     Tail(WorkerId, Vec<String>, (Vec<Request>, u64)),
     /// A release of which a worker failed has changed since it was pinned.
-    ReleaseChanged(Number, String),
+    ReleaseChanged(GenerationId, String),
     /// systemd has addresses for which it passed no socket.
     SocketsMissing(String),
     /// The orphaned processes of a worker.
@@ -79,7 +79,7 @@ pub enum Brought {
     /// There are more ended orphans than one turn reaps.
     Orphans,
     /// A worker has used up what it may.
-    Worn(WorkerId, RecycleReason),
+    RecycleDue(WorkerId, RecycleReason),
     /// A look at a starting worker from outside showed something new.
     Readiness(WorkerId, Observation),
     /// A document is composed, and others wait for the next.
@@ -119,18 +119,18 @@ pub struct Master {
     pub(super) later_at: Option<Instant>,
     pub(super) pages: Pages,
     /// Workers that are still to be started.
-    pub(super) births: VecDeque<(WorkerId, Slot, Number)>,
+    pub(super) spawns: VecDeque<(WorkerId, Slot, GenerationId)>,
     /// Workers that ended and of which it will be known in a moment how; until when that is waited for.
-    pub(super) untold: HashMap<WorkerId, Instant>,
+    pub(super) awaiting_status: HashMap<WorkerId, Instant>,
     /// Workers that talk too much, by when they are heard again.
     pub(super) paused: BTreeSet<(Instant, WorkerId)>,
-    pub(super) releases: HashMap<Number, Arc<Release>>,
+    pub(super) releases: HashMap<GenerationId, Arc<Release>>,
     /// The release in the making.
-    pub(super) preparing: Option<(Number, Task)>,
+    pub(super) preparing: Option<(GenerationId, Task)>,
     /// The hook before the end, while it runs.
     pub(super) ending: Option<Task>,
     pub(super) tasks: Tasks,
-    pub(super) common: Common,
+    pub(super) context: InstanceContext,
     pub(super) source: Source,
     /// The sockets of the slots, where each has its own.
     pub(super) slots: Slots,
@@ -143,19 +143,19 @@ pub struct Master {
     /// Drops the descriptors that workers send.
     pub(super) discarder: Discarder,
     /// Workers that are to stop when their queue is empty.
-    pub(super) vacating: Vacate,
-    pub(super) guard: Guard,
+    pub(super) vacating: AcceptQueueDrain,
+    pub(super) runtime_dir: RuntimeDir,
     pub(super) cgroups: Option<Cgroups>,
     pub(super) outputs: Outputs,
     pub(super) journal: Journal,
     pub(super) systemd: Systemd,
     pub(super) ends: Ends,
-    pub(super) brought: mpsc::UnboundedReceiver<Brought>,
-    pub(super) bring: mpsc::UnboundedSender<Brought>,
+    pub(super) results: mpsc::UnboundedReceiver<TaskResult>,
+    pub(super) result_sender: mpsc::UnboundedSender<TaskResult>,
     /// Looks at starting workers.
     pub(super) readiness: ReadinessWatch,
     /// Who waits, and how they are reached.
-    pub(super) replies: HashMap<AskerId, oneshot::Sender<Reply>>,
+    pub(super) replies: HashMap<RequesterId, oneshot::Sender<Reply>>,
     /// Answers that go out once everything else is told.
     pub(super) outbox: Vec<(oneshot::Sender<Reply>, Reply)>,
     pub(super) published: Published,
@@ -165,16 +165,16 @@ pub struct Master {
     /// Asks the kernel, and remembers which connection is whose.
     pub(super) surveyor: Surveyor,
     /// Where the status document is asked for.
-    pub(super) desk: Desk,
+    pub(super) status_cache: StatusCache,
     /// Lets go of what nobody needs any more.
-    pub(super) rest: Rest,
+    pub(super) idle_trim: IdleTrim,
     pub(super) started_at: SystemTime,
     /// A child has ended; whether it was an orphan is looked at when there is nothing more urgent.
     pub(super) child_ended: bool,
     /// Processes that we have started, have no use for, and have not reaped yet.
     pub(super) dismissed: Vec<PidFd>,
     /// When the workers' wear is looked at next.
-    pub(super) wear_at: Instant,
+    pub(super) recycle_check_at: Instant,
     /// Workers that an earlier program left and that nothing else is known of.
     pub(super) orphans: Orphans,
     /// Where the program of this process is found.
@@ -182,7 +182,7 @@ pub struct Master {
     /// The upgrade that is under way.
     pub(super) upgrade: Option<Upgrade>,
     /// The connections of the control socket and of `status.listen`.
-    pub(super) book: Arc<Book>,
+    pub(super) registry: Arc<ConnectionRegistry>,
     pub(super) status: StatusListener,
     pub(super) conditions: Conditions,
     /// What is kept for the master after this one, should it die.
@@ -197,8 +197,8 @@ pub struct Master {
 /// Why the loop woke.
 enum Woken {
     Descriptors(Vec<u64>),
-    Wish(Option<crate::control::Command>),
-    Brought(Option<Brought>),
+    Request(Option<crate::control::Command>),
+    TaskResult(Option<TaskResult>),
     Time,
 }
 
@@ -225,26 +225,26 @@ impl Master {
             }
             let woken = self.wait().await;
             self.is_awake();
-            // What is brought asks for nothing, and may be what a start has waited for.
-            if !matches!(woken, Woken::Brought(_)) {
+            // What is results asks for nothing, and may be what a start has waited for.
+            if !matches!(woken, Woken::TaskResult(_)) {
                 self.do_later();
             }
             crate::sys::spawn::sweep();
             match woken {
                 Woken::Descriptors(tokens) => self.serve(tokens),
-                Woken::Wish(Some(wish)) => self.wish(wish),
-                Woken::Brought(Some(brought)) => self.bring_in(brought),
-                Woken::Wish(None) | Woken::Brought(None) => {}
+                Woken::Request(Some(request)) => self.request(request),
+                Woken::TaskResult(Some(results)) => self.take_result(results),
+                Woken::Request(None) | Woken::TaskResult(None) => {}
                 Woken::Time => self.absence.has_served(false, 0),
             }
-            self.the_rest();
+            self.run_due();
             // The front ends run on this thread too.
             tokio::task::yield_now().await;
         }
     }
 
     async fn wait(&mut self) -> Woken {
-        if !self.births.is_empty() {
+        if !self.spawns.is_empty() {
             self.plan_to_wake(Some(self.now));
             return match self.ready() {
                 tokens if tokens.is_empty() => Woken::Time,
@@ -255,14 +255,14 @@ impl Master {
             self.pool.deadline().map(|deadline| absence::step(self.now, deadline)),
             self.systemd.deadline(),
             self.paused.first().map(|(at, _)| *at),
-            self.untold.values().min().copied(),
-            self.wear_deadline(),
+            self.awaiting_status.values().min().copied(),
+            self.recycle_deadline(),
             self.upgrade_deadline(),
             self.tasks_deadline(),
             self.orphans.deadline(),
             self.store.as_ref().and_then(Store::deadline),
             self.vacating.deadline(),
-            self.desk.deadline(),
+            self.status_cache.deadline(),
             self.later_at,
         ];
         let deadline = deadlines.into_iter().flatten().min();
@@ -283,8 +283,8 @@ impl Master {
                     }
                     return Woken::Descriptors(tokens);
                 }
-                wish = self.ends.commands.recv() => return Woken::Wish(wish),
-                brought = self.brought.recv() => return Woken::Brought(brought),
+                request = self.ends.commands.recv() => return Woken::Request(request),
+                results = self.results.recv() => return Woken::TaskResult(results),
                 () = time_of(deadline) => return Woken::Time,
             }
         }
@@ -297,7 +297,7 @@ impl Master {
     }
 
     fn serve(&mut self, tokens: Vec<u64>) {
-        self.desk.touch();
+        self.status_cache.touch();
         self.absence.has_served(tokens.len() == DESCRIPTORS, self.processes.len() / DESCRIPTORS);
         let mut tokens: Vec<Token> = tokens.into_iter().map(Token::from_u64).collect();
         tokens.sort_unstable();
@@ -307,7 +307,7 @@ impl Master {
                 Token::Signal => self.signals(),
                 Token::Exit(worker) => ended.push(worker),
                 Token::Cgroups => self.groups_emptied(),
-                Token::Notify(worker) => self.hear(worker),
+                Token::Notify(worker) => self.read_notifications(worker),
                 Token::Former(worker) => self.former_ended(worker),
                 Token::Directory => self.directory_changed(),
             }
@@ -316,19 +316,19 @@ impl Master {
     }
 
     /// What there may be beside that for which the loop woke.
-    fn the_rest(&mut self) {
-        for _ in 0..WISHES {
-            let Ok(wish) = self.ends.commands.try_recv() else { break };
-            self.wish(wish);
+    fn run_due(&mut self) {
+        for _ in 0..REQUESTS {
+            let Ok(request) = self.ends.commands.try_recv() else { break };
+            self.request(request);
         }
-        for _ in 0..WISHES {
-            let Ok(brought) = self.brought.try_recv() else { break };
-            self.bring_in(brought);
+        for _ in 0..REQUESTS {
+            let Ok(results) = self.results.try_recv() else { break };
+            self.take_result(results);
         }
         self.systemd.due(self.now);
         self.resume_paused();
-        self.look_at_the_untold();
-        self.look_at_wear();
+        self.check_awaiting_status();
+        self.check_recycle_limits();
         self.look_at_orphans();
         self.look_at_queues();
         self.warn_of_unanswered();
@@ -338,19 +338,19 @@ impl Master {
             self.events.push_back(Event::Due);
         }
         self.decide();
-        let to_start = self.births.len();
-        for _ in 0..BIRTHS {
-            let Some((worker, slot, generation)) = self.births.pop_front() else { break };
-            self.give_birth(worker, slot, generation);
+        let to_start = self.spawns.len();
+        for _ in 0..SPAWNS_PER_TURN {
+            let Some((worker, slot, generation)) = self.spawns.pop_front() else { break };
+            self.spawn_worker(worker, slot, generation);
         }
-        if self.births.len() < to_start {
+        if self.spawns.len() < to_start {
             self.hasten();
         }
-        if self.births.is_empty() {
-            self.births.shrink_to(BIRTHS);
+        if self.spawns.is_empty() {
+            self.spawns.shrink_to(SPAWNS_PER_TURN);
         }
         // A replacement is waited for, an orphan is not; and to look takes the longer the more workers there are.
-        if self.births.is_empty() && std::mem::take(&mut self.child_ended) {
+        if self.spawns.is_empty() && std::mem::take(&mut self.child_ended) {
             self.children();
         }
     }
@@ -381,7 +381,7 @@ impl Master {
     fn decide(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop_front() {
-            self.desk.touch();
+            self.status_cache.touch();
             if let Some(store) = &mut self.store {
                 store.touch(&event, self.now);
             }

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use super::Pool;
+use super::exit_cause::ExitCause;
 use super::generation::Role;
-use super::how::How;
 use super::vocabulary::{Outcome, Settings, Slot, WorkerId};
-use super::worker::{Doom, Worker};
+use super::worker::{StopReason, Worker};
 
 /// What an end is to the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
 /// An end as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ending {
-    pub how: How,
+    pub how: ExitCause,
     pub verdict: Verdict,
     /// A failure of a worker that nobody had asked to end.
     pub unasked: bool,
@@ -32,40 +32,40 @@ pub(super) struct Ending {
 
 impl Ending {
     /// The end of a worker that nobody had asked to end.
-    pub fn unasked(how: How) -> Ending {
+    pub fn unasked(how: ExitCause) -> Ending {
         Ending { how, verdict: Verdict::Crash, unasked: true }
     }
 
     /// The end of `worker`, before it is noted in it. `killed`: SIGKILL was sent to it because it had not stopped in time, or
     /// because the whole instance was to end at once.
-    pub fn of(worker: &Worker, how: How, killed: bool, settings: &Settings) -> Ending {
+    pub fn of(worker: &Worker, how: ExitCause, killed: bool, settings: &Settings) -> Ending {
         let clean = is_clean(&how, settings.stop_signal);
         let failed_drain = |how, unasked| Ending { how, verdict: Verdict::FailedDrain, unasked };
-        match worker.doom {
+        match worker.stop_reason {
             None => Ending::unasked(how),
-            Some(Doom::StartTimeout(limit)) => Ending::unasked(How::StartTimeout(limit)),
-            Some(Doom::Watchdog) => Ending::unasked(How::Watchdog),
-            Some(Doom::Asked | Doom::Leaving | Doom::LeavingAtOnce) if worker.killed => {
-                failed_drain(How::StopTimeout(settings.stop_timeout), false)
+            Some(StopReason::StartTimeout(limit)) => Ending::unasked(ExitCause::StartTimeout(limit)),
+            Some(StopReason::Watchdog) => Ending::unasked(ExitCause::Watchdog),
+            Some(StopReason::Asked | StopReason::Leaving | StopReason::LeavingAtOnce) if worker.killed => {
+                failed_drain(ExitCause::StopTimeout(settings.stop_timeout), false)
             }
-            Some(Doom::LeavingAtOnce) => failed_drain(if clean { How::Left } else { how }, true),
-            Some(Doom::Leaving) if !clean && !killed => failed_drain(how, true),
+            Some(StopReason::LeavingAtOnce) => failed_drain(if clean { ExitCause::Left } else { how }, true),
+            Some(StopReason::Leaving) if !clean && !killed => failed_drain(how, true),
             // A worker that was never ready served nobody: the reload that it fell with has its own reason.
-            Some(Doom::Asked) if !clean && !killed && worker.ready_at.is_some() => failed_drain(how, false),
-            Some(Doom::Asked | Doom::Leaving) => Ending { how, verdict: Verdict::Clean, unasked: false },
+            Some(StopReason::Asked) if !clean && !killed && worker.ready_at.is_some() => failed_drain(how, false),
+            Some(StopReason::Asked | StopReason::Leaving) => Ending { how, verdict: Verdict::Clean, unasked: false },
         }
     }
 }
 
 /// Whether this is how a worker ends that stops as it is told: with status 0, or by the stop signal, which shells and Java
 /// report as status 128 + its number.
-fn is_clean(how: &How, stop_signal: i32) -> bool {
+fn is_clean(how: &ExitCause, stop_signal: i32) -> bool {
     match how {
-        How::Exit(status) => *status == 0 || *status == 128 + stop_signal,
-        How::Signal { signal, core: _ } => *signal == stop_signal,
+        ExitCause::Exit(status) => *status == 0 || *status == 128 + stop_signal,
+        ExitCause::Signal { signal, core: _ } => *signal == stop_signal,
         // Nothing ran; nothing is known; or it is said by itself.
-        How::NotStarted(_) | How::Unknown | How::Left => true,
-        How::OutOfMemory | How::StartTimeout(_) | How::StopTimeout(_) | How::Watchdog => false,
+        ExitCause::NotStarted(_) | ExitCause::Unknown | ExitCause::Left => true,
+        ExitCause::OutOfMemory | ExitCause::StartTimeout(_) | ExitCause::StopTimeout(_) | ExitCause::Watchdog => false,
     }
 }
 
@@ -80,11 +80,11 @@ impl Pool {
         match role {
             Role::Candidate => {
                 let reason = self.reason(id, "it left by its own will (STOPPING=1)");
-                self.drain(id, Doom::Leaving);
+                self.drain(id, StopReason::Leaving);
                 self.rollback(Outcome::RolledBack, reason);
             }
             Role::Current => {
-                self.drain(id, Doom::Leaving);
+                self.drain(id, StopReason::Leaving);
                 if self.unlink(id) {
                     let delay = if lived { Duration::ZERO } else { self.strike(generation, slot, ready_for) };
                     if !delay.is_zero() {
@@ -93,14 +93,14 @@ impl Pool {
                     self.restart_in(generation, slot, delay);
                 }
             }
-            Role::Retired => self.drain(id, Doom::Leaving),
+            Role::Retired => self.drain(id, StopReason::Leaving),
         }
     }
     /// It is not the first of its slot to leave before it has served: that is a failure, and what the pool may be degraded by.
     fn leaves_at_once(&mut self, id: WorkerId, slot: Slot) {
         if let Some(worker) = self.workers.get_mut(&id) {
-            worker.doom = Some(Doom::LeavingAtOnce);
+            worker.stop_reason = Some(StopReason::LeavingAtOnce);
         }
-        self.remember_failure(slot, How::Left, true);
+        self.remember_failure(slot, ExitCause::Left, true);
     }
 }

@@ -36,7 +36,7 @@ impl Pool {
             return;
         }
         let Some(home) = self.generations.get(&self.current) else { return };
-        if home.places.is_empty() || home.places.iter().any(|place| place.strikes < ATTEMPTS) {
+        if home.slots.is_empty() || home.slots.iter().any(|place| place.consecutive_failures < ATTEMPTS) {
             return;
         }
         let Some(failures) = self.failures_in_words() else { return };

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use super::Pool;
-use super::how::How;
+use super::exit_cause::ExitCause;
 use super::restart::History;
 use super::timers::Key;
-use super::vocabulary::{Action, Number, Settings, Slot, WorkerId};
-use super::worker::{Doom, Phase};
+use super::vocabulary::{Action, GenerationId, Settings, Slot, WorkerId};
+use super::worker::{Phase, StopReason};
 
 /// What a generation is to the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,15 +24,15 @@ pub(super) enum Role {
 
 /// A slot of a generation.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Place {
+pub(super) struct SlotState {
     /// Who stands here.
     pub worker: Option<WorkerId>,
     /// Who shall stand here when it is ready (recycling).
     pub successor: Option<WorkerId>,
     /// Who serves here for a rolled-back generation until `worker` is ready again (only after a reload with small surge).
-    pub holder: Option<WorkerId>,
+    pub stand_in: Option<WorkerId>,
     /// Failures in a row.
-    pub strikes: u32,
+    pub consecutive_failures: u32,
     /// Its failures of late.
     pub failures: Option<Box<History>>,
     /// The wait before the next worker, counted from the end of the last.
@@ -46,7 +46,7 @@ pub(super) struct Place {
 pub(super) struct Generation {
     pub settings: Settings,
     pub role: Role,
-    pub places: Vec<Place>,
+    pub slots: Vec<SlotState>,
     /// How many of its workers are ready.
     pub ready: u32,
     /// How many workers of it live.
@@ -61,14 +61,14 @@ pub(super) struct Generation {
 
 impl Generation {
     pub fn new(settings: Settings, role: Role) -> Generation {
-        Generation { settings, role, places: Vec::new(), ready: 0, members: 0, accepted_on: 0, says_ready: false, proven: true }
+        Generation { settings, role, slots: Vec::new(), ready: 0, members: 0, accepted_on: 0, says_ready: false, proven: true }
     }
 }
 
 impl Pool {
     /// The place in the current generation.
-    pub(super) fn place(&mut self, slot: Slot) -> Option<&mut Place> {
-        self.generations.get_mut(&self.current)?.places.get_mut(slot as usize)
+    pub(super) fn slot_state(&mut self, slot: Slot) -> Option<&mut SlotState> {
+        self.generations.get_mut(&self.current)?.slots.get_mut(slot as usize)
     }
 
     /// Starts a worker in an empty place of the current generation.
@@ -76,17 +76,18 @@ impl Pool {
         if self.stopping.is_some() {
             return;
         }
-        let empty = self.place(slot).is_some_and(|place| place.worker.is_none() && place.successor.is_none() && !place.settled);
+        let empty =
+            self.slot_state(slot).is_some_and(|place| place.worker.is_none() && place.successor.is_none() && !place.settled);
         if empty {
             let worker = self.spawn(self.current, slot);
-            if let Some(place) = self.place(slot) {
+            if let Some(place) = self.slot_state(slot) {
                 place.worker = Some(worker);
             }
         }
     }
 
     /// Fills the place when the delay is over.
-    pub(super) fn restart_in(&mut self, generation: Number, slot: Slot, delay: Duration) {
+    pub(super) fn restart_in(&mut self, generation: GenerationId, slot: Slot, delay: Duration) {
         if generation != self.current {
             return;
         }
@@ -98,7 +99,7 @@ impl Pool {
     }
 
     /// The delay is over.
-    pub(super) fn restart_due(&mut self, generation: Number, slot: Slot) {
+    pub(super) fn restart_due(&mut self, generation: GenerationId, slot: Slot) {
         if generation == self.current {
             self.fill(slot);
         }
@@ -107,7 +108,7 @@ impl Pool {
     /// Takes a worker of the current generation out of its place; whether the place is empty now.
     pub(super) fn unlink(&mut self, id: WorkerId) -> bool {
         let Some(slot) = self.workers.get(&id).map(|worker| worker.slot) else { return false };
-        let Some(place) = self.place(slot) else { return false };
+        let Some(place) = self.slot_state(slot) else { return false };
         if place.successor == Some(id) {
             place.successor = None;
         }
@@ -120,30 +121,30 @@ impl Pool {
 
     /// A worker of the current generation is ready.
     pub(super) fn place_ready(&mut self, id: WorkerId, slot: Slot) {
-        let Some(place) = self.place(slot) else { return };
-        let holder = place.holder.take();
+        let Some(place) = self.slot_state(slot) else { return };
+        let stand_in = place.stand_in.take();
         if place.successor == Some(id) {
             place.successor = None;
             if let Some(former) = place.worker.replace(id) {
-                self.drain(former, Doom::Asked);
+                self.drain(former, StopReason::Asked);
             }
         }
         self.recycled(id);
-        if let Some(holder) = holder {
-            self.drain(holder, Doom::Asked);
+        if let Some(stand_in) = stand_in {
+            self.drain(stand_in, StopReason::Asked);
         }
     }
 
     /// A worker of the current generation failed; its place is filled again when it is cleared.
-    pub(super) fn place_crashed(&mut self, id: WorkerId, slot: Slot, ready_for: Option<Duration>, how: &How) {
+    pub(super) fn place_crashed(&mut self, id: WorkerId, slot: Slot, ready_for: Option<Duration>, how: &ExitCause) {
         if self.stopping.is_some() {
             return;
         }
-        let Some(place) = self.place(slot) else { return };
+        let Some(place) = self.slot_state(slot) else { return };
         if place.worker == Some(id) {
             let delay = self.strike(self.current, slot, ready_for);
             self.remember_failure(slot, how.clone(), ready_for.is_none());
-            if let Some(place) = self.place(slot) {
+            if let Some(place) = self.slot_state(slot) {
                 place.delay = delay;
             }
         }
@@ -152,7 +153,7 @@ impl Pool {
     /// Nothing is left of a worker of the current generation.
     pub(super) fn place_cleared(&mut self, id: WorkerId, slot: Slot) {
         let generation = self.current;
-        let Some(place) = self.place(slot) else { return };
+        let Some(place) = self.slot_state(slot) else { return };
         if place.successor == Some(id) {
             place.successor = None;
         } else if place.worker == Some(id) {
@@ -166,24 +167,24 @@ impl Pool {
 
     /// The one who held a place for a rolled-back generation is gone.
     pub(super) fn holder_gone(&mut self, id: WorkerId, slot: Slot) {
-        if let Some(place) = self.place(slot)
-            && place.holder == Some(id)
+        if let Some(place) = self.slot_state(slot)
+            && place.stand_in == Some(id)
         {
-            place.holder = None;
+            place.stand_in = None;
         }
     }
 
     /// Changes how many workers a generation has.
-    pub(super) fn resize(&mut self, number: Number, count: u32) {
+    pub(super) fn resize(&mut self, number: GenerationId, count: u32) {
         let count = count as usize;
         let Some(home) = self.generations.get_mut(&number) else { return };
-        let former = home.places.len();
-        let surplus: Vec<Place> = if count < former { home.places.split_off(count) } else { Vec::new() };
-        home.places.resize_with(count, Place::default);
+        let former = home.slots.len();
+        let surplus: Vec<SlotState> = if count < former { home.slots.split_off(count) } else { Vec::new() };
+        home.slots.resize_with(count, SlotState::default);
         for (offset, place) in surplus.into_iter().enumerate() {
             self.timers.clear(Key::Restart(number, (count + offset) as Slot));
-            for worker in [place.worker, place.successor, place.holder].into_iter().flatten() {
-                self.drain(worker, Doom::Asked);
+            for worker in [place.worker, place.successor, place.stand_in].into_iter().flatten() {
+                self.drain(worker, StopReason::Asked);
             }
         }
         if number == self.current {
@@ -194,28 +195,28 @@ impl Pool {
     }
 
     /// Drains every worker of a generation that is not the one any more.
-    pub(super) fn retire(&mut self, number: Number) {
+    pub(super) fn retire(&mut self, number: GenerationId) {
         let Some(home) = self.generations.get_mut(&number) else { return };
         home.role = Role::Retired;
-        let holders: Vec<_> = home.places.iter().filter_map(|place| place.holder).collect();
-        let places = home.places.len();
+        let stand_ins: Vec<_> = home.slots.iter().filter_map(|place| place.stand_in).collect();
+        let slots = home.slots.len();
         let members = self.members(number);
-        for slot in 0..places {
+        for slot in 0..slots {
             self.timers.clear(Key::Restart(number, slot as Slot));
         }
-        for worker in holders.into_iter().chain(members) {
-            self.drain(worker, Doom::Asked);
+        for worker in stand_ins.into_iter().chain(members) {
+            self.drain(worker, StopReason::Asked);
         }
         self.release_if_empty(number);
     }
 
     /// All living workers of a generation.
-    pub(super) fn members(&self, number: Number) -> Vec<WorkerId> {
+    pub(super) fn members(&self, number: GenerationId) -> Vec<WorkerId> {
         self.workers.iter().filter(|(_, worker)| worker.generation == number).map(|(id, _)| *id).collect()
     }
 
     /// Lets a retired generation's release go with its last worker.
-    pub(super) fn release_if_empty(&mut self, number: Number) {
+    pub(super) fn release_if_empty(&mut self, number: GenerationId) {
         if self.generations.get(&number).is_some_and(|home| home.role == Role::Retired && home.members == 0) {
             self.generations.remove(&number);
             self.act(Action::Release(number));
@@ -231,7 +232,7 @@ impl Pool {
                 && self
                     .generations
                     .get(&self.current)
-                    .and_then(|home| home.places.get(worker.slot as usize))
+                    .and_then(|home| home.slots.get(worker.slot as usize))
                     .is_some_and(|place| place.worker == Some(id) && place.successor.is_none())
         })
     }

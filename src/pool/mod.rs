@@ -13,9 +13,9 @@
 #![forbid(unsafe_code)]
 
 mod ending;
+mod exit_cause;
 mod first_start;
 mod generation;
-mod how;
 mod orphaned;
 mod readiness;
 mod recycle;
@@ -33,22 +33,22 @@ mod worker;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-pub use how::{How, Span};
+pub use exit_cause::{ExitCause, Span};
 pub use readiness::UNPROVEN_PROBATION;
 pub use report::workers;
 pub use saved::Saved;
 pub use vocabulary::{
-    Accepting, Action, Answer, AskerId, Ended, Event, Kind, Log, Number, Outcome, Readiness, RecycleReason, Restart, Said,
-    Settings, Slot, Surge, WorkerId,
+    Accepting, Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Readiness, RecycleReason,
+    RequesterId, Restart, Settings, Slot, Surge, WorkerId,
 };
 pub use worker::{Phase, Worker};
 
 use crate::table::Table;
 use generation::{Generation, Role};
 use recycle::Recycling;
-use reload::{Askers, Reload};
+use reload::{Reload, Requesters};
 use timers::{Key, Timers};
-use worker::Doom;
+use worker::StopReason;
 
 /// Room for so many actions is kept from step to step.
 const ACTIONS: usize = 16;
@@ -61,17 +61,17 @@ pub struct Pool {
     /// What this step decided so far.
     actions: Vec<Action>,
     workers: Table<WorkerId, Box<Worker>>,
-    generations: BTreeMap<Number, Generation>,
+    generations: BTreeMap<GenerationId, Generation>,
     /// The committed generation; 0 before the start.
-    current: Number,
+    current: GenerationId,
     last_worker: WorkerId,
-    last_number: Number,
+    last_number: GenerationId,
     /// How many workers there shall be.
     target: u32,
     /// How many the configuration of the current generation wants.
     configured: u32,
     reload: Option<Reload>,
-    waiting: Option<Askers>,
+    waiting: Option<Requesters>,
     recycling: Recycling,
     /// A slot failed more often than the configuration allows, and not all has been well since.
     degraded: bool,
@@ -137,25 +137,25 @@ impl Pool {
             Event::Due => self.due(),
             Event::Absent(span) => self.timers.shift(span),
             Event::Spawned(id, pid) => self.spawned(id, pid),
-            Event::SpawnFailed(id, why) => self.exited(id, How::NotStarted(why), false),
+            Event::SpawnFailed(id, why) => self.exited(id, ExitCause::NotStarted(why), false),
             Event::MainPid(id, pid) => self.main_pid(id, pid),
-            Event::Said(id, said) => self.said(id, said),
+            Event::Notification(id, said) => self.said(id, said),
             Event::Seen(id, seen) => self.seen_accepting(id, seen),
             Event::Exited { worker, how, left } => self.exited(worker, how, left),
             Event::Cleared(id) => self.cleared(id),
             Event::Orphaned { worker, serving } => self.orphans_seen(worker, serving),
             Event::Vacated(id) => self.vacated(id),
-            Event::Worn(id, why) => self.worn(id, why),
-            Event::Reload(asker) => self.ask_reload(asker),
+            Event::RecycleDue(id, why) => self.recycle_due(id, why),
+            Event::Reload(requester) => self.ask_reload(requester),
             Event::Prepared(number, settings) => self.prepared(number, settings),
             Event::Refused(number, reason) => self.refused(number, reason),
-            Event::Abort(asker) => self.abort(asker),
-            Event::AskerGone(asker) => self.reload_asker_gone(asker),
-            Event::Scale(count, asker) => self.scale(count, asker),
-            Event::Recycle(which, asker) => self.recycle(which, asker),
+            Event::Abort(requester) => self.abort(requester),
+            Event::RequesterGone(requester) => self.reload_asker_gone(requester),
+            Event::Scale(count, requester) => self.scale(count, requester),
+            Event::Recycle(which, requester) => self.recycle(which, requester),
             Event::Stop { now } => self.stop(now, 0),
         }
-        self.settle_up();
+        self.after_step();
         out.append(&mut self.actions);
         // A thousand starts at once are not kept room for.
         self.actions.shrink_to(ACTIONS);
@@ -167,17 +167,17 @@ impl Pool {
     }
 
     /// The generation whose workers are kept up: the committed one, or the first while it comes up.
-    pub fn generation(&self) -> Number {
+    pub fn generation(&self) -> GenerationId {
         self.current
     }
 
     /// The committed generation; 0 before the first commit.
-    pub fn committed(&self) -> Number {
+    pub fn committed(&self) -> GenerationId {
         if self.announced { self.current } else { 0 }
     }
 
     /// The generation that a reload is bringing up.
-    pub fn candidate(&self) -> Option<Number> {
+    pub fn candidate(&self) -> Option<GenerationId> {
         self.reload.as_ref().map(|reload| reload.number)
     }
 
@@ -229,7 +229,7 @@ impl Pool {
 
     fn start(&mut self, settings: Settings) {
         if self.current != 0 || self.stopping.is_some() {
-            return self.senseless("a second start", None);
+            return self.ignore_event("a second start", None);
         }
         let count = settings.count;
         (self.current, self.last_number) = (1, 1);
@@ -245,27 +245,27 @@ impl Pool {
                 Key::Start(id) => self.start_timeout(id),
                 Key::Settle(id) => self.settled(id),
                 Key::Watchdog(id) => self.watchdog(id),
-                Key::Age(id) => self.worn(id, RecycleReason::Age),
+                Key::Age(id) => self.recycle_due(id, RecycleReason::Age),
                 Key::Stop(id) => self.stop_timeout(id),
                 Key::Orphaned(id) => self.look_at_orphaned(id),
                 Key::KillOrphaned(id) => self.kill_orphaned(id),
                 Key::Restart(generation, slot) => self.restart_due(generation, slot),
                 Key::Probation => self.probation_over(),
                 Key::GiveUp => self.give_up(),
-                // `settle_up` looks.
+                // `after_step` looks.
                 Key::Recover => {}
             }
         }
     }
 
-    fn scale(&mut self, count: u32, asker: Option<AskerId>) {
+    fn scale(&mut self, count: u32, requester: Option<RequesterId>) {
         let refusal = match (count, &self.stopping) {
             (_, Some(_)) => Some("the instance is stopping"),
             (0, None) => Some("a pool has at least one worker; to end it, stop the service"),
             (_, None) => None,
         };
         if let Some(why) = refusal {
-            return self.answer(asker, Answer::Failed(why.to_owned()));
+            return self.answer(requester, Answer::Failed(why.to_owned()));
         }
         if count != self.target {
             self.log(Kind::Info, format!("scaled from {} to {}", self.target, workers(count as usize)), Some(self.current), None);
@@ -273,7 +273,7 @@ impl Pool {
         self.target = count;
         self.resize(self.current, count);
         self.scale_candidate(count);
-        self.answer(asker, Answer::Done);
+        self.answer(requester, Answer::Done);
     }
 
     fn stop(&mut self, now: bool, code: u8) {
@@ -285,12 +285,12 @@ impl Pool {
             self.recycle_over(&Answer::Failed("the instance is stopping".to_owned()));
             self.timers.clear(Key::GiveUp);
             self.timers.clear(Key::Recover);
-            let slots = self.generations.get(&self.current).map_or(0, |home| home.places.len());
+            let slots = self.generations.get(&self.current).map_or(0, |home| home.slots.len());
             for slot in 0..slots {
                 self.timers.clear(Key::Restart(self.current, slot as Slot));
             }
             for id in self.workers.keys().copied().collect::<Vec<_>>() {
-                self.drain(id, Doom::Asked);
+                self.drain(id, StopReason::Asked);
             }
         }
         if let Some(stopping) = self.stopping.as_mut().filter(|_| now) {
@@ -303,7 +303,7 @@ impl Pool {
     }
 
     /// What is true after every step.
-    fn settle_up(&mut self) {
+    fn after_step(&mut self) {
         let all_ready = self.current != 0 && self.ready() == self.target;
         if all_ready && !self.announced && self.stopping.is_none() {
             self.announced = true;
@@ -326,19 +326,19 @@ impl Pool {
         self.actions.push(action);
     }
 
-    fn answer(&mut self, asker: Option<AskerId>, answer: Answer) {
-        if let Some(asker) = asker {
-            self.act(Action::Answer(asker, answer));
+    fn answer(&mut self, requester: Option<RequesterId>, answer: Answer) {
+        if let Some(requester) = requester {
+            self.act(Action::Answer(requester, answer));
         }
     }
 
-    fn log(&mut self, kind: Kind, message: String, generation: Option<Number>, worker: Option<(WorkerId, Slot)>) {
+    fn log(&mut self, kind: Kind, message: String, generation: Option<GenerationId>, worker: Option<(WorkerId, Slot)>) {
         let (worker, slot) = worker.unzip();
         self.act(Action::Log(Log { kind, message, generation, worker, slot }));
     }
 
     /// An event that the state gives no meaning to: said, never fatal.
-    fn senseless(&mut self, what: &str, worker: Option<WorkerId>) {
+    fn ignore_event(&mut self, what: &str, worker: Option<WorkerId>) {
         self.act(Action::Log(Log {
             kind: Kind::Debug,
             message: format!("ignored: {what}"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Pool;
 use super::timers::Key;
-use super::vocabulary::{Action, Said, WorkerId};
+use super::vocabulary::{Action, Notification, WorkerId};
 use super::worker::{FOREVER, KILL_AGAIN, Phase};
 
 /// A wrapper that forwards the signal has so long to do it; processes that serve nothing have so long to end by themselves.
@@ -30,10 +30,15 @@ impl Pool {
     }
 
     /// A server whose wrapper is gone may still ask for time to drain.
-    pub(super) fn orphaned_said(&mut self, id: WorkerId, said: Said) {
+    pub(super) fn orphaned_said(&mut self, id: WorkerId, said: Notification) {
         let until = match said {
-            Said::Extend(by) => self.after(by.min(FOREVER)),
-            Said::Ready | Said::Stopping | Said::Status(_) | Said::Watchdog | Said::WatchdogTrigger | Said::WatchdogEvery(_) => {
+            Notification::Extend(by) => self.after(by.min(FOREVER)),
+            Notification::Ready
+            | Notification::Stopping
+            | Notification::Status(_)
+            | Notification::Watchdog
+            | Notification::WatchdogTrigger
+            | Notification::WatchdogEvery(_) => {
                 return;
             }
         };
@@ -51,7 +56,7 @@ impl Pool {
     /// The orphaned processes were looked at, and those that serve have the stop signal.
     pub(super) fn orphans_seen(&mut self, id: WorkerId, serving: bool) {
         if self.workers.get(&id).is_none_or(|worker| worker.how.is_none()) {
-            return self.senseless("orphaned processes of a worker whose main process lives", Some(id));
+            return self.ignore_event("orphaned processes of a worker whose main process lives", Some(id));
         }
         if serving {
             self.timers.clear(Key::KillOrphaned(id));

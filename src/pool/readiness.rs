@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Pool;
 use super::timers::Key;
-use super::vocabulary::{Accepting, Number, Readiness, WorkerId};
+use super::vocabulary::{Accepting, GenerationId, Readiness, WorkerId};
 use super::worker::Phase;
 
 /// What is known of a worker's readiness.
@@ -99,7 +99,7 @@ impl Pool {
     }
 
     /// Whether a worker accepts on each socket on which the committed generation accepted; before there is one, on any.
-    fn accepts_enough(&self, generation: Number, seen: Accepting) -> bool {
+    fn accepts_enough(&self, generation: GenerationId, seen: Accepting) -> bool {
         let committed = self.generations.get(&self.current).filter(|_| self.current != generation);
         let needed = committed.map_or(0, |home| home.accepted_on);
         if needed == 0 { seen.sockets != 0 } else { seen.sockets & needed == needed }
@@ -119,7 +119,7 @@ impl Pool {
 
     /// How long a candidate is on probation: as configured, else not at all when every worker of it said READY=1 and was seen to
     /// accept, and [`UNPROVEN_PROBATION`] otherwise.
-    pub(super) fn probation_of(&self, generation: Number) -> Duration {
+    pub(super) fn probation_of(&self, generation: GenerationId) -> Duration {
         let Some(home) = self.generations.get(&generation) else { return Duration::ZERO };
         home.settings.probation.unwrap_or(if home.proven { Duration::ZERO } else { UNPROVEN_PROBATION })
     }

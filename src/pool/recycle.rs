@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::Pool;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, AskerId, Kind, RecycleReason, WorkerId};
+use super::vocabulary::{Action, Answer, Kind, RecycleReason, RequesterId, WorkerId};
 use super::worker::Phase;
 
 /// A worker that shall be replaced.
@@ -13,7 +13,7 @@ pub(super) struct Job {
     pub worker: WorkerId,
     pub why: RecycleReason,
     /// Who is told when it fails, and, with the last job of a wish, when it is done.
-    pub asker: Option<AskerId>,
+    pub requester: Option<RequesterId>,
     pub last: bool,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Recycling {
 }
 
 impl Pool {
-    pub(super) fn recycle(&mut self, which: Option<WorkerId>, asker: Option<AskerId>) {
+    pub(super) fn recycle(&mut self, which: Option<WorkerId>, requester: Option<RequesterId>) {
         let refusal = if self.stopping.is_some() {
             Some("the instance is stopping".to_owned())
         } else if self.reload.is_some() {
@@ -35,26 +35,26 @@ impl Pool {
             which.filter(|id| !self.stands(*id)).map(|id| format!("no ready worker {id} in generation {}", self.current))
         };
         if let Some(why) = refusal {
-            return self.answer(asker, Answer::Failed(why));
+            return self.answer(requester, Answer::Failed(why));
         }
         let workers: Vec<WorkerId> = match which {
             Some(id) => vec![id],
             None => self
                 .generations
                 .get(&self.current)
-                .map_or(Vec::new(), |home| home.places.iter().filter_map(|place| place.worker).collect()),
+                .map_or(Vec::new(), |home| home.slots.iter().filter_map(|place| place.worker).collect()),
         };
-        let Some(last) = workers.last().copied() else { return self.answer(asker, Answer::Done) };
-        let jobs = workers.into_iter().map(|worker| Job { worker, why: RecycleReason::Request, asker, last: worker == last });
+        let Some(last) = workers.last().copied() else { return self.answer(requester, Answer::Done) };
+        let jobs = workers.into_iter().map(|worker| Job { worker, why: RecycleReason::Request, requester, last: worker == last });
         self.recycling.queue.extend(jobs);
         self.recycle_next();
     }
 
     /// A worker has used up what it may.
-    pub(super) fn worn(&mut self, id: WorkerId, why: RecycleReason) {
+    pub(super) fn recycle_due(&mut self, id: WorkerId, why: RecycleReason) {
         let queued = self.recycling.queue.iter().any(|job| job.worker == id);
         if self.stands(id) && !queued && self.stopping.is_none() {
-            self.recycling.queue.push_back(Job { worker: id, why, asker: None, last: true });
+            self.recycling.queue.push_back(Job { worker: id, why, requester: None, last: true });
             self.recycle_next();
         }
     }
@@ -71,7 +71,7 @@ impl Pool {
             let message = format!("worker {} (slot {slot}) is recycled: {}", job.worker, job.why.in_words());
             self.log(Kind::Info, message, Some(self.current), Some((job.worker, slot)));
             let successor = self.spawn(self.current, slot);
-            if let Some(place) = self.place(slot) {
+            if let Some(place) = self.slot_state(slot) {
                 place.successor = Some(successor);
             }
             self.recycling.running = Some((job, successor));
@@ -96,9 +96,9 @@ impl Pool {
         }
         let Some((job, _)) = self.recycling.running.take() else { return };
         self.log(Kind::Warning, format!("worker {} stays: {why}", job.worker), Some(self.current), None);
-        if let Some(asker) = job.asker {
-            self.recycling.queue.retain(|other| other.asker != Some(asker));
-            self.answer(Some(asker), Answer::Failed(format!("worker {} stays: {why}", job.worker)));
+        if let Some(requester) = job.requester {
+            self.recycling.queue.retain(|other| other.requester != Some(requester));
+            self.answer(Some(requester), Answer::Failed(format!("worker {} stays: {why}", job.worker)));
         } else if self.workers.get(&job.worker).is_some_and(|worker| worker.phase == Phase::Ready) {
             // What wears out is tried again, but not at once.
             let again = self.generations.get(&self.current).map_or(self.now, |home| self.after(home.settings.restart.max));
@@ -108,7 +108,7 @@ impl Pool {
 
     fn job_done(&mut self, job: &Job) {
         if job.last {
-            self.answer(job.asker, Answer::Done);
+            self.answer(job.requester, Answer::Done);
         }
     }
 
@@ -116,9 +116,9 @@ impl Pool {
     pub(super) fn recycle_over(&mut self, answer: &Answer) {
         let Recycling { queue, running } = std::mem::take(&mut self.recycling);
         let jobs = running.map(|(job, _)| job).into_iter().chain(queue);
-        let askers: Vec<_> = jobs.filter(|job| job.last).map(|job| job.asker).collect();
-        for asker in askers {
-            self.answer(asker, answer.clone());
+        let requesters: Vec<_> = jobs.filter(|job| job.last).map(|job| job.requester).collect();
+        for requester in requesters {
+            self.answer(requester, answer.clone());
         }
     }
 }

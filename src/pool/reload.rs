@@ -1,36 +1,36 @@
 //! Reloads: one runs, at most one waits, and who waits for each.
 //!
 //! Law: the old generation is touched only after the commit, but for slots that make room when `reload.surge` is
-//! smaller than the pool; every asker is answered exactly once, with the outcome of the reload that covers its wish.
+//! smaller than the pool; every requester is answered exactly once, with the outcome of the reload that covers its wish.
 
 use std::collections::BTreeMap;
 
 use super::Pool;
 use super::generation::{Generation, Role};
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, AskerId, Kind, Number, Outcome, Settings, Slot, WorkerId};
-use super::worker::{Doom, Phase};
+use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, RequesterId, Settings, Slot, WorkerId};
+use super::worker::{Phase, StopReason};
 
 /// Who waits for a reload.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Askers {
-    pub(super) waiting: Vec<AskerId>,
+pub(super) struct Requesters {
+    pub(super) waiting: Vec<RequesterId>,
     /// Somebody asked who does not wait (SIGHUP): it runs to its end whoever goes away.
     pub(super) unattended: bool,
 }
 
-impl Askers {
-    fn join(&mut self, asker: Option<AskerId>) {
-        match asker {
-            Some(asker) => self.waiting.push(asker),
+impl Requesters {
+    fn join(&mut self, requester: Option<RequesterId>) {
+        match requester {
+            Some(requester) => self.waiting.push(requester),
             None => self.unattended = true,
         }
     }
 
     /// Strikes one off; whether nobody is left that wants it.
-    fn leave(&mut self, asker: AskerId) -> bool {
+    fn leave(&mut self, requester: RequesterId) -> bool {
         let before = self.waiting.len();
-        self.waiting.retain(|waiting| *waiting != asker);
+        self.waiting.retain(|waiting| *waiting != requester);
         self.waiting.len() < before && self.waiting.is_empty() && !self.unattended
     }
 }
@@ -49,47 +49,47 @@ pub(super) enum Stage {
 /// The reload that runs.
 #[derive(Clone, Debug)]
 pub(super) struct Reload {
-    pub number: Number,
+    pub number: GenerationId,
     pub stage: Stage,
-    pub askers: Askers,
+    pub requesters: Requesters,
     /// How many workers the new generation shall have.
     pub target: u32,
     /// How many of its slots have been started, and how many of those still stand beside an old worker.
     pub started: u32,
     pub unsettled: u32,
     /// Old workers that make room, and for which slot.
-    pub yields: BTreeMap<WorkerId, Slot>,
+    pub draining_for_surge: BTreeMap<WorkerId, Slot>,
 }
 
 impl Pool {
-    pub(super) fn ask_reload(&mut self, asker: Option<AskerId>) {
+    pub(super) fn ask_reload(&mut self, requester: Option<RequesterId>) {
         if self.stopping.is_some() {
-            if let Some(asker) = asker {
+            if let Some(requester) = requester {
                 let answer = Answer::Reload(self.last_number + 1, Outcome::Aborted, "the instance is stopping".to_owned());
-                self.act(Action::Answer(asker, answer));
+                self.act(Action::Answer(requester, answer));
             }
             return;
         }
         if self.reload.is_some() {
-            self.waiting.get_or_insert_default().join(asker);
+            self.waiting.get_or_insert_default().join(requester);
         } else {
-            let mut askers = Askers::default();
-            askers.join(asker);
-            self.begin(askers);
+            let mut requesters = Requesters::default();
+            requesters.join(requester);
+            self.begin(requesters);
         }
     }
 
-    fn begin(&mut self, askers: Askers) {
+    fn begin(&mut self, requesters: Requesters) {
         self.last_number += 1;
         let number = self.last_number;
         self.reload = Some(Reload {
             number,
             stage: Stage::Preparing,
-            askers,
+            requesters,
             target: self.target,
             started: 0,
             unsettled: 0,
-            yields: BTreeMap::new(),
+            draining_for_surge: BTreeMap::new(),
         });
         self.failure_text = None;
         self.log(Kind::ReloadStarted, format!("reloading to generation {number}"), Some(number), None);
@@ -97,7 +97,7 @@ impl Pool {
         self.act(Action::Prepare(number));
     }
 
-    pub(super) fn prepared(&mut self, number: Number, settings: Settings) {
+    pub(super) fn prepared(&mut self, number: GenerationId, settings: Settings) {
         let Some(reload) = self.reload.as_mut().filter(|reload| reload.number == number && reload.stage == Stage::Preparing)
         else {
             // It was aborted meanwhile.
@@ -114,7 +114,7 @@ impl Pool {
         self.advance();
     }
 
-    pub(super) fn refused(&mut self, number: Number, reason: String) {
+    pub(super) fn refused(&mut self, number: GenerationId, reason: String) {
         if self.reload.as_ref().is_some_and(|reload| reload.number == number && reload.stage == Stage::Preparing) {
             self.rollback(Outcome::Refused, reason);
         }
@@ -133,7 +133,7 @@ impl Pool {
             reload.started += 1;
             reload.unsettled += 1;
             let worker = self.spawn(number, slot);
-            if let Some(place) = self.generations.get_mut(&number).and_then(|home| home.places.get_mut(slot as usize)) {
+            if let Some(place) = self.generations.get_mut(&number).and_then(|home| home.slots.get_mut(slot as usize)) {
                 place.worker = Some(worker);
             }
         }
@@ -151,20 +151,20 @@ impl Pool {
     /// The old worker of this slot ends, so that one more new worker can start.
     fn make_room(&mut self, slot: Slot) {
         self.timers.clear(Key::Restart(self.current, slot));
-        let (old, others) = match self.place(slot) {
+        let (old, others) = match self.slot_state(slot) {
             Some(place) => {
                 place.settled = true;
-                (place.worker.take(), [place.successor.take(), place.holder.take()])
+                (place.worker.take(), [place.successor.take(), place.stand_in.take()])
             }
             None => (None, [None, None]),
         };
         for other in others.into_iter().flatten() {
-            self.drain(other, Doom::Asked);
+            self.drain(other, StopReason::Asked);
         }
         match (old, self.reload.as_mut()) {
             (Some(old), Some(reload)) => {
-                reload.yields.insert(old, slot);
-                self.drain(old, Doom::Asked);
+                reload.draining_for_surge.insert(old, slot);
+                self.drain(old, StopReason::Asked);
             }
             (None, Some(_)) => self.settle(slot),
             (_, None) => {}
@@ -173,7 +173,7 @@ impl Pool {
 
     /// A worker is gone: if it made room, the room is there.
     pub(super) fn yielded(&mut self, id: WorkerId) {
-        if let Some(slot) = self.reload.as_mut().and_then(|reload| reload.yields.remove(&id)) {
+        if let Some(slot) = self.reload.as_mut().and_then(|reload| reload.draining_for_surge.remove(&id)) {
             self.settle(slot);
         }
     }
@@ -181,7 +181,7 @@ impl Pool {
     /// The candidate has the slot for itself.
     fn settle(&mut self, slot: Slot) {
         let Some(reload) = self.reload.as_mut() else { return };
-        let place = self.generations.get_mut(&reload.number).and_then(|home| home.places.get_mut(slot as usize));
+        let place = self.generations.get_mut(&reload.number).and_then(|home| home.slots.get_mut(slot as usize));
         if let Some(place) = place.filter(|place| !place.settled) {
             place.settled = true;
             reload.unsettled -= 1;
@@ -204,7 +204,7 @@ impl Pool {
         reload.stage = Stage::Probation;
         let number = reload.number;
         self.timers.set(Key::Probation, self.after(probation));
-        let message = format!("generation {number} is ready; on probation for {}", super::how::Span(probation));
+        let message = format!("generation {number} is ready; on probation for {}", super::exit_cause::Span(probation));
         self.log(Kind::Info, message, Some(number), None);
     }
 
@@ -230,15 +230,15 @@ impl Pool {
         if let Some(home) = self.generations.get_mut(&number) {
             home.role = Role::Current;
             self.configured = home.settings.count;
-            for place in &mut home.places {
+            for place in &mut home.slots {
                 place.settled = false;
             }
         }
-        self.forgive();
+        self.reset_backoff();
         let message = format!("generation {number} is serving: {0}/{0} ready", self.target);
         self.log(Kind::Committed, message, Some(number), None);
         self.retire(old);
-        self.finish(number, reload.askers, Outcome::Committed, String::new());
+        self.finish(number, reload.requesters, Outcome::Committed, String::new());
     }
 
     /// Ends the reload that runs without a commit: the new generation goes, the old one stays.
@@ -254,7 +254,7 @@ impl Pool {
         };
         let current = self.generations.get(&self.current);
         let replaced: Vec<Slot> = current.map_or(Vec::new(), |home| {
-            home.places.iter().enumerate().filter(|(_, place)| place.settled).map(|(slot, _)| slot as Slot).collect()
+            home.slots.iter().enumerate().filter(|(_, place)| place.settled).map(|(slot, _)| slot as Slot).collect()
         });
         let mut reason = reason;
         if !replaced.is_empty() {
@@ -265,78 +265,78 @@ impl Pool {
         self.hold(number, &replaced);
         self.retire_candidate(number);
         for slot in replaced {
-            if let Some(place) = self.place(slot) {
+            if let Some(place) = self.slot_state(slot) {
                 place.settled = false;
             }
             self.restart_in(self.current, slot, std::time::Duration::ZERO);
         }
-        self.finish(number, reload.askers, outcome, reason);
+        self.finish(number, reload.requesters, outcome, reason);
     }
 
     /// Ready workers of the candidate go on serving in slots that the old generation had given up, until it is back.
-    fn hold(&mut self, number: Number, replaced: &[Slot]) {
+    fn hold(&mut self, number: GenerationId, replaced: &[Slot]) {
         if self.stopping.is_some() {
             return;
         }
         for slot in replaced {
-            let holder =
-                self.generations.get(&number).and_then(|home| home.places.get(*slot as usize)).and_then(|place| place.worker);
-            let ready = holder
+            let stand_in =
+                self.generations.get(&number).and_then(|home| home.slots.get(*slot as usize)).and_then(|place| place.worker);
+            let ready = stand_in
                 .and_then(|id| self.workers.get(&id))
                 .is_some_and(|worker| worker.phase == Phase::Ready && worker.how.is_none());
-            if let Some(place) = self.place(*slot).filter(|_| ready) {
-                place.holder = holder;
+            if let Some(place) = self.slot_state(*slot).filter(|_| ready) {
+                place.stand_in = stand_in;
             }
         }
     }
 
     /// Drains the candidate, but for those who hold a place.
-    fn retire_candidate(&mut self, number: Number) {
-        let holders: Vec<WorkerId> = self
+    fn retire_candidate(&mut self, number: GenerationId) {
+        let stand_ins: Vec<WorkerId> = self
             .generations
             .get(&self.current)
-            .map_or(Vec::new(), |home| home.places.iter().filter_map(|place| place.holder).collect());
+            .map_or(Vec::new(), |home| home.slots.iter().filter_map(|place| place.stand_in).collect());
         let Some(candidate) = self.generations.get_mut(&number) else { return };
         candidate.role = Role::Retired;
-        for worker in self.members(number).into_iter().filter(|id| !holders.contains(id)) {
-            self.drain(worker, Doom::Asked);
+        for worker in self.members(number).into_iter().filter(|id| !stand_ins.contains(id)) {
+            self.drain(worker, StopReason::Asked);
         }
         self.release_if_empty(number);
     }
 
-    fn finish(&mut self, number: Number, askers: Askers, outcome: Outcome, reason: String) {
+    fn finish(&mut self, number: GenerationId, requesters: Requesters, outcome: Outcome, reason: String) {
         self.act(Action::ReloadFinished(number, outcome, reason.clone()));
-        for asker in askers.waiting {
-            self.act(Action::Answer(asker, Answer::Reload(number, outcome, reason.clone())));
+        for requester in requesters.waiting {
+            self.act(Action::Answer(requester, Answer::Reload(number, outcome, reason.clone())));
         }
         match self.waiting.take() {
             Some(next) if self.stopping.is_none() => self.begin(next),
             Some(next) => {
                 let answer = Answer::Reload(number + 1, Outcome::Aborted, "the instance is stopping".to_owned());
-                for asker in next.waiting {
-                    self.act(Action::Answer(asker, answer.clone()));
+                for requester in next.waiting {
+                    self.act(Action::Answer(requester, answer.clone()));
                 }
             }
             None => self.recycle_next(),
         }
     }
 
-    pub(super) fn abort(&mut self, asker: Option<AskerId>) {
+    pub(super) fn abort(&mut self, requester: Option<RequesterId>) {
         let running = self.reload.is_some();
         if running {
             self.rollback(Outcome::Aborted, "aborted on request".to_owned());
         }
-        if let Some(asker) = asker {
+        if let Some(requester) = requester {
             let answer = if running { Answer::Done } else { Answer::Failed("no reload is under way".to_owned()) };
-            self.act(Action::Answer(asker, answer));
+            self.act(Action::Answer(requester, answer));
         }
     }
 
-    pub(super) fn reload_asker_gone(&mut self, asker: AskerId) {
-        if self.waiting.as_mut().is_some_and(|waiting| waiting.leave(asker)) {
+    pub(super) fn reload_asker_gone(&mut self, requester: RequesterId) {
+        if self.waiting.as_mut().is_some_and(|waiting| waiting.leave(requester)) {
             self.waiting = None;
         }
-        if self.reload.as_mut().is_some_and(|reload| reload.askers.leave(asker)) {
+        if self.reload.as_mut().is_some_and(|reload| reload.requesters.leave(requester)) {
             self.rollback(Outcome::Aborted, "whoever asked went away before the commit".to_owned());
         }
     }
@@ -352,7 +352,7 @@ impl Pool {
         }
         self.resize(number, count);
         if let Some(home) = self.generations.get(&number) {
-            let unsettled = home.places[..started].iter().filter(|place| !place.settled).count() as u32;
+            let unsettled = home.slots[..started].iter().filter(|place| !place.settled).count() as u32;
             if let Some(reload) = self.reload.as_mut() {
                 reload.unsettled = unsettled;
             }
@@ -367,9 +367,9 @@ impl Pool {
         let Some(reload) = self.reload.as_ref().filter(|reload| reload.started < reload.target) else { return };
         let Some(candidate) = self.generations.get(&reload.number) else { return };
         let waits = |slot: &Slot| {
-            let place = &candidate.places[*slot as usize];
+            let place = &candidate.slots[*slot as usize];
             let ready = place.worker.and_then(|id| self.workers.get(&id)).is_some_and(|worker| worker.phase == Phase::Ready);
-            ready && !place.settled && !reload.yields.values().any(|yielding| yielding == slot)
+            ready && !place.settled && !reload.draining_for_surge.values().any(|yielding| yielding == slot)
         };
         for slot in (0..reload.started).filter(waits).collect::<Vec<_>>() {
             self.make_room(slot);

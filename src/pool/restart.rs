@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use super::how::How;
+use super::exit_cause::ExitCause;
 use super::timers::Key;
-use super::vocabulary::{Kind, Number, Restart, Slot};
+use super::vocabulary::{GenerationId, Kind, Restart, Slot};
 use super::worker::Phase;
 
 /// The longest delay of one slot while no worker is ready. No shorter one: a crash loop forks at most once a second and worker.
@@ -27,7 +27,7 @@ pub(super) struct History {
 /// The last failure of a slot.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
-    pub how: How,
+    pub how: ExitCause,
     /// The worker was never ready, or not for long enough to have served.
     pub at_once: bool,
 }
@@ -57,17 +57,18 @@ impl History {
 
 impl Pool {
     /// A failure in a slot: how long to wait before its next worker.
-    pub(super) fn strike(&mut self, generation: Number, slot: Slot, ready_for: Option<Duration>) -> Duration {
+    pub(super) fn strike(&mut self, generation: GenerationId, slot: Slot, ready_for: Option<Duration>) -> Duration {
         let now = self.now;
         let Some(home) = self.generations.get_mut(&generation) else { return Duration::ZERO };
         let rule = home.settings.restart;
-        let Some(place) = home.places.get_mut(slot as usize) else { return Duration::ZERO };
+        let Some(place) = home.slots.get_mut(slot as usize) else { return Duration::ZERO };
         if ready_for.is_some_and(|life| life >= rule.max) {
-            place.strikes = 0;
+            place.consecutive_failures = 0;
         }
         // A worker that was ready once may fall without a wait; one that never was, may not.
-        let doublings = if ready_for.is_some() { place.strikes.checked_sub(1) } else { Some(place.strikes) };
-        place.strikes = place.strikes.saturating_add(1);
+        let doublings =
+            if ready_for.is_some() { place.consecutive_failures.checked_sub(1) } else { Some(place.consecutive_failures) };
+        place.consecutive_failures = place.consecutive_failures.saturating_add(1);
         let history = place.failures.get_or_insert_default();
         history.push(now, rule);
         history.degraded |= history.over(now, rule);
@@ -91,8 +92,8 @@ impl Pool {
     }
 
     /// Remembers what a failure that was counted was like.
-    pub(super) fn remember_failure(&mut self, slot: Slot, how: How, at_once: bool) {
-        if let Some(place) = self.place(slot) {
+    pub(super) fn remember_failure(&mut self, slot: Slot, how: ExitCause, at_once: bool) {
+        if let Some(place) = self.slot_state(slot) {
             place.failures.get_or_insert_default().last = Some(Failure { how, at_once });
         }
     }
@@ -101,7 +102,7 @@ impl Pool {
     /// has a ready worker and degrades the pool.
     pub(super) fn failing_slot(&self) -> Option<(Slot, bool, &Failure)> {
         let home = self.generations.get(&self.current)?;
-        let failed = home.places.iter().enumerate().filter_map(|(slot, place)| {
+        let failed = home.slots.iter().enumerate().filter_map(|(slot, place)| {
             let history = place.failures.as_deref()?;
             let ready = place.worker.and_then(|id| self.workers.get(&id)).is_some_and(|worker| worker.counted);
             let named = !ready || history.degraded;
@@ -113,7 +114,7 @@ impl Pool {
 
     /// The failures of all slots within the last `restart.interval`, in no order.
     pub(super) fn failure_times(&self) -> impl Iterator<Item = Instant> {
-        let places = self.generations.get(&self.current).into_iter().flat_map(|home| &home.places);
+        let places = self.generations.get(&self.current).into_iter().flat_map(|home| &home.slots);
         places.filter_map(|place| place.failures.as_deref()).flat_map(|history| history.at.iter().copied())
     }
 
@@ -125,8 +126,8 @@ impl Pool {
                 let rule = self.generations.get(&self.current)?.settings.restart;
                 format!("slot {slot} failed {} (last: {how})", limit_in_words(rule))
             }
-            (_, How::Left) => format!("slot {slot} leaves at once (STOPPING=1)"),
-            (true, How::Exit(_) | How::Signal { .. }) => format!("slot {slot} exits at once ({how})"),
+            (_, ExitCause::Left) => format!("slot {slot} leaves at once (STOPPING=1)"),
+            (true, ExitCause::Exit(_) | ExitCause::Signal { .. }) => format!("slot {slot} exits at once ({how})"),
             (_, _) => format!("slot {slot} fails ({how})"),
         })
     }
@@ -139,26 +140,26 @@ impl Pool {
         let (now, target) = (self.now, self.target);
         let Some(home) = self.generations.get_mut(&self.current) else { return };
         let rule = home.settings.restart;
-        for place in &mut home.places {
+        for place in &mut home.slots {
             let Some(history) = place.failures.as_mut().filter(|history| history.degraded) else { continue };
             let ready = place.worker.and_then(|id| self.workers.get(&id)).is_some_and(|worker| worker.counted);
             if ready && !history.over(now, rule) {
                 place.failures = None;
             }
         }
-        let any = home.places.iter().any(|place| place.failures.as_ref().is_some_and(|history| history.degraded));
+        let any = home.slots.iter().any(|place| place.failures.as_ref().is_some_and(|history| history.degraded));
         if home.ready == target && !any {
-            self.forgive();
+            self.reset_backoff();
             self.log(Kind::Recovered, format!("recovered: {target}/{target} ready"), Some(self.current), None);
         }
     }
 
     /// A new beginning: the failures so far do not count any more.
-    pub(super) fn forgive(&mut self) {
+    pub(super) fn reset_backoff(&mut self) {
         self.degraded = false;
         self.timers.clear(Key::Recover);
         if let Some(home) = self.generations.get_mut(&self.current) {
-            for place in &mut home.places {
+            for place in &mut home.slots {
                 place.failures = None;
             }
         }
@@ -171,7 +172,7 @@ impl Pool {
             return;
         }
         // The place of a failed worker, once nothing is left of it.
-        let waits = home.places.iter().enumerate().filter(|(_, place)| place.worker.is_none() && place.strikes > 0);
+        let waits = home.slots.iter().enumerate().filter(|(_, place)| place.worker.is_none() && place.consecutive_failures > 0);
         let restart = |slot: usize| Key::Restart(self.current, slot as Slot);
         let next = waits.filter_map(|(slot, _)| Some((self.timers.get(restart(slot))?, restart(slot)))).min();
         let latest = self.after(OUTAGE_DELAY);
@@ -206,5 +207,5 @@ impl Pool {
 
 /// `more than 5 times within 1min`.
 fn limit_in_words(rule: Restart) -> String {
-    format!("more than {} times within {}", rule.limit, super::how::Span(rule.interval))
+    format!("more than {} times within {}", rule.limit, super::exit_cause::Span(rule.interval))
 }

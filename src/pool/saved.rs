@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::vocabulary::{AskerId, Number, Slot, WorkerId};
+use super::vocabulary::{GenerationId, RequesterId, Slot, WorkerId};
 use super::{Pool, Stopping};
 
 /// A saved [`Pool`].
@@ -21,10 +21,10 @@ use super::{Pool, Stopping};
 #[serde(default)]
 pub struct Saved {
     workers: BTreeMap<WorkerId, Worker>,
-    generations: BTreeMap<Number, Generation>,
-    current: Number,
+    generations: BTreeMap<GenerationId, Generation>,
+    current: GenerationId,
     last_worker: WorkerId,
-    last_number: Number,
+    last_number: GenerationId,
     target: u32,
     configured: u32,
     reload: Option<Reload>,
@@ -54,11 +54,11 @@ type Offset = i64;
 #[serde(default)]
 struct Worker {
     slot: Slot,
-    generation: Number,
+    generation: GenerationId,
     pid: Option<u32>,
     phase: words::Phase,
     status: String,
-    doom: Option<words::Doom>,
+    doom: Option<words::StopReason>,
     ready_at: Option<Offset>,
     said_ready: bool,
     accepts_on: u32,
@@ -67,7 +67,7 @@ struct Worker {
     counted: bool,
     vacating: bool,
     killed: bool,
-    how: Option<words::How>,
+    how: Option<words::ExitCause>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -97,7 +97,7 @@ struct Place {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Reload {
-    number: Number,
+    number: GenerationId,
     stage: words::Stage,
     askers: Askers,
     target: u32,
@@ -108,7 +108,7 @@ struct Reload {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Askers {
-    waiting: Vec<AskerId>,
+    waiting: Vec<RequesterId>,
     unattended: bool,
 }
 
@@ -117,7 +117,7 @@ struct Askers {
 struct Job {
     worker: WorkerId,
     why: String,
-    asker: Option<AskerId>,
+    asker: Option<RequesterId>,
     last: bool,
 }
 
@@ -125,14 +125,14 @@ struct Job {
 #[serde(default)]
 struct LastCrash {
     slot: Slot,
-    how: words::How,
+    how: words::ExitCause,
     at_once: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 struct Failure {
-    how: words::How,
+    how: words::ExitCause,
     at_once: bool,
 }
 

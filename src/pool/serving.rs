@@ -60,7 +60,7 @@ impl Pool {
         if self.workers.get(&id).is_some_and(|worker| worker.vacating) {
             self.stop_after_all(id);
         } else {
-            self.senseless("an empty queue of a worker that does not wait for it", Some(id));
+            self.ignore_event("an empty queue of a worker that does not wait for it", Some(id));
         }
     }
 
@@ -81,7 +81,8 @@ impl Pool {
     pub(super) fn queue_is_left(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (generation, slot) = (worker.generation, worker.slot);
-        let message = format!("worker {id} (slot {slot}) did not empty its queue within {}", super::how::Span(VACATE_LIMIT));
+        let message =
+            format!("worker {id} (slot {slot}) did not empty its queue within {}", super::exit_cause::Span(VACATE_LIMIT));
         self.log(Kind::Warning, message, Some(generation), Some((id, slot)));
         self.stop_after_all(id);
     }

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
-use super::vocabulary::{Number, Slot, WorkerId};
+use super::vocabulary::{GenerationId, Slot, WorkerId};
 
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,7 +27,7 @@ pub enum Key {
     /// A worker's orphaned processes are killed.
     KillOrphaned(WorkerId),
     /// A slot's next worker may be started.
-    Restart(Number, Slot),
+    Restart(GenerationId, Slot),
     /// The candidate has proved itself.
     Probation,
     /// No worker was ready for too long.

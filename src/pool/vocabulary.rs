@@ -3,16 +3,16 @@
 
 use std::time::Duration;
 
-use super::how::How;
+use super::exit_cause::ExitCause;
 
 /// A worker's number, never used twice in an instance's life.
 pub type WorkerId = u64;
 /// A generation's number, from 1.
-pub type Number = u64;
+pub type GenerationId = u64;
 /// A worker's place, `0 … N-1`.
 pub type Slot = u32;
 /// Who waits for an answer.
-pub type AskerId = u64;
+pub type RequesterId = u64;
 
 /// What the pool must know of a generation's configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,7 +116,7 @@ pub enum Event {
     /// Another process of the worker is its main one now.
     MainPid(WorkerId, u32),
     /// A worker said something.
-    Said(WorkerId, Said),
+    Notification(WorkerId, Notification),
     /// A starting worker was looked at from outside.
     Seen(WorkerId, Accepting),
     /// A worker's main process ended; `left` says whether other processes of it still live.
@@ -124,7 +124,7 @@ pub enum Event {
         /// Which worker.
         worker: WorkerId,
         /// How.
-        how: How,
+        how: ExitCause,
         /// Other processes of it still live; [`Event::Cleared`] follows.
         left: bool,
     },
@@ -140,21 +140,21 @@ pub enum Event {
     /// Nothing waits any more in the queue that the worker served; the answer to [`Action::Vacate`].
     Vacated(WorkerId),
     /// The worker has used up what it may (memory, requests): recycle it.
-    Worn(WorkerId, RecycleReason),
+    RecycleDue(WorkerId, RecycleReason),
     /// Somebody wants a new generation; nobody waits when `None`.
-    Reload(Option<AskerId>),
+    Reload(Option<RequesterId>),
     /// The release of that generation is pinned, its configuration read.
-    Prepared(Number, Settings),
+    Prepared(GenerationId, Settings),
     /// It can't be: the sentence says why.
-    Refused(Number, String),
+    Refused(GenerationId, String),
     /// Roll back the reload that is under way.
-    Abort(Option<AskerId>),
-    /// An asker went away.
-    AskerGone(AskerId),
+    Abort(Option<RequesterId>),
+    /// A requester went away.
+    RequesterGone(RequesterId),
     /// Have so many workers.
-    Scale(u32, Option<AskerId>),
+    Scale(u32, Option<RequesterId>),
     /// Replace one worker or all, within the generation.
-    Recycle(Option<WorkerId>, Option<AskerId>),
+    Recycle(Option<WorkerId>, Option<RequesterId>),
     /// Drain all and end; `now`: kill all and end.
     Stop {
         /// Without drain.
@@ -164,7 +164,7 @@ pub enum Event {
 
 /// What a worker can say that concerns the pool.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Said {
+pub enum Notification {
     /// `READY=1`.
     Ready,
     /// `STOPPING=1`: it leaves by its own will.
@@ -185,7 +185,7 @@ pub enum Said {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Read the configuration, pin the release; answer with `Prepared` or `Refused`.
-    Prepare(Number),
+    Prepare(GenerationId),
     /// Start a worker; answer with `Spawned` or `SpawnFailed`.
     Spawn {
         /// Its id.
@@ -193,7 +193,7 @@ pub enum Action {
         /// Its slot.
         slot: Slot,
         /// Its generation.
-        generation: Number,
+        generation: GenerationId,
     },
     /// Send the generation's stop signal to the worker's main process.
     Stop(WorkerId),
@@ -216,13 +216,13 @@ pub enum Action {
     /// Nothing of the worker is left: what was held for it can go.
     Forget(WorkerId),
     /// No worker of that generation is left and none will come.
-    Release(Number),
+    Release(GenerationId),
     /// A reload began.
-    ReloadStarted(Number),
+    ReloadStarted(GenerationId),
     /// A reload ended.
-    ReloadFinished(Number, Outcome, String),
-    /// Answer an asker.
-    Answer(AskerId, Answer),
+    ReloadFinished(GenerationId, Outcome, String),
+    /// Answer a requester.
+    Answer(RequesterId, Answer),
     /// All workers of the first committed generation are ready.
     Ready,
     /// The instance begins to end.
@@ -288,11 +288,11 @@ pub struct Ended {
     /// Its slot.
     pub slot: Slot,
     /// Its generation.
-    pub generation: Number,
+    pub generation: GenerationId,
     /// Its process, if there ever was one.
     pub pid: Option<u32>,
     /// How.
-    pub how: How,
+    pub how: ExitCause,
     /// Nobody had asked it to go, or it had to be killed.
     pub failed: bool,
     /// Its last `STATUS=`.
@@ -327,11 +327,11 @@ impl Outcome {
     }
 }
 
-/// What an asker is told.
+/// What a requester is told.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// Its reload ended so.
-    Reload(Number, Outcome, String),
+    Reload(GenerationId, Outcome, String),
     /// Done.
     Done,
     /// Not done, and why.
@@ -346,7 +346,7 @@ pub struct Log {
     /// The sentence.
     pub message: String,
     /// The generation that it is about.
-    pub generation: Option<Number>,
+    pub generation: Option<GenerationId>,
     /// The worker that it is about.
     pub worker: Option<WorkerId>,
     /// Its slot.

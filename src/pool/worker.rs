@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use super::ending::{Ending, Verdict};
+use super::exit_cause::ExitCause;
 use super::generation::Role;
-use super::how::How;
 use super::readiness::Signs;
 use super::serving::VACATE_LIMIT;
 use super::timers::Key;
-use super::vocabulary::{Action, Ended, Kind, Number, Outcome, Readiness, Said, Slot, WorkerId};
+use super::vocabulary::{Action, Ended, GenerationId, Kind, Notification, Outcome, Readiness, Slot, WorkerId};
 
 /// The longest that a watchdog's SIGABRT is given before SIGKILL: time for a core dump, not for a hang.
 const ABORT_GRACE: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ impl Phase {
 
 /// Why a worker drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doom {
+pub(super) enum StopReason {
     /// It is not wanted any more.
     Asked,
     /// It said `STOPPING=1`.
@@ -64,14 +64,14 @@ pub struct Worker {
     /// Its place.
     pub slot: Slot,
     /// Its generation.
-    pub generation: Number,
+    pub generation: GenerationId,
     /// Its process, once there is one.
     pub pid: Option<u32>,
     /// Where it is in its life.
     pub phase: Phase,
     /// Its last `STATUS=`.
     pub status: String,
-    pub(super) doom: Option<Doom>,
+    pub(super) stop_reason: Option<StopReason>,
     pub(super) ready_at: Option<Instant>,
     /// What is known of its readiness.
     pub(super) signs: Signs,
@@ -84,7 +84,7 @@ pub struct Worker {
     /// The stop timeout ran out and SIGKILL was sent.
     pub(super) killed: bool,
     /// Its main process is gone.
-    pub(super) how: Option<Box<How>>,
+    pub(super) how: Option<Box<ExitCause>>,
 }
 
 /// A worker may cost the master a kibibyte, and this is a part of it.
@@ -92,7 +92,7 @@ const _: () = assert!(size_of::<Worker>() <= 120);
 
 impl Pool {
     /// Begins a worker's life; the caller puts it into its place.
-    pub(super) fn spawn(&mut self, generation: Number, slot: Slot) -> WorkerId {
+    pub(super) fn spawn(&mut self, generation: GenerationId, slot: Slot) -> WorkerId {
         self.last_worker += 1;
         let id = self.last_worker;
         let Some(home) = self.generations.get_mut(&generation) else { return id };
@@ -104,7 +104,7 @@ impl Pool {
             pid: None,
             phase: Phase::Starting,
             status: String::new(),
-            doom: None,
+            stop_reason: None,
             ready_at: None,
             signs: Signs::default(),
             watchdog,
@@ -120,14 +120,16 @@ impl Pool {
     }
 
     pub(super) fn spawned(&mut self, id: WorkerId, pid: u32) {
-        let Some(worker) = self.workers.get_mut(&id) else { return self.senseless("a process for an unknown worker", Some(id)) };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return self.ignore_event("a process for an unknown worker", Some(id));
+        };
         worker.pid = Some(pid);
-        let (phase, doom, generation) = (worker.phase, worker.doom, worker.generation);
+        let (phase, stop_reason, generation) = (worker.phase, worker.stop_reason, worker.generation);
         if self.stopping.as_ref().is_some_and(|stopping| stopping.now) {
             self.act(Action::Kill(id));
         } else if phase == Phase::Draining {
             // It was given up between the decision and the fork.
-            self.act(if doom == Some(Doom::Watchdog) { Action::Abort(id) } else { Action::Stop(id) });
+            self.act(if stop_reason == Some(StopReason::Watchdog) { Action::Abort(id) } else { Action::Stop(id) });
         } else if let Some(Readiness::Running(settle)) = self.generations.get(&generation).map(|home| home.settings.ready) {
             self.timers.set(Key::Settle(id), self.after(settle));
         }
@@ -136,37 +138,37 @@ impl Pool {
 
     pub(super) fn main_pid(&mut self, id: WorkerId, pid: u32) {
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.how.is_none()) else {
-            return self.senseless("another process of a worker that is gone", Some(id));
+            return self.ignore_event("another process of a worker that is gone", Some(id));
         };
         worker.pid = Some(pid);
         self.act(Action::Changed(id));
     }
 
-    pub(super) fn said(&mut self, id: WorkerId, said: Said) {
+    pub(super) fn said(&mut self, id: WorkerId, said: Notification) {
         let now = self.now;
-        let Some(worker) = self.workers.get_mut(&id) else { return self.senseless("words of an unknown worker", Some(id)) };
+        let Some(worker) = self.workers.get_mut(&id) else { return self.ignore_event("words of an unknown worker", Some(id)) };
         if worker.how.is_some() {
             return self.orphaned_said(id, said);
         }
         match (said, worker.phase) {
-            (Said::Ready, Phase::Starting | Phase::Ready | Phase::Draining) => self.said_ready(id),
-            (Said::Stopping, Phase::Starting | Phase::Ready) => self.leaves(id),
-            (Said::Stopping, Phase::Draining) => {}
-            (Said::Status(text), _) => {
+            (Notification::Ready, Phase::Starting | Phase::Ready | Phase::Draining) => self.said_ready(id),
+            (Notification::Stopping, Phase::Starting | Phase::Ready) => self.leaves(id),
+            (Notification::Stopping, Phase::Draining) => {}
+            (Notification::Status(text), _) => {
                 if worker.status != text {
                     worker.status = text;
                     self.act(Action::Changed(id));
                 }
             }
-            (Said::Watchdog, Phase::Ready) => {
+            (Notification::Watchdog, Phase::Ready) => {
                 if let Some(every) = worker.watchdog {
                     self.timers.set(Key::Watchdog(id), now + every);
                 }
             }
-            (Said::Watchdog, Phase::Starting | Phase::Draining) => {}
-            (Said::WatchdogTrigger, Phase::Starting | Phase::Ready) => self.watchdog(id),
-            (Said::WatchdogTrigger, Phase::Draining) => {}
-            (Said::WatchdogEvery(every), phase) => {
+            (Notification::Watchdog, Phase::Starting | Phase::Draining) => {}
+            (Notification::WatchdogTrigger, Phase::Starting | Phase::Ready) => self.watchdog(id),
+            (Notification::WatchdogTrigger, Phase::Draining) => {}
+            (Notification::WatchdogEvery(every), phase) => {
                 worker.watchdog = (!every.is_zero()).then_some(every.min(FOREVER));
                 match (worker.watchdog, phase) {
                     (Some(every), Phase::Ready) => self.timers.set(Key::Watchdog(id), now + every),
@@ -175,8 +177,8 @@ impl Pool {
                 }
             }
             // How long it takes to stop is counted from when it is asked to.
-            (Said::Extend(_), Phase::Draining) if worker.vacating => {}
-            (Said::Extend(by), phase) => {
+            (Notification::Extend(_), Phase::Draining) if worker.vacating => {}
+            (Notification::Extend(by), phase) => {
                 let until = now + by.min(FOREVER);
                 self.timers.extend(
                     match phase {
@@ -236,31 +238,31 @@ impl Pool {
     }
 
     /// Asks a worker to end; the caller has taken it out of its place, or leaves it there until it is gone.
-    pub(super) fn drain(&mut self, id: WorkerId, doom: Doom) {
+    pub(super) fn drain(&mut self, id: WorkerId, stop_reason: StopReason) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.phase == Phase::Draining || worker.how.is_some() {
             return;
         }
-        let vacating = doom == Doom::Asked && self.has_a_queue_to_empty(id);
+        let vacating = stop_reason == StopReason::Asked && self.has_a_queue_to_empty(id);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.phase = Phase::Draining;
-        worker.doom = Some(doom);
+        worker.stop_reason = Some(stop_reason);
         worker.vacating = vacating;
         let (has_process, generation) = (worker.pid.is_some(), worker.generation);
         self.uncount(id);
         self.timers.clear_worker(id);
         self.recycle_failed(id, "its replacement did not get ready");
         let mut grace = self.generations.get(&generation).map_or(Duration::ZERO, |home| home.settings.stop_timeout);
-        if doom == Doom::Watchdog {
+        if stop_reason == StopReason::Watchdog {
             grace = grace.min(ABORT_GRACE);
         }
         self.timers.set(Key::Stop(id), self.after(if vacating { VACATE_LIMIT } else { grace }));
         if has_process {
-            match doom {
-                Doom::Asked if vacating => self.act(Action::Vacate(id)),
-                Doom::Asked | Doom::StartTimeout(_) => self.act(Action::Stop(id)),
-                Doom::Watchdog => self.act(Action::Abort(id)),
-                Doom::Leaving | Doom::LeavingAtOnce => {}
+            match stop_reason {
+                StopReason::Asked if vacating => self.act(Action::Vacate(id)),
+                StopReason::Asked | StopReason::StartTimeout(_) => self.act(Action::Stop(id)),
+                StopReason::Watchdog => self.act(Action::Abort(id)),
+                StopReason::Leaving | StopReason::LeavingAtOnce => {}
             }
         }
         self.act(Action::Changed(id));
@@ -271,7 +273,7 @@ impl Pool {
         let (generation, slot) = (worker.generation, worker.slot);
         let Some(home) = self.generations.get(&generation) else { return };
         let (role, limit) = (home.role, home.settings.start_timeout);
-        let how = How::StartTimeout(limit);
+        let how = ExitCause::StartTimeout(limit);
         self.log(
             Kind::StartTimeout,
             format!("worker {id} (slot {slot}) is not ready: {how}"),
@@ -279,7 +281,7 @@ impl Pool {
             Some((id, slot)),
         );
         let reason = self.reason(id, &format!("{how}{}", self.why_not_ready(id)));
-        self.drain(id, Doom::StartTimeout(limit));
+        self.drain(id, StopReason::StartTimeout(limit));
         if role == Role::Candidate {
             self.rollback(Outcome::RolledBack, reason);
         }
@@ -291,7 +293,7 @@ impl Pool {
         let message = format!("worker {id} (slot {slot}) is silent: watchdog");
         self.log(Kind::Watchdog, message, Some(generation), Some((id, slot)));
         let reason = self.reason(id, "watchdog");
-        self.drain(id, Doom::Watchdog);
+        self.drain(id, StopReason::Watchdog);
         if self.generations.get(&generation).is_some_and(|home| home.role == Role::Candidate) {
             self.rollback(Outcome::RolledBack, reason);
         }
@@ -313,11 +315,11 @@ impl Pool {
     }
 
     /// The main process is gone.
-    pub(super) fn exited(&mut self, id: WorkerId, how: How, left: bool) {
+    pub(super) fn exited(&mut self, id: WorkerId, how: ExitCause, left: bool) {
         let now = self.now;
-        let Some(worker) = self.workers.get_mut(&id) else { return self.senseless("the end of an unknown worker", Some(id)) };
+        let Some(worker) = self.workers.get_mut(&id) else { return self.ignore_event("the end of an unknown worker", Some(id)) };
         if worker.how.is_some() {
-            return self.senseless("a second end of one worker", Some(id));
+            return self.ignore_event("a second end of one worker", Some(id));
         }
         let (generation, slot) = (worker.generation, worker.slot);
         let killed_by_us = worker.killed || self.stopping.as_ref().is_some_and(|stopping| stopping.now);
@@ -337,12 +339,12 @@ impl Pool {
         let failed = ending.verdict != Verdict::Clean;
         self.act(Action::Ended(Ended { worker: id, slot, generation, pid, how: how.clone(), failed, status }));
         self.crashes += u64::from(ending.unasked);
-        if failed && !crashed && !matches!(how, How::StopTimeout(_)) {
+        if failed && !crashed && !matches!(how, ExitCause::StopTimeout(_)) {
             self.log(Kind::WorkerFailed, format!("{reason}, while it drained"), Some(generation), Some((id, slot)));
         }
         if crashed {
             // A start timeout was logged when the time was over.
-            if !matches!(how, How::StartTimeout(_)) {
+            if !matches!(how, ExitCause::StartTimeout(_)) {
                 self.log(Kind::WorkerFailed, reason.clone(), Some(generation), Some((id, slot)));
             }
             self.recycle_failed(id, &reason);
@@ -358,9 +360,11 @@ impl Pool {
     /// Nothing of the worker is left.
     pub(super) fn cleared(&mut self, id: WorkerId) {
         if self.workers.get(&id).is_some_and(|worker| worker.how.is_none()) {
-            return self.senseless("nothing left of a worker that lives", Some(id));
+            return self.ignore_event("nothing left of a worker that lives", Some(id));
         }
-        let Some(worker) = self.workers.remove(&id) else { return self.senseless("nothing left of an unknown worker", Some(id)) };
+        let Some(worker) = self.workers.remove(&id) else {
+            return self.ignore_event("nothing left of an unknown worker", Some(id));
+        };
         self.timers.clear_worker(id);
         self.act(Action::Forget(id));
         let (generation, slot) = (worker.generation, worker.slot);

@@ -1,18 +1,18 @@
 //! What is known: the status document ([`tree`]) and where its figures come from (`kernel`, `scoreboard`);
-//! what helps against usual mistakes (`cure`); how long what was learned may be told again (`keep`), a document that is
+//! what helps against usual mistakes (`hint`); how long what was learned may be told again (`keep`), a document that is
 //! told to several (`finished`), and one without details (`redact`).
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "master")]
-pub mod cure;
-#[cfg(feature = "master")]
-pub mod finished;
+pub mod hint;
 #[cfg(feature = "master")]
 pub mod keep;
 #[cfg(feature = "master")]
 pub mod kernel;
 #[cfg(feature = "master")]
 pub mod redact;
+#[cfg(feature = "master")]
+pub mod rendered;
 #[cfg(feature = "master")]
 pub mod scoreboard;
 pub mod tree;

@@ -19,7 +19,7 @@ use self::json::Clock;
 use crate::scoreboard::entry::{self, Entry};
 use crate::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, not_counted, slot};
 use crate::status::tree::{Connection, Counters, Request};
-use crate::sys::fd::{STASH, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::map;
 
 /// How often a slot that changes under us is read again.
@@ -186,7 +186,7 @@ impl Scoreboard {
     pub fn with_slots(slots: usize, stop_timeout: Duration) -> io::Result<Self> {
         let geometry = Geometry::new(slots);
         // One a worker: out of the way of the low numbers, which are copied for each child.
-        let file = File::from(stash(map::sealed("ratoon-scoreboard", geometry.size)?, STASH));
+        let file = File::from(dup_high(map::sealed("ratoon-scoreboard", geometry.size)?, RESERVED_FD_BASE));
         let mut head = [0; header::STOP_TIMEOUT + 1];
         head[..8].copy_from_slice(&geometry.header());
         head[header::STOP_TIMEOUT] = u64::try_from(stop_timeout.as_nanos()).unwrap_or(u64::MAX);

@@ -23,7 +23,7 @@ use rustix::net::{
 use rustix::time::Timespec;
 
 use super::awaited::spawn_awaited;
-use super::fd::{STASH, stash};
+use super::fd::{RESERVED_FD_BASE, dup_high};
 
 /// The hidden verb of the program that is the helper.
 pub const VERB: &str = "discard-descriptors";
@@ -75,7 +75,7 @@ impl Helper {
         command.stdin(Stdio::from(far)).stdout(Stdio::null()).stderr(Stdio::null());
         // The loop reaps it, as it does every child that nobody waits for.
         spawn_awaited(&mut command)?;
-        Ok(Helper { channel: stash(near, STASH) })
+        Ok(Helper { channel: dup_high(near, RESERVED_FD_BASE) })
     }
 
     /// Asks for something; [`Helper::wait`] has the answer.

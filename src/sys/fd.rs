@@ -10,27 +10,27 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 
 /// Where the master keeps what its workers inherit: above every number that it means in a worker.
-pub const STASH: RawFd = 512;
+pub const RESERVED_FD_BASE: RawFd = 512;
 
-/// The highest number that was ever given by [`stash`].
+/// The highest number that was ever given by [`dup_high`].
 static HIGHEST: AtomicI32 = AtomicI32::new(0);
 
 /// Whether so many descriptors are (or were) stashed that to copy the table of all is work.
 pub fn crowded() -> bool {
-    HIGHEST.load(Ordering::Relaxed) > STASH + 64
+    HIGHEST.load(Ordering::Relaxed) > RESERVED_FD_BASE + 64
 }
 
-/// Makes the table of descriptors large enough for the stash, before there are threads: a table that threads share is made
+/// Makes the table of descriptors large enough for the dup_high, before there are threads: a table that threads share is made
 /// larger only after a grace period of the kernel's (RCU), which takes some ten milliseconds.
 pub fn make_room() {
     // A limit that is lower, or a standard input that is closed, is no fault: the table then grows when it must.
-    drop(fcntl_dupfd_cloexec(std::io::stdin(), STASH));
+    drop(fcntl_dupfd_cloexec(std::io::stdin(), RESERVED_FD_BASE));
 }
 
 /// Moves a descriptor to a number of at least `above`, or as high as the limit of open files allows; close-on-exec.
 ///
 /// When the table of descriptors is full it stays where it is, close-on-exec.
-pub fn stash(fd: OwnedFd, above: RawFd) -> OwnedFd {
+pub fn dup_high(fd: OwnedFd, above: RawFd) -> OwnedFd {
     let mut least = above;
     while least > fd.as_raw_fd() {
         match fcntl_dupfd_cloexec(&fd, least) {

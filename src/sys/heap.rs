@@ -12,7 +12,7 @@ const SPARE: [libc::c_int; 2] = [64 << 10, 16 << 10];
 
 /// One heap for all threads, each of which would else keep one of its own; large pieces apart from it: the table of a
 /// thousand workers leaves no hole when it has grown; and little that is free at its end. Call it before the first thread is made.
-pub fn frugal() {
+pub fn tune_malloc() {
     #[cfg(target_env = "gnu")]
     // SAFETY: numbers; no other thread allocates meanwhile.
     unsafe {

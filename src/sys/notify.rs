@@ -18,7 +18,7 @@ use rustix::net::{
 };
 
 use super::credentials::own_uid;
-use super::fd::{STASH, stash};
+use super::fd::{RESERVED_FD_BASE, dup_high};
 use super::unix_socket::bind_for_owner;
 
 /// The longest message, as PID 1 has it (`PIPE_BUF`).
@@ -88,7 +88,7 @@ impl NotifySocket {
         if sockopt::set_socket_recv_buffer_size_force(&fd, 8 << 20).is_err() {
             let _ = sockopt::set_socket_recv_buffer_size(&fd, 8 << 20);
         }
-        Ok(NotifySocket { fd: stash(fd, STASH) })
+        Ok(NotifySocket { fd: dup_high(fd, RESERVED_FD_BASE) })
     }
 
     /// The next datagram, which stays there; `None` when there is none. `buffer` should hold [`MESSAGE_MAX`] bytes.
@@ -250,7 +250,7 @@ impl Systemd {
         let address = unix_address(value)?;
         let fd = datagram_socket()?;
         let _ = sockopt::set_socket_send_buffer_size(&fd, 8 << 20);
-        Ok(Systemd { fd: stash(fd, STASH), address })
+        Ok(Systemd { fd: dup_high(fd, RESERVED_FD_BASE), address })
     }
 
     /// Says something, in one datagram. `false`: the reader is behind, nothing was sent, try again later.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, MemfdFlags, Mode, OFlags, SealFlags};
 
-use super::fd::{STASH, stash};
+use super::fd::{RESERVED_FD_BASE, dup_high};
 
 /// What tells one state of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +83,14 @@ impl Program {
             size: stat.st_size,
             modified: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
         };
-        let script = copy_of_script(path, &identity).map(|fd| stash(fd, STASH));
-        Ok(Program { path: path.to_path_buf(), starts: by_path(c_path), file: stash(file, STASH), identity, script })
+        let script = copy_of_script(path, &identity).map(|fd| dup_high(fd, RESERVED_FD_BASE));
+        Ok(Program {
+            path: path.to_path_buf(),
+            starts: by_path(c_path),
+            file: dup_high(file, RESERVED_FD_BASE),
+            identity,
+            script,
+        })
     }
 
     /// One that an earlier program of this process has pinned, see [`Program::descriptors`]. An error when the

@@ -15,13 +15,13 @@ use std::time::Duration;
 pub use sd_notify::NotifyState;
 
 /// How long a word that must arrive waits for room.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer texts are cut: the master takes datagrams of at most 4096 bytes, as systemd does.
 const STATUS_MAX: usize = 1024;
 
 /// Says all `states` in one datagram and waits up to five seconds for room. Without `NOTIFY_SOCKET` it does nothing.
 pub fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
-    to_master(states, Some(PATIENCE))
+    to_master(states, Some(TIMEOUT))
 }
 
 /// Says it now or never: fails with [`io::ErrorKind::WouldBlock`] when the master's queue is full.
@@ -98,7 +98,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let by_path = UnixDatagram::bind(&path).unwrap();
-        send(path.as_os_str(), &[NotifyState::Ready, NotifyState::Status("up")], Some(PATIENCE)).unwrap();
+        send(path.as_os_str(), &[NotifyState::Ready, NotifyState::Status("up")], Some(TIMEOUT)).unwrap();
         assert_eq!(received(&by_path), "READY=1\nSTATUS=up\n");
 
         let name = format!("ratoon-notify-{}", std::process::id());

@@ -18,7 +18,7 @@ use super::identity;
 pub use crate::status::tree::Document;
 
 /// The master answers in milliseconds; a machine under load may need longer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// A thousand workers with ten connections each take some 8 MiB.
 const MOST: usize = 64 << 20;
 
@@ -33,10 +33,10 @@ pub async fn server_status() -> io::Result<Document> {
 }
 
 async fn ask(control: &Path) -> io::Result<Document> {
-    match timeout(PATIENCE, get(control)).await {
+    match timeout(TIMEOUT, get(control)).await {
         Ok(Ok(document)) => Ok(document),
         Ok(Err(error)) => Err(io::Error::new(error.kind(), format!("GET /status on {}: {error}", control.display()))),
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no status from {} in {PATIENCE:?}", control.display()))),
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no status from {} in {TIMEOUT:?}", control.display()))),
     }
 }
 

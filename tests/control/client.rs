@@ -106,7 +106,7 @@ async fn dropping_a_reload_withdraws_it() {
             asked = fake.next_ask() => asked,
         }
     };
-    assert_eq!(fake.next_gone().await, asked.asker);
+    assert_eq!(fake.next_gone().await, asked.requester);
 }
 
 #[tokio::test]

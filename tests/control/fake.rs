@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ratoon::control::backlog::Notices;
 use ratoon::control::http::{Listener, serve_control, serve_status};
-use ratoon::control::{Ask, AskerId, Command, Ends, Handle, Reply, Summary, WorkerView, channel};
+use ratoon::control::{Ask, Command, Ends, Handle, Reply, RequesterId, Summary, WorkerView, channel};
 use ratoon::status::tree::Document;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,7 +20,7 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Something was asked.
 pub struct Asked {
-    pub asker: AskerId,
+    pub requester: RequesterId,
     pub ask: Ask,
     pub reply: Option<oneshot::Sender<Reply>>,
 }
@@ -31,7 +31,7 @@ pub struct Fake {
     pub control: PathBuf,
     pub handle: Handle,
     pub asked: mpsc::UnboundedReceiver<Asked>,
-    pub gone: mpsc::UnboundedReceiver<AskerId>,
+    pub gone: mpsc::UnboundedReceiver<RequesterId>,
     pub summary: watch::Sender<Summary>,
     pub notices: Notices,
     pub document: Arc<Mutex<Document>>,
@@ -115,8 +115,8 @@ impl Fake {
         within(self.asked.recv()).await.expect("the front still runs")
     }
 
-    /// The next asker that is reported as gone.
-    pub async fn next_gone(&mut self) -> AskerId {
+    /// The next requester that is reported as gone.
+    pub async fn next_gone(&mut self) -> RequesterId {
         within(self.gone.recv()).await.expect("the front still runs")
     }
 
@@ -142,14 +142,14 @@ impl Fake {
 async fn turn(
     mut commands: mpsc::UnboundedReceiver<Command>,
     asked: mpsc::UnboundedSender<Asked>,
-    gone: mpsc::UnboundedSender<AskerId>,
+    gone: mpsc::UnboundedSender<RequesterId>,
     document: Arc<Mutex<Document>>,
 ) {
     while let Some(command) = commands.recv().await {
         // A test that does not look at what is asked has dropped the other end.
         match command {
-            Command::Ask { asker, ask, reply, .. } => drop(asked.send(Asked { asker, ask, reply })),
-            Command::Gone(asker) => drop(gone.send(asker)),
+            Command::Ask { requester, ask, reply, .. } => drop(asked.send(Asked { requester, ask, reply })),
+            Command::Gone(requester) => drop(gone.send(requester)),
             Command::Document(reply) => drop(reply.send(Arc::new(document.lock().unwrap().clone().into()))),
             Command::Workers(reply) => drop(reply.send(vec![worker(1, 0, 7, "ready")])),
         }

@@ -50,13 +50,13 @@ async fn an_asker_that_goes_away_is_reported_at_once() {
     closed.write_all(ask).await.unwrap();
     let asked = fake.next_ask().await;
     drop(closed);
-    assert_eq!(fake.next_gone().await, asked.asker);
+    assert_eq!(fake.next_gone().await, asked.requester);
 
     let mut half_closed = fake.connect().await;
     half_closed.write_all(ask).await.unwrap();
     let asked = fake.next_ask().await;
     half_closed.shutdown().await.unwrap();
-    assert_eq!(fake.next_gone().await, asked.asker);
+    assert_eq!(fake.next_gone().await, asked.requester);
     // Who still reads is told.
     assert_eq!(split(&read_all(&mut half_closed).await).0, 408);
 
@@ -65,14 +65,14 @@ async fn an_asker_that_goes_away_is_reported_at_once() {
     pipelined.write_all(&[ask.as_slice(), b"GET /status HTTP/1.1\r\n"].concat()).await.unwrap();
     let asked = fake.next_ask().await;
     drop(pipelined);
-    assert_eq!(fake.next_gone().await, asked.asker);
+    assert_eq!(fake.next_gone().await, asked.requester);
 
     // With a body, whose end hyper waits for first.
     let mut with_body = fake.connect().await;
     with_body.write_all(b"POST /reload HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
     let asked = fake.next_ask().await;
     drop(with_body);
-    assert_eq!(fake.next_gone().await, asked.asker);
+    assert_eq!(fake.next_gone().await, asked.requester);
 }
 
 #[tokio::test]

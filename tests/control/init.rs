@@ -5,21 +5,21 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-struct Said {
+struct Notification {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
 /// In this directory, with nothing of this machine but a PATH.
-fn init(directory: &Path, arguments: &[&str]) -> Said {
+fn init(directory: &Path, arguments: &[&str]) -> Notification {
     end(Command::new(env!("CARGO_BIN_EXE_ratoon")).arg("init").args(arguments).current_dir(directory))
 }
 
-fn end(command: &mut Command) -> Said {
+fn end(command: &mut Command) -> Notification {
     let output = command.stdin(Stdio::null()).output().expect("ratoon");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    Notification { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
 /// Every file below, with its text.

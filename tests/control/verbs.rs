@@ -127,7 +127,7 @@ async fn a_reload_whose_client_is_killed_is_withdrawn() {
     let mut child = with_control(&fake, "reload", &[]).spawn().unwrap();
     let asked = fake.next_ask().await;
     child.kill().unwrap();
-    assert_eq!(fake.next_gone().await, asked.asker);
+    assert_eq!(fake.next_gone().await, asked.requester);
     child.wait().unwrap();
 }
 
@@ -138,7 +138,7 @@ async fn an_interrupted_reload_is_withdrawn_and_says_so() {
         let child = with_control(&fake, "reload", &[]).spawn().unwrap();
         let asked = fake.next_ask().await;
         signal(&child, which);
-        assert_eq!(fake.next_gone().await, asked.asker);
+        assert_eq!(fake.next_gone().await, asked.requester);
         let ended = end(child).await;
         assert_eq!(ended.status, Some(1));
         assert!(ended.err.contains("withdrawn") && ended.err.contains("generation 7 serves on"), "{}", ended.err);

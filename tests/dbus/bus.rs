@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the system bus of Debian allows to whom.
 const POLICY: &str = r#"
@@ -223,7 +223,7 @@ impl Monitor {
     pub fn until(&self, fits: impl Fn(&Value) -> bool) -> Value {
         let mut seen = Vec::new();
         loop {
-            match self.lines.recv_timeout(PATIENCE) {
+            match self.lines.recv_timeout(TIMEOUT) {
                 Ok(message) if fits(&message) => return message,
                 Ok(message) => seen.push(message),
                 Err(_) => panic!("no such message, but {seen:#?}"),

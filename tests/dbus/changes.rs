@@ -113,10 +113,10 @@ fn a_caller_who_leaves_the_bus_stops_waiting() {
     let bus = Bus::start();
     let instance = Instance::new(&bus, "web");
     let mut caller = instance.calling(&bus, &["Reload"]);
-    let (asker, _, reply) = instance.asked();
+    let (requester, _, reply) = instance.asked();
     caller.0.kill().unwrap();
     caller.0.wait().unwrap();
-    assert_eq!(instance.gone(), asker);
+    assert_eq!(instance.gone(), requester);
     assert!(reply.unwrap().is_closed());
 }
 
@@ -125,9 +125,9 @@ fn two_callers_are_two_askers() {
     let bus = Bus::start();
     let instance = Instance::new(&bus, "web");
     let calls = [(); 2].map(|()| instance.calling(&bus, &["Reload"]));
-    let askers = [(); 2].map(|()| instance.asked());
-    assert_ne!(askers[0].0, askers[1].0);
-    for (_, _, reply) in askers {
+    let requesters = [(); 2].map(|()| instance.asked());
+    assert_ne!(requesters[0].0, requesters[1].0);
+    for (_, _, reply) in requesters {
         reply.unwrap().send(reloaded("committed", "")).unwrap();
     }
     for call in calls {

@@ -12,7 +12,7 @@ use ratoon::control::{self, Ask, Command, Ends, Notice, Reply, Summary, WorkerVi
 use ratoon::status::tree;
 use tokio::sync::{mpsc, oneshot};
 
-use super::bus::{Bus, PATIENCE, Ran, Running, own_uid};
+use super::bus::{Bus, Ran, Running, TIMEOUT, own_uid};
 
 /// What the loop was told.
 #[derive(Debug)]
@@ -130,17 +130,17 @@ impl Instance {
     /// The next question to the loop.
     #[track_caller]
     pub fn asked(&self) -> (u64, Ask, Option<oneshot::Sender<Reply>>) {
-        match self.told.recv_timeout(PATIENCE).expect("something is asked") {
-            Told::Ask(asker, ask, reply) => (asker, ask, reply),
-            Told::Gone(asker) => panic!("{asker} went away"),
+        match self.told.recv_timeout(TIMEOUT).expect("something is asked") {
+            Told::Ask(requester, ask, reply) => (requester, ask, reply),
+            Told::Gone(requester) => panic!("{requester} went away"),
         }
     }
 
-    /// The next asker who went away.
+    /// The next requester who went away.
     #[track_caller]
     pub fn gone(&self) -> u64 {
-        match self.told.recv_timeout(PATIENCE).expect("somebody goes away") {
-            Told::Gone(asker) => asker,
+        match self.told.recv_timeout(TIMEOUT).expect("somebody goes away") {
+            Told::Gone(requester) => requester,
             told => panic!("{told:?}"),
         }
     }
@@ -157,7 +157,7 @@ impl Instance {
     pub fn until_log(&self, text: &str) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
-            match self.log.recv_timeout(PATIENCE) {
+            match self.log.recv_timeout(TIMEOUT) {
                 Ok((_, line)) => lines.push(line),
                 Err(_) => panic!("{text} is not in {lines:#?}"),
             }
@@ -221,8 +221,8 @@ impl Drop for Instance {
 
 fn act(world: &World, command: Command, telling: &Sender<Told>) {
     match command {
-        Command::Ask { asker, ask, reply, .. } => telling.send(Told::Ask(asker, ask, reply)).unwrap_or_default(),
-        Command::Gone(asker) => telling.send(Told::Gone(asker)).unwrap_or_default(),
+        Command::Ask { requester, ask, reply, .. } => telling.send(Told::Ask(requester, ask, reply)).unwrap_or_default(),
+        Command::Gone(requester) => telling.send(Told::Gone(requester)).unwrap_or_default(),
         Command::Document(reply) => reply.send(Arc::new(world.document.clone().into())).unwrap_or_default(),
         Command::Workers(reply) => reply.send(world.workers.clone()).unwrap_or_default(),
     }

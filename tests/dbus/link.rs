@@ -1,6 +1,6 @@
 //! Being on the bus: names, their refusal, and a bus that goes and comes.
 
-use super::bus::{Bus, PATIENCE, own_uid};
+use super::bus::{Bus, TIMEOUT, own_uid};
 use super::instance::Instance;
 
 fn queued(bus: &Bus) -> usize {
@@ -31,10 +31,10 @@ fn the_names_come_back_after_a_restart_of_the_bus() {
     let instance = Instance::new(&bus, "web");
     for _ in 0..3 {
         let caller = instance.calling(&bus, &["Reload"]);
-        let (asker, _, _reply) = instance.asked();
+        let (requester, _, _reply) = instance.asked();
         bus.kill();
         // With the bus goes who waited for an answer over it.
-        assert_eq!(instance.gone(), asker);
+        assert_eq!(instance.gone(), requester);
         caller.ran().bad();
         bus.up();
         let lines = instance.until_log("on the message bus as org.ratoon1.web");
@@ -111,7 +111,7 @@ fn a_bus_that_says_nothing_holds_nothing_up() {
     // The loop turns.
     let (sender, receiver) = std::sync::mpsc::channel();
     instance.order(move |_| sender.send(()).unwrap());
-    receiver.recv_timeout(PATIENCE).unwrap();
+    receiver.recv_timeout(TIMEOUT).unwrap();
     // A bus that then dies is tried again.
     drop(connection);
     let (_connection, _) = listener.accept().unwrap();

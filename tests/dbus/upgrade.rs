@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use super::bus::{Bus, PATIENCE, Ran, Running, error_name};
+use super::bus::{Bus, Ran, Running, TIMEOUT, error_name};
 
 const RATOON: &str = env!("CARGO_BIN_EXE_ratoon");
 const NAME: &str = "org.ratoon1.web";
@@ -77,7 +77,7 @@ impl Master {
 
     #[track_caller]
     fn until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !is_so() {
             assert!(Instant::now() < deadline, "{what}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
@@ -134,7 +134,7 @@ fn the_answer_comes_from_the_new_program_on_the_same_connection() {
     // No rule is left of those who waited.
     let stats = ["call", BUS, "/org/freedesktop/DBus", "org.freedesktop.DBus.Debug.Stats", "GetConnectionStats", "s", NAME];
     let rules = || bus.busctl(&stats).json()["data"][0]["MatchRules"]["data"].as_u64();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while rules() != Some(0) {
         assert!(Instant::now() < deadline, "{:?} match rules are left", rules());
         std::thread::sleep(Duration::from_millis(5));

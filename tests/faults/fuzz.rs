@@ -79,10 +79,10 @@ fn words_of_workers() {
         b"{\"a\":1}",
     ];
     feed("words", &pieces, 64, |input| {
-        let Ok(words) = ratoon::master::words::parse(&input[..input.len().min(4096)]) else { return };
+        let Ok(words) = ratoon::master::sd_notify::parse(&input[..input.len().min(4096)]) else { return };
         assert!(words.len() <= 64);
         for word in words {
-            if let ratoon::master::words::Word::Status(text) = word {
+            if let ratoon::master::sd_notify::Assignment::Status(text) = word {
                 assert!(!text.contains(char::is_control));
             }
         }

@@ -52,7 +52,7 @@ fn without_a_descriptor_it_waits_and_recovers() {
     kill_first_by_pid(&master);
     wait_for_line(&master, "Too many open files");
     // A connection that cannot be accepted waits, and nobody spins for it.
-    let asker = master.begin(&["reload"]);
+    let requester = master.begin(&["reload"]);
     let waiting = Instant::now();
     while waiting.elapsed().as_millis() < 500 {
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -61,7 +61,7 @@ fn without_a_descriptor_it_waits_and_recovers() {
     let cost = (began.0.elapsed(), meter::cpu(master.pid) - began.1);
     assert!(cost.1 < cost.0 / 2, "{:?} of CPU in {:?}", cost.1, cost.0);
     limit(master.pid, "nofile", None);
-    let said = asker.end();
+    let said = requester.end();
     assert!(said.code.is_some(), "{said:?}");
     let status = master.wait_until_calm();
     let failures = status["failures"].to_string();

@@ -115,12 +115,12 @@ fn a_pool_that_cannot_live_costs_next_to_nothing() {
     let bound = || 8 * (1 + 4) + 1 + began.elapsed().as_secs() as usize;
     assert!(starts(&master) <= bound(), "{}", starts(&master));
     master.systemd().wait("degraded", |all| all.iter().any(|it| it.contains("degraded: slot")).then_some(()));
-    let readyz = super::harness::http::over_unix(&master.control(), "GET", "/readyz", super::harness::PATIENCE).expect("readyz");
+    let readyz = super::harness::http::over_unix(&master.control(), "GET", "/readyz", super::harness::TIMEOUT).expect("readyz");
     assert_eq!(readyz.status, 503);
     assert_eq!(master.verb(&["status"]).code, Some(1));
     // Slots that failed less often than the limit still have short waits (of some 100 ms at most) before them; after those, one
     // slot is tried each second.
-    let until = Instant::now() + super::harness::PATIENCE;
+    let until = Instant::now() + super::harness::TIMEOUT;
     loop {
         assert!(Instant::now() < until, "restarts do not slow down");
         let before = (meter::cpu(master.pid), starts(&master), Instant::now());

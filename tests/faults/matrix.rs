@@ -326,7 +326,7 @@ fn the_configuration_is_broken_at_the_next_reload() {
         let good = master.place.read("pool.toml");
         master.place.write("pool.toml", "[worker\n");
         let state = master.status()["state"].clone();
-        let asker = master.begin(&["reload"]);
+        let requester = master.begin(&["reload"]);
         match state.as_str() {
             // It waits for the one that runs.
             Some("reloading") => {
@@ -336,9 +336,9 @@ fn the_configuration_is_broken_at_the_next_reload() {
                     master.ok(&["abort"]);
                 }
                 master.place.write("open", "");
-                assert_eq!(asker.end().code, Some(1));
+                assert_eq!(requester.end().code, Some(1));
             }
-            _ => assert_eq!(asker.end().code, Some(1)),
+            _ => assert_eq!(requester.end().code, Some(1)),
         }
         master.place.write("pool.toml", &good);
     };

@@ -3,12 +3,12 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
-use super::harness::{Master, PATIENCE, Place};
+use super::harness::{Master, Place, TIMEOUT};
 
 /// The names of the events that the master tells, as they come; ends with the master.
 fn events(master: &Master) -> impl Iterator<Item = String> + use<> {
     let mut stream = UnixStream::connect(master.control()).expect("the control socket");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
     write!(stream, "GET /events HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("written");
     let lines = BufReader::new(stream).lines().map_while(Result::ok);
     lines.filter_map(|line| {

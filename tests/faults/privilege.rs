@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
-use super::harness::master::{Said, workers};
+use super::harness::master::{Notification, workers};
 use super::harness::{Master, Place, Plan, Signal, eventually};
 
 /// `nobody`, an account that every machine has.
@@ -35,7 +35,7 @@ fn tell_user(place: &Place, program: &str) {
 }
 
 #[track_caller]
-fn refused(master: &Master, parts: &[&str]) -> Said {
+fn refused(master: &Master, parts: &[&str]) -> Notification {
     let said = master.verb(&["reload"]);
     assert_eq!(said.code, Some(1), "{said:?}\n{}", master.log());
     for part in parts {

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use super::harness::{PATIENCE, Place, eventually};
+use super::harness::{Place, TIMEOUT, eventually};
 
 /// `say(bytes)` is a datagram to its own notify socket, or to another; what is assigned to `answer` comes back.
 const PROGRAM: &str = r#"import array, os, random, signal, socket, sys, time
@@ -76,7 +76,7 @@ impl Puppet {
     #[track_caller]
     pub fn run(&self, python: &str) -> String {
         let mut stream = eventually("the puppet listens", || UnixStream::connect(&self.ear).ok(), String::new);
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         stream.write_all(python.as_bytes()).expect("the puppet hears");
         stream.shutdown(Shutdown::Write).expect("the puppet hears");
         let mut answer = String::new();

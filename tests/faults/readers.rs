@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use super::harness::master::{last_failure, workers};
-use super::harness::{Master, PATIENCE, Place, Plan, Value};
+use super::harness::{Master, Place, Plan, TIMEOUT, Value};
 
 /// An unprivileged user; the tests that speak as one need root.
 const NOBODY: &str = "65534";
@@ -157,7 +157,7 @@ fn free_port() -> u16 {
 /// Status code and body of `GET path` at `status.listen`, with this line of a Host.
 fn get_with(port: u16, path: &str, host: Option<&str>) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("status.listen");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
     let host = host.map(|host| format!("Host: {host}\r\n")).unwrap_or_default();
     write!(stream, "GET {path} HTTP/1.1\r\n{host}Connection: close\r\n\r\n").expect("written");
     let mut text = String::new();

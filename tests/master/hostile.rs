@@ -74,7 +74,7 @@ fn a_systemd_that_does_not_read_never_stops_the_master() {
             &master.control(),
             "POST",
             &format!("/scale?workers={}", 1 + count % 2),
-            super::harness::PATIENCE,
+            super::harness::TIMEOUT,
         );
         assert_eq!(answer.expect("an answer").status, 200);
         master.signal(Signal::HUP);

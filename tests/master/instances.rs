@@ -33,7 +33,7 @@ fn the_socket_of_a_dead_master_is_replaced() {
     let first = Place::new().pool("count = 1", "").start();
     first.signal(Signal::KILL);
     first.end();
-    assert!(http::over_unix(&first.control(), "GET", "/status", super::harness::PATIENCE).is_err());
+    assert!(http::over_unix(&first.control(), "GET", "/status", super::harness::TIMEOUT).is_err());
     let second = first.again();
     assert_eq!(second.ok(&["status"]).code, Some(0));
 }

@@ -1,4 +1,4 @@
-//! Who asks for reloads, and what each is told: one runs, one waits, later askers join the waiting one.
+//! Who asks for reloads, and what each is told: one runs, one waits, later requesters join the waiting one.
 
 use super::harness::http::Asked;
 use super::harness::master::{pids, workers};
@@ -94,7 +94,7 @@ fn the_waiting_reload_runs_although_the_first_fails() {
     assert_eq!(master.status()["last_reload"]["result"], "committed");
 }
 
-/// An asker goes away, and the loop knows.
+/// A requester goes away, and the loop knows.
 #[track_caller]
 fn goes(master: &Master, asked: Asked) {
     let connections = || {

@@ -29,7 +29,7 @@ fn a_reload_brings_a_new_generation_and_drains_the_old() {
 }
 
 /// No good release takes so long on any machine.
-const PATIENCE: &str = "20s";
+const TIMEOUT: &str = "20s";
 
 /// How a release fails, and what is said of it.
 struct Failing<'a> {
@@ -102,7 +102,7 @@ fn unchanged(master: &Master, before: &Value, after: &Value) {
 fn one_that_exits_with_1_at_start_is_rolled_back() {
     fails(Failing {
         make: &|place| place.release("v2", "exit_at_start=1"),
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "rolled-back",
         reason: &["exit 1", "before it was ready"],
         how: Some("exit 1"),
@@ -113,7 +113,7 @@ fn one_that_exits_with_1_at_start_is_rolled_back() {
 fn one_that_exits_with_0_before_it_is_ready_is_rolled_back() {
     fails(Failing {
         make: &|place| place.release("v2", "exit_at_start=0"),
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "rolled-back",
         reason: &["exit 0", "before it was ready"],
         how: Some("exit 0"),
@@ -124,7 +124,7 @@ fn one_that_exits_with_0_before_it_is_ready_is_rolled_back() {
 fn one_that_dies_by_a_signal_is_rolled_back() {
     fails(Failing {
         make: &|place| place.release("v2", "signal_at_start=9"),
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "rolled-back",
         reason: &["signal SIGKILL"],
         how: Some("signal SIGKILL"),
@@ -146,7 +146,7 @@ fn one_that_hangs_before_it_is_ready_is_rolled_back() {
 fn one_whose_program_is_missing_is_refused() {
     fails(Failing {
         make: &|place| std::fs::create_dir(place.path("v2")).expect("v2"),
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "refused",
         reason: &["./worker", "No such file or directory"],
         how: None,
@@ -157,7 +157,7 @@ fn one_whose_program_is_missing_is_refused() {
 fn one_that_is_not_there_at_all_is_refused() {
     fails(Failing {
         make: &|_| {},
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "refused",
         reason: &["worker.directory", "current", "No such file or directory"],
         how: None,
@@ -171,7 +171,7 @@ fn one_whose_program_may_not_be_executed_is_refused() {
             std::fs::create_dir(place.path("v2")).expect("v2");
             place.write("v2/worker", "#!/bin/sh\n");
         },
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "refused",
         reason: &["./worker", "Permission denied"],
         how: None,
@@ -182,7 +182,7 @@ fn one_whose_program_may_not_be_executed_is_refused() {
 fn one_whose_program_is_a_directory_is_refused() {
     fails(Failing {
         make: &|place| std::fs::create_dir_all(place.path("v2/worker")).expect("v2/worker"),
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "refused",
         reason: &["./worker", "is a directory"],
         how: None,
@@ -196,7 +196,7 @@ fn one_whose_program_is_no_executable_is_rolled_back() {
             std::fs::create_dir(place.path("v2")).expect("v2");
             place.program("v2/worker", "this is not a program\n");
         },
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "rolled-back",
         reason: &["exec: Exec format error"],
         how: Some("exec: Exec format error"),
@@ -210,7 +210,7 @@ fn a_script_whose_interpreter_is_missing_is_rolled_back() {
             std::fs::create_dir(place.path("v2")).expect("v2");
             place.program("v2/worker", "#!/no/such/interpreter\n");
         },
-        patience: PATIENCE,
+        patience: TIMEOUT,
         result: "rolled-back",
         reason: &["exec: No such file or directory"],
         how: Some("exec: No such file or directory"),
@@ -288,7 +288,7 @@ fn reload_aborted_by_an_administrator_fails_for_systemd_too() {
 fn reload_finished_comes_after_the_summary_that_shows_it() {
     let master = Place::new().pool("count = 1", "").start();
     let mut stream = UnixStream::connect(master.control()).expect("the control socket");
-    stream.set_read_timeout(Some(super::harness::PATIENCE)).expect("a timeout");
+    stream.set_read_timeout(Some(super::harness::TIMEOUT)).expect("a timeout");
     stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").expect("asked");
     let mut lines = BufReader::new(stream).lines().map(|line| line.expect("the stream goes on"));
     let (mut name, mut told) = (String::new(), 0);

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::harness::master::{last_failure, pids, wait_for_end_of, workers};
-use super::harness::{PATIENCE, Place, Plan, Signal, Value, http, processes};
+use super::harness::{Place, Plan, Signal, TIMEOUT, Value, http, processes};
 
 #[test]
 fn ready_is_said_when_all_workers_are_ready() {
@@ -230,7 +230,7 @@ fn the_status_address_serves_reads_and_no_changes() {
     // A dead one of an earlier run lies there.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
     let master = place.pool("count = 1", &format!("[status]\nlisten = {path:?}")).start();
-    let ask = |method: &str, what: &str| http::over_unix(&path, method, what, PATIENCE).expect("an answer");
+    let ask = |method: &str, what: &str| http::over_unix(&path, method, what, TIMEOUT).expect("an answer");
     let status: Value = serde_json::from_str(&ask("GET", "/status").body).expect("JSON");
     assert_eq!(status["workers_ready"], 1);
     assert_eq!(ask("GET", "/readyz").status, 200);

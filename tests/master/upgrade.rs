@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::generator::Load;
-use super::harness::master::{Said, pids, wait_for_end_of, workers};
+use super::harness::master::{Notification, pids, wait_for_end_of, workers};
 use super::harness::{Master, Place, Plan, RATOON, Signal, Value, eventually, example, processes};
 
 /// A pool whose master's program is the link `ratoon` of its place.
@@ -34,7 +34,7 @@ fn upgrades(master: &Master) -> usize {
 }
 
 #[track_caller]
-pub fn upgrade(master: &Master) -> Said {
+pub fn upgrade(master: &Master) -> Notification {
     let before = upgrades(master);
     let said = master.ok(&["upgrade"]);
     eventually("it is told", || (upgrades(master) == before + 1).then_some(()), || master.log());

@@ -1,4 +1,4 @@
-//! The twenty most likely mistakes, made with the real program: each answer names the cause and the cure, and is recorded in
+//! The twenty most likely mistakes, made with the real program: each answer names the cause and the hint, and is recorded in
 //! `recorded/`. What differs from run to run (times, paths, numbers of processes and users) is replaced by a word.
 //!
 //! | file | owns |

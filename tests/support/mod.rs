@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Long enough for a machine under load; nothing waits for it but a test that fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running `ratoon run`; killed, with its workers, when dropped.
 pub struct Master {
@@ -64,7 +64,7 @@ impl Master {
 
     /// Waits until the status document says so, and gives it.
     pub fn wait(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut last = None;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().expect("wait") {
@@ -78,7 +78,7 @@ impl Master {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("{what}: not within {PATIENCE:?}: {last:#?}\n{}", self.log());
+        panic!("{what}: not within {TIMEOUT:?}: {last:#?}\n{}", self.log());
     }
 
     /// Where it listens.
@@ -89,7 +89,7 @@ impl Master {
     /// SIGTERM, and how it ended.
     pub fn stop(mut self) -> ExitStatus {
         signal(self.child.id(), Signal::TERM);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 return status;

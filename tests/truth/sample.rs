@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::harness::master::workers;
-use super::harness::{PATIENCE, http, processes};
+use super::harness::{TIMEOUT, http, processes};
 use super::metrics::Metrics;
 
 const NAME: &str = "org.ratoon1.pool";
@@ -172,7 +172,7 @@ impl Sampler {
     }
 
     fn get(&self, path: &str) -> String {
-        http::over_unix(&self.control, "GET", path, PATIENCE).unwrap_or_else(|error| panic!("{path}: {error}")).body
+        http::over_unix(&self.control, "GET", path, TIMEOUT).unwrap_or_else(|error| panic!("{path}: {error}")).body
     }
 
     /// The living children of the master that are workers: id and pid.

@@ -48,8 +48,8 @@ impl Instance {
         for (path, text) in files {
             if let Err(error) = create(&path, &text) {
                 written.iter().for_each(|path: &PathBuf| drop(fs::remove_file(path)));
-                let cure = if error.kind() == std::io::ErrorKind::PermissionDenied { "; use sudo, or --root" } else { "" };
-                return Err(format!("cannot write {}: {error}{cure}; nothing is written", path.display()));
+                let hint = if error.kind() == std::io::ErrorKind::PermissionDenied { "; use sudo, or --root" } else { "" };
+                return Err(format!("cannot write {}: {error}{hint}; nothing is written", path.display()));
             }
             written.push(path);
         }

@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// At least so long between two documents, however much changes.
 const AT_LEAST: Duration = Duration::from_millis(150);
 /// How long a master may take before it is shown as gone.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 /// A fetch may take one part in so many of the time.
 const SHARE: u32 = 4;
 /// News that wait to be drawn; then the master's side drops the oldest and says so.
@@ -36,7 +36,7 @@ pub(super) enum News {
 /// Starts asking; ends when nobody listens.
 pub(super) fn start(client: Client) -> Receiver<News> {
     let (news, listener) = channel(WAITING);
-    tokio::spawn(Feed { client: client.with_patience(PATIENCE), news, events: None }.run());
+    tokio::spawn(Feed { client: client.with_patience(TIMEOUT), news, events: None }.run());
     listener
 }
 

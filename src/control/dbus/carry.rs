@@ -14,13 +14,13 @@ use tokio::sync::{oneshot, watch};
 use zbus::Connection;
 
 use super::call::{self, Call};
-use super::wire::Line;
+use super::wire::BusSocket;
 use super::{Service, Shared};
-use crate::control::{AskerId, Reply};
+use crate::control::{Reply, RequesterId};
 use crate::table::Table;
 
 /// How long what is being answered is waited for.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long nothing is read meanwhile, and how often it is looked at then.
 const QUIET: Duration = Duration::from_millis(200);
 /// See [`QUIET`].
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// Under which number he waits.
-    pub asker: AskerId,
+    pub requester: RequesterId,
     /// His unique name on the bus.
     pub name: String,
     /// The serial of his call.
@@ -66,20 +66,20 @@ pub struct Resumed {
 /// What has to be known of the connection to carry it.
 #[derive(Default)]
 pub(super) struct Ledger {
-    open: Mutex<Option<(Connection, Arc<Line>)>>,
+    open: Mutex<Option<(Connection, Arc<BusSocket>)>>,
     /// The names are held.
     named: AtomicBool,
     /// Calls that are being answered, but for those that wait for the loop.
     busy: watch::Sender<usize>,
     /// Calls of methods that were looked at.
     seen: AtomicU64,
-    waiting: Mutex<BTreeMap<AskerId, Caller>>,
+    waiting: Mutex<BTreeMap<RequesterId, Caller>>,
     workers: Mutex<Table<u64, ()>>,
 }
 
 impl Ledger {
     /// Another connection is open; `None`: none is.
-    pub fn open(&self, connection: Option<(Connection, Arc<Line>)>) {
+    pub fn open(&self, connection: Option<(Connection, Arc<BusSocket>)>) {
         self.named.store(false, Ordering::Relaxed);
         self.seen.store(0, Ordering::Relaxed);
         *lock(&self.open) = connection;
@@ -102,11 +102,11 @@ impl Ledger {
     }
 
     /// A call that is being answered waits for the loop until the guard is dropped.
-    pub fn wait(&self, asker: AskerId, call: &Call) -> Waits<'_> {
+    pub fn wait(&self, requester: RequesterId, call: &Call) -> Waits<'_> {
         let serial = call.message.primary_header().serial_num().get();
-        lock(&self.waiting).insert(asker, Caller { asker, name: call.caller(), serial });
+        lock(&self.waiting).insert(requester, Caller { requester, name: call.caller(), serial });
         self.busy.send_modify(|busy| *busy = busy.saturating_sub(1));
-        Waits(self, asker)
+        Waits(self, requester)
     }
 
     /// These workers are known on the bus, and no others.
@@ -131,18 +131,18 @@ impl Ledger {
         }
     }
 
-    fn line(&self) -> Option<(Connection, Arc<Line>)> {
+    fn line(&self) -> Option<(Connection, Arc<BusSocket>)> {
         lock(&self.open).clone()
     }
 
-    fn is_settled(&self, line: &Line) -> bool {
+    fn is_settled(&self, line: &BusSocket) -> bool {
         line.is_between()
             && *self.busy.borrow() == 0
             && line.calls() == self.seen.load(Ordering::Relaxed)
             && self.named.load(Ordering::Relaxed)
     }
 
-    async fn settle(&self, connection: &Connection, line: &Line) {
+    async fn settle(&self, connection: &Connection, line: &BusSocket) {
         loop {
             let _ = self.busy.subscribe().wait_for(|busy| *busy == 0).await;
             // The bus answers in order: with this answer all earlier ones are here.
@@ -174,7 +174,7 @@ impl Drop for Busy {
 }
 
 /// See [`Ledger::wait`].
-pub(super) struct Waits<'a>(&'a Ledger, AskerId);
+pub(super) struct Waits<'a>(&'a Ledger, RequesterId);
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
@@ -196,7 +196,7 @@ impl Service {
         if !ledger.named.load(Ordering::Relaxed) {
             return false;
         }
-        let settled = tokio::time::timeout(PATIENCE, ledger.settle(&connection, &line)).await.is_ok();
+        let settled = tokio::time::timeout(TIMEOUT, ledger.settle(&connection, &line)).await.is_ok();
         if !settled {
             line.hold(false);
         }
@@ -211,7 +211,7 @@ impl Service {
     }
 
     /// Who waits for an answer of the loop.
-    pub fn askers(&self) -> Vec<AskerId> {
+    pub fn requesters(&self) -> Vec<RequesterId> {
         lock(&self.shared.ledger.waiting).keys().copied().collect()
     }
 
@@ -233,10 +233,10 @@ impl Shared {
     ///
     /// # Errors
     /// It is of no use.
-    pub async fn resume(stream: OwnedFd, guid: &str) -> zbus::Result<(Connection, Arc<Line>)> {
+    pub async fn resume(stream: OwnedFd, guid: &str) -> zbus::Result<(Connection, Arc<BusSocket>)> {
         let stream = std::os::unix::net::UnixStream::from(stream);
         stream.set_nonblocking(true)?;
-        let line = Line::resumed(tokio::net::UnixStream::from_std(stream)?);
+        let line = BusSocket::resumed(tokio::net::UnixStream::from_std(stream)?);
         let builder = zbus::connection::Builder::authenticated_socket(super::wire::Wire(line.clone()), guid);
         Ok((builder.build().await?, line))
     }

@@ -15,7 +15,7 @@ use zbus::connection::Builder;
 
 use super::carry::Resumed;
 use super::serve::{Ended, Past, serve};
-use super::wire::{Line, Wire};
+use super::wire::{BusSocket, Wire};
 use super::{Level, Shared, appear};
 
 /// The first pause before another attempt; doubled each time.
@@ -122,7 +122,7 @@ impl From<zbus::Error> for Absence {
 }
 
 /// A connection, with its socket if that is ours.
-type Connected = (zbus::Connection, Option<Arc<Line>>);
+type Connected = (zbus::Connection, Option<Arc<BusSocket>>);
 
 /// Connects to the first of the addresses that answers. A bus that takes the connection and then says nothing is
 /// waited for: it costs nothing, and if it dies the connection ends.
@@ -149,7 +149,7 @@ async fn connect_to(address: &str) -> Result<Connected, Absence> {
     };
     match UnixStream::connect(&path).await {
         Ok(stream) => {
-            let line = Line::new(stream);
+            let line = BusSocket::new(stream);
             let connection = Builder::socket(Wire(line.clone())).build().await?;
             line.authenticated();
             Ok((connection, Some(line)))

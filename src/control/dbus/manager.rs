@@ -9,8 +9,8 @@ use zbus::{Connection, Message, MessageStream, Variant};
 use super::access;
 use super::call::{self, Call, Fault, error};
 use super::{Properties, Shared, clean, microseconds};
-use crate::control::{Ask, AskerId, Reply, Summary};
-use crate::status::finished::Finished;
+use crate::control::{Ask, Reply, RequesterId, Summary};
+use crate::status::rendered::RenderedStatus;
 
 /// So many bytes of a document go into a message on the loop's thread.
 const COPIED: usize = 512 << 10;
@@ -62,9 +62,9 @@ pub(super) async fn change(shared: Arc<Shared>, connection: Connection, call: Ca
     let mut gone = departure(&connection, &call.caller()).await?;
     let reply = async {
         access::check(&shared, &connection, &call, verb(&ask)).await?;
-        let asker = shared.handle.next_asker();
-        let _waits = shared.ledger.wait(asker, &call);
-        shared.handle.ask_as(asker, ask).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
+        let requester = shared.handle.next_asker();
+        let _waits = shared.ledger.wait(requester, &call);
+        shared.handle.ask_as(requester, ask).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
     };
     tokio::select! {
         reply = reply => answer(&call, reply?).map(Some),
@@ -80,13 +80,13 @@ pub(super) async fn go_on(
     shared: Arc<Shared>,
     connection: Connection,
     call: Call,
-    asker: AskerId,
+    requester: RequesterId,
     reply: oneshot::Receiver<Reply>,
 ) -> Result<Option<Message>, Fault> {
     let caller = call.caller();
     let mut reply = pin!(async {
-        let _waits = shared.ledger.wait(asker, &call);
-        shared.handle.wait_as(asker, reply).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
+        let _waits = shared.ledger.wait(requester, &call);
+        shared.handle.wait_as(requester, reply).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
     });
     // Not given up half done, or the bus would keep a rule that nobody here knows of.
     let mut listen = pin!(async {
@@ -163,7 +163,7 @@ fn verb(ask: &Ask) -> &'static str {
 ///
 /// # Errors
 /// When the master is ending.
-pub(super) async fn document(shared: &Shared) -> Result<Arc<Finished>, Fault> {
+pub(super) async fn document(shared: &Shared) -> Result<Arc<RenderedStatus>, Fault> {
     let _permit = shared.documents.acquire().await;
     shared.handle.document().await.map_err(|closed| Fault::new(error::FAILED, closed.to_string()))
 }

@@ -14,7 +14,7 @@
 //! | `link` | being connected: the first time, and again after a restart of the bus |
 //! | `wire`, `carry` | the socket; the connection that another program of this process goes on with |
 //! | `address`, `appear` | which bus; waiting for its socket without looking again and again |
-//! | `names` | the two names, and the cure when they are refused |
+//! | `names` | the two names, and the hint when they are refused |
 //! | `serve` | one connection: calls, notices, changes of the summary |
 //! | `call`, `answer` | what a call is; who answers it |
 //! | `introspect` | what the objects say of themselves |

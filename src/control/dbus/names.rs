@@ -93,10 +93,10 @@ async fn request(connection: &Connection, name: &str, flags: RequestNameFlags) -
     super::call::bus(connection, "RequestName", &(name, flags)).await?.body().deserialize()
 }
 
-/// Why the bus said no, and the cure.
+/// Why the bus said no, and the hint.
 fn refusal(name: &str, shared: &Shared, error: &zbus::Error) -> String {
     let (uid, instance) = (shared.options.own_uid, encode(&shared.options.instance));
-    let cure = match uid {
+    let hint = match uid {
         0 => "the policy file org.ratoon1.conf seems to be missing from /usr/share/dbus-1/system.d, or another one forbids it; \
               put it there"
             .to_owned(),
@@ -107,7 +107,7 @@ fn refusal(name: &str, shared: &Shared, error: &zbus::Error) -> String {
         ),
     };
     format!(
-        "the message bus refuses the name {name} to user {uid} ({error}): {cure}, then: systemctl reload dbus. \
+        "the message bus refuses the name {name} to user {uid} ({error}): {hint}, then: systemctl reload dbus. \
          Until then this instance can't be reached over D-Bus; everything else works"
     )
 }

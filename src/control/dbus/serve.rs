@@ -19,7 +19,7 @@ use zbus::{Connection, DynamicType, Message, MessageStream};
 use super::answer::{Answer, Work, answer};
 use super::call::{self, Call, Fault, error};
 use super::carry::Caller;
-use super::worker::{self, Tell, Workers};
+use super::worker::{self, BusSignal, Workers};
 use super::{MANAGER, MANAGER_PATH, OBJECT_MANAGER, PROPERTIES, Properties, Shared, WORKER, clean, manager, names};
 use crate::control::{Closed, Notice, Reply, Summary};
 
@@ -27,7 +27,7 @@ use crate::control::{Closed, Notice, Reply, Summary};
 const OF_ONE_CALLER: usize = 128;
 const OF_ALL: usize = 1024;
 /// How long those who are owed an answer are waited for at the end.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why serving ended.
 pub(super) enum Ended {
@@ -108,7 +108,7 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
             },
         }
     }
-    let _ = tokio::time::timeout(LAST_WORDS, async { while server.calls.running.join_next().await.is_some() {} }).await;
+    let _ = tokio::time::timeout(FLUSH_TIMEOUT, async { while server.calls.running.join_next().await.is_some() {} }).await;
     Ended::Stopped
 }
 
@@ -121,7 +121,7 @@ struct Server<'a> {
     calls: Calls,
 }
 
-/// The calls that are being answered by tasks of their own. With the connection they end, and an asker's end is told to
+/// The calls that are being answered by tasks of their own. With the connection they end, and a requester's end is told to
 /// the loop.
 struct Calls {
     running: JoinSet<()>,
@@ -180,15 +180,15 @@ impl Server<'_> {
         for (caller, reply) in past.callers {
             let Ok(call) = Call::carried(&caller.name, caller.serial) else { continue };
             let message = call.message.clone();
-            let work = manager::go_on(self.shared.clone(), self.connection.clone(), call, caller.asker, reply);
+            let work = manager::go_on(self.shared.clone(), self.connection.clone(), call, caller.requester, reply);
             self.answer_later(caller.name, message, Box::pin(work));
         }
         self.shared.ledger.resumed();
         let told = self.told.clone();
         self.changed(MANAGER_PATH, MANAGER, &manager::properties(&told)).await;
-        let gone = past.workers.iter().copied().filter(|id| self.workers.get(*id).is_none()).map(Tell::Removed);
-        let new = self.workers.all().filter(|view| !past.workers.contains(&view.id)).cloned().map(Tell::Added);
-        let tell: Vec<Tell> = gone.chain(new).collect();
+        let gone = past.workers.iter().copied().filter(|id| self.workers.get(*id).is_none()).map(BusSignal::Removed);
+        let new = self.workers.all().filter(|view| !past.workers.contains(&view.id)).cloned().map(BusSignal::Added);
+        let tell: Vec<BusSignal> = gone.chain(new).collect();
         self.tell_all(tell).await;
     }
 
@@ -235,17 +235,17 @@ impl Server<'_> {
         self.told = new;
     }
 
-    async fn tell_all(&self, tell: impl IntoIterator<Item = Tell>) {
+    async fn tell_all(&self, tell: impl IntoIterator<Item = BusSignal>) {
         for tell in tell {
             match tell {
-                Tell::Added(view) => {
+                BusSignal::Added(view) => {
                     self.shared.ledger.added(view.id);
                     let interfaces = HashMap::from([(WORKER, worker::properties(&view, None))]);
                     let Ok(path) = zbus::ObjectPath::try_from(worker::path(view.id)) else { continue };
                     self.emit(MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &(path, interfaces)).await;
                 }
-                Tell::Changed(id, properties) => self.changed(&worker::path(id), WORKER, &properties).await,
-                Tell::Removed(id) => {
+                BusSignal::Changed(id, properties) => self.changed(&worker::path(id), WORKER, &properties).await,
+                BusSignal::Removed(id) => {
                     self.shared.ledger.removed(id);
                     let Ok(path) = zbus::ObjectPath::try_from(worker::path(id)) else { continue };
                     self.emit(MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &(path, [WORKER].as_slice())).await;

@@ -18,7 +18,7 @@ use zbus::export::async_trait::async_trait;
 
 /// What both directions of a connection share.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct BusSocket {
     stream: UnixStream,
     /// Nothing more is to be read from the next message on.
     held: watch::Sender<bool>,
@@ -31,21 +31,21 @@ pub(super) struct Line {
     midway: AtomicBool,
 }
 
-impl Line {
+impl BusSocket {
     /// Of a new connection, which is still to be authenticated.
-    pub fn new(stream: UnixStream) -> Arc<Line> {
-        Line::at(stream, Place::Unknown)
+    pub fn new(stream: UnixStream) -> Arc<BusSocket> {
+        BusSocket::at(stream, Place::Unknown)
     }
 
     /// Of one that another program has left between two messages; nothing is read until it is let go on.
-    pub fn resumed(stream: UnixStream) -> Arc<Line> {
-        let line = Line::at(stream, Place::Before);
+    pub fn resumed(stream: UnixStream) -> Arc<BusSocket> {
+        let line = BusSocket::at(stream, Place::Before);
         line.hold(true);
         line
     }
 
-    fn at(stream: UnixStream, place: Place) -> Arc<Line> {
-        Arc::new(Line {
+    fn at(stream: UnixStream, place: Place) -> Arc<BusSocket> {
+        Arc::new(BusSocket {
             stream,
             held: watch::Sender::new(false),
             rests: watch::Sender::new(false),
@@ -176,7 +176,7 @@ fn body(head: &[u8; HEAD]) -> Option<Place> {
 
 /// The socket as zbus takes it.
 #[derive(Debug)]
-pub(super) struct Wire(pub Arc<Line>);
+pub(super) struct Wire(pub Arc<BusSocket>);
 
 impl Socket for Wire {
     type ReadHalf = Reading;
@@ -188,7 +188,7 @@ impl Socket for Wire {
 }
 
 #[derive(Debug)]
-pub(super) struct Reading(Arc<Line>);
+pub(super) struct Reading(Arc<BusSocket>);
 
 #[async_trait]
 impl ReadHalf for Reading {
@@ -219,7 +219,7 @@ impl ReadHalf for Reading {
 }
 
 #[derive(Debug)]
-pub(super) struct Writing(Arc<Line>);
+pub(super) struct Writing(Arc<BusSocket>);
 
 #[async_trait]
 impl WriteHalf for Writing {

@@ -49,7 +49,7 @@ pub(super) fn is_figure(property: &str) -> bool {
 
 /// What is to be told of a worker.
 #[derive(Debug, PartialEq)]
-pub(super) enum Tell {
+pub(super) enum BusSignal {
     /// The object appeared.
     Added(WorkerView),
     /// These properties changed.
@@ -82,10 +82,10 @@ impl Workers {
     }
 
     /// A worker came, or is not what it was.
-    pub fn update(&mut self, view: WorkerView, now: Instant) -> Option<Tell> {
+    pub fn update(&mut self, view: WorkerView, now: Instant) -> Option<BusSignal> {
         let Some(old) = self.known.get_mut(&view.id) else {
             self.known.insert(view.id, Box::new(view.clone()));
-            return Some(Tell::Added(view));
+            return Some(BusSignal::Added(view));
         };
         let text_changed = old.status_text != view.status_text || self.unsaid.contains(&view.id);
         let mut changed = Properties::new();
@@ -106,20 +106,20 @@ impl Workers {
             self.unsaid.remove(&id);
             self.quiet = Some(now + PAUSE);
         }
-        if changed.is_empty() { None } else { Some(Tell::Changed(id, changed)) }
+        if changed.is_empty() { None } else { Some(BusSignal::Changed(id, changed)) }
     }
 
     /// A worker is gone.
-    pub fn remove(&mut self, id: u64) -> Option<Tell> {
+    pub fn remove(&mut self, id: u64) -> Option<BusSignal> {
         self.unsaid.remove(&id);
-        self.known.remove(&id).map(|_| Tell::Removed(id))
+        self.known.remove(&id).map(|_| BusSignal::Removed(id))
     }
 
     /// Notices were missed: these are the workers now.
-    pub fn resync(&mut self, workers: Vec<WorkerView>, now: Instant) -> Vec<Tell> {
+    pub fn resync(&mut self, workers: Vec<WorkerView>, now: Instant) -> Vec<BusSignal> {
         let living: BTreeSet<u64> = workers.iter().map(|view| view.id).collect();
         let gone: Vec<u64> = self.known.keys().copied().filter(|id| !living.contains(id)).collect();
-        let mut tell: Vec<Tell> = gone.into_iter().filter_map(|id| self.remove(id)).collect();
+        let mut tell: Vec<BusSignal> = gone.into_iter().filter_map(|id| self.remove(id)).collect();
         tell.extend(workers.into_iter().filter_map(|view| self.update(view, now)));
         tell
     }
@@ -130,11 +130,11 @@ impl Workers {
     }
 
     /// The status texts that waited.
-    pub fn flush(&mut self, now: Instant) -> Vec<Tell> {
+    pub fn flush(&mut self, now: Instant) -> Vec<BusSignal> {
         self.quiet = Some(now + PAUSE);
         let text = |view: &WorkerView| [("StatusText", Variant::from(clean(&view.status_text).into_owned()))].into();
         let unsaid = std::mem::take(&mut self.unsaid);
-        unsaid.into_iter().filter_map(|id| Some(Tell::Changed(id, text(self.known.get(&id)?)))).collect()
+        unsaid.into_iter().filter_map(|id| Some(BusSignal::Changed(id, text(self.known.get(&id)?)))).collect()
     }
 }
 
@@ -147,9 +147,9 @@ mod tests {
         WorkerView { id, slot: 0, generation: 1, pid: 10, state, status_text: text.into(), started_at: UNIX_EPOCH }
     }
 
-    fn changed(tell: Option<Tell>) -> Vec<&'static str> {
+    fn changed(tell: Option<BusSignal>) -> Vec<&'static str> {
         match tell {
-            Some(Tell::Changed(_, properties)) => properties.into_keys().collect(),
+            Some(BusSignal::Changed(_, properties)) => properties.into_keys().collect(),
             other => panic!("{other:?}"),
         }
     }
@@ -158,14 +158,14 @@ mod tests {
     fn tells_only_what_changed() {
         let now = Instant::now();
         let mut workers = Workers::default();
-        assert_eq!(workers.update(view(1, "starting", ""), now), Some(Tell::Added(view(1, "starting", ""))));
+        assert_eq!(workers.update(view(1, "starting", ""), now), Some(BusSignal::Added(view(1, "starting", ""))));
         assert_eq!(workers.update(view(1, "starting", ""), now), None);
         assert_eq!(changed(workers.update(view(1, "ready", ""), now)), ["State"]);
         assert_eq!(
             changed(workers.update(WorkerView { pid: 11, ..view(1, "draining", "bye") }, now)),
             ["Pid", "State", "StatusText"]
         );
-        assert_eq!(workers.remove(1), Some(Tell::Removed(1)));
+        assert_eq!(workers.remove(1), Some(BusSignal::Removed(1)));
         assert_eq!(workers.remove(1), None);
     }
 
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(workers.due(), Some(now + PAUSE));
         let later = now + PAUSE;
         let told = workers.flush(later);
-        let expected = |id, text: &str| Tell::Changed(id, [("StatusText", Variant::from(text.to_owned()))].into());
+        let expected = |id, text: &str| BusSignal::Changed(id, [("StatusText", Variant::from(text.to_owned()))].into());
         assert_eq!(told, [expected(1, "3"), expected(2, "other")]);
         assert_eq!(workers.due(), None);
         assert_eq!(workers.update(view(1, "ready", "4"), later), None);
@@ -207,8 +207,8 @@ mod tests {
         let now = Instant::now();
         let mut workers = Workers::new(vec![view(1, "ready", ""), view(2, "ready", "")]);
         let told = workers.resync(vec![view(2, "draining", ""), view(3, "starting", "")], now);
-        let draining = Tell::Changed(2, [("State", Variant::from("draining"))].into());
-        assert_eq!(told, [Tell::Removed(1), draining, Tell::Added(view(3, "starting", ""))]);
+        let draining = BusSignal::Changed(2, [("State", Variant::from("draining"))].into());
+        assert_eq!(told, [BusSignal::Removed(1), draining, BusSignal::Added(view(3, "starting", ""))]);
         assert_eq!(workers.all().map(|view| view.id).collect::<Vec<_>>(), [2, 3]);
     }
 

@@ -55,17 +55,17 @@ async fn plain(call: Call<'_>, what: Ask) -> Answer {
 }
 
 async fn ask(call: Call<'_>, what: Ask) -> Answer {
-    let (connection, handle) = (call.connection, &call.connection.house.handle);
+    let (connection, handle) = (call.connection, &call.connection.server.handle);
     // What another master was asked on this connection is not asked again: only the answer is still to come.
-    let (asker, begun) = match connection.resumed() {
-        Some((asker, answer)) => (asker, Some(answer)),
+    let (requester, begun) = match connection.resumed() {
+        Some((requester, answer)) => (requester, Some(answer)),
         None => (handle.next_asker(), None),
     };
-    let _asking = connection.entry.ask(asker, call.head);
+    let _asking = connection.entry.ask(requester, call.head);
     let waiting = async {
         match begun {
-            Some(answer) => handle.wait_as(asker, answer).await,
-            None => handle.ask_as(asker, what).await,
+            Some(answer) => handle.wait_as(requester, answer).await,
+            None => handle.ask_as(requester, what).await,
         }
     };
     let reply = tokio::select! {

@@ -35,7 +35,7 @@ pub(super) async fn events(call: Call<'_>) -> Answer {
     } else {
         call.connection.entry.turn.endless.store(true, std::sync::atomic::Ordering::Relaxed);
         let (pieces, body) = mpsc::channel(WAITING);
-        let handle = call.connection.house.handle.clone();
+        let handle = call.connection.server.handle.clone();
         let last = call.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
         // From here on nothing is missed.
         let listening = handle.notices().subscribe_after(last);

@@ -6,12 +6,12 @@
 
 mod accept;
 mod answer;
-mod book;
 mod changes;
+mod connection_registry;
 mod events;
-mod full;
 mod host;
 mod metrics;
+mod overload;
 mod page;
 mod reads;
 mod routes;
@@ -30,14 +30,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::readers::Reader;
-use super::{AskerId, Handle};
+use super::{Handle, RequesterId};
 use crate::sys::credentials;
-use book::Entry;
-use full::{Reserve, SEATS, turn_away};
+use connection_registry::Entry;
 use host::OwnNames;
+use overload::{Reserve, SEATS, turn_away};
 use wire::{Stream, Wire};
 
-pub use book::{Book, Carried, Resumed};
+pub use connection_registry::{Carried, ConnectionRegistry, Resumed};
 
 /// Connections at once, for everyone; [`RESERVED`] more are kept for root and the master's own user, so that a
 /// stranger who takes all others does not lock the administrator out.
@@ -54,9 +54,9 @@ const HEADERS: usize = 64;
 const LEAVING: usize = 64;
 
 /// What a server's connections share.
-struct House {
+struct Server {
     handle: Handle,
-    book: Arc<Book>,
+    registry: Arc<ConnectionRegistry>,
     seats: Arc<Semaphore>,
     reserved: Arc<Semaphore>,
     documents: Arc<Semaphore>,
@@ -65,12 +65,12 @@ struct House {
     own_names: Option<OwnNames>,
 }
 
-impl House {
-    fn new(handle: Handle, book: Arc<Book>, own_names: Option<OwnNames>) -> Arc<Self> {
-        Arc::new(House {
+impl Server {
+    fn new(handle: Handle, registry: Arc<ConnectionRegistry>, own_names: Option<OwnNames>) -> Arc<Self> {
+        Arc::new(Server {
             own_names,
             handle,
-            book,
+            registry,
             seats: Arc::new(Semaphore::new(CONNECTIONS)),
             reserved: Arc::new(Semaphore::new(RESERVED)),
             documents: Arc::new(Semaphore::new(DOCUMENTS)),
@@ -121,12 +121,12 @@ fn reader(stream: &Stream) -> Option<Reader> {
 
 /// A connection, as its handlers see it.
 struct Connection {
-    house: Arc<House>,
+    server: Arc<Server>,
     entry: Arc<Entry>,
     peer: Peer,
     reader: Option<Reader>,
     /// Who waits on it already, and where the answer comes from.
-    resumed: Mutex<Option<(AskerId, oneshot::Receiver<crate::control::Reply>)>>,
+    resumed: Mutex<Option<(RequesterId, oneshot::Receiver<crate::control::Reply>)>>,
 }
 
 /// Serves the control socket until dropped. Changes are for uid 0 and `own_uid`.
@@ -162,17 +162,17 @@ impl Listener {
     }
 }
 
-/// Serves a socket until dropped, and before new connections those that `book` has for it. Changes are for uid 0 and
+/// Serves a socket until dropped, and before new connections those that `registry` has for it. Changes are for uid 0 and
 /// `own_uid`; for nobody when that is `None`.
-pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>, book: Arc<Book>) {
-    let mut accepting = book.accepting();
+pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>, registry: Arc<ConnectionRegistry>) {
+    let mut accepting = registry.accepting();
     let own_names = matches!(listener, Listener::Tcp(_)).then(OwnNames::of_machine);
-    let house = House::new(handle, Arc::clone(&book), own_names);
+    let server = Server::new(handle, Arc::clone(&registry), own_names);
     // Dropped with this future, and then ends all connections.
     let (mut connections, mut leaving) = (JoinSet::new(), JoinSet::new());
-    for resumed in book.take_resumed(own_uid.is_none()) {
+    for resumed in registry.take_resumed(own_uid.is_none()) {
         if let Ok(stream) = Stream::from_fd(resumed.stream) {
-            match seat(&house, stream, own_uid, resumed.request) {
+            match seat(&server, stream, own_uid, resumed.request) {
                 Ok(served) => _ = connections.spawn(served),
                 Err(stream) => _ = leaving.spawn(turn_away(stream, SEATS)),
             }
@@ -186,7 +186,7 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
             accepted = listener.accept(), if open => match accepted {
                 Ok(stream) => {
                     reserve.fill();
-                    match seat(&house, stream, own_uid, None) {
+                    match seat(&server, stream, own_uid, None) {
                         Ok(served) => _ = connections.spawn(served),
                         Err(stream) => _ = leaving.spawn(turn_away(stream, SEATS)),
                     }
@@ -195,31 +195,31 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             Some(_) = leaving.join_next(), if !leaving.is_empty() => {}
-            // The book lives as long as this.
+            // The registry lives as long as this.
             _ = accepting.changed() => {}
         }
     }
 }
 
 /// A request that another master has read: who asked, its head, and where the answer comes from.
-type Request = (AskerId, String, oneshot::Receiver<crate::control::Reply>);
+type Request = (RequesterId, String, oneshot::Receiver<crate::control::Reply>);
 
 /// Serves a connection, if there is a seat for it.
 fn seat(
-    house: &Arc<House>,
+    server: &Arc<Server>,
     stream: Stream,
     own_uid: Option<u32>,
     request: Option<Request>,
 ) -> Result<impl Future<Output = ()> + use<>, Stream> {
     let peer = Peer::of(&stream, own_uid);
-    let Some(seat) = house.seat(peer) else { return Err(stream) };
+    let Some(seat) = server.seat(peer) else { return Err(stream) };
     let reader = reader(&stream);
-    let entry = house.book.enter(Arc::new(stream), own_uid.is_none());
+    let entry = server.registry.enter(Arc::new(stream), own_uid.is_none());
     let (resumed, head) = match request {
-        Some((asker, head, answer)) => (Some((asker, answer)), head),
+        Some((requester, head, answer)) => (Some((requester, answer)), head),
         None => (None, String::new()),
     };
-    let connection = Connection { house: Arc::clone(house), entry, peer, reader, resumed: Mutex::new(resumed) };
+    let connection = Connection { server: Arc::clone(server), entry, peer, reader, resumed: Mutex::new(resumed) };
     Ok(async move {
         let _seat = seat;
         connection.serve(head).await;
@@ -229,11 +229,11 @@ fn seat(
 impl Connection {
     /// Whether the peer sees the details of a document.
     async fn sees_details(&self) -> bool {
-        self.peer.may_change() || self.house.handle.readers().sees_details(self.reader.as_ref()).await
+        self.peer.may_change() || self.server.handle.readers().sees_details(self.reader.as_ref()).await
     }
 
     /// Who waits on it since before this master; only the first request gets it.
-    fn resumed(&self) -> Option<(AskerId, oneshot::Receiver<crate::control::Reply>)> {
+    fn resumed(&self) -> Option<(RequesterId, oneshot::Receiver<crate::control::Reply>)> {
         self.resumed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

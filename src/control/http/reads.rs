@@ -12,11 +12,11 @@ use super::Peer;
 use super::answer::{Answer, JSON, Reply, answer, error, message};
 use super::routes::Call;
 use crate::control::messages::SummaryMessage;
-use crate::status::finished::{Finished, Line};
+use crate::status::rendered::{Line, RenderedStatus};
 use crate::status::tree::Document;
 
 /// How long the loop may take to answer, and how long to wait for a place among the large answers.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// From this many workers and connections on, a document is written out on another thread.
 const LARGE: usize = 64;
 
@@ -37,13 +37,13 @@ pub(super) async fn status(call: Call<'_>) -> Answer {
 }
 
 /// The document, and a place among the large answers that must be held until the answer is gone.
-pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<Finished>, OwnedSemaphorePermit), Answer> {
-    let house = &call.connection.house;
-    let places = if call.connection.peer == Peer::Owner { &house.reserved_documents } else { &house.documents };
-    let Ok(Ok(permit)) = timeout(PATIENCE, Arc::clone(places).acquire_owned()).await else {
+pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<RenderedStatus>, OwnedSemaphorePermit), Answer> {
+    let server = &call.connection.server;
+    let places = if call.connection.peer == Peer::Owner { &server.reserved_documents } else { &server.documents };
+    let Ok(Ok(permit)) = timeout(TIMEOUT, Arc::clone(places).acquire_owned()).await else {
         return Err(error(StatusCode::SERVICE_UNAVAILABLE, "too many status documents are being read; try again"));
     };
-    match timeout(PATIENCE, house.handle.document()).await {
+    match timeout(TIMEOUT, server.handle.document()).await {
         Ok(Ok(document)) => Ok((document, permit)),
         Ok(Err(closed)) => Err(error(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}"))),
         Err(_) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the master did not answer within 5 s")),
@@ -51,7 +51,7 @@ pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<Finished>, OwnedSem
 }
 
 /// Makes the line without details, if no reader has needed it yet; whether it could be made.
-async fn redact(document: Arc<Finished>) -> Option<bool> {
+async fn redact(document: Arc<RenderedStatus>) -> Option<bool> {
     if document.workers.len() + document.connections() < LARGE {
         return Some(document.redacted_line().is_ok());
     }
@@ -60,7 +60,7 @@ async fn redact(document: Arc<Finished>) -> Option<bool> {
 
 /// Writes a document out: a small one at once, a large one on a thread of its own, since this one turns the pool.
 pub(super) async fn off_loop<T: Send + 'static>(
-    document: Arc<Finished>,
+    document: Arc<RenderedStatus>,
     write: impl FnOnce(&Document) -> T + Send + 'static,
 ) -> Option<T> {
     if document.workers.len() + document.connections() < LARGE {
@@ -71,7 +71,7 @@ pub(super) async fn off_loop<T: Send + 'static>(
 
 /// `GET /healthz`: 200 while the master turns, which is to say, its loop answers.
 pub(super) async fn healthz(call: Call<'_>) -> Answer {
-    match timeout(PATIENCE, call.connection.house.handle.workers()).await {
+    match timeout(TIMEOUT, call.connection.server.handle.workers()).await {
         Ok(Ok(_)) => {
             let text = hyper::header::HeaderValue::from_static("text/plain; charset=utf-8");
             answer(StatusCode::OK, text, Reply::whole(Bytes::from_static(b"ok\n")))
@@ -83,7 +83,7 @@ pub(super) async fn healthz(call: Call<'_>) -> Answer {
 
 /// `GET /readyz`: 200 while at least one worker is ready, else 503; the body is the summary.
 pub(super) async fn readyz(call: Call<'_>) -> Answer {
-    let summary = SummaryMessage::from(&*call.connection.house.handle.summary().borrow());
+    let summary = SummaryMessage::from(&*call.connection.server.handle.summary().borrow());
     let status = if summary.workers_ready >= 1 { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     message(status, &summary)
 }

@@ -10,12 +10,12 @@ use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, Reply, error};
-use super::{Connection, Peer, book, changes, events, host, metrics, page, reads};
+use super::{Connection, Peer, changes, connection_registry, events, host, metrics, page, reads};
 
 /// The largest body that a request may have; it is read and ignored.
 const BODY: usize = 64 * 1024;
 /// How long a request's body may take.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a handler knows of its request.
 pub(super) struct Call<'a> {
@@ -58,10 +58,10 @@ const ROUTES: &[(&str, Does)] = &[
 
 /// Answers one request, whatever it is.
 pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -> Answer {
-    let wish = book::head_of(&request);
+    let request_head = connection_registry::head_of(&request);
     let (head, body) = request.into_parts();
     // The body means nothing here, but what is left unread of it would stand before the next request.
-    match tokio::time::timeout(BODY_PATIENCE, drop_body(Limited::new(body, BODY))).await {
+    match tokio::time::timeout(BODY_TIMEOUT, drop_body(Limited::new(body, BODY))).await {
         // What was read belongs to this request.
         Ok(Ok(())) => connection.entry.turn.half_read.store(false, Ordering::Relaxed),
         Ok(Err(_)) => return last(error(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is over 64 KiB; send none")),
@@ -75,7 +75,7 @@ pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -
         return error(StatusCode::NOT_FOUND, format!("there is no {path:?} here; there are {}", known_paths()));
     };
     let (query, headers, head_only) = (head.uri.query().unwrap_or(""), &head.headers, head.method == Method::HEAD);
-    let call = Call { connection, query, headers, head: wish, head_only };
+    let call = Call { connection, query, headers, head: request_head, head_only };
     match (does, &head.method) {
         (Does::Read(serve), &Method::GET | &Method::HEAD) => serve(call).await,
         (Does::Read(_), method) => wrong_method(method, path, "GET, HEAD"),
@@ -100,8 +100,8 @@ const FOR_EVERY_HOST: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Why a request is not for this server: it names a host that could be another's.
 fn misdirected(connection: &Connection, head: &hyper::http::request::Parts) -> Option<String> {
-    let own = connection.house.own_names.as_ref().filter(|_| !FOR_EVERY_HOST.contains(&head.uri.path()))?;
-    let rules = connection.house.handle.readers().rules();
+    let own = connection.server.own_names.as_ref().filter(|_| !FOR_EVERY_HOST.contains(&head.uri.path()))?;
+    let rules = connection.server.handle.readers().rules();
     let host = host::foreign(&head.uri, &head.headers, own, &rules.hosts)?;
     Some(format!(
         "this address does not answer for the host {host:?}, which may be a trick of another web page; ask for localhost, the \

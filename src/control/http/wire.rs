@@ -1,7 +1,7 @@
 //! A peer's connection, with patience limited in both directions.
 //!
-//! Law: nobody holds a connection for nothing. A request's head must arrive within [`HEAD_PATIENCE`] of its first
-//! byte, an idle connection ends after [`IDLE_PATIENCE`], and a reader must keep reading. While a request is being
+//! Law: nobody holds a connection for nothing. A request's head must arrive within [`HEAD_TIMEOUT`] of its first
+//! byte, an idle connection ends after [`IDLE_TIMEOUT`], and a reader must keep reading. While a request is being
 //! answered there is no limit: a reload takes as long as it takes.
 
 use std::future::{Future, poll_fn};
@@ -18,12 +18,12 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long a request's head may take.
-pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may wait between two requests.
-pub const IDLE_PATIENCE: Duration = Duration::from_secs(60);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a reader may take for [`WRITE_STEP`] bytes once the kernel's buffer is full.
-pub const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// See [`WRITE_PATIENCE`].
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// See [`WRITE_TIMEOUT`].
 const WRITE_STEP: usize = 64 * 1024;
 
 /// The most that is read at once, bytes. hyper doubles a connection's buffer whenever one read fills it, and never gives it back;
@@ -125,7 +125,7 @@ impl Stream {
 
 /// Whether a request is being answered: set by the handler, read by the [`Wire`].
 #[derive(Default)]
-pub struct Turn {
+pub struct ConnState {
     pub(super) serving: AtomicBool,
     served: AtomicU32,
     /// Something was read that belongs to no request yet.
@@ -136,7 +136,7 @@ pub struct Turn {
     pub(super) endless: AtomicBool,
 }
 
-impl Turn {
+impl ConnState {
     /// A request's head is here. The guard lives until its answer has been handed over.
     pub fn begin(self: &Arc<Self>) -> Serving {
         self.serving.store(true, Ordering::Relaxed);
@@ -145,8 +145,8 @@ impl Turn {
     }
 }
 
-/// See [`Turn::begin`].
-pub struct Serving(Arc<Turn>);
+/// See [`ConnState::begin`].
+pub struct Serving(Arc<ConnState>);
 
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -160,7 +160,7 @@ pub struct Wire {
     stream: Arc<Stream>,
     /// Read before anything else: a request that was sent to another master.
     head: Vec<u8>,
-    turn: Arc<Turn>,
+    turn: Arc<ConnState>,
     /// The value of `turn.served` for which `read_by` holds.
     waiting_for: u32,
     head_begun: bool,
@@ -174,9 +174,9 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// The first request's head must come within [`HEAD_PATIENCE`].
-    pub fn new(stream: Arc<Stream>, turn: Arc<Turn>) -> Self {
-        let read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_PATIENCE)));
+    /// The first request's head must come within [`HEAD_TIMEOUT`].
+    pub fn new(stream: Arc<Stream>, turn: Arc<ConnState>) -> Self {
+        let read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT)));
         Wire {
             stream,
             head: Vec::new(),
@@ -203,7 +203,7 @@ impl Wire {
         if !self.turn.serving.load(Ordering::Relaxed) && (!self.head_begun || served != self.waiting_for) {
             self.waiting_for = served;
             self.head_begun = true;
-            self.read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_PATIENCE)));
+            self.read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT)));
         }
     }
 
@@ -217,7 +217,7 @@ impl Wire {
         if served != self.waiting_for || self.read_by.is_none() {
             self.waiting_for = served;
             self.head_begun = false;
-            self.read_by = Some(Box::pin(sleep_until(Instant::now() + IDLE_PATIENCE)));
+            self.read_by = Some(Box::pin(sleep_until(Instant::now() + IDLE_TIMEOUT)));
         }
         if let Some(read_by) = &mut self.read_by {
             ready!(read_by.as_mut().poll(cx));
@@ -243,7 +243,7 @@ impl Wire {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     self.turn.blocked.store(true, Ordering::Relaxed);
-                    let write_by = self.write_by.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_PATIENCE)));
+                    let write_by = self.write_by.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + WRITE_TIMEOUT)));
                     ready!(write_by.as_mut().poll(cx));
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")));
                 }

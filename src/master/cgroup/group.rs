@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, XattrFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::sys::fd::{STASH, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 
 /// Where generation and slot are noted at a group, for a master that comes after a dead one.
 const PLACE: &str = "user.ratoon";
@@ -43,7 +43,7 @@ impl WorkerGroup {
     pub(super) fn open(worker: u64, path: PathBuf) -> io::Result<WorkerGroup> {
         let dir = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         // One a worker: out of the way of the low numbers, which are copied for each child.
-        Ok(WorkerGroup { worker, path, dir: stash(dir, STASH), unapplied: Vec::new() })
+        Ok(WorkerGroup { worker, path, dir: dup_high(dir, RESERVED_FD_BASE), unapplied: Vec::new() })
     }
 
     /// The worker's id.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use crate::sys::fd::{STASH, inherited, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited};
 
 /// A descriptor's name in the saved state: `process-7`, `listener-0`.
 pub type Name = String;
@@ -72,8 +72,10 @@ pub struct Incoming {
 impl Incoming {
     /// By the numbers under which they came over an exec. A number that is not open is left out: whoever needs it says so.
     pub fn by_number(numbers: &BTreeMap<Name, RawFd>) -> Incoming {
-        let left =
-            numbers.iter().filter_map(|(name, number)| Some((name.clone(), stash(inherited(*number).ok()?, STASH)))).collect();
+        let left = numbers
+            .iter()
+            .filter_map(|(name, number)| Some((name.clone(), dup_high(inherited(*number).ok()?, RESERVED_FD_BASE))))
+            .collect();
         Incoming { left, ..Incoming::default() }
     }
 

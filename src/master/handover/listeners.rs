@@ -78,19 +78,19 @@ pub fn without_state(came: Vec<Listener>, instance: &str, fds: &mut Incoming) ->
 impl Found {
     /// What is wrong with sockets that no unit, or no worker, has; and what to type.
     pub fn detached_sentence(&self, instance: &str) -> Option<String> {
-        let cure = cure(instance);
+        let hint = hint(instance);
         let here = |what: &BTreeSet<&String>| what.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", ");
         let (detached, unserved) = (self.detached.iter().collect::<BTreeSet<_>>(), self.unserved.iter().collect::<BTreeSet<_>>());
         match (detached.is_empty(), unserved.is_empty()) {
             (true, true) => None,
             (false, true) => {
-                Some(format!("ratoon@{instance}.socket does not hold {}, only this pool does: {cure}", here(&detached)))
+                Some(format!("ratoon@{instance}.socket does not hold {}, only this pool does: {hint}", here(&detached)))
             }
             (true, false) => {
-                Some(format!("ratoon@{instance}.socket also holds {}, which no worker has: {cure}", here(&unserved)))
+                Some(format!("ratoon@{instance}.socket also holds {}, which no worker has: {hint}", here(&unserved)))
             }
             (false, false) => Some(format!(
-                "ratoon@{instance}.socket holds {}, but the workers have {}: {cure}",
+                "ratoon@{instance}.socket holds {}, but the workers have {}: {hint}",
                 here(&unserved),
                 here(&detached)
             )),
@@ -100,11 +100,11 @@ impl Found {
     /// What is wrong with sockets that only the workers have.
     pub fn missing_sentence(&self, instance: &str) -> Option<String> {
         let missing = self.missing.join(", ");
-        (!missing.is_empty()).then(|| format!("only the present workers hold {missing}: {}", cure(instance)))
+        (!missing.is_empty()).then(|| format!("only the present workers hold {missing}: {}", hint(instance)))
     }
 }
 
-fn cure(instance: &str) -> String {
+fn hint(instance: &str) -> String {
     format!("`systemctl stop ratoon@{instance}`, then `systemctl start ratoon@{instance}.socket ratoon@{instance}`")
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `upgrade.rs` | from the wish to the moment when all is settled |
+//! | `upgrade.rs` | from the request to the moment when all is settled |
 //! | `check.rs` | asking the next program, and being asked |
 //! | `state.rs`, `fds.rs` | what is carried: the document, and the descriptors by name |
 //! | `save.rs`, `restore.rs` | from a master to the state, and back |

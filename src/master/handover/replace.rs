@@ -17,14 +17,14 @@ use super::state::{self, Document, State};
 use crate::control::dbus;
 use crate::master::sockets::is_masters_own;
 use crate::master::turn::Master;
-use crate::sys::fd::{STASH, inherited, open_numbers, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited, open_numbers};
 use crate::sys::{exec, map};
 
 /// What tells a program that it goes on where another was: `PID:FD:C6:K7:L5=http:L8=admin`, the process, the state, the
 /// control socket, its lock, the listening sockets with their names; `B9`, the connection to the bus.
 const VARIABLE: &str = "RATOON_STATE";
 /// So long the log may take before.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// More than any state has, bytes.
 const STATE_MAX: u64 = 256 << 20;
 /// Names of descriptors that are told in the environment too.
@@ -84,11 +84,11 @@ impl Master {
         };
         // What was asked or has happened meanwhile goes along; whose answer is known has it first.
         for _ in 0..LAST_TURNS {
-            while let Ok(wish) = self.ends.commands.try_recv() {
-                self.wish(wish);
+            while let Ok(request) = self.ends.commands.try_recv() {
+                self.request(request);
             }
-            while let Ok(brought) = self.brought.try_recv() {
-                self.bring_in(brought);
+            while let Ok(results) = self.results.try_recv() {
+                self.take_result(results);
             }
             self.take_in();
             self.publish();
@@ -100,7 +100,7 @@ impl Master {
         for (_, error) in self.spawn_errors.drain() {
             self.errors.put_back(&error);
         }
-        self.journal.flush(LAST_WORDS);
+        self.journal.flush(FLUSH_TIMEOUT);
         let handed = match self.outputs.handed(settled) {
             Ok(handed) => handed,
             Err(error) => return format!("no descriptor is left: {error}"),
@@ -110,12 +110,12 @@ impl Master {
         why
     }
 
-    fn execute(&self, handed: &crate::master::output::Handed, bus: Option<&dbus::Service>) -> String {
+    fn execute(&self, handed: &crate::master::output::RelayState, bus: Option<&dbus::Service>) -> String {
         let mut fds = Outgoing::default();
         let made = || -> Result<String, String> {
-            let carried = self.book.carried().map_err(|error| error.to_string())?;
+            let carried = self.registry.carried().map_err(|error| error.to_string())?;
             let mut state = self.save(Some(handed), carried, &mut fds).map_err(|error| error.to_string())?;
-            state.askers.bus = bus.and_then(dbus::Service::carried).map(|carried| self.save_bus(carried, &mut fds));
+            state.requesters.bus = bus.and_then(dbus::Service::carried).map(|carried| self.save_bus(carried, &mut fds));
             let names: Vec<String> = state.listeners.iter().map(|listener| listener.name.clone()).collect();
             let document = document(state, &fds)?;
             let variable = variable(document.as_raw_fd(), &fds, &names);
@@ -226,7 +226,7 @@ fn keep_the_unknown() {
     for fd in open_numbers().into_iter().filter_map(|number| inherited(number).ok()) {
         // Who waits for an answer must see that none will come.
         if !is_accepted(&fd) {
-            std::mem::forget(stash(fd, STASH));
+            std::mem::forget(dup_high(fd, RESERVED_FD_BASE));
         }
     }
 }

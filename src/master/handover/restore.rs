@@ -12,18 +12,18 @@ use tokio::sync::oneshot;
 use super::fds::Incoming;
 use super::state::{self, Bytes, State};
 use crate::control::http::Resumed;
-use crate::control::{AskerId, Reply, dbus};
-use crate::master::birth::limits;
+use crate::control::{Reply, RequesterId, dbus};
 use crate::master::cgroup::WorkerGroup;
 use crate::master::journal::{Level, Record};
 use crate::master::orphaned::Orphaned;
-use crate::master::output::{Handed, Pipe};
+use crate::master::output::{Pipe, RelayState};
 use crate::master::prepare::Release;
 use crate::master::processes::{Budget, More, Process, Token};
 use crate::master::publish::{Ended, LastReload};
 use crate::master::script::ScriptCopy;
+use crate::master::spawn::limits;
 use crate::master::turn::Master;
-use crate::pool::{self, Action, Event, How, Outcome, Phase, Pool, WorkerId};
+use crate::pool::{self, Action, Event, ExitCause, Outcome, Phase, Pool, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
@@ -103,15 +103,18 @@ pub fn errors(saved: Option<(String, String)>, fds: &mut Incoming) -> std::io::R
     }
 }
 
-/// The connections, for the book, and how their askers are answered.
-pub fn connections(saved: Vec<state::Connection>, fds: &mut Incoming) -> (Vec<Resumed>, Vec<(AskerId, oneshot::Sender<Reply>)>) {
+/// The connections, for the registry, and how their requesters are answered.
+pub fn connections(
+    saved: Vec<state::Connection>,
+    fds: &mut Incoming,
+) -> (Vec<Resumed>, Vec<(RequesterId, oneshot::Sender<Reply>)>) {
     let mut replies = Vec::new();
     let resume = |connection: state::Connection| {
         let stream = fds.take(&connection.fd).ok()?;
-        let request = connection.request.map(|(asker, head)| {
+        let request = connection.request.map(|(requester, head)| {
             let (reply, answer) = oneshot::channel();
-            replies.push((asker, reply));
-            (asker, head, answer)
+            replies.push((requester, reply));
+            (requester, head, answer)
         });
         Some(Resumed { stream, remote: connection.remote, request })
     };
@@ -119,26 +122,26 @@ pub fn connections(saved: Vec<state::Connection>, fds: &mut Incoming) -> (Vec<Re
 }
 
 /// The connection to the bus, and how its callers are answered.
-pub fn bus(saved: Option<state::Bus>, fds: &mut Incoming) -> (Option<dbus::Resumed>, Vec<(AskerId, oneshot::Sender<Reply>)>) {
+pub fn bus(saved: Option<state::Bus>, fds: &mut Incoming) -> (Option<dbus::Resumed>, Vec<(RequesterId, oneshot::Sender<Reply>)>) {
     let Some((saved, stream)) = saved.and_then(|saved| fds.take(&saved.fd).ok().map(|stream| (saved, stream))) else {
         return (None, Vec::new());
     };
     let mut replies = Vec::new();
     let resume = |caller: state::BusCaller| {
         let (reply, answer) = oneshot::channel();
-        replies.push((caller.asker, reply));
-        (dbus::Caller { asker: caller.asker, name: caller.name, serial: caller.serial }, answer)
+        replies.push((caller.requester, reply));
+        (dbus::Caller { requester: caller.requester, name: caller.name, serial: caller.serial }, answer)
     };
     let callers = saved.callers.into_iter().map(resume).collect();
     (Some(dbus::Resumed { stream, guid: saved.guid, workers: saved.workers, callers }), replies)
 }
 
 /// The output of workers.
-pub fn output(saved: state::Output, fds: &mut Incoming) -> Handed {
+pub fn output(saved: state::Output, fds: &mut Incoming) -> RelayState {
     let lines = |lines: Vec<Bytes>| lines.into_iter().map(Bytes::into_vec).collect::<Vec<_>>();
     let stream =
         |(id, identifier, copy): (WorkerId, String, Option<String>)| (id, identifier, copy.and_then(|it| fds.take(&it).ok()));
-    Handed {
+    RelayState {
         streams: saved.streams.into_iter().map(stream).collect(),
         pipes: saved
             .pipes
@@ -160,8 +163,8 @@ pub struct Rest {
     pub pool: Pool,
     /// The state without what was taken out of it before.
     pub state: State,
-    /// How the askers on resumed connections are answered.
-    pub replies: Vec<(AskerId, oneshot::Sender<Reply>)>,
+    /// How the requesters on resumed connections are answered.
+    pub replies: Vec<(RequesterId, oneshot::Sender<Reply>)>,
     /// What workers had said that is not in the state.
     pub words: Vec<(WorkerId, Vec<u8>)>,
     /// There was a time without a master.
@@ -197,7 +200,7 @@ impl Master {
             let group = found.map(|at| groups.swap_remove(at).group).filter(|_| saved.group);
             if let Err(why) = self.adopt(id, saved, group, fds) {
                 self.warn(format!("worker {id} is given up: {why}"));
-                self.events.push_back(Event::Exited { worker: id, how: How::Unknown, left: false });
+                self.events.push_back(Event::Exited { worker: id, how: ExitCause::Unknown, left: false });
             }
         }
         // Born in the moment of a master's death, and not yet known to anybody; but they may have accepted something.
@@ -205,7 +208,7 @@ impl Master {
         self.orphans.add(&groups);
         self.drain_orphans();
         self.remove_strays();
-        self.births.extend(state.births);
+        self.spawns.extend(state.spawns);
         self.resume_slots(fds);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
         for worker in unknown {
@@ -213,10 +216,10 @@ impl Master {
             if let Some(unborn) =
                 self.pool.worker(worker).filter(|unborn| died && unborn.pid.is_none() && !strays.contains(&worker))
             {
-                self.births.push_back((worker, unborn.slot, unborn.generation));
+                self.spawns.push_back((worker, unborn.slot, unborn.generation));
                 continue;
             }
-            self.events.push_back(Event::Exited { worker, how: How::Unknown, left: false });
+            self.events.push_back(Event::Exited { worker, how: ExitCause::Unknown, left: false });
         }
         self.systemd.still_to_say(state.unsaid);
         self.failures = state.failures.into();
@@ -237,13 +240,13 @@ impl Master {
             took: last.took,
         });
         self.replies.extend(replies);
-        for asker in state.askers.upgrade {
-            if let Some(reply) = self.replies.remove(&asker) {
+        for requester in state.requesters.upgrade {
+            if let Some(reply) = self.replies.remove(&requester) {
                 self.outbox.push((reply, Reply::Done));
             }
         }
-        for (asker, announce) in state.askers.reloads {
-            self.begin_reload(asker, announce);
+        for (requester, announce) in state.requesters.reloads {
+            self.begin_reload(requester, announce);
         }
         // What happened while no master listened: files removed, groups emptied, orphans ended.
         if let Err(error) = self.restore_directory() {
@@ -258,7 +261,7 @@ impl Master {
             self.hear_again(worker, &said);
         }
         if died {
-            self.after_death(state.askers.waiting);
+            self.after_death(state.requesters.waiting);
             self.replace_unreached(&bound_anew);
         }
     }
@@ -271,9 +274,9 @@ impl Master {
     }
 
     /// What a master says and does that follows a dead one.
-    fn after_death(&mut self, waited: Vec<AskerId>) {
+    fn after_death(&mut self, waited: Vec<RequesterId>) {
         // Whoever waited has seen the connection end.
-        self.events.extend(waited.into_iter().map(Event::AskerGone));
+        self.events.extend(waited.into_iter().map(Event::RequesterGone));
         if self.pool.state() == "reloading" {
             self.events.push_back(Event::Abort(None));
         }
@@ -302,12 +305,12 @@ impl Master {
         let addresses = bound_anew.join(", ");
         self.record(Record::new(Level::Warning, format!("systemd has bound {addresses} anew: the workers there are replaced")));
         for worker in self.processes.keys().copied().collect::<Vec<_>>() {
-            self.events.push_back(Event::Worn(worker, crate::pool::RecycleReason::Socket));
+            self.events.push_back(Event::RecycleDue(worker, crate::pool::RecycleReason::Socket));
         }
     }
 
     fn is_known(&self, worker: WorkerId) -> bool {
-        self.processes.contains_key(&worker) || self.births.iter().any(|(birth, ..)| *birth == worker)
+        self.processes.contains_key(&worker) || self.spawns.iter().any(|(birth, ..)| *birth == worker)
     }
 
     fn adopt(
@@ -327,7 +330,7 @@ impl Master {
         let owner = self.releases.get(&saved.generation).and_then(|release| release.plan.identity.as_ref());
         let notify = fds.take(&saved.notify).and_then(NotifySocket::from_fd);
         let notify =
-            notify.or_else(|_| NotifySocket::bind(&self.guard.notify_path(id), owner.map(|owner| (owner.uid, owner.gid))));
+            notify.or_else(|_| NotifySocket::bind(&self.runtime_dir.notify_path(id), owner.map(|owner| (owner.uid, owner.gid))));
         let former = saved.former.into_iter().filter_map(|(pid, name)| Some((pid, PidFd::from(fds.take(&name).ok()?))));
         let more = More { former: former.collect(), info: saved.info, counters: saved.counters };
         let process = Process {

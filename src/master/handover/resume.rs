@@ -15,13 +15,13 @@ use crate::control::listen::{Control, Parts};
 use crate::control::paths::{self, Env};
 use crate::master::fronts;
 use crate::master::journal::{Journal, Level, Record, Target};
-use crate::master::output::{Handed, Mode};
-use crate::master::prepare::{self, Common, Release};
+use crate::master::output::{Mode, RelayState};
+use crate::master::prepare::{self, InstanceContext, Release};
 use crate::master::sockets::{Inherited, Listener, STORED_PREFIX};
 use crate::master::start::{First, Origin, SIGNALS, Start};
 use crate::master::troubles::{self, Troubles};
 use crate::master::{catalog, tasks::Job};
-use crate::pool::{Number, Pool};
+use crate::pool::{GenerationId, Pool};
 use crate::sys::process;
 use crate::sys::signals::SignalFd;
 use crate::sys::spawn::ErrorPipe;
@@ -62,7 +62,7 @@ pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
                 }
             }
         }
-        Err(why) => makeshift(&why, listeners, Handed::default(), fds, start),
+        Err(why) => makeshift(&why, listeners, RelayState::default(), fds, start),
     }
 }
 
@@ -106,12 +106,12 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
             let orphans = Orphans::find(&mut fds);
             let found = listeners::without_state(inherited.listeners, start.name, &mut fds);
             let troubles = troubles(&found, start);
-            let origin = makeshift_with(control, &why, found.listeners, Handed::default(), orphans, start)?;
+            let origin = makeshift_with(control, &why, found.listeners, RelayState::default(), orphans, start)?;
             return Ok(Origin { fds, troubles, ..origin });
         }
     };
     let troubles = troubles(&found, start);
-    let common = Common {
+    let context = InstanceContext {
         instance: start.name.into(),
         control: control.path(),
         listeners: found.listeners,
@@ -121,7 +121,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
     let config = releases.get(&pool.generation()).map(|release| release.config.clone());
     Ok(Origin {
         working_directory: start.source.directory.clone(),
-        common,
+        context,
         control,
         directory,
         program: super::replace::program(),
@@ -130,9 +130,9 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         status_address: address_of(&releases, &pool),
         errors: ErrorPipe::new().map_err(|error| error.to_string())?,
         mode: mode(start),
-        output: Handed::default(),
+        output: RelayState::default(),
         fds,
-        last_asker: state.askers.last,
+        last_asker: state.requesters.last,
         resumed: Vec::new(),
         bus: None,
         releases,
@@ -154,11 +154,15 @@ fn troubles(found: &listeners::Found, start: &Start<'_>) -> Troubles {
 }
 
 /// The `status.listen` of the committed generation.
-fn address_of(releases: &HashMap<Number, Release>, pool: &Pool) -> Option<String> {
+fn address_of(releases: &HashMap<GenerationId, Release>, pool: &Pool) -> Option<String> {
     releases.get(&pool.generation())?.config.status.listen.clone()
 }
 
-fn releases(state: &mut state::State, listeners: &[Listener], fds: &mut Incoming) -> Result<HashMap<Number, Release>, String> {
+fn releases(
+    state: &mut state::State,
+    listeners: &[Listener],
+    fds: &mut Incoming,
+) -> Result<HashMap<GenerationId, Release>, String> {
     let mut releases = HashMap::new();
     for (number, saved) in std::mem::take(&mut state.releases) {
         let sockets = prepare::listeners(&saved.config, listeners).into_iter().map(|listener| listener.fd.clone()).collect();
@@ -193,10 +197,10 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
     let directory = state.control.directory.clone().into_path();
     let control = control(&state.control, fds)?;
     let errors = restore::errors(state.errors.take(), fds).map_err(|error| error.to_string())?;
-    let (resumed, mut replies) = restore::connections(std::mem::take(&mut state.askers.connections), fds);
-    let (bus, by_bus) = restore::bus(state.askers.bus.take(), fds);
+    let (resumed, mut replies) = restore::connections(std::mem::take(&mut state.requesters.connections), fds);
+    let (bus, by_bus) = restore::bus(state.requesters.bus.take(), fds);
     replies.extend(by_bus);
-    let common = Common {
+    let context = InstanceContext {
         instance: state.instance.as_str().into(),
         control: control.path(),
         listeners,
@@ -204,7 +208,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         die_with_parent: state.die_with_parent,
     };
     Ok(Origin {
-        common,
+        context,
         working_directory: state.directory.clone().into_path(),
         control,
         directory,
@@ -214,9 +218,9 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         status_address: state.status_address.clone().or_else(|| address_of(&releases, &pool)),
         errors,
         mode: Mode::Relay,
-        output: Handed::default(),
+        output: RelayState::default(),
         fds: Incoming::default(),
-        last_asker: state.askers.last,
+        last_asker: state.requesters.last,
         resumed,
         bus,
         releases,
@@ -236,7 +240,7 @@ fn control(saved: &state::Control, fds: &mut Incoming) -> Result<Control, String
 fn makeshift(
     why: &str,
     listeners: Arc<[Listener]>,
-    output: Handed,
+    output: RelayState,
     mut fds: Incoming,
     start: &Start<'_>,
 ) -> Result<Origin, String> {
@@ -268,7 +272,7 @@ fn makeshift_with(
     control: Control,
     why: &str,
     listeners: Arc<[Listener]>,
-    output: Handed,
+    output: RelayState,
     orphans: Orphans,
     start: &Start<'_>,
 ) -> Result<Origin, String> {
@@ -279,17 +283,17 @@ fn makeshift_with(
         ..Record::new(Level::Error, format!("{reason}; its workers serve on until a new generation is ready"))
     });
     let directory = paths::runtime_directory(start.name, &Env::of_process());
-    let common = Common {
+    let context = InstanceContext {
         instance: start.name.into(),
         control: control.path(),
         listeners,
         nofile: process::raise_nofile().unwrap_or((1024, 4096)),
         die_with_parent: start.die_with_parent(),
     };
-    let release = patiently(&common, start)?;
+    let release = patiently(&context, start)?;
     Ok(Origin {
         working_directory: start.source.directory.clone(),
-        common,
+        context,
         control,
         directory,
         program: super::replace::program(),
@@ -310,11 +314,11 @@ fn makeshift_with(
 }
 
 /// A release, however long the configuration takes to be one: there are workers that serve.
-fn patiently(common: &Common, start: &Start<'_>) -> Result<Release, String> {
+fn patiently(context: &InstanceContext, start: &Start<'_>) -> Result<Release, String> {
     let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
     loop {
         let job = Job::unwatched().map_err(|error| error.to_string())?;
-        let why = match prepare::prepare(start.source, common, None, &job) {
+        let why = match prepare::prepare(start.source, context, None, &job) {
             Ok(release) => return Ok(release),
             Err(why) => why,
         };

@@ -13,13 +13,13 @@ use super::state::{self, Bytes, State};
 use super::store::Store;
 use crate::control::dbus;
 use crate::control::http::Carried;
-use crate::master::guard::Guard;
 use crate::master::journal::Target;
-use crate::master::output::{Handed, Mode};
+use crate::master::output::{Mode, RelayState};
 use crate::master::prepare::Release;
 use crate::master::processes::Process;
+use crate::master::runtime_dir::RuntimeDir;
 use crate::master::turn::Master;
-use crate::pool::{Number, WorkerId};
+use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
 
 impl Master {
@@ -30,18 +30,18 @@ impl Master {
     /// Out of descriptors.
     pub(super) fn save<'a>(
         &'a self,
-        output: Option<&'a Handed>,
+        output: Option<&'a RelayState>,
         connections: Vec<Carried>,
         fds: &mut Outgoing<'a>,
     ) -> io::Result<State> {
         if let Some(store) = &self.store {
             store.lend(fds);
         }
-        let askers = state::Askers { connections: save_connections(connections, fds), ..self.save_askers() };
+        let requesters = state::Requesters { connections: save_connections(connections, fds), ..self.save_askers() };
         for (listener, slot, socket) in self.slots.made() {
             fds.lend(format!("{SLOT_PREFIX}{listener}-{slot}"), socket.as_fd());
         }
-        let listeners = self.common.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
+        let listeners = self.context.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
             name: listener.name.clone(),
             address: listener.address.clone(),
             fd: fds.lend(format!("{}{index}", listeners::PREFIX), listener.fd.as_fd()),
@@ -49,24 +49,28 @@ impl Master {
         });
         let (read, write) = self.errors.ends();
         Ok(State {
-            instance: self.common.instance.to_string(),
+            instance: self.context.instance.to_string(),
             program: self.program.as_os_str().into(),
             started_at: Some(self.started_at),
             saved_at: super::boottime(),
             pool: self.pool.save(self.now),
             listeners: listeners.collect(),
-            control: self.guard.save(fds),
+            control: self.runtime_dir.save(fds),
             status: self.status.socket().map(|status| fds.lend("status".to_owned(), status)),
             status_address: self.status.address().map(str::to_owned),
             directory: self.source.directory.as_path().into(),
-            nofile: self.common.nofile,
+            nofile: self.context.nofile,
             signalled: self.orphaned.signalled(),
             terminal: Some(self.terminal),
-            die_with_parent: self.common.die_with_parent,
+            die_with_parent: self.context.die_with_parent,
             sigpipe_ignored: Some(crate::sys::signals::sigpipe_was_ignored()),
             releases: self.releases.iter().map(|(number, release)| (*number, save_release(*number, release, fds))).collect(),
-            workers: self.processes.iter().map(|(id, process)| (*id, save_process(*id, process, &self.guard, fds))).collect(),
-            births: self.births.iter().copied().collect(),
+            workers: self
+                .processes
+                .iter()
+                .map(|(id, process)| (*id, save_process(*id, process, &self.runtime_dir, fds)))
+                .collect(),
+            spawns: self.spawns.iter().copied().collect(),
             errors: Some((fds.lend("errors-read".to_owned(), read), fds.lend("errors-write".to_owned(), write))),
             output: save_output(self.outputs.mode(), output, fds),
             log: state::Log {
@@ -88,7 +92,7 @@ impl Master {
                 ended: Some(last.ended),
                 took: last.took,
             }),
-            askers,
+            requesters,
             troubles: self.troubles.saved(),
             // Over an exec alone; a state in the store comes with what is stored.
             stored: output.and(self.store.as_ref()).map_or_else(Vec::new, Store::held),
@@ -97,8 +101,9 @@ impl Master {
 
     /// The connection to the bus, with those on it who still wait for an answer.
     pub(super) fn save_bus(&self, carried: dbus::Carried, fds: &mut Outgoing<'_>) -> state::Bus {
-        let waits = |caller: &dbus::Caller| self.replies.contains_key(&caller.asker);
-        let save = |caller: dbus::Caller| state::BusCaller { asker: caller.asker, name: caller.name, serial: caller.serial };
+        let waits = |caller: &dbus::Caller| self.replies.contains_key(&caller.requester);
+        let save =
+            |caller: dbus::Caller| state::BusCaller { requester: caller.requester, name: caller.name, serial: caller.serial };
         state::Bus {
             fd: fds.give(super::replace::BUS.to_owned(), carried.stream),
             guid: carried.guid,
@@ -107,14 +112,14 @@ impl Master {
         }
     }
 
-    fn save_askers(&self) -> state::Askers {
+    fn save_askers(&self) -> state::Requesters {
         let upgrade = self.upgrade.as_ref();
-        state::Askers {
-            last: self.guard.handle().last_asker(),
+        state::Requesters {
+            last: self.runtime_dir.handle().last_asker(),
             connections: Vec::new(),
             bus: None,
             waiting: self.replies.keys().copied().collect(),
-            upgrade: upgrade.map_or_else(Vec::new, |upgrade| upgrade.askers.clone()),
+            upgrade: upgrade.map_or_else(Vec::new, |upgrade| upgrade.requesters.clone()),
             reloads: upgrade.map_or_else(Vec::new, |upgrade| upgrade.reloads.clone()),
         }
     }
@@ -129,7 +134,7 @@ fn save_connections(carried: Vec<Carried>, fds: &mut Outgoing<'_>) -> Vec<state:
     carried.into_iter().enumerate().map(save).collect()
 }
 
-fn save_release<'a>(number: Number, release: &'a Release, fds: &mut Outgoing<'a>) -> state::Release {
+fn save_release<'a>(number: GenerationId, release: &'a Release, fds: &mut Outgoing<'a>) -> state::Release {
     let plan = &release.plan;
     let (program, script) = plan.program.descriptors();
     let identity = plan.program.identity();
@@ -156,7 +161,7 @@ fn save_start(start: &Start) -> (Bytes, bool, Bytes, Option<Vec<Bytes>>) {
     (start.path.as_bytes().into(), start.same, start.execute.as_bytes().into(), head)
 }
 
-fn save_process<'a>(id: WorkerId, process: &'a Process, guard: &Guard, fds: &mut Outgoing<'a>) -> state::Process {
+fn save_process<'a>(id: WorkerId, process: &'a Process, runtime_dir: &RuntimeDir, fds: &mut Outgoing<'a>) -> state::Process {
     let former = process.former().iter().map(|(pid, pidfd)| (*pid, fds.lend(format!("former-{id}-{pid}"), pidfd.as_fd())));
     let finite = |value: f64| if value.is_finite() { value } else { f64::MAX };
     state::Process {
@@ -166,7 +171,7 @@ fn save_process<'a>(id: WorkerId, process: &'a Process, guard: &Guard, fds: &mut
         pidfd: fds.lend(format!("process-{id}"), process.pidfd.as_fd()),
         notify: fds.lend(format!("notify-{id}"), process.notify.as_fd()),
         notify_again: process.notify_again.as_ref().map(|again| fds.lend(format!("notify-again-{id}"), again.as_fd())),
-        notify_path: guard.notify_path(id).as_path().into(),
+        notify_path: runtime_dir.notify_path(id).as_path().into(),
         group: process.group.is_some(),
         scoreboard: process.scoreboard.as_ref().map(|page| fds.lend(format!("page-{id}"), page.as_fd())),
         started_at: Some(process.started_at),
@@ -177,7 +182,7 @@ fn save_process<'a>(id: WorkerId, process: &'a Process, guard: &Guard, fds: &mut
     }
 }
 
-fn save_output<'a>(mode: Mode, handed: Option<&'a Handed>, fds: &mut Outgoing<'a>) -> state::Output {
+fn save_output<'a>(mode: Mode, handed: Option<&'a RelayState>, fds: &mut Outgoing<'a>) -> state::Output {
     let mut output = state::Output { journal: mode == Mode::Journal, native: mode == Mode::Native, ..state::Output::default() };
     let Some(handed) = handed else { return output };
     let raw = |lines: &[Vec<u8>]| lines.iter().map(|line| Bytes::from(line.as_slice())).collect::<Vec<_>>();

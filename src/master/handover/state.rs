@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::fds::{Name, Outgoing};
 use crate::config::Config;
 use crate::master::terminal::Terminal;
-use crate::pool::{Number, Saved, Slot, WorkerId};
+use crate::pool::{GenerationId, Saved, Slot, WorkerId};
 use crate::status::scoreboard::Totals;
 use crate::status::tree::{Failure, Reloads};
 
@@ -83,11 +83,12 @@ pub struct State {
     /// SIGPIPE was ignored when the master was started; `None`: an earlier master did not say.
     pub sigpipe_ignored: Option<bool>,
     /// What the generations are started from.
-    pub releases: BTreeMap<Number, Release>,
+    pub releases: BTreeMap<GenerationId, Release>,
     /// The workers' processes.
     pub workers: BTreeMap<WorkerId, Process>,
     /// Workers that are still to be started.
-    pub births: Vec<(WorkerId, Slot, Number)>,
+    #[serde(rename = "births")]
+    pub spawns: Vec<(WorkerId, Slot, GenerationId)>,
     /// Both ends of the pipe by which starts that fail are told.
     pub errors: Option<(Name, Name)>,
     /// What workers print.
@@ -111,7 +112,8 @@ pub struct State {
     /// How the last reload ended.
     pub last_reload: Option<LastReload>,
     /// Who waits for an answer, and on which connection.
-    pub askers: Askers,
+    #[serde(rename = "askers")]
+    pub requesters: Requesters,
     /// The names that systemd's store of descriptors holds, over an exec; empty when not known.
     pub stored: Vec<Name>,
     /// What degrades the instance although its workers are well, by kind.
@@ -185,7 +187,7 @@ pub struct Release {
 #[serde(default)]
 pub struct Process {
     /// Its generation.
-    pub generation: Number,
+    pub generation: GenerationId,
     /// Its main process: number and descriptor.
     pub pid: u32,
     /// See `pid`.
@@ -291,7 +293,7 @@ pub struct LastReload {
 /// Who waits.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Askers {
+pub struct Requesters {
     /// The last number that was given to one.
     pub last: u64,
     /// Connections of the control socket and of `status.listen`.
@@ -337,7 +339,8 @@ pub struct Bus {
 #[serde(default)]
 pub struct BusCaller {
     /// Under which number.
-    pub asker: u64,
+    #[serde(rename = "asker")]
+    pub requester: u64,
     /// His unique name.
     pub name: String,
     /// The serial of his call.

@@ -23,7 +23,7 @@ use crate::master::journal::{Journal, Level, Record};
 use crate::master::sockets::STORED_PREFIX;
 use crate::master::systemd::Systemd;
 use crate::master::turn::Master;
-use crate::pool::{Event, Said, WorkerId};
+use crate::pool::{Event, Notification, WorkerId};
 
 /// Says that this unit's workers outlive their master.
 const VARIABLE: &str = "RATOON_SURVIVE";
@@ -164,7 +164,7 @@ impl Store {
 
     /// Something happens.
     pub fn touch(&mut self, event: &Event, now: Instant) {
-        let calm = matches!(event, Event::Said(_, Said::Watchdog | Said::Status(_)));
+        let calm = matches!(event, Event::Notification(_, Notification::Watchdog | Notification::Status(_)));
         let due = if calm { now + CALM } else { now };
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }

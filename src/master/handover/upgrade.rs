@@ -1,4 +1,4 @@
-//! An upgrade from the wish to the moment when all is settled.
+//! An upgrade from the request to the moment when all is settled.
 //!
 //! Law: whoever asked is answered once: by the old program when nothing comes of it, else by the new one. Nobody else is
 //! kept waiting or lost: a reload under way is finished first, one that is asked for meanwhile waits for the next program.
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use super::fds::Outgoing;
 use super::{check, replace};
-use crate::control::{AskerId, Reply, dbus};
+use crate::control::{Reply, RequesterId, dbus};
 use crate::master::catalog;
 use crate::master::journal::{Level, Record};
 use crate::master::tasks::{Task, TaskId};
-use crate::master::turn::{Brought, Master};
+use crate::master::turn::{Master, TaskResult};
 use crate::pool::Event;
 
 /// So long connections of the control socket may take to end what they are at, once the next program may come.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// So long the control socket may be deaf while a pool that is never at rest (its workers crash and crash) is waited for.
 const LONGEST: Duration = Duration::from_secs(10);
 /// How often it is looked at meanwhile.
@@ -25,9 +25,9 @@ const LOOK: Duration = Duration::from_millis(10);
 /// An upgrade that was asked for.
 pub struct Upgrade {
     /// Who waits for it.
-    pub askers: Vec<AskerId>,
+    pub requesters: Vec<RequesterId>,
     /// Reloads that were asked for since: who, and whether systemd shall be told.
-    pub reloads: Vec<(Option<AskerId>, bool)>,
+    pub reloads: Vec<(Option<RequesterId>, bool)>,
     stage: Stage,
 }
 
@@ -52,13 +52,13 @@ impl Upgrade {
 
 impl Master {
     /// Somebody wants the master to run the program that is installed now.
-    pub(in crate::master) fn upgrade(&mut self, asker: Option<AskerId>) {
+    pub(in crate::master) fn upgrade(&mut self, requester: Option<RequesterId>) {
         if self.is_ending() {
-            return self.refuse(asker, "the instance is stopping".to_owned());
+            return self.refuse(requester, "the instance is stopping".to_owned());
         }
         let upgrade =
-            self.upgrade.get_or_insert_with(|| Upgrade { askers: Vec::new(), reloads: Vec::new(), stage: Stage::Settling });
-        upgrade.askers.extend(asker);
+            self.upgrade.get_or_insert_with(|| Upgrade { requesters: Vec::new(), reloads: Vec::new(), stage: Stage::Settling });
+        upgrade.requesters.extend(requester);
     }
 
     fn is_ending(&self) -> bool {
@@ -66,21 +66,21 @@ impl Master {
     }
 
     /// A reload, now or by the next program.
-    pub(in crate::master) fn begin_reload(&mut self, asker: Option<AskerId>, announce: bool) {
+    pub(in crate::master) fn begin_reload(&mut self, requester: Option<RequesterId>, announce: bool) {
         if let Some(upgrade) = &mut self.upgrade {
-            return upgrade.reloads.push((asker, announce));
+            return upgrade.reloads.push((requester, announce));
         }
         if announce {
             self.announce_reload();
         }
-        self.events.push_back(Event::Reload(asker));
+        self.events.push_back(Event::Reload(requester));
     }
 
     /// Somebody does not wait any more.
-    pub(in crate::master) fn upgrade_asker_gone(&mut self, asker: AskerId) {
+    pub(in crate::master) fn upgrade_asker_gone(&mut self, requester: RequesterId) {
         if let Some(upgrade) = &mut self.upgrade {
-            upgrade.askers.retain(|it| *it != asker);
-            upgrade.reloads.retain(|(it, _)| *it != Some(asker));
+            upgrade.requesters.retain(|it| *it != requester);
+            upgrade.reloads.retain(|(it, _)| *it != Some(requester));
         }
     }
 
@@ -94,7 +94,7 @@ impl Master {
         match upgrade.stage {
             Stage::Settling if self.is_settled() => self.ask_next_program(),
             Stage::Leaving(since) if self.is_settled() => {
-                return (self.book.busy() == 0 && self.all_are_heard()) || self.now.duration_since(since) >= PATIENCE;
+                return (self.registry.busy() == 0 && self.all_are_heard()) || self.now.duration_since(since) >= TIMEOUT;
             }
             Stage::Leaving(since) if self.now.duration_since(since) >= LONGEST => {
                 self.not_replaced("the pool did not come to rest for a moment; ask again");
@@ -114,7 +114,7 @@ impl Master {
     fn is_settled(&self) -> bool {
         self.pool.state() != "reloading"
             && self.preparing.is_none()
-            && self.births.is_empty()
+            && self.spawns.is_empty()
             && self.events.is_empty()
             && self.outbox.is_empty()
             && self.published.no_tails()
@@ -123,18 +123,19 @@ impl Master {
 
     /// Whoever waits does so on a connection that can be carried (not so on the bus), or for this upgrade.
     fn only_carried_wait(&self) -> bool {
-        let carried: HashSet<AskerId> = self.book.askers().into_iter().collect();
-        let waits_for_it = |asker: &AskerId| {
+        let carried: HashSet<RequesterId> = self.registry.requesters().into_iter().collect();
+        let waits_for_it = |requester: &RequesterId| {
             self.upgrade.as_ref().is_some_and(|upgrade| {
-                upgrade.askers.contains(asker) || upgrade.reloads.iter().any(|(reload, _)| reload.as_ref() == Some(asker))
+                upgrade.requesters.contains(requester)
+                    || upgrade.reloads.iter().any(|(reload, _)| reload.as_ref() == Some(requester))
             })
         };
-        self.replies.keys().all(|asker| carried.contains(asker) || waits_for_it(asker))
+        self.replies.keys().all(|requester| carried.contains(requester) || waits_for_it(requester))
     }
 
     /// Whoever asks has been heard, and whoever was answered has the answer.
     fn all_are_heard(&self) -> bool {
-        self.book.askers().iter().all(|asker| self.replies.contains_key(asker))
+        self.registry.requesters().iter().all(|requester| self.replies.contains_key(requester))
     }
 
     fn ask_next_program(&mut self) {
@@ -144,12 +145,12 @@ impl Master {
             .map_err(|error| error.to_string())
             .and_then(|state| replace::document(state, &fds));
         drop(fds);
-        let (bring, program) = (self.bring.clone(), self.program.clone());
+        let (results, program) = (self.result_sender.clone(), self.program.clone());
         let asked = document.and_then(|document| {
             self.start_task(move |id, job| {
                 job.running(program.display(), check::LIMIT);
                 let result = replace::arguments_of_run().and_then(|args| check::ask(&program, &args, &document, &job.cancel));
-                let _ = bring.send(Brought::Checked(id, result));
+                let _ = results.send(TaskResult::Checked(id, result));
             })
         });
         match (asked, &mut self.upgrade) {
@@ -168,7 +169,7 @@ impl Master {
             Ok(()) => {
                 upgrade.stage = Stage::Leaving(self.now);
                 // Who comes now waits in the kernel's queue for the next program.
-                self.book.accept(false);
+                self.registry.accept(false);
             }
             Err(why) => self.not_replaced(&why),
         }
@@ -180,20 +181,20 @@ impl Master {
         if let Stage::Checking(task) = &upgrade.stage {
             task.cancel();
         }
-        self.book.accept(true);
+        self.registry.accept(true);
         let why = format!("the master keeps its program: {why}");
         self.record(Record {
             id: catalog::UPGRADE_REFUSED,
             reason: Some(why.clone()),
             ..Record::new(Level::Error, format!("not upgraded: {why}"))
         });
-        for asker in upgrade.askers {
-            if let Some(reply) = self.replies.remove(&asker) {
+        for requester in upgrade.requesters {
+            if let Some(reply) = self.replies.remove(&requester) {
                 self.outbox.push((reply, Reply::Failed(why.clone())));
             }
         }
-        for (asker, announce) in upgrade.reloads {
-            self.begin_reload(asker, announce);
+        for (requester, announce) in upgrade.reloads {
+            self.begin_reload(requester, announce);
         }
     }
 
@@ -203,8 +204,8 @@ impl Master {
             // Who has asked something of the loop gets his answer meanwhile.
             loop {
                 tokio::select! {
-                    Some(wish) = self.ends.commands.recv() => self.wish(wish),
-                    () = tokio::time::sleep(PATIENCE / 4) => self.systemd.ping(),
+                    Some(request) = self.ends.commands.recv() => self.request(request),
+                    () = tokio::time::sleep(TIMEOUT / 4) => self.systemd.ping(),
                 }
             }
         };
@@ -215,18 +216,20 @@ impl Master {
         }
     }
 
-    /// Those of the askers that cannot be taken along (the bus does not come to rest) have their answer now: the next
+    /// Those of the requesters that cannot be taken along (the bus does not come to rest) have their answer now: the next
     /// program was asked and said yes.
     pub(in crate::master) fn answer_the_uncarried(&mut self) {
-        let carried: HashSet<AskerId> = self.book.askers().into_iter().collect();
+        let carried: HashSet<RequesterId> = self.registry.requesters().into_iter().collect();
         let Some(upgrade) = &mut self.upgrade else { return };
-        for asker in upgrade.askers.extract_if(.., |asker| !carried.contains(asker)) {
-            if let Some(reply) = self.replies.remove(&asker) {
+        for requester in upgrade.requesters.extract_if(.., |requester| !carried.contains(requester)) {
+            if let Some(reply) = self.replies.remove(&requester) {
                 let _ = reply.send(Reply::Done);
             }
         }
-        for (asker, _) in upgrade.reloads.extract_if(.., |(asker, _)| asker.is_some_and(|asker| !carried.contains(&asker))) {
-            if let Some(reply) = asker.and_then(|asker| self.replies.remove(&asker)) {
+        for (requester, _) in
+            upgrade.reloads.extract_if(.., |(requester, _)| requester.is_some_and(|requester| !carried.contains(&requester)))
+        {
+            if let Some(reply) = requester.and_then(|requester| self.replies.remove(&requester)) {
                 let _ = reply.send(Reply::Failed("the master is replacing its program; ask again".to_owned()));
             }
         }

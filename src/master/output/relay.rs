@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use self::native::Native;
 use super::tail::Tail;
 use super::{Streams, inherited};
-use crate::sys::fd::{STASH, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::thread;
 
 /// What one pipe may give in one turn, bytes.
@@ -74,14 +74,14 @@ enum Command {
     Drain { worker: u64, done: oneshot::Sender<()> },
     Flush { done: std::sync::mpsc::Sender<()> },
     Close { worker: u64 },
-    HandOver { done: oneshot::Sender<Handed> },
-    TakeOver(Handed),
+    HandOver { done: oneshot::Sender<RelayState> },
+    TakeOver(RelayState),
     End,
 }
 
 /// What the relay has in hand, for another thread or program to go on with.
 #[derive(Debug, Default)]
-pub(super) struct Handed {
+pub(super) struct RelayState {
     pub pipes: Vec<HandedPipe>,
     /// Lines that were not written yet, for our stdout (and stderr).
     pub pending: Vec<Vec<u8>>,
@@ -229,10 +229,10 @@ impl Relay {
     }
 
     /// Ends the thread and gives what it had in hand; nothing while there is none. `None`: it hangs.
-    pub async fn hand_over(&self) -> Option<Handed> {
+    pub async fn hand_over(&self) -> Option<RelayState> {
         if *self.thread() == Thread::None {
             *self.thread() = Thread::Left;
-            return Some(Handed::default());
+            return Some(RelayState::default());
         }
         let (done, handed) = oneshot::channel();
         self.shared.send(Command::HandOver { done });
@@ -242,7 +242,7 @@ impl Relay {
     }
 
     /// What was sent to the thread after it had ended; for the last moment before another program goes on.
-    pub fn late(&self, handed: &mut Handed) {
+    pub fn late(&self, handed: &mut RelayState) {
         let commands = std::mem::take(&mut *self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner));
         for command in commands {
             match command {
@@ -270,7 +270,7 @@ impl Relay {
     }
 
     /// Goes on with what another thread or program had in hand.
-    pub fn take_over(&self, handed: Handed, tails: Vec<(u64, Vec<Vec<u8>>)>) {
+    pub fn take_over(&self, handed: RelayState, tails: Vec<(u64, Vec<Vec<u8>>)>) {
         for (worker, lines) in tails {
             let mut shared = self.shared.tails();
             let tail = shared.entry(worker).or_default();
@@ -332,7 +332,7 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(read.as_fd(), true)?;
     // One a worker: out of the way of the low numbers, which are copied for each child.
-    Ok((stash(read, STASH), write))
+    Ok((dup_high(read, RESERVED_FD_BASE), write))
 }
 
 #[cfg(test)]

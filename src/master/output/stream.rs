@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{Streams as Fds, ask, inherited};
-use crate::sys::fd::{STASH, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::stream::{is_dead, unread_by_peer};
 
 /// Where journald takes streams.
@@ -29,7 +29,7 @@ pub(super) struct Streams {
     known: Mutex<HashMap<u64, Known>>,
     /// One journalctl at a time: a thousand workers may die in one instant.
     turn: Arc<tokio::sync::Semaphore>,
-    askers: Arc<AtomicUsize>,
+    requesters: Arc<AtomicUsize>,
 }
 
 /// A worker's stream.
@@ -41,7 +41,7 @@ struct Known {
 
 impl Streams {
     pub fn new(journald: PathBuf) -> Streams {
-        Streams { journald, known: Mutex::default(), turn: Arc::new(tokio::sync::Semaphore::new(1)), askers: Arc::default() }
+        Streams { journald, known: Mutex::default(), turn: Arc::new(tokio::sync::Semaphore::new(1)), requesters: Arc::default() }
     }
 
     /// A stream of the worker's own, or our stderr when journald takes none now.
@@ -50,7 +50,7 @@ impl Streams {
         let live = || connect(&self.journald, identifier).ok().filter(|stream| !is_dead(stream));
         let Some(stream) = live().or_else(live) else { return inherited() };
         let stat = rustix::fs::fstat(&stream)?;
-        let known = Known { identifier: identifier.to_owned(), copy: Some(stash(stream.try_clone()?, STASH)) };
+        let known = Known { identifier: identifier.to_owned(), copy: Some(dup_high(stream.try_clone()?, RESERVED_FD_BASE)) };
         self.known().insert(worker, known);
         Ok(Fds { stdout: stream.try_clone()?, stderr: stream, journal_stream: Some(format!("{}:{}", stat.st_dev, stat.st_ino)) })
     }
@@ -62,14 +62,14 @@ impl Streams {
             // It was never started.
             return Vec::new();
         }
-        let asker = Asker(Arc::clone(&self.askers));
-        if asker.0.fetch_add(1, Ordering::Relaxed) >= ASKERS_MAX {
+        let requester = Requester(Arc::clone(&self.requesters));
+        if requester.0.fetch_add(1, Ordering::Relaxed) >= ASKERS_MAX {
             return Vec::new();
         }
         let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { return Vec::new() };
         let asked = tokio::task::spawn_blocking(move || {
             // Held to the end even when nobody waits any more.
-            let _held = (asker, turn);
+            let _held = (requester, turn);
             if let Some(copy) = copy {
                 wait_until_read(&copy);
                 // With the last copy journald sees the end, and writes a last line that had no line feed.
@@ -99,10 +99,10 @@ impl Streams {
     }
 }
 
-/// Counts one asker less when dropped.
-struct Asker(Arc<AtomicUsize>);
+/// Counts one requester less when dropped.
+struct Requester(Arc<AtomicUsize>);
 
-impl Drop for Asker {
+impl Drop for Requester {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockop
 
 use super::{Error, Listener};
 use crate::sys::credentials::own_uid;
-use crate::sys::fd::{STASH, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::trust;
 use crate::sys::unix_socket::bind_with_mode;
 
@@ -85,7 +85,7 @@ pub fn check(spec: &str) -> Result<(), Error> {
 }
 
 fn listener(name: &str, fd: OwnedFd) -> Listener {
-    Listener::of(name.to_owned(), stash(fd, STASH), false)
+    Listener::of(name.to_owned(), dup_high(fd, RESERVED_FD_BASE), false)
 }
 
 /// `name=ADDR`. A path or an abstract name may hold an equals sign itself.
@@ -228,7 +228,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     }
 }
 
-/// An error that names the cause and the cure.
+/// An error that names the cause and the hint.
 fn refused(text: &str, address: &Address, error: Errno) -> Error {
     let port = match address {
         Address::Tcp(ip) | Address::Udp(ip) => Some(ip.port()),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{FileType, fcntl_get_seals, fstat};
 
 use super::{Error, Kind, Listener};
-use crate::sys::fd::{STASH, inherited, open_numbers, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited, open_numbers};
 use crate::sys::process::PidFd;
 
 /// The name of everything that the master keeps in systemd's store of descriptors begins so.
@@ -89,10 +89,10 @@ fn take(announced: u64, names: &[String]) -> Inherited {
         // As sd_listen_fds_with_names(3) calls what has no name.
         let name = name.map_or("unknown", String::as_str).to_owned();
         if name.starts_with(STORED_PREFIX) || is_stored(fd.as_fd()) {
-            all.stored.push((name, stash(fd, STASH)));
+            all.stored.push((name, dup_high(fd, RESERVED_FD_BASE)));
             continue;
         }
-        let listener = Listener::of(name, stash(fd, STASH), true);
+        let listener = Listener::of(name, dup_high(fd, RESERVED_FD_BASE), true);
         if listener.kind == Kind::Other {
             all.warnings.push(format!("descriptor {number} ({}) is no listening socket; passed on as it is", listener.address));
         }

@@ -16,7 +16,7 @@ use rustix::net::{SocketFlags, SocketType, getsockname, ipproto, sockopt};
 use super::{Error, Kind, Listener, steer};
 use crate::pool::Slot;
 use crate::sys::credentials::own_uid;
-use crate::sys::fd::{STASH, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::reuseport;
 
 /// Why nothing but TCP has a socket for each slot stands in ratoon.toml(5).
@@ -67,7 +67,7 @@ impl Slots {
                 let socket = group.add(listener, live).map_err(|why| {
                     Error(format!("worker.balance = \"per-slot\": no socket for slot {slot} at {}: {why}", listener.address))
                 })?;
-                group.sockets.push(Arc::new(stash(socket, STASH)));
+                group.sockets.push(Arc::new(dup_high(socket, RESERVED_FD_BASE)));
             }
             if group.sockets.len() > before {
                 group.steer(live).map_err(not_steered)?;
@@ -233,7 +233,7 @@ const NO_REUSE_PORT: &str = "systemd opened its socket without ReusePort=yes, so
                              the [Socket] section of the socket unit, stop the service and restart the socket unit, or set \
                              worker.balance = \"shared\"";
 
-/// Why there can be no further socket, and the cure.
+/// Why there can be no further socket, and the hint.
 fn refused(listener: &Listener, error: Errno) -> String {
     let owner = fstat(&listener.fd).map_or(0, |stat| stat.st_uid);
     let port = listener.address.rsplit(':').next().unwrap_or_default();

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use super::*;
-use crate::sys::fd::{STASH, inherited, open_numbers};
+use crate::sys::fd::{RESERVED_FD_BASE, inherited, open_numbers};
 use crate::sys::spawn::{Birth, ErrorPipe, spawn};
 use crate::sys::testing::{self, Output, descriptors_of, ended, is_close_on_exec, low};
 
@@ -97,7 +97,7 @@ fn what_systemd_hands_over() {
     assert!(all.listeners[1].address.ends_with("/stream"), "{}", all.listeners[1].address);
     // Nothing stays where a worker's descriptors go, and nothing leaks over an exec.
     let fds = all.listeners.iter().map(|listener| &*listener.fd).chain(all.stored.iter().map(|(_, fd)| fd));
-    assert!(fds.clone().count() == 9 && fds.clone().all(|fd| fd.as_raw_fd() >= STASH && is_close_on_exec(fd)));
+    assert!(fds.clone().count() == 9 && fds.clone().all(|fd| fd.as_raw_fd() >= RESERVED_FD_BASE && is_close_on_exec(fd)));
     assert!((3..12).all(|number| inherited(number).is_err()));
     // Announced twice it is not taken twice.
     let again = from_systemd(own_environment).unwrap().unwrap();
@@ -207,10 +207,10 @@ fn a_full_table_leaves_descriptors_where_they_are() {
     let open = *open_numbers().last().unwrap() as u64;
     setrlimit(Resource::Nofile, Rlimit { current: Some(open + 4), maximum }).unwrap();
     let listener = bind("127.0.0.1:0").unwrap();
-    assert!(listener.fd.as_raw_fd() < STASH && is_close_on_exec(&*listener.fd));
+    assert!(listener.fd.as_raw_fd() < RESERVED_FD_BASE && is_close_on_exec(&*listener.fd));
     setrlimit(Resource::Nofile, Rlimit { current: Some(300), maximum }).unwrap();
     let listener = bind("127.0.0.1:0").unwrap();
-    assert!((STASH / 2..STASH).contains(&listener.fd.as_raw_fd()), "as high as the limit allows");
+    assert!((RESERVED_FD_BASE / 2..RESERVED_FD_BASE).contains(&listener.fd.as_raw_fd()), "as high as the limit allows");
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn ipv4_and_ipv6_of_one_port_are_bound_together() {
 fn tcp_of_our_own() {
     let listener = bind("web=127.0.0.1:0").unwrap();
     assert_eq!((listener.name.as_str(), listener.kind, listener.inherited), ("web", Kind::TcpStream, false));
-    assert!(listener.fd.as_raw_fd() >= STASH && is_close_on_exec(&*listener.fd) && !is_nonblocking(&listener));
+    assert!(listener.fd.as_raw_fd() >= RESERVED_FD_BASE && is_close_on_exec(&*listener.fd) && !is_nonblocking(&listener));
     let mut stream = TcpStream::connect(&listener.address).unwrap();
     stream.write_all(b"x").unwrap();
     let mut accepted = TcpListener::from(listener.fd.try_clone().unwrap()).accept().unwrap().0;

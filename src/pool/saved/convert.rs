@@ -6,8 +6,8 @@ use super::words::{self, Outside, Readiness, Restart, Surge};
 use super::{Askers, Failure, Generation, Job, Place, Reload, Worker, offset};
 use crate::pool::restart::{self, History};
 use crate::pool::timers::Key;
-use crate::pool::worker::Doom;
-use crate::pool::{How, Phase, RecycleReason, Settings, generation, recycle, reload, vocabulary, worker};
+use crate::pool::worker::StopReason;
+use crate::pool::{ExitCause, Phase, RecycleReason, Settings, generation, recycle, reload, vocabulary, worker};
 
 impl Worker {
     pub(super) fn of(worker: &worker::Worker, now: Instant) -> Worker {
@@ -17,7 +17,7 @@ impl Worker {
             pid,
             phase,
             status,
-            doom,
+            stop_reason: doom,
             ready_at,
             signs,
             watchdog,
@@ -37,11 +37,11 @@ impl Worker {
             },
             status: status.clone(),
             doom: doom.map(|doom| match doom {
-                Doom::Asked => words::Doom::Asked,
-                Doom::Leaving => words::Doom::Leaving,
-                Doom::LeavingAtOnce => words::Doom::LeavingAtOnce,
-                Doom::StartTimeout(after) => words::Doom::StartTimeout { after },
-                Doom::Watchdog => words::Doom::Watchdog,
+                StopReason::Asked => words::StopReason::Asked,
+                StopReason::Leaving => words::StopReason::Leaving,
+                StopReason::LeavingAtOnce => words::StopReason::LeavingAtOnce,
+                StopReason::StartTimeout(after) => words::StopReason::StartTimeout { after },
+                StopReason::Watchdog => words::StopReason::Watchdog,
             }),
             ready_at: ready_at.map(|at| offset(at, now)),
             said_ready: signs.said,
@@ -51,7 +51,7 @@ impl Worker {
             counted: *counted,
             vacating: *vacating,
             killed: *killed,
-            how: how.as_deref().map(words::How::from),
+            how: how.as_deref().map(words::ExitCause::from),
         }
     }
 }
@@ -66,46 +66,46 @@ impl words::Phase {
     }
 }
 
-impl words::Doom {
-    pub(super) fn restore(self) -> Doom {
+impl words::StopReason {
+    pub(super) fn restore(self) -> StopReason {
         match self {
-            words::Doom::Asked => Doom::Asked,
-            words::Doom::Leaving => Doom::Leaving,
-            words::Doom::LeavingAtOnce => Doom::LeavingAtOnce,
-            words::Doom::StartTimeout { after } => Doom::StartTimeout(after),
-            words::Doom::Watchdog => Doom::Watchdog,
+            words::StopReason::Asked => StopReason::Asked,
+            words::StopReason::Leaving => StopReason::Leaving,
+            words::StopReason::LeavingAtOnce => StopReason::LeavingAtOnce,
+            words::StopReason::StartTimeout { after } => StopReason::StartTimeout(after),
+            words::StopReason::Watchdog => StopReason::Watchdog,
         }
     }
 }
 
-impl From<&How> for words::How {
-    fn from(how: &How) -> words::How {
+impl From<&ExitCause> for words::ExitCause {
+    fn from(how: &ExitCause) -> words::ExitCause {
         match how {
-            How::Exit(status) => words::How::Exit { status: *status },
-            How::Signal { signal, core } => words::How::Signal { signal: *signal, core: *core },
-            How::NotStarted(why) => words::How::NotStarted { why: why.clone() },
-            How::OutOfMemory => words::How::OutOfMemory,
-            How::StartTimeout(after) => words::How::StartTimeout { after: *after },
-            How::StopTimeout(after) => words::How::StopTimeout { after: *after },
-            How::Watchdog => words::How::Watchdog,
-            How::Left => words::How::Left,
-            How::Unknown => words::How::Unknown,
+            ExitCause::Exit(status) => words::ExitCause::Exit { status: *status },
+            ExitCause::Signal { signal, core } => words::ExitCause::Signal { signal: *signal, core: *core },
+            ExitCause::NotStarted(why) => words::ExitCause::NotStarted { why: why.clone() },
+            ExitCause::OutOfMemory => words::ExitCause::OutOfMemory,
+            ExitCause::StartTimeout(after) => words::ExitCause::StartTimeout { after: *after },
+            ExitCause::StopTimeout(after) => words::ExitCause::StopTimeout { after: *after },
+            ExitCause::Watchdog => words::ExitCause::Watchdog,
+            ExitCause::Left => words::ExitCause::Left,
+            ExitCause::Unknown => words::ExitCause::Unknown,
         }
     }
 }
 
-impl words::How {
-    pub(super) fn restore(self) -> How {
+impl words::ExitCause {
+    pub(super) fn restore(self) -> ExitCause {
         match self {
-            words::How::Exit { status } => How::Exit(status),
-            words::How::Signal { signal, core } => How::Signal { signal, core },
-            words::How::NotStarted { why } => How::NotStarted(why),
-            words::How::OutOfMemory => How::OutOfMemory,
-            words::How::StartTimeout { after } => How::StartTimeout(after),
-            words::How::StopTimeout { after } => How::StopTimeout(after),
-            words::How::Watchdog => How::Watchdog,
-            words::How::Left => How::Left,
-            words::How::Unknown => How::Unknown,
+            words::ExitCause::Exit { status } => ExitCause::Exit(status),
+            words::ExitCause::Signal { signal, core } => ExitCause::Signal { signal, core },
+            words::ExitCause::NotStarted { why } => ExitCause::NotStarted(why),
+            words::ExitCause::OutOfMemory => ExitCause::OutOfMemory,
+            words::ExitCause::StartTimeout { after } => ExitCause::StartTimeout(after),
+            words::ExitCause::StopTimeout { after } => ExitCause::StopTimeout(after),
+            words::ExitCause::Watchdog => ExitCause::Watchdog,
+            words::ExitCause::Left => ExitCause::Left,
+            words::ExitCause::Unknown => ExitCause::Unknown,
         }
     }
 }
@@ -150,7 +150,8 @@ impl words::Key {
 impl Generation {
     pub(super) fn of(home: &generation::Generation, now: Instant) -> Generation {
         // The role, the members and how many are ready follow from the rest.
-        let generation::Generation { settings, role: _, places, ready: _, members: _, accepted_on, says_ready, proven } = home;
+        let generation::Generation { settings, role: _, slots: places, ready: _, members: _, accepted_on, says_ready, proven } =
+            home;
         Generation {
             settings: settings.into(),
             places: places.iter().map(|place| Place::of(place, now)).collect(),
@@ -162,8 +163,16 @@ impl Generation {
 }
 
 impl Place {
-    fn of(place: &generation::Place, now: Instant) -> Place {
-        let generation::Place { worker, successor, holder, strikes, failures, delay, settled } = place.clone();
+    fn of(place: &generation::SlotState, now: Instant) -> Place {
+        let generation::SlotState {
+            worker,
+            successor,
+            stand_in: holder,
+            consecutive_failures: strikes,
+            failures,
+            delay,
+            settled,
+        } = place.clone();
         let History { at, degraded, last } = failures.map_or_else(History::default, |history| *history);
         Place {
             worker,
@@ -271,7 +280,8 @@ impl words::Settings {
 
 impl Reload {
     pub(super) fn of(reload: &reload::Reload) -> Reload {
-        let reload::Reload { number, stage, askers, target, started, unsettled: _, yields } = reload;
+        let reload::Reload { number, stage, requesters: askers, target, started, unsettled: _, draining_for_surge: yields } =
+            reload;
         Reload {
             number: *number,
             stage: match stage {
@@ -298,25 +308,25 @@ impl words::Stage {
 }
 
 impl Askers {
-    pub(super) fn of(askers: &reload::Askers) -> Askers {
-        let reload::Askers { waiting, unattended } = askers.clone();
+    pub(super) fn of(askers: &reload::Requesters) -> Askers {
+        let reload::Requesters { waiting, unattended } = askers.clone();
         Askers { waiting, unattended }
     }
 
-    pub(super) fn restore(self) -> reload::Askers {
+    pub(super) fn restore(self) -> reload::Requesters {
         let Askers { waiting, unattended } = self;
-        reload::Askers { waiting, unattended }
+        reload::Requesters { waiting, unattended }
     }
 }
 
 impl Job {
     pub(super) fn of(job: &recycle::Job) -> Job {
-        let recycle::Job { worker, why, asker, last } = job.clone();
+        let recycle::Job { worker, why, requester: asker, last } = job.clone();
         Job { worker, why: why.in_words().to_owned(), asker, last }
     }
 
     pub(super) fn restore(self) -> recycle::Job {
         let Job { worker, why, asker, last } = self;
-        recycle::Job { worker, why: RecycleReason::from_words(&why).unwrap_or(RecycleReason::Request), asker, last }
+        recycle::Job { worker, why: RecycleReason::from_words(&why).unwrap_or(RecycleReason::Request), requester: asker, last }
     }
 }

@@ -9,7 +9,7 @@ use crate::pool::readiness::Signs;
 use crate::pool::recycle::Recycling;
 use crate::pool::restart::{self, History};
 use crate::pool::timers::Timers;
-use crate::pool::vocabulary::{Accepting, Number, WorkerId};
+use crate::pool::vocabulary::{Accepting, GenerationId, WorkerId};
 use crate::pool::{Pool, Stopping, generation, reload, worker};
 
 /// More places than any pool can have.
@@ -47,7 +47,7 @@ impl Pool {
         } = saved;
         let candidate = reload.as_ref().filter(|reload| reload.stage != words::Stage::Preparing).map(|reload| reload.number);
         check(&workers, &generations, [Some(current).filter(|current| *current != 0), candidate])?;
-        let role = |number: Number| match number {
+        let role = |number: GenerationId| match number {
             number if number == current => Role::Current,
             number if Some(number) == candidate => Role::Candidate,
             _ => Role::Retired,
@@ -56,7 +56,7 @@ impl Pool {
             generations.into_iter().map(|(number, home)| (number, home.restore(number, role(number), &workers, now))).collect();
         let reload = reload.map(|reload| reload.restore(&generations, &workers));
         if let Some(LastCrash { slot, how, at_once }) = last_crash
-            && let Some(place) = generations.get_mut(&current).and_then(|home| home.places.get_mut(slot as usize))
+            && let Some(place) = generations.get_mut(&current).and_then(|home| home.slots.get_mut(slot as usize))
         {
             let last = &mut place.failures.get_or_insert_default().last;
             last.get_or_insert_with(|| restart::Failure { how: how.restore(), at_once });
@@ -90,8 +90,8 @@ impl Pool {
 
 fn check(
     workers: &BTreeMap<WorkerId, Worker>,
-    generations: &BTreeMap<Number, Generation>,
-    needed: [Option<Number>; 2],
+    generations: &BTreeMap<GenerationId, Generation>,
+    needed: [Option<GenerationId>; 2],
 ) -> Result<(), String> {
     for number in needed.into_iter().flatten() {
         if !generations.contains_key(&number) {
@@ -119,7 +119,7 @@ impl Worker {
             pid,
             phase: phase.restore(),
             status,
-            doom: doom.map(words::Doom::restore),
+            stop_reason: doom.map(words::StopReason::restore),
             ready_at: ready_at.map(|at| instant(at, now)),
             signs,
             watchdog,
@@ -132,7 +132,13 @@ impl Worker {
 }
 
 impl Generation {
-    fn restore(self, number: Number, role: Role, workers: &BTreeMap<WorkerId, Worker>, now: Instant) -> generation::Generation {
+    fn restore(
+        self,
+        number: GenerationId,
+        role: Role,
+        workers: &BTreeMap<WorkerId, Worker>,
+        now: Instant,
+    ) -> generation::Generation {
         let Generation { settings, places, accepted_on, says_ready, unproven } = self;
         let members = || workers.iter().filter(|(_, worker)| worker.generation == number);
         // In a retired generation nobody is put into a place any more, so its places may name workers that are gone.
@@ -140,7 +146,7 @@ impl Generation {
         generation::Generation {
             settings: settings.restore(),
             role,
-            places: places.into_iter().map(|place| place.restore(stands, now)).collect(),
+            slots: places.into_iter().map(|place| place.restore(stands, now)).collect(),
             ready: members().filter(|(_, worker)| worker.counted).count() as u32,
             members: members().count() as u32,
             accepted_on,
@@ -151,17 +157,17 @@ impl Generation {
 }
 
 impl Place {
-    fn restore(self, stands: impl Fn(&WorkerId) -> bool, now: Instant) -> generation::Place {
+    fn restore(self, stands: impl Fn(&WorkerId) -> bool, now: Instant) -> generation::SlotState {
         let Place { worker, successor, holder, strikes, failures, degraded, last_failure, delay, settled } = self;
         let known = |id: Option<WorkerId>| id.filter(&stands);
         let last = last_failure.map(|Failure { how, at_once }| restart::Failure { how: how.restore(), at_once });
         let any = !failures.is_empty() || degraded || last.is_some();
         let at = failures.into_iter().map(|at| instant(at, now)).collect();
-        generation::Place {
+        generation::SlotState {
             worker: known(worker),
             successor: known(successor),
-            holder: known(holder),
-            strikes,
+            stand_in: known(holder),
+            consecutive_failures: strikes,
             failures: any.then(|| Box::new(History { at, degraded, last })),
             delay,
             settled,
@@ -172,20 +178,20 @@ impl Place {
 impl Reload {
     fn restore(
         self,
-        generations: &BTreeMap<Number, generation::Generation>,
+        generations: &BTreeMap<GenerationId, generation::Generation>,
         workers: &BTreeMap<WorkerId, Worker>,
     ) -> reload::Reload {
         let Reload { number, stage, askers, target, started, yields } = self;
-        let places = generations.get(&number).map_or(&[][..], |candidate| &candidate.places);
+        let places = generations.get(&number).map_or(&[][..], |candidate| &candidate.slots);
         let started = started.min(u32::try_from(places.len()).unwrap_or(u32::MAX));
         reload::Reload {
             number,
             stage: stage.restore(),
-            askers: askers.restore(),
+            requesters: askers.restore(),
             target,
             started,
             unsettled: places[..started as usize].iter().filter(|place| !place.settled).count() as u32,
-            yields: yields.into_iter().filter(|(id, _)| workers.contains_key(id)).collect(),
+            draining_for_surge: yields.into_iter().filter(|(id, _)| workers.contains_key(id)).collect(),
         }
     }
 }
@@ -202,7 +208,7 @@ fn restore_timers(
     saved: Vec<Timer>,
     now: Instant,
     workers: &BTreeMap<WorkerId, Worker>,
-    generations: &BTreeMap<Number, generation::Generation>,
+    generations: &BTreeMap<GenerationId, generation::Generation>,
 ) -> Timers {
     let mut timers = Timers::default();
     for Timer { at, key } in saved {

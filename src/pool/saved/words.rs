@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::pool::vocabulary::{Number, Slot, WorkerId};
+use crate::pool::vocabulary::{GenerationId, Slot, WorkerId};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -20,7 +20,7 @@ pub(super) enum Phase {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "kebab-case")]
-pub(super) enum Doom {
+pub(super) enum StopReason {
     Leaving,
     LeavingAtOnce,
     StartTimeout {
@@ -43,7 +43,7 @@ pub(super) enum Stage {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "kebab-case")]
-pub(super) enum How {
+pub(super) enum ExitCause {
     Exit {
         status: i32,
     },
@@ -93,7 +93,7 @@ pub(super) enum Key {
         worker: WorkerId,
     },
     Restart {
-        generation: Number,
+        generation: GenerationId,
         slot: Slot,
     },
     Probation,

@@ -2,7 +2,7 @@
 
 use super::world::World;
 use super::{ms, settings};
-use crate::pool::{Event, How};
+use crate::pool::{Event, ExitCause};
 
 /// One worker that was told to stop, and whose main process has ended before its others.
 fn orphaned(ready: bool, serving: bool) -> World {
@@ -12,7 +12,7 @@ fn orphaned(ready: bool, serving: bool) -> World {
     }
     world.orphans_serve = serving;
     world.step(Event::Stop { now: false });
-    world.leave(1, How::Exit(0), true);
+    world.leave(1, ExitCause::Exit(0), true);
     world
 }
 

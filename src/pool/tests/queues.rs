@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::settings;
 use super::world::World;
-use crate::pool::{Event, How, Settings, Slot, Surge};
+use crate::pool::{Event, ExitCause, Settings, Slot, Surge};
 
 fn per_slot(count: u32) -> Settings {
     Settings { per_slot: true, ..settings(count) }
@@ -38,7 +38,7 @@ fn a_slot_gets_connections_from_its_first_ready_worker_on() {
     assert_eq!(slots(&world), [1]);
     world.all_ready();
     assert_eq!(slots(&world), [0, 1, 2]);
-    world.exit(workers[1], How::Exit(1));
+    world.exit(workers[1], ExitCause::Exit(1));
     assert_eq!(slots(&world), [0, 2], "what waits, waits for the replacement; nothing is added");
     world.all_ready();
     assert_eq!(slots(&world), [0, 1, 2]);
@@ -48,7 +48,7 @@ fn a_slot_gets_connections_from_its_first_ready_worker_on() {
 fn when_all_have_failed_connections_wait_where_workers_will_come() {
     let mut world = serving(2);
     for worker in world.of(1) {
-        world.exit(worker, How::Exit(1));
+        world.exit(worker, ExitCause::Exit(1));
     }
     assert_eq!(slots(&world), [0, 1]);
 }
@@ -123,7 +123,7 @@ fn a_new_generation_that_goes_again_empties_what_it_alone_served() {
     world.ready(new[0]);
     world.ready(new[1]);
     assert_eq!(slots(&world), [0, 1]);
-    world.exit(new[2], How::Exit(1));
+    world.exit(new[2], ExitCause::Exit(1));
     assert_eq!(slots(&world), [0]);
     assert_eq!(on_the_way_out(&world), (BTreeSet::from([new[1]]), BTreeSet::from([new[0]])));
 }
@@ -160,7 +160,7 @@ fn one_by_one_no_queue_is_left_either() {
     world.ready(new[0]);
     // The new one shares the first queue with the old one of slot 0, which may go.
     assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([1])));
-    world.exit(1, How::Exit(0));
+    world.exit(1, ExitCause::Exit(0));
     let new = world.of(2);
     world.ready(new[1]);
     assert_eq!(on_the_way_out(&world), (BTreeSet::from([2]), BTreeSet::new()));
@@ -179,7 +179,7 @@ fn at_the_end_all_queues_but_the_first_are_emptied() {
 #[test]
 fn the_last_worker_of_all_is_not_asked_to_wait() {
     let mut world = serving(2);
-    world.exit(1, How::Exit(1));
+    world.exit(1, ExitCause::Exit(1));
     let first = world.of(1)[0];
     // Only slot 1 serves; who recycles it has its replacement in the same slot.
     world.step(Event::Recycle(Some(2), None));
@@ -195,9 +195,9 @@ fn what_waits_survives_the_hand_over() {
     world.hand_over();
     assert_eq!(world.pool.vacating().collect::<Vec<_>>(), [2, 3]);
     world.vacate(2);
-    world.exit(2, How::Exit(0));
+    world.exit(2, ExitCause::Exit(0));
     // Who ends by itself meanwhile leaves nothing to wait for.
-    world.exit(3, How::Exit(0));
+    world.exit(3, ExitCause::Exit(0));
     assert_eq!(world.pool.vacating().count(), 0);
     world.be_kind();
     world.check_rest_and_stop();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::table::states;
 use super::world::World;
 use super::{ms, settings};
-use crate::pool::{How, Pool, Saved};
+use crate::pool::{ExitCause, Pool, Saved};
 
 fn restore(world: &World, saved: Value) -> Result<Pool, String> {
     let saved: Saved = serde_json::from_value(saved).map_err(|error| error.to_string())?;
@@ -71,7 +71,7 @@ fn what_another_version_leaves_out_has_a_default() {
 #[test]
 fn unknown_words_are_read_as_the_most_harmless() {
     let mut world = World::new(settings(2));
-    world.exit(1, How::Exit(1));
+    world.exit(1, ExitCause::Exit(1));
     let mut saved = serde_json::to_value(world.pool.save(world.now)).unwrap();
     let timers = saved["timers"].as_array_mut().unwrap();
     let before = timers.len();
@@ -106,7 +106,7 @@ fn contradictions_are_refused_in_a_sentence() {
     let mut loose = whole.clone();
     loose["generations"]["1"]["places"][0]["successor"] = json!(STRANGER);
     loose["timers"].as_array_mut().unwrap().push(json!({"for": "stop", "worker": STRANGER, "at": 1}));
-    loose["reload"] = json!({"number": 2, "stage": "preparing", "started": 900, "yields": {STRANGER.to_string(): 1}});
+    loose["reload"] = json!({"number": 2, "stage": "preparing", "started": 900, "draining_for_surge": {STRANGER.to_string(): 1}});
     let restored = restore(&world, loose).unwrap();
     assert!(!format!("{restored:?}").contains(&STRANGER.to_string()));
 }

@@ -5,7 +5,7 @@ use proptest::test_runner::RngSeed;
 
 use super::world::{What, World};
 use super::{ms, settings};
-use crate::pool::{Accepting, Event, How, Readiness, Said, Settings, Surge};
+use crate::pool::{Accepting, Event, ExitCause, Notification, Readiness, Settings, Surge};
 
 /// One move of the world. Numbers pick among what there is at that moment.
 #[derive(Clone, Debug)]
@@ -26,14 +26,14 @@ enum Move {
     SayUnknown,
     MainPid(usize),
     Lie(usize),
-    Worn(usize),
+    RecycleDue(usize),
     See(usize, u8),
     Reload,
     ReloadUnattended,
     Prepare(u32, u16),
     Refuse,
     Abort,
-    AskerGone(usize),
+    RequesterGone(usize),
     Scale(u32),
     Recycle(usize),
     RecycleAll,
@@ -61,14 +61,14 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => Just(Move::SayUnknown),
         1 => any::<usize>().prop_map(Move::MainPid),
         2 => any::<usize>().prop_map(Move::Lie),
-        3 => any::<usize>().prop_map(Move::Worn),
+        3 => any::<usize>().prop_map(Move::RecycleDue),
         6 => (any::<usize>(), any::<u8>()).prop_map(|(which, what)| Move::See(which, what)),
         12 => Just(Move::Reload),
         2 => Just(Move::ReloadUnattended),
         14 => (1_u32..5, any::<u16>()).prop_map(|(count, how)| Move::Prepare(count, how)),
         3 => Just(Move::Refuse),
         3 => Just(Move::Abort),
-        3 => any::<usize>().prop_map(Move::AskerGone),
+        3 => any::<usize>().prop_map(Move::RequesterGone),
         4 => (0_u32..6).prop_map(Move::Scale),
         3 => any::<usize>().prop_map(Move::Recycle),
         2 => Just(Move::RecycleAll),
@@ -152,18 +152,18 @@ fn one_move(world: &mut World, one: Move) {
         }
         Move::Crash(which, code) => {
             if let Some(worker) = pick(world, which, anyone) {
-                world.exit(worker, How::Exit(code));
+                world.exit(worker, ExitCause::Exit(code));
             }
         }
         Move::CrashAll => {
             for worker in world.processes.keys().copied().collect::<Vec<_>>() {
-                world.exit(worker, How::Signal { signal: 9, core: false });
+                world.exit(worker, ExitCause::Signal { signal: 9, core: false });
             }
         }
         Move::Leave(which) => {
             world.orphans_serve = which % 2 == 0;
             if let Some(worker) = pick(world, which, anyone) {
-                world.leave(worker, How::Exit(0), true);
+                world.leave(worker, ExitCause::Exit(0), true);
             }
         }
         Move::Clear(which) => {
@@ -178,28 +178,28 @@ fn one_move(world: &mut World, one: Move) {
         }
         Move::ObeyOne(which) => {
             if let Some(worker) = pick(world, which, told) {
-                world.exit(worker, How::Exit(0));
+                world.exit(worker, ExitCause::Exit(0));
             }
         }
         Move::ObeyAll => {
             for worker in world.processes.keys().copied().filter(|id| told(world, *id)).collect::<Vec<_>>() {
-                world.exit(worker, How::Exit(0));
+                world.exit(worker, ExitCause::Exit(0));
             }
         }
         Move::Say(which, what) => {
             let Some(worker) = pick(world, which, anyone) else { return };
             let said = match what % 7 {
-                0 => Said::Stopping,
-                1 => Said::Status("busy".to_owned()),
-                2 => Said::Watchdog,
-                3 => Said::WatchdogTrigger,
-                4 => Said::WatchdogEvery(ms(u64::from(what) * 20)),
-                5 => Said::Extend(ms(u64::from(what) * 1_000)),
-                _ => Said::Extend(std::time::Duration::MAX),
+                0 => Notification::Stopping,
+                1 => Notification::Status("busy".to_owned()),
+                2 => Notification::Watchdog,
+                3 => Notification::WatchdogTrigger,
+                4 => Notification::WatchdogEvery(ms(u64::from(what) * 20)),
+                5 => Notification::Extend(ms(u64::from(what) * 1_000)),
+                _ => Notification::Extend(std::time::Duration::MAX),
             };
-            world.step(Event::Said(worker, said));
+            world.step(Event::Notification(worker, said));
         }
-        Move::SayUnknown => world.step(Event::Said(u64::MAX, Said::Ready)),
+        Move::SayUnknown => world.step(Event::Notification(u64::MAX, Notification::Ready)),
         Move::MainPid(which) => {
             if let Some(worker) = pick(world, which, anyone) {
                 world.step(Event::MainPid(worker, 77));
@@ -209,7 +209,7 @@ fn one_move(world: &mut World, one: Move) {
         Move::Lie(which) => match which % 5 {
             0 => world.step(Event::Prepared(u64::MAX, settings(2))),
             1 => world.step(Event::Refused(u64::MAX, "no".to_owned())),
-            2 => world.step(Event::Exited { worker: u64::MAX, how: How::Unknown, left: false }),
+            2 => world.step(Event::Exited { worker: u64::MAX, how: ExitCause::Unknown, left: false }),
             3 => world.step(Event::Spawned(u64::MAX, 1)),
             _ => world.step(Event::Start(settings(3))),
         },
@@ -219,9 +219,9 @@ fn one_move(world: &mut World, one: Move) {
                 world.step(Event::Seen(worker, Accepting { sockets: u32::from(what & 3), hidden: what & 4 != 0 }));
             }
         }
-        Move::Worn(which) => {
+        Move::RecycleDue(which) => {
             if let Some(worker) = pick(world, which, anyone) {
-                world.step(Event::Worn(worker, crate::pool::RecycleReason::Memory));
+                world.step(Event::RecycleDue(worker, crate::pool::RecycleReason::Memory));
             }
         }
         Move::Reload => {
@@ -234,22 +234,22 @@ fn one_move(world: &mut World, one: Move) {
         }
         Move::Refuse => world.refuse(),
         Move::Abort => {
-            world.ask(What::Other, |asker| Event::Abort(Some(asker)));
+            world.ask(What::Other, |requester| Event::Abort(Some(requester)));
         }
-        Move::AskerGone(which) => {
+        Move::RequesterGone(which) => {
             if !world.asked.is_empty() {
                 world.gone(which as u64 % world.asked.len() as u64 + 1);
             }
         }
         Move::Scale(count) => {
-            world.ask(What::Other, |asker| Event::Scale(count, Some(asker)));
+            world.ask(What::Other, |requester| Event::Scale(count, Some(requester)));
         }
         Move::Recycle(which) => {
             let worker = pick(world, which, anyone).unwrap_or(77);
-            world.ask(What::Other, |asker| Event::Recycle(Some(worker), Some(asker)));
+            world.ask(What::Other, |requester| Event::Recycle(Some(worker), Some(requester)));
         }
         Move::RecycleAll => {
-            world.ask(What::Other, |asker| Event::Recycle(None, Some(asker)));
+            world.ask(What::Other, |requester| Event::Recycle(None, Some(requester)));
         }
         Move::ForksFail(count) => world.forks_fail = count,
         Move::HandOver => world.hand_over(),

@@ -9,12 +9,12 @@ mod reloads;
 
 use super::world::{What, World};
 use super::{ms, settings};
-use crate::pool::{Answer, Event, How, Kind, Outcome, Phase, Readiness, Said, Surge};
+use crate::pool::{Answer, Event, ExitCause, Kind, Notification, Outcome, Phase, Readiness, Surge};
 
-fn reload_answer(world: &World, asker: u64) -> (u64, Outcome, String) {
-    match world.answer(asker) {
+fn reload_answer(world: &World, requester: u64) -> (u64, Outcome, String) {
+    match world.answer(requester) {
         Some(Answer::Reload(number, outcome, reason)) => (*number, *outcome, reason.clone()),
-        other => panic!("asker {asker} was told {other:?}"),
+        other => panic!("requester {requester} was told {other:?}"),
     }
 }
 
@@ -29,6 +29,6 @@ fn serving(count: u32) -> World {
 fn obey(world: &mut World) {
     let told: Vec<u64> = world.processes.iter().filter(|(_, process)| process.stopped).map(|(id, _)| *id).collect();
     for worker in told {
-        world.exit(worker, How::Exit(0));
+        world.exit(worker, ExitCause::Exit(0));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use super::{ms, settings};
-use crate::pool::{Event, How, Said, Surge};
+use crate::pool::{Event, ExitCause, Notification, Surge};
 
 /// Makes a pool in some state.
 pub(super) type State = fn() -> World;
@@ -64,17 +64,17 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
         }),
         ("rolled back, new draining", || {
             let mut world = candidate();
-            world.exit(3, How::Exit(1));
+            world.exit(3, ExitCause::Exit(1));
             world
         }),
         ("crashed, leftovers", || {
             let mut world = serving();
-            world.leave(1, How::Exit(1), true);
+            world.leave(1, ExitCause::Exit(1), true);
             world
         }),
         ("waiting to restart", || {
             let mut world = World::new(settings(2));
-            world.exit(1, How::Exit(1));
+            world.exit(1, ExitCause::Exit(1));
             world
         }),
         ("recycling", || {
@@ -107,8 +107,8 @@ fn events() -> Vec<Event> {
         Event::Refused(2, "no".to_owned()),
         Event::Refused(99, "no".to_owned()),
         Event::Abort(None),
-        Event::AskerGone(1),
-        Event::AskerGone(99),
+        Event::RequesterGone(1),
+        Event::RequesterGone(99),
         Event::Scale(0, None),
         Event::Scale(1, None),
         Event::Scale(5, None),
@@ -118,20 +118,20 @@ fn events() -> Vec<Event> {
     ];
     for worker in [1, 2, 3, 4, 99] {
         let said = [
-            Said::Ready,
-            Said::Stopping,
-            Said::Status("words".to_owned()),
-            Said::Watchdog,
-            Said::WatchdogTrigger,
-            Said::WatchdogEvery(ms(100)),
-            Said::WatchdogEvery(Duration::ZERO),
-            Said::Extend(ms(100)),
-            Said::Extend(Duration::MAX),
+            Notification::Ready,
+            Notification::Stopping,
+            Notification::Status("words".to_owned()),
+            Notification::Watchdog,
+            Notification::WatchdogTrigger,
+            Notification::WatchdogEvery(ms(100)),
+            Notification::WatchdogEvery(Duration::ZERO),
+            Notification::Extend(ms(100)),
+            Notification::Extend(Duration::MAX),
         ];
-        events.extend(said.map(|said| Event::Said(worker, said)));
+        events.extend(said.map(|said| Event::Notification(worker, said)));
         events.push(Event::MainPid(worker, 7));
         events.push(Event::Vacated(worker));
-        events.push(Event::Worn(worker, crate::pool::RecycleReason::Memory));
+        events.push(Event::RecycleDue(worker, crate::pool::RecycleReason::Memory));
         events.extend([true, false].map(|serving| Event::Orphaned { worker, serving }));
         events.push(Event::Recycle(Some(worker), None));
     }
@@ -152,8 +152,8 @@ fn every_event_is_legal_in_every_state() {
                 if world.preparing.contains(&2) {
                     if matches!(event, Event::Prepared(..)) { world.prepare() } else { world.refuse() }
                 }
-            } else if let Event::AskerGone(asker) = event {
-                if world.asked.contains_key(&asker) { world.gone(asker) } else { world.step(event.clone()) }
+            } else if let Event::RequesterGone(requester) = event {
+                if world.asked.contains_key(&requester) { world.gone(requester) } else { world.step(event.clone()) }
             } else {
                 world.step(event.clone());
             }
@@ -169,7 +169,13 @@ fn every_end_of_a_worker_is_legal_in_every_state() {
     for (name, state) in states() {
         for worker in 1..=4 {
             for left in [false, true] {
-                for how in [How::Exit(0), How::Exit(1), How::Signal { signal: 11, core: true }, How::OutOfMemory, How::Unknown] {
+                for how in [
+                    ExitCause::Exit(0),
+                    ExitCause::Exit(1),
+                    ExitCause::Signal { signal: 11, core: true },
+                    ExitCause::OutOfMemory,
+                    ExitCause::Unknown,
+                ] {
                     let mut world = state();
                     println!("{name}: worker {worker} ends, {how}, left: {left}");
                     world.leave(worker, how, left);

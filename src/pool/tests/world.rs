@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::pool::{
-    Accepting, Action, Answer, AskerId, Ended, Event, How, Kind, Number, Outcome, Phase, Pool, Said, Settings, Slot, Worker,
-    WorkerId,
+    Accepting, Action, Answer, Ended, Event, ExitCause, GenerationId, Kind, Notification, Outcome, Phase, Pool, RequesterId,
+    Settings, Slot, Worker, WorkerId,
 };
 
 /// A process as the world sees it.
 #[derive(Clone, Debug)]
 pub struct Process {
     pub slot: Slot,
-    pub generation: Number,
+    pub generation: GenerationId,
     /// Its queue is watched, and it is to be stopped when that is empty.
     pub vacating: bool,
     /// It was told to stop (or to abort).
@@ -46,9 +46,9 @@ pub struct World {
     pub pool: Pool,
     pub now: Instant,
     pub processes: BTreeMap<WorkerId, Process>,
-    pub asked: BTreeMap<AskerId, Asked>,
+    pub asked: BTreeMap<RequesterId, Asked>,
     /// Generations whose preparation waits for an answer.
-    pub preparing: Vec<Number>,
+    pub preparing: Vec<GenerationId>,
     /// What the next preparations yield.
     pub next: Settings,
     /// So many forks fail from now on.
@@ -56,16 +56,16 @@ pub struct World {
     /// Orphaned processes hold a listening socket or an accepted connection.
     pub orphans_serve: bool,
     pub ended: Vec<Ended>,
-    pub finished: Vec<(Number, Outcome, String)>,
+    pub finished: Vec<(GenerationId, Outcome, String)>,
     /// Log lines.
     pub logs: Vec<(Kind, String)>,
-    pub spawns: Vec<(WorkerId, Slot, Number, Instant)>,
+    pub spawns: Vec<(WorkerId, Slot, GenerationId, Instant)>,
     pub ready_told: bool,
     pub exit: Option<u8>,
-    begun: Vec<Number>,
-    released: BTreeSet<Number>,
-    committed: BTreeMap<Number, Settings>,
-    prepared: BTreeMap<Number, Settings>,
+    begun: Vec<GenerationId>,
+    released: BTreeSet<GenerationId>,
+    committed: BTreeMap<GenerationId, Settings>,
+    prepared: BTreeMap<GenerationId, Settings>,
     said_stopping: BTreeSet<WorkerId>,
     stopping: bool,
     /// Who is found failing later in the same step, and was well when the present action was decided.
@@ -157,7 +157,7 @@ impl World {
         if self.pool.wants_a_look(worker) {
             self.see(worker, 0b11);
         }
-        self.step(Event::Said(worker, Said::Ready));
+        self.step(Event::Notification(worker, Notification::Ready));
     }
 
     /// A look from outside shows that the worker accepts on these sockets (a bit each).
@@ -174,11 +174,11 @@ impl World {
         }
     }
 
-    pub fn exit(&mut self, worker: WorkerId, how: How) {
+    pub fn exit(&mut self, worker: WorkerId, how: ExitCause) {
         self.leave(worker, how, false);
     }
 
-    pub fn leave(&mut self, worker: WorkerId, how: How, left: bool) {
+    pub fn leave(&mut self, worker: WorkerId, how: ExitCause, left: bool) {
         let Some(process) = self.processes.get_mut(&worker) else { return };
         if process.gone {
             return;
@@ -218,30 +218,30 @@ impl World {
         }
     }
 
-    pub fn ask(&mut self, what: What, event: impl FnOnce(AskerId) -> Event) -> AskerId {
-        let asker = self.asked.len() as AskerId + 1;
-        self.asked.insert(asker, Asked { what, begun: self.begun.len(), answer: None, left: false });
-        self.step(event(asker));
-        asker
+    pub fn ask(&mut self, what: What, event: impl FnOnce(RequesterId) -> Event) -> RequesterId {
+        let requester = self.asked.len() as RequesterId + 1;
+        self.asked.insert(requester, Asked { what, begun: self.begun.len(), answer: None, left: false });
+        self.step(event(requester));
+        requester
     }
 
-    pub fn reload(&mut self) -> AskerId {
-        self.ask(What::Reload, |asker| Event::Reload(Some(asker)))
+    pub fn reload(&mut self) -> RequesterId {
+        self.ask(What::Reload, |requester| Event::Reload(Some(requester)))
     }
 
-    pub fn gone(&mut self, asker: AskerId) {
-        if let Some(asked) = self.asked.get_mut(&asker).filter(|asked| !asked.left && asked.answer.is_none()) {
+    pub fn gone(&mut self, requester: RequesterId) {
+        if let Some(asked) = self.asked.get_mut(&requester).filter(|asked| !asked.left && asked.answer.is_none()) {
             asked.left = true;
-            self.step(Event::AskerGone(asker));
+            self.step(Event::RequesterGone(requester));
         }
     }
 
-    pub fn answer(&self, asker: AskerId) -> Option<&Answer> {
-        self.asked[&asker].answer.as_ref()
+    pub fn answer(&self, requester: RequesterId) -> Option<&Answer> {
+        self.asked[&requester].answer.as_ref()
     }
 
     /// Workers that serve, of a generation or of all.
-    pub fn serving(&self, generation: Option<Number>) -> u32 {
+    pub fn serving(&self, generation: Option<GenerationId>) -> u32 {
         let serves = |id, worker: &Worker| {
             worker.phase == Phase::Ready && self.alive(id) && generation.is_none_or(|number| worker.generation == number)
         };
@@ -249,7 +249,7 @@ impl World {
     }
 
     /// The living workers of a generation, by slot.
-    pub fn of(&self, generation: Number) -> Vec<WorkerId> {
+    pub fn of(&self, generation: GenerationId) -> Vec<WorkerId> {
         let mut workers: Vec<_> = self.pool.workers().filter(|(_, worker)| worker.generation == generation).collect();
         workers.sort_by_key(|(id, worker)| (worker.slot, *id));
         workers.into_iter().map(|(id, _)| id).collect()
@@ -275,7 +275,7 @@ impl World {
                 if process.gone {
                     self.clear(worker);
                 } else {
-                    self.exit(worker, How::Exit(0));
+                    self.exit(worker, ExitCause::Exit(0));
                 }
                 continue;
             }
@@ -292,13 +292,13 @@ impl World {
             // Those who leave by themselves do leave.
             let leaving = self.pool.workers().find(|(id, worker)| worker.phase == Phase::Draining && self.alive(*id));
             if let Some(worker) = leaving.map(|(id, _)| id) {
-                self.exit(worker, How::Exit(0));
+                self.exit(worker, ExitCause::Exit(0));
                 continue;
             }
             // Nobody hangs any more.
             let watched = self.pool.workers().find(|(_, worker)| worker.phase == Phase::Ready && worker.watchdog.is_some());
             if let Some(worker) = watched.map(|(id, _)| id) {
-                self.step(Event::Said(worker, Said::WatchdogEvery(Duration::ZERO)));
+                self.step(Event::Notification(worker, Notification::WatchdogEvery(Duration::ZERO)));
                 continue;
             }
             let waits = self.pool.state() == "reloading"
@@ -324,8 +324,8 @@ impl World {
         assert!(self.exit.is_some(), "the instance does not end");
         assert!(self.processes.is_empty(), "processes are left");
         assert_eq!(self.pool.deadline(), None, "a timer is left");
-        for (asker, asked) in &self.asked {
-            assert!(asked.answer.is_some() || asked.left, "asker {asker} was never answered");
+        for (requester, asked) in &self.asked {
+            assert!(asked.answer.is_some() || asked.left, "requester {requester} was never answered");
         }
         for number in self.prepared.keys().filter(|number| **number != self.pool.generation()) {
             assert!(self.released.contains(number), "generation {number} was never released");
@@ -339,7 +339,7 @@ impl World {
 
     fn note(&mut self, event: &Event) {
         match event {
-            Event::Said(worker, Said::Stopping) => {
+            Event::Notification(worker, Notification::Stopping) => {
                 self.said_stopping.insert(*worker);
             }
             Event::Stop { .. } => self.stopping = true,
@@ -347,7 +347,7 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, action: &Action, before: Number, follow: &mut Vec<Event>) {
+    fn carry_out(&mut self, action: &Action, before: GenerationId, follow: &mut Vec<Event>) {
         assert!(self.exit.is_none(), "{action:?} after the exit");
         match action {
             Action::Prepare(number) => self.preparing.push(*number),
@@ -436,7 +436,7 @@ impl World {
                     assert!(!reason.is_empty(), "a failed reload without a reason");
                 }
             }
-            Action::Answer(asker, answer) => self.answered(*asker, answer),
+            Action::Answer(requester, answer) => self.answered(*requester, answer),
             Action::Ready => assert!(!std::mem::replace(&mut self.ready_told, true), "READY=1 twice"),
             Action::Stopping => self.stopping = true,
             Action::Exit(code) => {
@@ -450,9 +450,9 @@ impl World {
         }
     }
 
-    fn answered(&mut self, asker: AskerId, answer: &Answer) {
-        let asked = self.asked.get_mut(&asker).expect("an answer to somebody unknown");
-        assert!(asked.answer.is_none(), "asker {asker} was answered twice");
+    fn answered(&mut self, requester: RequesterId, answer: &Answer) {
+        let asked = self.asked.get_mut(&requester).expect("an answer to somebody unknown");
+        assert!(asked.answer.is_none(), "requester {requester} was answered twice");
         assert_eq!(asked.what == What::Reload, matches!(answer, Answer::Reload(..)), "the wrong kind of answer");
         if let Answer::Reload(number, outcome, reason) = answer
             && reason != "the instance is stopping"

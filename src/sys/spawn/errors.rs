@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::sys::fd::{STASH, stash};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 
 /// What the child was doing when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,12 +117,12 @@ impl ErrorPipe {
     pub fn new() -> io::Result<ErrorPipe> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // The writing end must not be where a child puts a socket.
-        Ok(ErrorPipe { read, write: stash(write, STASH) })
+        Ok(ErrorPipe { read, write: dup_high(write, RESERVED_FD_BASE) })
     }
 
     /// One that an earlier program of this process has made: the reading and the writing end.
     pub fn from_ends(read: OwnedFd, write: OwnedFd) -> ErrorPipe {
-        ErrorPipe { read, write: stash(write, STASH) }
+        ErrorPipe { read, write: dup_high(write, RESERVED_FD_BASE) }
     }
 
     /// Both ends, for a later program of this process.

@@ -23,7 +23,7 @@ use super::raw;
 /// How a process is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), expect(dead_code, reason = "what copying falls back to by itself, the tests name"))]
-pub(super) enum Way {
+pub(super) enum CloneMode {
     /// clone3(2), in our memory.
     Share,
     /// And with our table of descriptors.
@@ -34,11 +34,11 @@ pub(super) enum Way {
     Fork,
 }
 
-impl Way {
+impl CloneMode {
     /// This way, or a copy where the law above wants one.
-    pub fn for_this(self, foreign: bool, small: bool) -> Way {
-        let shares = matches!(self, Way::Share | Way::ShareAll);
-        if shares && !may_share(foreign, small, *DIES_ALONE) { Way::Copy } else { self }
+    pub fn for_this(self, foreign: bool, small: bool) -> CloneMode {
+        let shares = matches!(self, CloneMode::Share | CloneMode::ShareAll);
+        if shares && !may_share(foreign, small, *DIES_ALONE) { CloneMode::Copy } else { self }
     }
 }
 
@@ -70,7 +70,7 @@ const STACK: usize = 16 * 1024;
 static USED: AtomicBool = AtomicBool::new(false);
 
 /// What a child uses of our memory.
-struct Pad {
+struct ChildStack {
     /// Set by us, cleared by the kernel once the child has left.
     busy: AtomicU32,
     order: Option<Order>,
@@ -79,7 +79,7 @@ struct Pad {
 
 /// Boxed, for the kernel and the child know where they are.
 #[allow(clippy::vec_box)]
-static ALL: Mutex<Vec<Box<Pad>>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<Box<ChildStack>>> = Mutex::new(Vec::new());
 
 /// The law above, for a worker that is (not) of another user's, in a cgroup that is (not) small.
 pub(super) fn may_share(foreign: bool, small: bool, dies_alone: bool) -> bool {
@@ -107,7 +107,7 @@ pub(super) fn sweep() -> usize {
 }
 
 #[allow(clippy::vec_box)]
-fn sweep_these(pads: &mut Vec<Box<Pad>>) -> usize {
+fn sweep_these(pads: &mut Vec<Box<ChildStack>>) -> usize {
     let mut idle = 0;
     pads.retain_mut(|pad| {
         if pad.busy.load(Ordering::Acquire) != 0 {
@@ -124,13 +124,13 @@ fn sweep_these(pads: &mut Vec<Box<Pad>>) -> usize {
 ///
 /// # Safety
 /// All signals are blocked in the calling thread, and every pointer in `order` leads into it.
-pub(super) unsafe fn process(order: Order, way: Way) -> io::Result<(i32, RawFd)> {
+pub(super) unsafe fn process(order: Order, way: CloneMode) -> io::Result<(i32, RawFd)> {
     // SAFETY: as for this function.
     unsafe {
         match way {
-            Way::Share | Way::ShareAll => share(order),
-            Way::Copy => or_fork(copy(&order), &order),
-            Way::Fork => fork(&order),
+            CloneMode::Share | CloneMode::ShareAll => share(order),
+            CloneMode::Copy => or_fork(copy(&order), &order),
+            CloneMode::Fork => fork(&order),
         }
     }
 }
@@ -185,7 +185,7 @@ unsafe fn share(order: Order) -> io::Result<(i32, RawFd)> {
         Some(index) => index,
         None if pads.len() < PADS => {
             let stack = vec![0; STACK / size_of::<u128>()];
-            pads.push(Box::new(Pad { busy: AtomicU32::new(0), order: None, stack }));
+            pads.push(Box::new(ChildStack { busy: AtomicU32::new(0), order: None, stack }));
             pads.len() - 1
         }
         None => {
@@ -193,7 +193,7 @@ unsafe fn share(order: Order) -> io::Result<(i32, RawFd)> {
             return unsafe { or_fork(copy(&order), &order) };
         }
     };
-    let Pad { busy, order: place, stack } = &mut *pads[index];
+    let ChildStack { busy, order: place, stack } = &mut *pads[index];
     let order = place.insert(order);
     let mut pidfd: RawFd = -1;
     let mut args = arguments(order, &mut pidfd);

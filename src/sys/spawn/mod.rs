@@ -24,10 +24,10 @@ pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
 pub use self::user::{as_user, become_user};
 use super::fd::crowded;
-pub use super::fd::{STASH, stash};
+pub use super::fd::{RESERVED_FD_BASE, dup_high};
 use super::process::PidFd;
 pub use super::program::Program;
-use make::Way;
+use make::CloneMode;
 
 /// Whose rights a worker has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ static IGNORED: LazyLock<u64> = LazyLock::new(child::ignored_signals);
 /// `WATCHDOG_PID` and `RATOON_SCOREBOARD`. Errors are those of clone3(2): `EAGAIN` and `ENOMEM` mean "later", and with
 /// a cgroup `EACCES`, `EBUSY`, `ENOENT`, `EOPNOTSUPP` mean that this cgroup takes no process.
 pub fn spawn(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe) -> io::Result<Child> {
-    let way = if crowded() { Way::ShareAll } else { Way::Share };
+    let way = if crowded() { CloneMode::ShareAll } else { CloneMode::Share };
     spawn_by(plan, birth, errors, way)
 }
 
@@ -112,22 +112,22 @@ pub fn sweep() {
     make::sweep();
 }
 
-fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io::Result<Child> {
+fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: CloneMode) -> io::Result<Child> {
     let way = way.for_this(plan.identity.is_some(), birth.small);
     match spawn_this_way(plan, birth, errors, way) {
         // No number is left for copies of descriptors.
-        Err(error) if way == Way::ShareAll && error.raw_os_error() == Some(libc::EMFILE) => {
-            spawn_this_way(plan, birth, errors, Way::Share)
+        Err(error) if way == CloneMode::ShareAll && error.raw_os_error() == Some(libc::EMFILE) => {
+            spawn_this_way(plan, birth, errors, CloneMode::Share)
         }
         made => made,
     }
 }
 
-fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) -> io::Result<Child> {
+fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: CloneMode) -> io::Result<Child> {
     let first = 3;
     let listeners = birth.listeners.unwrap_or(&plan.listeners);
     let next = first + listeners.len() as RawFd + RawFd::from(birth.scoreboard.is_some());
-    let mut above = Above { least: next, all: way == Way::ShareAll, moved: Vec::new() };
+    let mut above = FdRemap { least: next, all: way == CloneMode::ShareAll, moved: Vec::new() };
 
     let mut descriptors = Vec::with_capacity(listeners.len() + 1);
     for listener in listeners {
@@ -170,7 +170,7 @@ fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Way) 
     // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     // Out of the way: the low numbers are copied for each child.
-    Ok(Child { pid: pid as u32, pidfd: PidFd::from(stash(pidfd, STASH)) })
+    Ok(Child { pid: pid as u32, pidfd: PidFd::from(dup_high(pidfd, RESERVED_FD_BASE)) })
 }
 
 fn optional(
@@ -182,13 +182,13 @@ fn optional(
 
 /// Sources must not be where the child puts something: those that are, are duplicated. For a child that shares our table all
 /// are: its copies stay what they are until it has a table of its own, and have low numbers.
-struct Above {
+struct FdRemap {
     least: RawFd,
     all: bool,
     moved: Vec<OwnedFd>,
 }
 
-impl Above {
+impl FdRemap {
     fn number(&mut self, fd: BorrowedFd<'_>) -> io::Result<RawFd> {
         if fd.as_raw_fd() >= self.least && !self.all {
             return Ok(fd.as_raw_fd());

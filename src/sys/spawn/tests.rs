@@ -9,10 +9,10 @@ use crate::sys::poll::Poll;
 use crate::sys::process::Ended;
 use crate::sys::testing::*;
 
-const WAYS: [Way; 4] = [Way::Share, Way::ShareAll, Way::Copy, Way::Fork];
+const WAYS: [CloneMode; 4] = [CloneMode::Share, CloneMode::ShareAll, CloneMode::Copy, CloneMode::Fork];
 
 /// Runs to the end; what it printed and how it ended.
-fn run_by(way: Way, plan: &Plan, birth: Birth<'_>, errors: &ErrorPipe) -> (String, Ended) {
+fn run_by(way: CloneMode, plan: &Plan, birth: Birth<'_>, errors: &ErrorPipe) -> (String, Ended) {
     let mut output = Output::new();
     let child = spawn_by(plan, &Birth { stdout: Some(output.end()), ..birth }, errors, way).unwrap();
     output.started();
@@ -20,7 +20,7 @@ fn run_by(way: Way, plan: &Plan, birth: Birth<'_>, errors: &ErrorPipe) -> (Strin
     (text, ended(&child.pidfd))
 }
 
-fn run(way: Way, plan: &Plan, birth: Birth<'_>) -> String {
+fn run(way: CloneMode, plan: &Plan, birth: Birth<'_>) -> String {
     let errors = ErrorPipe::new().unwrap();
     let (text, end) = run_by(way, plan, birth, &errors);
     assert_eq!((errors.drain(), end), (vec![], Ended::Exit(0)), "{text}");
@@ -96,7 +96,7 @@ fn a_failing_exec_is_told_for_every_layout_of_descriptors() {
                     .map(|_| {
                         let (socket, _) = std::os::unix::net::UnixDatagram::pair().unwrap();
                         let fd = OwnedFd::from(socket);
-                        Arc::new(if stashed { stash(fd, 512) } else { fd })
+                        Arc::new(if stashed { dup_high(fd, 512) } else { fd })
                     })
                     .collect();
                 let late = ErrorPipe::new().unwrap();
@@ -128,7 +128,7 @@ fn the_pipe_is_readable_only_when_something_failed() {
     let poll = Poll::new().unwrap();
     poll.add(&errors, 1).unwrap();
     let ready = || poll.ready(&mut Vec::new(), 1).unwrap();
-    assert_eq!(run_by(Way::Share, &shell("exit 3"), birth(), &errors).1, Ended::Exit(3));
+    assert_eq!(run_by(CloneMode::Share, &shell("exit 3"), birth(), &errors).1, Ended::Exit(3));
     assert_eq!(ready(), 0);
     let directory = tempfile::tempdir().unwrap();
     let garbage = executable(&directory.path().join("garbage"), "?");
@@ -146,7 +146,7 @@ fn the_pipe_is_readable_only_when_something_failed() {
 fn children_leave_our_memory() {
     let errors = ErrorPipe::new().unwrap();
     let plan = shell("exit 7");
-    let ways = [Way::Share, Way::ShareAll].into_iter().cycle().take(150);
+    let ways = [CloneMode::Share, CloneMode::ShareAll].into_iter().cycle().take(150);
     let children: Vec<_> = ways.map(|way| spawn_by(&plan, &birth(), &errors, way).unwrap()).collect();
     for child in &children {
         assert_eq!(ended(&child.pidfd), Ended::Exit(7));
@@ -335,7 +335,7 @@ fn a_directory_that_is_no_cgroup_is_an_error() {
     let birth = || Birth { cgroup: Some(directory.as_fd()), ..birth() };
     assert_eq!(spawn(&shell(""), &birth(), &errors).unwrap_err().raw_os_error(), Some(libc::EBADF));
     // The other way the child moves itself, so it is the child that tells.
-    assert_eq!(run_by(Way::Fork, &shell(""), birth(), &errors).1, Ended::Exit(127));
+    assert_eq!(run_by(CloneMode::Fork, &shell(""), birth(), &errors).1, Ended::Exit(127));
     assert_eq!(errors.drain()[0].to_string(), "cgroup: No such file or directory");
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{PATIENCE, eventually};
+use super::{TIMEOUT, eventually};
 
 /// What came back.
 #[derive(Debug)]
@@ -18,12 +18,12 @@ pub struct Answer {
 
 /// From the pool, at `127.0.0.1:PORT` or the path of a Unix socket.
 pub fn get(address: &str, path: &str) -> std::io::Result<Answer> {
-    if address.starts_with('/') { over_unix(Path::new(address), "GET", path, PATIENCE) } else { over_tcp(address, path) }
+    if address.starts_with('/') { over_unix(Path::new(address), "GET", path, TIMEOUT) } else { over_tcp(address, path) }
 }
 
 fn over_tcp(address: &str, path: &str) -> std::io::Result<Answer> {
     let stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     talk(stream, "GET", path)
 }
 
@@ -62,7 +62,7 @@ impl Asked {
     #[track_caller]
     pub fn post(socket: &Path, path: &str) -> Asked {
         let mut stream = UnixStream::connect(socket).expect("the control socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         ask(&mut stream, "POST", path).expect("written");
         eventually("the request is read", || (unread(&stream) == 0).then_some(()), String::new);
         Asked(stream)

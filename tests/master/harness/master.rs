@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::http::{self, Answer};
 use super::systemd::Systemd;
-use super::{PATIENCE, Place, RATOON, Signal, eventually, processes};
+use super::{Place, RATOON, Signal, TIMEOUT, eventually, processes};
 
 /// A `ratoon run`; ended with everything that it left when dropped.
 pub struct Master {
@@ -25,7 +25,7 @@ pub struct Master {
 
 /// How a verb of the command line ended.
 #[derive(Debug)]
-pub struct Said {
+pub struct Notification {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
@@ -48,7 +48,7 @@ impl Master {
 
     /// The status document; `None` while nobody answers.
     pub fn try_status(&self) -> Option<Value> {
-        let answer = http::over_unix(&self.control(), "GET", "/status", PATIENCE).ok()?;
+        let answer = http::over_unix(&self.control(), "GET", "/status", TIMEOUT).ok()?;
         serde_json::from_str(&answer.body).ok()
     }
 
@@ -89,13 +89,13 @@ impl Master {
     }
 
     /// A verb of the command line, to its end.
-    pub fn verb(&self, words: &[&str]) -> Said {
+    pub fn verb(&self, words: &[&str]) -> Notification {
         self.begin(words).end()
     }
 
     /// A verb that must succeed.
     #[track_caller]
-    pub fn ok(&self, words: &[&str]) -> Said {
+    pub fn ok(&self, words: &[&str]) -> Notification {
         let said = self.verb(words);
         assert_eq!(said.code, Some(0), "ratoon {words:?}: {said:?}\n{}", self.log());
         said
@@ -231,7 +231,7 @@ impl Verb {
 
     /// Its end.
     #[track_caller]
-    pub fn end(mut self) -> Said {
+    pub fn end(mut self) -> Notification {
         let whole = |heard: &Heard| {
             let heard = heard.lock().expect("no panic under the lock");
             heard.1.then(|| heard.0.clone())
@@ -241,7 +241,7 @@ impl Verb {
             "the verb ends",
             || {
                 let code = self.child.try_wait().expect("wait")?.code();
-                Some(Said { code, out: whole(&out)?, err: whole(&err)? })
+                Some(Notification { code, out: whole(&out)?, err: whole(&err)? })
             },
             || format!("{out:?}\n{err:?}"),
         )
@@ -249,7 +249,7 @@ impl Verb {
 
     /// Sends it a signal, and waits for its end.
     #[track_caller]
-    pub fn signal(self, signal: Signal) -> Said {
+    pub fn signal(self, signal: Signal) -> Notification {
         processes::signal(self.child.id(), signal);
         self.end()
     }

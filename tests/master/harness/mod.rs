@@ -26,7 +26,7 @@ pub use rustix::process::Signal;
 pub use serde_json::Value;
 
 /// Long enough for a machine under load; nothing waits for it but a test that fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The program under test.
 pub const RATOON: &str = env!("CARGO_BIN_EXE_ratoon");
@@ -41,13 +41,13 @@ pub fn example(name: &str) -> PathBuf {
 /// Asks until there is an answer; the test fails when there is none in time, saying what `otherwise` knows.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>, otherwise: impl FnOnce() -> String) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut pause = Duration::from_millis(2);
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}\n{}", otherwise());
+        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}\n{}", otherwise());
         std::thread::sleep(pause);
         // Who asks keeps the machine from what is waited for.
         pause = (pause * 2).min(Duration::from_millis(50));

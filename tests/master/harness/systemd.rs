@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// What was said so far, datagram by datagram.
 #[derive(Default)]
@@ -73,14 +73,14 @@ impl Systemd {
     /// Waits until what was said makes `find` give something.
     #[track_caller]
     pub fn wait<T>(&self, what: &str, find: impl Fn(&[String]) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut messages = self.heard.messages.lock().expect("no panic under the lock");
         loop {
             if let Some(found) = find(&messages) {
                 return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "systemd was not told within {PATIENCE:?}: {what}; it was told {messages:#?}");
+            assert!(!left.is_zero(), "systemd was not told within {TIMEOUT:?}: {what}; it was told {messages:#?}");
             messages = self.heard.more.wait_timeout(messages, left).expect("no panic under the lock").0;
         }
     }

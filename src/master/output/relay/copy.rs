@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::native::{Native, Source};
 use super::sink::{PENDING_LAST, PENDING_MAX, Sink};
-use super::{Command, Handed, HandedPipe, PIECE, Shared, Sinks};
+use super::{Command, HandedPipe, PIECE, RelayState, Shared, Sinks};
 use crate::table::Table;
 
 /// A longer line is broken, as journald does, bytes.
@@ -32,7 +32,7 @@ pub(super) struct Copier {
     closing: VecDeque<(Instant, u64)>,
     flushes: Vec<std::sync::mpsc::Sender<()>>,
     /// Somebody else goes on from here: who gets what is in hand, and when at the latest.
-    leaving: Option<(oneshot::Sender<Handed>, Instant)>,
+    leaving: Option<(oneshot::Sender<RelayState>, Instant)>,
     buffer: Vec<u8>,
     grace: Duration,
     ended: bool,
@@ -308,7 +308,7 @@ impl Copier {
             line: pipe.line,
             closing: pipe.closing,
         });
-        let handed = Handed { pipes: pipes.collect(), pending: self.sinks.iter_mut().map(Sink::take_lines).collect() };
+        let handed = RelayState { pipes: pipes.collect(), pending: self.sinks.iter_mut().map(Sink::take_lines).collect() };
         match done.send(handed) {
             Ok(()) => self.ended = true,
             // Nobody wants it any more.
@@ -317,7 +317,7 @@ impl Copier {
     }
 
     /// Goes on with what another had in hand.
-    fn take_over(&mut self, handed: Handed) {
+    fn take_over(&mut self, handed: RelayState) {
         let last = self.sinks.len() - 1;
         for (number, pending) in handed.pending.into_iter().enumerate() {
             self.sinks[number.min(last)].prepend(pending);

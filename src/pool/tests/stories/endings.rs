@@ -13,13 +13,18 @@ fn draining() -> World {
 }
 
 /// How the last record says that the worker ended; `None` when it is no failure.
-fn recorded(world: &World) -> Option<How> {
+fn recorded(world: &World) -> Option<ExitCause> {
     world.ended.last().filter(|ended| ended.failed).map(|ended| ended.how.clone())
 }
 
 #[test]
 fn draining_worker_that_crashes_is_a_failure() {
-    for how in [How::Exit(1), How::Signal { signal: 11, core: true }, How::Signal { signal: 9, core: false }, How::OutOfMemory] {
+    for how in [
+        ExitCause::Exit(1),
+        ExitCause::Signal { signal: 11, core: true },
+        ExitCause::Signal { signal: 9, core: false },
+        ExitCause::OutOfMemory,
+    ] {
         let mut world = draining();
         world.exit(1, how.clone());
         assert_eq!(recorded(&world), Some(how.clone()));
@@ -31,7 +36,7 @@ fn draining_worker_that_crashes_is_a_failure() {
 
 #[test]
 fn draining_worker_that_ends_by_its_stop_signal_is_no_failure() {
-    for how in [How::Exit(0), How::Exit(128 + 15), How::Signal { signal: 15, core: false }] {
+    for how in [ExitCause::Exit(0), ExitCause::Exit(128 + 15), ExitCause::Signal { signal: 15, core: false }] {
         let mut world = draining();
         world.exit(1, how);
         assert_eq!(recorded(&world), None);
@@ -41,8 +46,8 @@ fn draining_worker_that_ends_by_its_stop_signal_is_no_failure() {
     let mut world = World::new(config);
     world.ready(1);
     world.step(Event::Stop { now: false });
-    world.exit(1, How::Signal { signal: 15, core: false });
-    assert_eq!(recorded(&world), Some(How::Signal { signal: 15, core: false }), "another signal than worker.stop_signal");
+    world.exit(1, ExitCause::Signal { signal: 15, core: false });
+    assert_eq!(recorded(&world), Some(ExitCause::Signal { signal: 15, core: false }), "another signal than worker.stop_signal");
 }
 
 #[test]
@@ -50,7 +55,7 @@ fn workers_that_a_second_stop_kills_are_no_failures() {
     let mut world = serving(1);
     world.step(Event::Stop { now: false });
     world.step(Event::Stop { now: true });
-    world.exit(1, How::Signal { signal: 9, core: false });
+    world.exit(1, ExitCause::Signal { signal: 9, core: false });
     assert_eq!(recorded(&world), None);
 }
 
@@ -58,9 +63,9 @@ fn workers_that_a_second_stop_kills_are_no_failures() {
 fn worker_that_crashes_after_stopping_is_a_failure() {
     let mut world = serving(1);
     world.pass(ms(1_000));
-    world.step(Event::Said(1, Said::Stopping));
-    world.exit(1, How::Signal { signal: 11, core: false });
-    assert_eq!(recorded(&world), Some(How::Signal { signal: 11, core: false }));
+    world.step(Event::Notification(1, Notification::Stopping));
+    world.exit(1, ExitCause::Signal { signal: 11, core: false });
+    assert_eq!(recorded(&world), Some(ExitCause::Signal { signal: 11, core: false }));
     assert_eq!((world.pool.crashes(), world.spawns.len()), (1, 2), "it has one replacement");
 }
 
@@ -70,10 +75,10 @@ fn pool_degraded_by_workers_that_leave_names_them() {
     while !world.pool.degraded() {
         let worker = world.of(1)[0];
         world.ready(worker);
-        world.step(Event::Said(worker, Said::Stopping));
-        world.exit(worker, How::Exit(0));
+        world.step(Event::Notification(worker, Notification::Stopping));
+        world.exit(worker, ExitCause::Exit(0));
         // The first of a slot may leave whenever it likes; those that follow wait like workers that crash.
-        let expected = if world.ended.len() == 1 { None } else { Some(How::Left) };
+        let expected = if world.ended.len() == 1 { None } else { Some(ExitCause::Left) };
         assert_eq!(recorded(&world), expected, "after {} ends", world.ended.len());
         while world.of(1).is_empty() {
             let at = world.pool.deadline().expect("a restart");

@@ -7,7 +7,7 @@ fn fail_for(world: &mut World, span: std::time::Duration) {
     let end = world.now + span;
     while world.exit.is_none() && world.now < end {
         for worker in world.processes.keys().copied().collect::<Vec<_>>() {
-            world.exit(worker, How::Exit(3));
+            world.exit(worker, ExitCause::Exit(3));
         }
         match world.pool.deadline() {
             Some(at) if world.exit.is_none() => world.pass(at - world.now),
@@ -35,7 +35,7 @@ fn start_goes_on_while_a_slot_has_not_failed_three_times() {
     for _ in 0..5 {
         let worker = world.pool.workers().find(|(_, worker)| worker.slot == 0).map(|(id, _)| id);
         if let Some(worker) = worker {
-            world.exit(worker, How::Exit(3));
+            world.exit(worker, ExitCause::Exit(3));
         }
         world.pass(ms(1_500));
     }
@@ -49,7 +49,7 @@ fn start_goes_on_while_a_slot_has_not_failed_three_times() {
 fn pool_that_had_a_ready_worker_goes_on_for_ever() {
     let mut world = World::new(settings(2));
     world.ready(1);
-    world.exit(1, How::Exit(3));
+    world.exit(1, ExitCause::Exit(3));
     fail_for(&mut world, ms(600_000));
     assert_eq!((world.exit, world.pool.state()), (None, "starting"));
 }
@@ -57,11 +57,11 @@ fn pool_that_had_a_ready_worker_goes_on_for_ever() {
 #[test]
 fn start_that_cannot_succeed_waits_for_a_reload_under_way() {
     let mut world = World::new(settings(1));
-    let asker = world.reload();
+    let requester = world.reload();
     fail_for(&mut world, ms(20_000));
     assert_eq!(world.exit, None, "the reload may bring a release that starts");
     world.refuse();
-    assert_eq!(reload_answer(&world, asker).1, Outcome::Refused);
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Refused);
     world.be_kind();
     assert_eq!(world.exit, Some(1));
 }
@@ -69,7 +69,7 @@ fn start_that_cannot_succeed_waits_for_a_reload_under_way() {
 #[test]
 fn start_that_cannot_succeed_is_the_same_after_a_hand_over() {
     let mut world = World::new(settings(1));
-    world.exit(1, How::Exit(3));
+    world.exit(1, ExitCause::Exit(3));
     world.hand_over();
     fail_for(&mut world, ms(60_000));
     assert_eq!((world.exit, world.spawns.len()), (Some(1), 3));

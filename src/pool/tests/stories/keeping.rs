@@ -15,7 +15,7 @@ fn a_worker_that_served_is_replaced_at_once_and_then_ever_more_slowly() {
         let worker = in_first(&world).unwrap();
         world.ready(worker);
         let before = (world.spawns.len(), world.now);
-        world.exit(worker, How::Exit(1));
+        world.exit(worker, ExitCause::Exit(1));
         while world.spawns.len() == before.0 {
             let at = world.pool.deadline().unwrap();
             world.pass(at - world.now);
@@ -32,7 +32,7 @@ fn a_worker_that_served_is_replaced_at_once_and_then_ever_more_slowly() {
     world.ready(worker);
     world.pass(ms(30_000));
     let before = world.spawns.len();
-    world.exit(worker, How::Exit(1));
+    world.exit(worker, ExitCause::Exit(1));
     assert_eq!(world.spawns.len(), before + 1);
 }
 
@@ -46,7 +46,7 @@ fn more_failures_than_the_limit_degrade_the_pool_until_all_is_well_for_an_interv
             world.pass(at - world.now);
         }
         let worker = in_slot(&world, 2).unwrap();
-        world.exit(worker, How::Exit(1));
+        world.exit(worker, ExitCause::Exit(1));
         assert_eq!(world.pool.degraded(), failure == 6, "after {failure} failures");
     }
     assert_eq!(world.pool.status_text(), "generation 1: 3/4 ready, degraded: slot 2 exits at once (exit 1)");
@@ -67,7 +67,7 @@ fn more_failures_than_the_limit_degrade_the_pool_until_all_is_well_for_an_interv
 fn a_thousand_healthy_workers_that_die_at_once_are_all_replaced_at_once() {
     let mut world = serving(1000);
     for worker in world.of(1) {
-        world.exit(worker, How::Signal { signal: 9, core: false });
+        world.exit(worker, ExitCause::Signal { signal: 9, core: false });
     }
     assert_eq!(world.of(1).len(), 1000, "each was replaced without a wait");
     world.all_ready();
@@ -79,7 +79,7 @@ fn without_a_ready_worker_for_give_up_the_instance_ends_with_1() {
     let mut config = settings(1);
     config.restart.give_up = Some(ms(5_000));
     let mut world = World::new(config);
-    world.exit(1, How::Exit(1));
+    world.exit(1, ExitCause::Exit(1));
     world.pass(ms(4_999));
     assert_eq!(world.pool.state(), "starting");
     world.pass(ms(1));
@@ -92,19 +92,19 @@ fn without_a_ready_worker_for_give_up_the_instance_ends_with_1() {
 fn who_leaves_by_its_own_will_is_replaced_at_once_and_not_signalled() {
     let mut world = serving(1);
     world.pass(ms(1_000));
-    world.step(Event::Said(1, Said::Stopping));
+    world.step(Event::Notification(1, Notification::Stopping));
     assert_eq!(world.of(1).len(), 2, "its replacement starts at once");
     assert!(!world.processes[&1].stopped);
-    world.exit(1, How::Exit(0));
+    world.exit(1, ExitCause::Exit(0));
     assert_eq!(world.pool.crashes(), 0);
     // Who says so as soon as it is ready has not lived: it waits like one that crashes.
     let worker = world.of(1)[0];
     world.ready(worker);
-    world.step(Event::Said(worker, Said::Stopping));
-    world.exit(worker, How::Exit(0));
+    world.step(Event::Notification(worker, Notification::Stopping));
+    world.exit(worker, ExitCause::Exit(0));
     let worker = world.of(1)[0];
     world.ready(worker);
-    world.step(Event::Said(worker, Said::Stopping));
+    world.step(Event::Notification(worker, Notification::Stopping));
     assert_eq!(world.of(1).len(), 1, "no storm of forks");
 }
 
@@ -116,14 +116,14 @@ fn a_silent_worker_is_aborted_killed_and_replaced() {
     world.ready(1);
     for _ in 0..5 {
         world.pass(ms(1_500));
-        world.step(Event::Said(1, Said::Watchdog));
+        world.step(Event::Notification(1, Notification::Watchdog));
     }
     world.pass(ms(2_000));
     assert!(world.processes[&1].stopped && !world.processes[&1].killed);
     world.pass(ms(10_000));
     assert!(world.processes[&1].killed);
-    world.exit(1, How::Signal { signal: 9, core: false });
-    assert_eq!(world.ended.last().unwrap().how, How::Watchdog);
+    world.exit(1, ExitCause::Signal { signal: 9, core: false });
+    assert_eq!(world.ended.last().unwrap().how, ExitCause::Watchdog);
     assert_eq!(world.of(1).len(), 1);
 }
 
@@ -137,16 +137,16 @@ fn running_is_readiness_after_the_settle_time() {
     world.pass(ms(1));
     assert_eq!(world.pool.ready(), 1);
     world.next = config;
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
-    world.exit(2, How::NotStarted("exec: Permission denied".to_owned()));
-    assert!(reload_answer(&world, asker).2.contains("exec: Permission denied"));
+    world.exit(2, ExitCause::NotStarted("exec: Permission denied".to_owned()));
+    assert!(reload_answer(&world, requester).2.contains("exec: Permission denied"));
 }
 
 #[test]
 fn a_place_is_free_only_when_nothing_of_its_worker_is_left() {
     let mut world = serving(1);
-    world.leave(1, How::Exit(1), true);
+    world.leave(1, ExitCause::Exit(1), true);
     assert!(world.processes[&1].killed, "what a crash leaves behind is killed");
     assert_eq!(world.spawns.len(), 1);
     world.pass(ms(5_000));
@@ -162,7 +162,7 @@ fn what_is_left_of_a_draining_worker_has_time_until_the_stop_timeout() {
     world.prepare();
     world.ready(2);
     world.orphans_serve = true;
-    world.leave(1, How::Exit(0), true);
+    world.leave(1, ExitCause::Exit(0), true);
     world.pass(ms(29_999));
     assert!(!world.processes[&1].killed);
     world.pass(ms(1));
@@ -172,7 +172,7 @@ fn what_is_left_of_a_draining_worker_has_time_until_the_stop_timeout() {
 #[test]
 fn scaling_lasts_over_reloads_until_the_file_says_another_number() {
     let mut world = serving(2);
-    world.ask(What::Other, |asker| Event::Scale(4, Some(asker)));
+    world.ask(What::Other, |requester| Event::Scale(4, Some(requester)));
     world.all_ready();
     assert_eq!(world.pool.ready(), 4);
     world.reload();
@@ -184,10 +184,10 @@ fn scaling_lasts_over_reloads_until_the_file_says_another_number() {
     world.prepare();
     world.all_ready();
     assert_eq!((world.pool.generation(), world.pool.ready()), (3, 3));
-    let down = world.ask(What::Other, |asker| Event::Scale(1, Some(asker)));
+    let down = world.ask(What::Other, |requester| Event::Scale(1, Some(requester)));
     assert_eq!(world.answer(down), Some(&Answer::Done));
     assert_eq!(world.of(3).iter().filter(|id| world.phase(**id) == Some(Phase::Ready)).count(), 1);
-    let none = world.ask(What::Other, |asker| Event::Scale(0, Some(asker)));
+    let none = world.ask(What::Other, |requester| Event::Scale(0, Some(requester)));
     assert!(matches!(world.answer(none), Some(Answer::Failed(_))));
     world.be_kind();
     world.check_rest_and_stop();
@@ -196,14 +196,14 @@ fn scaling_lasts_over_reloads_until_the_file_says_another_number() {
 #[test]
 fn recycling_replaces_one_at_a_time_new_before_old() {
     let mut world = serving(2);
-    let asker = world.ask(What::Other, |asker| Event::Recycle(None, Some(asker)));
+    let requester = world.ask(What::Other, |requester| Event::Recycle(None, Some(requester)));
     assert_eq!(world.of(1).len(), 3, "one new worker");
     assert!(world.processes.values().all(|process| !process.stopped));
     world.ready(3);
     assert!(world.processes[&1].stopped && !world.processes[&2].stopped);
-    assert_eq!(world.answer(asker), None);
+    assert_eq!(world.answer(requester), None);
     world.ready(4);
-    assert_eq!(world.answer(asker), Some(&Answer::Done));
+    assert_eq!(world.answer(requester), Some(&Answer::Done));
     assert!(world.processes[&2].stopped);
     obey(&mut world);
     world.check_rest_and_stop();
@@ -212,11 +212,11 @@ fn recycling_replaces_one_at_a_time_new_before_old() {
 #[test]
 fn a_replacement_that_fails_leaves_the_old_worker() {
     let mut world = serving(2);
-    let asker = world.ask(What::Other, |asker| Event::Recycle(Some(2), Some(asker)));
-    world.exit(3, How::Exit(1));
-    assert!(matches!(world.answer(asker), Some(Answer::Failed(why)) if why.contains("worker 2 stays")));
+    let requester = world.ask(What::Other, |requester| Event::Recycle(Some(2), Some(requester)));
+    world.exit(3, ExitCause::Exit(1));
+    assert!(matches!(world.answer(requester), Some(Answer::Failed(why)) if why.contains("worker 2 stays")));
     assert_eq!((world.phase(2), world.pool.ready()), (Some(Phase::Ready), 2));
-    let nobody = world.ask(What::Other, |asker| Event::Recycle(Some(99), Some(asker)));
+    let nobody = world.ask(What::Other, |requester| Event::Recycle(Some(99), Some(requester)));
     assert!(matches!(world.answer(nobody), Some(Answer::Failed(_))));
 }
 
@@ -247,12 +247,12 @@ fn the_second_stop_kills() {
 #[test]
 fn a_reload_repairs_a_pool_that_never_came_up() {
     let mut world = World::new(settings(1));
-    world.exit(1, How::Exit(1));
-    let asker = world.reload();
+    world.exit(1, ExitCause::Exit(1));
+    let requester = world.reload();
     world.prepare();
     let new = world.of(2)[0];
     world.ready(new);
-    assert_eq!(reload_answer(&world, asker).1, Outcome::Committed);
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
     assert!(world.ready_told);
     world.be_kind();
     world.check_rest_and_stop();
@@ -262,7 +262,7 @@ fn a_reload_repairs_a_pool_that_never_came_up() {
 fn forks_that_fail_are_tried_again_later() {
     let mut world = serving(1);
     world.forks_fail = 3;
-    world.exit(1, How::Exit(1));
+    world.exit(1, ExitCause::Exit(1));
     while world.pool.ready() == 0 {
         let at = world.pool.deadline().unwrap();
         world.pass(at - world.now);

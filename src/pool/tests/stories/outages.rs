@@ -23,7 +23,7 @@ fn crash(world: &mut World, slot: u32, times: u32) {
         }
         let worker = in_slot(world).expect("a worker");
         world.ready(worker);
-        world.exit(worker, How::Exit(1));
+        world.exit(worker, ExitCause::Exit(1));
     }
 }
 
@@ -51,7 +51,7 @@ fn requests_that_crash_workers_cause_no_long_outage() {
     while world.now - begin < ms(60_000) {
         let ready = world.pool.workers().find(|(_, worker)| worker.phase == Phase::Ready).map(|(id, _)| id);
         if let Some(worker) = ready {
-            world.exit(worker, How::Signal { signal: 11, core: false });
+            world.exit(worker, ExitCause::Signal { signal: 11, core: false });
             continue;
         }
         let since = world.now;
@@ -73,7 +73,7 @@ fn crash_loop_forks_at_most_once_a_second_and_worker() {
         let begin = world.now;
         while world.now - begin < ms(70_000) {
             while let Some(worker) = world.of(1).first().copied() {
-                world.exit(worker, How::Exit(1));
+                world.exit(worker, ExitCause::Exit(1));
             }
             let at = world.pool.deadline().expect("a restart");
             world.pass(at - world.now);

@@ -12,27 +12,27 @@ fn serving_auto(count: u32) -> World {
     let mut world = World::new(auto(count));
     for worker in world.of(1) {
         world.see(worker, 1);
-        world.step(Event::Said(worker, Said::Ready));
+        world.step(Event::Notification(worker, Notification::Ready));
     }
     world
 }
 
 /// A reload has begun; its first worker.
 fn candidate(world: &mut World) -> (u64, u64) {
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
-    (asker, world.of(world.pool.generation() + 1)[0])
+    (requester, world.of(world.pool.generation() + 1)[0])
 }
 
 #[test]
 fn ready_without_accepting_does_not_count() {
     let mut world = serving_auto(1);
-    let (asker, worker) = candidate(&mut world);
-    world.step(Event::Said(worker, Said::Ready));
+    let (requester, worker) = candidate(&mut world);
+    world.step(Event::Notification(worker, Notification::Ready));
     world.see(worker, 0);
     assert_eq!(world.phase(worker), Some(Phase::Starting));
     world.pass(ms(11_000));
-    let (_, outcome, reason) = reload_answer(&world, asker);
+    let (_, outcome, reason) = reload_answer(&world, requester);
     assert_eq!(outcome, Outcome::RolledBack);
     assert!(reason.contains("start timeout after 10s: it said that it is ready but accepts on no listening socket"), "{reason}");
 }
@@ -45,7 +45,7 @@ fn ready_and_accepting_count_in_either_order() {
         if seen_first {
             world.see(worker, 1);
         }
-        world.step(Event::Said(worker, Said::Ready));
+        world.step(Event::Notification(worker, Notification::Ready));
         if !seen_first {
             assert_eq!(world.phase(worker), Some(Phase::Starting));
             world.see(worker, 1);
@@ -81,10 +81,10 @@ fn worker_that_stops_accepting_meanwhile_starts_again() {
 #[test]
 fn silent_worker_after_workers_that_speak_is_not_ready() {
     let mut world = serving_auto(1);
-    let (asker, worker) = candidate(&mut world);
+    let (requester, worker) = candidate(&mut world);
     world.see(worker, 1);
     world.pass(ms(11_000));
-    assert_eq!(reload_answer(&world, asker).1, Outcome::RolledBack);
+    assert_eq!(reload_answer(&world, requester).1, Outcome::RolledBack);
 }
 
 #[test]
@@ -93,11 +93,11 @@ fn late_ready_of_a_silent_generation_is_remembered() {
     let first = world.of(1)[0];
     world.see(first, 1);
     world.pass(ms(1_000));
-    world.step(Event::Said(first, Said::Ready));
-    let (asker, worker) = candidate(&mut world);
+    world.step(Event::Notification(first, Notification::Ready));
+    let (requester, worker) = candidate(&mut world);
     world.see(worker, 1);
     world.pass(ms(11_000));
-    assert_eq!(reload_answer(&world, asker).1, Outcome::RolledBack);
+    assert_eq!(reload_answer(&world, requester).1, Outcome::RolledBack);
 }
 
 #[test]
@@ -105,9 +105,9 @@ fn candidate_accepts_on_every_socket_of_the_committed_generation() {
     let mut world = World::new(auto(1));
     let first = world.of(1)[0];
     world.see(first, 0b11);
-    world.step(Event::Said(first, Said::Ready));
+    world.step(Event::Notification(first, Notification::Ready));
     let (_, worker) = candidate(&mut world);
-    world.step(Event::Said(worker, Said::Ready));
+    world.step(Event::Notification(worker, Notification::Ready));
     world.see(worker, 0b01);
     assert_eq!(world.phase(worker), Some(Phase::Starting));
     world.see(worker, 0b11);
@@ -118,7 +118,7 @@ fn candidate_accepts_on_every_socket_of_the_committed_generation() {
 fn first_generation_accepts_on_at_least_one_socket() {
     let mut world = World::new(auto(1));
     let worker = world.of(1)[0];
-    world.step(Event::Said(worker, Said::Ready));
+    world.step(Event::Notification(worker, Notification::Ready));
     world.see(worker, 0b10);
     assert_eq!(world.phase(worker), Some(Phase::Ready));
 }
@@ -127,7 +127,7 @@ fn first_generation_accepts_on_at_least_one_socket() {
 fn ready_alone_counts_where_nothing_can_be_seen() {
     let mut world = serving_auto(1);
     let (_, worker) = candidate(&mut world);
-    world.step(Event::Said(worker, Said::Ready));
+    world.step(Event::Notification(worker, Notification::Ready));
     world.step(Event::Seen(worker, Accepting { sockets: 0, hidden: true }));
     assert_eq!(world.phase(worker), Some(Phase::Ready));
 }
@@ -145,7 +145,7 @@ fn silent_worker_that_cannot_be_seen_is_ready_after_settle() {
 fn accepting_needs_no_word() {
     let mut world = World::new(Settings { ready: Readiness::Accepting(ms(1_000)), ..settings(1) });
     let worker = world.of(1)[0];
-    world.step(Event::Said(worker, Said::Ready));
+    world.step(Event::Notification(worker, Notification::Ready));
     assert_eq!(world.phase(worker), Some(Phase::Starting));
     world.see(worker, 1);
     assert_eq!(world.phase(worker), Some(Phase::Ready));
@@ -154,11 +154,11 @@ fn accepting_needs_no_word() {
 #[test]
 fn proven_generation_is_committed_without_probation() {
     let mut world = serving_auto(1);
-    let (asker, worker) = candidate(&mut world);
+    let (requester, worker) = candidate(&mut world);
     world.next.probation = None;
     world.see(worker, 1);
-    world.step(Event::Said(worker, Said::Ready));
-    assert_eq!(reload_answer(&world, asker).1, Outcome::Committed);
+    world.step(Event::Notification(worker, Notification::Ready));
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
 }
 
 #[test]
@@ -166,10 +166,10 @@ fn silent_generation_is_on_probation_for_three_seconds() {
     let mut world = World::new(auto(1));
     world.see(world.of(1)[0], 1);
     world.pass(ms(1_000));
-    let (asker, worker) = candidate(&mut world);
+    let (requester, worker) = candidate(&mut world);
     world.see(worker, 1);
     world.pass(ms(3_900));
-    assert_eq!(world.answer(asker), None);
+    assert_eq!(world.answer(requester), None);
     world.pass(ms(100));
-    assert_eq!(reload_answer(&world, asker).1, Outcome::Committed);
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
 }

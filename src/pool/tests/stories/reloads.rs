@@ -19,7 +19,7 @@ fn ready_is_told_when_all_are_ready_and_not_before() {
 #[test]
 fn a_reload_touches_the_old_generation_only_when_all_of_the_new_are_ready() {
     let mut world = serving(3);
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
     let new = world.of(2);
     assert_eq!(new.len(), 3);
@@ -27,9 +27,9 @@ fn a_reload_touches_the_old_generation_only_when_all_of_the_new_are_ready() {
     world.ready(new[1]);
     assert_eq!(world.pool.status_text(), "reloading to generation 2: 2/3 ready");
     assert!(world.processes.values().all(|process| !process.stopped));
-    assert_eq!((world.pool.generation(), world.answer(asker)), (1, None));
+    assert_eq!((world.pool.generation(), world.answer(requester)), (1, None));
     world.ready(new[2]);
-    assert_eq!(reload_answer(&world, asker), (2, Outcome::Committed, String::new()));
+    assert_eq!(reload_answer(&world, requester), (2, Outcome::Committed, String::new()));
     assert_eq!(world.pool.generation(), 2);
     assert!(world.processes.values().all(|process| process.stopped == (process.generation == 1)));
     obey(&mut world);
@@ -40,23 +40,23 @@ fn a_reload_touches_the_old_generation_only_when_all_of_the_new_are_ready() {
 #[test]
 fn the_first_failure_of_the_new_generation_rolls_back_and_says_why() {
     for (how, ready, reason) in [
-        (How::Exit(1), false, "worker 3 (slot 0): exit 1, before it was ready"),
-        (How::Exit(0), false, "worker 3 (slot 0): exit 0, before it was ready"),
-        (How::Exit(1), true, "worker 3 (slot 0): exit 1"),
+        (ExitCause::Exit(1), false, "worker 3 (slot 0): exit 1, before it was ready"),
+        (ExitCause::Exit(0), false, "worker 3 (slot 0): exit 0, before it was ready"),
+        (ExitCause::Exit(1), true, "worker 3 (slot 0): exit 1"),
         (
-            How::NotStarted("exec: No such file or directory".to_owned()),
+            ExitCause::NotStarted("exec: No such file or directory".to_owned()),
             false,
             "worker 3 (slot 0): exec: No such file or directory, before it was ready",
         ),
     ] {
         let mut world = serving(2);
-        let asker = world.reload();
+        let requester = world.reload();
         world.prepare();
         if ready {
             world.ready(3);
         }
         world.exit(3, how);
-        assert_eq!(reload_answer(&world, asker), (2, Outcome::RolledBack, reason.to_owned()));
+        assert_eq!(reload_answer(&world, requester), (2, Outcome::RolledBack, reason.to_owned()));
         assert_eq!((world.pool.generation(), world.pool.ready()), (1, 2));
         assert_eq!(world.phase(4), Some(Phase::Draining));
         assert_eq!(world.pool.status_text(), format!("generation 1: 2/2 ready; reload to generation 2 rolled back: {reason}"));
@@ -68,18 +68,18 @@ fn the_first_failure_of_the_new_generation_rolls_back_and_says_why() {
 #[test]
 fn a_worker_that_hangs_before_ready_rolls_back_after_the_start_timeout() {
     let mut world = serving(1);
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
-    world.step(Event::Said(2, Said::Status("loading 3 of 9".to_owned())));
+    world.step(Event::Notification(2, Notification::Status("loading 3 of 9".to_owned())));
     world.pass(ms(9_999));
-    assert_eq!(world.answer(asker), None);
+    assert_eq!(world.answer(requester), None);
     world.pass(ms(1));
     let reason = "worker 2 (slot 0): start timeout after 10s (its last status: loading 3 of 9)";
-    assert_eq!(reload_answer(&world, asker), (2, Outcome::RolledBack, reason.to_owned()));
+    assert_eq!(reload_answer(&world, requester), (2, Outcome::RolledBack, reason.to_owned()));
     // Ignores the stop signal too: SIGKILL when the stop timeout is over, and its end is still told as what it was.
     world.pass(ms(30_000));
     assert!(world.processes[&2].killed);
-    world.exit(2, How::Signal { signal: 9, core: false });
+    world.exit(2, ExitCause::Signal { signal: 9, core: false });
     let ended = world.ended.last().unwrap();
     assert_eq!((ended.how.to_string().as_str(), ended.failed), ("start timeout after 10s", true));
     let told =
@@ -90,15 +90,15 @@ fn a_worker_that_hangs_before_ready_rolls_back_after_the_start_timeout() {
 #[test]
 fn a_slow_boot_that_asks_for_time_is_no_hang() {
     let mut world = serving(1);
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
     for _ in 0..10 {
         world.pass(ms(8_000));
-        world.step(Event::Said(2, Said::Extend(ms(9_000))));
+        world.step(Event::Notification(2, Notification::Extend(ms(9_000))));
     }
-    assert_eq!(world.answer(asker), None);
+    assert_eq!(world.answer(requester), None);
     world.ready(2);
-    assert_eq!(reload_answer(&world, asker).1, Outcome::Committed);
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_crash_of_an_old_worker_during_a_reload_is_replaced_by_its_own_generation() 
     let mut world = serving(2);
     world.reload();
     world.prepare();
-    world.exit(1, How::Signal { signal: 9, core: false });
+    world.exit(1, ExitCause::Signal { signal: 9, core: false });
     let (worker, slot, generation, _) = *world.spawns.last().unwrap();
     assert_eq!((slot, generation), (0, 1));
     // The replacement of the old does not keep the new from committing.
@@ -120,11 +120,11 @@ fn a_crash_of_an_old_worker_during_a_reload_is_replaced_by_its_own_generation() 
 #[test]
 fn a_crash_after_a_failed_reload_starts_the_old_generation() {
     let mut world = serving(2);
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
-    world.exit(3, How::Exit(1));
-    assert_eq!(reload_answer(&world, asker).1, Outcome::RolledBack);
-    world.exit(2, How::Exit(7));
+    world.exit(3, ExitCause::Exit(1));
+    assert_eq!(reload_answer(&world, requester).1, Outcome::RolledBack);
+    world.exit(2, ExitCause::Exit(7));
     let (_, slot, generation, _) = *world.spawns.last().unwrap();
     assert_eq!((slot, generation), (1, 1));
 }
@@ -133,28 +133,28 @@ fn a_crash_after_a_failed_reload_starts_the_old_generation() {
 fn rollback_goes_to_the_last_committed_generation_and_numbers_are_not_used_again() {
     let mut world = serving(1);
     for number in 2..5 {
-        let asker = world.reload();
+        let requester = world.reload();
         world.prepare();
         let new = world.of(number)[0];
-        world.exit(new, How::Exit(1));
-        assert_eq!((reload_answer(&world, asker).0, world.pool.generation()), (number, 1));
+        world.exit(new, ExitCause::Exit(1));
+        assert_eq!((reload_answer(&world, requester).0, world.pool.generation()), (number, 1));
     }
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
     world.all_ready();
-    assert_eq!((reload_answer(&world, asker).0, world.pool.generation()), (5, 5));
+    assert_eq!((reload_answer(&world, requester).0, world.pool.generation()), (5, 5));
 }
 
 #[test]
 fn a_refused_reload_leaves_no_trace_but_its_record() {
     let mut world = serving(1);
-    let asker = world.reload();
+    let requester = world.reload();
     world.refuse();
-    assert_eq!(reload_answer(&world, asker), (2, Outcome::Refused, "reload.check said no".to_owned()));
-    let asker = world.reload();
+    assert_eq!(reload_answer(&world, requester), (2, Outcome::Refused, "reload.check said no".to_owned()));
+    let requester = world.reload();
     world.prepare();
     world.all_ready();
-    assert_eq!(reload_answer(&world, asker).0, 3, "the number of the refused reload stands in records and is not used again");
+    assert_eq!(reload_answer(&world, requester).0, 3, "the number of the refused reload stands in records and is not used again");
 }
 
 #[test]
@@ -211,12 +211,12 @@ fn a_reload_that_nobody_waits_for_runs_to_its_end() {
 #[test]
 fn abort_rolls_back_and_tells_both() {
     let mut world = serving(1);
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
-    let abort = world.ask(What::Other, |asker| Event::Abort(Some(asker)));
+    let abort = world.ask(What::Other, |requester| Event::Abort(Some(requester)));
     assert_eq!(world.answer(abort), Some(&Answer::Done));
-    assert_eq!(reload_answer(&world, asker), (2, Outcome::Aborted, "aborted on request".to_owned()));
-    let again = world.ask(What::Other, |asker| Event::Abort(Some(asker)));
+    assert_eq!(reload_answer(&world, requester), (2, Outcome::Aborted, "aborted on request".to_owned()));
+    let again = world.ask(What::Other, |requester| Event::Abort(Some(requester)));
     assert_eq!(world.answer(again), Some(&Answer::Failed("no reload is under way".to_owned())));
 }
 
@@ -224,25 +224,25 @@ fn abort_rolls_back_and_tells_both() {
 fn on_probation_a_crash_still_rolls_back() {
     let mut world = serving(1);
     world.next.probation = Some(ms(5_000));
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
     world.ready(2);
     assert_eq!(world.pool.status_text(), "reloading to generation 2: 1/1 ready, on probation");
     world.pass(ms(4_999));
-    world.exit(2, How::Exit(3));
-    assert_eq!(reload_answer(&world, asker), (2, Outcome::RolledBack, "worker 2 (slot 0): exit 3".to_owned()));
-    let asker = world.reload();
+    world.exit(2, ExitCause::Exit(3));
+    assert_eq!(reload_answer(&world, requester), (2, Outcome::RolledBack, "worker 2 (slot 0): exit 3".to_owned()));
+    let requester = world.reload();
     world.prepare();
     world.ready(3);
     world.pass(ms(5_000));
-    assert_eq!(reload_answer(&world, asker).1, Outcome::Committed);
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
 }
 
 #[test]
 fn with_a_surge_of_one_slots_are_replaced_one_by_one() {
     let mut world = serving(3);
     world.next.surge = Surge::Count(1);
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
     for slot in 0..3 {
         let new = world.of(2);
@@ -251,7 +251,7 @@ fn with_a_surge_of_one_slots_are_replaced_one_by_one() {
         assert!(world.serving(None) >= 3);
         obey(&mut world);
     }
-    assert_eq!(reload_answer(&world, asker).1, Outcome::Committed);
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
     world.be_kind();
     world.check_rest_and_stop();
 }
@@ -260,14 +260,14 @@ fn with_a_surge_of_one_slots_are_replaced_one_by_one() {
 fn a_failure_half_way_through_a_rolling_reload_gives_the_slots_back() {
     let mut world = serving(3);
     world.next.surge = Surge::Count(1);
-    let asker = world.reload();
+    let requester = world.reload();
     world.prepare();
     let new = world.of(2)[0];
     world.ready(new);
     obey(&mut world);
     let second = world.of(2)[1];
-    world.exit(second, How::Exit(1));
-    let (_, outcome, reason) = reload_answer(&world, asker);
+    world.exit(second, ExitCause::Exit(1));
+    let (_, outcome, reason) = reload_answer(&world, requester);
     assert_eq!(outcome, Outcome::RolledBack);
     assert!(reason.ends_with("slots [0] had been replaced and go back to generation 1"), "{reason}");
     // The new worker serves on until the old program serves in its slot again.

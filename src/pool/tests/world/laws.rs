@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::World;
 use crate::pool::restart::OUTAGE_DELAY;
 use crate::pool::timers::Key;
-use crate::pool::{Event, Number, Phase, Said, Slot, WorkerId};
+use crate::pool::{Event, GenerationId, Notification, Phase, Slot, WorkerId};
 
 impl World {
     /// Law 6: who serves is stopped only for a reason.
@@ -42,16 +42,19 @@ impl World {
                 | Event::Prepared(..)
                 | Event::Refused(..)
                 | Event::Abort(_)
-                | Event::AskerGone(_)
+                | Event::RequesterGone(_)
                 | Event::Recycle(..)
-                | Event::Worn(..)
-                | Event::Said(_, Said::Ready | Said::Status(_) | Said::Extend(_) | Said::Watchdog)
+                | Event::RecycleDue(..)
+                | Event::Notification(
+                    _,
+                    Notification::Ready | Notification::Status(_) | Notification::Extend(_) | Notification::Watchdog
+                )
         );
         if own && !self.stopping {
             let after = self.serving(None);
             assert!(after >= before.min(self.pool.target()), "{event:?} cost capacity: {before} -> {after}");
         }
-        let mut standing: BTreeMap<(Number, Slot), u32> = BTreeMap::new();
+        let mut standing: BTreeMap<(GenerationId, Slot), u32> = BTreeMap::new();
         for (_, worker) in self.pool.workers().filter(|(id, worker)| worker.phase != Phase::Draining && self.alive(*id)) {
             *standing.entry((worker.generation, worker.slot)).or_default() += 1;
         }

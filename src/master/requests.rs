@@ -3,8 +3,8 @@
 use super::journal::{Level, Record};
 use super::stop_signals::StopRequest;
 use super::terminal::HangUp;
-use super::turn::{Brought, Master};
-use crate::control::{Ask, AskerId, Command, Reply};
+use super::turn::{Master, TaskResult};
+use crate::control::{Ask, Command, Reply, RequesterId};
 use crate::pool::{self, Event};
 use crate::sys::signals;
 
@@ -32,22 +32,22 @@ impl Master {
     }
 
     /// A front end wants something.
-    pub(super) fn wish(&mut self, command: Command) {
+    pub(super) fn request(&mut self, command: Command) {
         if !matches!(command, Command::Document(_) | Command::Workers(_)) {
-            self.desk.touch();
+            self.status_cache.touch();
         }
         match command {
-            Command::Ask { asker, ask, reply, announce } => {
-                let waits = reply.is_some().then_some(asker);
+            Command::Ask { requester, ask, reply, announce } => {
+                let waits = reply.is_some().then_some(requester);
                 if let Some(reply) = reply {
-                    self.replies.insert(asker, reply);
+                    self.replies.insert(requester, reply);
                 }
                 self.ask(ask, waits, announce);
             }
-            Command::Gone(asker) => {
-                if self.replies.remove(&asker).is_some() {
-                    self.upgrade_asker_gone(asker);
-                    self.events.push_back(Event::AskerGone(asker));
+            Command::Gone(requester) => {
+                if self.replies.remove(&requester).is_some() {
+                    self.upgrade_asker_gone(requester);
+                    self.events.push_back(Event::RequesterGone(requester));
                 }
             }
             Command::Document(reply) => self.document(reply),
@@ -57,25 +57,25 @@ impl Master {
         }
     }
 
-    fn ask(&mut self, ask: Ask, asker: Option<AskerId>, announce: bool) {
+    fn ask(&mut self, ask: Ask, requester: Option<RequesterId>, announce: bool) {
         match ask {
-            Ask::Reload => self.begin_reload(asker, announce),
-            Ask::Abort => self.events.push_back(Event::Abort(asker)),
+            Ask::Reload => self.begin_reload(requester, announce),
+            Ask::Abort => self.events.push_back(Event::Abort(requester)),
             Ask::Scale(count) if count > crate::config::COUNT_MAX => {
                 self.refuse(
-                    asker,
+                    requester,
                     format!("{count} workers are more than the {} that one instance may have", crate::config::COUNT_MAX),
                 );
             }
-            Ask::Scale(count) => self.scale(count, asker),
-            Ask::Recycle(which) => self.events.push_back(Event::Recycle(which, asker)),
-            Ask::Upgrade => self.upgrade(asker),
+            Ask::Scale(count) => self.scale(count, requester),
+            Ask::Recycle(which) => self.events.push_back(Event::Recycle(which, requester)),
+            Ask::Upgrade => self.upgrade(requester),
         }
     }
 
     /// Answers without asking the pool.
-    pub(super) fn refuse(&mut self, asker: Option<AskerId>, why: String) {
-        match asker.and_then(|asker| self.replies.remove(&asker)) {
+    pub(super) fn refuse(&mut self, requester: Option<RequesterId>, why: String) {
+        match requester.and_then(|requester| self.replies.remove(&requester)) {
             Some(reply) => self.outbox.push((reply, Reply::Failed(why))),
             None => self.warn(why),
         }
@@ -95,12 +95,12 @@ impl Master {
         self.scale(count, None);
     }
 
-    fn scale(&mut self, count: u32, asker: Option<AskerId>) {
+    fn scale(&mut self, count: u32, requester: Option<RequesterId>) {
         let live = [Some(self.pool.generation()), self.pool.candidate()].into_iter().flatten();
         let releases: Vec<_> = live.filter_map(|number| self.releases.get(&number).cloned()).collect();
         match releases.iter().try_for_each(|release| self.make_slots(&release.config, count)) {
-            Ok(()) => self.events.push_back(Event::Scale(count, asker)),
-            Err(error) => self.refuse(asker, error.to_string()),
+            Ok(()) => self.events.push_back(Event::Scale(count, requester)),
+            Err(error) => self.refuse(requester, error.to_string()),
         }
     }
 
@@ -153,23 +153,23 @@ impl Master {
     }
 
     /// What another thread has finished.
-    pub(super) fn bring_in(&mut self, brought: Brought) {
-        if !matches!(brought, Brought::Composed) {
-            self.desk.touch();
+    pub(super) fn take_result(&mut self, results: TaskResult) {
+        if !matches!(results, TaskResult::Composed) {
+            self.status_cache.touch();
         }
-        match brought {
-            Brought::Prepared(task, number, result) => self.prepared(task, number, result),
-            Brought::ReadyToStop(task, result) => self.last_hook_ended(task, result),
-            Brought::ReleaseChanged(number, what) => self.release_changed(number, &what),
-            Brought::SocketsMissing(why) => self.sockets_missing(why),
-            Brought::Orphaned(worker, found) => self.orphaned_found(worker, found),
-            Brought::Discarded(worker, progress) => self.discarded(worker, progress),
-            Brought::Orphans => self.children(),
-            Brought::Readiness(worker, seen) => self.readiness_seen(worker, &seen),
-            Brought::Composed => self.composed(),
-            Brought::Worn(worker, why) => self.events.push_back(Event::Worn(worker, why)),
-            Brought::Checked(task, result) => self.next_program_said(task, result),
-            Brought::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),
+        match results {
+            TaskResult::Prepared(task, number, result) => self.prepared(task, number, result),
+            TaskResult::ReadyToStop(task, result) => self.last_hook_ended(task, result),
+            TaskResult::ReleaseChanged(number, what) => self.release_changed(number, &what),
+            TaskResult::SocketsMissing(why) => self.sockets_missing(why),
+            TaskResult::Orphaned(worker, found) => self.orphaned_found(worker, found),
+            TaskResult::Discarded(worker, progress) => self.discarded(worker, progress),
+            TaskResult::Orphans => self.children(),
+            TaskResult::Readiness(worker, seen) => self.readiness_seen(worker, &seen),
+            TaskResult::Composed => self.composed(),
+            TaskResult::RecycleDue(worker, why) => self.events.push_back(Event::RecycleDue(worker, why)),
+            TaskResult::Checked(task, result) => self.next_program_said(task, result),
+            TaskResult::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::publish::told;
-use super::turn::{Brought, Master};
+use super::turn::{Master, TaskResult};
 use crate::pool::{Phase, RecycleReason, WorkerId};
 use crate::status::kernel;
 use crate::status::scoreboard::Scoreboard;
@@ -15,17 +15,17 @@ const PERIOD: Duration = Duration::from_secs(5);
 
 impl Master {
     /// When the workers are looked at next; never without a limit.
-    pub(super) fn wear_deadline(&self) -> Option<Instant> {
+    pub(super) fn recycle_deadline(&self) -> Option<Instant> {
         let recycle = &self.releases.get(&self.pool.generation())?.config.recycle;
-        (recycle.max_memory.is_some() || recycle.max_requests.is_some()).then_some(self.wear_at)
+        (recycle.max_memory.is_some() || recycle.max_requests.is_some()).then_some(self.recycle_check_at)
     }
 
     /// Looks at them, when it is time.
-    pub(super) fn look_at_wear(&mut self) {
-        if self.wear_deadline().is_none_or(|at| at > self.now) {
+    pub(super) fn check_recycle_limits(&mut self) {
+        if self.recycle_deadline().is_none_or(|at| at > self.now) {
             return;
         }
-        self.wear_at = self.now + PERIOD;
+        self.recycle_check_at = self.now + PERIOD;
         let Some(recycle) = self.releases.get(&self.pool.generation()).map(|release| release.config.recycle.clone()) else {
             return;
         };
@@ -44,7 +44,7 @@ impl Master {
             if let Some(limit) = recycle.max_requests {
                 let totals = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());
                 if totals.known_requests().is_some_and(|requests| requests as f64 >= limit as f64 * share) {
-                    self.events.push_back(crate::pool::Event::Worn(worker, RecycleReason::Requests));
+                    self.events.push_back(crate::pool::Event::RecycleDue(worker, RecycleReason::Requests));
                     continue;
                 }
             }
@@ -56,14 +56,14 @@ impl Master {
         if subjects.is_empty() {
             return;
         }
-        let bring = self.bring.clone();
+        let results = self.result_sender.clone();
         tokio::task::spawn_blocking(move || {
             let (subjects, limits): (Vec<kernel::Subject>, Vec<u64>) = subjects.into_iter().unzip();
             let survey = kernel::survey(&subjects, &[] as &[std::os::fd::OwnedFd]);
             for ((worker, ..), limit) in subjects.iter().zip(limits) {
                 let used = survey.worker(*worker).and_then(|figures| figures.memory_current.or(figures.rss));
                 if used.is_some_and(|used| used >= limit) {
-                    let _ = bring.send(Brought::Worn(*worker, RecycleReason::Memory));
+                    let _ = results.send(TaskResult::RecycleDue(*worker, RecycleReason::Memory));
                 }
             }
         });

@@ -3,7 +3,7 @@
 //! Law: only what is sure enough to be said. Who reads it has the failure itself beside it.
 
 /// What to do about a worker that ended like this, if that can be told. `how` is the failure's, `log_tail` its last lines.
-pub fn cure(how: &str, log_tail: &[String]) -> Option<&'static str> {
+pub fn hint(how: &str, log_tail: &[String]) -> Option<&'static str> {
     let printed = |words: &[&str]| log_tail.iter().any(|line| words.iter().any(|word| line.contains(word)));
     Some(match how {
         _ if how.starts_with("start timeout") => {
@@ -40,7 +40,7 @@ pub fn cure(how: &str, log_tail: &[String]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::cure;
+    use super::hint;
 
     #[test]
     fn the_usual_mistakes_have_a_cure_and_others_none() {
@@ -54,11 +54,11 @@ mod tests {
             ("exit 1", "Traceback\nOSError: [Errno 9] Bad file descriptor", "3, 4"),
             ("exit 1", "Error: listen EADDRINUSE: address already in use :::3000", "descriptor 3"),
         ] {
-            let said = cure(how, &lines(printed)).unwrap_or_default();
+            let said = hint(how, &lines(printed)).unwrap_or_default();
             assert!(said.contains(part), "{how} {printed}: {said}");
         }
         for (how, printed) in [("exit 1", "KeyError"), ("signal SIGSEGV", ""), ("exec: Cannot allocate memory", "")] {
-            assert_eq!(cure(how, &lines(printed)), None, "{how}");
+            assert_eq!(hint(how, &lines(printed)), None, "{how}");
         }
     }
 }

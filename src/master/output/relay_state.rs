@@ -11,11 +11,11 @@ pub use super::relay::HandedPipe as Pipe;
 
 /// The relay's thread has ended; see [`Outputs::settle`].
 #[derive(Debug)]
-pub struct Settled(relay::Handed);
+pub struct Settled(relay::RelayState);
 
 /// Everything.
 #[derive(Debug, Default)]
-pub struct Handed {
+pub struct RelayState {
     /// Streams to journald: worker, identifier, a copy of the stream.
     pub streams: Vec<(u64, String, Option<OwnedFd>)>,
     /// The relay's pipes.
@@ -41,7 +41,7 @@ impl Outputs {
     pub async fn settle(&self) -> Option<Settled> {
         match &self.inner.way {
             Way::Relay(relay) => relay.hand_over().await.map(Settled),
-            Way::Journal(_) | Way::Inherit => Some(Settled(relay::Handed::default())),
+            Way::Journal(_) | Way::Inherit => Some(Settled(relay::RelayState::default())),
         }
     }
 
@@ -49,25 +49,25 @@ impl Outputs {
     ///
     /// # Errors
     /// Out of descriptors.
-    pub fn handed(&self, settled: Settled) -> io::Result<Handed> {
+    pub fn handed(&self, settled: Settled) -> io::Result<RelayState> {
         let Settled(mut relayed) = settled;
         Ok(match &self.inner.way {
-            Way::Journal(streams) => Handed { streams: streams.handed()?, ..Handed::default() },
+            Way::Journal(streams) => RelayState { streams: streams.handed()?, ..RelayState::default() },
             Way::Relay(relay) => {
                 relay.late(&mut relayed);
-                let relay::Handed { pipes, pending } = relayed;
-                Handed { streams: Vec::new(), pipes, pending, tails: relay.tails() }
+                let relay::RelayState { pipes, pending } = relayed;
+                RelayState { streams: Vec::new(), pipes, pending, tails: relay.tails() }
             }
-            Way::Inherit => Handed::default(),
+            Way::Inherit => RelayState::default(),
         })
     }
 
     /// Goes on with what another program, or this one, had under way.
-    pub fn take_over(&self, handed: Handed) {
-        let Handed { streams, pipes, pending, tails } = handed;
+    pub fn take_over(&self, handed: RelayState) {
+        let RelayState { streams, pipes, pending, tails } = handed;
         match &self.inner.way {
             Way::Journal(known) => known.take_over(streams),
-            Way::Relay(relay) => relay.take_over(relay::Handed { pipes, pending }, tails),
+            Way::Relay(relay) => relay.take_over(relay::RelayState { pipes, pending }, tails),
             // A pipe that nobody reads any more would kill its worker at the next line: better it waits.
             Way::Inherit => std::mem::forget(pipes),
         }

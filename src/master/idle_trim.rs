@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::desk::Forgotten;
+use super::status_cache::Forgotten;
 use crate::control::Summary;
 use crate::sys::trim::trim;
 
@@ -16,16 +16,16 @@ use crate::sys::trim::trim;
 const SETTLED: Duration = Duration::from_secs(1);
 
 /// Whoever has something to be dropped before the master rests.
-pub(super) struct Rest {
+pub(super) struct IdleTrim {
     forgotten: mpsc::UnboundedSender<Forgotten>,
 }
 
-impl Rest {
+impl IdleTrim {
     /// Within a tokio runtime; it ends with the master's loop.
-    pub fn new(summary: watch::Receiver<Summary>) -> Rest {
+    pub fn new(summary: watch::Receiver<Summary>) -> IdleTrim {
         let (forgotten, to_drop) = mpsc::unbounded_channel();
         tokio::spawn(run(summary, to_drop));
-        Rest { forgotten }
+        IdleTrim { forgotten }
     }
 
     /// This is dropped, then all that is free is given back.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 /// One assignment.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Word {
+pub enum Assignment {
     /// `READY=1`
     Ready,
     /// `STOPPING=1`
@@ -74,13 +74,13 @@ const WORDS_MAX: usize = 64;
 
 /// The assignments of one datagram, in their order, the first of each kind: 4,096 bytes of small ones must not cost more
 /// than a few. One trailing NUL and any number of newlines are allowed.
-pub fn parse(message: &[u8]) -> Result<Vec<Word>, Bad> {
+pub fn parse(message: &[u8]) -> Result<Vec<Assignment>, Bad> {
     let message = message.strip_suffix(b"\0").unwrap_or(message);
     if message.contains(&0) {
         return Err(Bad::Nul);
     }
     let lines = message.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let mut words: Vec<Word> = Vec::new();
+    let mut words: Vec<Assignment> = Vec::new();
     for word in lines.filter(|line| !line.is_empty()).take(WORDS_MAX).map(word) {
         if !words.iter().any(|said| alike(said, &word)) {
             words.push(word);
@@ -90,46 +90,46 @@ pub fn parse(message: &[u8]) -> Result<Vec<Word>, Bad> {
 }
 
 /// Whether two words say the same kind of thing.
-fn alike(one: &Word, other: &Word) -> bool {
+fn alike(one: &Assignment, other: &Assignment) -> bool {
     match (one, other) {
-        (Word::Bad(one), Word::Bad(other)) => one == other,
+        (Assignment::Bad(one), Assignment::Bad(other)) => one == other,
         (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
     }
 }
 
-fn word(line: &[u8]) -> Word {
-    let Some(equals) = line.iter().position(|&byte| byte == b'=') else { return Word::Unknown };
+fn word(line: &[u8]) -> Assignment {
+    let Some(equals) = line.iter().position(|&byte| byte == b'=') else { return Assignment::Unknown };
     let (key, value) = (&line[..equals], &line[equals + 1..]);
     match key {
-        b"READY" => only_one(value, Word::Ready, "READY"),
-        b"STOPPING" => only_one(value, Word::Stopping, "STOPPING"),
-        b"RELOADING" => only_one(value, Word::Reloading, "RELOADING"),
-        b"BARRIER" => only_one(value, Word::Barrier, "BARRIER"),
+        b"READY" => only_one(value, Assignment::Ready, "READY"),
+        b"STOPPING" => only_one(value, Assignment::Stopping, "STOPPING"),
+        b"RELOADING" => only_one(value, Assignment::Reloading, "RELOADING"),
+        b"BARRIER" => only_one(value, Assignment::Barrier, "BARRIER"),
         b"WATCHDOG" => match value {
-            b"1" => Word::Watchdog,
-            b"trigger" => Word::WatchdogTrigger,
-            _ => Word::Bad("WATCHDOG"),
+            b"1" => Assignment::Watchdog,
+            b"trigger" => Assignment::WatchdogTrigger,
+            _ => Assignment::Bad("WATCHDOG"),
         },
-        b"STATUS" => Word::Status(line_of_text(value)),
-        b"WATCHDOG_USEC" => number(value).map_or(Word::Bad("WATCHDOG_USEC"), Word::WatchdogUsec),
-        b"EXTEND_TIMEOUT_USEC" => number(value).map_or(Word::Bad("EXTEND_TIMEOUT_USEC"), Word::ExtendTimeoutUsec),
+        b"STATUS" => Assignment::Status(line_of_text(value)),
+        b"WATCHDOG_USEC" => number(value).map_or(Assignment::Bad("WATCHDOG_USEC"), Assignment::WatchdogUsec),
+        b"EXTEND_TIMEOUT_USEC" => number(value).map_or(Assignment::Bad("EXTEND_TIMEOUT_USEC"), Assignment::ExtendTimeoutUsec),
         b"ERRNO" => match number(value) {
-            Some(errno @ 0..=ERRNO_MAX) => Word::Errno(errno as i32),
-            _ => Word::Bad("ERRNO"),
+            Some(errno @ 0..=ERRNO_MAX) => Assignment::Errno(errno as i32),
+            _ => Assignment::Bad("ERRNO"),
         },
         b"MAINPID" => match number(value) {
-            Some(pid @ 1..=PID_MAX) => Word::MainPid(pid as u32),
-            _ => Word::Bad("MAINPID"),
+            Some(pid @ 1..=PID_MAX) => Assignment::MainPid(pid as u32),
+            _ => Assignment::Bad("MAINPID"),
         },
-        b"X_RATOON_INFO" => info(value).map_or(Word::Bad("X_RATOON_INFO"), Word::Info),
-        b"X_RATOON_COUNTERS" => counters(value).map_or(Word::Bad("X_RATOON_COUNTERS"), Word::Counters),
-        _ => Word::Unknown,
+        b"X_RATOON_INFO" => info(value).map_or(Assignment::Bad("X_RATOON_INFO"), Assignment::Info),
+        b"X_RATOON_COUNTERS" => counters(value).map_or(Assignment::Bad("X_RATOON_COUNTERS"), Assignment::Counters),
+        _ => Assignment::Unknown,
     }
 }
 
 /// Such a key has no other value than 1; `READY=0` says nothing.
-fn only_one(value: &[u8], word: Word, key: &'static str) -> Word {
-    if value == b"1" { word } else { Word::Bad(key) }
+fn only_one(value: &[u8], word: Assignment, key: &'static str) -> Assignment {
+    if value == b"1" { word } else { Assignment::Bad(key) }
 }
 
 fn number(value: &[u8]) -> Option<u64> {
@@ -164,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    fn one(text: &str) -> Word {
+    fn one(text: &str) -> Assignment {
         let mut words = parse(text.as_bytes()).unwrap();
         assert_eq!(words.len(), 1, "{text:?}");
         words.remove(0)
@@ -180,20 +180,20 @@ mod tests {
         assert_eq!(
             parse(text.as_bytes()).unwrap(),
             [
-                Word::Ready,
-                Word::Status("all is well = fine".to_owned()),
-                Word::Stopping,
-                Word::Reloading,
-                Word::Watchdog,
-                Word::WatchdogTrigger,
-                Word::WatchdogUsec(20_000_000),
-                Word::ExtendTimeoutUsec(u64::MAX),
-                Word::Errno(2),
-                Word::MainPid(4711),
-                Word::Barrier,
-                Word::Unknown,
-                Word::Info(info),
-                Word::Counters(counters),
+                Assignment::Ready,
+                Assignment::Status("all is well = fine".to_owned()),
+                Assignment::Stopping,
+                Assignment::Reloading,
+                Assignment::Watchdog,
+                Assignment::WatchdogTrigger,
+                Assignment::WatchdogUsec(20_000_000),
+                Assignment::ExtendTimeoutUsec(u64::MAX),
+                Assignment::Errno(2),
+                Assignment::MainPid(4711),
+                Assignment::Barrier,
+                Assignment::Unknown,
+                Assignment::Info(info),
+                Assignment::Counters(counters),
             ]
         );
     }
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn newlines_and_one_nul_at_the_end_are_allowed() {
         for text in ["READY=1", "READY=1\n", "READY=1\n\n\n", "\n\nREADY=1", "READY=1\0", "READY=1\n\0", "READY=1\r\n"] {
-            assert_eq!(one(text), Word::Ready, "{text:?}");
+            assert_eq!(one(text), Assignment::Ready, "{text:?}");
         }
         for text in ["READY=1\0\0", "READY=1\0STATUS=x", "\0READY=1"] {
             assert_eq!(parse(text.as_bytes()), Err(Bad::Nul), "{text:?}");
@@ -213,11 +213,11 @@ mod tests {
 
     #[test]
     fn a_status_is_one_clean_line() {
-        assert_eq!(parse(b"STATUS=gr\xfc\xdfe").unwrap(), [Word::Status("gr\u{fffd}\u{fffd}e".to_owned())]);
-        assert_eq!(one("STATUS=\x1b[31mred\u{7}\tend"), Word::Status("\u{fffd}[31mred\u{fffd}\u{fffd}end".to_owned()));
-        assert_eq!(one("STATUS="), Word::Status(String::new()));
+        assert_eq!(parse(b"STATUS=gr\xfc\xdfe").unwrap(), [Assignment::Status("gr\u{fffd}\u{fffd}e".to_owned())]);
+        assert_eq!(one("STATUS=\x1b[31mred\u{7}\tend"), Assignment::Status("\u{fffd}[31mred\u{fffd}\u{fffd}end".to_owned()));
+        assert_eq!(one("STATUS="), Assignment::Status(String::new()));
         // A newline ends it: what follows is another assignment, as for PID 1.
-        assert_eq!(parse(b"STATUS=a\nREADY=1").unwrap(), [Word::Status("a".to_owned()), Word::Ready]);
+        assert_eq!(parse(b"STATUS=a\nREADY=1").unwrap(), [Assignment::Status("a".to_owned()), Assignment::Ready]);
     }
 
     #[test]
@@ -241,7 +241,11 @@ mod tests {
             ("X_RATOON_COUNTERS={\"\":1}", "X_RATOON_COUNTERS"),
             ("X_RATOON_COUNTERS={\"a\\n\":1}", "X_RATOON_COUNTERS"),
         ] {
-            assert_eq!(parse(format!("{text}\nREADY=1").as_bytes()).unwrap(), [Word::Bad(key), Word::Ready], "{text:?}");
+            assert_eq!(
+                parse(format!("{text}\nREADY=1").as_bytes()).unwrap(),
+                [Assignment::Bad(key), Assignment::Ready],
+                "{text:?}"
+            );
         }
     }
 
@@ -250,28 +254,28 @@ mod tests {
         let flood = "MAINPID=7\nMAINPID=8\nSTATUS=a\nSTATUS=b\nERRNO=x\nERRNO=y\n?\n!\n".repeat(100);
         assert_eq!(
             parse(flood.as_bytes()).unwrap(),
-            [Word::MainPid(7), Word::Status("a".to_owned()), Word::Bad("ERRNO"), Word::Unknown]
+            [Assignment::MainPid(7), Assignment::Status("a".to_owned()), Assignment::Bad("ERRNO"), Assignment::Unknown]
         );
         let late = format!("{}READY=1", "?\n".repeat(WORDS_MAX));
-        assert_eq!(parse(late.as_bytes()).unwrap(), [Word::Unknown]);
+        assert_eq!(parse(late.as_bytes()).unwrap(), [Assignment::Unknown]);
     }
 
     #[test]
     fn objects_are_bounded() {
         let info = |length: usize| format!("X_RATOON_INFO={{\"a\":\"{}\"}}", "x".repeat(length - 8));
-        assert!(matches!(one(&info(INFO_MAX)), Word::Info(_)));
-        assert_eq!(one(&info(INFO_MAX + 1)), Word::Bad("X_RATOON_INFO"));
+        assert!(matches!(one(&info(INFO_MAX)), Assignment::Info(_)));
+        assert_eq!(one(&info(INFO_MAX + 1)), Assignment::Bad("X_RATOON_INFO"));
         let counters = |count: usize| {
             let entries: Vec<String> = (0..count).map(|n| format!("\"c{n}\":{n}")).collect();
             format!("X_RATOON_COUNTERS={{{}}}", entries.join(","))
         };
-        assert!(matches!(one(&counters(64)), Word::Counters(map) if map.len() == 64));
-        assert_eq!(one(&counters(65)), Word::Bad("X_RATOON_COUNTERS"));
+        assert!(matches!(one(&counters(64)), Assignment::Counters(map) if map.len() == 64));
+        assert_eq!(one(&counters(65)), Assignment::Bad("X_RATOON_COUNTERS"));
         let named = |length: usize| format!("X_RATOON_COUNTERS={{\"{}\":1}}", "n".repeat(length));
-        assert!(matches!(one(&named(64)), Word::Counters(_)));
-        assert_eq!(one(&named(65)), Word::Bad("X_RATOON_COUNTERS"));
+        assert!(matches!(one(&named(64)), Assignment::Counters(_)));
+        assert_eq!(one(&named(65)), Assignment::Bad("X_RATOON_COUNTERS"));
         // Deep nesting is refused by the parser, not by the stack.
-        assert_eq!(one(&format!("X_RATOON_INFO={{\"a\":{}", "[".repeat(3000))), Word::Bad("X_RATOON_INFO"));
+        assert_eq!(one(&format!("X_RATOON_INFO={{\"a\":{}", "[".repeat(3000))), Assignment::Bad("X_RATOON_INFO"));
     }
 
     proptest! {
@@ -289,7 +293,7 @@ mod tests {
         ) {
             let words = parse(format!("{key}={value}").as_bytes()).unwrap();
             for word in &words {
-                if let Word::Status(text) = word {
+                if let Assignment::Status(text) = word {
                     prop_assert!(!text.contains(char::is_control));
                 }
             }

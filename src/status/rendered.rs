@@ -14,7 +14,7 @@ use super::tree::Document;
 
 /// A document and its JSON.
 #[derive(Debug)]
-pub struct Finished {
+pub struct RenderedStatus {
     document: Document,
     connections: usize,
     line: serde_json::Result<String>,
@@ -57,12 +57,12 @@ const HEAD_END: &str = r#""workers":[],"failures":[]}"#;
 /// About so long is a worker.
 const WORKER: usize = 512;
 
-impl Finished {
+impl RenderedStatus {
     /// Writes a document out whose workers have their connections in these lists, each in its place; a large one takes
     /// milliseconds.
     pub fn new(mut document: Document, lists: &Lists) -> Self {
         let line = written(&mut document, lists);
-        Finished { document, connections: lists.connections, line, redacted: OnceLock::new() }
+        RenderedStatus { document, connections: lists.connections, line, redacted: OnceLock::new() }
     }
 
     /// Its JSON in one line, with the line's end.
@@ -121,7 +121,7 @@ fn cut(json: &mut Vec<u8>, end: &str) -> serde_json::Result<()> {
     Ok(())
 }
 
-impl From<Document> for Finished {
+impl From<Document> for RenderedStatus {
     /// Writes out a document whose workers have their connections as values.
     fn from(document: Document) -> Self {
         let mut line = serde_json::to_string(&document);
@@ -129,11 +129,11 @@ impl From<Document> for Finished {
             line.push('\n');
         }
         let connections = document.workers.iter().map(|worker| worker.active_connections.len()).sum();
-        Finished { document, connections, line, redacted: OnceLock::new() }
+        RenderedStatus { document, connections, line, redacted: OnceLock::new() }
     }
 }
 
-impl Deref for Finished {
+impl Deref for RenderedStatus {
     type Target = Document;
 
     fn deref(&self) -> &Document {
@@ -145,7 +145,7 @@ impl Deref for Finished {
 #[derive(Clone, Debug)]
 pub struct Line {
     /// The document.
-    pub document: Arc<Finished>,
+    pub document: Arc<RenderedStatus>,
     /// Whether this is the line with details.
     pub details: bool,
 }
@@ -205,7 +205,7 @@ mod tests {
                 lists.lists.push(from..lists.text.len());
                 lists.connections += connections.len();
             }
-            let (told, expected) = (Finished::new(cut.clone(), &lists), Finished::from(whole));
+            let (told, expected) = (RenderedStatus::new(cut.clone(), &lists), RenderedStatus::from(whole));
             prop_assert_eq!(told.line().expect("a line"), expected.line().expect("a line"));
             prop_assert_eq!((&*told, told.connections()), (&cut, expected.connections()));
         }
@@ -216,7 +216,7 @@ mod tests {
         let mut lists = Lists::default();
         assert!(lists.read(None).is_none());
         let document = Document { workers: vec![Worker::default()], ..Document::default() };
-        let line = Finished::new(document, &lists).line.expect("a line");
+        let line = RenderedStatus::new(document, &lists).line.expect("a line");
         assert!(line.ends_with("\"active_connections\":[]}],\"failures\":[]}\n"), "{line}");
     }
 }

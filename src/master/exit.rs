@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use super::guard::Guard;
 use super::processes::{Process, Token};
+use super::runtime_dir::RuntimeDir;
 use super::start_failure;
-use super::turn::{Brought, Master};
-use crate::pool::{Event, How, WorkerId};
+use super::turn::{Master, TaskResult};
+use crate::pool::{Event, ExitCause, WorkerId};
 use crate::sys::awaited::is_awaited;
 use crate::sys::descendants;
 use crate::sys::process::{Ended, PidFd, of_the_first_thread, reap_orphans};
@@ -43,12 +43,12 @@ impl Master {
         }
         let ended = match process.pidfd.peek() {
             Ok(Some(Ended::Unknown))
-                if process.pidfd.is_untold() && self.untold.get(&worker).is_none_or(|until| *until > self.now) =>
+                if process.pidfd.is_untold() && self.awaiting_status.get(&worker).is_none_or(|until| *until > self.now) =>
             {
                 // Not our child: systemd reaps it, in a moment, and then it is told how it ended.
-                if !self.untold.contains_key(&worker) {
+                if !self.awaiting_status.contains_key(&worker) {
                     let _ = self.poll.get_ref().pause(&process.pidfd, Token::Exit(worker).to_u64());
-                    self.untold.insert(worker, self.now + REAPING);
+                    self.awaiting_status.insert(worker, self.now + REAPING);
                 }
                 return;
             }
@@ -56,7 +56,7 @@ impl Master {
             Ok(None) => return,
             Err(_) => Ended::Unknown,
         };
-        self.untold.remove(&worker);
+        self.awaiting_status.remove(&worker);
         let _ = self.poll.get_ref().remove(&process.pidfd);
         let left = match &process.group {
             Some(group) => {
@@ -65,7 +65,8 @@ impl Master {
             }
             None => {
                 // Who was its main process once is known to us, and so no stranger. It is reaped when it is forgotten.
-                (strangers || !process.former().is_empty()) && descendants::any_left(&Self::family(&self.guard, worker, process))
+                (strangers || !process.former().is_empty())
+                    && descendants::any_left(&Self::family(&self.runtime_dir, worker, process))
             }
         };
         process.left_behind = left;
@@ -74,22 +75,23 @@ impl Master {
         let how = match (self.spawn_errors.remove(&worker), ended) {
             (Some(error), _) => {
                 let release = self.releases.get(&process.generation).map(AsRef::as_ref);
-                How::NotStarted(start_failure::in_words(&error, release))
+                ExitCause::NotStarted(start_failure::in_words(&error, release))
             }
-            (None, _) if killed_for_memory => How::OutOfMemory,
-            (None, Ended::Exit(status)) => How::Exit(status),
-            (None, Ended::Signal { signal, core }) => How::Signal { signal, core },
-            (None, Ended::Unknown) => How::Unknown,
+            (None, _) if killed_for_memory => ExitCause::OutOfMemory,
+            (None, Ended::Exit(status)) => ExitCause::Exit(status),
+            (None, Ended::Signal { signal, core }) => ExitCause::Signal { signal, core },
+            (None, Ended::Unknown) => ExitCause::Unknown,
         };
         self.events.push_back(Event::Exited { worker, how, left });
     }
 
     /// Workers that ended and that nobody has reaped yet: those whose time is up ended, nobody knows how.
-    pub(super) fn look_at_the_untold(&mut self) {
-        let due: Vec<WorkerId> = self.untold.iter().filter(|(_, until)| **until <= self.now).map(|(worker, _)| *worker).collect();
+    pub(super) fn check_awaiting_status(&mut self) {
+        let due: Vec<WorkerId> =
+            self.awaiting_status.iter().filter(|(_, until)| **until <= self.now).map(|(worker, _)| *worker).collect();
         self.ended(&due);
         for worker in due {
-            self.untold.remove(&worker);
+            self.awaiting_status.remove(&worker);
         }
     }
 
@@ -125,7 +127,7 @@ impl Master {
         self.dismissed.retain(|pidfd| matches!(pidfd.wait(), Ok(None)));
         if reaped.is_ok_and(|reaped| reaped.more && !reaped.ended.is_empty()) {
             // No signal tells of those that are left: the next turn looks again.
-            let _ = self.bring.send(Brought::Orphans);
+            let _ = self.result_sender.send(TaskResult::Orphans);
         }
         let waiting: Vec<WorkerId> = self
             .processes
@@ -137,7 +139,7 @@ impl Master {
             let gone = self
                 .processes
                 .get(&worker)
-                .is_some_and(|process| !descendants::any_left(&Self::family(&self.guard, worker, process)));
+                .is_some_and(|process| !descendants::any_left(&Self::family(&self.runtime_dir, worker, process)));
             if gone {
                 self.cleared(worker);
             }
@@ -177,8 +179,8 @@ impl Master {
     }
 
     /// How the processes of a worker are known.
-    pub(super) fn family<'a>(guard: &Guard, worker: WorkerId, process: &'a Process) -> descendants::Worker<'a> {
-        let notify_socket = guard.notify_path(worker);
+    pub(super) fn family<'a>(runtime_dir: &RuntimeDir, worker: WorkerId, process: &'a Process) -> descendants::Worker<'a> {
+        let notify_socket = runtime_dir.notify_path(worker);
         descendants::Worker { pidfd: &process.pidfd, pid: process.pid, id: worker, notify_socket }
     }
 
@@ -187,7 +189,7 @@ impl Master {
         let Some(process) = self.processes.remove(&worker) else { return };
         let _ = process.pidfd.wait();
         self.paused.retain(|(_, paused)| *paused != worker);
-        self.untold.remove(&worker);
+        self.awaiting_status.remove(&worker);
         self.orphaned.forget(worker);
         self.pids.remove(&process.pid);
         let poll = self.poll.get_ref();
@@ -200,7 +202,7 @@ impl Master {
         if let Some(again) = &process.notify_again {
             let _ = poll.remove(again);
         }
-        let _ = std::fs::remove_file(self.guard.notify_path(worker));
+        let _ = std::fs::remove_file(self.runtime_dir.notify_path(worker));
         self.past.add(&process);
         let process = *process;
         if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())

@@ -27,11 +27,11 @@ use crate::sys::notify::NotifySocket;
 const NOTIFY: &str = "notify";
 
 /// The runtime directory's keeper.
-pub struct Guard {
+pub struct RuntimeDir {
     control: Control,
     directory: PathBuf,
     handle: Handle,
-    book: Arc<http::Book>,
+    registry: Arc<http::ConnectionRegistry>,
     serving: Option<JoinHandle<()>>,
     /// `None` when the kernel gives none: then what is removed stays removed.
     inotify: Option<OwnedFd>,
@@ -52,7 +52,7 @@ struct Removed {
     sockets: Vec<WorkerId>,
 }
 
-impl Guard {
+impl RuntimeDir {
     /// Takes over a bound control socket, and makes the directory for notify sockets; what a dead master left there goes,
     /// unless this master is to `go_on` with it.
     ///
@@ -62,16 +62,16 @@ impl Guard {
         control: Control,
         directory: PathBuf,
         handle: Handle,
-        book: Arc<http::Book>,
+        registry: Arc<http::ConnectionRegistry>,
         go_on: bool,
-    ) -> Result<Guard, String> {
+    ) -> Result<RuntimeDir, String> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        let mut guard = Guard { control, directory, handle, book, serving: None, inotify, watches: Watches::default() };
+        let mut dir = RuntimeDir { control, directory, handle, registry, serving: None, inotify, watches: Watches::default() };
         if !go_on {
-            let _ = fs::remove_dir_all(guard.notify());
+            let _ = fs::remove_dir_all(dir.notify());
         }
-        guard.make().map_err(|error| format!("cannot make {}: {error}", guard.notify().display()))?;
-        Ok(guard)
+        dir.make().map_err(|error| format!("cannot make {}: {error}", dir.notify().display()))?;
+        Ok(dir)
     }
 
     /// The front ends' way to the loop.
@@ -115,7 +115,7 @@ impl Guard {
     pub fn serve(&mut self) -> Result<(), String> {
         let listener = self.control.listener().and_then(tokio::net::UnixListener::from_std);
         let listener = http::Listener::Unix(listener.map_err(|error| format!("control socket: {error}"))?);
-        let serving = tokio::spawn(http::serve_with(listener, self.handle.clone(), Some(own_uid()), self.book.clone()));
+        let serving = tokio::spawn(http::serve_with(listener, self.handle.clone(), Some(own_uid()), self.registry.clone()));
         if let Some(former) = self.serving.replace(serving) {
             former.abort();
         }
@@ -158,7 +158,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for RuntimeDir {
     fn drop(&mut self) {
         // Before the control socket, whose end takes the directory along.
         // It is empty by now; and to look into it would take a descriptor.
@@ -171,7 +171,7 @@ impl Drop for Guard {
 impl Master {
     /// Something in the runtime directory was removed: what is still needed comes back.
     pub(super) fn directory_changed(&mut self) {
-        let removed = self.guard.removed();
+        let removed = self.runtime_dir.removed();
         if removed.directory {
             if let Err(why) = self.restore_directory() {
                 self.warn(format!("the runtime directory was removed and cannot be made again: {why}"));
@@ -188,7 +188,7 @@ impl Master {
 
     /// Makes the runtime directory again, and all that is to be in it.
     pub(super) fn restore_directory(&mut self) -> std::io::Result<()> {
-        self.guard.make()?;
+        self.runtime_dir.make()?;
         self.control_again();
         for worker in self.processes.keys().copied().collect::<Vec<_>>() {
             self.socket_again(worker);
@@ -197,10 +197,11 @@ impl Master {
     }
 
     fn control_again(&mut self) {
-        if self.guard.control.is_there() {
+        if self.runtime_dir.control.is_there() {
             return;
         }
-        let again = self.guard.control.bind_again().map_err(|error| error.to_string()).and_then(|()| self.guard.serve());
+        let again =
+            self.runtime_dir.control.bind_again().map_err(|error| error.to_string()).and_then(|()| self.runtime_dir.serve());
         self.warn(match again {
             Ok(()) => "the control socket was removed: it is there again".to_owned(),
             Err(why) => format!("the control socket was removed and cannot be bound again: {why}"),
@@ -209,7 +210,7 @@ impl Master {
 
     /// A worker's notify socket was removed: a second one takes its path.
     fn socket_again(&mut self, worker: WorkerId) {
-        let path = self.guard.notify_path(worker);
+        let path = self.runtime_dir.notify_path(worker);
         let Some(process) = self.processes.get_mut(&worker).filter(|_| !exists(&path)) else { return };
         let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
         let bound = NotifySocket::bind(&path, identity.map(|identity| (identity.uid, identity.gid)));

@@ -23,12 +23,12 @@ const QUIET: Duration = Duration::from_millis(500);
 
 /// The queues that shall get empty: whose, and since when nothing has been seen in it.
 #[derive(Debug, Default)]
-pub struct Vacate {
+pub struct AcceptQueueDrain {
     since: BTreeMap<WorkerId, Instant>,
     look: Option<Instant>,
 }
 
-impl Vacate {
+impl AcceptQueueDrain {
     /// When the queues are looked at next.
     pub fn deadline(&self) -> Option<Instant> {
         self.look.filter(|_| !self.since.is_empty())
@@ -44,7 +44,7 @@ impl Master {
     pub(super) fn make_slots(&mut self, config: &Config, least: u32) -> Result<(), sockets::Error> {
         match config.worker.balance {
             Balance::Shared => Ok(()),
-            Balance::PerSlot => self.slots.ensure(&self.common.listeners, least.max(config.worker.workers())),
+            Balance::PerSlot => self.slots.ensure(&self.context.listeners, least.max(config.worker.workers())),
         }
     }
 
@@ -53,8 +53,8 @@ impl Master {
         match release.config.worker.balance {
             Balance::Shared => Ok(None),
             Balance::PerSlot => {
-                self.slots.ensure(&self.common.listeners, slot + 1).map_err(|error| format!("not started: {error}"))?;
-                Ok(Some(self.slots.of(&self.common.listeners, slot)))
+                self.slots.ensure(&self.context.listeners, slot + 1).map_err(|error| format!("not started: {error}"))?;
+                Ok(Some(self.slots.of(&self.context.listeners, slot)))
             }
         }
     }
@@ -101,7 +101,7 @@ impl Master {
         if came.is_empty() {
             return;
         }
-        match Slots::resume(&self.common.listeners, came) {
+        match Slots::resume(&self.context.listeners, came) {
             Ok(slots) => self.slots = slots,
             Err(why) => self.warn(format!("sockets of slots are lost, and what waits in them: {why}")),
         }

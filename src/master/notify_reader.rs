@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::journal::{Level, Record};
 use super::processes::{Budget, Process, Token};
+use super::sd_notify::{Assignment, parse};
 use super::turn::Master;
-use super::words::{Word, parse};
-use crate::pool::{Event, Said, WorkerId};
+use crate::pool::{Event, Notification, WorkerId};
 use crate::sys::descendants;
 use crate::sys::notify::{MESSAGE_MAX, NotifySocket, Received};
 use crate::sys::process::PidFd;
@@ -17,14 +17,14 @@ use crate::sys::process::PidFd;
 /// So many datagrams of one worker a turn.
 const WORDS: usize = 8;
 /// So many at its end, when there will be no other turn.
-const LAST_WORDS: usize = 1024;
+const FINAL_NOTIFICATIONS: usize = 1024;
 
 /// So many former main processes of a worker are watched, each with a descriptor.
 const FORMER_MAX: usize = 8;
 
 /// What came of listening once.
 enum Heard {
-    Word(Vec<Word>),
+    Assignment(Vec<Assignment>),
     Ignored(String),
 }
 
@@ -40,16 +40,24 @@ struct Listened {
 /// What is known of a datagram beside its bytes: user, process, whether a part of it is missing.
 type From = (Option<u32>, Option<u32>, bool);
 
-impl Word {
+impl Assignment {
     /// The next master could not do without it: all but what is said again and again, or only shown.
     fn matters(&self) -> bool {
-        !matches!(self, Word::Watchdog | Word::Status(_) | Word::Errno(_) | Word::Barrier | Word::Unknown | Word::Bad(_))
+        !matches!(
+            self,
+            Assignment::Watchdog
+                | Assignment::Status(_)
+                | Assignment::Errno(_)
+                | Assignment::Barrier
+                | Assignment::Unknown
+                | Assignment::Bad(_)
+        )
     }
 }
 
 impl Master {
     /// A worker has something to say.
-    pub(super) fn hear(&mut self, worker: WorkerId) {
+    pub(super) fn read_notifications(&mut self, worker: WorkerId) {
         if self.discarder.holds(worker) {
             // A socket that was made meanwhile, or the end of another pause.
             let Some(process) = self.processes.get(&worker) else { return };
@@ -77,7 +85,7 @@ impl Master {
 
     /// Everything that a worker said before it ended.
     pub(super) fn hear_out(&mut self, worker: WorkerId) {
-        for _ in 0..LAST_WORDS {
+        for _ in 0..FINAL_NOTIFICATIONS {
             if self.discarder.holds(worker) || !self.hear_one(worker) {
                 break;
             }
@@ -96,7 +104,7 @@ impl Master {
         for socket in process.sockets() {
             let take = |it: Received<'_>| left.push(((it.uid, it.pid, it.truncated), it.bytes.to_vec()));
             // It fails when the kernel does not know SO_PEEK_OFF (before 3.4) only.
-            let _ = socket.peek_all(LAST_WORDS, take);
+            let _ = socket.peek_all(FINAL_NOTIFICATIONS, take);
         }
         for (from, bytes) in left {
             let Some(process) = self.processes.get(&worker) else { return };
@@ -142,7 +150,7 @@ impl Master {
 
     fn note(&mut self, worker: WorkerId, heard: &Heard, bytes: &[u8]) {
         if let Some(store) = &mut self.store
-            && matches!(heard, Heard::Word(words) if words.iter().any(Word::matters))
+            && matches!(heard, Heard::Assignment(words) if words.iter().any(Assignment::matters))
         {
             store.note(worker, bytes, self.now);
         }
@@ -150,7 +158,7 @@ impl Master {
 
     fn heed(&mut self, worker: WorkerId, heard: Heard) {
         match heard {
-            Heard::Word(words) => {
+            Heard::Assignment(words) => {
                 for word in words {
                     self.understand(worker, word);
                 }
@@ -180,39 +188,39 @@ impl Master {
             return Heard::Ignored(format!("a message of more than {MESSAGE_MAX} bytes"));
         }
         match parse(bytes) {
-            Ok(words) => Heard::Word(words),
+            Ok(words) => Heard::Assignment(words),
             Err(bad) => Heard::Ignored(bad.to_string()),
         }
     }
 
-    fn understand(&mut self, worker: WorkerId, word: Word) {
+    fn understand(&mut self, worker: WorkerId, word: Assignment) {
         let micros = Duration::from_micros;
         let said = match word {
-            Word::Ready => Said::Ready,
-            Word::Stopping => Said::Stopping,
-            Word::Status(text) => Said::Status(text),
-            Word::Watchdog => Said::Watchdog,
-            Word::WatchdogTrigger => Said::WatchdogTrigger,
-            Word::WatchdogUsec(usec) => Said::WatchdogEvery(micros(usec)),
-            Word::ExtendTimeoutUsec(usec) => Said::Extend(micros(usec)),
-            Word::Info(info) => {
+            Assignment::Ready => Notification::Ready,
+            Assignment::Stopping => Notification::Stopping,
+            Assignment::Status(text) => Notification::Status(text),
+            Assignment::Watchdog => Notification::Watchdog,
+            Assignment::WatchdogTrigger => Notification::WatchdogTrigger,
+            Assignment::WatchdogUsec(usec) => Notification::WatchdogEvery(micros(usec)),
+            Assignment::ExtendTimeoutUsec(usec) => Notification::Extend(micros(usec)),
+            Assignment::Info(info) => {
                 if let Some(process) = self.processes.get_mut(&worker) {
                     process.more().info = info;
                 }
                 return;
             }
-            Word::Counters(counters) => {
+            Assignment::Counters(counters) => {
                 if let Some(process) = self.processes.get_mut(&worker) {
                     // Running totals: a name that is not said this time keeps its value.
                     let known = &mut process.more().counters;
                     known.extend(counters);
-                    while known.len() > super::words::COUNTERS_MAX {
+                    while known.len() > super::sd_notify::COUNTERS_MAX {
                         known.pop_last();
                     }
                 }
                 return;
             }
-            Word::Errno(errno) => {
+            Assignment::Errno(errno) => {
                 let Some(left) = self.processes.get_mut(&worker).and_then(|process| process.errnos_left.checked_sub(1)) else {
                     return;
                 };
@@ -223,14 +231,16 @@ impl Master {
                 let message = format!("worker {worker} reports errno {errno}: {text}");
                 return self.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
             }
-            Word::MainPid(pid) => return self.main_pid(worker, pid),
-            Word::Bad(key) => return self.warn_once(&format!("worker {worker}: ignored a value of {key} that makes no sense")),
-            Word::Reloading | Word::Barrier | Word::Unknown => return,
+            Assignment::MainPid(pid) => return self.main_pid(worker, pid),
+            Assignment::Bad(key) => {
+                return self.warn_once(&format!("worker {worker}: ignored a value of {key} that makes no sense"));
+            }
+            Assignment::Reloading | Assignment::Barrier | Assignment::Unknown => return,
         };
-        if said == Said::Ready {
+        if said == Notification::Ready {
             self.readiness.look_now(worker);
         }
-        self.events.push_back(Event::Said(worker, said));
+        self.events.push_back(Event::Notification(worker, said));
     }
 
     /// `MAINPID=`: another process of the same worker is its main process from now on.
@@ -256,7 +266,7 @@ impl Master {
         let pidfd = PidFd::open(pid).map_err(|error| error.to_string())?;
         let own = match &process.group {
             Some(group) => group.holds(pid),
-            None => descendants::is_one(&Self::family(&self.guard, worker, process), pid),
+            None => descendants::is_one(&Self::family(&self.runtime_dir, worker, process), pid),
         };
         if !own || pidfd.signal(0).is_err() {
             return Err("it is not a process of this worker".to_owned());

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::status::finished::Finished;
 use crate::status::keep::{self, Clock};
+use crate::status::rendered::RenderedStatus;
 use crate::status::scoreboard::Scoreboard;
 
 /// To compose what costs less is no more work than to be asked for it: such a document is given again only when it says
@@ -23,7 +23,7 @@ const LINGERS: Duration = Duration::from_secs(1);
 pub(super) const PAGES: usize = 16;
 
 /// Who waits for a document.
-pub(super) type Asker = oneshot::Sender<Arc<Finished>>;
+pub(super) type Requester = oneshot::Sender<Arc<RenderedStatus>>;
 
 /// Pages as they were before they were read, and until when the rest of what was composed with them holds.
 pub(super) struct Pages {
@@ -33,7 +33,7 @@ pub(super) struct Pages {
 }
 
 struct Kept {
-    document: Arc<Finished>,
+    document: Arc<RenderedStatus>,
     revision: u64,
     until: Instant,
     pages: Option<Pages>,
@@ -52,16 +52,16 @@ struct Shared {
     /// How many were begun.
     begun: u64,
     /// Who asked before it was begun.
-    waiting: Vec<Asker>,
+    waiting: Vec<Requester>,
     /// Who asked since then, when nothing was known to have changed.
-    joined: Vec<Asker>,
+    joined: Vec<Requester>,
     /// Who waits for the one after it.
-    later: Vec<Asker>,
+    later: Vec<Requester>,
     lingers_until: Option<Instant>,
 }
 
 /// The loop's side.
-pub(super) struct Desk {
+pub(super) struct StatusCache {
     revision: u64,
     shared: Arc<Mutex<Shared>>,
     clock: Arc<dyn Clock>,
@@ -78,9 +78,9 @@ pub(super) struct Job {
     began: Instant,
 }
 
-impl Desk {
+impl StatusCache {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Desk { revision: 0, shared: Arc::default(), clock, forget_at: None }
+        StatusCache { revision: 0, shared: Arc::default(), clock, forget_at: None }
     }
 
     /// Something has changed, or may have.
@@ -89,18 +89,18 @@ impl Desk {
     }
 
     /// Somebody asks; `Some` when a document has to be composed for that.
-    pub fn ask(&mut self, asker: Asker) -> Option<Job> {
+    pub fn ask(&mut self, requester: Requester) -> Option<Job> {
         let mut shared = lock(&self.shared);
         let now = self.clock.now();
         if let Some(kept) = shared.kept.as_ref().filter(|kept| kept.holds(self.revision, now)) {
-            let _ = asker.send(kept.document.clone());
+            let _ = requester.send(kept.document.clone());
             return None;
         }
         match shared.composing {
-            Some((_, revision)) if revision == self.revision => shared.joined.push(asker),
-            Some(_) => shared.later.push(asker),
+            Some((_, revision)) if revision == self.revision => shared.joined.push(requester),
+            Some(_) => shared.later.push(requester),
             None => {
-                shared.later.push(asker);
+                shared.later.push(requester);
                 drop(shared);
                 return self.next();
             }
@@ -158,7 +158,7 @@ impl Pages {
 
 impl Job {
     /// Composes on this thread, and tells it to all who wait; `true` when others wait for the next.
-    pub fn done(self, compose: impl FnOnce() -> (Finished, Option<Pages>)) -> bool {
+    pub fn done(self, compose: impl FnOnce() -> (RenderedStatus, Option<Pages>)) -> bool {
         let spent = self.clock.spent();
         let (document, pages) = compose();
         let document = Arc::new(document);
@@ -180,8 +180,8 @@ impl Job {
             }
             (waiting, !shared.later.is_empty(), shared.kept.replace(kept))
         };
-        for asker in waiting {
-            let _ = asker.send(document.clone());
+        for requester in waiting {
+            let _ = requester.send(document.clone());
         }
         drop(before);
         crate::sys::heap::sort();
@@ -215,9 +215,9 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A desk, its clock, and how often a document was composed: each has the number of its turn as its generation.
+    /// A status_cache, its clock, and how often a document was composed: each has the number of its turn as its generation.
     struct Room {
-        desk: Desk,
+        status_cache: StatusCache,
         clock: Arc<Told>,
         composed: u64,
     }
@@ -225,12 +225,12 @@ mod tests {
     impl Room {
         fn new(cost: Duration) -> Room {
             let clock = Arc::new(Told::costing(cost));
-            Room { desk: Desk::new(clock.clone()), clock, composed: 0 }
+            Room { status_cache: StatusCache::new(clock.clone()), clock, composed: 0 }
         }
 
-        fn ask(&mut self) -> (Option<Job>, Receiver<Arc<Finished>>) {
-            let (asker, answer) = oneshot::channel();
-            (self.desk.ask(asker), answer)
+        fn ask(&mut self) -> (Option<Job>, Receiver<Arc<RenderedStatus>>) {
+            let (requester, answer) = oneshot::channel();
+            (self.status_cache.ask(requester), answer)
         }
 
         fn compose(&mut self, job: Job, pages: Option<Pages>) -> bool {
@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    fn got(mut answer: Receiver<Arc<Finished>>) -> u64 {
+    fn got(mut answer: Receiver<Arc<RenderedStatus>>) -> u64 {
         answer.try_recv().expect("an answer").generation
     }
 
@@ -274,7 +274,7 @@ mod tests {
     fn a_change_is_told_at_once() {
         let mut room = Room::new(100 * MS);
         assert_eq!(room.told(), 1);
-        room.desk.touch();
+        room.status_cache.touch();
         assert_eq!([room.told(), room.told()], [2, 2]);
     }
 
@@ -284,13 +284,13 @@ mod tests {
         let (job, first) = room.ask();
         let (none, second) = room.ask();
         assert!(none.is_none());
-        room.desk.touch();
+        room.status_cache.touch();
         let later: Vec<_> = (0..3).map(|_| room.ask()).collect();
         assert!(later.iter().all(|(job, _)| job.is_none()));
-        assert!(room.desk.next().is_none(), "one at a time");
+        assert!(room.status_cache.next().is_none(), "one at a time");
         assert!(room.compose(job.expect("a job"), None), "others wait");
         assert_eq!([got(first), got(second)], [1, 1]);
-        let job = room.desk.next().expect("a job");
+        let job = room.status_cache.next().expect("a job");
         assert!(!room.compose(job, None));
         assert!(later.into_iter().all(|(_, answer)| got(answer) == 2));
         assert_eq!(room.composed, 2);
@@ -304,7 +304,7 @@ mod tests {
         let (_, joined) = room.ask();
         assert!(room.compose(job.expect("a job"), None));
         assert_eq!(got(first), 3);
-        let job = room.desk.next().expect("a job");
+        let job = room.status_cache.next().expect("a job");
         room.compose(job, None);
         assert_eq!(got(joined), 4);
     }
@@ -317,7 +317,7 @@ mod tests {
             |room: &Room, mark| Some(Pages { until: room.clock.now() + 2 * MS, marks: vec![(Arc::downgrade(&page), mark)] });
         let mark = page.mark().expect("a mark");
         for (mark, next) in [(mark, 1), (mark + 1, 2)] {
-            room.desk.touch();
+            room.status_cache.touch();
             let (job, _) = room.ask();
             let pages = pages(&room, mark);
             room.compose(job.expect("a job"), pages);
@@ -326,7 +326,7 @@ mod tests {
         }
         // The kernel's figures are older than they may be, and the worker's page is gone.
         for age in [2 * MS, Duration::ZERO] {
-            room.desk.touch();
+            room.status_cache.touch();
             let (job, _) = room.ask();
             let own = Arc::new(Scoreboard::create(Duration::ZERO).expect("a page"));
             let until = room.clock.now() + 2 * MS;
@@ -346,7 +346,7 @@ mod tests {
     fn who_composes_and_fails_keeps_nobody_waiting() {
         let mut room = Room::new(10 * MS);
         let (job, mut first) = room.ask();
-        room.desk.touch();
+        room.status_cache.touch();
         let (_, mut later) = room.ask();
         drop(job);
         assert!(first.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
@@ -358,15 +358,15 @@ mod tests {
     #[test]
     fn a_second_after_the_last_question_it_is_forgotten() {
         let mut room = Room::new(10 * MS);
-        assert_eq!((room.desk.deadline(), room.told()), (None, 1));
-        let first = room.desk.deadline().expect("a time");
+        assert_eq!((room.status_cache.deadline(), room.told()), (None, 1));
+        let first = room.status_cache.deadline().expect("a time");
         room.clock.pass(600 * MS);
         assert_eq!(room.told(), 2);
-        assert!(room.desk.forget(first).is_none(), "it was asked for again");
-        let second = room.desk.deadline().expect("a time");
+        assert!(room.status_cache.forget(first).is_none(), "it was asked for again");
+        let second = room.status_cache.deadline().expect("a time");
         assert_eq!(second - first, 600 * MS);
-        assert!(room.desk.forget(second - MS).is_none() && room.desk.forget(second).is_some());
-        assert_eq!(room.desk.deadline(), None);
-        assert!(room.desk.forget(second).is_none());
+        assert!(room.status_cache.forget(second - MS).is_none() && room.status_cache.forget(second).is_some());
+        assert_eq!(room.status_cache.deadline(), None);
+        assert!(room.status_cache.forget(second).is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How a worker ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum ExitCause {
     /// Its main process exited with this status.
     Exit(i32),
     /// Its main process was ended by a signal.
@@ -31,42 +31,42 @@ pub enum How {
     Unknown,
 }
 
-impl How {
-    /// The words of [`How::cause`].
+impl ExitCause {
+    /// The words of [`ExitCause::cause`].
     pub const CAUSES: [&str; 9] =
         ["exit", "signal", "not-started", "out-of-memory", "start-timeout", "stop-timeout", "watchdog", "left", "unknown"];
 
     /// The kind of end, for who counts them.
     pub fn cause(&self) -> &'static str {
         let number = match self {
-            How::Exit(_) => 0,
-            How::Signal { .. } => 1,
-            How::NotStarted(_) => 2,
-            How::OutOfMemory => 3,
-            How::StartTimeout(_) => 4,
-            How::StopTimeout(_) => 5,
-            How::Watchdog => 6,
-            How::Left => 7,
-            How::Unknown => 8,
+            ExitCause::Exit(_) => 0,
+            ExitCause::Signal { .. } => 1,
+            ExitCause::NotStarted(_) => 2,
+            ExitCause::OutOfMemory => 3,
+            ExitCause::StartTimeout(_) => 4,
+            ExitCause::StopTimeout(_) => 5,
+            ExitCause::Watchdog => 6,
+            ExitCause::Left => 7,
+            ExitCause::Unknown => 8,
         };
         Self::CAUSES[number]
     }
 }
 
-impl fmt::Display for How {
+impl fmt::Display for ExitCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            How::Exit(status) => write!(f, "exit {status}"),
-            How::Signal { signal, core } => {
+            ExitCause::Exit(status) => write!(f, "exit {status}"),
+            ExitCause::Signal { signal, core } => {
                 write!(f, "signal {}{}", SignalName(*signal), if *core { " (core dumped)" } else { "" })
             }
-            How::NotStarted(why) => f.write_str(why),
-            How::OutOfMemory => f.write_str("killed: out of memory"),
-            How::StartTimeout(after) => write!(f, "start timeout after {}", Span(*after)),
-            How::StopTimeout(after) => write!(f, "stop timeout after {}", Span(*after)),
-            How::Watchdog => f.write_str("watchdog"),
-            How::Left => f.write_str("left at once (STOPPING=1)"),
-            How::Unknown => f.write_str("unknown"),
+            ExitCause::NotStarted(why) => f.write_str(why),
+            ExitCause::OutOfMemory => f.write_str("killed: out of memory"),
+            ExitCause::StartTimeout(after) => write!(f, "start timeout after {}", Span(*after)),
+            ExitCause::StopTimeout(after) => write!(f, "stop timeout after {}", Span(*after)),
+            ExitCause::Watchdog => f.write_str("watchdog"),
+            ExitCause::Left => f.write_str("left at once (STOPPING=1)"),
+            ExitCause::Unknown => f.write_str("unknown"),
         }
     }
 }
@@ -117,15 +117,15 @@ mod tests {
 
     #[test]
     fn is_said_as_the_contract_has_it() {
-        let said = |how: How| how.to_string();
-        assert_eq!(said(How::Exit(1)), "exit 1");
-        assert_eq!(said(How::Signal { signal: 11, core: true }), "signal SIGSEGV (core dumped)");
-        assert_eq!(said(How::Signal { signal: 9, core: false }), "signal SIGKILL");
-        assert_eq!(said(How::Signal { signal: 36, core: false }), "signal SIGRTMIN+2");
-        assert_eq!(said(How::StartTimeout(Duration::from_secs(10))), "start timeout after 10s");
-        assert_eq!(said(How::StopTimeout(Duration::from_millis(90_500))), "stop timeout after 1min 30s 500ms");
-        assert_eq!(said(How::NotStarted("exec: No such file or directory".into())), "exec: No such file or directory");
-        assert_eq!(said(How::OutOfMemory), "killed: out of memory");
-        assert_eq!(said(How::Watchdog), "watchdog");
+        let said = |how: ExitCause| how.to_string();
+        assert_eq!(said(ExitCause::Exit(1)), "exit 1");
+        assert_eq!(said(ExitCause::Signal { signal: 11, core: true }), "signal SIGSEGV (core dumped)");
+        assert_eq!(said(ExitCause::Signal { signal: 9, core: false }), "signal SIGKILL");
+        assert_eq!(said(ExitCause::Signal { signal: 36, core: false }), "signal SIGRTMIN+2");
+        assert_eq!(said(ExitCause::StartTimeout(Duration::from_secs(10))), "start timeout after 10s");
+        assert_eq!(said(ExitCause::StopTimeout(Duration::from_millis(90_500))), "stop timeout after 1min 30s 500ms");
+        assert_eq!(said(ExitCause::NotStarted("exec: No such file or directory".into())), "exec: No such file or directory");
+        assert_eq!(said(ExitCause::OutOfMemory), "killed: out of memory");
+        assert_eq!(said(ExitCause::Watchdog), "watchdog");
     }
 }

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use hyper::{Request, Version};
 use tokio::sync::{oneshot, watch};
 
-use super::wire::{Stream, Turn};
-use crate::control::{AskerId, Reply};
+use super::wire::{ConnState, Stream};
+use crate::control::{Reply, RequesterId};
 
 /// The connections of one or more servers.
-pub struct Book {
+pub struct ConnectionRegistry {
     open: Mutex<Vec<Weak<Entry>>>,
     resumed: Mutex<Vec<Resumed>>,
     accepting: watch::Sender<bool>,
@@ -24,10 +24,10 @@ pub struct Book {
 /// One connection.
 pub(super) struct Entry {
     pub stream: Arc<Stream>,
-    pub turn: Arc<Turn>,
+    pub turn: Arc<ConnState>,
     remote: bool,
     /// What its request asks of the loop.
-    asking: Mutex<Option<(AskerId, String)>>,
+    asking: Mutex<Option<(RequesterId, String)>>,
 }
 
 /// A connection that another master can go on with.
@@ -38,7 +38,7 @@ pub struct Carried {
     /// It came by `status.listen`.
     pub remote: bool,
     /// Who waits on it for an answer, and the head of the request that it sent.
-    pub request: Option<(AskerId, String)>,
+    pub request: Option<(RequesterId, String)>,
 }
 
 /// A connection that another master has left to this one.
@@ -49,16 +49,16 @@ pub struct Resumed {
     /// It came by `status.listen`.
     pub remote: bool,
     /// Who waits on it, the head of the request, and where the answer comes from.
-    pub request: Option<(AskerId, String, oneshot::Receiver<Reply>)>,
+    pub request: Option<(RequesterId, String, oneshot::Receiver<Reply>)>,
 }
 
-impl Default for Book {
+impl Default for ConnectionRegistry {
     fn default() -> Self {
-        Book { open: Mutex::default(), resumed: Mutex::default(), accepting: watch::Sender::new(true) }
+        ConnectionRegistry { open: Mutex::default(), resumed: Mutex::default(), accepting: watch::Sender::new(true) }
     }
 }
 
-impl Book {
+impl ConnectionRegistry {
     /// No new connections for a while, or again; they wait in the kernel's queue meanwhile.
     pub fn accept(&self, accept: bool) {
         self.accepting.send_replace(accept);
@@ -71,12 +71,14 @@ impl Book {
     /// Connections whose answer is being made or written, but for those that wait for the loop: worth waiting for.
     /// Listeners to events do not count, for they never end.
     pub fn busy(&self) -> usize {
-        self.entries().filter(|entry| !entry.turn.endless() && entry.asker().is_none() && !entry.turn.between_requests()).count()
+        self.entries()
+            .filter(|entry| !entry.turn.endless() && entry.requester().is_none() && !entry.turn.between_requests())
+            .count()
     }
 
     /// Who waits for an answer of the loop on a connection that another master can go on with.
-    pub fn askers(&self) -> Vec<AskerId> {
-        self.entries().filter_map(|entry| entry.asker()).collect()
+    pub fn requesters(&self) -> Vec<RequesterId> {
+        self.entries().filter_map(|entry| entry.requester()).collect()
     }
 
     /// Copies of all that another master can go on with.
@@ -95,7 +97,7 @@ impl Book {
         Ok(carried)
     }
 
-    /// Leaves connections to whoever serves with this book next.
+    /// Leaves connections to whoever serves with this registry next.
     pub fn resume(&self, resumed: Vec<Resumed>) {
         lock(&self.resumed).extend(resumed);
     }
@@ -120,17 +122,17 @@ impl Book {
 }
 
 impl Entry {
-    fn asking(&self) -> MutexGuard<'_, Option<(AskerId, String)>> {
+    fn asking(&self) -> MutexGuard<'_, Option<(RequesterId, String)>> {
         lock(&self.asking)
     }
 
-    fn asker(&self) -> Option<AskerId> {
-        self.asking().as_ref().map(|(asker, _)| *asker)
+    fn requester(&self) -> Option<RequesterId> {
+        self.asking().as_ref().map(|(requester, _)| *requester)
     }
 
     /// The request waits for the loop until the guard is dropped.
-    pub fn ask(&self, asker: AskerId, head: String) -> Asking<'_> {
-        *self.asking() = Some((asker, head));
+    pub fn ask(&self, requester: RequesterId, head: String) -> Asking<'_> {
+        *self.asking() = Some((requester, head));
         Asking(self)
     }
 }
@@ -160,7 +162,7 @@ pub(super) fn head_of<B>(request: &Request<B>) -> String {
     format!("{} {target} HTTP/1.1\r\nhost: ratoon\r\nconnection: {connection}\r\n\r\n", request.method())
 }
 
-impl Turn {
+impl ConnState {
     /// Nothing of a request has been read that was not answered, and nothing of an answer is left to be written.
     fn between_requests(&self) -> bool {
         !self.serving.load(Ordering::Relaxed) && !self.half_read.load(Ordering::Relaxed) && !self.blocked.load(Ordering::Relaxed)

@@ -20,7 +20,7 @@ pub(super) const SEATS: &str = "too many connections are open; close some first"
 const DESCRIPTORS: &str = "the master is at its limit of descriptors and has none for this connection; raise its LimitNOFILE= (`ulimit -n`), \
                            or have fewer workers and connections";
 /// How long the question may take, and how long the peer may then take to close.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait when a connection cannot be accepted …
 const PAUSE: Duration = Duration::from_millis(100);
 /// … and how often, until those who wait are told so: most often there are descriptors again by then.
@@ -28,7 +28,7 @@ const TRIES: u32 = 20;
 
 /// Answers 503 with this sentence, and closes.
 pub(super) async fn turn_away(stream: Stream, why: &str) {
-    let _ = timeout(PATIENCE, read_until(&stream, |head| head.windows(4).any(|end| end == b"\r\n\r\n"))).await;
+    let _ = timeout(TIMEOUT, read_until(&stream, |head| head.windows(4).any(|end| end == b"\r\n\r\n"))).await;
     let body = json(&ErrorMessage { error: why.to_owned() }) + "\n";
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\nserver: {OWN}\r\ncontent-type: application/json\r\ncache-control: no-store\r\n\
@@ -38,7 +38,7 @@ pub(super) async fn turn_away(stream: Stream, why: &str) {
     // It fits into an empty buffer; nobody waits for one that does not read.
     let _ = stream.try_write(&[IoSlice::new(head.as_bytes()), IoSlice::new(body.as_bytes())]);
     if stream.shutdown().is_ok() {
-        let _ = timeout(PATIENCE, read_until(&stream, |_| false)).await;
+        let _ = timeout(TIMEOUT, read_until(&stream, |_| false)).await;
     }
 }
 

@@ -11,7 +11,7 @@ use super::cgroup::{Limits, WorkerGroup};
 use super::prepare::{Release, assignment};
 use super::processes::{Budget, Process, Token};
 use super::turn::Master;
-use crate::pool::{Event, Number, Phase, Slot, WorkerId};
+use crate::pool::{Event, GenerationId, Phase, Slot, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::spawn::{Birth, describe, spawn};
@@ -57,8 +57,8 @@ impl Master {
     }
 
     /// Starts a worker, or says why it can't be.
-    pub(super) fn give_birth(&mut self, worker: WorkerId, slot: Slot, generation: Number) {
-        self.desk.touch();
+    pub(super) fn spawn_worker(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId) {
+        self.status_cache.touch();
         let event = match self.try_birth(worker, slot, generation) {
             Ok(pid) => Event::Spawned(worker, pid),
             Err(why) => {
@@ -69,12 +69,12 @@ impl Master {
         self.events.push_back(event);
     }
 
-    fn try_birth(&mut self, worker: WorkerId, slot: Slot, generation: Number) -> Result<u32, String> {
+    fn try_birth(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId) -> Result<u32, String> {
         if self.pool.worker(worker).is_none_or(|worker| worker.phase == Phase::Draining) {
             return Err("not started: it is not wanted any more".to_owned());
         }
         let release = self.releases.get(&generation).cloned().ok_or("not started: its release is gone")?;
-        let notify_path = self.guard.notify_path(worker);
+        let notify_path = self.runtime_dir.notify_path(worker);
         let notify = self.notify_socket(&notify_path, &release)?;
         match self.try_spawn(worker, slot, generation, &release, notify, &notify_path) {
             Ok(pid) => Ok(pid),
@@ -103,7 +103,7 @@ impl Master {
         &mut self,
         worker: WorkerId,
         slot: Slot,
-        generation: Number,
+        generation: GenerationId,
         release: &Arc<Release>,
         notify: NotifySocket,
         notify_path: &Path,
@@ -179,7 +179,7 @@ impl Master {
         Ok(child.pid)
     }
 
-    fn group(&mut self, worker: WorkerId, slot: Slot, generation: Number, release: &Release) -> Option<WorkerGroup> {
+    fn group(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId, release: &Release) -> Option<WorkerGroup> {
         let made = self.cgroups.as_mut()?.create(worker, generation, slot, &limits(release));
         match made {
             Ok(group) => {

@@ -230,10 +230,10 @@ impl Handle {
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
     pub async fn ask(&self, ask: Ask) -> Result<Reply, Closed> {
-        self.ask_as(self.next_asker(), ask).await
+        self.ask_as(self.next_requester(), ask).await
     }
 
-    /// The same under a number of [`Self::next_asker`].
+    /// The same under a number of [`Self::next_requester`].
     ///
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
@@ -257,18 +257,18 @@ impl Handle {
     }
 
     /// The last number that was given to a requester.
-    pub fn last_asker(&self) -> RequesterId {
+    pub fn last_requester(&self) -> RequesterId {
         self.requesters.load(Ordering::Relaxed)
     }
 
     /// Numbers requesters from behind this one on: those before were a predecessor's.
-    pub fn number_askers_after(&self, last: RequesterId) {
+    pub fn number_requesters_after(&self, last: RequesterId) {
         self.requesters.fetch_max(last, Ordering::Relaxed);
     }
 
     /// Asks without waiting: such a reload runs to its end whoever goes away.
     pub fn ask_unattended(&self, ask: Ask) {
-        let _ = self.commands.send(Command::Ask { requester: self.next_asker(), ask, reply: None, announce: true });
+        let _ = self.commands.send(Command::Ask { requester: self.next_requester(), ask, reply: None, announce: true });
     }
 
     /// The whole status document.
@@ -302,7 +302,7 @@ impl Handle {
     }
 
     /// A number for one requester; never given twice.
-    pub fn next_asker(&self) -> RequesterId {
+    pub fn next_requester(&self) -> RequesterId {
         self.requesters.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

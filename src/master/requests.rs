@@ -46,7 +46,7 @@ impl Master {
             }
             Command::Gone(requester) => {
                 if self.replies.remove(&requester).is_some() {
-                    self.upgrade_asker_gone(requester);
+                    self.upgrade_requester_gone(requester);
                     self.events.push_back(Event::RequesterGone(requester));
                 }
             }

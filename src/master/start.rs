@@ -173,7 +173,7 @@ pub(super) struct Origin {
     /// Its other descriptors.
     pub fds: Incoming,
     /// The last number that it gave to a requester.
-    pub last_asker: RequesterId,
+    pub last_requester: RequesterId,
     /// Its connections.
     pub resumed: Vec<Resumed>,
     /// Its connection to the message bus.
@@ -314,7 +314,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         mode: Mode::of(journal.target(), crate::sys::credentials::own_uid(), store::is_wanted()),
         output: RelayState::default(),
         fds: Incoming::default(),
-        last_asker: 0,
+        last_requester: 0,
         resumed: Vec::new(),
         bus: None,
         releases: HashMap::new(),
@@ -405,9 +405,9 @@ impl Master {
     fn begin(parts: Parts<'_>) -> Result<Master, String> {
         let Parts { source, journal, systemd, cgroups, origin, terminal } = parts;
         let Origin { context, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
-        let Origin { last_asker, resumed, releases, troubles, first, status_address, .. } = origin;
+        let Origin { last_requester, resumed, releases, troubles, first, status_address, .. } = origin;
         let (handle, ends) = control::channel(first_summary(&context.instance, started_at));
-        handle.number_askers_after(last_asker);
+        handle.number_requesters_after(last_requester);
         let registry: Arc<ConnectionRegistry> = Arc::default();
         registry.resume(resumed);
         let go_on = matches!(first, First::GoOn(_));

@@ -150,7 +150,7 @@ impl Pool {
             Event::Prepared(number, settings) => self.prepared(number, settings),
             Event::Refused(number, reason) => self.refused(number, reason),
             Event::Abort(requester) => self.abort(requester),
-            Event::RequesterGone(requester) => self.reload_asker_gone(requester),
+            Event::RequesterGone(requester) => self.reload_requester_gone(requester),
             Event::Scale(count, requester) => self.scale(count, requester),
             Event::Recycle(which, requester) => self.recycle(which, requester),
             Event::Stop { now } => self.stop(now, 0),

@@ -332,7 +332,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn reload_asker_gone(&mut self, requester: RequesterId) {
+    pub(super) fn reload_requester_gone(&mut self, requester: RequesterId) {
         if self.waiting.as_mut().is_some_and(|waiting| waiting.leave(requester)) {
             self.waiting = None;
         }

@@ -42,7 +42,7 @@ async fn a_reload_is_answered_at_its_end() {
 }
 
 #[tokio::test]
-async fn an_asker_that_goes_away_is_reported_at_once() {
+async fn a_requester_that_goes_away_is_reported_at_once() {
     let mut fake = Fake::start();
     let ask = b"POST /reload HTTP/1.1\r\nHost: x\r\n\r\n";
 

@@ -198,7 +198,7 @@ async fn an_idle_connection_stays_for_a_minute_and_serves_again_until_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_asker_of_a_reload_may_wait_for_hours() {
+async fn a_requester_of_a_reload_may_wait_for_hours() {
     let mut fake = Fake::start();
     let mut stream = fake.connect().await;
     stream.write_all(b"POST /upgrade HTTP/1.1\r\nConnection: close\r\n\r\n").await.unwrap();
@@ -334,7 +334,7 @@ async fn requests_one_after_the_other_without_waiting_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn a_master_that_ends_tells_its_askers() {
+async fn a_master_that_ends_tells_its_requesters() {
     let mut fake = Fake::start();
     let mut stream = fake.connect().await;
     stream.write_all(b"POST /reload HTTP/1.1\r\nConnection: close\r\n\r\n").await.unwrap();

@@ -121,7 +121,7 @@ fn a_caller_who_leaves_the_bus_stops_waiting() {
 }
 
 #[test]
-fn two_callers_are_two_askers() {
+fn two_callers_are_two_requesters() {
     let bus = Bus::start();
     let instance = Instance::new(&bus, "web");
     let calls = [(); 2].map(|()| instance.calling(&bus, &["Reload"]));

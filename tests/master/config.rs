@@ -122,7 +122,7 @@ fn check_runs_in_the_new_release_and_can_refuse() {
 }
 
 #[test]
-fn a_check_that_hangs_goes_with_its_asker() {
+fn a_check_that_hangs_goes_with_its_requester() {
     let place = Place::new();
     let tables = "[reload]\ncheck = ['/bin/sh', '-c', 'sleep 1000 & echo $! $$ > ../check; wait']";
     let master = place.pool("count = 1", tables).start();

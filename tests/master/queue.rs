@@ -43,7 +43,7 @@ fn committed(asked: Asked, generation: u64) {
 }
 
 #[test]
-fn an_asker_that_is_killed_takes_its_reload_with_it() {
+fn a_requester_that_is_killed_takes_its_reload_with_it() {
     for signal in [Signal::KILL, Signal::TERM, Signal::INT] {
         let master = gated_pool();
         let before = pids(&master.status());
@@ -62,7 +62,7 @@ fn an_asker_that_is_killed_takes_its_reload_with_it() {
 }
 
 #[test]
-fn later_askers_join_the_waiting_reload_and_each_is_told_of_its_own() {
+fn later_requesters_join_the_waiting_reload_and_each_is_told_of_its_own() {
     let master = gated_pool();
     let first = master.begin(&["reload"]);
     starts(&master, 2);
@@ -108,7 +108,7 @@ fn goes(master: &Master, asked: Asked) {
 }
 
 #[test]
-fn a_waiting_reload_goes_with_its_last_asker_and_not_before() {
+fn a_waiting_reload_goes_with_its_last_requester_and_not_before() {
     let master = gated_pool();
     let first = master.begin(&["reload"]);
     starts(&master, 2);
@@ -226,7 +226,7 @@ fn a_reload_that_the_end_overtakes_is_told_so() {
 }
 
 #[test]
-fn many_askers_at_once_get_at_most_two_reloads() {
+fn many_requesters_at_once_get_at_most_two_reloads() {
     let master = gated_pool();
     let first = master.begin(&["reload"]);
     starts(&master, 2);

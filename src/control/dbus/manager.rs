@@ -62,7 +62,7 @@ pub(super) async fn change(shared: Arc<Shared>, connection: Connection, call: Ca
     let mut gone = departure(&connection, &call.caller()).await?;
     let reply = async {
         access::check(&shared, &connection, &call, verb(&ask)).await?;
-        let requester = shared.handle.next_asker();
+        let requester = shared.handle.next_requester();
         let _waits = shared.ledger.wait(requester, &call);
         shared.handle.ask_as(requester, ask).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
     };

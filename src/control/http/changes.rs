@@ -59,7 +59,7 @@ async fn ask(call: Call<'_>, what: Ask) -> Answer {
     // What another master was asked on this connection is not asked again: only the answer is still to come.
     let (requester, begun) = match connection.resumed() {
         Some((requester, answer)) => (requester, Some(answer)),
-        None => (handle.next_asker(), None),
+        None => (handle.next_requester(), None),
     };
     let _asking = connection.entry.ask(requester, call.head);
     let waiting = async {

@@ -37,7 +37,7 @@ impl Master {
         if let Some(store) = &self.store {
             store.lend(fds);
         }
-        let requesters = state::Requesters { connections: save_connections(connections, fds), ..self.save_askers() };
+        let requesters = state::Requesters { connections: save_connections(connections, fds), ..self.save_requesters() };
         for (listener, slot, socket) in self.slots.made() {
             fds.lend(format!("{SLOT_PREFIX}{listener}-{slot}"), socket.as_fd());
         }
@@ -112,10 +112,10 @@ impl Master {
         }
     }
 
-    fn save_askers(&self) -> state::Requesters {
+    fn save_requesters(&self) -> state::Requesters {
         let upgrade = self.upgrade.as_ref();
         state::Requesters {
-            last: self.runtime_dir.handle().last_asker(),
+            last: self.runtime_dir.handle().last_requester(),
             connections: Vec::new(),
             bus: None,
             waiting: self.replies.keys().copied().collect(),

@@ -77,7 +77,7 @@ impl Master {
     }
 
     /// Somebody does not wait any more.
-    pub(in crate::master) fn upgrade_asker_gone(&mut self, requester: RequesterId) {
+    pub(in crate::master) fn upgrade_requester_gone(&mut self, requester: RequesterId) {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.requesters.retain(|it| *it != requester);
             upgrade.reloads.retain(|(it, _)| *it != Some(requester));

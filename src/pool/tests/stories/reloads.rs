@@ -158,7 +158,7 @@ fn a_refused_reload_leaves_no_trace_but_its_record() {
 }
 
 #[test]
-fn one_reload_runs_one_waits_and_later_askers_join_the_waiting_one() {
+fn one_reload_runs_one_waits_and_later_requesters_join_the_waiting_one() {
     let mut world = serving(1);
     let first = world.reload();
     let (second, third) = (world.reload(), world.reload());
@@ -173,7 +173,7 @@ fn one_reload_runs_one_waits_and_later_askers_join_the_waiting_one() {
 }
 
 #[test]
-fn the_last_asker_that_goes_away_takes_the_reload_along() {
+fn the_last_requester_that_goes_away_takes_the_reload_along() {
     let mut world = serving(1);
     let (first, second) = (world.reload(), world.reload());
     world.prepare();

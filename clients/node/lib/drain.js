@@ -9,6 +9,8 @@ const net = require('node:net');
 const LAST_STREAM = 2 ** 31 - 1;
 /** Between the announcement and the end of an HTTP/2 session: requests that were on their way have arrived by then. */
 const HTTP2_NOTICE_MS = 1000;
+/** How long a WebSocket connection that says nothing is kept during the drain. */
+const WEBSOCKET_NOTICE_MS = 1000;
 /** A WebSocket close frame with status 1001, going away (RFC 6455, section 7.4.1). */
 const GOING_AWAY = Buffer.from([0x88, 0x02, 0x03, 0xe9]);
 
@@ -164,9 +166,28 @@ class Drain {
     if (this.#begun) setImmediate(() => this.#endWebSocket(socket));
   }
 
-  /** The peer answers a close frame with its own, and the program's library ends the connection. */
+  /**
+   * Sends a close frame: after the next message of the program, since a message of the peer that crosses the frame gets no answer; or
+   * after a notice without one. The peer answers with a close frame of its own, and the program's library ends the connection.
+   */
   #endWebSocket(socket) {
-    if (socket.writable && socket.bytesWritten > 0) socket.write(GOING_AWAY);
+    if (!socket.writable || socket.bytesWritten === 0) return;
+    const { write } = socket;
+    let told = false;
+    const tell = () => {
+      clearTimeout(timer);
+      if (told) return;
+      told = true;
+      socket.write = write;
+      if (socket.writable) socket.write(GOING_AWAY);
+    };
+    const timer = setTimeout(tell, WEBSOCKET_NOTICE_MS);
+    socket.write = (...args) => {
+      // A library writes the head of a frame and its payload in one turn.
+      setImmediate(tell);
+      return write.apply(socket, args);
+    };
+    socket.once('close', () => clearTimeout(timer));
   }
 }
 

@@ -207,6 +207,30 @@ test('websocket_is_told_to_go_elsewhere', () =>
       assert.deepEqual(await worker.exit, [0, null]);
     }));
 
+test('websocket_gets_the_answer_that_is_in_work', () =>
+  withWorker(
+    `import http from 'node:http'; import { WebSocketServer } from 'ws';
+     const server = http.createServer(); const sockets = new WebSocketServer({ server });
+     sockets.on('connection', (socket) => socket.on('message', () => {
+       socket.send('taken');
+       setTimeout(() => socket.send('answer'), 300);
+     }));
+     server.listen(3000);`,
+    async (worker) => {
+      const { WebSocket } = require('ws');
+      const socket = new WebSocket(`ws://127.0.0.1:${worker.port}`);
+      await once(socket, 'open');
+      const messages = [];
+      const closed = once(socket, 'close');
+      socket.send('work');
+      await once(socket, 'message');
+      socket.on('message', (text) => messages.push(String(text)));
+      worker.kill();
+      assert.equal((await closed)[0], 1001);
+      assert.deepEqual(messages, ['answer']);
+      assert.deepEqual(await worker.exit, [0, null]);
+    }));
+
 for (const [framework, program] of Object.entries({
   express: `import express from 'express'; const app = express(); app.get('/', (_, response) => response.send('hello')); app.listen(3000);`,
   fastify: `import Fastify from 'fastify'; const app = Fastify(); app.get('/', async () => 'hello'); await app.listen({ port: 3000 });`,

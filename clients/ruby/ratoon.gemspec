@@ -1,0 +1,15 @@
+# frozen_string_literal: true
+
+require_relative 'lib/ratoon/version'
+
+Gem::Specification.new do |spec|
+  spec.name = 'ratoon'
+  spec.version = Ratoon::VERSION
+  spec.summary = 'What a Ruby worker of Ratoon links: readiness, a drain without loss, and what it is doing'
+  spec.description = "#{spec.summary}. A plugin for Puma, middleware for Rack and Rails, sd_notify(3) and the status page."
+  spec.authors = ['Ratoon contributors']
+  spec.license = 'MIT'
+  spec.required_ruby_version = '>= 2.7'
+  spec.files = Dir['lib/**/*.rb', base: __dir__] + ['README.md']
+  spec.metadata = { 'rubygems_mfa_required' => 'true' }
+end

@@ -28,6 +28,16 @@ words! {
 }
 
 words! {
+    /// `worker.stdin`: standard input of the workers.
+    Stdin {
+        /// `/dev/null`.
+        Null = "null",
+        /// The first listening socket.
+        Socket = "socket",
+    }
+}
+
+words! {
     /// `worker.balance`: how connections are spread over workers.
     Balance {
         /// All workers accept from one socket.
@@ -127,6 +137,10 @@ tables! {
         /// With `"per-slot"` there is at each TCP address a socket for each slot, so that connections are spread evenly; a
         /// socket unit needs `ReusePort=yes` for it. See BALANCE in `ratoon.toml(5)`.
         balance: Balance as Balance, default r#""shared""#, flag("balance");
+        /// Standard input of the workers: `"null"` is `/dev/null`, `"socket"` the first listening socket.
+        /// The socket is descriptor 3, too. `"socket"` is for programs that expect it as `StandardInput=socket` of
+        /// `systemd.exec(5)` passes it, such as Java's `System.inheritedChannel()`. Without a listening socket it is an error.
+        stdin: Stdin as Stdin, default r#""null""#, flag("stdin"), also "standardinput";
     } with {
         /// `[worker.limits]`
         limits: Limits;

@@ -117,6 +117,7 @@ hosts = ["Status.Example.org.", "b"]
                 nofile: Some(4096),
             },
             balance: Balance::PerSlot,
+            ..Worker::default()
         },
         restart: Restart {
             initial: Duration::from_millis(50),

@@ -15,7 +15,7 @@ use super::script::{self, ScriptCopy};
 use super::sockets::Listener;
 use super::status_listener::StatusChange;
 use super::tasks::Job;
-use crate::config::{self, Balance, Config, Overrides};
+use crate::config::{self, Balance, Config, Overrides, Stdin};
 use crate::pool::{Readiness, Restart, Settings, Surge};
 use crate::sys::spawn::Plan;
 
@@ -138,6 +138,9 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
         }
     }
     let listeners = listeners(&config, &context.listeners);
+    if config.worker.stdin == Stdin::Socket && listeners.is_empty() {
+        return Err(NO_SOCKET.to_owned());
+    }
     env.extend(super::sockets::environment(listeners.iter().copied()));
     env.extend(assignment("PWD", &pinned.directory_path.display().to_string()));
     env.extend(assignment("RATOON_INSTANCE", &context.instance));
@@ -171,6 +174,9 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
         pinned_at: Some(pinned_at),
     })
 }
+
+const NO_SOCKET: &str = "worker.stdin = \"socket\" needs a listening socket, and this instance has none: set worker.stdin = \"null\", or \
+                         give it one by a socket unit or --listen";
 
 /// Which of the sockets its workers get; with `worker.balance = "per-slot"` each has another in their place.
 pub fn listeners<'a>(config: &Config, all: &'a [Listener]) -> Vec<&'a Listener> {

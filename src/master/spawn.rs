@@ -11,6 +11,7 @@ use super::cgroup::{Limits, WorkerGroup};
 use super::prepare::{Release, assignment};
 use super::processes::{Budget, Process, Token};
 use super::turn::Master;
+use crate::config::Stdin;
 use crate::pool::{Event, GenerationId, Phase, Slot, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
@@ -125,10 +126,13 @@ impl Master {
             streams.journal_stream.as_ref().and_then(|stream| assignment("JOURNAL_STREAM", stream)),
         ];
         let listeners = self.listeners_of(slot, release)?;
+        let sockets = listeners.as_deref().unwrap_or(&release.plan.listeners);
+        let first_socket = sockets.first().filter(|_| release.config.worker.stdin == Stdin::Socket);
         let birth = Birth {
             listeners: listeners.as_deref(),
             tag: worker,
             env: own.into_iter().flatten().collect(),
+            stdin: first_socket.map(|socket| std::os::fd::AsFd::as_fd(&**socket)),
             stdout: Some(std::os::fd::AsFd::as_fd(&streams.stdout)),
             stderr: Some(std::os::fd::AsFd::as_fd(&streams.stderr)),
             scoreboard: scoreboard.as_ref().map(std::os::fd::AsFd::as_fd),

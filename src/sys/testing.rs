@@ -68,6 +68,7 @@ pub fn birth<'a>() -> Birth<'a> {
     Birth {
         tag: 1,
         env: Vec::new(),
+        stdin: None,
         stdout: None,
         stderr: None,
         listeners: None,

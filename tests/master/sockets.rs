@@ -172,3 +172,43 @@ fn a_pool_without_a_socket_is_a_pool_too() {
     assert_eq!(master.status()["sockets"], serde_json::json!([]));
     assert_eq!(master.place.read("said"), "", "there is nothing to listen on");
 }
+
+/// Serves requests on standard input, and knows of no other descriptor.
+const SERVES_ON_STDIN: &str = "#!/usr/bin/python3
+import os, socket
+listener = socket.socket(fileno=0)
+while True:
+    client, _ = listener.accept()
+    client.recv(4096)
+    client.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\nslot ' + os.environ['RATOON_SLOT'].encode())
+    client.close()
+";
+
+#[test]
+fn stdin_is_the_first_socket_where_the_configuration_says_so() {
+    for balance in ["shared", "per-slot"] {
+        let place = Place::new();
+        place.program("v1/worker", SERVES_ON_STDIN);
+        let worker = format!("count = 2\nready = 'accepting'\nstdin = 'socket'\nbalance = '{balance}'");
+        let master = place.pool(&worker, "").start();
+        assert!(master.get("/").starts_with("slot "), "{balance}");
+        // A descriptor of the same socket as number 3, in each worker another socket where each slot has its own.
+        let link = |pid: u32, number: u32| std::fs::read_link(format!("/proc/{pid}/fd/{number}")).expect("a descriptor");
+        let pids = pids(&master.status());
+        for pid in &pids {
+            assert_eq!(link(*pid, 0), link(*pid, 3), "{balance}");
+        }
+        assert_eq!(link(pids[0], 0) == link(pids[1], 0), balance == "shared");
+        master.ok(&["reload"]);
+        assert!(master.get("/").starts_with("slot "), "{balance}");
+    }
+}
+
+#[test]
+fn stdin_socket_without_a_socket_is_refused_with_the_reason() {
+    let place = Place::new();
+    place.configure("count = 1\nstdin = 'socket'", "");
+    let master = Plan::new(place).listens_nowhere().launch();
+    assert_eq!(master.end().code(), Some(1));
+    master.wait_for_log("worker.stdin = \"socket\" needs a listening socket");
+}

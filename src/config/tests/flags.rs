@@ -2,6 +2,8 @@
 
 use clap::Parser;
 
+use super::row::{DefaultValue, Key};
+use super::table::TABLES;
 use super::*;
 
 #[derive(Debug, Parser)]
@@ -76,6 +78,29 @@ hosts = ["b.example", "c"]
     expected.worker.environment_override = vec![("A".into(), "1".into()), ("B".into(), "2=3".into())];
     assert_eq!(config, expected);
     assert_eq!(from_flags(&flags(all).unwrap()).unwrap().worker.count, Some(4));
+}
+
+/// The example of a key and the words of an enum, in TOML.
+fn values(key: &Key) -> impl Iterator<Item = String> {
+    let words =
+        (key.words)().iter().map(|word| if matches!(*word, "true" | "false") { (*word).to_owned() } else { format!("{word:?}") });
+    key.example.map(str::to_owned).into_iter().chain(words)
+}
+
+#[test]
+fn each_key_means_the_same_in_the_file_and_as_a_flag() {
+    let command = "worker.command = ['web']";
+    let default = read(command).unwrap();
+    for key in TABLES.iter().flat_map(|table| table.keys).filter(|key| key.full != "worker.command") {
+        for value in values(key) {
+            let config = read(&format!("{command}\n{} = {value}", key.full)).unwrap();
+            let is_default = matches!(key.default, DefaultValue::Value(default) if default == value);
+            assert_eq!(config == default, is_default, "{} = {value}", key.full);
+            for name in key.flag.iter().filter(|flag| !flag.repeated).flat_map(|flag| flag.names()) {
+                assert_eq!(both(command, &format!("--{name}={}", value.trim_matches('"'))).as_ref(), Ok(&config), "{name}");
+            }
+        }
+    }
 }
 
 #[test]

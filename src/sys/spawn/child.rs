@@ -20,6 +20,7 @@ pub(super) struct Order {
     pub errors: RawFd,
     pub parent: i32,
     pub cgroup: Option<RawFd>,
+    pub stdin: Option<RawFd>,
     pub stdout: Option<RawFd>,
     pub stderr: Option<RawFd>,
     /// These become `first`, `first + 1`, … up to `next - 1`.
@@ -243,15 +244,18 @@ unsafe fn enter(cgroup: RawFd) -> Result<(), Failed> {
 unsafe fn standard_streams(order: &Order) -> Result<(), Failed> {
     // SAFETY: numbers and a constant string.
     unsafe {
-        let null = c"/dev/null".as_ptr().addr();
-        let null = must(Stage::Stdin, libc::SYS_openat, [libc::AT_FDCWD as usize, null, libc::O_RDONLY as usize, 0])?;
-        if null != 0 {
-            must(Stage::Stdin, libc::SYS_dup3, [null, 0, 0])?;
-            let _ = call(libc::SYS_close, [null]);
+        if order.stdin.is_none() {
+            let null = c"/dev/null".as_ptr().addr();
+            let null = must(Stage::Stdin, libc::SYS_openat, [libc::AT_FDCWD as usize, null, libc::O_RDONLY as usize, 0])?;
+            if null != 0 {
+                must(Stage::Stdin, libc::SYS_dup3, [null, 0, 0])?;
+                let _ = call(libc::SYS_close, [null]);
+            }
         }
-        for (stream, number) in [(order.stdout, 1), (order.stderr, 2)] {
+        let streams = [(order.stdin, Stage::Stdin), (order.stdout, Stage::Output), (order.stderr, Stage::Output)];
+        for (number, (stream, stage)) in streams.into_iter().enumerate() {
             if let Some(stream) = stream {
-                must(Stage::Output, libc::SYS_dup3, [stream as usize, number, 0])?;
+                must(stage, libc::SYS_dup3, [stream as usize, number, 0])?;
             }
         }
     }

@@ -68,6 +68,8 @@ pub struct Birth<'a> {
     pub tag: u64,
     /// `KEY=VALUE`, added to [`Plan::env`].
     pub env: Vec<CString>,
+    /// Its standard input; `None`: `/dev/null`.
+    pub stdin: Option<BorrowedFd<'a>>,
     /// Its standard output; `None`: the master's.
     pub stdout: Option<BorrowedFd<'a>>,
     /// Its standard error; `None`: the master's.
@@ -144,6 +146,7 @@ fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Clone
         parent: std::process::id() as i32,
         // Only without CLONE_INTO_CGROUP does the child move itself.
         cgroup: optional(birth.cgroup, |fd| above.number(fd))?,
+        stdin: optional(birth.stdin, |fd| above.number(fd))?,
         stdout: optional(birth.stdout, |fd| above.number(fd))?,
         stderr: optional(birth.stderr, |fd| above.number(fd))?,
         descriptors,

@@ -60,6 +60,17 @@ fn the_worker_knows_its_own_numbers() {
 }
 
 #[test]
+fn stdin_is_the_socket_that_is_given() {
+    for way in WAYS {
+        let socket = Arc::new(OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap()));
+        let inode = rustix::fs::fstat(&*socket).unwrap().st_ino;
+        let plan = Plan { listeners: vec![socket.clone()], ..shell("readlink /proc/$$/fd/0 /proc/$$/fd/3") };
+        let text = run(way, &plan, Birth { stdin: Some(socket.as_fd()), ..birth() });
+        assert_eq!(text, format!("socket:[{inode}]\nsocket:[{inode}]\n"), "{way:?}");
+    }
+}
+
+#[test]
 fn without_listeners_nothing_is_said_of_them() {
     for way in WAYS {
         let mut plan = shell("env");

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import mmap
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -68,6 +69,7 @@ class Worker:
                 **(environ or {}),
             },
             pass_fds=[listener.fileno()],
+            start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -79,7 +81,9 @@ class Worker:
         return self
 
     def __exit__(self, *_):
-        self.process.kill()
+        # gunicorn's worker is a child of the process, and outlives it with its standard output.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
         self._notify.close()
         self.words.release()

@@ -49,6 +49,7 @@ SERVERS = {
     "uvicorn": ["-m", "ratoon.asgi", "--server", "uvicorn", "--loop", "asyncio", "--http", "h11", "app:app"],
     "uvicorn_httptools": ["-m", "ratoon.asgi", "--loop", "uvloop", "--http", "httptools", "app:app"],
     "hypercorn": ["-m", "ratoon.asgi", "--server", "hypercorn", "app:app"],
+    "gunicorn_uvicorn": ["-m", "gunicorn", "-k", "uvicorn_worker.UvicornWorker", "--config", "python:ratoon.gunicorn", "app:app"],
 }
 GUNICORN = ["-m", "gunicorn", "--threads", "4", "--config", "python:ratoon.gunicorn", "app:app"]
 

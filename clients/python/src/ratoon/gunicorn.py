@@ -9,6 +9,7 @@ One gunicorn worker is one worker of Ratoon: `--workers` stays 1; `--threads 4` 
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from . import asgi, ready, wsgi
@@ -22,7 +23,19 @@ control_socket_disable = True
 
 def post_worker_init(worker: Any) -> None:
     """Called in gunicorn's worker when it has loaded the application, right before it accepts."""
+    if _serves_with_uvicorn(worker):
+        return
     module = type(worker).__module__
-    asynchronous = "uvicorn" in module or "asgi" in module
-    worker.wsgi = asgi.Shown(worker.wsgi) if asynchronous else wsgi.Shown(worker.wsgi)
+    worker.wsgi = asgi.Shown(worker.wsgi) if "asgi" in module else wsgi.Shown(worker.wsgi)
     ready()
+
+
+def _serves_with_uvicorn(worker: Any) -> bool:
+    """Whether it is a uvicorn worker; if so, it serves with the `Server` of ratoon.asgi, which says READY=1 and drains without loss."""
+    for module in (sys.modules[kind.__module__] for kind in type(worker).__mro__):
+        if module.__name__.split(".")[0] in ("uvicorn", "uvicorn_worker") and hasattr(module, "Server"):
+            from .asgi import _uvicorn
+
+            setattr(module, "Server", _uvicorn.Server)
+            return True
+    return False

@@ -72,6 +72,8 @@ pub struct Settings {
     pub path: String,
     pub headers: Vec<String>,
     pub timeout: Duration,
+    /// A kept connection that the server has closed before a request is sent is no failure.
+    pub reconnect: bool,
     pub expect_status: u16,
     pub expect_body_prefix: Option<Vec<u8>>,
 }
@@ -111,7 +113,8 @@ impl Client {
 
     async fn one(&mut self, due: Instant) -> Result<(), (Failure, String)> {
         let limit = self.settings.timeout;
-        let (mut stream, fresh) = match self.kept.take() {
+        let reconnect = self.settings.reconnect;
+        let (mut stream, fresh) = match self.kept.take().filter(|stream| !reconnect || stream.is_open()) {
             Some(stream) => (stream, false),
             None => (self.connect(limit).await?, true),
         };
@@ -206,6 +209,18 @@ async fn exchange(stream: &mut Stream, request: &[u8], buffer: &mut Vec<u8>) -> 
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Stream {
+    /// Whether nothing has arrived: neither the end of the stream nor bytes that nobody asked for.
+    fn is_open(&self) -> bool {
+        let mut byte = [0];
+        let read = match self {
+            Stream::Tcp(stream) => stream.try_read(&mut byte),
+            Stream::Unix(stream) => stream.try_read(&mut byte),
+        };
+        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
 }
 
 impl AsyncRead for Stream {

@@ -61,6 +61,9 @@ struct Args {
     /// Closed loop: pause of each client between an answer and its next request
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
     think: Duration,
+    /// Open a kept connection again that the server closed before a request was sent on it, as most clients do; else it is a failure
+    #[arg(long)]
+    reconnect: bool,
     /// A further header of each request, "Name: value"
     #[arg(long, value_name = "HEADER")]
     header: Vec<String>,
@@ -114,6 +117,7 @@ async fn run(args: Args) -> ExitCode {
         path: path.into(),
         headers: args.header,
         timeout: args.timeout,
+        reconnect: args.reconnect,
         expect_status: args.expect_status,
         expect_body_prefix: args.expect_body_prefix.map(String::into_bytes),
     });

@@ -2,11 +2,12 @@
 //! of them without losing a request.
 //!
 //! This is the map of the house. An arrow never points up: `sys` and `pool` know nothing of the others; `master` uses
-//! `pool`, `sys`, `status` and `config`; `control` talks to the loop by messages; `cli` talks to `control` only.
+//! `pool`, `sys`, `status` and `config`; `control` and `master` meet in `api`; `cli` talks to `control` only.
 //!
 //! | module | owns |
 //! |---|---|
 //! | `pool` | what should happen: pure, no I/O, no clock |
+//! | `api` | what front ends and the master say to each other |
 //! | `master` | the world: one loop that turns it into events and carries out actions |
 //! | `status` | what is known: the status document, the scoreboard, the kernel's own figures |
 //! | `control` | how it is asked: HTTP on a Unix socket, D-Bus, and the client of the first |
@@ -19,6 +20,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "master")]
+pub mod api;
 #[cfg(feature = "master")]
 pub mod cli;
 #[cfg(feature = "master")]

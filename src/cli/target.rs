@@ -140,8 +140,8 @@ pub(super) async fn probe(found: Vec<Found>) -> Vec<Probed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Backend, Summary, channel};
     use crate::control::http::serve_control;
-    use crate::control::{Ends, Summary, channel};
     use std::os::unix::net::UnixListener;
     use std::path::Path;
     use std::time::SystemTime;
@@ -164,13 +164,13 @@ mod tests {
     }
 
     /// An instance that answers as long as what is returned is held.
-    fn instance(directory: &Path) -> (PathBuf, Ends, JoinSet<()>) {
+    fn instance(directory: &Path) -> (PathBuf, Backend, JoinSet<()>) {
         let (listener, path) = bind(directory);
         listener.set_nonblocking(true).unwrap();
         let listener = tokio::net::UnixListener::from_std(listener).unwrap();
         let (handle, ends) = channel(Summary {
             instance: "any".into(),
-            state: "running",
+            state: crate::pool::PoolState::Running,
             degraded: false,
             status_text: "".into(),
             generation: 1,

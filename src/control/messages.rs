@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Notice, ReloadAnswer, Summary, WorkerView};
+use crate::api::{Change, ReloadAnswer, Summary, WorkerView};
 
 /// The pool at a glance: body of `GET /readyz`, and the event `summary`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -204,7 +204,7 @@ impl From<&Summary> for SummaryMessage {
             instance: summary.instance.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            state: summary.state.to_owned(),
+            state: summary.state.as_str().to_owned(),
             degraded: summary.degraded,
             status_text: summary.status_text.to_string(),
             generation: summary.generation,
@@ -223,7 +223,7 @@ impl From<&WorkerView> for WorkerMessage {
             slot: worker.slot,
             generation: worker.generation,
             pid: (worker.pid != 0).then_some(worker.pid),
-            state: worker.state.to_owned(),
+            state: worker.state.as_str().to_owned(),
             status: worker.status_text.to_string(),
             start_time: time(worker.started_at),
         }
@@ -234,7 +234,7 @@ impl From<&ReloadAnswer> for ReloadMessage {
     fn from(answer: &ReloadAnswer) -> Self {
         ReloadMessage {
             generation: answer.generation,
-            result: answer.result.to_owned(),
+            result: answer.outcome.as_str().to_owned(),
             reason: answer.reason.clone(),
             warnings: answer.warnings.clone(),
             stopping: answer.stopping,
@@ -242,21 +242,21 @@ impl From<&ReloadAnswer> for ReloadMessage {
     }
 }
 
-impl From<&Notice> for Event {
-    fn from(notice: &Notice) -> Self {
-        match notice {
-            Notice::Worker(worker) => Event::Worker(worker.into()),
-            Notice::WorkerExited { id, slot, generation, how, failed } => Event::WorkerExited(ExitMessage {
+impl From<&Change> for Event {
+    fn from(change: &Change) -> Self {
+        match change {
+            Change::Worker(worker) => Event::Worker(worker.into()),
+            Change::WorkerExited { id, slot, generation, how, failed } => Event::WorkerExited(ExitMessage {
                 id: *id,
                 slot: *slot,
                 generation: *generation,
                 how: how.to_string(),
                 failed: *failed,
             }),
-            Notice::ReloadStarted { generation } => Event::ReloadStarted(*generation),
-            Notice::ReloadFinished { generation, result, reason } => Event::ReloadFinished(ReloadMessage {
+            Change::ReloadStarted { generation } => Event::ReloadStarted(*generation),
+            Change::ReloadFinished { generation, outcome, reason } => Event::ReloadFinished(ReloadMessage {
                 generation: *generation,
-                result: (*result).to_owned(),
+                result: outcome.as_str().to_owned(),
                 reason: reason.to_string(),
                 warnings: Vec::new(),
                 stopping: false,

@@ -8,7 +8,7 @@ use super::journal::{Level, Record};
 use super::publish::LastReload;
 use super::turn::Master;
 use super::warnings;
-use crate::control::{Notice, ReloadAnswer, Reply};
+use crate::api::{Change, ReloadAnswer, Reply};
 use crate::pool::{Action, Answer, Ended, ExitCause, GenerationId, Kind, Log, Outcome, RequesterId, WorkerId};
 
 /// What systemd is asked for beyond what the workers may take.
@@ -72,13 +72,13 @@ impl Master {
     fn changed(&mut self, worker: WorkerId) {
         self.follow_readiness(worker);
         if let Some(view) = self.view(worker) {
-            self.notices.push(Notice::Worker(view));
+            self.changes.push(Change::Worker(view));
         }
     }
 
     /// The end of a worker is told to D-Bus and to the listeners of `/events`.
     pub(super) fn tell_end(&mut self, ended: &Ended) {
-        self.notices.push(Notice::WorkerExited {
+        self.changes.push(Change::WorkerExited {
             id: ended.worker,
             slot: ended.slot,
             generation: ended.generation,
@@ -117,7 +117,7 @@ impl Master {
 
     fn reload_started(&mut self, number: GenerationId) {
         self.published.reload_began = Some((SystemTime::now(), self.now));
-        self.notices.push(Notice::ReloadStarted { generation: number });
+        self.changes.push(Change::ReloadStarted { generation: number });
     }
 
     fn reload_finished(&mut self, number: GenerationId, outcome: Outcome, reason: &str) {
@@ -127,19 +127,18 @@ impl Master {
             self.warn_of_release(number);
         }
         let reason: Arc<str> = reason.into();
-        let result = outcome.as_str();
         let ended = SystemTime::now();
         // One that is refused at once has no beginning.
         let (began, since) = self.published.reload_began.take().unwrap_or((ended, self.now));
         let took = self.now.saturating_duration_since(since);
-        let reloads = self.published.reloads.entry(result.to_owned()).or_default();
+        let reloads = self.published.reloads.entry(outcome.as_str().to_owned()).or_default();
         reloads.add(took.as_millis() as u64);
         if outcome == Outcome::Committed {
             self.published.committed_at = Some(ended);
         }
-        let last = LastReload { generation: number, result, reason: reason.clone(), began, ended, took };
+        let last = LastReload { generation: number, outcome, reason: reason.clone(), began, ended, took };
         self.published.last_reload = Some(last);
-        self.notices.push(Notice::ReloadFinished { generation: number, result, reason });
+        self.changes.push(Change::ReloadFinished { generation: number, outcome, reason });
         self.systemd.reloaded(self.now);
         self.published.at_once = true;
     }
@@ -164,7 +163,7 @@ impl Master {
                 Answer::Reload(generation, outcome, reason) => {
                     let warnings = self.conditions.warnings(generation).to_vec();
                     let stopping = self.pool.is_stopping();
-                    Reply::Reload(ReloadAnswer { generation, result: outcome.as_str(), reason, warnings, stopping })
+                    Reply::Reload(ReloadAnswer { generation, outcome, reason, warnings, stopping })
                 }
                 Answer::Done => Reply::Done,
                 Answer::Failed(why) => Reply::Failed(why),

@@ -23,7 +23,7 @@ use crate::sys::spawn::become_user;
 /// So much of the output is kept; the rest is read and dropped.
 const OUTPUT_MAX: usize = 4096;
 
-/// Ends a command that runs on another thread.
+/// Backend a command that runs on another thread.
 #[derive(Clone, Debug)]
 pub struct Cancel {
     flag: Arc<AtomicBool>,
@@ -39,7 +39,7 @@ impl Cancel {
         Ok(Cancel { flag: Arc::default(), wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) })
     }
 
-    /// Ends what runs, and what would run next.
+    /// Backend what runs, and what would run next.
     pub fn cancel(&self) {
         if !self.flag.swap(true, Ordering::SeqCst) {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());

@@ -16,8 +16,9 @@ use super::readiness::Known;
 use super::sockets::{Kind, Listener};
 use super::status_cache::{Job, PAGES, Pages, Requester};
 use super::turn::{Master, TaskResult};
+use crate::api::{Summary, WorkerView};
 use crate::config::Config;
-use crate::control::{Summary, WorkerView};
+use crate::pool::Phase;
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::rendered::{Lists, RenderedStatus};
 use crate::status::scoreboard::{Scoreboard, Totals};
@@ -135,7 +136,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         false => None,
     };
     for one in &workers {
-        if one.view.state == "draining" {
+        if one.view.state == Phase::Draining {
             claims.leaves(one.view.id);
         }
         let (mut unlisted, mut active) = (None, None);
@@ -158,7 +159,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let document = Document {
         instance: summary.instance.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        state: summary.state.to_owned(),
+        state: summary.state.as_str().to_owned(),
         degraded: summary.degraded,
         status_text: summary.status_text.to_string(),
         generation: summary.generation,
@@ -174,7 +175,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         committed_at: committed_at.map(time),
         last_reload: last_reload.map(|last| tree::LastReload {
             generation: last.generation,
-            result: last.result.to_owned(),
+            result: last.outcome.as_str().to_owned(),
             reason: last.reason.to_string(),
             start_time: time(last.began),
             duration_ms: last.took.as_millis() as u64,
@@ -257,7 +258,7 @@ fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
         slot: view.slot,
         generation: view.generation,
         pid: (view.pid != 0).then_some(view.pid),
-        state: view.state.to_owned(),
+        state: view.state.as_str().to_owned(),
         status: (!view.status_text.is_empty()).then(|| view.status_text.to_string()),
         readiness: readiness.map(|known| known.as_str().to_owned()),
         start_time: time(view.started_at),

@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::journal::{Journal, Level, Record, Target};
+use crate::api::Handle;
 use crate::config::Config;
 use crate::control::dbus::{self, Bus, LogControl};
-use crate::control::{Handle, http};
+use crate::control::http;
 use crate::sys::credentials::own_uid;
 
 /// The socket of `status.listen`, if one is wanted and can be had.

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::status_cache::Forgotten;
-use crate::control::Summary;
+use crate::api::Summary;
 use crate::sys::trim::trim;
 
 /// So long nothing changes before it is worth while.

@@ -40,7 +40,7 @@ impl Master {
         self.hasten();
     }
 
-    /// Ends the preparation of a release that nobody wants any more.
+    /// Backend the preparation of a release that nobody wants any more.
     pub(super) fn release_cancelled(&mut self) {
         if let Some((_, task)) = self.preparing.take() {
             task.cancel();

@@ -9,8 +9,8 @@ use super::journal::{Level, Record};
 use super::processes::Process;
 use super::start_advice;
 use super::turn::{Master, TaskResult};
-use crate::control::{Reply, Summary, WorkerView};
-use crate::pool::{self, ExitCause, GenerationId, Outcome, RecycleReason, WorkerId};
+use crate::api::{Reply, Summary, WorkerView};
+use crate::pool::{self, ExitCause, GenerationId, Outcome, PoolState, RecycleReason, WorkerId};
 use crate::status::hint::hint;
 use crate::status::scoreboard::{Counted, Scoreboard, Totals, plausible};
 use crate::status::tree::{Failure, Reloads, Request};
@@ -23,10 +23,10 @@ const WARNINGS: usize = 1000;
 /// How the last reload ended.
 #[derive(Clone, Debug)]
 pub struct LastReload {
-    /// The generation that it wanted to results.
+    /// The generation that it wanted to bring.
     pub generation: u64,
     /// The contract's word.
-    pub result: &'static str,
+    pub outcome: Outcome,
     /// Why; empty when committed.
     pub reason: Arc<str>,
     /// When it began.
@@ -53,7 +53,7 @@ pub struct Published {
     /// More than a count has changed: systemd is told now.
     pub(super) at_once: bool,
     /// The state told last, and how many were ready: progress is when it changes.
-    state: &'static str,
+    state: PoolState,
     ready: u32,
     warned: HashSet<String>,
     /// Failed workers whose last lines are being fetched, and their generations.
@@ -71,7 +71,7 @@ impl Published {
             committed_at: None,
             reload_began: None,
             at_once: true,
-            state: "starting",
+            state: PoolState::Starting,
             ready: 0,
             warned: HashSet::new(),
             tails: HashMap::new(),
@@ -158,7 +158,7 @@ impl Master {
         self.published.ready = summary.workers_ready;
         let at_once = std::mem::take(&mut self.published.at_once) || summary.state != self.published.state;
         self.published.state = summary.state;
-        if progress && matches!(summary.state, "starting" | "reloading") {
+        if progress && matches!(summary.state, PoolState::Starting | PoolState::Reloading) {
             self.extend();
         }
         self.systemd.status(&summary.status_text, at_once, self.now);
@@ -171,11 +171,11 @@ impl Master {
             self.keep_reader_rules();
             self.status_cache.touch();
         }
-        self.notices.tell(&self.ends.notices);
+        self.changes.tell(&self.ends.changes);
         let tails = &self.published.tails;
         // Whoever is told of a failed reload asks next what the failed worker printed: then it shall be there.
         let waits = |answer: &Reply| match answer {
-            Reply::Reload(answer) if answer.result == Outcome::RolledBack.as_str() => {
+            Reply::Reload(answer) if answer.outcome == Outcome::RolledBack => {
                 tails.values().any(|generation| *generation == answer.generation)
             }
             Reply::Reload(_) | Reply::Done | Reply::Failed(_) => false,
@@ -188,7 +188,7 @@ impl Master {
 
     /// The line that systemd shows as `Status:`.
     pub(super) fn status_line(&self) -> String {
-        let is_said = self.pool.degraded() || self.pool.state() != "running";
+        let is_said = self.pool.degraded() || self.pool.state() != PoolState::Running;
         let line = self.conditions.line(self.troubles.add_to(self.pool.status_text(), is_said));
         if self.pool.start_fails() { line + &start_advice::advice(self.source.file.as_deref()) } else { line }
     }
@@ -209,7 +209,7 @@ impl Master {
                 .published
                 .last_reload
                 .as_ref()
-                .map(|last| (last.generation, last.result, last.reason.clone(), last.ended)),
+                .map(|last| (last.generation, last.outcome, last.reason.clone(), last.ended)),
         }
     }
 
@@ -222,7 +222,7 @@ impl Master {
             slot: worker.slot,
             generation: worker.generation,
             pid: worker.pid.unwrap_or(0),
-            state: worker.phase.as_str(),
+            state: worker.phase,
             // An empty one takes no memory.
             status_text: if worker.status.is_empty() { Arc::default() } else { worker.status.as_str().into() },
             started_at: process.map_or_else(SystemTime::now, |process| process.started_at),

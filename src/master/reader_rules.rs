@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::prepare::Release;
 use super::turn::Master;
-use crate::control::readers::Rules;
+use crate::api::readers::Rules;
 use crate::pool::GenerationId;
 
 impl Master {

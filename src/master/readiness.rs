@@ -138,7 +138,7 @@ struct Watched {
 }
 
 impl Watcher {
-    /// Ends when the other side is gone.
+    /// Backend when the other side is gone.
     fn run(mut self) {
         loop {
             let next = self.workers.values().map(|watched| watched.next).min();

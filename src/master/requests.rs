@@ -4,8 +4,8 @@ use super::journal::{Level, Record};
 use super::stop_signals::StopRequest;
 use super::terminal::HangUp;
 use super::turn::{Master, TaskResult};
-use crate::control::{Ask, Command, Reply, RequesterId};
-use crate::pool::{self, Event};
+use crate::api::{Command, Reply, Request, RequesterId};
+use crate::pool::{self, Event, PoolState};
 use crate::sys::signals;
 
 /// So many signals are served a turn.
@@ -37,12 +37,12 @@ impl Master {
             self.status_cache.touch();
         }
         match command {
-            Command::Ask { requester, ask, reply, announce } => {
+            Command::Request { requester, request, reply, announce } => {
                 let waits = reply.is_some().then_some(requester);
                 if let Some(reply) = reply {
                     self.replies.insert(requester, reply);
                 }
-                self.ask(ask, waits, announce);
+                self.ask(request, waits, announce);
             }
             Command::Gone(requester) => {
                 if self.replies.remove(&requester).is_some() {
@@ -57,19 +57,19 @@ impl Master {
         }
     }
 
-    fn ask(&mut self, ask: Ask, requester: Option<RequesterId>, announce: bool) {
-        match ask {
-            Ask::Reload => self.begin_reload(requester, announce),
-            Ask::Abort => self.events.push_back(Event::Abort(requester)),
-            Ask::Scale(count) if count > crate::config::COUNT_MAX => {
+    fn ask(&mut self, request: Request, requester: Option<RequesterId>, announce: bool) {
+        match request {
+            Request::Reload => self.begin_reload(requester, announce),
+            Request::Abort => self.events.push_back(Event::Abort(requester)),
+            Request::Scale(count) if count > crate::config::COUNT_MAX => {
                 self.refuse(
                     requester,
                     format!("{count} workers are more than the {} that one instance may have", crate::config::COUNT_MAX),
                 );
             }
-            Ask::Scale(count) => self.scale(count, requester),
-            Ask::Recycle(which) => self.events.push_back(Event::Recycle(which, requester)),
-            Ask::Upgrade => self.upgrade(requester),
+            Request::Scale(count) => self.scale(count, requester),
+            Request::Recycle(which) => self.events.push_back(Event::Recycle(which, requester)),
+            Request::Upgrade => self.upgrade(requester),
         }
     }
 
@@ -83,7 +83,7 @@ impl Master {
 
     /// systemd is told that a reload runs: only between READY and STOPPING, for the READY=1 that ends it must not say more.
     pub(super) fn announce_reload(&mut self) {
-        if self.pool.announced() && self.pool.state() != "stopping" {
+        if self.pool.announced() && self.pool.state() != PoolState::Stopping {
             self.systemd.reloading(self.now);
         }
     }
@@ -144,7 +144,7 @@ impl Master {
     /// Runs `hooks.before_shutdown`, then drains.
     fn begin_to_stop(&mut self) {
         // The pool may have given up by itself, and a terminal may close before a signal comes.
-        if self.pool.state() == "stopping" || self.ending.is_some() {
+        if self.pool.state() == PoolState::Stopping || self.ending.is_some() {
             return;
         }
         if !self.start_last_hook() {

@@ -24,8 +24,8 @@ use super::handover::restore;
 use super::handover::{resume, store};
 use super::idle_trim::IdleTrim;
 use super::journal::{self, Journal, Level, Record};
-use super::notices::PendingNotices;
 use super::output::{Mode, Outputs, RelayState};
+use super::pending_changes::PendingChanges;
 use super::prepare::{self, InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
@@ -38,13 +38,13 @@ use super::tasks::{Job, Tasks};
 use super::terminal::Terminal;
 use super::troubles::Troubles;
 use super::turn::{End, Master};
+use crate::api::{self, RequesterId, Summary};
 use crate::config::Overrides;
 use crate::control::dbus;
 use crate::control::http::{ConnectionRegistry, Resumed};
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
-use crate::control::{self, RequesterId, Summary};
-use crate::pool::{Event, GenerationId, Pool};
+use crate::pool::{Event, GenerationId, Pool, PoolState};
 use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;
 use crate::sys::poll::Poll;
@@ -379,7 +379,7 @@ fn cgroups(journal: &Journal) -> Option<Cgroups> {
 fn first_summary(name: &str, started_at: SystemTime) -> Summary {
     Summary {
         instance: name.into(),
-        state: "starting",
+        state: PoolState::Starting,
         degraded: false,
         status_text: "starting".into(),
         generation: 0,
@@ -406,7 +406,7 @@ impl Master {
         let Parts { source, journal, systemd, cgroups, origin, terminal } = parts;
         let Origin { context, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
         let Origin { last_requester, resumed, releases, troubles, first, status_address, .. } = origin;
-        let (handle, ends) = control::channel(first_summary(&context.instance, started_at));
+        let (handle, ends) = api::channel(first_summary(&context.instance, started_at));
         handle.number_requesters_after(last_requester);
         let registry: Arc<ConnectionRegistry> = Arc::default();
         registry.resume(resumed);
@@ -467,7 +467,7 @@ impl Master {
             replies: HashMap::new(),
             outbox: Vec::new(),
             published: Published::new(),
-            notices: PendingNotices::default(),
+            changes: PendingChanges::default(),
             failures: VecDeque::new(),
             past: Ended::default(),
             surveyor: Surveyor::keeps(Arc::new(Clocks)),

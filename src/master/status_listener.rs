@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::task::AbortHandle;
 
 use super::fronts;
-use crate::control::Handle;
+use crate::api::Handle;
 use crate::control::http::ConnectionRegistry;
 use crate::pool::GenerationId;
 

@@ -21,9 +21,9 @@ use super::handover::store::Store;
 use super::handover::upgrade::Upgrade;
 use super::idle_trim::IdleTrim;
 use super::journal::Journal;
-use super::notices::PendingNotices;
 use super::orphaned::{Orphaned, OrphanedProcess};
 use super::output::Outputs;
+use super::pending_changes::PendingChanges;
 use super::prepare::{InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
@@ -38,8 +38,8 @@ use super::systemd::Systemd;
 use super::tasks::{Task, TaskId, Tasks};
 use super::terminal::Terminal;
 use super::troubles::Troubles;
+use crate::api::{Backend, Reply, RequesterId};
 use crate::control::http::ConnectionRegistry;
-use crate::control::{Ends, Reply, RequesterId};
 use crate::pool::{Action, Event, GenerationId, Pool, RecycleReason, Settings, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
 use crate::status::kernel::accepting::Observation;
@@ -149,7 +149,7 @@ pub struct Master {
     pub(super) outputs: Outputs,
     pub(super) journal: Journal,
     pub(super) systemd: Systemd,
-    pub(super) ends: Ends,
+    pub(super) ends: Backend,
     pub(super) results: mpsc::UnboundedReceiver<TaskResult>,
     pub(super) result_sender: mpsc::UnboundedSender<TaskResult>,
     /// Looks at starting workers.
@@ -159,7 +159,7 @@ pub struct Master {
     /// Answers that go out once everything else is told.
     pub(super) outbox: Vec<(oneshot::Sender<Reply>, Reply)>,
     pub(super) published: Published,
-    pub(super) notices: PendingNotices,
+    pub(super) changes: PendingChanges,
     pub(super) failures: VecDeque<Failure>,
     pub(super) past: Ended,
     /// Asks the kernel, and remembers which connection is whose.
@@ -197,7 +197,7 @@ pub struct Master {
 /// Why the loop woke.
 enum Woken {
     Descriptors(Vec<u64>),
-    Request(Option<crate::control::Command>),
+    Request(Option<crate::api::Command>),
     TaskResult(Option<TaskResult>),
     Time,
 }

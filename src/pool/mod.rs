@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 pub use exit_cause::{ExitCause, Span};
 pub use readiness::UNPROVEN_PROBATION;
-pub use report::workers;
+pub use report::{PoolState, workers};
 pub use saved::Saved;
 pub use vocabulary::{
     Accepting, Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Readiness, RecycleReason,

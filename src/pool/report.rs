@@ -3,6 +3,34 @@
 use super::Pool;
 use super::reload::Stage;
 
+/// What a pool is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolState {
+    /// Not all workers of the first generation are ready yet.
+    Starting,
+    /// One generation serves, and nothing else is asked.
+    Running,
+    /// A reload is under way.
+    Reloading,
+    /// All workers drain, and the master ends.
+    Stopping,
+}
+
+impl PoolState {
+    /// Every state, for the metrics.
+    pub const ALL: [PoolState; 4] = [Self::Starting, Self::Running, Self::Reloading, Self::Stopping];
+
+    /// The word of `docs/contract.md` §6.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Reloading => "reloading",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 /// `1 worker`, `4 workers`
 pub fn workers(count: usize) -> String {
     match count {
@@ -17,16 +45,16 @@ impl Pool {
         self.stopping.is_some()
     }
 
-    /// `starting`, `running`, `reloading` or `stopping`.
-    pub fn state(&self) -> &'static str {
+    /// What the pool is doing.
+    pub fn state(&self) -> PoolState {
         if self.stopping.is_some() {
-            "stopping"
+            PoolState::Stopping
         } else if self.reload.is_some() {
-            "reloading"
+            PoolState::Reloading
         } else if self.announced {
-            "running"
+            PoolState::Running
         } else {
-            "starting"
+            PoolState::Starting
         }
     }
 

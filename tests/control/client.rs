@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use ratoon::api::{Change, ReloadAnswer, Reply, Request};
 use ratoon::control::client::{Client, Error};
 use ratoon::control::messages::{ChangeMessage, Event};
-use ratoon::control::{Ask, Notice, ReloadAnswer, Reply};
+use ratoon::pool::{Outcome, Phase};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 
@@ -15,13 +16,13 @@ fn answer(asked: crate::fake::Asked, reply: Reply) {
     asked.reply.expect("somebody waits").send(reply).expect("somebody still waits");
 }
 
-async fn call(client: &Client, ask: &Ask) -> Result<ChangeMessage, Error> {
+async fn call(client: &Client, ask: &Request) -> Result<ChangeMessage, Error> {
     match ask {
-        Ask::Abort => client.abort().await,
-        Ask::Scale(count) => client.scale(*count).await,
-        Ask::Recycle(worker) => client.recycle(*worker).await,
-        Ask::Upgrade => client.upgrade().await,
-        Ask::Reload => panic!("a reload is answered otherwise"),
+        Request::Abort => client.abort().await,
+        Request::Scale(count) => client.scale(*count).await,
+        Request::Recycle(worker) => client.recycle(*worker).await,
+        Request::Upgrade => client.upgrade().await,
+        Request::Reload => panic!("a reload is answered otherwise"),
     }
 }
 
@@ -34,7 +35,7 @@ async fn calls_give_what_the_front_says() {
     fake.summary.send_modify(|summary| summary.workers_ready = 0);
     assert_eq!(within(client.summary()).await.unwrap().workers_ready, 0, "not ready is an answer, no error");
 
-    for ask in [Ask::Abort, Ask::Scale(6), Ask::Recycle(Some(12)), Ask::Recycle(None), Ask::Upgrade] {
+    for ask in [Request::Abort, Request::Scale(6), Request::Recycle(Some(12)), Request::Recycle(None), Request::Upgrade] {
         for (reply, result, reason) in [(Reply::Done, "done", ""), (Reply::Failed("no".into()), "failed", "no")] {
             let answered = async {
                 let asked = fake.next_ask().await;
@@ -60,29 +61,33 @@ async fn a_reload_tells_its_progress_and_loses_no_event() {
             other => other.name().to_owned(),
         });
     });
-    let notices = fake.notices.clone();
+    let changes = fake.changes.clone();
     let play = async {
         let asked = fake.next_ask().await;
-        for notice in [
-            Notice::ReloadStarted { generation: 8 },
-            Notice::Worker(worker(12, 0, 8, "starting")),
-            Notice::Worker(worker(12, 0, 8, "ready")),
-            Notice::WorkerExited { id: 12, slot: 0, generation: 8, how: "exit 1".into(), failed: true },
+        for change in [
+            Change::ReloadStarted { generation: 8 },
+            Change::Worker(worker(12, 0, 8, Phase::Starting)),
+            Change::Worker(worker(12, 0, 8, Phase::Ready)),
+            Change::WorkerExited { id: 12, slot: 0, generation: 8, how: "exit 1".into(), failed: true },
         ] {
-            notices.send(notice).unwrap();
+            changes.send(change).unwrap();
         }
         // The answer overtakes the last event.
         let outcome = ReloadAnswer {
             generation: 8,
-            result: "rolled-back",
+            outcome: Outcome::RolledBack,
             reason: "worker 12 (slot 0): exit 1".into(),
             warnings: Vec::new(),
             stopping: false,
         };
         answer(asked, Reply::Reload(outcome));
         tokio::task::yield_now().await;
-        notices
-            .send(Notice::ReloadFinished { generation: 8, result: "rolled-back", reason: "worker 12 (slot 0): exit 1".into() })
+        changes
+            .send(Change::ReloadFinished {
+                generation: 8,
+                outcome: Outcome::RolledBack,
+                reason: "worker 12 (slot 0): exit 1".into(),
+            })
             .unwrap();
     };
     let (outcome, ()) = within(async { tokio::join!(reload, play) }).await;

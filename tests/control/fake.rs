@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use ratoon::control::backlog::Notices;
+use ratoon::api::changes::ChangeFeed;
+use ratoon::api::{Backend, Command, Handle, Reply, Request, RequesterId, Summary, WorkerView, channel};
 use ratoon::control::http::{Listener, serve_control, serve_status};
-use ratoon::control::{Ask, Command, Ends, Handle, Reply, RequesterId, Summary, WorkerView, channel};
+use ratoon::pool::{Phase, PoolState};
 use ratoon::status::tree::Document;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,7 +22,7 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 /// Something was asked.
 pub struct Asked {
     pub requester: RequesterId,
-    pub ask: Ask,
+    pub ask: Request,
     pub reply: Option<oneshot::Sender<Reply>>,
 }
 
@@ -33,7 +34,7 @@ pub struct Fake {
     pub asked: mpsc::UnboundedReceiver<Asked>,
     pub gone: mpsc::UnboundedReceiver<RequesterId>,
     pub summary: watch::Sender<Summary>,
-    pub notices: Notices,
+    pub changes: ChangeFeed,
     pub document: Arc<Mutex<Document>>,
     tasks: JoinSet<()>,
 }
@@ -41,7 +42,7 @@ pub struct Fake {
 pub fn summary() -> Summary {
     Summary {
         instance: "web".into(),
-        state: "running",
+        state: PoolState::Running,
         degraded: false,
         status_text: "generation 7: 4/4 ready".into(),
         generation: 7,
@@ -53,7 +54,7 @@ pub fn summary() -> Summary {
     }
 }
 
-pub fn worker(id: u64, slot: u32, generation: u64, state: &'static str) -> WorkerView {
+pub fn worker(id: u64, slot: u32, generation: u64, state: Phase) -> WorkerView {
     WorkerView {
         id,
         slot,
@@ -92,14 +93,14 @@ impl Fake {
         let control = directory.path().join("control");
         let listener = UnixListener::bind(&control).unwrap();
         let (handle, ends) = channel(summary());
-        let Ends { commands, summary, notices } = ends;
+        let Backend { commands, summary, changes } = ends;
         let (asked_in, asked) = mpsc::unbounded_channel();
         let (gone_in, gone) = mpsc::unbounded_channel();
         let document = Arc::new(Mutex::new(Document { instance: "web".into(), workers_ready: 4, ..Document::default() }));
         let mut tasks = JoinSet::new();
         tasks.spawn(turn(commands, asked_in, gone_in, Arc::clone(&document)));
         tasks.spawn(serve_control(listener, handle.clone(), uid));
-        Fake { directory, control, handle, asked, gone, summary, notices, document, tasks }
+        Fake { directory, control, handle, asked, gone, summary, changes, document, tasks }
     }
 
     /// Serves reads on a port too; gives the port.
@@ -148,10 +149,10 @@ async fn turn(
     while let Some(command) = commands.recv().await {
         // A test that does not look at what is asked has dropped the other end.
         match command {
-            Command::Ask { requester, ask, reply, .. } => drop(asked.send(Asked { requester, ask, reply })),
+            Command::Request { requester, request: ask, reply, .. } => drop(asked.send(Asked { requester, ask, reply })),
             Command::Gone(requester) => drop(gone.send(requester)),
             Command::Document(reply) => drop(reply.send(Arc::new(document.lock().unwrap().clone().into()))),
-            Command::Workers(reply) => drop(reply.send(vec![worker(1, 0, 7, "ready")])),
+            Command::Workers(reply) => drop(reply.send(vec![worker(1, 0, 7, Phase::Ready)])),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What each path answers, and to whom.
 
-use ratoon::control::{Ask, Notice, ReloadAnswer, Reply};
+use ratoon::api::{Change, ReloadAnswer, Reply, Request};
+use ratoon::pool::{Outcome, Phase};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -15,28 +16,28 @@ fn answer(asked: Asked, reply: Reply) {
     asked.reply.expect("somebody waits").send(reply).expect("somebody still waits");
 }
 
-fn reloaded(result: &'static str, reason: &str) -> Reply {
-    Reply::Reload(ReloadAnswer { generation: 8, result, reason: reason.to_owned(), warnings: Vec::new(), stopping: false })
+fn reloaded(outcome: Outcome, reason: &str) -> Reply {
+    Reply::Reload(ReloadAnswer { generation: 8, outcome, reason: reason.to_owned(), warnings: Vec::new(), stopping: false })
 }
 
 #[tokio::test]
 async fn a_reload_is_answered_at_its_end() {
     let mut fake = Fake::start();
-    for (result, reason, status) in [
-        ("committed", "", 200),
-        ("rolled-back", "worker 12 (slot 2): exit 1", 409),
-        ("refused", "line 3", 409),
-        ("aborted", "asked", 409),
+    for (outcome, reason, status) in [
+        (Outcome::Committed, "", 200),
+        (Outcome::RolledBack, "worker 12 (slot 2): exit 1", 409),
+        (Outcome::Refused, "line 3", 409),
+        (Outcome::Aborted, "asked", 409),
     ] {
         let mut stream = fake.connect().await;
         stream.write_all(b"POST /reload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let asked = fake.next_ask().await;
-        assert_eq!(asked.ask, Ask::Reload);
-        answer(asked, reloaded(result, reason));
+        assert_eq!(asked.ask, Request::Reload);
+        answer(asked, reloaded(outcome, reason));
         let (got, head, body) = split(&read_all(&mut stream).await);
         assert_eq!(got, status);
         assert!(head.contains("content-type: application/json"), "{head}");
-        assert_eq!(value(&body), json!({"generation": 8, "result": result, "reason": reason}));
+        assert_eq!(value(&body), json!({"generation": 8, "result": outcome.as_str(), "reason": reason}));
     }
     assert!(fake.gone.try_recv().is_err(), "nobody went away");
 }
@@ -79,11 +80,11 @@ async fn a_requester_that_goes_away_is_reported_at_once() {
 async fn the_other_changes_say_done_or_why_not() {
     let mut fake = Fake::start();
     let table = [
-        ("/abort", Ask::Abort),
-        ("/scale?workers=6", Ask::Scale(6)),
-        ("/recycle", Ask::Recycle(None)),
-        ("/recycle?worker=12", Ask::Recycle(Some(12))),
-        ("/upgrade", Ask::Upgrade),
+        ("/abort", Request::Abort),
+        ("/scale?workers=6", Request::Scale(6)),
+        ("/recycle", Request::Recycle(None)),
+        ("/recycle?worker=12", Request::Recycle(Some(12))),
+        ("/upgrade", Request::Upgrade),
     ];
     for (path, ask) in table {
         for (reply, status, body) in [
@@ -249,26 +250,26 @@ async fn events_have_stable_names_and_begin_with_the_summary() {
     let (name, first) = next_event(&mut reader).await;
     assert_eq!((name.as_str(), &first["id"], &first["state"]), ("worker", &json!(1), &json!("ready")));
     let told = [
-        (Notice::ReloadStarted { generation: 8 }, "reload-started", json!({"generation": 8})),
+        (Change::ReloadStarted { generation: 8 }, "reload-started", json!({"generation": 8})),
         (
-            Notice::Worker(worker(12, 2, 8, "starting")),
+            Change::Worker(worker(12, 2, 8, Phase::Starting)),
             "worker",
             json!({"id": 12, "slot": 2, "generation": 8, "pid": 4012, "state": "starting", "status": "",
                 "start_time": "2026-07-14T11:53:20.000000Z"}),
         ),
         (
-            Notice::WorkerExited { id: 12, slot: 2, generation: 8, how: "exit 1".into(), failed: true },
+            Change::WorkerExited { id: 12, slot: 2, generation: 8, how: "exit 1".into(), failed: true },
             "worker-exited",
             json!({"id": 12, "slot": 2, "generation": 8, "how": "exit 1", "failed": true}),
         ),
         (
-            Notice::ReloadFinished { generation: 8, result: "rolled-back", reason: "worker 12 (slot 2): exit 1".into() },
+            Change::ReloadFinished { generation: 8, outcome: Outcome::RolledBack, reason: "worker 12 (slot 2): exit 1".into() },
             "reload-finished",
             json!({"generation": 8, "result": "rolled-back", "reason": "worker 12 (slot 2): exit 1"}),
         ),
     ];
-    for (notice, name, data) in told {
-        fake.notices.send(notice).unwrap();
+    for (change, name, data) in told {
+        fake.changes.send(change).unwrap();
         assert_eq!(next_event(&mut reader).await, (name.to_owned(), data));
     }
     fake.summary.send_modify(|summary| summary.generation = 8);
@@ -300,12 +301,12 @@ async fn events_missed_by_a_listener_follow_when_it_comes_back() {
     let mut reader = listen(&fake).await;
     assert!(until(&mut reader, "data: ").await.contains(&"retry: 2000".to_owned()));
     until(&mut reader, "data: ").await;
-    fake.notices.send(Notice::ReloadStarted { generation: 8 }).unwrap();
+    fake.changes.send(Change::ReloadStarted { generation: 8 }).unwrap();
     let lines = until(&mut reader, "data: ").await;
     let id = lines.iter().find_map(|line| line.strip_prefix("id: ")).expect("an id").to_owned();
     drop(reader);
-    let _ = fake.notices.send(Notice::WorkerExited { id: 12, slot: 2, generation: 8, how: "exit 1".into(), failed: true });
-    let _ = fake.notices.send(Notice::ReloadFinished { generation: 8, result: "rolled-back", reason: "exit 1".into() });
+    let _ = fake.changes.send(Change::WorkerExited { id: 12, slot: 2, generation: 8, how: "exit 1".into(), failed: true });
+    let _ = fake.changes.send(Change::ReloadFinished { generation: 8, outcome: Outcome::RolledBack, reason: "exit 1".into() });
     // Summary, what was missed, all workers; the last id is that of the last event.
     let mut again = listen_after(&fake, &id).await;
     let mut told = Vec::new();
@@ -319,7 +320,7 @@ async fn events_missed_by_a_listener_follow_when_it_comes_back() {
     assert_eq!(next_event(&mut other).await.0, "summary");
     assert_eq!(next_event(&mut other).await.0, "worker");
     // More than is kept: said, with the number.
-    (0..400).for_each(|generation| drop(fake.notices.send(Notice::ReloadStarted { generation })));
+    (0..400).for_each(|generation| drop(fake.changes.send(Change::ReloadStarted { generation })));
     let mut late = listen_after(&fake, &id).await;
     assert_eq!(next_event(&mut late).await.0, "summary");
     let (name, data) = next_event(&mut late).await;
@@ -336,9 +337,9 @@ async fn a_slow_listener_loses_the_oldest_and_learns_how_many() {
     // Far more than the socket, the connection and the shared channel hold.
     let wordy = "x".repeat(1000);
     for id in 0..5_000 {
-        let mut view = worker(id, 0, 7, "ready");
+        let mut view = worker(id, 0, 7, Phase::Ready);
         view.status_text = wordy.as_str().into();
-        fake.notices.send(Notice::Worker(view)).unwrap();
+        fake.changes.send(Change::Worker(view)).unwrap();
         if id % 50 == 0 {
             tokio::task::yield_now().await;
         }
@@ -363,13 +364,13 @@ async fn a_slow_listener_loses_the_oldest_and_learns_how_many() {
 #[tokio::test]
 async fn a_listener_that_leaves_costs_nothing_more() {
     let fake = Fake::start();
-    let before = fake.notices.receiver_count();
+    let before = fake.changes.receiver_count();
     let mut reader = listen(&fake).await;
     next_event(&mut reader).await;
-    assert_eq!(fake.notices.receiver_count(), before + 1);
+    assert_eq!(fake.changes.receiver_count(), before + 1);
     drop(reader);
     within(async {
-        while fake.notices.receiver_count() > before {
+        while fake.changes.receiver_count() > before {
             tokio::task::yield_now().await;
         }
     })

@@ -2,7 +2,7 @@
 //!
 //! `RATOON_FUZZ` is how many connections; what once broke it is in `tests/faults/corpus/http/` and is sent first.
 
-use ratoon::control::Reply;
+use ratoon::api::Reply;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ratoon::control::{Ask, Reply};
+use ratoon::api::{Reply, Request};
 use ratoon::status::tree::{Connection, Worker};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -203,7 +203,7 @@ async fn a_requester_of_a_reload_may_wait_for_hours() {
     let mut stream = fake.connect().await;
     stream.write_all(b"POST /upgrade HTTP/1.1\r\nConnection: close\r\n\r\n").await.unwrap();
     let asked = fake.next_ask().await;
-    assert_eq!(asked.ask, Ask::Upgrade);
+    assert_eq!(asked.ask, Request::Upgrade);
     tokio::time::sleep(Duration::from_secs(10_000)).await;
     asked.reply.unwrap().send(Reply::Done).unwrap();
     assert_eq!(split(&read_all(&mut stream).await).0, 200);

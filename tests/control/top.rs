@@ -2,7 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use ratoon::control::Notice;
+use ratoon::api::Change;
+use ratoon::pool::{Phase, PoolState};
 use ratoon::status::tree::Document;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
@@ -96,18 +97,18 @@ fn a_reload_is_seen_as_it_goes_on() {
     top.wait_for("gen 7     serving R R R");
     // The stream of events is open when one of them is seen.
     top.wait("events", |shown| {
-        let _ = fake.notices.send(Notice::Worker(worker(5, 0, 7, "draining")));
+        let _ = fake.changes.send(Change::Worker(worker(5, 0, 7, Phase::Draining)));
         shown.contains("gen 7     serving d R R")
     });
     fake.summary.send_modify(|summary| {
-        (summary.state, summary.workers_configured, summary.workers_ready) = ("reloading", 3, 3);
+        (summary.state, summary.workers_configured, summary.workers_ready) = (PoolState::Reloading, 3, 3);
     });
     fake.document.lock().unwrap().state = "reloading".into();
-    fake.notices.send(Notice::ReloadStarted { generation: 8 }).unwrap();
+    fake.changes.send(Change::ReloadStarted { generation: 8 }).unwrap();
     let mut new = serving().workers[2].clone();
     (new.id, new.slot, new.generation, new.state) = (9, 1, 8, "starting".into());
     fake.document.lock().unwrap().workers.push(new);
-    fake.notices.send(Notice::Worker(worker(9, 1, 8, "starting"))).unwrap();
+    fake.changes.send(Change::Worker(worker(9, 1, 8, Phase::Starting))).unwrap();
     let wanted = [
         "gen 7     serving R R R",
         "gen 8     new     . s .",

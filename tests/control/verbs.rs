@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use ratoon::control::{Ask, Notice, ReloadAnswer, Reply};
+use ratoon::api::{Change, ReloadAnswer, Reply, Request};
+use ratoon::pool::{Outcome, Phase};
 use ratoon::status::tree::{Document, Failure, Worker};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -41,10 +42,10 @@ async fn run(mut command: Command) -> Ended {
     end(command.spawn().unwrap()).await
 }
 
-fn finish(fake: &Fake, reply: tokio::sync::oneshot::Sender<Reply>, result: &'static str, reason: &str) {
-    let outcome = ReloadAnswer { generation: 8, result, reason: reason.to_owned(), warnings: Vec::new(), stopping: false };
-    fake.notices.send(Notice::ReloadFinished { generation: 8, result, reason: reason.into() }).unwrap();
-    reply.send(Reply::Reload(outcome)).unwrap();
+fn finish(fake: &Fake, reply: tokio::sync::oneshot::Sender<Reply>, outcome: Outcome, reason: &str) {
+    let answer = ReloadAnswer { generation: 8, outcome, reason: reason.to_owned(), warnings: Vec::new(), stopping: false };
+    fake.changes.send(Change::ReloadFinished { generation: 8, outcome, reason: reason.into() }).unwrap();
+    reply.send(Reply::Reload(answer)).unwrap();
 }
 
 #[tokio::test]
@@ -52,16 +53,16 @@ async fn reload_prints_a_line_a_change_and_ends_with_the_outcome() {
     let mut fake = Fake::start();
     let child = with_control(&fake, "reload", &[]).spawn().unwrap();
     let asked = fake.next_ask().await;
-    assert_eq!(asked.ask, Ask::Reload);
-    for notice in [
-        Notice::ReloadStarted { generation: 8 },
-        Notice::Worker(worker(11, 0, 8, "starting")),
-        Notice::Worker(worker(11, 0, 8, "ready")),
+    assert_eq!(asked.ask, Request::Reload);
+    for change in [
+        Change::ReloadStarted { generation: 8 },
+        Change::Worker(worker(11, 0, 8, Phase::Starting)),
+        Change::Worker(worker(11, 0, 8, Phase::Ready)),
     ] {
-        fake.notices.send(notice).unwrap();
+        fake.changes.send(change).unwrap();
     }
     fake.summary.send_modify(|summary| summary.generation = 8);
-    finish(&fake, asked.reply.unwrap(), "committed", "");
+    finish(&fake, asked.reply.unwrap(), Outcome::Committed, "");
     let ended = end(child).await;
     assert_eq!(ended.status, Some(0), "{}", ended.err);
     let lines = ended.out.lines().map(without_figures).collect::<Vec<_>>();
@@ -96,7 +97,7 @@ async fn a_failed_reload_shows_why_and_what_the_worker_printed() {
     }];
     let child = with_control(&fake, "reload", &[]).spawn().unwrap();
     let reply = fake.next_ask().await.reply.unwrap();
-    finish(&fake, reply, "rolled-back", "worker 12 (slot 2): exit 1");
+    finish(&fake, reply, Outcome::RolledBack, "worker 12 (slot 2): exit 1");
     let ended = end(child).await;
     assert_eq!(ended.status, Some(1));
     let expected = "reload to generation 8 rolled back: worker 12 (slot 2): exit 1\n    | Traceback\n    \
@@ -108,10 +109,10 @@ async fn a_failed_reload_shows_why_and_what_the_worker_printed() {
 #[tokio::test]
 async fn a_refused_or_aborted_reload_exits_1_too() {
     let mut fake = Fake::start();
-    for (result, shown) in [("refused", "refused: line 3: no"), ("aborted", "aborted: line 3: no")] {
+    for (outcome, shown) in [(Outcome::Refused, "refused: line 3: no"), (Outcome::Aborted, "aborted: line 3: no")] {
         let child = with_control(&fake, "reload", &[]).spawn().unwrap();
         let reply = fake.next_ask().await.reply.unwrap();
-        finish(&fake, reply, result, "line 3: no");
+        finish(&fake, reply, outcome, "line 3: no");
         let ended = end(child).await;
         assert_eq!((ended.status, ended.err), (Some(1), format!("reload to generation 8 {shown}\n")));
     }
@@ -152,9 +153,9 @@ async fn a_reload_whose_output_nobody_reads_still_runs_to_its_end() {
     drop(child.stdout.take());
     let reply = fake.next_ask().await.reply.unwrap();
     for id in 0..100 {
-        fake.notices.send(Notice::Worker(worker(id, 0, 8, "starting"))).unwrap();
+        fake.changes.send(Change::Worker(worker(id, 0, 8, Phase::Starting))).unwrap();
     }
-    finish(&fake, reply, "committed", "");
+    finish(&fake, reply, Outcome::Committed, "");
     let ended = end(child).await;
     assert_eq!((ended.status, ended.err.as_str()), (Some(0), ""));
     assert!(fake.gone.try_recv().is_err());
@@ -195,12 +196,12 @@ async fn status_exits_by_readiness_and_quietly_into_a_closed_pipe() {
 #[tokio::test]
 async fn changes_exit_0_when_done_and_1_with_the_reason_when_not() {
     let mut fake = Fake::start();
-    let table: [(&str, &[&str], Ask, &str); 5] = [
-        ("abort", &[], Ask::Abort, "the reload is rolled back\n"),
-        ("scale", &["6"], Ask::Scale(6), "6 workers from now on\n"),
-        ("recycle", &[], Ask::Recycle(None), "all workers are being replaced\n"),
-        ("recycle", &["12"], Ask::Recycle(Some(12)), "worker 12 is being replaced\n"),
-        ("upgrade", &[], Ask::Upgrade, concat!("the master runs version ", env!("CARGO_PKG_VERSION"), "\n")),
+    let table: [(&str, &[&str], Request, &str); 5] = [
+        ("abort", &[], Request::Abort, "the reload is rolled back\n"),
+        ("scale", &["6"], Request::Scale(6), "6 workers from now on\n"),
+        ("recycle", &[], Request::Recycle(None), "all workers are being replaced\n"),
+        ("recycle", &["12"], Request::Recycle(Some(12)), "worker 12 is being replaced\n"),
+        ("upgrade", &[], Request::Upgrade, concat!("the master runs version ", env!("CARGO_PKG_VERSION"), "\n")),
     ];
     for (verb, arguments, ask, done) in table {
         for (reply, status, out, err) in [
@@ -349,17 +350,17 @@ async fn on_a_terminal_the_progress_is_drawn_in_place() {
     let mut fake = Fake::start();
     let child = on_terminal(&fake, "reload").spawn().unwrap();
     let asked = fake.next_ask().await;
-    for notice in [
-        Notice::ReloadStarted { generation: 8 },
-        Notice::Worker(worker(11, 0, 8, "starting")),
-        Notice::Worker(worker(12, 1, 8, "starting")),
-        Notice::Worker(worker(12, 1, 8, "ready")),
-        Notice::Worker(worker(11, 0, 8, "ready")),
+    for change in [
+        Change::ReloadStarted { generation: 8 },
+        Change::Worker(worker(11, 0, 8, Phase::Starting)),
+        Change::Worker(worker(12, 1, 8, Phase::Starting)),
+        Change::Worker(worker(12, 1, 8, Phase::Ready)),
+        Change::Worker(worker(11, 0, 8, Phase::Ready)),
     ] {
-        fake.notices.send(notice).unwrap();
+        fake.changes.send(change).unwrap();
     }
     fake.summary.send_modify(|summary| summary.generation = 8);
-    finish(&fake, asked.reply.unwrap(), "committed", "");
+    finish(&fake, asked.reply.unwrap(), Outcome::Committed, "");
     let ended = end(child).await;
     assert_eq!(ended.status, Some(0), "{}", ended.out);
     let screen = screen_after(&ended.out);

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use ratoon::control::{Ask, ReloadAnswer, Reply};
+use ratoon::api::{ReloadAnswer, Reply, Request};
+use ratoon::pool::Outcome;
 
 use super::bus::{Bus, Ran, Running, error_name, own_uid};
 use super::instance::Instance;
@@ -93,9 +94,9 @@ async fn polkit_decides_over_strangers() {
     let (connection, asked) = polkit(&instance, (true, false)).await;
     let call = Running(bus.command_as(Some(STRANGER)).args(reload(true)).stdout(Stdio::piped()).spawn().unwrap());
     let (_, ask, reply) = instance.asked();
-    assert_eq!(ask, Ask::Reload);
+    assert_eq!(ask, Request::Reload);
     let answer =
-        ReloadAnswer { generation: 2, result: "committed", reason: String::new(), warnings: Vec::new(), stopping: false };
+        ReloadAnswer { generation: 2, outcome: Outcome::Committed, reason: String::new(), warnings: Vec::new(), stopping: false };
     reply.unwrap().send(Reply::Reload(answer)).unwrap();
     call.ran().good();
     let details = HashMap::from([("verb", "reload"), ("unit", "ratoon@web.service")]);
@@ -201,7 +202,7 @@ async fn root_and_the_masters_user_are_not_asked_about() {
     let (_connection, asked) = polkit(&instance, (false, false)).await;
     let call = instance.calling(&bus, &["Abort"]);
     let (_, ask, reply) = instance.asked();
-    assert_eq!(ask, Ask::Abort);
+    assert_eq!(ask, Request::Abort);
     reply.unwrap().send(Reply::Done).unwrap();
     call.ran().good();
     if own_uid() == 0 {

@@ -1,14 +1,15 @@
 //! What is asked of the pool, and how the outcome comes back.
 
-use ratoon::control::{Ask, ReloadAnswer, Reply};
+use ratoon::api::{ReloadAnswer, Reply, Request};
+use ratoon::pool::Outcome;
 use serde_json::json;
 use zbus::message::{Flags, Message};
 
 use super::bus::{Bus, error_name};
 use super::instance::Instance;
 
-fn reloaded(result: &'static str, reason: &str) -> Reply {
-    Reply::Reload(ReloadAnswer { generation: 2, result, reason: reason.into(), warnings: Vec::new(), stopping: false })
+fn reloaded(outcome: Outcome, reason: &str) -> Reply {
+    Reply::Reload(ReloadAnswer { generation: 2, outcome, reason: reason.into(), warnings: Vec::new(), stopping: false })
 }
 
 /// A call of the Manager that wants no reply.
@@ -25,11 +26,11 @@ fn a_reload_answers_at_the_commit() {
     let instance = Instance::new(&bus, "web");
     let mut caller = instance.calling(&bus, &["Reload"]);
     let (_, ask, reply) = instance.asked();
-    assert_eq!(ask, Ask::Reload);
+    assert_eq!(ask, Request::Reload);
     // While it runs others are answered, and it is not.
     assert_eq!(instance.property(&bus, "State")["data"], "running");
     assert!(caller.0.try_wait().unwrap().is_none());
-    reply.unwrap().send(reloaded("committed", "")).unwrap();
+    reply.unwrap().send(reloaded(Outcome::Committed, "")).unwrap();
     assert_eq!(caller.ran().json(), json!({"type": "t", "data": [2]}));
 }
 
@@ -38,13 +39,13 @@ fn a_failed_reload_is_an_error_with_the_reason() {
     let bus = Bus::start();
     let instance = Instance::new(&bus, "web");
     let monitor = bus.monitor(&["--match=type=error"]);
-    for (result, reason, error) in [
-        ("rolled-back", "worker 5 exits at once (exit 1)", "org.ratoon1.Error.RolledBack"),
-        ("refused", "web.toml:3:1: unknown key", "org.ratoon1.Error.Refused"),
-        ("aborted", "by ratoon abort", "org.ratoon1.Error.Aborted"),
+    for (outcome, reason, error) in [
+        (Outcome::RolledBack, "worker 5 exits at once (exit 1)", "org.ratoon1.Error.RolledBack"),
+        (Outcome::Refused, "web.toml:3:1: unknown key", "org.ratoon1.Error.Refused"),
+        (Outcome::Aborted, "by ratoon abort", "org.ratoon1.Error.Aborted"),
     ] {
         let call = instance.calling(&bus, &["Reload"]);
-        instance.asked().2.unwrap().send(reloaded(result, reason)).unwrap();
+        instance.asked().2.unwrap().send(reloaded(outcome, reason)).unwrap();
         let said = call.ran().bad();
         assert!(said.contains(reason), "{said}");
         let message = monitor.until(|message| error_name(message) == error);
@@ -57,11 +58,11 @@ fn the_other_methods_ask_what_they_say() {
     let bus = Bus::start();
     let instance = Instance::new(&bus, "web");
     for (call, expected) in [
-        (["Abort"].as_slice(), Ask::Abort),
-        (&["Scale", "u", "5"], Ask::Scale(5)),
-        (&["Recycle", "t", "0"], Ask::Recycle(None)),
-        (&["Recycle", "t", "7"], Ask::Recycle(Some(7))),
-        (&["Upgrade"], Ask::Upgrade),
+        (["Abort"].as_slice(), Request::Abort),
+        (&["Scale", "u", "5"], Request::Scale(5)),
+        (&["Recycle", "t", "0"], Request::Recycle(None)),
+        (&["Recycle", "t", "7"], Request::Recycle(Some(7))),
+        (&["Upgrade"], Request::Upgrade),
     ] {
         for failure in [None, Some("there is no reload under way")] {
             let call = instance.calling(&bus, call);
@@ -84,13 +85,13 @@ async fn a_caller_who_wants_no_reply_does_not_wait() {
     let client = instance.client().await;
     client.send(&unanswered("Reload").build(&()).unwrap()).await.unwrap();
     let (_, ask, reply) = instance.asked();
-    assert_eq!(ask, Ask::Reload);
+    assert_eq!(ask, Request::Reload);
     assert!(reply.is_none());
     // His leaving says nothing.
     client.close().await.unwrap();
     let client = instance.client().await;
     client.send(&unanswered("Scale").build(&3u32).unwrap()).await.unwrap();
-    assert_eq!(instance.asked().1, Ask::Scale(3));
+    assert_eq!(instance.asked().1, Request::Scale(3));
 }
 
 #[test]
@@ -128,7 +129,7 @@ fn two_callers_are_two_requesters() {
     let requesters = [(); 2].map(|()| instance.asked());
     assert_ne!(requesters[0].0, requesters[1].0);
     for (_, _, reply) in requesters {
-        reply.unwrap().send(reloaded("committed", "")).unwrap();
+        reply.unwrap().send(reloaded(Outcome::Committed, "")).unwrap();
     }
     for call in calls {
         assert_eq!(call.ran().json()["data"][0], 2);

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, UNIX_EPOCH};
 
+use ratoon::api::{Backend, Change, Command, Reply, Request, Summary, WorkerView};
 use ratoon::control::dbus::{self, Level, LogControl, Options};
-use ratoon::control::{self, Ask, Command, Ends, Notice, Reply, Summary, WorkerView};
+use ratoon::pool::{Phase, PoolState};
 use ratoon::status::tree;
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,7 +18,7 @@ use super::bus::{Bus, Ran, Running, TIMEOUT, own_uid};
 /// What the loop was told.
 #[derive(Debug)]
 pub enum Told {
-    Ask(u64, Ask, Option<oneshot::Sender<Reply>>),
+    Request(u64, Request, Option<oneshot::Sender<Reply>>),
     Gone(u64),
 }
 
@@ -25,24 +26,24 @@ type Order = Box<dyn FnOnce(&mut World) + Send>;
 
 /// What the loop knows and publishes.
 pub struct World {
-    pub ends: Ends,
+    pub ends: Backend,
     pub workers: Vec<WorkerView>,
     pub document: tree::Document,
 }
 
 impl World {
     /// Tells a change, and knows it.
-    pub fn notice(&mut self, notice: Notice) {
-        match &notice {
-            Notice::Worker(view) => {
+    pub fn change(&mut self, change: Change) {
+        match &change {
+            Change::Worker(view) => {
                 self.workers.retain(|known| known.id != view.id);
                 self.workers.push(view.clone());
             }
-            Notice::WorkerExited { id, .. } => self.workers.retain(|known| known.id != *id),
-            Notice::ReloadStarted { .. } | Notice::ReloadFinished { .. } => {}
+            Change::WorkerExited { id, .. } => self.workers.retain(|known| known.id != *id),
+            Change::ReloadStarted { .. } | Change::ReloadFinished { .. } => {}
         }
         // Nobody listens while the bus is away.
-        let _ = self.ends.notices.send(notice);
+        let _ = self.ends.changes.send(change);
     }
 }
 
@@ -56,7 +57,7 @@ pub struct Instance {
 }
 
 /// A worker in its place.
-pub fn worker(id: u64, state: &'static str) -> WorkerView {
+pub fn worker(id: u64, state: Phase) -> WorkerView {
     let slot = u32::try_from(id - 1).unwrap();
     let pid = 1000 + slot;
     WorkerView { id, slot, generation: 1, pid, state, status_text: "".into(), started_at: UNIX_EPOCH + Duration::from_secs(7) }
@@ -88,10 +89,10 @@ impl Instance {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let (handle, ends) = control::channel(first);
+                let (handle, ends) = ratoon::api::channel(first);
                 let service = dbus::spawn(handle, options);
                 let document = tree::Document { instance: "web".into(), ..tree::Document::default() };
-                let mut world = World { ends, workers: vec![worker(1, "ready"), worker(2, "ready")], document };
+                let mut world = World { ends, workers: vec![worker(1, Phase::Ready), worker(2, Phase::Ready)], document };
                 loop {
                     tokio::select! {
                         command = world.ends.commands.recv() => act(&world, command.unwrap(), &telling),
@@ -119,8 +120,8 @@ impl Instance {
         self.orders.as_ref().unwrap().send(Box::new(order)).unwrap();
     }
 
-    pub fn notice(&self, notice: Notice) {
-        self.order(|world| world.notice(notice));
+    pub fn change(&self, change: Change) {
+        self.order(|world| world.change(change));
     }
 
     pub fn publish(&self, change: impl FnOnce(&mut Summary) + Send + 'static) {
@@ -129,9 +130,9 @@ impl Instance {
 
     /// The next question to the loop.
     #[track_caller]
-    pub fn asked(&self) -> (u64, Ask, Option<oneshot::Sender<Reply>>) {
+    pub fn asked(&self) -> (u64, Request, Option<oneshot::Sender<Reply>>) {
         match self.told.recv_timeout(TIMEOUT).expect("something is asked") {
-            Told::Ask(requester, ask, reply) => (requester, ask, reply),
+            Told::Request(requester, ask, reply) => (requester, ask, reply),
             Told::Gone(requester) => panic!("{requester} went away"),
         }
     }
@@ -221,7 +222,9 @@ impl Drop for Instance {
 
 fn act(world: &World, command: Command, telling: &Sender<Told>) {
     match command {
-        Command::Ask { requester, ask, reply, .. } => telling.send(Told::Ask(requester, ask, reply)).unwrap_or_default(),
+        Command::Request { requester, request: ask, reply, .. } => {
+            telling.send(Told::Request(requester, ask, reply)).unwrap_or_default()
+        }
         Command::Gone(requester) => telling.send(Told::Gone(requester)).unwrap_or_default(),
         Command::Document(reply) => reply.send(Arc::new(world.document.clone().into())).unwrap_or_default(),
         Command::Workers(reply) => reply.send(world.workers.clone()).unwrap_or_default(),
@@ -231,7 +234,7 @@ fn act(world: &World, command: Command, telling: &Sender<Told>) {
 pub fn summary(name: &str) -> Summary {
     Summary {
         instance: name.into(),
-        state: "running",
+        state: PoolState::Running,
         degraded: false,
         status_text: "generation 1: 2/2 ready".into(),
         generation: 1,

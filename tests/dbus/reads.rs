@@ -1,5 +1,6 @@
 //! What everybody may read, with `busctl`.
 
+use ratoon::pool::Phase;
 use std::collections::BTreeMap;
 
 use ratoon::status::tree;
@@ -177,7 +178,7 @@ fn a_thousand_workers_are_listed() {
     let instance = Instance::new(&bus, "web");
     instance.order(|world| {
         for id in 1..=1000 {
-            world.notice(ratoon::control::Notice::Worker(worker(id, "ready")));
+            world.change(ratoon::api::Change::Worker(worker(id, Phase::Ready)));
         }
     });
     let manager = "org.freedesktop.DBus.ObjectManager";

@@ -1,5 +1,5 @@
 //! Callers who may change something: root, the master's own user, and, of a master that runs as root, those whom polkit lets manage
-//! units. Everybody may read; details of the status document are for those and for the readers of [`crate::control::readers`].
+//! units. Everybody may read; details of the status document are for those and for the readers of [`crate::api::readers`].
 //!
 //! polkit answers a question about another user, or one with details, only for callers that run as root or own the action
 //! (polkit(8), "only trusted callers can use CheckAuthorization()"). A master of another user does not ask it.
@@ -14,7 +14,7 @@ use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 use super::Shared;
 use super::call::{self, Call, Fault, error};
-use crate::control::readers::Reader;
+use crate::api::readers::Reader;
 
 /// Why polkit could not be asked.
 type Problem = Box<dyn std::error::Error + Send + Sync>;

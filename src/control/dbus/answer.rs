@@ -9,7 +9,7 @@ use zbus::{Connection, Message, ObjectPath, Variant};
 use super::call::{Call, Fault, Method, Object, error};
 use super::worker::{self, Workers};
 use super::{Properties, Shared, WORKER, WORKERS_PATH, access, introspect, log, manager};
-use crate::control::{Ask, Summary, WorkerView};
+use crate::api::{Request, Summary, WorkerView};
 use crate::status::tree;
 
 /// The answer to a call.
@@ -38,11 +38,11 @@ pub(super) fn answer(
     let (shared, call) = (shared.clone(), call.clone());
     let change = |ask| Ok(Answer::Later(Box::pin(manager::change(shared.clone(), connection.clone(), call.clone(), ask))));
     match call.method {
-        Method::Reload => change(Ask::Reload),
-        Method::Abort => change(Ask::Abort),
-        Method::Scale => change(Ask::Scale(call.arguments()?)),
-        Method::Recycle => change(Ask::Recycle(Some(call.arguments()?).filter(|id| *id != 0))),
-        Method::Upgrade => change(Ask::Upgrade),
+        Method::Reload => change(Request::Reload),
+        Method::Abort => change(Request::Abort),
+        Method::Scale => change(Request::Scale(call.arguments()?)),
+        Method::Recycle => change(Request::Recycle(Some(call.arguments()?).filter(|id| *id != 0))),
+        Method::Upgrade => change(Request::Upgrade),
         Method::Set => set(shared, connection, summary, workers, call),
         _ if !call.wants_reply() => Ok(Answer::Unwanted),
         Method::GetStatus => Ok(Answer::Later(Box::pin(manager::status(shared, connection.clone(), call)))),

@@ -16,7 +16,7 @@ use zbus::Connection;
 use super::call::{self, Call};
 use super::wire::BusSocket;
 use super::{Service, Shared};
-use crate::control::{Reply, RequesterId};
+use crate::api::{Reply, RequesterId};
 use crate::table::Table;
 
 /// How long what is being answered is waited for.

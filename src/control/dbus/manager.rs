@@ -9,7 +9,8 @@ use zbus::{Connection, Message, MessageStream, Variant};
 use super::access;
 use super::call::{self, Call, Fault, error};
 use super::{Properties, Shared, clean, microseconds};
-use crate::control::{Ask, Reply, RequesterId, Summary};
+use crate::api::{Reply, Request, RequesterId, Summary};
+use crate::pool::Outcome;
 use crate::status::rendered::RenderedStatus;
 
 /// So many bytes of a document go into a message on the loop's thread.
@@ -18,13 +19,13 @@ const FAILED: &str = "org.ratoon1.Error.Failed";
 
 pub(super) fn properties(summary: &Summary) -> Properties<'_> {
     let last = summary.last_reload.as_ref();
-    let last = last.map_or((0, "", "".into(), 0), |(generation, result, reason, end)| {
-        (*generation, *result, clean(reason), microseconds(*end))
+    let last = last.map_or((0, "", "".into(), 0), |(generation, outcome, reason, end)| {
+        (*generation, outcome.as_str(), clean(reason), microseconds(*end))
     });
     [
         ("Version", Variant::from(env!("CARGO_PKG_VERSION"))),
         ("Instance", Variant::from(clean(&summary.instance))),
-        ("State", Variant::from(summary.state)),
+        ("State", Variant::from(summary.state.as_str())),
         ("Degraded", Variant::from(summary.degraded)),
         ("StatusText", Variant::from(clean(&summary.status_text))),
         ("Generation", Variant::from(summary.generation)),
@@ -50,7 +51,12 @@ pub(super) fn changes<'a>(old: &Summary, new: &'a Summary) -> Properties<'a> {
 ///
 /// # Errors
 /// What the caller is to be told.
-pub(super) async fn change(shared: Arc<Shared>, connection: Connection, call: Call, ask: Ask) -> Result<Option<Message>, Fault> {
+pub(super) async fn change(
+    shared: Arc<Shared>,
+    connection: Connection,
+    call: Call,
+    ask: Request,
+) -> Result<Option<Message>, Fault> {
     if !call.wants_reply() {
         match access::check(&shared, &connection, &call, verb(&ask)).await {
             Ok(()) => shared.handle.ask_unattended(ask),
@@ -133,14 +139,14 @@ fn departure_rule(caller: &str) -> String {
 fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
     match reply {
         Reply::Reload(answer) => {
-            let name = match answer.result {
-                "committed" => return call.reply(&answer.generation),
-                "rolled-back" => "org.ratoon1.Error.RolledBack",
-                "aborted" => "org.ratoon1.Error.Aborted",
-                "refused" => "org.ratoon1.Error.Refused",
-                _ => FAILED,
+            let name = match answer.outcome {
+                Outcome::Committed => return call.reply(&answer.generation),
+                Outcome::RolledBack => "org.ratoon1.Error.RolledBack",
+                Outcome::Aborted => "org.ratoon1.Error.Aborted",
+                Outcome::Refused => "org.ratoon1.Error.Refused",
             };
-            let reason = if answer.reason.is_empty() { format!("the reload was {}", answer.result) } else { answer.reason };
+            let reason =
+                if answer.reason.is_empty() { format!("the reload was {}", answer.outcome.as_str()) } else { answer.reason };
             Err(Fault::new(name, reason))
         }
         Reply::Done => call.reply(&()),
@@ -149,13 +155,13 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
 }
 
 /// What polkit's rules see as `verb`.
-fn verb(ask: &Ask) -> &'static str {
+fn verb(ask: &Request) -> &'static str {
     match ask {
-        Ask::Reload => "reload",
-        Ask::Abort => "abort",
-        Ask::Scale(_) => "scale",
-        Ask::Recycle(_) => "recycle",
-        Ask::Upgrade => "upgrade",
+        Request::Reload => "reload",
+        Request::Abort => "abort",
+        Request::Scale(_) => "scale",
+        Request::Recycle(_) => "recycle",
+        Request::Upgrade => "upgrade",
     }
 }
 

@@ -31,7 +31,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use zbus::Variant;
 
-use crate::control::Handle;
+use crate::api::Handle;
 
 mod access;
 mod address;
@@ -88,7 +88,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Ends it: whoever is owed an answer that the loop has already given gets it (for up to a second), then the
+    /// Backend it: whoever is owed an answer that the loop has already given gets it (for up to a second), then the
     /// connection is closed. The same happens by itself when the loop's end of `handle` goes away.
     pub async fn stop(self) {
         self.shared.stop.notify_one();

@@ -12,8 +12,8 @@ use zbus::names::WellKnownName;
 use zbus::{Connection, MessageStream};
 
 use super::{Level, Shared};
-use crate::control::Notice;
-use crate::control::backlog::Numbered;
+use crate::api::Change;
+use crate::api::changes::Numbered;
 
 /// The name that all instances queue for; `ListQueuedOwners` tells them all.
 pub const BASE_NAME: &str = "org.ratoon1";
@@ -117,7 +117,7 @@ fn refusal(name: &str, shared: &Shared, error: &zbus::Error) -> String {
 struct Trouble {
     policy: MessageStream,
     owner: MessageStream,
-    notices: broadcast::Receiver<Numbered>,
+    changes: broadcast::Receiver<Numbered>,
 }
 
 impl Trouble {
@@ -129,15 +129,15 @@ impl Trouble {
         Some(Self {
             policy: MessageStream::for_match_rule(policy.as_str(), connection, None).await.ok()?,
             owner: MessageStream::for_match_rule(owner.as_str(), connection, None).await.ok()?,
-            notices: shared.handle.notices().subscribe(),
+            changes: shared.handle.changes().subscribe(),
         })
     }
 
     async fn changed(&mut self) {
         let reloaded = async {
             loop {
-                match self.notices.recv().await {
-                    Ok(Numbered { notice: Notice::ReloadFinished { .. }, .. }) => return,
+                match self.changes.recv().await {
+                    Ok(Numbered { change: Change::ReloadFinished { .. }, .. }) => return,
                     Ok(_) | Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => std::future::pending().await,
                 }

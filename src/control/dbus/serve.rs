@@ -21,7 +21,7 @@ use super::call::{self, Call, Fault, error};
 use super::carry::Caller;
 use super::worker::{self, BusSignal, Workers};
 use super::{MANAGER, MANAGER_PATH, OBJECT_MANAGER, PROPERTIES, Properties, Shared, WORKER, clean, manager, names};
-use crate::control::{Closed, Notice, Reply, Summary};
+use crate::api::{Change, Closed, Reply, Summary};
 
 /// How many calls of one caller may be unanswered, as many as a system bus allows; and of all callers.
 const OF_ONE_CALLER: usize = 128;
@@ -50,7 +50,7 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
     let (connection, shared) = (&connection, &shared);
     let mut summary = shared.handle.summary();
     // Listened to before the workers are asked for, so that no change falls between.
-    let mut notices = shared.handle.notices().subscribe();
+    let mut changes = shared.handle.changes().subscribe();
     let told = summary.borrow_and_update().clone();
     let Ok(workers) = shared.handle.workers().await else { return Ended::Stopped };
     let mut server = Server {
@@ -80,8 +80,8 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
                 let new = summary.borrow_and_update().clone();
                 server.summary(new).await;
             }
-            notice = notices.recv() => match notice {
-                Ok(numbered) => server.notice(numbered.notice).await,
+            change = changes.recv() => match change {
+                Ok(numbered) => server.change(numbered.change).await,
                 Err(RecvError::Lagged(_)) => {
                     if server.resync().await.is_err() {
                         break;
@@ -198,27 +198,27 @@ impl Server<'_> {
     }
 
     /// The loop tells a change.
-    async fn notice(&mut self, notice: Notice) {
-        match notice {
-            Notice::Worker(view) => {
+    async fn change(&mut self, change: Change) {
+        match change {
+            Change::Worker(view) => {
                 let tell = self.workers.update(view, Instant::now());
                 self.tell_all(tell).await;
             }
-            Notice::WorkerExited { id, generation, how, .. } => {
+            Change::WorkerExited { id, generation, how, .. } => {
                 self.emit(MANAGER_PATH, MANAGER, "WorkerExited", &(id, generation, clean(&how))).await;
                 let tell = self.workers.remove(id);
                 self.tell_all(tell).await;
             }
-            Notice::ReloadStarted { generation } => {
+            Change::ReloadStarted { generation } => {
                 self.emit(MANAGER_PATH, MANAGER, "ReloadStarted", &generation).await;
             }
-            Notice::ReloadFinished { generation, result, reason } => {
-                self.emit(MANAGER_PATH, MANAGER, "ReloadFinished", &(generation, result, clean(&reason))).await;
+            Change::ReloadFinished { generation, outcome, reason } => {
+                self.emit(MANAGER_PATH, MANAGER, "ReloadFinished", &(generation, outcome.as_str(), clean(&reason))).await;
             }
         }
     }
 
-    /// Notices were missed.
+    /// Changes were missed.
     async fn resync(&mut self) -> Result<(), Closed> {
         let workers = self.shared.handle.workers().await?;
         let tell = self.workers.resync(workers, Instant::now());

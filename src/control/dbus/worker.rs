@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use zbus::Variant;
 
 use super::{Properties, WORKERS_PATH, clean, microseconds};
-use crate::control::WorkerView;
+use crate::api::WorkerView;
 use crate::status::tree;
 use crate::table::Table;
 
@@ -31,7 +31,7 @@ pub(super) fn properties<'a>(view: &'a WorkerView, figures: Option<&tree::Worker
         ("Slot", Variant::from(view.slot)),
         ("Generation", Variant::from(view.generation)),
         ("Pid", Variant::from(view.pid)),
-        ("State", Variant::from(view.state)),
+        ("State", Variant::from(view.state.as_str())),
         ("StatusText", Variant::from(clean(&view.status_text))),
         ("StartedAt", Variant::from(microseconds(view.started_at))),
         ("MemoryCurrent", figure(|worker| worker.memory_rss)),
@@ -93,7 +93,7 @@ impl Workers {
             changed.insert("Pid", view.pid.into());
         }
         if old.state != view.state {
-            changed.insert("State", view.state.into());
+            changed.insert("State", view.state.as_str().into());
         }
         let id = view.id;
         **old = view;
@@ -115,7 +115,7 @@ impl Workers {
         self.known.remove(&id).map(|_| BusSignal::Removed(id))
     }
 
-    /// Notices were missed: these are the workers now.
+    /// Changes were missed: these are the workers now.
     pub fn resync(&mut self, workers: Vec<WorkerView>, now: Instant) -> Vec<BusSignal> {
         let living: BTreeSet<u64> = workers.iter().map(|view| view.id).collect();
         let gone: Vec<u64> = self.known.keys().copied().filter(|id| !living.contains(id)).collect();
@@ -141,9 +141,10 @@ impl Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Phase;
     use std::time::UNIX_EPOCH;
 
-    fn view(id: u64, state: &'static str, text: &str) -> WorkerView {
+    fn view(id: u64, state: Phase, text: &str) -> WorkerView {
         WorkerView { id, slot: 0, generation: 1, pid: 10, state, status_text: text.into(), started_at: UNIX_EPOCH }
     }
 
@@ -158,11 +159,11 @@ mod tests {
     fn tells_only_what_changed() {
         let now = Instant::now();
         let mut workers = Workers::default();
-        assert_eq!(workers.update(view(1, "starting", ""), now), Some(BusSignal::Added(view(1, "starting", ""))));
-        assert_eq!(workers.update(view(1, "starting", ""), now), None);
-        assert_eq!(changed(workers.update(view(1, "ready", ""), now)), ["State"]);
+        assert_eq!(workers.update(view(1, Phase::Starting, ""), now), Some(BusSignal::Added(view(1, Phase::Starting, ""))));
+        assert_eq!(workers.update(view(1, Phase::Starting, ""), now), None);
+        assert_eq!(changed(workers.update(view(1, Phase::Ready, ""), now)), ["State"]);
         assert_eq!(
-            changed(workers.update(WorkerView { pid: 11, ..view(1, "draining", "bye") }, now)),
+            changed(workers.update(WorkerView { pid: 11, ..view(1, Phase::Draining, "bye") }, now)),
             ["Pid", "State", "StatusText"]
         );
         assert_eq!(workers.remove(1), Some(BusSignal::Removed(1)));
@@ -172,32 +173,32 @@ mod tests {
     #[test]
     fn a_flood_of_texts_is_told_in_pauses_and_ends_with_the_last() {
         let now = Instant::now();
-        let mut workers = Workers::new(vec![view(1, "ready", ""), view(2, "ready", "")]);
-        assert_eq!(changed(workers.update(view(1, "ready", "0"), now)), ["StatusText"]);
+        let mut workers = Workers::new(vec![view(1, Phase::Ready, ""), view(2, Phase::Ready, "")]);
+        assert_eq!(changed(workers.update(view(1, Phase::Ready, "0"), now)), ["StatusText"]);
         for text in ["1", "2", "3"] {
-            assert_eq!(workers.update(view(1, "ready", text), now), None);
+            assert_eq!(workers.update(view(1, Phase::Ready, text), now), None);
         }
-        assert_eq!(workers.update(view(2, "ready", "other"), now), None);
+        assert_eq!(workers.update(view(2, Phase::Ready, "other"), now), None);
         assert_eq!(workers.due(), Some(now + PAUSE));
         let later = now + PAUSE;
         let told = workers.flush(later);
         let expected = |id, text: &str| BusSignal::Changed(id, [("StatusText", Variant::from(text.to_owned()))].into());
         assert_eq!(told, [expected(1, "3"), expected(2, "other")]);
         assert_eq!(workers.due(), None);
-        assert_eq!(workers.update(view(1, "ready", "4"), later), None);
-        assert_eq!(changed(workers.update(view(1, "ready", "5"), later + PAUSE)), ["StatusText"]);
+        assert_eq!(workers.update(view(1, Phase::Ready, "4"), later), None);
+        assert_eq!(changed(workers.update(view(1, Phase::Ready, "5"), later + PAUSE)), ["StatusText"]);
         assert_eq!(workers.due(), None);
     }
 
     #[test]
     fn a_text_that_waits_goes_with_a_state_and_not_after_the_end() {
         let now = Instant::now();
-        let mut workers = Workers::new(vec![view(1, "ready", "")]);
-        workers.update(view(1, "ready", "a"), now);
-        workers.update(view(1, "ready", "b"), now);
-        assert_eq!(changed(workers.update(view(1, "draining", "b"), now)), ["State", "StatusText"]);
+        let mut workers = Workers::new(vec![view(1, Phase::Ready, "")]);
+        workers.update(view(1, Phase::Ready, "a"), now);
+        workers.update(view(1, Phase::Ready, "b"), now);
+        assert_eq!(changed(workers.update(view(1, Phase::Draining, "b"), now)), ["State", "StatusText"]);
         assert_eq!(workers.due(), None);
-        workers.update(view(1, "draining", "c"), now);
+        workers.update(view(1, Phase::Draining, "c"), now);
         workers.remove(1);
         assert_eq!(workers.flush(now), []);
     }
@@ -205,16 +206,16 @@ mod tests {
     #[test]
     fn missed_notices_are_made_good() {
         let now = Instant::now();
-        let mut workers = Workers::new(vec![view(1, "ready", ""), view(2, "ready", "")]);
-        let told = workers.resync(vec![view(2, "draining", ""), view(3, "starting", "")], now);
+        let mut workers = Workers::new(vec![view(1, Phase::Ready, ""), view(2, Phase::Ready, "")]);
+        let told = workers.resync(vec![view(2, Phase::Draining, ""), view(3, Phase::Starting, "")], now);
         let draining = BusSignal::Changed(2, [("State", Variant::from("draining"))].into());
-        assert_eq!(told, [BusSignal::Removed(1), draining, BusSignal::Added(view(3, "starting", ""))]);
+        assert_eq!(told, [BusSignal::Removed(1), draining, BusSignal::Added(view(3, Phase::Starting, ""))]);
         assert_eq!(workers.all().map(|view| view.id).collect::<Vec<_>>(), [2, 3]);
     }
 
     #[test]
     fn unknown_figures_are_u64_max() {
-        let shown = view(1, "ready", "");
+        let shown = view(1, Phase::Ready, "");
         assert_eq!(properties(&shown, None)["MemoryCurrent"], Variant::from(u64::MAX));
         let worker = tree::Worker { cpu_usec: Some(5), requests: Some(0), ..tree::Worker::default() };
         let all = properties(&shown, Some(&worker));

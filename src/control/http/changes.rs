@@ -4,23 +4,23 @@ use hyper::StatusCode;
 
 use super::answer::{Answer, error, message};
 use super::routes::{Call, number};
+use crate::api::{Reply, Request};
 use crate::config::COUNT_MAX;
 use crate::control::messages::{ChangeMessage, ReloadMessage};
-use crate::control::{Ask, Reply};
 
 /// `POST /reload`: answers at the end.
 pub(super) async fn reload(call: Call<'_>) -> Answer {
-    plain(call, Ask::Reload).await
+    plain(call, Request::Reload).await
 }
 
 /// `POST /abort`
 pub(super) async fn abort(call: Call<'_>) -> Answer {
-    plain(call, Ask::Abort).await
+    plain(call, Request::Abort).await
 }
 
 /// `POST /upgrade`
 pub(super) async fn upgrade(call: Call<'_>) -> Answer {
-    plain(call, Ask::Upgrade).await
+    plain(call, Request::Upgrade).await
 }
 
 /// `POST /scale?workers=N`
@@ -32,7 +32,7 @@ pub(super) async fn scale(call: Call<'_>) -> Answer {
         Ok(Some(count)) if count > COUNT_MAX => {
             error(StatusCode::BAD_REQUEST, format!("{count} workers are too many; a pool has at most {COUNT_MAX}"))
         }
-        Ok(Some(count)) => ask(call, Ask::Scale(count)).await,
+        Ok(Some(count)) => ask(call, Request::Scale(count)).await,
         Ok(None) => error(StatusCode::BAD_REQUEST, "how many workers? say ?workers=NUMBER"),
         Err(sentence) => error(StatusCode::BAD_REQUEST, sentence),
     }
@@ -41,20 +41,20 @@ pub(super) async fn scale(call: Call<'_>) -> Answer {
 /// `POST /recycle[?worker=ID]`
 pub(super) async fn recycle(call: Call<'_>) -> Answer {
     match number(call.query, "worker") {
-        Ok(worker) => ask(call, Ask::Recycle(worker)).await,
+        Ok(worker) => ask(call, Request::Recycle(worker)).await,
         Err(sentence) => error(StatusCode::BAD_REQUEST, sentence),
     }
 }
 
 /// A change that takes no argument.
-async fn plain(call: Call<'_>, what: Ask) -> Answer {
+async fn plain(call: Call<'_>, what: Request) -> Answer {
     if call.query.is_empty() {
         return ask(call, what).await;
     }
     error(StatusCode::BAD_REQUEST, format!("this takes no argument, but ?{} was given", call.query))
 }
 
-async fn ask(call: Call<'_>, what: Ask) -> Answer {
+async fn ask(call: Call<'_>, what: Request) -> Answer {
     let (connection, handle) = (call.connection, &call.connection.server.handle);
     // What another master was asked on this connection is not asked again: only the answer is still to come.
     let (requester, begun) = match connection.resumed() {

@@ -12,7 +12,7 @@ use hyper::{Request, Version};
 use tokio::sync::{oneshot, watch};
 
 use super::wire::{ConnState, Stream};
-use crate::control::{Reply, RequesterId};
+use crate::api::{Reply, RequesterId};
 
 /// The connections of one or more servers.
 pub struct ConnectionRegistry {

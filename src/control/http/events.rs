@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use super::answer::{Answer, Reply, answer};
 use super::routes::{Call, no_body};
 use super::wire::Stream;
-use crate::control::backlog::Listening;
+use crate::api::changes::Listening;
+use crate::api::{Closed, Handle};
 use crate::control::messages::{Event, SummaryMessage};
-use crate::control::{Closed, Handle};
 
 /// Pieces that wait for one listener's connection.
 const WAITING: usize = 4;
@@ -38,7 +38,7 @@ pub(super) async fn events(call: Call<'_>) -> Answer {
         let handle = call.connection.server.handle.clone();
         let last = call.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
         // From here on nothing is missed.
-        let listening = handle.notices().subscribe_after(last);
+        let listening = handle.changes().subscribe_after(last);
         let feed = Feed { handle, stream: Arc::clone(&call.connection.entry.stream), pieces, seen: 0 };
         tokio::spawn(async move { _ = feed.run(listening).await });
         Reply::fed(body)
@@ -77,7 +77,7 @@ impl Feed {
         }
         for numbered in missed {
             self.seen = numbered.number;
-            self.event(&Event::from(&numbered.notice)).await?;
+            self.event(&Event::from(&numbered.change)).await?;
         }
         self.workers().await?;
         loop {
@@ -97,7 +97,7 @@ impl Feed {
                             self.event(&event).await?;
                         }
                         self.seen = numbered.number;
-                        self.event(&Event::from(&numbered.notice)).await?;
+                        self.event(&Event::from(&numbered.change)).await?;
                     }
                     Err(RecvError::Lagged(missed)) => {
                         self.seen += missed;
@@ -129,7 +129,7 @@ impl Feed {
     }
 
     fn text(&self, event: &Event) -> String {
-        event.to_stream(&self.handle.notices().id(self.seen))
+        event.to_stream(&self.handle.changes().id(self.seen))
     }
 
     async fn send(&self, piece: String) -> Result<(), Over> {

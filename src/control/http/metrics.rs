@@ -14,6 +14,7 @@ use super::accept;
 use super::answer::{Answer, Reply, answer, error};
 use super::reads::{document, off_loop};
 use super::routes::Call;
+use crate::pool::{Outcome, PoolState};
 use crate::status::tree::{Document, RELOAD_BOUNDS_MS};
 use text::{Format, Micros, Text, seconds};
 
@@ -53,7 +54,7 @@ fn pool(text: &mut Text<'_>, document: &Document) {
     text.family("ratoon", "info", "", "The master's program.");
     text.sample("ratoon_info", &[("version", &document.version)], Some(1));
     text.family("ratoon_state", "stateset", "", "What the pool is doing.");
-    for state in ["starting", "running", "reloading", "stopping"] {
+    for state in PoolState::ALL.map(PoolState::as_str) {
         text.sample("ratoon_state", &[("ratoon_state", &state)], Some(u8::from(document.state == state)));
     }
     text.one("ratoon_degraded", "gauge", "", "1 while workers crash more often than allowed.", Some(u8::from(document.degraded)));
@@ -157,7 +158,7 @@ fn reload(text: &mut Text<'_>, document: &Document) {
     text.one("ratoon_last_commit_time_seconds", "gauge", "seconds", "When the present generation was committed.", committed);
     let Some(last) = &document.last_reload else { return };
     text.family("ratoon_last_reload_result", "stateset", "", "How the last reload ended.");
-    for result in ["committed", "rolled-back", "refused", "aborted"] {
+    for result in Outcome::ALL.map(Outcome::as_str) {
         let labels: &[(&str, &dyn Display)] = &[("ratoon_last_reload_result", &result)];
         text.sample("ratoon_last_reload_result", labels, Some(u8::from(last.result == result)));
     }

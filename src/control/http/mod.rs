@@ -29,8 +29,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use super::readers::Reader;
-use super::{Handle, RequesterId};
+use crate::api::readers::Reader;
+use crate::api::{Handle, RequesterId};
 use crate::sys::credentials;
 use connection_registry::Entry;
 use host::OwnNames;
@@ -126,7 +126,7 @@ struct Connection {
     peer: Peer,
     reader: Option<Reader>,
     /// Who waits on it already, and where the answer comes from.
-    resumed: Mutex<Option<(RequesterId, oneshot::Receiver<crate::control::Reply>)>>,
+    resumed: Mutex<Option<(RequesterId, oneshot::Receiver<crate::api::Reply>)>>,
 }
 
 /// Serves the control socket until dropped. Changes are for uid 0 and `own_uid`.
@@ -202,7 +202,7 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
 }
 
 /// A request that another master has read: who asked, its head, and where the answer comes from.
-type Request = (RequesterId, String, oneshot::Receiver<crate::control::Reply>);
+type Request = (RequesterId, String, oneshot::Receiver<crate::api::Reply>);
 
 /// Serves a connection, if there is a seat for it.
 fn seat(
@@ -233,7 +233,7 @@ impl Connection {
     }
 
     /// Who waits on it since before this master; only the first request gets it.
-    fn resumed(&self) -> Option<(RequesterId, oneshot::Receiver<crate::control::Reply>)> {
+    fn resumed(&self) -> Option<(RequesterId, oneshot::Receiver<crate::api::Reply>)> {
         self.resumed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

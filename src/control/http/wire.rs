@@ -112,7 +112,7 @@ impl Stream {
         }
     }
 
-    /// Ends our half.
+    /// Backend our half.
     pub fn shutdown(&self) -> io::Result<()> {
         use rustix::net::{Shutdown, shutdown};
         match self {

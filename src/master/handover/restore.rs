@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 
 use super::fds::Incoming;
 use super::state::{self, Bytes, State};
+use crate::api::{Reply, RequesterId};
+use crate::control::dbus;
 use crate::control::http::Resumed;
-use crate::control::{Reply, RequesterId, dbus};
 use crate::master::cgroup::WorkerGroup;
 use crate::master::journal::{Level, Record};
 use crate::master::orphaned::Orphaned;
@@ -23,7 +24,7 @@ use crate::master::publish::{Ended, LastReload};
 use crate::master::script::ScriptCopy;
 use crate::master::spawn::limits;
 use crate::master::turn::Master;
-use crate::pool::{self, Action, Event, ExitCause, Outcome, Phase, Pool, WorkerId};
+use crate::pool::{self, Action, Event, ExitCause, Outcome, Phase, Pool, PoolState, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
@@ -233,7 +234,7 @@ impl Master {
         self.past = Ended { totals };
         self.published.last_reload = state.last_reload.map(|last| LastReload {
             generation: last.generation,
-            result: result(&last.result),
+            outcome: outcome(&last.result),
             reason: last.reason.into(),
             began: last.began.unwrap_or(SystemTime::UNIX_EPOCH),
             ended: last.ended.unwrap_or(SystemTime::UNIX_EPOCH),
@@ -277,7 +278,7 @@ impl Master {
     fn after_death(&mut self, waited: Vec<RequesterId>) {
         // Whoever waited has seen the connection end.
         self.events.extend(waited.into_iter().map(Event::RequesterGone));
-        if self.pool.state() == "reloading" {
+        if self.pool.state() == PoolState::Reloading {
             self.events.push_back(Event::Abort(None));
         }
         // Whether the signal for a drain that was decided had been sent is not known.
@@ -373,6 +374,6 @@ fn in_group(pid: u32, group: Option<&WorkerGroup>) -> Option<PidFd> {
 }
 
 /// The contract's word for how a reload ended.
-fn result(word: &str) -> &'static str {
-    Outcome::ALL.into_iter().map(Outcome::as_str).find(|known| *known == word).unwrap_or(Outcome::Aborted.as_str())
+fn outcome(word: &str) -> Outcome {
+    Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == word).unwrap_or(Outcome::Aborted)
 }

@@ -86,7 +86,7 @@ impl Master {
             past: state::Past { totals: self.past.totals.clone().finite(), known: self.past.totals.counted.requests },
             last_reload: self.published.last_reload.as_ref().map(|last| state::LastReload {
                 generation: last.generation,
-                result: last.result.to_owned(),
+                result: last.outcome.as_str().to_owned(),
                 reason: last.reason.to_string(),
                 began: Some(last.began),
                 ended: Some(last.ended),

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::fds::Outgoing;
 use super::{check, replace};
-use crate::control::{Reply, RequesterId, dbus};
+use crate::api::{Reply, RequesterId};
+use crate::control::dbus;
 use crate::master::catalog;
 use crate::master::journal::{Level, Record};
 use crate::master::tasks::{Task, TaskId};
 use crate::master::turn::{Master, TaskResult};
-use crate::pool::Event;
+use crate::pool::{Event, PoolState};
 
 /// So long connections of the control socket may take to end what they are at, once the next program may come.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -62,7 +63,7 @@ impl Master {
     }
 
     fn is_ending(&self) -> bool {
-        self.pool.state() == "stopping" || self.ending.is_some()
+        self.pool.state() == PoolState::Stopping || self.ending.is_some()
     }
 
     /// A reload, now or by the next program.
@@ -112,7 +113,7 @@ impl Master {
 
     /// Nothing is under way that could not go on in another program.
     fn is_settled(&self) -> bool {
-        self.pool.state() != "reloading"
+        self.pool.state() != PoolState::Reloading
             && self.preparing.is_none()
             && self.spawns.is_empty()
             && self.events.is_empty()

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::pool::{
-    Accepting, Action, Answer, Ended, Event, ExitCause, GenerationId, Kind, Notification, Outcome, Phase, Pool, RequesterId,
-    Settings, Slot, Worker, WorkerId,
+    Accepting, Action, Answer, Ended, Event, ExitCause, GenerationId, Kind, Notification, Outcome, Phase, Pool, PoolState,
+    RequesterId, Settings, Slot, Worker, WorkerId,
 };
 
 /// A process as the world sees it.
@@ -301,7 +301,7 @@ impl World {
                 self.step(Event::Notification(worker, Notification::WatchdogEvery(Duration::ZERO)));
                 continue;
             }
-            let waits = self.pool.state() == "reloading"
+            let waits = self.pool.state() == PoolState::Reloading
                 || self.pool.ready() < self.pool.target()
                 || self.asked.values().any(|asked| asked.answer.is_none() && !asked.left);
             match self.pool.deadline() {
@@ -315,7 +315,7 @@ impl World {
     /// At rest everything is as it was asked for; then the instance ends and nothing is left.
     pub fn check_rest_and_stop(&mut self) {
         if self.exit.is_none() && !self.stopping {
-            assert_eq!(self.pool.state(), "running");
+            assert_eq!(self.pool.state(), PoolState::Running);
             assert_eq!(self.pool.ready(), self.pool.target(), "not all places are filled: {}", self.pool.status_text());
             assert_eq!(self.pool.workers().count() as u32, self.pool.target(), "workers that nobody wants");
             self.step(Event::Stop { now: false });

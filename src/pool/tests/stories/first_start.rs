@@ -1,6 +1,7 @@
 //! A first start that cannot succeed ends; every other pool goes on.
 
 use super::*;
+use crate::pool::PoolState;
 
 /// Whatever starts fails, until the instance ends or this time is over.
 fn fail_for(world: &mut World, span: std::time::Duration) {
@@ -39,7 +40,7 @@ fn start_goes_on_while_a_slot_has_not_failed_three_times() {
         }
         world.pass(ms(1_500));
     }
-    assert_eq!((world.exit, world.pool.state()), (None, "starting"));
+    assert_eq!((world.exit, world.pool.state()), (None, PoolState::Starting));
     // The worker of the other slot hangs for ever: three times the start timeout.
     fail_for(&mut world, ms(60_000));
     assert_eq!(world.exit, Some(1));
@@ -51,7 +52,7 @@ fn pool_that_had_a_ready_worker_goes_on_for_ever() {
     world.ready(1);
     world.exit(1, ExitCause::Exit(3));
     fail_for(&mut world, ms(600_000));
-    assert_eq!((world.exit, world.pool.state()), (None, "starting"));
+    assert_eq!((world.exit, world.pool.state()), (None, PoolState::Starting));
 }
 
 #[test]

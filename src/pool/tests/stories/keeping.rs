@@ -1,6 +1,7 @@
 //! How the pool is kept whole: failures, size, age, and its end.
 
 use super::*;
+use crate::pool::PoolState;
 
 #[test]
 fn a_worker_that_served_is_replaced_at_once_and_then_ever_more_slowly() {
@@ -81,9 +82,9 @@ fn without_a_ready_worker_for_give_up_the_instance_ends_with_1() {
     let mut world = World::new(config);
     world.exit(1, ExitCause::Exit(1));
     world.pass(ms(4_999));
-    assert_eq!(world.pool.state(), "starting");
+    assert_eq!(world.pool.state(), PoolState::Starting);
     world.pass(ms(1));
-    assert_eq!(world.pool.state(), "stopping");
+    assert_eq!(world.pool.state(), PoolState::Stopping);
     world.be_kind();
     assert_eq!(world.exit, Some(1));
 }

@@ -1,11 +1,12 @@
 //! What becomes of reloads.
 
 use super::*;
+use crate::pool::PoolState;
 
 #[test]
 fn ready_is_told_when_all_are_ready_and_not_before() {
     let mut world = World::new(settings(3));
-    assert_eq!(world.pool.state(), "starting");
+    assert_eq!(world.pool.state(), PoolState::Starting);
     let workers = world.of(1);
     world.ready(workers[0]);
     world.ready(workers[1]);
@@ -13,7 +14,7 @@ fn ready_is_told_when_all_are_ready_and_not_before() {
     assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready");
     world.ready(workers[2]);
     assert!(world.ready_told);
-    assert_eq!((world.pool.state(), world.pool.status_text().as_str()), ("running", "generation 1: 3/3 ready"));
+    assert_eq!((world.pool.state(), world.pool.status_text().as_str()), (PoolState::Running, "generation 1: 3/3 ready"));
 }
 
 #[test]

@@ -289,6 +289,37 @@ fn every_field_that_flora_cluster_s_became_is_in_the_document() {
 }
 
 #[test]
+fn contract_names_the_verbs_and_fields_that_exist() {
+    use ratoon::status::tree::{Document, Failure, Worker};
+    let contract = read("docs/contract.md");
+    let section = |number: &str| between(&contract, &format!("## {number}. "), "\n## ").next().expect("a section").to_owned();
+    let known = verbs();
+    for verb in between(&section("2"), "`ratoon ", "`").filter_map(|usage| usage.split(' ').next()) {
+        assert!(known.iter().any(|other| other == verb), "docs/contract.md names ratoon {verb}, which does not exist");
+    }
+    let object = |value: serde_json::Value| value.as_object().expect("an object").clone();
+    let document = object(serde_json::to_value(Document::default()).expect("a document"));
+    let worker = object(serde_json::to_value(Worker::default()).expect("a worker"));
+    let failure = object(serde_json::to_value(Failure::default()).expect("a failure"));
+    let fields = section("6");
+    let lists = [
+        ("- Of the instance:", &document),
+        ("- Of each of `workers`:", &worker),
+        ("- Of each of the last 20 `failures`:", &failure),
+    ];
+    for (list, known) in lists {
+        let text = between(&fields, list, ".\n").next().expect("a list of fields");
+        // Words in parentheses are values.
+        let text = text.split('(').map(|part| part.split_once(')').map_or(part, |(_, rest)| rest)).collect::<String>();
+        let named: Vec<_> = between(&text, "`", "`").step_by(2).collect();
+        assert!(named.len() > 6, "{named:?}");
+        for field in named {
+            assert!(known.contains_key(field), "docs/contract.md names the field {field}, which does not exist");
+        }
+    }
+}
+
+#[test]
 fn threat_model_names_tests_that_exist() {
     let model = read("docs/threat-model.md");
     let named: Vec<_> = between(&model, "`", "`").filter_map(|word| word.split_once(".rs::")).collect();

@@ -133,7 +133,7 @@ pub struct WorkerView {
 pub enum Change {
     /// A worker was started, or its state or status changed.
     Worker(WorkerView),
-    /// A worker is gone; `how` as in contract §6, `failed` when nobody had asked it to go.
+    /// A worker is gone; `how` as in docs/contract.md §6, `failed` when nobody had asked it to go.
     WorkerExited {
         /// Its id.
         id: u64,

@@ -1,4 +1,4 @@
-//! The command line (contract §2): the parser, and a verb a file.
+//! The command line (docs/contract.md §2): the parser, and a verb a file.
 //!
 //! Law: a usage error and a master that could not be asked exit 2; what was asked and refused exits 1. Whatever comes
 //! from a worker or a master is made safe before a terminal sees it. A reader that closes the pipe is no error.

@@ -1,5 +1,5 @@
 //! Where an instance keeps its control socket: one set of rules for the master that binds it and the clients that look
-//! for it (contract §5).
+//! for it (docs/contract.md §5).
 //!
 //! | who | where |
 //! |---|---|

@@ -12,7 +12,7 @@ use crate::sys::signals;
 const SIGNALS: usize = 16;
 
 impl Master {
-    /// Signals to the master (contract §2).
+    /// Signals to the master (docs/contract.md §2).
     pub(super) fn signals(&mut self) {
         // No more a turn than there are kinds: who sends them without end must not keep the loop here.
         for _ in 0..SIGNALS {

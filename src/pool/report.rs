@@ -63,7 +63,7 @@ impl Pool {
         self.generations.get(&self.current).map_or(0, |home| home.ready)
     }
 
-    /// One line for people, as in contract §7.
+    /// One line for people, as in docs/contract.md §7.
     pub fn status_text(&self) -> String {
         if let Some(stopping) = &self.stopping {
             let mut text = match self.workers.len() {

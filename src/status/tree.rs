@@ -1,4 +1,4 @@
-//! The status document, contract §6: the one shape in which everything that is known is told.
+//! The status document, docs/contract.md §6: the one shape in which everything that is known is told.
 //!
 //! Law: times are RFC 3339 strings, sizes bytes; what is not known, or not for this reader, is `null` (`None`), never 0. A reader gets along with
 //! the document of an older or newer master.

@@ -16,7 +16,7 @@ use crate::sys::fd;
 
 static BOARD: LazyLock<Arc<Board>> = LazyLock::new(|| Arc::new(inherited().unwrap_or_else(Board::private)));
 
-/// Largest information of a worker, bytes of JSON (contract §4).
+/// Largest information of a worker, bytes of JSON (docs/contract.md §4).
 const INFO_MOST: usize = 3 << 10;
 
 /// This process's board.

@@ -1,4 +1,4 @@
-//! Who this worker is: the numbers that the master put into the environment (contract §4).
+//! Who this worker is: the numbers that the master put into the environment (docs/contract.md §4).
 //!
 //! Law: a variable that is absent or makes no sense is `None`; nothing here fails.
 

@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// A thousand workers with ten connections each take some 8 MiB.
 const MOST: usize = 64 << 20;
 
-/// The status document of the pool that this worker belongs to (contract §6).
+/// The status document of the pool that this worker belongs to (docs/contract.md §6).
 ///
 /// Fails with [`io::ErrorKind::NotFound`] when the program runs alone.
 pub async fn server_status() -> io::Result<Document> {

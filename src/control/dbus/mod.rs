@@ -1,4 +1,4 @@
-//! D-Bus: an instance owns `org.ratoon1.NAME`, queues for `org.ratoon1`, and is read and asked there (contract §5).
+//! D-Bus: an instance owns `org.ratoon1.NAME`, queues for `org.ratoon1`, and is read and asked there (docs/contract.md §5).
 //!
 //! Law: the bus is optional. Its absence, its restart, its refusal and whatever a caller sends are said and survived;
 //! nothing here blocks the master's loop, and nothing wakes it while the bus is quiet.

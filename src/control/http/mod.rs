@@ -1,4 +1,4 @@
-//! HTTP on the control socket and, for reads only, on `status.listen` (contract §5).
+//! HTTP on the control socket and, for reads only, on `status.listen` (docs/contract.md §5).
 //!
 //! Law: a bounded front. So many connections, so many large answers, so many bytes of head and body, and no peer is
 //! waited for without limit but one that waits itself for the end of a reload. Nothing that comes in can end it.

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// From this many workers and connections on, a document is written out on another thread.
 const LARGE: usize = 64;
 
-/// `GET /status`: contract §6.
+/// `GET /status`: docs/contract.md §6.
 pub(super) async fn status(call: Call<'_>) -> Answer {
     let (document, permit) = match document(&call).await {
         Ok(found) => found,

@@ -195,6 +195,22 @@ fn a_link_leads_to_every_page() {
 }
 
 #[test]
+fn worker_libraries_are_of_this_version() {
+    for (file, line) in [
+        ("clients/bind/Cargo.toml", "\nversion = \"#\"\n"),
+        ("clients/node/package.json", "\"version\": \"#\","),
+        ("clients/python/pyproject.toml", "\nversion = \"#\"\n"),
+        ("clients/ruby/lib/ratoon/version.rb", " = '#'\n"),
+        ("clients/go/ratoon.go", "\nconst Version = \"#\"\n"),
+        ("clients/go/README.md", "ratoon@v# "),
+        ("docs/recipes.md", "\nrequire ratoon v#\n"),
+    ] {
+        let expected = line.replace('#', env!("CARGO_PKG_VERSION"));
+        assert!(read(file).contains(&expected), "{file} has no {expected:?}");
+    }
+}
+
+#[test]
 fn the_architecture_page_shows_the_whole_house() {
     let page = read("docs/architecture.md");
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).expect("src") {

@@ -67,7 +67,7 @@ fn shell_script() {
 #[test]
 #[ignore = "needs what tests/setup installs; tests/run runs it"]
 fn node_shows_its_connections_and_requests() {
-    let worker = r#"command = ["node", "status.mjs"]"#;
+    let worker = r#"command = ["node", "shown.js"]"#;
     let status = a_request_is_shown(worker, "node");
     let worker = &status["workers"][0];
     assert_eq!((&worker["connections"], &status["connections"]), (&1.into(), &2.into()), "{status:#}");
@@ -80,23 +80,23 @@ fn node_shows_its_connections_and_requests() {
 #[test]
 #[ignore = "needs what tests/setup installs; tests/run runs it"]
 fn node_shows_and_loses_nothing() {
-    a_worker_s_life(r#"command = ["node", "../../examples/status.mjs"]"#, Loses::Nothing);
+    a_worker_s_life(r#"command = ["node", "shown.js"]"#, Loses::Nothing);
 }
 
 #[test]
 #[ignore = "needs what tests/setup installs; tests/run runs it"]
 fn python_shows_its_requests() {
-    let worker = format!("command = [{:?}, '--no-control-socket', '--threads', '4', 'status:wsgi']", venv("gunicorn"));
+    let worker =
+        format!("command = [{:?}, '--threads', '4', '--config', 'python:ratoon.gunicorn', 'shown:app']", venv("gunicorn"));
     let status = a_request_is_shown(&worker, "python");
     // Nobody told of connections: that is not none.
     assert_eq!((&status["connections"], &status["workers"][0]["bytes_read"]), (&Value::Null, &Value::Null), "{status:#}");
-    // Told in datagrams, at once and at most once a second: of each worker the first is there.
-    assert_eq!(status["counters"]["asked"], 2.0, "{status:#}");
 }
 
-/// The examples that show their requests: one is in work, its worker is killed, another serves two. Gives the last status.
+/// A worker that shows its requests by its language's library: one is in work, the worker is killed, another serves two. Gives the last
+/// status.
 fn a_request_is_shown(worker: &str, language: &str) -> Value {
-    let mut master = pool("examples", 1, worker);
+    let mut master = pool("tests/workers", 1, worker);
     let (mut first, port) = ask(&master.address(), "/invoice/17?about=invoices&seconds=600");
     let status = master.wait("the request is shown", |status| in_work(status)["request"]["info"]["about"] == "invoices");
     let connection = in_work(&status);
@@ -112,13 +112,16 @@ fn a_request_is_shown(worker: &str, language: &str) -> Value {
     // What a dead worker wrote is still there.
     let pid = pids(&status)[0];
     signal(pid, Signal::KILL);
-    // (gunicorn says READY=1 before its application is there.)
     let status = master.wait("another shows that it has served nothing", |status| {
         status["worker_crashes"] == 1 && status["workers"][0]["requests"] == 0 && pids(status)[0] != pid
     });
     assert_eq!(first.read(&mut [0; 100]).unwrap_or(0), 0, "nobody answers");
     assert_eq!(status["failures"][0]["serving"][0]["url"], "/invoice/17?about=invoices&seconds=600", "{status:#}");
     assert_eq!(status["requests"], 1, "{status:#}");
+    // The library leaves the queue of the shared socket as long as it was.
+    let most =
+        std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("somaxconn").trim().parse::<u64>().expect("a number");
+    assert_eq!(status["sockets"][0]["queue_max"], most.min(4096), "{status:#}");
     // Two on one connection.
     let (mut client, _) = ask(&master.address(), "/?about=one");
     for left in [1, 0] {
@@ -135,7 +138,10 @@ fn a_request_is_shown(worker: &str, language: &str) -> Value {
             client.write_all(b"GET /?about=two HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("another request");
         }
     }
-    master.wait("both are over", |status| status["requests"] == 3 && in_work(status).is_null())
+    // The killed worker's count is not lost.
+    master.wait("both are over", |status| {
+        status["requests"] == 3 && status["counters"]["asked"] == 3.0 && in_work(status).is_null()
+    })
 }
 
 /// The connection with a request in work, if there is one.
@@ -156,9 +162,9 @@ fn ask(address: &str, url: &str) -> (TcpStream, u16) {
 /// A master whose workers run in this directory of the tree.
 fn pool(directory: &str, count: u32, worker: &str) -> Master {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
-    Master::start(&format!(
-        "[worker]\ndirectory = {directory:?}\ncount = {count}\nenvironment = {{ PYTHONDONTWRITEBYTECODE = '1' }}\n{worker}\n"
-    ))
+    let libraries = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/src");
+    let environment = format!("environment = {{ PYTHONDONTWRITEBYTECODE = '1', PYTHONPATH = {libraries:?} }}");
+    Master::start(&format!("[worker]\ndirectory = {directory:?}\ncount = {count}\n{environment}\n{worker}\n"))
 }
 
 #[test]

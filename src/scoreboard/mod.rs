@@ -31,7 +31,8 @@
 //!
 //! The other words up to the counters are 0 and reserved. Words 16 to 19 are running totals and never fall. A writer
 //! that does not count connections or bytes says so in word 22 before its first request: they are shown as "not known".
-//! (Two examples write the page in other languages: `examples/status.py` by mapping it, `examples/status.mjs` as a file.)
+//! (The worker libraries in `clients` write the page in other languages: those for Python and Go map it, those for Node.js and Ruby write
+//! at offsets of the file.)
 //!
 //! A named counter takes 64 bytes: word 0 is 0 while it is free, 1 while its name is written (compare-and-swap from 0),
 //! 2 when it counts; word 1 is its running total; the other 48 bytes are its name, ended by a NUL if shorter. A counter

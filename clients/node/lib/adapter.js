@@ -18,7 +18,10 @@ const { feedWatchdog, notify } = require('./notify');
 const { Scoreboard } = require('./scoreboard');
 const { handedSockets } = require('./sockets');
 
-/** More than any kernel's limit, which cuts it (listen(2)): the socket keeps the backlog that it was made with. */
+/**
+ * More than any kernel's limit, which cuts it (listen(2)): the socket keeps the backlog that it was made with. Node.js takes it from the
+ * second argument when the first one names a descriptor.
+ */
 const BACKLOG = 65535;
 
 class Adapter {
@@ -36,7 +39,7 @@ class Adapter {
       if (!socket) return listen.apply(this, args);
       adapter.#adopt(this);
       const callback = args.findLast((arg) => typeof arg === 'function');
-      return listen.call(this, { fd: socket.fd, backlog: BACKLOG }, callback);
+      return listen.call(this, { fd: socket.fd }, BACKLOG, callback);
     };
     this.#passSocketsToWrappedProgram();
   }

@@ -32,7 +32,8 @@ function listen(server, fallback, { name } = {}) {
   beginDrainAtSigterm();
   return new Promise((resolve, reject) => {
     server.once('error', reject);
-    server.listen(socket ? { fd: socket.fd, backlog: 65535 } : fallback, () => {
+    // The backlog is more than any kernel's limit, which cuts it: the socket keeps the one that it was made with.
+    server.listen(...(socket ? [{ fd: socket.fd }, 65535] : [fallback]), () => {
       server.off('error', reject);
       resolve(server);
     });

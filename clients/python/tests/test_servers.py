@@ -45,6 +45,34 @@ def app(environ, start_response):
     return [b'hello']
 """
 
+DJANGO = """
+import time
+from django.conf import settings
+settings.configure(SECRET_KEY='x' * 50, ROOT_URLCONF='app', ALLOWED_HOSTS=['*'], MIDDLEWARE=['ratoon.django.Middleware'])
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpResponse
+from django.urls import path
+def order(request, number):
+    time.sleep(0.5)
+    return HttpResponse(f'order {number}')
+urlpatterns = [path('orders/<int:number>', order, name='order')]
+app = get_wsgi_application()
+asgi = get_asgi_application()
+"""
+
+FLASK = """
+import time
+import ratoon.flask
+from flask import Flask
+app = Flask(__name__)
+@app.get('/orders/<int:number>')
+def order(number):
+    time.sleep(0.5)
+    return f'order {number}'
+ratoon.flask.show(app)
+"""
+
 SERVERS = {
     "uvicorn": ["-m", "ratoon.asgi", "--server", "uvicorn", "--loop", "asyncio", "--http", "h11", "app:app"],
     "uvicorn_httptools": ["-m", "ratoon.asgi", "--loop", "uvloop", "--http", "httptools", "app:app"],
@@ -162,6 +190,11 @@ class Gunicorn(unittest.TestCase):
             self.assertEqual(worker.exit_status(), 0)
             self.assertEqual(worker.counters(), {"responses_2xx": 1})
 
+    def test_ready_worker_has_taken_the_page(self):
+        with Worker(GUNICORN, WSGI) as worker:
+            worker.hears("READY=1")
+            self.assertNotIn(worker.words[8], (0, worker.process.pid))
+
     def test_threads_count_every_request(self):
         with Worker(GUNICORN, WSGI) as worker:
             worker.hears("READY=1")
@@ -178,6 +211,30 @@ class Gunicorn(unittest.TestCase):
                 thread.join()
             until(lambda: worker.counters() == {"responses_2xx": 40}, "40 answers are counted")
             self.assertEqual(worker.words[17], 40)
+
+
+class Frameworks(unittest.TestCase):
+    """The middleware for a framework, below a server that shows requests by itself."""
+
+    def shows(self, arguments, program, info):
+        with Worker(arguments, program) as worker:
+            worker.hears("READY=1")
+            with contextlib.closing(worker.connection()) as connection:
+                connection.request("GET", "/orders/17?full=1")
+                slot = until(lambda: worker.slot()["info"] and worker.slot(), "the request is described")
+                self.assertEqual((slot["method"], slot["url"], slot["info"]), ("GET", "/orders/17?full=1", info))
+                self.assertEqual(connection.getresponse().read(), b"order 17")
+            until(worker.counters, "the answer is counted")
+            self.assertEqual((worker.counters(), worker.words[17]), ({"responses_2xx": 1}, 1))
+
+    def test_django_under_gunicorn_shows_the_view(self):
+        self.shows(GUNICORN, DJANGO, '{"view":"order"}')
+
+    def test_django_under_uvicorn_shows_the_view(self):
+        self.shows([*SERVERS["uvicorn"][:-1], "app:asgi"], DJANGO, '{"view":"order"}')
+
+    def test_flask_under_gunicorn_shows_the_endpoint(self):
+        self.shows(GUNICORN, FLASK, '{"endpoint":"order"}')
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import socket
 import threading
 from typing import Any, Mapping, Union
 
+from . import _scoreboard
+
 Value = Union[str, int, Mapping[str, Any]]
 
 #: Read once, so that a server which says READY=1 too early can be kept from it (ratoon.gunicorn).
@@ -42,7 +44,8 @@ def _format(value: Value) -> str:
 
 
 def ready() -> bool:
-    """Says READY=1: this worker serves. Feeds the watchdog from then on."""
+    """Says READY=1: this worker serves. Feeds the watchdog from then on, and takes the status page, which shows no requests so far."""
+    _scoreboard.board()
     feed_watchdog()
     return notify(READY=1)
 

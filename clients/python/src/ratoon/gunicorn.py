@@ -20,6 +20,9 @@ os.environ.pop("NOTIFY_SOCKET", None)
 #: Ratoon is asked by its own control socket.
 control_socket_disable = True
 
+#: More than any kernel's limit, which cuts it (listen(2)): the socket keeps the backlog that it was made with.
+backlog = 65535
+
 
 def post_worker_init(worker: Any) -> None:
     """Called in gunicorn's worker when it has loaded the application, right before it accepts."""

@@ -18,7 +18,8 @@ class Shown:
 
     def __call__(self, environ: Dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         board = _scoreboard.board()
-        if board is None:
+        # A server and a framework may both use it: the outer one shows the request.
+        if board is None or _scoreboard.KEY in environ:
             return self._app(environ, start_response)
         query = environ.get("QUERY_STRING")
         url = quote(environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")) + (f"?{query}" if query else "")

@@ -29,8 +29,9 @@ module Ratoon
       false
     end
 
-    # Says READY=1: this worker serves. Feeds the watchdog from then on.
+    # Says READY=1: this worker serves. Feeds the watchdog from then on, and takes the status page, which shows no requests so far.
     def ready
+      Scoreboard.current
       feed_watchdog
       notify(READY: 1)
     end

@@ -28,7 +28,8 @@ class Shown:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        # A server and a program may both use it: the outer one shows the request.
+        if scope["type"] != "http" or _scoreboard.KEY in scope:
             await self._app(scope, receive, send)
             return
         board = _scoreboard.board()

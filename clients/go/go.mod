@@ -1,0 +1,3 @@
+module ratoon
+
+go 1.19

@@ -54,7 +54,7 @@ impl Shape for Argv {
     }
 }
 
-field!(Argv => Vec<String>, Option<Vec<String>>);
+field!(Argv => Vec<String>);
 
 /// Somebody wrote a command line where a list belongs: show the list, when it is plain what it would be.
 fn one_string(text: &str) -> String {

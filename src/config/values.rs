@@ -72,15 +72,15 @@ macro_rules! scalar {
 }
 pub(super) use scalar;
 
-/// Makes a written type, which holds its value alone, a [`Field`] of these types.
+/// Makes a written type, which holds its value alone, a [`Field`] of what such a value becomes.
 macro_rules! field {
-    ($type:ty => $($field:ty),+) => {$(
-        impl $crate::config::row::Field<$field> for $type {
-            fn field(self) -> $field {
+    ($type:ty => $value:ty $(, for $($generics:tt)*)?) => {
+        impl<F: From<$value>, $($($generics)*)?> $crate::config::row::Field<F> for $type {
+            fn field(self) -> F {
                 self.0.into()
             }
         }
-    )+};
+    };
 }
 pub(super) use field;
 
@@ -136,30 +136,46 @@ impl<T: Scalar> Visitor<'_> for ScalarVisitor<T> {
     }
 }
 
-/// A duration longer than nothing.
+/// A duration; 0 only if `ZERO`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Time(pub Duration);
+pub(super) struct Span<const ZERO: bool>(Duration);
 
-impl Scalar for Time {
+pub(super) type Time = Span<false>;
+pub(super) type TimeOrZero = Span<true>;
+
+impl<const ZERO: bool> Span<ZERO> {
+    fn read(text: &str, shown: &str) -> Result<Self, String> {
+        match units::duration(text) {
+            Ok(Duration::ZERO) if !ZERO => Err("0 is not allowed here; write a longer time".to_owned()),
+            Ok(duration) => Ok(Self(duration)),
+            Err(_) if is_off(text) => Err(format!("{shown} is not allowed here; expected {}", Self::expected())),
+            Err(reason) => Err(format!("{shown} {reason}; expected {}", Self::expected())),
+        }
+    }
+}
+
+impl<const ZERO: bool> Scalar for Span<ZERO> {
     fn expected() -> String {
         r#"a duration such as "500ms", "10s", "1h30min" or 30 (seconds)"#.to_owned()
     }
 
     fn from_text(text: &str) -> Result<Self, String> {
-        TimeOrZero::from_text(text)?.above_zero()
+        Self::read(text, &quoted(text))
     }
 
     fn from_number(number: i128) -> Result<Self, String> {
-        TimeOrZero::from_number(number)?.above_zero()
+        let text = number.to_string();
+        Self::read(&text, &text)
     }
 
     fn schema() -> Json {
-        let text = json!({ "type": "string", "pattern": DURATION, "not": { "pattern": "^[^1-9]*$" } });
-        json!({ "anyOf": [text, { "type": "integer", "minimum": 1 }] })
+        let zero = if ZERO { "^$" } else { "^[^1-9]*$" };
+        let text = json!({ "type": "string", "pattern": DURATION, "not": { "pattern": zero } });
+        json!({ "anyOf": [text, { "type": "integer", "minimum": u8::from(!ZERO) }] })
     }
 }
-scalar!(Time);
-field!(Time => Duration);
+scalar!(Span<ZERO>, for const ZERO: bool);
+field!(Span<ZERO> => Duration, for const ZERO: bool);
 
 /// `systemd.time(7)`, as [`units::duration`] reads it.
 const DURATION: &str = concat!(
@@ -169,43 +185,6 @@ const DURATION: &str = concat!(
 );
 /// As [`units::size`] reads it.
 const SIZE: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*(B|[KMGT](iB)?)?\s*$";
-
-/// A duration that may be nothing.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct TimeOrZero(pub Duration);
-
-impl TimeOrZero {
-    fn above_zero(self) -> Result<Time, String> {
-        if self.0.is_zero() { Err("0 is not allowed here; write a longer time".to_owned()) } else { Ok(Time(self.0)) }
-    }
-}
-
-impl Scalar for TimeOrZero {
-    fn expected() -> String {
-        Time::expected()
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        match units::duration(text) {
-            Ok(duration) => Ok(Self(duration)),
-            Err(_) if is_off(text) => Err(format!("{} is not allowed here; expected {}", quoted(text), Self::expected())),
-            Err(reason) => Err(format!("{} {reason}; expected {}", quoted(text), Self::expected())),
-        }
-    }
-
-    fn from_number(number: i128) -> Result<Self, String> {
-        match units::duration(&number.to_string()) {
-            Ok(duration) => Ok(Self(duration)),
-            Err(reason) => Err(format!("{number} {reason}; expected {}", Self::expected())),
-        }
-    }
-
-    fn schema() -> Json {
-        json!({ "anyOf": [{ "type": "string", "pattern": DURATION }, { "type": "integer", "minimum": 0 }] })
-    }
-}
-scalar!(TimeOrZero);
-field!(TimeOrZero => Duration, Option<Duration>);
 
 /// Bytes, at least one.
 #[derive(Clone, Copy, Debug)]
@@ -301,68 +280,46 @@ pub(super) type Weight = Number<1, 10_000>;
 /// Open files: below 16 there is no room for the sockets, and no kernel has more (`sysctl_nr_open_max`).
 pub(super) type Files = Number<16, 1_073_741_816>;
 
-/// A value, or `"off"` (also `"infinity"`, or 0): what it would limit is not limited.
+/// A value, or no limit: `"off"` or `"infinity"`, of which errors name the word that fits the key. 0 is no limit only if `ZERO`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OrOff<T>(pub Option<T>);
+pub(super) struct OrNone<T, const ZERO: bool>(Option<T>);
 
-impl<T: Scalar> Scalar for OrOff<T> {
+pub(super) type OrOff<T> = OrNone<T, true>;
+pub(super) type OrInfinity<T> = OrNone<T, false>;
+
+impl<T, const ZERO: bool> OrNone<T, ZERO> {
+    fn or_none(expected: &str) -> String {
+        format!("{expected}, or {:?}", if ZERO { "off" } else { "infinity" })
+    }
+}
+
+impl<T: Scalar, const ZERO: bool> Scalar for OrNone<T, ZERO> {
     fn expected() -> String {
-        format!("{}, or \"off\"", T::expected())
+        Self::or_none(&T::expected())
     }
 
     fn from_text(text: &str) -> Result<Self, String> {
         if is_off(text) {
             return Ok(Self(None));
         }
-        T::from_text(text).map(|value| Self(Some(value))).map_err(|error| format!("{error}, or \"off\""))
+        T::from_text(text).map(|value| Self(Some(value))).map_err(|error| Self::or_none(&error))
     }
 
     fn from_number(number: i128) -> Result<Self, String> {
-        if number == 0 {
+        if ZERO && number == 0 {
             return Ok(Self(None));
         }
-        T::from_number(number).map(|value| Self(Some(value))).map_err(|error| format!("{error}, or \"off\""))
+        T::from_number(number).map(|value| Self(Some(value))).map_err(|error| Self::or_none(&error))
     }
 
     fn schema() -> Json {
-        json!({ "anyOf": [T::schema(), { "enum": ["off", "infinity", 0] }] })
+        let none = if ZERO { json!(["off", "infinity", 0]) } else { json!(["off", "infinity"]) };
+        json!({ "anyOf": [T::schema(), { "enum": none }] })
     }
 }
-scalar!(OrOff<T>, for T: Scalar);
+scalar!(OrNone<T, ZERO>, for T: Scalar, const ZERO: bool);
 
-impl<T: Scalar + Field<U>, U> Field<Option<U>> for OrOff<T> {
-    fn field(self) -> Option<U> {
-        self.0.map(T::field)
-    }
-}
-
-/// A value, or `"infinity"`: no limit. Unlike [`OrOff`], 0 is not taken for "no limit".
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OrInfinity<T>(pub Option<T>);
-
-impl<T: Scalar> Scalar for OrInfinity<T> {
-    fn expected() -> String {
-        format!("{}, or \"infinity\"", T::expected())
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        if is_off(text) {
-            return Ok(Self(None));
-        }
-        T::from_text(text).map(|value| Self(Some(value))).map_err(|error| format!("{error}, or \"infinity\""))
-    }
-
-    fn from_number(number: i128) -> Result<Self, String> {
-        T::from_number(number).map(|value| Self(Some(value))).map_err(|error| format!("{error}, or \"infinity\""))
-    }
-
-    fn schema() -> Json {
-        json!({ "anyOf": [T::schema(), { "enum": ["off", "infinity"] }] })
-    }
-}
-scalar!(OrInfinity<T>, for T: Scalar);
-
-impl<T: Scalar + Field<U>, U> Field<Option<U>> for OrInfinity<T> {
+impl<T: Scalar + Field<U>, U, const ZERO: bool> Field<Option<U>> for OrNone<T, ZERO> {
     fn field(self) -> Option<U> {
         self.0.map(T::field)
     }

@@ -139,7 +139,7 @@ impl Scalar for Account {
     }
 }
 scalar!(Account);
-field!(Account => Option<String>);
+field!(Account => String);
 
 /// A path: not empty, and nothing in it that the kernel refuses.
 #[derive(Clone, Debug)]
@@ -162,7 +162,7 @@ impl Scalar for FilePath {
     }
 }
 scalar!(FilePath);
-field!(FilePath => Option<PathBuf>);
+field!(FilePath => PathBuf);
 
 /// Where to listen: a numeric address with its port, or an absolute path.
 #[derive(Clone, Debug)]
@@ -194,7 +194,7 @@ impl Scalar for Address {
     }
 }
 scalar!(Address);
-field!(Address => Option<String>);
+field!(Address => String);
 
 /// `sun_path` of `unix(7)` less its final NUL.
 const PATH_MAX: usize = 107;

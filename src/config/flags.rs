@@ -86,6 +86,8 @@ fn argument(key: &'static Key, flag: &'static Flag) -> Arg {
     let mut names = flag.names();
     let is_path = flag.value_name() == "PATH";
     let words = (key.words)().join("|");
+    // A switch alone is on.
+    let is_switch = words == "true|false";
     Arg::new(key.full)
         .long(names.next().unwrap_or(key.name))
         .visible_aliases(names)
@@ -95,6 +97,9 @@ fn argument(key: &'static Key, flag: &'static Flag) -> Arg {
         .value_hint(if is_path { ValueHint::AnyPath } else { ValueHint::Other })
         .value_parser(ValueReader { key, flag })
         .hide_possible_values(true)
+        .num_args(if is_switch { 0..=1 } else { 1..=1 })
+        .require_equals(is_switch)
+        .default_missing_values(is_switch.then_some("true"))
         .action(if flag.repeated { ArgAction::Append } else { ArgAction::Set })
         .allow_hyphen_values(flag.repeated && is_path)
 }

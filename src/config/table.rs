@@ -141,6 +141,12 @@ tables! {
         /// The socket is descriptor 3, too. `"socket"` is for programs that expect it as `StandardInput=socket` of
         /// `systemd.exec(5)` passes it, such as Java's `System.inheritedChannel()`. Without a listening socket it is an error.
         stdin: Stdin as Stdin, default r#""null""#, flag("stdin"), also "standardinput";
+        /// Whether the listening sockets are made non-blocking (`O_NONBLOCK`) before a worker starts.
+        /// `true` is for servers that expect it, such as nginx. The flag belongs to the socket, which the workers of all
+        /// generations share: the workers of the old generation get it, too, when a reload starts the new ones. If that reload is
+        /// rolled back, the flag is cleared where it was set for it. `false` leaves the flag as it is: it stays after a commit,
+        /// and where a worker or `NonBlocking=yes` of the unit has set it.
+        nonblocking: bool as bool, default "false", example "true", flag("nonblocking");
     } with {
         /// `[worker.limits]`
         limits: Limits;

@@ -136,6 +136,31 @@ impl<T: Scalar> Visitor<'_> for ScalarVisitor<T> {
     }
 }
 
+/// In the file without quotes; there serde reads it.
+impl Scalar for bool {
+    fn expected() -> String {
+        "true or false".to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| format!("{} is unknown; expected {}", quoted(text), Self::expected()))
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "boolean" })
+    }
+
+    fn words() -> &'static [&'static str] {
+        &["true", "false"]
+    }
+}
+
+impl Field<Self> for bool {
+    fn field(self) -> Self {
+        self
+    }
+}
+
 /// A duration; 0 only if `ZERO`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span<const ZERO: bool>(Duration);

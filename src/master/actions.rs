@@ -50,6 +50,9 @@ impl Master {
 
     fn release(&mut self, number: GenerationId) {
         self.releases.remove(&number);
+        if !self.releases.values().any(|release| release.config.worker.nonblocking) {
+            self.nonblocking.take_back();
+        }
         self.keep_reader_rules();
     }
 
@@ -125,6 +128,9 @@ impl Master {
         self.reload_decided(number, outcome);
         if outcome == Outcome::Committed {
             self.warn_of_release(number);
+            if self.releases.get(&number).is_some_and(|release| release.config.worker.nonblocking) {
+                self.nonblocking.confirm();
+            }
         }
         let reason: Arc<str> = reason.into();
         let ended = SystemTime::now();

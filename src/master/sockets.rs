@@ -1,10 +1,11 @@
 //! The listening sockets: from systemd, or bound by ourselves.
 //!
 //! Law: they are never closed while the instance lives, and nothing but their number is ever changed on an inherited
-//! one: `O_NONBLOCK` belongs to the open file that all generations, and systemd, share.
+//! one, unless the configuration asks for it: `O_NONBLOCK` belongs to the open file that all generations, and systemd, share.
 
 mod bind;
 mod inherit;
+mod nonblocking;
 mod slots;
 mod steer;
 
@@ -17,6 +18,7 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketType, gets
 
 pub use self::bind::{bind, bind_all, check, check_directory, is_beside_ipv4};
 pub use self::inherit::{Inherited, STORED_PREFIX, from_systemd};
+pub use self::nonblocking::Nonblocking;
 pub use self::slots::{Slots, one_each};
 
 /// A socket that the workers serve.

@@ -127,6 +127,10 @@ impl Master {
         ];
         let listeners = self.listeners_of(slot, release)?;
         let sockets = listeners.as_deref().unwrap_or(&release.plan.listeners);
+        if release.config.worker.nonblocking {
+            let is_committed = self.pool.candidate() != Some(generation);
+            self.nonblocking.set(sockets, is_committed).map_err(|error| format!("worker.nonblocking: {error}"))?;
+        }
         let first_socket = sockets.first().filter(|_| release.config.worker.stdin == Stdin::Socket);
         let birth = Birth {
             listeners: listeners.as_deref(),

@@ -30,7 +30,7 @@ use super::prepare::{self, InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
 use super::runtime_dir::RuntimeDir;
-use super::sockets::{self, Inherited, Listener, Slots};
+use super::sockets::{self, Inherited, Listener, Nonblocking, Slots};
 use super::status_cache::StatusCache;
 use super::status_listener::StatusListener;
 use super::systemd::Systemd;
@@ -474,6 +474,7 @@ impl Master {
             status_cache: StatusCache::new(Arc::new(Clocks)),
             idle_trim,
             discarder: Discarder::default(),
+            nonblocking: Nonblocking::default(),
             started_at,
             child_ended: false,
             dismissed: Vec::new(),

@@ -29,7 +29,7 @@ use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
 use super::readiness::ReadinessWatch;
 use super::runtime_dir::RuntimeDir;
-use super::sockets::Slots;
+use super::sockets::{Nonblocking, Slots};
 use super::spawn::Pages;
 use super::status_cache::StatusCache;
 use super::status_listener::StatusListener;
@@ -134,6 +134,7 @@ pub struct Master {
     pub(super) source: Source,
     /// The sockets of the slots, where each has its own.
     pub(super) slots: Slots,
+    pub(super) nonblocking: Nonblocking,
     /// Whether the loop runs when it is to.
     pub(super) absence: Absence,
     pub(super) terminal: Terminal,

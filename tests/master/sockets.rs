@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use rustix::fs::{OFlags, fcntl_getfl};
 
 use super::harness::master::pids;
-use super::harness::{Place, Plan, Signal, Value, http, processes};
+use super::harness::{Place, Plan, Signal, Value, eventually, http, processes};
 
 /// `name address` of each socket of the status document.
 fn sockets(status: &Value) -> Vec<String> {
@@ -146,6 +146,36 @@ fn nothing_but_a_number_is_changed_of_a_socket_from_systemd() {
     master.ok(&["reload"]);
     master.wait_until_calm();
     assert_eq!(flags(), [false, true]);
+}
+
+#[test]
+fn nonblocking_is_taken_back_with_the_release_that_wanted_it() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let seen = copy_of(&socket);
+    let is_set = || fcntl_getfl(&seen).expect("flags").contains(OFlags::NONBLOCK);
+    let place = Place::new();
+    place.program("v1/worker", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n");
+    place.release("bad", "");
+    place.program("bad/worker", "#!/bin/sh\ncat /proc/self/fdinfo/3 > ../fdinfo\nexit 3\n");
+    let worker = "ready = 'notify'\ncount = 1\nnonblocking = ";
+    let master = place.pool(&format!("{worker}false"), "").socket("a", socket).start();
+    assert!(!is_set());
+    // A release whose worker fails before it is ready: the generation that serves may wait in accept(2).
+    master.place.configure(&format!("{worker}true"), "");
+    master.place.current("bad");
+    assert_eq!(master.verb(&["reload"]).code, Some(1));
+    master.wait_until_calm();
+    let fdinfo = master.place.read("fdinfo");
+    let flags = fdinfo.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags").trim();
+    assert!(i32::from_str_radix(flags, 8).expect("octal digits") & libc::O_NONBLOCK != 0, "the worker had it: {fdinfo}");
+    eventually("the flag is cleared", || (!is_set()).then_some(()), || master.log());
+    master.place.current("v1");
+    master.ok(&["reload"]);
+    assert!(is_set());
+    master.place.configure(&format!("{worker}false"), "");
+    master.ok(&["reload"]);
+    master.wait_until_calm();
+    assert!(is_set(), "workers may rely on it");
 }
 
 #[test]

@@ -95,6 +95,18 @@ fn init_binds_ipv4_and_ipv6_of_one_port_apart() {
     assert_eq!(tree(root.path()).matches("BindIPv6Only").count(), 1);
 }
 
+/// systemd warns of an option of TCP at a socket that is none.
+#[test]
+fn init_of_paths_alone_switches_tcp_nodelay_off() {
+    for (addresses, is_off) in [(["/run/a.sock", "/run/b.sock"], true), (["/run/a.sock", "8080"], false)] {
+        let root = tempfile::tempdir().expect("a directory");
+        let at = root.path().to_str().expect("text");
+        let said = init(root.path(), &["web", "--root", at, "--listen", addresses[0], "--listen", addresses[1], "--", "x"]);
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        assert_eq!(tree(root.path()).contains("NoDelay=no"), is_off, "{}", tree(root.path()));
+    }
+}
+
 #[test]
 fn a_mistake_is_said_before_anything_is_written() {
     let root = tempfile::tempdir().expect("a directory");

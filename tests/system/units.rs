@@ -6,6 +6,7 @@ use crate::container::{Container, text, wait_for};
 pub const CASES: &[Case] = &[
     ("the_units_are_valid", the_units_are_valid),
     ("an_instance_without_an_address_is_refused_by_name", an_instance_without_an_address_is_refused_by_name),
+    ("unit_sockets_have_no_delay", unit_sockets_have_no_delay),
     ("the_unit_is_as_closed_as_it_says", the_unit_is_as_closed_as_it_says),
     ("the_socket_outlives_a_service_that_cannot_start", the_socket_outlives_a_service_that_cannot_start),
     ("unit_start_that_cannot_succeed_fails_at_once", unit_start_that_cannot_succeed_fails_at_once),
@@ -39,6 +40,17 @@ fn an_instance_without_an_address_is_refused_by_name(c: &Container) {
     // This systemd is new enough.
     assert!(!journal.contains("is older than"), "{journal}");
     c.ok(&["systemctl", "stop", "ratoon@nowhere.service"]);
+}
+
+fn unit_sockets_have_no_delay(c: &Container) {
+    let listen = "[Socket]\nListenStream=127.0.0.1:7004\nListenStream=[::1]:7004\n";
+    c.write("/etc/systemd/system/ratoon@prompt.socket.d/listen.conf", listen);
+    c.ok(&["systemctl", "daemon-reload"]);
+    c.ok(&["systemctl", "start", "ratoon@prompt.socket"]);
+    assert_eq!(c.property("ratoon@prompt.socket", "NoDelay"), "yes");
+    let journal = c.journal("ratoon@prompt.socket");
+    assert!(journal.contains("Listening on") && !journal.contains("failed"), "{journal}");
+    c.ok(&["systemctl", "stop", "ratoon@prompt.socket"]);
 }
 
 fn the_unit_is_as_closed_as_it_says(c: &Container) {

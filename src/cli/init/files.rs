@@ -100,6 +100,9 @@ impl Instance {
         if self.v6_only {
             text += "# Else the IPv6 socket would take the port of the IPv4 one, too.\nBindIPv6Only=ipv6-only\n";
         }
+        if self.listen.iter().all(|line| line.starts_with("ListenStream=/")) {
+            text += "# A path has no TCP_NODELAY; systemd would warn.\nNoDelay=no\n";
+        }
         text
     }
 

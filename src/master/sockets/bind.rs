@@ -51,7 +51,7 @@ pub fn is_beside_ipv4(spec: &str, others: &[String]) -> bool {
 
 /// Binds `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`, `@abstract` or `udp:127.0.0.1:53`, optionally `name=ADDR`.
 ///
-/// TCP with `SO_REUSEADDR`, whether `[::]` takes IPv4 too is the system's default (as for a socket unit); a socket file
+/// TCP with `SO_REUSEADDR` and `TCP_NODELAY`, which accepted sockets inherit; whether `[::]` takes IPv4 too is the system's default (as for a socket unit); a socket file
 /// is for everyone (0666, as for a socket unit) and replaces a stale one; root refuses a directory in which another user
 /// could put another file in its place. The sockets are blocking, as a plain
 /// accept(2) loop needs them; who wants them otherwise sets it itself.
@@ -162,6 +162,8 @@ fn bind_ip(address: SocketAddr, socket_type: SocketType, v6_only: bool) -> Resul
     }
     rustix::net::bind(&fd, &address)?;
     if socket_type == SocketType::STREAM {
+        // Accepted sockets inherit it: a server that writes head and body apart does not wait for the client's acknowledgement.
+        sockopt::set_tcp_nodelay(&fd, true)?;
         // So that it may have others beside it one day (worker.balance); until then nobody shall share its address.
         sockopt::set_socket_reuseport(&fd, true)?;
         rustix::net::listen(&fd, BACKLOG)?;

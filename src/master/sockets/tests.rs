@@ -238,6 +238,7 @@ fn tcp_of_our_own() {
     let mut stream = TcpStream::connect(&listener.address).unwrap();
     stream.write_all(b"x").unwrap();
     let mut accepted = TcpListener::from(listener.fd.try_clone().unwrap()).accept().unwrap().0;
+    assert!(accepted.nodelay().unwrap(), "a server that writes twice does not wait for the client");
     let mut byte = [0];
     accepted.read_exact(&mut byte).unwrap();
 

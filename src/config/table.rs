@@ -75,6 +75,8 @@ tables! {
         /// The program and its arguments, one word an element; no shell reads it.
         /// A program without a slash is looked up in the master's `PATH`, and nowhere else; one with a slash is relative to
         /// `directory`.
+        /// In the arguments, `$RATOON_SLOT`, `$RATOON_WORKER` and `$RATOON_GENERATION` are replaced by the numbers of the worker; braces
+        /// are allowed, as in `${RATOON_SLOT}`. `$$RATOON_SLOT` becomes `$RATOON_SLOT`. Every other dollar stays as it is.
         /// The only key that must be there. See USERS in `ratoon.toml(5)` for as whom it runs.
         command: Vec<String> as Argv, none "must be there", example r#"["/usr/bin/my-server", "--listen-fd", "3"]"#,
             also "cmd exec program execstart";
@@ -90,6 +92,8 @@ tables! {
             example r#""/srv/web/current""#, flag("directory PATH"), also "cwd chdir workingdirectory";
         /// Variables for workers, added to the master's own: a table, or a list of `"NAME=value"`.
         /// A flag wins over every environment file.
+        /// `$RATOON_SLOT`, `$RATOON_WORKER` and `$RATOON_GENERATION` are replaced in the values as in `command`, but not for hooks and
+        /// `reload.check`, which run for no worker, and not in environment files.
         environment: Vec<(String, String)> as Variables, none "none",
             example r#"{ RUST_LOG = "info", DATABASE_URL = "postgres:///web" }"#,
             flag("env|environment NAME=VALUE", Assignment => environment_override), also "env";

@@ -49,6 +49,7 @@ mod conditions;
 mod discarder;
 mod document;
 mod exit;
+mod expand;
 mod fronts;
 mod handover;
 pub mod hooks;

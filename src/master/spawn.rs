@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::cgroup::{Limits, WorkerGroup};
+use super::expand::Values;
 use super::prepare::{Release, assignment};
 use super::processes::{Budget, Process, Token};
 use super::turn::Master;
@@ -132,9 +133,12 @@ impl Master {
             self.nonblocking.set(sockets, is_committed).map_err(|error| format!("worker.nonblocking: {error}"))?;
         }
         let first_socket = sockets.first().filter(|_| release.config.worker.stdin == Stdin::Socket);
+        let expanded = Values { slot, worker, generation }.expand(&release.config.worker, &release.plan);
         let birth = Birth {
             listeners: listeners.as_deref(),
             tag: worker,
+            argv: expanded.argv,
+            plan_env: expanded.env,
             env: own.into_iter().flatten().collect(),
             stdin: first_socket.map(|socket| std::os::fd::AsFd::as_fd(&**socket)),
             stdout: Some(std::os::fd::AsFd::as_fd(&streams.stdout)),

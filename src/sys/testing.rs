@@ -67,6 +67,8 @@ pub fn shell(script: &str) -> Plan {
 pub fn birth<'a>() -> Birth<'a> {
     Birth {
         tag: 1,
+        argv: None,
+        plan_env: None,
         env: Vec::new(),
         stdin: None,
         stdout: None,

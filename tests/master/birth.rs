@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use rustix::process::{Pid, PidfdFlags, getsid, pidfd_open};
 
 use super::harness::master::{last_failure, pids, workers};
-use super::harness::{Master, Place, Plan, Signal, Value, processes};
+use super::harness::{Master, Place, Plan, RATOON, Signal, Value, processes};
+use super::upgrade::{install, upgrade};
 
 /// Writes down what the worker was born with, before anything else runs in it.
 const DIARY: &str = "tr '\\0' '\\n' < /proc/$$/environ > PLACE/environ.$RATOON_WORKER\n\
@@ -98,6 +100,36 @@ os.execv(sys.argv[1], sys.argv[1:])' \"$0\" \"$@\"";
             assert_eq!(said(name), None, "{name} is the master's");
         }
     }
+}
+
+#[test]
+fn names_in_command_and_environment_are_each_worker_s_own() {
+    let place = Place::new();
+    install(&place, Path::new(RATOON));
+    let script = "printf '%s\\n' \"$*\" $PORT $KEPT > ../said.$RATOON_WORKER";
+    place.program("v1/worker", &format!("#!/bin/sh\n{script}\nsystemd-notify --ready\nexec sleep 1000\n"));
+    let command = "['./worker', '--id=$RATOON_WORKER', '${RATOON_GENERATION}/$RATOON_SLOT', '$$RATOON_SLOT', '$HOME $$']";
+    let variables = "{ PORT = '80$RATOON_SLOT', KEPT = '$RATOON_SLOTS' }";
+    let directory = place.path("current");
+    let worker = format!("command = {command}\ndirectory = {directory:?}\nenvironment = {variables}");
+    place.write("pool.toml", &format!("[worker]\n{worker}\ncount = 2\nready = 'notify'\n"));
+    let master = Plan::new(place).program("ratoon").start();
+    let check = |status: &Value| {
+        for worker in workers(status) {
+            let (id, slot, generation) = (&worker["id"], &worker["slot"], &worker["generation"]);
+            let said = master.place.read(&format!("said.{id}"));
+            assert_eq!(said, format!("--id={id} {generation}/{slot} $RATOON_SLOT $HOME $$\n80{slot}\n$RATOON_SLOTS\n"));
+        }
+    };
+    check(&master.status());
+    master.ok(&["reload"]);
+    check(&master.wait_until_calm());
+    // A replacement that the next master starts from the pinned release.
+    upgrade(&master);
+    let old = pids(&master.wait_until_calm());
+    processes::signal(old[0], Signal::KILL);
+    let status = master.wait("a replacement", |status| status["workers_ready"] == 2 && !pids(status).contains(&old[0]));
+    check(&status);
 }
 
 #[test]

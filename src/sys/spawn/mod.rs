@@ -66,6 +66,10 @@ pub struct Plan {
 pub struct Birth<'a> {
     /// The worker's id: comes back in [`SpawnError::tag`].
     pub tag: u64,
+    /// Its arguments, in place of [`Plan::argv`]; as many as those.
+    pub argv: Option<Vec<CString>>,
+    /// `KEY=VALUE`, in place of [`Plan::env`].
+    pub plan_env: Option<Vec<CString>>,
     /// `KEY=VALUE`, added to [`Plan::env`].
     pub env: Vec<CString>,
     /// Its standard input; `None`: `/dev/null`.

@@ -41,7 +41,7 @@ impl Buffer {
 /// The worker's environment is the generation's, its own, and the variables whose digits only the child knows.
 pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
     let mut buffer = Buffer::default();
-    let argv: Vec<Place> = plan.argv.iter().map(|word| buffer.add(word)).collect();
+    let argv: Vec<Place> = birth.argv.as_ref().unwrap_or(&plan.argv).iter().map(|word| buffer.add(word)).collect();
     let starts: Vec<(Place, bool, Place, Option<Vec<Place>>)> = plan
         .program
         .starts()
@@ -54,7 +54,7 @@ pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
 
     let listens = !plan.listeners.is_empty();
     let wanted = |entry: &&std::ffi::CString| listens || !entry.to_bytes().starts_with(b"LISTEN_FD");
-    let fixed = plan.env.iter().chain(&birth.env).filter(wanted);
+    let fixed = birth.plan_env.as_ref().unwrap_or(&plan.env).iter().chain(&birth.env).filter(wanted);
     let mut env: Vec<Place> = fixed.map(|entry| buffer.add(entry)).collect();
     if birth.scoreboard.is_some() {
         env.push(buffer.say(&format!("RATOON_SCOREBOARD={}", next - 1)));

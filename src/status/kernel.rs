@@ -11,6 +11,7 @@ mod holders;
 mod kept;
 mod netlink;
 mod process;
+mod ring;
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;

@@ -146,7 +146,8 @@ def judge(server, result):
     """What of the row is wrong and not explained under `[known]`."""
     wrong = []
     for name, counts in result.get("lost", {}).items():
-        if counts["lost"] and name not in server.known and "lost" not in server.known:
+        explained = {"lost", *(("new", "kept", "fast") if name == "both" else (name,))}
+        if counts["lost"] and not explained.intersection(server.known):
             wrong.append(f"{name}: {counts['lost']} of {counts['requests']} lost: {counts['how']}")
         for said in counts.get("refused", []):
             wrong.append(f"{name}: a good release was refused: {said}")

@@ -69,7 +69,7 @@ class Pool:
         for table in ("worker", "reload"):
             keys = dict(self.setup.config.get(table, {}))
             if table == "worker":
-                keys = {"count": self.count, "directory": str(self.place), "stop_timeout": "20s", "start_timeout": "15s", **keys}
+                keys = {"count": self.count, "directory": str(self.place), "stop_timeout": "20s", "start_timeout": "60s", **keys}
             environment = keys.pop("environment", {})
             text += f"[{table}]\n" + "".join(f"{key} = {self.fill(json.dumps(value))}\n" for key, value in keys.items())
             if environment:

@@ -1,5 +1,5 @@
-// Package ratoon is what a Go worker of Ratoon links: the handed sockets, readiness, a drain that loses no request, and what the worker
-// is doing. Each call does nothing where the program runs without a master, so the same program runs alone.
+// Package ratoon is the worker library of Ratoon for Go: the handed sockets, readiness, a drain that loses no request, and requests on
+// the status page. Each call does nothing where the program runs without a master, so the same program runs alone.
 package ratoon
 
 import (

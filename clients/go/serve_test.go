@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// workers are what this test program does as a worker, by RATOON_TEST_WORKER.
+// workers are the programs that this test program is as a worker, by RATOON_TEST_WORKER.
 var workers = map[string]func() error{
 	"serve": func() error { return ListenAndServe(&http.Server{Handler: routes()}, "") },
 	"tls": func() error {

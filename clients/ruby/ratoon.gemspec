@@ -5,7 +5,7 @@ require_relative 'lib/ratoon/version'
 Gem::Specification.new do |spec|
   spec.name = 'ratoon'
   spec.version = Ratoon::VERSION
-  spec.summary = 'What a Ruby worker of Ratoon links: readiness, a drain without loss, and what it is doing'
+  spec.summary = 'Worker library of Ratoon for Ruby: readiness, a drain without loss, requests on the status page'
   spec.description = "#{spec.summary}. A plugin for Puma, middleware for Rack and Rails, sd_notify(3) and the status page."
   spec.authors = ['Ratoon contributors']
   spec.license = 'MIT'

@@ -12,7 +12,7 @@ import process from 'node:process';
 /** For how long a worker says `Connection: close` before its servers stop, in milliseconds. */
 const GRACE_MS = Number(process.env.RATOON_GRACE_MS ?? 5000);
 
-/** Each stops a server, and resolves when its requests are answered. */
+/** Functions that stop one server each, and resolve when its requests are answered. */
 const stops = [];
 let draining = false;
 

@@ -7,7 +7,7 @@ require_relative 'ratoon/scoreboard'
 require_relative 'ratoon/identity'
 require_relative 'ratoon/rack'
 
-# What a worker of Ratoon links. Each call does nothing where the program runs without a master, so the same program runs alone.
+# The worker library of Ratoon. Each call does nothing where the program runs without a master, so the same program runs alone.
 module Ratoon
   # Under this key a request's env holds its entry on the status page.
   KEY = 'ratoon.request'

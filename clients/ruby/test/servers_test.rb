@@ -2,7 +2,7 @@
 
 require_relative 'support'
 
-# What every way of running Puma must do: with the plugin, and unmodified with the adapter.
+# Tests of Puma, for both ways to run it: with the plugin, and unmodified with the adapter.
 module PumaTests
   APP = <<~RUBY
     require 'ratoon'

@@ -19,7 +19,7 @@ import (
 
 const (
 	pageBytes = 256 * 1024
-	deadline  = 20 * time.Second
+	deadline  = 60 * time.Second
 )
 
 // newPage makes a page as the master does: the first ten words of the header.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 PAGE_BYTES = 256 * 1024
-DEADLINE = 20  # seconds
+DEADLINE = 60  # seconds
 
 
 def header(stop_timeout: float) -> bytes:

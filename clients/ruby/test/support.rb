@@ -12,7 +12,8 @@ require 'tmpdir'
 class Worker
   LIBRARY = File.expand_path('../lib', __dir__)
   PAGE_BYTES = 256 * 1024
-  DEADLINE = 20 # seconds
+  # Seconds: longer than Rails takes to load on a busy machine.
+  DEADLINE = 60
 
   # The first ten words of a page, as the master makes it; `stop_timeout` in seconds.
   def self.header(stop_timeout = 60)

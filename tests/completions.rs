@@ -86,6 +86,16 @@ fn flag_of_an_enum_is_completed_by_its_words_and_no_files() {
 }
 
 #[test]
+fn zsh_offers_files_where_a_path_may_stand() {
+    let root = written();
+    let zsh = read(root.path(), ZSH);
+    let of_any_kind: Vec<&str> = zsh.lines().filter(|line| line.contains(":_default'")).collect();
+    let may_be_path = |line: &&str| line.contains("--listen=") || line.contains("-l+") || line.contains("::command -- ");
+    assert!(of_any_kind.iter().all(may_be_path), "{of_any_kind:#?}");
+    assert!(zsh.lines().any(|line| line.contains("--user=") && line.contains(":USER:_users")));
+}
+
+#[test]
 fn completions_prints_what_packages_install() {
     let root = written();
     for (shell, name) in [("bash", BASH), ("zsh", ZSH), ("fish", FISH)] {

@@ -18,7 +18,7 @@ pub(super) struct Options {
     /// The configuration
     file: PathBuf,
     /// User as whom the service runs [default: User= of the unit for /etc/ratoon/NAME.toml, else the user who checks]
-    #[arg(long)]
+    #[arg(long, value_hint = clap::ValueHint::Username)]
     user: Option<String>,
     /// Read the file alone, for another machine: no users, directories, programs, environment files
     #[arg(long)]

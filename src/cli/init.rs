@@ -22,12 +22,13 @@ use crate::master::systemd_version;
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// The new instance
+    #[arg(value_hint = ValueHint::Other)]
     name: String,
     /// Where it listens: 8080 (everyone), 127.0.0.1:8080, [::]:80, /run/x.sock; may be repeated
     #[arg(long, short, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: Vec<String>,
     /// User as whom its master and its workers run [default: the owner of the directory, if that is not root]
-    #[arg(long)]
+    #[arg(long, value_hint = ValueHint::Username)]
     user: Option<String>,
     /// Directory in which the workers run [default: the current one]
     #[arg(long, value_name = "PATH")]

@@ -11,7 +11,7 @@ pub(super) struct Options {
     /// The instance; a single number is a WORKER-ID
     name: Option<String>,
     /// The worker to replace, as `ratoon status` shows it; all when left out
-    #[arg(value_name = "WORKER-ID")]
+    #[arg(value_name = "WORKER-ID", value_hint = clap::ValueHint::Other)]
     worker: Option<u64>,
     #[command(flatten)]
     control: Control,

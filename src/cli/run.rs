@@ -15,7 +15,7 @@ pub struct Options {
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The instance's name; the configuration's or the program's when left out
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_hint = clap::ValueHint::Other)]
     name: Option<String>,
     /// A socket to bind when systemd hands over none: 127.0.0.1:8080, [::]:80, /run/x.sock, name=ADDR
     #[arg(long, short, value_name = "ADDR")]

@@ -11,7 +11,7 @@ pub(super) struct Options {
     /// The instance
     name: Option<String>,
     /// How many workers there should be from now on
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::config::COUNT_MAX)))]
+    #[arg(value_name = "N", value_hint = clap::ValueHint::Other, value_parser = clap::value_parser!(u32).range(1..=i64::from(crate::config::COUNT_MAX)))]
     workers: u32,
     #[command(flatten)]
     control: Control,

@@ -84,7 +84,11 @@ impl FromArgMatches for Overrides {
 /// The flag as clap knows it.
 fn argument(key: &'static Key, flag: &'static Flag) -> Arg {
     let mut names = flag.names();
-    let is_path = flag.value_name() == "PATH";
+    let hint = match flag.value_name() {
+        "PATH" => ValueHint::AnyPath,
+        "USER" => ValueHint::Username,
+        _ => ValueHint::Other,
+    };
     let words = (key.words)().join("|");
     // A switch alone is on.
     let is_switch = words == "true|false";
@@ -94,14 +98,14 @@ fn argument(key: &'static Key, flag: &'static Flag) -> Arg {
         .help(help(key, flag))
         .help_heading(HEADING)
         .value_name(if words.is_empty() { flag.value_name().to_owned() } else { words })
-        .value_hint(if is_path { ValueHint::AnyPath } else { ValueHint::Other })
+        .value_hint(hint)
         .value_parser(ValueReader { key, flag })
         .hide_possible_values(true)
         .num_args(if is_switch { 0..=1 } else { 1..=1 })
         .require_equals(is_switch)
         .default_missing_values(is_switch.then_some("true"))
         .action(if flag.repeated { ArgAction::Append } else { ArgAction::Set })
-        .allow_hyphen_values(flag.repeated && is_path)
+        .allow_hyphen_values(flag.repeated && hint == ValueHint::AnyPath)
 }
 
 /// The first line of the key's doc comment, and the default.

@@ -250,12 +250,6 @@ macro_rules! words {
         }
         $crate::config::values::scalar!($enum);
 
-        impl $crate::config::row::Field<Self> for $enum {
-            fn field(self) -> Self {
-                self
-            }
-        }
-
         impl serde::Serialize for $enum {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.serialize_str(self.word())

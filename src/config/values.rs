@@ -6,7 +6,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use serde::de::{Error, Visitor};
+use serde::de::{Deserialize, Error, Visitor};
 use serde_json::{Value as Json, json};
 
 use super::error::quoted;
@@ -47,6 +47,13 @@ impl<T: Scalar> Shape for T {
 
     fn words() -> &'static [&'static str] {
         <T as Scalar>::words()
+    }
+}
+
+/// A value that is a field as it is: an enum, a switch.
+impl<T: Scalar + for<'de> Deserialize<'de>> Field<T> for T {
+    fn field(self) -> T {
+        self
     }
 }
 
@@ -152,12 +159,6 @@ impl Scalar for bool {
 
     fn words() -> &'static [&'static str] {
         &["true", "false"]
-    }
-}
-
-impl Field<Self> for bool {
-    fn field(self) -> Self {
-        self
     }
 }
 

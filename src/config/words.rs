@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use serde_json::{Value as Json, json};
 
 use super::error::quoted;
-use super::row::Field;
 use super::types::{COUNT_MAX, Surge};
 use super::values::{Scalar, field, scalar};
 use crate::sys::{accounts, signals};
@@ -99,12 +98,6 @@ impl Scalar for Surge {
     }
 }
 scalar!(Surge);
-
-impl Field<Self> for Surge {
-    fn field(self) -> Self {
-        self
-    }
-}
 
 /// A user or a group, by name or number.
 #[derive(Clone, Debug)]

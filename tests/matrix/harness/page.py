@@ -48,7 +48,7 @@ def short(result):
 def write(servers, languages):
     known = results()
     text = (HERE / "page.md").read_text()
-    rows = [row(server, known[server.name]) for server in servers if server.name in known]
+    rows = [row(server, known.get(server.name, {"missing": "not measured"})) for server in servers]
     text = text.replace("@LOST@\n", table(["server", "starts", "lost: new", "kept", "fast kept", "slow request", "MB a worker", "lines"], [a for a, _, _ in rows]))
     text = text.replace("@BROKEN@\n", table(["server", "syntax error", "error after 2 s", "hangs", "exits with 0", "error at the first request"], [b for _, b, _ in rows]))
     text = text.replace("@PLAIN@\n", table(["server", "new", "kept", "fast kept"], [c for _, _, c in rows if c]))
@@ -65,7 +65,7 @@ def row(server, result):
     """The server's cells in the three tables; None where a table has no row for it."""
     name = f"[{server.title}](#{anchor(server.title)})"
     if "missing" in result:
-        return [name, f"no: {result['missing']}", *[""] * 6], [name, *[""] * 5], None
+        return [name, result["missing"], *[""] * 6], [name, *[""] * 5], None
     lost = [counts(result.get("lost", {}).get(each)) + mark(server, each, "lost", result.get("lost", {}).get(each, {}).get("lost")) for each in ("new", "kept", "fast")]
     slow = "–" if "slow" not in result else "kept" if result["slow"] is None else "**lost**" + mark(server, "slow", "slow", True)
     memory = f"{result['memory'] / 1e6:.0f}" if result.get("memory") else "?"

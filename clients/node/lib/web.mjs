@@ -18,7 +18,7 @@ let draining = false;
 
 /** A handler whose answers say `Connection: close` during the drain. */
 function closing(handler) {
-  return async function (...request) {
+  const wrapped = async function (...request) {
     const response = await handler.apply(this, request);
     if (!draining || !(response instanceof Response)) return response;
     // The headers of a response may be immutable.
@@ -27,6 +27,8 @@ function closing(handler) {
     headers.set('Connection', 'close');
     return new Response(response.body, { status, statusText, headers });
   };
+  // Deno makes no Request for a handler that names no parameter.
+  return Object.defineProperty(wrapped, 'length', { value: handler.length });
 }
 
 /** The routes of Bun.serve: handlers, responses, or either by method. */

@@ -6,6 +6,9 @@ from . import load
 from .pool import BuildFailed, Pool
 from .servers import BREAKS
 
+#: The part of requests that an explanation in the server's file excuses; more is another fault.
+KNOWN_MAX = 0.01
+
 
 def row(server, options):
     """Everything about one server, as data for the page. `wrong` has what is neither good nor explained by the server's file."""
@@ -147,7 +150,8 @@ def judge(server, result):
     wrong = []
     for name, counts in result.get("lost", {}).items():
         explained = {"lost", *(("new", "kept", "fast") if name == "both" else (name,))}
-        if counts["lost"] and not explained.intersection(server.known):
+        few = counts["lost"] <= counts["requests"] * KNOWN_MAX
+        if counts["lost"] and not (few and explained.intersection(server.known)):
             wrong.append(f"{name}: {counts['lost']} of {counts['requests']} lost: {counts['how']}")
         for said in counts.get("refused", []):
             wrong.append(f"{name}: a good release was refused: {said}")

@@ -7,8 +7,8 @@
 pub mod changes;
 pub mod readers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -193,8 +193,12 @@ pub struct Backend {
     pub changes: ChangeFeed,
 }
 
+/// When this program of the master began: another time after an upgrade in place.
+pub static PROGRAM_STARTED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
+
 /// Makes both ends.
 pub fn channel(first: Summary) -> (Handle, Backend) {
+    LazyLock::force(&PROGRAM_STARTED);
     let (command_in, commands) = mpsc::unbounded_channel();
     let (summary_in, summary) = watch::channel(first);
     let changes = ChangeFeed::default();
@@ -225,26 +229,10 @@ impl Handle {
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
     pub async fn ask(&self, request: Request) -> Result<Reply, Closed> {
-        self.ask_as(self.next_requester(), request).await
-    }
-
-    /// The same under a number of [`Self::next_requester`].
-    ///
-    /// # Errors
-    /// [`Closed`] when the master ends before it answers.
-    pub async fn ask_as(&self, requester: RequesterId, request: Request) -> Result<Reply, Closed> {
+        let requester = self.next_requester();
         let (reply, answer) = oneshot::channel();
         let command = Command::Request { requester, request, reply: Some(reply), announce: self.announces };
         self.commands.send(command).map_err(|_| Closed)?;
-        self.wait_as(requester, answer).await
-    }
-
-    /// Waits for the answer to what was asked under this number, by this master's predecessor or by
-    /// [`Self::ask_as`]. Dropping the future before that tells the loop that the requester went away.
-    ///
-    /// # Errors
-    /// [`Closed`] when the master ends before it answers.
-    pub async fn wait_as(&self, requester: RequesterId, answer: oneshot::Receiver<Reply>) -> Result<Reply, Closed> {
         let mut guard = Guard { requester, commands: &self.commands, armed: true };
         let answer = answer.await;
         guard.armed = false;
@@ -297,7 +285,7 @@ impl Handle {
     }
 
     /// A number for one requester; never given twice.
-    pub fn next_requester(&self) -> RequesterId {
+    fn next_requester(&self) -> RequesterId {
         self.requesters.fetch_add(1, Ordering::Relaxed) + 1
     }
 }

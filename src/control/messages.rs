@@ -35,6 +35,8 @@ pub struct SummaryMessage {
     pub worker_crashes: u64,
     /// When the instance began, RFC 3339.
     pub start_time: String,
+    /// When this program of the master began, RFC 3339: another one after an upgrade in place.
+    pub program_start_time: String,
 }
 
 /// A worker as the loop knows it: the event `worker`.
@@ -212,6 +214,7 @@ impl From<&Summary> for SummaryMessage {
             workers_ready: summary.workers_ready,
             worker_crashes: summary.crashes,
             start_time: time(summary.started_at),
+            program_start_time: time(*crate::api::PROGRAM_STARTED),
         }
     }
 }

@@ -38,15 +38,8 @@ pub fn serve_status(
     Ok(tokio::spawn(http::serve_with(listener, handle.clone(), None, registry.clone())).abort_handle())
 }
 
-/// Starts the D-Bus service, with the connection that an earlier program has left, if it has; it is to be stopped at the
-/// end, so that its callers get their answers.
-pub fn start_bus(
-    handle: &Handle,
-    instance: &str,
-    journal: &Journal,
-    under_systemd: bool,
-    resumed: Option<dbus::Resumed>,
-) -> dbus::Service {
+/// Starts the D-Bus service; it is to be stopped at the end, so that its callers get their answers.
+pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_systemd: bool) -> dbus::Service {
     let log = journal.clone();
     let options = dbus::Options {
         instance: instance.to_owned(),
@@ -62,7 +55,7 @@ pub fn start_bus(
         }),
         log_control: Arc::new(JournalControl(journal.clone())),
     };
-    dbus::spawn_with(handle.announcing(), options, resumed)
+    dbus::spawn(handle.announcing(), options)
 }
 
 /// Binds the address of `status.listen`.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use self::relay::Relay;
-pub use self::relay_state::{Pipe, RelayState};
+pub use self::relay_state::{Pipe, RelayState, Settled};
 use super::journal::Target;
 use crate::sys::stream::is_dead;
 

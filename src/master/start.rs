@@ -41,7 +41,7 @@ use super::turn::{End, Master};
 use crate::api::{self, RequesterId, Summary};
 use crate::config::Overrides;
 use crate::control::dbus;
-use crate::control::http::{ConnectionRegistry, Resumed};
+use crate::control::http::ConnectionRegistry;
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
 use crate::pool::{Event, GenerationId, Pool, PoolState};
@@ -172,12 +172,8 @@ pub(super) struct Origin {
     pub output: RelayState,
     /// Its other descriptors.
     pub fds: Incoming,
-    /// The last number that it gave to a requester.
+    /// The last number that it gave to an requester.
     pub last_requester: RequesterId,
-    /// Its connections.
-    pub resumed: Vec<Resumed>,
-    /// Its connection to the message bus.
-    pub bus: Option<dbus::Resumed>,
     pub releases: HashMap<GenerationId, Release>,
     pub troubles: Troubles,
     pub first: First,
@@ -200,7 +196,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
     let begun_by_systemd = left.is_none() && under_systemd && env("INVOCATION_ID").is_some();
     // Before there is any other process of ours in the unit's group.
     let cgroups = cgroups(journal);
-    let mut origin = match left {
+    let origin = match left {
         None => fresh(&options, &start)?,
         Some(left) => resume::go_on(left, &start)?,
     };
@@ -219,7 +215,6 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
         .build()
         .map_err(|error| format!("cannot make the event loop: {error}"))?;
     keep_a_thread(&runtime)?;
-    let resumed = origin.bus.take();
     let code = runtime.block_on(async {
         let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin, terminal })?;
         if under_systemd && env("INVOCATION_ID").is_some() {
@@ -227,7 +222,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
         }
         let handle = master.runtime_dir.handle().clone();
         let outputs = master.outputs.clone();
-        let mut bus = fronts::start_bus(&handle, name, journal, under_systemd, resumed);
+        let mut bus = fronts::start_bus(&handle, name, journal, under_systemd);
         loop {
             match master.turn().await {
                 End::Exit(code) => {
@@ -245,17 +240,11 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
                     return Ok(0);
                 }
                 End::Replace => {
-                    let why = if master.bring_to_rest(&bus).await {
-                        master.replace(Some(&bus)).await
-                    } else {
-                        master.answer_the_uncarried();
-                        last_answers(bus).await;
-                        let why = master.replace(None).await;
-                        bus = fronts::start_bus(&handle, name, journal, under_systemd, None);
-                        why
-                    };
+                    let Some(settled) = master.prepare_to_go().await else { continue };
+                    master.leave_bus(bus).await;
+                    let why = master.replace(settled).await;
+                    bus = fronts::start_bus(&handle, name, journal, under_systemd);
                     master.not_replaced(&why);
-                    bus.go_on();
                 }
             }
         }
@@ -315,8 +304,6 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         output: RelayState::default(),
         fds: Incoming::default(),
         last_requester: 0,
-        resumed: Vec::new(),
-        bus: None,
         releases: HashMap::new(),
         troubles: Troubles::default(),
         first: First::Start(Box::new(release), Orphans::default()),
@@ -405,11 +392,10 @@ impl Master {
     fn begin(parts: Parts<'_>) -> Result<Master, String> {
         let Parts { source, journal, systemd, cgroups, origin, terminal } = parts;
         let Origin { context, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
-        let Origin { last_requester, resumed, releases, troubles, first, status_address, .. } = origin;
+        let Origin { last_requester, releases, troubles, first, status_address, .. } = origin;
         let (handle, ends) = api::channel(first_summary(&context.instance, started_at));
         handle.number_requesters_after(last_requester);
         let registry: Arc<ConnectionRegistry> = Arc::default();
-        registry.resume(resumed);
         let go_on = matches!(first, First::GoOn(_));
         let mut runtime_dir = RuntimeDir::new(control, directory, handle.clone(), registry.clone(), go_on)?;
         runtime_dir.serve()?;

@@ -196,12 +196,11 @@ async fn status_exits_by_readiness_and_quietly_into_a_closed_pipe() {
 #[tokio::test]
 async fn changes_exit_0_when_done_and_1_with_the_reason_when_not() {
     let mut fake = Fake::start();
-    let table: [(&str, &[&str], Request, &str); 5] = [
+    let table: [(&str, &[&str], Request, &str); 4] = [
         ("abort", &[], Request::Abort, "the reload is rolled back\n"),
         ("scale", &["6"], Request::Scale(6), "6 workers from now on\n"),
         ("recycle", &[], Request::Recycle(None), "all workers are being replaced\n"),
         ("recycle", &["12"], Request::Recycle(Some(12)), "worker 12 is being replaced\n"),
-        ("upgrade", &[], Request::Upgrade, concat!("the master runs version ", env!("CARGO_PKG_VERSION"), "\n")),
     ];
     for (verb, arguments, ask, done) in table {
         for (reply, status, out, err) in [
@@ -215,6 +214,21 @@ async fn changes_exit_0_when_done_and_1_with_the_reason_when_not() {
             let ended = end(child).await;
             assert_eq!((ended.status, ended.out.as_str(), ended.err.as_str()), (Some(status), out, err), "{verb}");
         }
+    }
+}
+
+#[tokio::test]
+async fn upgrade_asks_the_master_again_before_it_says_done() {
+    let mut fake = Fake::start();
+    // This one says that it is done, and is the same program as before.
+    for (reply, reason) in [(Reply::Done, "keeps its program"), (Reply::Failed("exit 1: no".into()), "exit 1: no")] {
+        let child = with_control(&fake, "upgrade", &[]).spawn().unwrap();
+        let asked = fake.next_ask().await;
+        assert_eq!(asked.ask, Request::Upgrade);
+        asked.reply.unwrap().send(reply).unwrap();
+        let ended = end(child).await;
+        assert_eq!((ended.status, ended.out.as_str()), (Some(1), ""), "{}", ended.err);
+        assert!(ended.err.contains(reason), "{}", ended.err);
     }
 }
 

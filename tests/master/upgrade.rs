@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 
 use super::generator::Load;
+use super::harness::http::Asked;
 use super::harness::master::{Notification, pids, wait_for_end_of, workers};
-use super::harness::{Master, Place, Plan, RATOON, Signal, Value, eventually, example, processes};
+use super::harness::{Master, Place, Plan, RATOON, Signal, TIMEOUT, Value, eventually, example, processes};
 
 /// A pool whose master's program is the link `ratoon` of its place.
 fn pool(place: Place, worker: &str, tables: &str) -> Plan {
@@ -179,7 +182,8 @@ fn if_the_exec_itself_fails_the_old_one_goes_on_too() {
     // It says yes, and is gone.
     script(&master.place, &format!("rm {}; exec REAL \"$@\"", master.place.path("ratoon").display()));
     let said = master.verb(&["upgrade"]);
-    assert!(said.code == Some(1) && said.err.contains("No such file"), "{said:?}\n{}", master.log());
+    assert!(said.code == Some(1) && said.err.contains("keeps its program"), "{said:?}\n{}", master.log());
+    assert!(master.log().lines().any(|line| line.contains("not upgraded") && line.contains("No such file")), "{}", master.log());
     assert_eq!(pids(&master.wait_until_calm()), before);
     install(&master.place, Path::new(RATOON));
     upgrade(&master);
@@ -187,7 +191,7 @@ fn if_the_exec_itself_fails_the_old_one_goes_on_too() {
 }
 
 #[test]
-fn a_reload_under_way_is_finished_first_and_the_next_one_is_the_new_program_s() {
+fn a_reload_under_way_is_finished_first_and_none_is_lost() {
     let place = Place::new();
     place.release("v2", "");
     place.gate("v2");
@@ -270,8 +274,7 @@ fn a_state_that_cannot_be_read_after_all_costs_a_generation_and_no_request() {
         "if [ \"$1\" = handover-check ]; then exec REAL \"$@\"; fi
          RATOON_STATE=$(echo \"$RATOON_STATE\" | sed 's/^\\([0-9]*\\):[0-9]*/\\1:0/') exec REAL \"$@\"",
     );
-    // Nobody is left who could answer; the connection ends.
-    let _ = master.verb(&["upgrade"]);
+    master.ok(&["upgrade"]);
     master.wait_for_log("the state of the earlier program cannot be used");
     assert_eq!(request.answer().split_whitespace().next(), Some("chaos"), "{}", master.log());
     let status = master.wait("a new generation serves alone", |status| {
@@ -314,4 +317,63 @@ fn under_load_no_request_is_lost_by_upgrades_between_reloads() {
     }
     let report = load.stop();
     assert_eq!(report["failed"], 0, "{report:#}");
+}
+
+/// A connection to the control socket on which this was sent.
+fn connection(master: &Master, request: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(master.control()).expect("a connection");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    stream.write_all(request.as_bytes()).expect("it is written");
+    stream
+}
+
+#[test]
+fn post_upgrade_is_answered_and_streams_of_events_end() {
+    let master = pool(Place::new(), "count = 1", "").start();
+    master.wait_until_calm();
+    let mut events = connection(&master, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut first = [0; 12];
+    events.read_exact(&mut first).expect("an answer");
+    assert_eq!(&first, b"HTTP/1.1 200");
+    // Idle, and kept open by its client.
+    let mut idle = connection(&master, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    idle.read_exact(&mut first).expect("an answer");
+    let program = || {
+        let mut answer = String::new();
+        let mut stream = connection(&master, "GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.read_to_string(&mut answer).expect("an answer");
+        let body = answer.split_once("\r\n\r\n").expect("a body").1;
+        serde_json::from_str::<Value>(body).expect("JSON")["program_start_time"].as_str().expect("a time").to_owned()
+    };
+    let before = program();
+    assert_eq!(program(), before);
+
+    let mut upgrade = connection(&master, "POST /upgrade HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut answer = String::new();
+    upgrade.read_to_string(&mut answer).expect("an answer, and the end");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#""result":"done""#), "{answer}");
+    // What asks now is answered by the new program.
+    assert_ne!(program(), before);
+    let mut rest = String::new();
+    events.read_to_string(&mut rest).expect("the end of the stream");
+    assert!(rest.ends_with("\r\n0\r\n\r\n"), "{rest}");
+    idle.read_to_string(&mut String::new()).expect("the end of the connection");
+}
+
+#[test]
+fn recycle_that_somebody_waits_for_is_answered_before_exec() {
+    let place = Place::new();
+    place.gate("v1");
+    place.open(1, 0);
+    let master = pool(place, "count = 1", "").start();
+    fs::remove_file(master.place.path("gate.1.0")).expect("the gate");
+    let recycle = master.begin(&["recycle"]);
+    master.wait_for_log("is recycled");
+    let upgrade = Asked::post(&master.control(), "/upgrade");
+    assert_eq!(upgrades(&master), 0);
+    master.place.open(1, 0);
+    let recycle = recycle.end();
+    assert_eq!(recycle.code, Some(0), "{recycle:?}\n{}", master.log());
+    assert_eq!(upgrade.answer().status, 200);
+    eventually("it is told", || (upgrades(&master) == 1).then_some(()), || master.log());
 }

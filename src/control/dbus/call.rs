@@ -1,7 +1,6 @@
 //! What a call is: which object, which method, and whether its arguments are those of the method. Nothing else looks at
 //! a header.
 
-use std::num::NonZeroU32;
 use std::pin::Pin;
 
 use zbus::export::futures_core::Stream;
@@ -171,16 +170,6 @@ impl Call {
             return Err(Fault::new(error::INVALID_ARGS, text));
         }
         Ok(Self { message: message.clone(), object, method: *method })
-    }
-
-    /// A call that another program has read: who waits for the answer to which message.
-    ///
-    /// # Errors
-    /// Names or numbers that no message has.
-    pub fn carried(caller: &str, serial: u32) -> zbus::Result<Self> {
-        let serial = NonZeroU32::new(serial).ok_or(zbus::Error::InvalidSerial)?;
-        let message = Message::method_call(MANAGER_PATH, "Upgrade").sender(caller).serial(serial).build(&())?;
-        Ok(Self { message, object: Object::Manager, method: Method::Upgrade })
     }
 
     /// Its arguments.

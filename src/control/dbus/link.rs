@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::time::Instant;
-use zbus::MessageStream;
 use zbus::address::Address;
 use zbus::address::transport::{Transport, UnixSocket};
 use zbus::connection::Builder;
+use zbus::{Connection, MessageStream};
 
-use super::carry::Resumed;
-use super::serve::{Ended, Past, serve};
-use super::wire::{BusSocket, Wire};
+use super::serve::{Ended, serve};
+use super::wire::Wire;
 use super::{Level, Shared, appear};
 
 /// The first pause before another attempt; doubled each time.
@@ -25,32 +24,22 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// A connection that lived so long was a good one: after it pauses start short again.
 const GOOD: Duration = Duration::from_secs(1);
 
-/// Connects and serves until the master ends or no longer wants the bus. Begins with the connection that another program
-/// has left, if it has.
-pub(super) async fn run(shared: Arc<Shared>, mut resumed: Option<Resumed>) {
+/// Connects and serves until the master ends or no longer wants the bus.
+pub(super) async fn run(shared: Arc<Shared>) {
     let mut pause = SHORTEST;
     let mut said_absent = false;
     loop {
-        let mut past = None;
-        let connected = match resumed.take() {
-            Some(Resumed { stream, guid, workers, callers }) => {
-                past = Some(Past { workers, callers });
-                Shared::resume(stream, &guid).await.map(|(connection, line)| (connection, Some(line))).map_err(Absence::from)
-            }
-            None => tokio::select! {
-                connected = connect(&shared.options.bus.address) => connected,
-                () = shared.ending() => return,
-            },
+        let connected = tokio::select! {
+            connected = connect(&shared.options.bus.address) => connected,
+            () = shared.ending() => return,
         };
         let absence = match connected {
-            Ok((connection, line)) => {
+            Ok(connection) => {
                 let since = Instant::now();
                 // Before the reader has its first turn: no message comes too early for it.
                 let messages = MessageStream::from(&connection);
-                shared.ledger.open(line.map(|line| (connection.clone(), line)));
                 // A task of its own: should a message make it panic, that costs the connection and nothing else.
-                let served = tokio::spawn(serve(connection.clone(), messages, shared.clone(), past)).await;
-                shared.ledger.open(None);
+                let served = tokio::spawn(serve(connection.clone(), messages, shared.clone())).await;
                 let ended = served.unwrap_or_else(|problem| Ended::Lost(format!("an error of ours: {problem}")));
                 // Said, not left to the last owner of a clone: the old connection must give up its names.
                 let _ = connection.close().await;
@@ -121,12 +110,9 @@ impl From<zbus::Error> for Absence {
     }
 }
 
-/// A connection, with its socket if that is ours.
-type Connected = (zbus::Connection, Option<Arc<BusSocket>>);
-
 /// Connects to the first of the addresses that answers. A bus that takes the connection and then says nothing is
 /// waited for: it costs nothing, and if it dies the connection ends.
-async fn connect(addresses: &str) -> Result<Connected, Absence> {
+async fn connect(addresses: &str) -> Result<Connection, Absence> {
     let mut absence = Absence { why: "its address is empty".into(), ..Absence::default() };
     for address in addresses.split(';').filter(|address| !address.is_empty()) {
         match connect_to(address).await {
@@ -137,10 +123,10 @@ async fn connect(addresses: &str) -> Result<Connected, Absence> {
     Err(absence)
 }
 
-async fn connect_to(address: &str) -> Result<Connected, Absence> {
+async fn connect_to(address: &str) -> Result<Connection, Absence> {
     let address: Address = address.parse()?;
     let Transport::Unix(unix) = address.transport() else {
-        return Ok((Builder::address(address).build().await?, None));
+        return Ok(Builder::address(address).build().await?);
     };
     let (path, file) = match unix.path() {
         UnixSocket::File(path) => (path.clone(), true),
@@ -148,12 +134,7 @@ async fn connect_to(address: &str) -> Result<Connected, Absence> {
         _ => return Err(Absence { why: "it names a directory, not a socket".into(), ..Absence::default() }),
     };
     match UnixStream::connect(&path).await {
-        Ok(stream) => {
-            let line = BusSocket::new(stream);
-            let connection = Builder::socket(Wire(line.clone())).build().await?;
-            line.authenticated();
-            Ok((connection, Some(line)))
-        }
+        Ok(stream) => Ok(Builder::socket(Wire(stream)).build().await?),
         Err(error) => {
             let missing = file && error.kind() == io::ErrorKind::NotFound;
             Err(Absence { why: error.to_string(), socket: file.then_some(path), missing })

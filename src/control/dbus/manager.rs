@@ -1,15 +1,13 @@
 //! `org.ratoon1.Manager`: its properties, and the methods that change something.
 
-use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use zbus::{Connection, Message, MessageStream, Variant};
 
 use super::access;
 use super::call::{self, Call, Fault, error};
 use super::{Properties, Shared, clean, microseconds};
-use crate::api::{Reply, Request, RequesterId, Summary};
+use crate::api::{Reply, Request, Summary};
 use crate::pool::Outcome;
 use crate::status::rendered::RenderedStatus;
 
@@ -68,9 +66,7 @@ pub(super) async fn change(
     let mut gone = departure(&connection, &call.caller()).await?;
     let reply = async {
         access::check(&shared, &connection, &call, verb(&ask)).await?;
-        let requester = shared.handle.next_requester();
-        let _waits = shared.ledger.wait(requester, &call);
-        shared.handle.ask_as(requester, ask).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
+        shared.handle.ask(ask).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
     };
     tokio::select! {
         reply = reply => answer(&call, reply?).map(Some),
@@ -78,62 +74,10 @@ pub(super) async fn change(
     }
 }
 
-/// The same for a call that another program of this process was asked, from where that one was.
-///
-/// # Errors
-/// What the caller is to be told.
-pub(super) async fn go_on(
-    shared: Arc<Shared>,
-    connection: Connection,
-    call: Call,
-    requester: RequesterId,
-    reply: oneshot::Receiver<Reply>,
-) -> Result<Option<Message>, Fault> {
-    let caller = call.caller();
-    let mut reply = pin!(async {
-        let _waits = shared.ledger.wait(requester, &call);
-        shared.handle.wait_as(requester, reply).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
-    });
-    // Not given up half done, or the bus would keep a rule that nobody here knows of.
-    let mut listen = pin!(async {
-        let gone = departure(&connection, &caller).await;
-        // The connection has the rule of the program before, too.
-        let _ = call::bus(&connection, "RemoveMatch", &departure_rule(&caller)).await;
-        let there = call::bus(&connection, "NameHasOwner", &caller.as_str()).await;
-        (gone, there.is_ok_and(|there| there.body().deserialize().unwrap_or(true)))
-    });
-    let mut early = None;
-    let (gone, there) = loop {
-        tokio::select! {
-            biased;
-            reply = &mut reply, if early.is_none() => early = Some(reply),
-            listening = &mut listen => break listening,
-        }
-    };
-    if let Some(reply) = early {
-        return answer(&call, reply?).map(Some);
-    }
-    let gone = async {
-        match gone {
-            Ok(mut gone) if there => drop(call::next(&mut gone).await),
-            Ok(_) => {}
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        reply = reply => answer(&call, reply?).map(Some),
-        () = gone => Ok(None),
-    }
-}
-
 /// Gives a message (or ends) when the caller has left the bus.
 async fn departure(connection: &Connection, caller: &str) -> Result<MessageStream, Fault> {
-    Ok(MessageStream::for_match_rule(departure_rule(caller).as_str(), connection, None).await?)
-}
-
-fn departure_rule(caller: &str) -> String {
-    format!("type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{caller}'")
+    let rule = format!("type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{caller}'");
+    Ok(MessageStream::for_match_rule(rule.as_str(), connection, None).await?)
 }
 
 fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {

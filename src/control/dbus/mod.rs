@@ -12,7 +12,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `link` | being connected: the first time, and again after a restart of the bus |
-//! | `wire`, `carry` | the socket; the connection that another program of this process goes on with |
+//! | `wire` | the socket |
 //! | `address`, `appear` | which bus; waiting for its socket without looking again and again |
 //! | `names` | the two names, and the hint when they are refused |
 //! | `serve` | one connection: calls, notices, changes of the summary |
@@ -38,7 +38,6 @@ mod address;
 mod answer;
 mod appear;
 mod call;
-mod carry;
 mod introspect;
 mod link;
 mod log;
@@ -49,7 +48,6 @@ mod wire;
 mod worker;
 
 pub use address::Bus;
-pub use carry::{Caller, Carried, Resumed};
 pub use log::LogControl;
 pub use names::{BASE_NAME, encode};
 
@@ -99,14 +97,9 @@ impl Service {
 /// Starts the front end as a task of the current runtime. It connects by itself, again and again, for as long as the
 /// master lives, whether or not the [`Service`] is kept.
 pub fn spawn(handle: Handle, options: Options) -> Service {
-    spawn_with(handle, options, None)
-}
-
-/// The same, beginning with a connection that another program has left.
-pub fn spawn_with(handle: Handle, options: Options, resumed: Option<Resumed>) -> Service {
     let (documents, stop) = (Semaphore::new(DOCUMENTS), Notify::new());
-    let shared = Arc::new(Shared { handle, options, documents, stop, said: Mutex::new(None), ledger: Arc::default() });
-    Service { task: tokio::spawn(link::run(shared.clone(), resumed)), shared }
+    let shared = Arc::new(Shared { handle, options, documents, stop, said: Mutex::new(None) });
+    Service { task: tokio::spawn(link::run(shared.clone())), shared }
 }
 
 /// How many callers' status documents are made at once; the others wait. A client that asks and asks then takes a
@@ -119,7 +112,6 @@ struct Shared {
     options: Options,
     documents: Semaphore,
     stop: Notify,
-    ledger: Arc<carry::Ledger>,
     /// The last time that a line of [`Shared::say_sometimes`] was said.
     said: Mutex<Option<Instant>>,
 }

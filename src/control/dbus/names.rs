@@ -46,7 +46,6 @@ pub(super) async fn hold(connection: &Connection, shared: &Shared) -> Infallible
     let mut refused = acquire(connection, shared, &mut trouble, &own, RequestNameFlags::DO_NOT_QUEUE).await;
     refused |= acquire(connection, shared, &mut trouble, BASE_NAME, RequestNameFlags::empty()).await;
     drop(trouble);
-    shared.ledger.named();
     let again = if refused { "now " } else { "" };
     shared.say(Level::Info, format!("{again}on the message bus as {own}"));
     std::future::pending().await

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::oneshot;
 use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 use zbus::export::serde::Serialize;
@@ -18,10 +17,9 @@ use zbus::{Connection, DynamicType, Message, MessageStream};
 
 use super::answer::{Answer, Work, answer};
 use super::call::{self, Call, Fault, error};
-use super::carry::Caller;
 use super::worker::{self, BusSignal, Workers};
 use super::{MANAGER, MANAGER_PATH, OBJECT_MANAGER, PROPERTIES, Properties, Shared, WORKER, clean, manager, names};
-use crate::api::{Change, Closed, Reply, Summary};
+use crate::api::{Change, Closed, Summary};
 
 /// How many calls of one caller may be unanswered, as many as a system bus allows; and of all callers.
 const OF_ONE_CALLER: usize = 128;
@@ -37,16 +35,8 @@ pub(super) enum Ended {
     Lost(String),
 }
 
-/// What another program did on this connection.
-pub(super) struct Past {
-    /// The workers that it told of.
-    pub workers: Vec<u64>,
-    /// Who waits for an answer.
-    pub callers: Vec<(Caller, oneshot::Receiver<Reply>)>,
-}
-
 /// Serves one connection.
-pub(super) async fn serve(connection: Connection, mut messages: MessageStream, shared: Arc<Shared>, past: Option<Past>) -> Ended {
+pub(super) async fn serve(connection: Connection, mut messages: MessageStream, shared: Arc<Shared>) -> Ended {
     let (connection, shared) = (&connection, &shared);
     let mut summary = shared.handle.summary();
     // Listened to before the workers are asked for, so that no change falls between.
@@ -60,10 +50,6 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
         workers: Workers::new(workers),
         calls: Calls { running: JoinSet::new(), callers: HashMap::new() },
     };
-    server.know();
-    if let Some(past) = past {
-        server.go_on(past).await;
-    }
     // The names come last: who finds them finds everything.
     let mut names = pin!(names::hold(connection, shared));
     let mut ending = pin!(shared.ending());
@@ -100,7 +86,6 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
             message = call::next(&mut messages) => match message {
                 Some(Ok(message)) if message.message_type() == Type::MethodCall => {
                     server.called(&message).await;
-                    shared.ledger.seen();
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Ended::Lost(error.to_string()),
@@ -166,35 +151,10 @@ impl Server<'_> {
     }
 
     fn answer_later(&mut self, caller: String, message: Message, work: Work) {
-        let (connection, busy) = (self.connection.clone(), self.shared.ledger.begin());
-        let answer = async move {
-            respond(&connection, &message, work.await).await;
-            drop(busy);
-        };
+        let connection = self.connection.clone();
+        let answer = async move { respond(&connection, &message, work.await).await };
         let task = self.calls.running.spawn(answer);
         self.calls.callers.insert(task.id(), caller);
-    }
-
-    /// What another program began is gone on with: its callers, and what was told.
-    async fn go_on(&mut self, past: Past) {
-        for (caller, reply) in past.callers {
-            let Ok(call) = Call::carried(&caller.name, caller.serial) else { continue };
-            let message = call.message.clone();
-            let work = manager::go_on(self.shared.clone(), self.connection.clone(), call, caller.requester, reply);
-            self.answer_later(caller.name, message, Box::pin(work));
-        }
-        self.shared.ledger.resumed();
-        let told = self.told.clone();
-        self.changed(MANAGER_PATH, MANAGER, &manager::properties(&told)).await;
-        let gone = past.workers.iter().copied().filter(|id| self.workers.get(*id).is_none()).map(BusSignal::Removed);
-        let new = self.workers.all().filter(|view| !past.workers.contains(&view.id)).cloned().map(BusSignal::Added);
-        let tell: Vec<BusSignal> = gone.chain(new).collect();
-        self.tell_all(tell).await;
-    }
-
-    /// What is told of workers now, for another program.
-    fn know(&self) {
-        self.shared.ledger.told(self.workers.all().map(|view| view.id));
     }
 
     /// The loop tells a change.
@@ -239,14 +199,12 @@ impl Server<'_> {
         for tell in tell {
             match tell {
                 BusSignal::Added(view) => {
-                    self.shared.ledger.added(view.id);
                     let interfaces = HashMap::from([(WORKER, worker::properties(&view, None))]);
                     let Ok(path) = zbus::ObjectPath::try_from(worker::path(view.id)) else { continue };
                     self.emit(MANAGER_PATH, OBJECT_MANAGER, "InterfacesAdded", &(path, interfaces)).await;
                 }
                 BusSignal::Changed(id, properties) => self.changed(&worker::path(id), WORKER, &properties).await,
                 BusSignal::Removed(id) => {
-                    self.shared.ledger.removed(id);
                     let Ok(path) = zbus::ObjectPath::try_from(worker::path(id)) else { continue };
                     self.emit(MANAGER_PATH, OBJECT_MANAGER, "InterfacesRemoved", &(path, [WORKER].as_slice())).await;
                 }

@@ -55,24 +55,13 @@ async fn plain(call: Call<'_>, what: Request) -> Answer {
 }
 
 async fn ask(call: Call<'_>, what: Request) -> Answer {
-    let (connection, handle) = (call.connection, &call.connection.server.handle);
-    // What another master was asked on this connection is not asked again: only the answer is still to come.
-    let (requester, begun) = match connection.resumed() {
-        Some((requester, answer)) => (requester, Some(answer)),
-        None => (handle.next_requester(), None),
-    };
-    let _asking = connection.entry.ask(requester, call.head);
-    let waiting = async {
-        match begun {
-            Some(answer) => handle.wait_as(requester, answer).await,
-            None => handle.ask_as(requester, what).await,
-        }
-    };
+    let connection = call.connection;
+    let asking = connection.turn.ask();
     let reply = tokio::select! {
         biased;
-        reply = waiting => reply,
+        reply = connection.server.handle.ask(what) => reply,
         // The other future is dropped here, and that tells the loop.
-        () = connection.entry.stream.gone() => {
+        () = connection.stream.gone() => {
             // Only who closed one direction can read this.
             return error(
                 StatusCode::REQUEST_TIMEOUT,
@@ -80,6 +69,7 @@ async fn ask(call: Call<'_>, what: Request) -> Answer {
             );
         }
     };
+    drop(asking);
     match reply {
         Ok(Reply::Reload(outcome)) => {
             let outcome = ReloadMessage::from(&outcome);

@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::HeaderValue;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::answer::{Answer, Reply, answer};
 use super::routes::{Call, no_body};
@@ -33,17 +33,23 @@ pub(super) async fn events(call: Call<'_>) -> Answer {
     let body = if call.head_only {
         no_body()
     } else {
-        call.connection.entry.turn.endless.store(true, std::sync::atomic::Ordering::Relaxed);
+        call.connection.turn.set_endless();
         let (pieces, body) = mpsc::channel(WAITING);
         let handle = call.connection.server.handle.clone();
         let last = call.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
         // From here on nothing is missed.
         let listening = handle.changes().subscribe_after(last);
-        let feed = Feed { handle, stream: Arc::clone(&call.connection.entry.stream), pieces, seen: 0 };
-        tokio::spawn(async move { _ = feed.run(listening).await });
+        let accepting = call.connection.server.registry.accepting();
+        let feed = Feed { handle, stream: Arc::clone(&call.connection.stream), pieces, seen: 0 };
+        tokio::spawn(async move { _ = feed.run(listening, accepting).await });
         Reply::fed(body)
     };
     answer(StatusCode::OK, HeaderValue::from_static("text/event-stream"), body)
+}
+
+/// Returns when the server accepts no more connections.
+async fn closes(accepting: &mut watch::Receiver<bool>) {
+    let _ = accepting.wait_for(|accepting| !accepting).await.map(drop);
 }
 
 /// Puts events into one listener's connection.
@@ -65,7 +71,8 @@ impl From<Closed> for Over {
 }
 
 impl Feed {
-    async fn run(mut self, listening: Listening) -> Result<(), Over> {
+    /// Ends when the listener leaves, when the master ends, and when `accepting` says that its program is to be replaced.
+    async fn run(mut self, listening: Listening, mut accepting: watch::Receiver<bool>) -> Result<(), Over> {
         let Listening { receiver: mut notices, last, missed, lost } = listening;
         let mut summary = self.handle.summary();
         self.seen = last - missed.len() as u64;
@@ -84,6 +91,7 @@ impl Feed {
             tokio::select! {
                 () = self.pieces.closed() => return Err(Over),
                 () = self.stream.gone() => return Err(Over),
+                () = closes(&mut accepting) => return Err(Over),
                 changed = summary.changed() => {
                     changed.map_err(|_| Over)?;
                     let event = Event::Summary(SummaryMessage::from(&*summary.borrow_and_update()));

@@ -19,25 +19,24 @@ mod wire;
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hyper::header::{HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::api::Handle;
 use crate::api::readers::Reader;
-use crate::api::{Handle, RequesterId};
 use crate::sys::credentials;
-use connection_registry::Entry;
 use host::OwnNames;
 use overload::{Reserve, SEATS, turn_away};
-use wire::{Stream, Wire};
+use wire::{ConnState, Stream, Wire};
 
-pub use connection_registry::{Carried, ConnectionRegistry, Resumed};
+pub use connection_registry::ConnectionRegistry;
 
 /// Connections at once, for everyone; [`RESERVED`] more are kept for root and the master's own user, so that a
 /// stranger who takes all others does not lock the administrator out.
@@ -122,11 +121,10 @@ fn reader(stream: &Stream) -> Option<Reader> {
 /// A connection, as its handlers see it.
 struct Connection {
     server: Arc<Server>,
-    entry: Arc<Entry>,
+    stream: Arc<Stream>,
+    turn: Arc<ConnState>,
     peer: Peer,
     reader: Option<Reader>,
-    /// Who waits on it already, and where the answer comes from.
-    resumed: Mutex<Option<(RequesterId, oneshot::Receiver<crate::api::Reply>)>>,
 }
 
 /// Serves the control socket until dropped. Changes are for uid 0 and `own_uid`.
@@ -162,22 +160,14 @@ impl Listener {
     }
 }
 
-/// Serves a socket until dropped, and before new connections those that `registry` has for it. Changes are for uid 0 and
-/// `own_uid`; for nobody when that is `None`.
+/// Serves a socket until dropped, with its connections in `registry`. Changes are for uid 0 and `own_uid`; for nobody when that
+/// is `None`.
 pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>, registry: Arc<ConnectionRegistry>) {
     let mut accepting = registry.accepting();
     let own_names = matches!(listener, Listener::Tcp(_)).then(OwnNames::of_machine);
     let server = Server::new(handle, Arc::clone(&registry), own_names);
     // Dropped with this future, and then ends all connections.
     let (mut connections, mut leaving) = (JoinSet::new(), JoinSet::new());
-    for resumed in registry.take_resumed(own_uid.is_none()) {
-        if let Ok(stream) = Stream::from_fd(resumed.stream) {
-            match seat(&server, stream, own_uid, resumed.request) {
-                Ok(served) => _ = connections.spawn(served),
-                Err(stream) => _ = leaving.spawn(turn_away(stream, SEATS)),
-            }
-        }
-    }
     let mut reserve = Reserve::default();
     reserve.fill();
     loop {
@@ -186,7 +176,7 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
             accepted = listener.accept(), if open => match accepted {
                 Ok(stream) => {
                     reserve.fill();
-                    match seat(&server, stream, own_uid, None) {
+                    match seat(&server, stream, own_uid) {
                         Ok(served) => _ = connections.spawn(served),
                         Err(stream) => _ = leaving.spawn(turn_away(stream, SEATS)),
                     }
@@ -201,28 +191,16 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
     }
 }
 
-/// A request that another master has read: who asked, its head, and where the answer comes from.
-type Request = (RequesterId, String, oneshot::Receiver<crate::api::Reply>);
-
 /// Serves a connection, if there is a seat for it.
-fn seat(
-    server: &Arc<Server>,
-    stream: Stream,
-    own_uid: Option<u32>,
-    request: Option<Request>,
-) -> Result<impl Future<Output = ()> + use<>, Stream> {
+fn seat(server: &Arc<Server>, stream: Stream, own_uid: Option<u32>) -> Result<impl Future<Output = ()> + use<>, Stream> {
     let peer = Peer::of(&stream, own_uid);
     let Some(seat) = server.seat(peer) else { return Err(stream) };
     let reader = reader(&stream);
-    let entry = server.registry.enter(Arc::new(stream), own_uid.is_none());
-    let (resumed, head) = match request {
-        Some((requester, head, answer)) => (Some((requester, answer)), head),
-        None => (None, String::new()),
-    };
-    let connection = Connection { server: Arc::clone(server), entry, peer, reader, resumed: Mutex::new(resumed) };
+    let (stream, turn) = (Arc::new(stream), server.registry.enter());
+    let connection = Connection { server: Arc::clone(server), stream, turn, peer, reader };
     Ok(async move {
         let _seat = seat;
-        connection.serve(head).await;
+        connection.serve().await;
     })
 }
 
@@ -232,17 +210,10 @@ impl Connection {
         self.peer.may_change() || self.server.handle.readers().sees_details(self.reader.as_ref()).await
     }
 
-    /// Who waits on it since before this master; only the first request gets it.
-    fn resumed(&self) -> Option<(RequesterId, oneshot::Receiver<crate::api::Reply>)> {
-        self.resumed.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// `head` is of a request that another master has read.
-    async fn serve(self, head: String) {
-        let turn = Arc::clone(&self.entry.turn);
-        let wire = Wire::new(Arc::clone(&self.entry.stream), Arc::clone(&turn)).with_head(head);
+    async fn serve(self) {
+        let wire = Wire::new(Arc::clone(&self.stream), Arc::clone(&self.turn));
         let service = service_fn(|request| {
-            let serving = turn.begin();
+            let serving = self.turn.begin();
             let connection = &self;
             async move {
                 let mut answer = routes::serve(connection, request).await;

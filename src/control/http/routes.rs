@@ -1,7 +1,6 @@
 //! Which path does what. A new path is one more row in [`ROUTES`] and a function in a file of its own.
 
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
@@ -10,7 +9,7 @@ use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, Reply, error};
-use super::{Connection, Peer, changes, connection_registry, events, host, metrics, page, reads};
+use super::{Connection, Peer, changes, events, host, metrics, page, reads};
 
 /// The largest body that a request may have; it is read and ignored.
 const BODY: usize = 64 * 1024;
@@ -25,8 +24,6 @@ pub(super) struct Call<'a> {
     pub query: &'a str,
     /// The request's headers.
     pub headers: &'a HeaderMap,
-    /// The request's head, for whoever would have to ask the same again.
-    pub head: String,
     /// `HEAD`: only the answer's head is wanted.
     pub head_only: bool,
 }
@@ -58,12 +55,10 @@ const ROUTES: &[(&str, Does)] = &[
 
 /// Answers one request, whatever it is.
 pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -> Answer {
-    let request_head = connection_registry::head_of(&request);
     let (head, body) = request.into_parts();
     // The body means nothing here, but what is left unread of it would stand before the next request.
     match tokio::time::timeout(BODY_TIMEOUT, drop_body(Limited::new(body, BODY))).await {
-        // What was read belongs to this request.
-        Ok(Ok(())) => connection.entry.turn.half_read.store(false, Ordering::Relaxed),
+        Ok(Ok(())) => {}
         Ok(Err(_)) => return last(error(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is over 64 KiB; send none")),
         Err(_) => return last(error(StatusCode::REQUEST_TIMEOUT, "the request's body did not come within 10 s; send none")),
     }
@@ -75,7 +70,7 @@ pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -
         return error(StatusCode::NOT_FOUND, format!("there is no {path:?} here; there are {}", known_paths()));
     };
     let (query, headers, head_only) = (head.uri.query().unwrap_or(""), &head.headers, head.method == Method::HEAD);
-    let call = Call { connection, query, headers, head: request_head, head_only };
+    let call = Call { connection, query, headers, head_only };
     match (does, &head.method) {
         (Does::Read(serve), &Method::GET | &Method::HEAD) => serve(call).await,
         (Does::Read(_), method) => wrong_method(method, path, "GET, HEAD"),

@@ -6,7 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -58,18 +58,6 @@ impl Stream {
             Stream::Unix(stream) => stream.ready(Interest::PRIORITY).await,
             Stream::Tcp(stream) => stream.ready(Interest::PRIORITY).await,
         };
-    }
-
-    /// The socket of a connection that was accepted before.
-    ///
-    /// # Errors
-    /// The runtime does not take it.
-    pub fn from_fd(fd: OwnedFd) -> io::Result<Stream> {
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        if rustix::net::sockopt::socket_domain(&fd)? == rustix::net::AddressFamily::UNIX {
-            return Ok(Stream::Unix(UnixStream::from_std(fd.into())?));
-        }
-        Ok(Stream::Tcp(TcpStream::from_std(fd.into())?))
     }
 
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -126,22 +114,48 @@ impl Stream {
 /// Whether a request is being answered: set by the handler, read by the [`Wire`].
 #[derive(Default)]
 pub struct ConnState {
-    pub(super) serving: AtomicBool,
+    serving: AtomicBool,
     served: AtomicU32,
-    /// Something was read that belongs to no request yet.
-    pub(super) half_read: AtomicBool,
+    /// The answer is the loop's, which knows that it owes one.
+    asking: AtomicBool,
     /// The peer does not take what is to be written.
-    pub(super) blocked: AtomicBool,
+    blocked: AtomicBool,
     /// The answer has no end (events).
-    pub(super) endless: AtomicBool,
+    endless: AtomicBool,
 }
 
 impl ConnState {
     /// A request's head is here. The guard lives until its answer has been handed over.
     pub fn begin(self: &Arc<Self>) -> Serving {
         self.serving.store(true, Ordering::Relaxed);
-        self.half_read.store(false, Ordering::Relaxed);
         Serving(Arc::clone(self))
+    }
+
+    /// The answer that is being given has no end.
+    pub fn set_endless(&self) {
+        self.endless.store(true, Ordering::Relaxed);
+    }
+
+    /// The request waits for the loop until the guard is dropped.
+    pub fn ask(&self) -> Asking<'_> {
+        self.asking.store(true, Ordering::Relaxed);
+        Asking(self)
+    }
+
+    /// An answer is still to come, or the first request.
+    pub fn is_busy(&self) -> bool {
+        let waits = self.serving.load(Ordering::Relaxed) || self.blocked.load(Ordering::Relaxed);
+        let known = self.endless.load(Ordering::Relaxed) || self.asking.load(Ordering::Relaxed);
+        !known && (waits || self.served.load(Ordering::Relaxed) == 0)
+    }
+}
+
+/// See [`ConnState::ask`].
+pub struct Asking<'a>(&'a ConnState);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.asking.store(false, Ordering::Relaxed);
     }
 }
 
@@ -158,8 +172,6 @@ impl Drop for Serving {
 /// What hyper reads from and writes to.
 pub struct Wire {
     stream: Arc<Stream>,
-    /// Read before anything else: a request that was sent to another master.
-    head: Vec<u8>,
     turn: Arc<ConnState>,
     /// The value of `turn.served` for which `read_by` holds.
     waiting_for: u32,
@@ -177,28 +189,10 @@ impl Wire {
     /// The first request's head must come within [`HEAD_TIMEOUT`].
     pub fn new(stream: Arc<Stream>, turn: Arc<ConnState>) -> Self {
         let read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT)));
-        Wire {
-            stream,
-            head: Vec::new(),
-            turn,
-            waiting_for: 0,
-            head_begun: true,
-            read_by,
-            writing_for: 0,
-            write_by: None,
-            written: 0,
-            burst: 0,
-        }
-    }
-
-    /// The same for a connection on which a request has been read already.
-    pub fn with_head(mut self, head: String) -> Self {
-        self.head = head.into_bytes();
-        self
+        Wire { stream, turn, waiting_for: 0, head_begun: true, read_by, writing_for: 0, write_by: None, written: 0, burst: 0 }
     }
 
     fn has_read(&mut self) {
-        self.turn.half_read.store(true, Ordering::Relaxed);
         let served = self.turn.served.load(Ordering::Relaxed);
         if !self.turn.serving.load(Ordering::Relaxed) && (!self.head_begun || served != self.waiting_for) {
             self.waiting_for = served;
@@ -269,12 +263,6 @@ impl Wire {
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.head.is_empty() {
-            let piece: Vec<u8> = this.head.drain(..into.remaining().min(this.head.len())).collect();
-            into.put_slice(&piece);
-            this.has_read();
-            return Poll::Ready(Ok(()));
-        }
         loop {
             match this.stream.poll_read_ready(cx) {
                 Poll::Ready(Ok(())) => {}

@@ -128,9 +128,4 @@ impl Incoming {
             .map(|(name, fd)| (name[prefix.len()..].to_owned(), fd))
             .collect()
     }
-
-    /// Closes those whose name begins so.
-    pub fn close(&mut self, prefix: &str) {
-        self.left.retain(|name, _| !name.starts_with(prefix));
-    }
 }

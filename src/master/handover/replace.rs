@@ -10,18 +10,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::{SocketAddrUnix, SocketType, getsockname, sockopt};
-
 use super::fds::{Incoming, Outgoing};
 use super::state::{self, Document, State};
-use crate::control::dbus;
+use crate::master::output::{RelayState, Settled};
 use crate::master::sockets::is_masters_own;
 use crate::master::turn::Master;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited, open_numbers};
 use crate::sys::{exec, map};
 
 /// What tells a program that it goes on where another was: `PID:FD:C6:K7:L5=http:L8=admin`, the process, the state, the
-/// control socket, its lock, the listening sockets with their names; `B9`, the connection to the bus.
+/// control socket, its lock, the listening sockets with their names.
 const VARIABLE: &str = "RATOON_STATE";
 /// So long the log may take before.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -31,10 +29,6 @@ const STATE_MAX: u64 = 256 << 20;
 pub const CONTROL: &str = "control";
 /// See [`CONTROL`].
 pub const LOCK: &str = "lock";
-/// See [`CONTROL`]. Who cannot read the state closes it: with it goes the name on the bus, which is wanted anew.
-pub const BUS: &str = "bus";
-/// The loop turns so often more, so that answers reach those who ask.
-const LAST_TURNS: usize = 16;
 
 /// Where the program of this process is found, also after a package has replaced it: as it was started, else where it is.
 pub fn program() -> PathBuf {
@@ -76,24 +70,9 @@ pub fn document(state: State, fds: &Outgoing<'_>) -> Result<OwnedFd, String> {
 
 impl Master {
     /// Lets the program that is installed go on in this process. Returns only when that fails, and why; then all is as
-    /// before. `bus`: whose connection goes along, if it rests.
-    pub(in crate::master) async fn replace(&mut self, bus: Option<&dbus::Service>) -> String {
-        self.systemd.ping();
-        let Some(settled) = self.outputs.settle().await else {
-            return "the reader of the workers' output hangs; ask again".to_owned();
-        };
-        // What was asked or has happened meanwhile goes along; whose answer is known has it first.
-        for _ in 0..LAST_TURNS {
-            while let Ok(request) = self.ends.commands.try_recv() {
-                self.request(request);
-            }
-            while let Ok(results) = self.results.try_recv() {
-                self.take_result(results);
-            }
-            self.take_in();
-            self.publish();
-            tokio::task::yield_now().await;
-        }
+    /// before. `settled`: see [`Master::prepare_to_go`].
+    pub(in crate::master) async fn replace(&mut self, settled: Settled) -> String {
+        self.last_turns().await;
         for error in self.errors.drain() {
             self.spawn_errors.insert(error.tag, error);
         }
@@ -105,24 +84,21 @@ impl Master {
             Ok(handed) => handed,
             Err(error) => return format!("no descriptor is left: {error}"),
         };
-        let why = self.execute(&handed, bus);
+        let why = self.execute(&handed);
         self.outputs.take_over(handed);
         why
     }
 
-    fn execute(&self, handed: &crate::master::output::RelayState, bus: Option<&dbus::Service>) -> String {
+    fn execute(&self, handed: &RelayState) -> String {
         let mut fds = Outgoing::default();
-        let made = || -> Result<String, String> {
-            let carried = self.registry.carried().map_err(|error| error.to_string())?;
-            let mut state = self.save(Some(handed), carried, &mut fds).map_err(|error| error.to_string())?;
-            state.requesters.bus = bus.and_then(dbus::Service::carried).map(|carried| self.save_bus(carried, &mut fds));
+        let mut made = || -> Result<String, String> {
+            let state = self.save(Some(handed), &mut fds).map_err(|error| error.to_string())?;
             let names: Vec<String> = state.listeners.iter().map(|listener| listener.name.clone()).collect();
             let document = document(state, &fds)?;
             let variable = variable(document.as_raw_fd(), &fds, &names);
             fds.give("state".to_owned(), document);
             Ok(variable)
         };
-        let mut made = made;
         let variable = match made() {
             Ok(variable) => variable,
             Err(why) => return why,
@@ -154,7 +130,7 @@ fn is_of_the_start(name: &std::ffi::OsStr) -> bool {
 fn variable(state: RawFd, fds: &Outgoing<'_>, names: &[String]) -> String {
     let numbers = fds.numbers();
     let mut variable = format!("{}:{state}", std::process::id());
-    for (letter, name) in [('C', CONTROL), ('K', LOCK), ('B', BUS)] {
+    for (letter, name) in [('C', CONTROL), ('K', LOCK)] {
         if let Some(number) = numbers.get(name) {
             variable.push_str(&format!(":{letter}{number}"));
         }
@@ -194,7 +170,6 @@ pub fn left() -> Option<Left> {
         match letter {
             "C" => drop(essentials.insert(CONTROL.to_owned(), fd)),
             "K" => drop(essentials.insert(LOCK.to_owned(), fd)),
-            "B" => drop(essentials.insert(BUS.to_owned(), fd)),
             "L" => {
                 essentials.insert(format!("listener-{}", names.len()), fd);
                 names.push(name.to_owned());
@@ -205,9 +180,8 @@ pub fn left() -> Option<Left> {
     let state =
         inherited(number).map_err(|error| format!("the state's descriptor {number}: {error}")).and_then(|fd| read(fd.into()));
     let numbers = state.as_ref().map_or(&essentials, |document| &document.descriptors);
-    let mut fds = Incoming::by_number(numbers);
+    let fds = Incoming::by_number(numbers);
     if state.is_err() {
-        fds.close(BUS);
         // What is not known by name is still somebody's: a pipe that nobody has open any more kills who writes to it.
         keep_the_unknown();
     }
@@ -224,20 +198,6 @@ fn read(file: std::fs::File) -> Result<Document, String> {
 
 fn keep_the_unknown() {
     for fd in open_numbers().into_iter().filter_map(|number| inherited(number).ok()) {
-        // Who waits for an answer must see that none will come.
-        if !is_accepted(&fd) {
-            std::mem::forget(dup_high(fd, RESERVED_FD_BASE));
-        }
+        std::mem::forget(dup_high(fd, RESERVED_FD_BASE));
     }
-}
-
-/// A connection of the control socket or of `status.listen`: alone among all connections its own end has an address
-/// (a stream to journald has none).
-fn is_accepted(fd: &OwnedFd) -> bool {
-    let is_stream = sockopt::socket_type(fd).is_ok_and(|kind| kind == SocketType::STREAM);
-    let listens = sockopt::socket_acceptconn(fd).unwrap_or(true);
-    let address = getsockname(fd).ok();
-    let unnamed =
-        address.and_then(|address| SocketAddrUnix::try_from(address).ok()).is_some_and(|unix| unix.path_bytes().is_none());
-    is_stream && !listens && !unnamed
 }

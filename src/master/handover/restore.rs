@@ -7,13 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::oneshot;
-
 use super::fds::Incoming;
 use super::state::{self, Bytes, State};
-use crate::api::{Reply, RequesterId};
-use crate::control::dbus;
-use crate::control::http::Resumed;
+use crate::api::RequesterId;
 use crate::master::cgroup::WorkerGroup;
 use crate::master::journal::{Level, Record};
 use crate::master::orphaned::Orphaned;
@@ -104,39 +100,6 @@ pub fn errors(saved: Option<(String, String)>, fds: &mut Incoming) -> std::io::R
     }
 }
 
-/// The connections, for the registry, and how their requesters are answered.
-pub fn connections(
-    saved: Vec<state::Connection>,
-    fds: &mut Incoming,
-) -> (Vec<Resumed>, Vec<(RequesterId, oneshot::Sender<Reply>)>) {
-    let mut replies = Vec::new();
-    let resume = |connection: state::Connection| {
-        let stream = fds.take(&connection.fd).ok()?;
-        let request = connection.request.map(|(requester, head)| {
-            let (reply, answer) = oneshot::channel();
-            replies.push((requester, reply));
-            (requester, head, answer)
-        });
-        Some(Resumed { stream, remote: connection.remote, request })
-    };
-    (saved.into_iter().filter_map(resume).collect(), replies)
-}
-
-/// The connection to the bus, and how its callers are answered.
-pub fn bus(saved: Option<state::Bus>, fds: &mut Incoming) -> (Option<dbus::Resumed>, Vec<(RequesterId, oneshot::Sender<Reply>)>) {
-    let Some((saved, stream)) = saved.and_then(|saved| fds.take(&saved.fd).ok().map(|stream| (saved, stream))) else {
-        return (None, Vec::new());
-    };
-    let mut replies = Vec::new();
-    let resume = |caller: state::BusCaller| {
-        let (reply, answer) = oneshot::channel();
-        replies.push((caller.requester, reply));
-        (dbus::Caller { requester: caller.requester, name: caller.name, serial: caller.serial }, answer)
-    };
-    let callers = saved.callers.into_iter().map(resume).collect();
-    (Some(dbus::Resumed { stream, guid: saved.guid, workers: saved.workers, callers }), replies)
-}
-
 /// The output of workers.
 pub fn output(saved: state::Output, fds: &mut Incoming) -> RelayState {
     let lines = |lines: Vec<Bytes>| lines.into_iter().map(Bytes::into_vec).collect::<Vec<_>>();
@@ -164,8 +127,6 @@ pub struct Rest {
     pub pool: Pool,
     /// The state without what was taken out of it before.
     pub state: State,
-    /// How the requesters on resumed connections are answered.
-    pub replies: Vec<(RequesterId, oneshot::Sender<Reply>)>,
     /// What workers had said that is not in the state.
     pub words: Vec<(WorkerId, Vec<u8>)>,
     /// There was a time without a master.
@@ -188,7 +149,7 @@ pub fn pool(state: &mut State) -> Result<Pool, String> {
 impl Master {
     /// Goes on from there.
     pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
-        let Rest { pool, state, replies, words, died, bound_anew } = rest;
+        let Rest { pool, state, words, died, bound_anew } = rest;
         self.pool = pool;
         // A master that was started anew after a death has its own.
         if let Some(terminal) = state.terminal.filter(|_| !died) {
@@ -240,14 +201,8 @@ impl Master {
             ended: last.ended.unwrap_or(SystemTime::UNIX_EPOCH),
             took: last.took,
         });
-        self.replies.extend(replies);
-        for requester in state.requesters.upgrade {
-            if let Some(reply) = self.replies.remove(&requester) {
-                self.outbox.push((reply, Reply::Done));
-            }
-        }
-        for (requester, announce) in state.requesters.reloads {
-            self.begin_reload(requester, announce);
+        if let Some(announce) = state.reload_asked {
+            self.begin_reload(None, announce);
         }
         // What happened while no master listened: files removed, groups emptied, orphans ended.
         if let Err(error) = self.restore_directory() {
@@ -262,7 +217,7 @@ impl Master {
             self.hear_again(worker, &said);
         }
         if died {
-            self.after_death(state.requesters.waiting);
+            self.after_death(state.waiting);
             self.replace_unreached(&bound_anew);
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::orphans::Orphans;
-use super::replace::{BUS, CONTROL, LOCK, Left};
+use super::replace::{CONTROL, LOCK, Left};
 use super::restore::{self, Rest};
 use super::{fds::Incoming, listeners, state, store::Store};
 use crate::control::listen::{Control, Parts};
@@ -132,12 +132,10 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         mode: mode(start),
         output: RelayState::default(),
         fds,
-        last_requester: state.requesters.last,
-        resumed: Vec::new(),
-        bus: None,
+        last_requester: state.last_requester,
         releases,
         troubles,
-        first: First::GoOn(Box::new(Rest { pool, state, replies: Vec::new(), words, died: true, bound_anew: found.bound_anew })),
+        first: First::GoOn(Box::new(Rest { pool, state, words, died: true, bound_anew: found.bound_anew })),
     })
 }
 
@@ -197,9 +195,6 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
     let directory = state.control.directory.clone().into_path();
     let control = control(&state.control, fds)?;
     let errors = restore::errors(state.errors.take(), fds).map_err(|error| error.to_string())?;
-    let (resumed, mut replies) = restore::connections(std::mem::take(&mut state.requesters.connections), fds);
-    let (bus, by_bus) = restore::bus(state.requesters.bus.take(), fds);
-    replies.extend(by_bus);
     let context = InstanceContext {
         instance: state.instance.as_str().into(),
         control: control.path(),
@@ -220,12 +215,10 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         mode: Mode::Relay,
         output: RelayState::default(),
         fds: Incoming::default(),
-        last_requester: state.requesters.last,
-        resumed,
-        bus,
+        last_requester: state.last_requester,
         releases,
         troubles: Troubles::from_saved(std::mem::take(&mut state.troubles)),
-        first: First::GoOn(Box::new(Rest { pool, state, replies, words: Vec::new(), died: false, bound_anew: Vec::new() })),
+        first: First::GoOn(Box::new(Rest { pool, state, words: Vec::new(), died: false, bound_anew: Vec::new() })),
     })
 }
 
@@ -257,9 +250,6 @@ fn makeshift(
         _ => Control::bind(&directory, &places).map_err(|error| error.to_string())?,
     };
     let orphans = Orphans::find(&mut fds);
-    // Who waits for an answer must see that none will come.
-    fds.close("connection-");
-    fds.close(BUS);
     // What else there is stays open: a worker that writes to a pipe that nobody has any more would be killed for it.
     let held = fds.held().clone();
     std::mem::forget(fds);
@@ -305,8 +295,6 @@ fn makeshift_with(
         output,
         fds: Incoming::default(),
         last_requester: 0,
-        resumed: Vec::new(),
-        bus: None,
         releases: HashMap::new(),
         troubles: Troubles::default(),
         first: First::Start(Box::new(release), orphans),

@@ -11,8 +11,7 @@ use super::fds::{Name, Outgoing};
 use super::listeners;
 use super::state::{self, Bytes, State};
 use super::store::Store;
-use crate::control::dbus;
-use crate::control::http::Carried;
+use super::upgrade::Upgrade;
 use crate::master::journal::Target;
 use crate::master::output::{Mode, RelayState};
 use crate::master::prepare::Release;
@@ -28,16 +27,10 @@ impl Master {
     ///
     /// # Errors
     /// Out of descriptors.
-    pub(super) fn save<'a>(
-        &'a self,
-        output: Option<&'a RelayState>,
-        connections: Vec<Carried>,
-        fds: &mut Outgoing<'a>,
-    ) -> io::Result<State> {
+    pub(super) fn save<'a>(&'a self, output: Option<&'a RelayState>, fds: &mut Outgoing<'a>) -> io::Result<State> {
         if let Some(store) = &self.store {
             store.lend(fds);
         }
-        let requesters = state::Requesters { connections: save_connections(connections, fds), ..self.save_requesters() };
         for (listener, slot, socket) in self.slots.made() {
             fds.lend(format!("{SLOT_PREFIX}{listener}-{slot}"), socket.as_fd());
         }
@@ -92,46 +85,14 @@ impl Master {
                 ended: Some(last.ended),
                 took: last.took,
             }),
-            requesters,
+            last_requester: self.runtime_dir.handle().last_requester(),
+            waiting: self.replies.keys().copied().collect(),
+            reload_asked: self.upgrade.as_ref().and_then(Upgrade::reload_asked),
             troubles: self.troubles.saved(),
             // Over an exec alone; a state in the store comes with what is stored.
             stored: output.and(self.store.as_ref()).map_or_else(Vec::new, Store::held),
         })
     }
-
-    /// The connection to the bus, with those on it who still wait for an answer.
-    pub(super) fn save_bus(&self, carried: dbus::Carried, fds: &mut Outgoing<'_>) -> state::Bus {
-        let waits = |caller: &dbus::Caller| self.replies.contains_key(&caller.requester);
-        let save =
-            |caller: dbus::Caller| state::BusCaller { requester: caller.requester, name: caller.name, serial: caller.serial };
-        state::Bus {
-            fd: fds.give(super::replace::BUS.to_owned(), carried.stream),
-            guid: carried.guid,
-            workers: carried.workers,
-            callers: carried.callers.into_iter().filter(waits).map(save).collect(),
-        }
-    }
-
-    fn save_requesters(&self) -> state::Requesters {
-        let upgrade = self.upgrade.as_ref();
-        state::Requesters {
-            last: self.runtime_dir.handle().last_requester(),
-            connections: Vec::new(),
-            bus: None,
-            waiting: self.replies.keys().copied().collect(),
-            upgrade: upgrade.map_or_else(Vec::new, |upgrade| upgrade.requesters.clone()),
-            reloads: upgrade.map_or_else(Vec::new, |upgrade| upgrade.reloads.clone()),
-        }
-    }
-}
-
-fn save_connections(carried: Vec<Carried>, fds: &mut Outgoing<'_>) -> Vec<state::Connection> {
-    let save = |(index, carried): (usize, Carried)| state::Connection {
-        fd: fds.give(format!("connection-{index}"), carried.stream),
-        remote: carried.remote,
-        request: carried.request,
-    };
-    carried.into_iter().enumerate().map(save).collect()
 }
 
 fn save_release<'a>(number: GenerationId, release: &'a Release, fds: &mut Outgoing<'a>) -> state::Release {

@@ -111,9 +111,12 @@ pub struct State {
     pub past: Past,
     /// How the last reload ended.
     pub last_reload: Option<LastReload>,
-    /// Who waits for an answer, and on which connection.
-    #[serde(rename = "askers")]
-    pub requesters: Requesters,
+    /// The last number that was given to a requester.
+    pub last_requester: u64,
+    /// Requesters that wait for an answer; none over an exec.
+    pub waiting: Vec<u64>,
+    /// A reload that was asked for in the last moment before an exec, and waits for the next program: whether systemd is told.
+    pub reload_asked: Option<bool>,
     /// The names that systemd's store of descriptors holds, over an exec; empty when not known.
     pub stored: Vec<Name>,
     /// What degrades the instance although its workers are well, by kind.
@@ -288,63 +291,6 @@ pub struct LastReload {
     pub ended: Option<SystemTime>,
     /// How long it took.
     pub took: Duration,
-}
-
-/// Who waits.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Requesters {
-    /// The last number that was given to one.
-    pub last: u64,
-    /// Connections of the control socket and of `status.listen`.
-    pub connections: Vec<Connection>,
-    /// The connection to the message bus.
-    pub bus: Option<Bus>,
-    /// Everybody who waits for an answer.
-    pub waiting: Vec<u64>,
-    /// Who asked for this upgrade.
-    pub upgrade: Vec<u64>,
-    /// Reloads that were asked for while the upgrade was on its way: who, and whether systemd shall be told.
-    pub reloads: Vec<(Option<u64>, bool)>,
-}
-
-/// A connection on which the next master goes on.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Connection {
-    /// Its socket.
-    pub fd: Name,
-    /// It came by `status.listen`.
-    pub remote: bool,
-    /// Who waits on it, and the head of the request.
-    pub request: Option<(u64, String)>,
-}
-
-/// The connection to the message bus, between two messages.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Bus {
-    /// Its socket.
-    pub fd: Name,
-    /// The bus's identity.
-    pub guid: String,
-    /// The workers that it was told of.
-    pub workers: Vec<WorkerId>,
-    /// Who waits on it.
-    pub callers: Vec<BusCaller>,
-}
-
-/// Somebody on the bus who waits.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BusCaller {
-    /// Under which number.
-    #[serde(rename = "asker")]
-    pub requester: u64,
-    /// His unique name.
-    pub name: String,
-    /// The serial of his call.
-    pub serial: u32,
 }
 
 /// Bytes that are mostly text: a text in the document where they are one.

@@ -246,7 +246,7 @@ impl Master {
         if store.due.is_some_and(|due| due <= self.now) {
             store.due = None;
             let mut fds = Outgoing::default();
-            if let Ok(state) = self.save(None, Vec::new(), &mut fds) {
+            if let Ok(state) = self.save(None, &mut fds) {
                 let document = Document {
                     format: state::FORMAT,
                     least: state::least(&fds),

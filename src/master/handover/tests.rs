@@ -74,9 +74,10 @@ const RECORDED: [(&str, &[u8]); 2] =
     [("0daf0ad", include_bytes!("recorded/0daf0ad.json")), ("999baec", include_bytes!("recorded/999baec.json"))];
 
 /// Keys of those that no program writes any more, and why they may go.
-const GONE: [&str; 1] = [
+const GONE: [&str; 2] = [
     // Had no effect then.
-    "balance",
+    "balance", // Nobody waits over an exec.
+    "askers",
 ];
 
 /// Everything that `one` says `other` says too; more than that it may.

@@ -1,34 +1,38 @@
-//! An upgrade from the request to the moment when all is settled.
+//! An upgrade from the request to the moment of execve(2).
 //!
-//! Law: whoever asked is answered once: by the old program when nothing comes of it, else by the new one. Nobody else is
-//! kept waiting or lost: a reload under way is finished first, one that is asked for meanwhile waits for the next program.
+//! Law: each requester is answered once, before execve(2): nobody waits over it. A reload that is under way, or is asked for
+//! before that moment, is finished first. Who asked for the upgrade hears that the installed program takes over, or why not;
+//! that it has done so is seen on a new connection (`program_start_time` of `GET /readyz` is another).
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::fds::Outgoing;
 use super::{check, replace};
-use crate::api::{Reply, RequesterId};
+use crate::api::{Command, Reply, Request, RequesterId};
 use crate::control::dbus;
 use crate::master::catalog;
 use crate::master::journal::{Level, Record};
+use crate::master::output::Settled;
 use crate::master::tasks::{Task, TaskId};
 use crate::master::turn::{Master, TaskResult};
 use crate::pool::{Event, PoolState};
 
-/// So long connections of the control socket may take to end what they are at, once the next program may come.
+/// How long connections of the control socket may take for their answers, once no new ones are accepted.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// So long the control socket may be deaf while a pool that is never at rest (its workers crash and crash) is waited for.
 const LONGEST: Duration = Duration::from_secs(10);
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// Turns of the loop before execve(2), so that answers reach those who ask.
+const LAST_TURNS: usize = 16;
+
 /// An upgrade that was asked for.
 pub struct Upgrade {
     /// Who waits for it.
     pub requesters: Vec<RequesterId>,
-    /// Reloads that were asked for since: who, and whether systemd shall be told.
-    pub reloads: Vec<(Option<RequesterId>, bool)>,
+    /// A reload without a requester that came too late for this program: whether systemd is told.
+    reload_asked: Option<bool>,
     stage: Stage,
 }
 
@@ -49,6 +53,11 @@ impl Upgrade {
             Stage::Settling | Stage::Leaving(_) => None,
         }
     }
+
+    /// The reload that the next program is to begin with.
+    pub(super) fn reload_asked(&self) -> Option<bool> {
+        self.reload_asked
+    }
 }
 
 impl Master {
@@ -58,7 +67,7 @@ impl Master {
             return self.refuse(requester, "the instance is stopping".to_owned());
         }
         let upgrade =
-            self.upgrade.get_or_insert_with(|| Upgrade { requesters: Vec::new(), reloads: Vec::new(), stage: Stage::Settling });
+            self.upgrade.get_or_insert_with(|| Upgrade { requesters: Vec::new(), reload_asked: None, stage: Stage::Settling });
         upgrade.requesters.extend(requester);
     }
 
@@ -66,11 +75,8 @@ impl Master {
         self.pool.state() == PoolState::Stopping || self.ending.is_some()
     }
 
-    /// A reload, now or by the next program.
+    /// A reload begins.
     pub(in crate::master) fn begin_reload(&mut self, requester: Option<RequesterId>, announce: bool) {
-        if let Some(upgrade) = &mut self.upgrade {
-            return upgrade.reloads.push((requester, announce));
-        }
         if announce {
             self.announce_reload();
         }
@@ -81,7 +87,6 @@ impl Master {
     pub(in crate::master) fn upgrade_requester_gone(&mut self, requester: RequesterId) {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.requesters.retain(|it| *it != requester);
-            upgrade.reloads.retain(|(it, _)| *it != Some(requester));
         }
     }
 
@@ -94,8 +99,10 @@ impl Master {
         }
         match upgrade.stage {
             Stage::Settling if self.is_settled() => self.ask_next_program(),
+            // A reload came between; what the next program has seen of the state is not true any more.
+            Stage::Leaving(_) if self.is_asked() => self.settle_again(),
             Stage::Leaving(since) if self.is_settled() => {
-                return (self.registry.busy() == 0 && self.all_are_heard()) || self.now.duration_since(since) >= TIMEOUT;
+                return self.registry.busy() == 0 || self.now.duration_since(since) >= TIMEOUT;
             }
             Stage::Leaving(since) if self.now.duration_since(since) >= LONGEST => {
                 self.not_replaced("the pool did not come to rest for a moment; ask again");
@@ -111,40 +118,33 @@ impl Master {
         leaving.then(|| self.now + LOOK)
     }
 
+    fn settle_again(&mut self) {
+        self.registry.accept(true);
+        if let Some(upgrade) = &mut self.upgrade {
+            upgrade.stage = Stage::Settling;
+        }
+    }
+
     /// Nothing is under way that could not go on in another program.
     fn is_settled(&self) -> bool {
-        self.pool.state() != PoolState::Reloading
-            && self.preparing.is_none()
+        !self.is_asked()
             && self.spawns.is_empty()
             && self.events.is_empty()
             && self.outbox.is_empty()
             && self.published.no_tails()
-            && self.only_carried_wait()
     }
 
-    /// Whoever waits does so on a connection that can be carried (not so on the bus), or for this upgrade.
-    fn only_carried_wait(&self) -> bool {
-        let carried: HashSet<RequesterId> = self.registry.requesters().into_iter().collect();
-        let waits_for_it = |requester: &RequesterId| {
-            self.upgrade.as_ref().is_some_and(|upgrade| {
-                upgrade.requesters.contains(requester)
-                    || upgrade.reloads.iter().any(|(reload, _)| reload.as_ref() == Some(requester))
-            })
-        };
-        self.replies.keys().all(|requester| carried.contains(requester) || waits_for_it(requester))
-    }
-
-    /// Whoever asks has been heard, and whoever was answered has the answer.
-    fn all_are_heard(&self) -> bool {
-        self.registry.requesters().iter().all(|requester| self.replies.contains_key(requester))
+    /// Somebody waits for an answer, but for those who wait for this upgrade; or a reload is under way for nobody.
+    fn is_asked(&self) -> bool {
+        let waits_for_it =
+            |requester: &RequesterId| self.upgrade.as_ref().is_some_and(|upgrade| upgrade.requesters.contains(requester));
+        self.pool.state() == PoolState::Reloading || self.preparing.is_some() || !self.replies.keys().all(waits_for_it)
     }
 
     fn ask_next_program(&mut self) {
         let mut fds = Outgoing::default();
-        let document = self
-            .save(None, Vec::new(), &mut fds)
-            .map_err(|error| error.to_string())
-            .and_then(|state| replace::document(state, &fds));
+        let document =
+            self.save(None, &mut fds).map_err(|error| error.to_string()).and_then(|state| replace::document(state, &fds));
         drop(fds);
         let (results, program) = (self.result_sender.clone(), self.program.clone());
         let asked = document.and_then(|document| {
@@ -169,7 +169,7 @@ impl Master {
         match result {
             Ok(()) => {
                 upgrade.stage = Stage::Leaving(self.now);
-                // Who comes now waits in the kernel's queue for the next program.
+                // A connection that comes now waits in the kernel's queue for the next program.
                 self.registry.accept(false);
             }
             Err(why) => self.not_replaced(&why),
@@ -194,45 +194,81 @@ impl Master {
                 self.outbox.push((reply, Reply::Failed(why.clone())));
             }
         }
-        for (requester, announce) in upgrade.reloads {
-            self.begin_reload(requester, announce);
+        if let Some(announce) = upgrade.reload_asked {
+            self.begin_reload(None, announce);
         }
     }
 
-    /// Whether the next program can go on with the connection to the bus; it rests then.
-    pub(in crate::master) async fn bring_to_rest(&mut self, bus: &dbus::Service) -> bool {
-        let listen = async {
-            // Who has asked something of the loop gets his answer meanwhile.
-            loop {
-                tokio::select! {
-                    Some(request) = self.ends.commands.recv() => self.request(request),
-                    () = tokio::time::sleep(TIMEOUT / 4) => self.systemd.ping(),
-                }
-            }
+    /// Writes out what workers have printed, and looks whether it is still time to go; then the requesters of the upgrade are
+    /// answered, and `true` says that execve(2) comes next.
+    pub(in crate::master) async fn prepare_to_go(&mut self) -> Option<Settled> {
+        self.systemd.ping();
+        let Some(settled) = self.outputs.settle().await else {
+            self.not_replaced("the reader of the workers' output hangs; ask again");
+            return None;
         };
-        tokio::select! {
-            biased;
-            rests = bus.rest() => rests,
-            () = listen => false,
+        for _ in 0..LAST_TURNS {
+            while let Ok(request) = self.ends.commands.try_recv() {
+                self.request(request);
+            }
+            self.last_turn().await;
         }
-    }
-
-    /// Those of the requesters that cannot be taken along (the bus does not come to rest) have their answer now: the next
-    /// program was asked and said yes.
-    pub(in crate::master) fn answer_the_uncarried(&mut self) {
-        let carried: HashSet<RequesterId> = self.registry.requesters().into_iter().collect();
-        let Some(upgrade) = &mut self.upgrade else { return };
-        for requester in upgrade.requesters.extract_if(.., |requester| !carried.contains(requester)) {
+        if !self.is_settled() {
+            self.outputs.take_back(settled);
+            return None;
+        }
+        for requester in self.upgrade.iter_mut().flat_map(|upgrade| std::mem::take(&mut upgrade.requesters)) {
             if let Some(reply) = self.replies.remove(&requester) {
                 let _ = reply.send(Reply::Done);
             }
         }
-        for (requester, _) in
-            upgrade.reloads.extract_if(.., |(requester, _)| requester.is_some_and(|requester| !carried.contains(&requester)))
-        {
-            if let Some(reply) = requester.and_then(|requester| self.replies.remove(&requester)) {
+        Some(settled)
+    }
+
+    /// Ends the connection to the bus, once the calls that were read are answered.
+    pub(in crate::master) async fn leave_bus(&mut self, bus: dbus::Service) {
+        self.systemd.ping();
+        let mut stop = std::pin::pin!(bus.stop());
+        loop {
+            tokio::select! {
+                () = &mut stop => return,
+                Some(request) = self.ends.commands.recv() => self.too_late(request),
+                Some(result) = self.results.recv() => self.take_result(result),
+            }
+            self.take_in();
+            self.publish();
+        }
+    }
+
+    /// The last turns before execve(2), so that answers reach their requesters.
+    pub(in crate::master) async fn last_turns(&mut self) {
+        for _ in 0..LAST_TURNS {
+            while let Ok(request) = self.ends.commands.try_recv() {
+                self.too_late(request);
+            }
+            self.last_turn().await;
+        }
+    }
+
+    async fn last_turn(&mut self) {
+        while let Ok(result) = self.results.try_recv() {
+            self.take_result(result);
+        }
+        self.take_in();
+        self.publish();
+        tokio::task::yield_now().await;
+    }
+
+    /// A request that comes when the requesters of the upgrade are answered.
+    fn too_late(&mut self, command: Command) {
+        match (command, &mut self.upgrade) {
+            (Command::Request { reply: Some(reply), .. }, _) => {
                 let _ = reply.send(Reply::Failed("the master is replacing its program; ask again".to_owned()));
             }
+            (Command::Request { request: Request::Reload, announce, reply: None, .. }, Some(upgrade)) => {
+                upgrade.reload_asked = Some(announce)
+            }
+            (command, _) => self.request(command),
         }
     }
 }

@@ -45,6 +45,14 @@ impl Outputs {
         }
     }
 
+    /// Goes on: no other program does.
+    pub fn take_back(&self, settled: Settled) {
+        // Only copies of streams can fail, and those are still here.
+        if let Ok(handed) = self.handed(settled) {
+            self.take_over(handed);
+        }
+    }
+
     /// All there is to go on with.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ def lost(pool, server, name, options):
             clients.wait_for(options.requests * number // (options.reloads + 1))
             committed, said = pool.reload()
             if not committed:
-                refused.append(said)
+                refused.append(said.split("rolled back: ")[-1].splitlines()[0])
         clients.wait_for(options.requests)
         report = clients.stop()
     finally:

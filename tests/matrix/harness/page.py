@@ -30,7 +30,9 @@ def record(server, result):
     """Keeps a row; cells that were not measured this time stay as they are."""
     with _locked():
         known = results()
-        known[server.name] = {**known.get(server.name, {}), **result}
+        known[server.name] = {**known.get(server.name, {}), **{key: value for key, value in result.items() if key != "wrong"}}
+        for found in known[server.name].get("broken", {}).values():
+            found.pop("said", None)
         RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -94,7 +96,9 @@ def counts(found):
     if not found:
         return "–"
     text = f"{found['lost']} / {found['requests']:,}"
-    return f"**{text}**" if found["lost"] else text
+    text = f"**{text}**" if found["lost"] else text
+    refused = len(found.get("refused", []))
+    return f"{text} ({refused} of {found['reloads']} reloads refused)" if refused else text
 
 
 def outcome(kind, found):

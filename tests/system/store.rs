@@ -13,6 +13,7 @@ use crate::upgrade::nothing_is_left;
 
 pub const CASES: &[Case] = &[
     ("leftovers_end_workers_at_a_stop_in_auto_restart", leftovers_end_workers_at_a_stop_in_auto_restart),
+    ("leftovers_let_a_stopped_unit_rest", leftovers_let_a_stopped_unit_rest),
     ("master_of_many_workers_comes_back", master_of_many_workers_comes_back),
     ("store_holds_what_is_needed_after_upgrades_in_reloads", store_holds_what_is_needed_after_upgrades_in_reloads),
     ("tcp_socket_outlives_a_restart_of_its_unit", tcp_socket_outlives_a_restart_of_its_unit),
@@ -42,6 +43,29 @@ fn leftovers_end_workers_at_a_stop_in_auto_restart(c: &Container) {
         wait_for("all workers are gone", || is_gone(&web).then_some(()));
         wait_for("the runtime directory is gone", || (!c.path("/run/ratoon/loops").exists()).then_some(()));
         let _ = c.run(&["systemctl", "reset-failed", &web.socket(), &web.service()]);
+    }
+    nothing_is_left(&web);
+}
+
+/// `ratoon-leftovers@` looks at the unit a second after each stop. systemd refuses to start a socket whose service is in any state but
+/// inactive, failed or auto-restart, so the look must not change the state of a unit that is down.
+fn leftovers_let_a_stopped_unit_rest(c: &Container) {
+    let web = survivor(c, "rests", 1, "");
+    let looks = || c.journal("ratoon-leftovers@rests.service").matches("Finished ").count();
+    for ends_well in [true, false] {
+        c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+        web.settled();
+        let before = looks();
+        if !ends_well {
+            kill_master(&web);
+        }
+        c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+        wait_for("the look after the stop", || (looks() > before).then_some(()));
+        let journal = c.journal(&web.service());
+        let rest = journal.rsplit("Stopped ratoon@rests.service").next().unwrap_or_default();
+        assert!(!rest.contains("Deactivated"), "ends well: {ends_well}\n{journal}");
+        assert!(is_gone(&web) && !c.path("/run/ratoon/rests").exists(), "ends well: {ends_well}\n{journal}");
+        let _ = c.run(&["systemctl", "reset-failed", &web.service()]);
     }
     nothing_is_left(&web);
 }

@@ -14,6 +14,7 @@
 //! | `config` | the file: types, defaults, errors with line and column |
 //! | `sys` | the only `unsafe`: descriptors, processes, signals, credentials |
 //! | `cli` | the command line, a verb a file |
+//! | `stored_name` | names of descriptors in systemd's store |
 //! | `table` | a map that wastes little memory |
 //! | `scoreboard` | the page on which a worker shows what it does: layout, and the writer's side |
 //! | `worker` | the library for workers written in Rust (feature `worker`) |
@@ -36,6 +37,8 @@ pub mod pool;
 pub mod scoreboard;
 #[cfg(any(feature = "master", feature = "worker"))]
 pub mod status;
+#[cfg(feature = "master")]
+pub mod stored_name;
 #[cfg(any(feature = "master", feature = "worker"))]
 pub mod sys;
 #[cfg(feature = "master")]

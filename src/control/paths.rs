@@ -14,6 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::stored_name::{PREFIX, is_stored};
+
 /// The control socket's name within the runtime directory.
 pub const SOCKET: &str = "control";
 /// The longest path that fits into a Unix socket's address.
@@ -86,6 +88,12 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if name.starts_with("ratoon@") || [".service", ".socket"].iter().any(|kind| name.ends_with(kind)) {
         return Err(format!(
             "{name:?} cannot be an instance's name: it is one of a unit; the instance of ratoon@NAME.service is NAME"
+        ));
+    }
+    if is_stored(name) {
+        return Err(format!(
+            "{name:?} cannot be an instance's name: its sockets would be taken for the descriptor of that name that a master keeps in \
+             systemd's store; name it without a number, or without {PREFIX:?}"
         ));
     }
     if name.is_empty()
@@ -355,10 +363,10 @@ mod tests {
 
     #[test]
     fn names_that_would_leave_the_directory_are_refused() {
-        for name in ["", ".", "..", ".hidden", "-x", "a/b", "/", "a\nb", "a\0b", "a:b", ":", &"x".repeat(65)] {
+        for name in ["", ".", "..", ".hidden", "-x", "a/b", "/", "a\nb", "a\0b", "a:b", ":", "ratoon-state-0", &"x".repeat(65)] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
-        for name in ["web", "web-2", "a.b", "8080", "foo\\x2dbar", "grün", "a@c"] {
+        for name in ["web", "web-2", "a.b", "8080", "foo\\x2dbar", "grün", "a@c", "ratoon-web", "ratoon-2"] {
             assert_eq!(check_name(name), Ok(()), "{name:?}");
         }
     }

@@ -17,7 +17,7 @@ use rustix::fs::{FileType, fstat};
 use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix, SocketType, getsockname, sockopt};
 
 pub use self::bind::{bind, bind_all, check, check_directory, is_beside_ipv4};
-pub use self::inherit::{Inherited, STORED_PREFIX, from_systemd};
+pub use self::inherit::{Inherited, from_systemd};
 pub use self::nonblocking::Nonblocking;
 pub use self::slots::{Slots, one_each};
 

@@ -54,6 +54,14 @@ fn systemd_s_sockets_of_every_kind_are_passed_on_in_their_order_with_their_names
 }
 
 #[test]
+fn instance_whose_name_begins_with_ratoon_has_its_sockets() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = socket.local_addr().expect("an address").to_string();
+    let master = Place::new().pool("count = 1", "").socket("ratoon-web", socket).start();
+    assert_eq!(sockets(&master.status()), [format!("ratoon-web {address}")]);
+}
+
+#[test]
 fn sockets_for_another_process_are_left_alone() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = socket.local_addr().expect("an address").to_string();

@@ -17,11 +17,12 @@ use crate::master::fronts;
 use crate::master::journal::{Journal, Level, Record, Target};
 use crate::master::output::{Mode, RelayState};
 use crate::master::prepare::{self, InstanceContext, Release};
-use crate::master::sockets::{Inherited, Listener, STORED_PREFIX};
+use crate::master::sockets::{Inherited, Listener};
 use crate::master::start::{First, Origin, SIGNALS, Start};
 use crate::master::troubles::{self, Troubles};
 use crate::master::{catalog, tasks::Job};
 use crate::pool::{GenerationId, Pool};
+use crate::stored_name;
 use crate::sys::process;
 use crate::sys::signals::SignalFd;
 use crate::sys::spawn::ErrorPipe;
@@ -88,7 +89,7 @@ fn set_log(log: &state::Log, journal: &Journal) {
 /// # Errors
 /// It was told to end before it could begin, or another master runs.
 pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, String> {
-    let mut fds = Incoming::by_name(inherited.stored, STORED_PREFIX);
+    let mut fds = Incoming::by_name(inherited.stored, stored_name::PREFIX);
     let read = Store::read(&fds).map(|document| document.state);
     let words = Store::words(&fds);
     let places = Env::of_process();

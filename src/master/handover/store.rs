@@ -20,10 +20,10 @@ use super::ledger::Ledger;
 use super::listeners;
 use super::state::{self, Document};
 use crate::master::journal::{Journal, Level, Record};
-use crate::master::sockets::STORED_PREFIX;
 use crate::master::systemd::Systemd;
 use crate::master::turn::Master;
 use crate::pool::{Event, Notification, WorkerId};
+use crate::stored_name::PREFIX;
 
 /// Says that this unit's workers outlive their master.
 const VARIABLE: &str = "RATOON_SURVIVE";
@@ -201,7 +201,7 @@ impl Store {
 
     /// Tells systemd what it is to keep and to drop; what it does not take now later.
     fn tell(&mut self, systemd: &Systemd, now: Instant) {
-        let tell = |name: &Name, fd: Option<BorrowedFd<'_>>| systemd.store(&format!("{STORED_PREFIX}{name}"), fd);
+        let tell = |name: &Name, fd: Option<BorrowedFd<'_>>| systemd.store(&format!("{PREFIX}{name}"), fd);
         self.again = if self.ledger.tell(tell) { None } else { Some(now + AGAIN) };
     }
 }
@@ -288,6 +288,13 @@ mod tests {
         for length in [store.noted as u64 - 1, 8, u64::MAX] {
             store.words.write_all_at(&length.to_ne_bytes(), 0).unwrap();
             assert!(words(&store).len() < said.len(), "{length}");
+        }
+    }
+
+    #[test]
+    fn store_names_are_told_from_those_of_sockets() {
+        for name in STORED.map(|prefix| format!("{prefix}1")).iter().map(String::as_str).chain(FILES).chain([WORDS]) {
+            assert!(crate::stored_name::is_stored(&format!("{PREFIX}{name}")), "{name}");
         }
     }
 

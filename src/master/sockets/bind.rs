@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use super::{Error, Listener};
+use crate::stored_name::{PREFIX, is_stored};
 use crate::sys::credentials::own_uid;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::trust;
@@ -94,12 +95,12 @@ fn split_name(spec: &str) -> Result<(&str, &str), Error> {
         return Ok((DEFAULT_NAME, spec));
     };
     let fits = (1..=255).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits && !name.starts_with(super::STORED_PREFIX) {
+    if fits && !is_stored(name) {
         return Ok((name, address));
     }
-    let prefix = super::STORED_PREFIX;
     Err(Error(format!(
-        "{spec:?}: the name before the = has 1 to 255 visible ASCII characters, no colon, and doesn't begin with {prefix:?}"
+        "{spec:?}: the name before the = has 1 to 255 visible ASCII characters, no colon, and is no \"{PREFIX}KIND-NUMBER\", as \
+         descriptors in systemd's store are called"
     )))
 }
 

@@ -6,11 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::fs::{FileType, fcntl_get_seals, fstat};
 
 use super::{Error, Kind, Listener};
+use crate::stored_name;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited, open_numbers};
 use crate::sys::process::PidFd;
-
-/// The name of everything that the master keeps in systemd's store of descriptors begins so.
-pub const STORED_PREFIX: &str = "ratoon-";
 
 /// The first descriptor that is handed over.
 const FIRST: RawFd = 3;
@@ -88,7 +86,7 @@ fn take(announced: u64, names: &[String]) -> Inherited {
         let name = usize::try_from(number - FIRST).ok().and_then(|index| names.get(index));
         // As sd_listen_fds_with_names(3) calls what has no name.
         let name = name.map_or("unknown", String::as_str).to_owned();
-        if name.starts_with(STORED_PREFIX) || is_stored(fd.as_fd()) {
+        if stored_name::is_stored(&name) || is_of_store(fd.as_fd()) {
             all.stored.push((name, dup_high(fd, RESERVED_FD_BASE)));
             continue;
         }
@@ -102,7 +100,7 @@ fn take(announced: u64, names: &[String]) -> Inherited {
 }
 
 /// What no socket unit passes, so that it can only come from the store: a process, a file in memory.
-fn is_stored(fd: BorrowedFd<'_>) -> bool {
+fn is_of_store(fd: BorrowedFd<'_>) -> bool {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     if link.is_ok_and(|path| path.as_os_str() == "anon_inode:[pidfd]" || path.to_string_lossy().starts_with("pidfd:")) {
         return true;

@@ -106,6 +106,18 @@ fn what_systemd_hands_over() {
 }
 
 #[test]
+fn inherit_takes_sockets_of_an_instance_called_ratoon() {
+    let test = "master::sockets::tests::inherit_takes_sockets_of_an_instance_called_ratoon";
+    let three = || (0..3).map(|_| arc(TcpListener::bind("127.0.0.1:0").unwrap())).collect();
+    if !activated(test, three, &["LISTEN_FDS=3", "LISTEN_FDNAMES=ratoon-web:ratoon-listener:ratoon-listener-0"]) {
+        return;
+    }
+    let all = from_systemd(own_environment).unwrap().expect("for us");
+    assert_eq!(all.listeners.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["ratoon-web", "ratoon-listener"]);
+    assert_eq!(all.stored.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["ratoon-listener-0"]);
+}
+
+#[test]
 fn an_announcement_that_lies() {
     let test = "master::sockets::tests::an_announcement_that_lies";
     let two = || vec![arc(TcpListener::bind("127.0.0.1:0").unwrap()), arc(TcpListener::bind("127.0.0.1:0").unwrap())];
@@ -315,7 +327,7 @@ fn a_mistake_is_answered_with_what_was_meant() {
         ("unix:x.sock", "absolute path"),
         ("=127.0.0.1:80", "1 to 255 visible ASCII"),
         ("a b=127.0.0.1:80", "1 to 255 visible ASCII"),
-        ("ratoon-x=127.0.0.1:80", "doesn't begin with"),
+        ("ratoon-page-1=127.0.0.1:80", "is no \"ratoon-KIND-NUMBER\""),
         ("192.0.2.1:0", "no interface of this machine has this address"),
     ] {
         let error = bind(spec).unwrap_err().to_string();

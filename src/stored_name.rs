@@ -1,0 +1,48 @@
+//! Names of the descriptors that a master keeps in systemd's store: `ratoon-KIND-NUMBER`.
+//!
+//! Law: a name tells a stored descriptor from a socket of a socket unit. systemd passes both in one list, and a socket's name may begin with
+//! `ratoon-`, too: `FileDescriptorName=` is the name of the instance, and an instance may be called `ratoon-web`.
+
+/// The beginning of each name.
+pub const PREFIX: &str = "ratoon-";
+
+/// Kinds; one number or more follow, each behind a hyphen.
+const NUMBERED: [&str; 10] =
+    ["state", "listener", "process", "notify", "page", "program", "script", "directory", "slot", "worker"];
+
+/// A kind without a number.
+const WORDS: &str = "words";
+
+/// Whether a stored descriptor may have this name.
+pub fn is_stored(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX) else { return false };
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    match rest.split_once('-') {
+        Some((kind, numbers)) => NUMBERED.contains(&kind) && numbers.split('-').all(is_number),
+        None => rest == WORDS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_stored_tells_stored_names_from_those_of_sockets() {
+        for name in ["ratoon-state-0", "ratoon-words", "ratoon-slot-0-3", "ratoon-worker-18446744073709551615-4194304"] {
+            assert!(is_stored(name), "{name}");
+        }
+        for name in [
+            "ratoon-",
+            "ratoon-web",
+            "ratoon-state",
+            "ratoon-state-",
+            "ratoon-state-x",
+            "ratoon-slot-0-",
+            "ratoon-web-1",
+            "words",
+        ] {
+            assert!(!is_stored(name), "{name}");
+        }
+    }
+}

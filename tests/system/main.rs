@@ -16,6 +16,7 @@ mod load;
 mod machine;
 mod pool;
 mod previous;
+mod stops;
 mod store;
 mod survive;
 mod units;
@@ -58,6 +59,7 @@ fn main() {
             [
                 units::CASES,
                 pool::CASES,
+                stops::CASES,
                 host::CASES,
                 users::CASES,
                 machine::CASES,

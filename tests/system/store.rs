@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("leftovers_let_a_stopped_unit_rest", leftovers_let_a_stopped_unit_rest),
     ("master_of_many_workers_comes_back", master_of_many_workers_comes_back),
     ("store_holds_what_is_needed_after_upgrades_in_reloads", store_holds_what_is_needed_after_upgrades_in_reloads),
+    ("socket_that_only_workers_hold_degrades", socket_that_only_workers_hold_degrades),
     ("tcp_socket_outlives_a_restart_of_its_unit", tcp_socket_outlives_a_restart_of_its_unit),
     ("unix_socket_outlives_a_restart_of_its_unit", unix_socket_outlives_a_restart_of_its_unit),
 ];
@@ -109,12 +110,12 @@ fn store_holds_what_is_needed_after_upgrades_in_reloads(c: &Container) {
         assert!(Instant::now() < deadline, "{} descriptors in the store, not {expected}", in_store());
         std::thread::sleep(Duration::from_millis(20));
     }
-    // And they are the right ones.
-    let before = pids(&web.settled());
+    // And they are the right ones. (On a busy machine some of forty workers may have been too slow to start in time.)
+    let before = web.settled();
     let master = kill_master(&web);
     next_master(&web, master);
     let after = web.settled();
-    assert_eq!((pids(&after), &after["worker_crashes"]), (before, &0.into()));
+    assert_eq!((pids(&after), &after["worker_crashes"]), (pids(&before), &before["worker_crashes"]));
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
 }
@@ -129,12 +130,8 @@ fn tcp_socket_outlives_a_restart_of_its_unit(c: &Container) {
     let after = web.settled();
     assert_eq!((pids(&after), &after["sockets"]), (pids(&before), &before["sockets"]), "{}", c.journal(&web.service()));
     assert!(web.get().expect("an answer").contains("generation 1"));
-    // It is told, with what to type.
-    assert_eq!(after["degraded"], true);
-    let said = wait_for("systemd shows it", || {
-        Some(web.property("StatusText")).filter(|text| text.contains("degraded") && text.contains("systemctl stop ratoon@holds"))
-    });
-    assert!(said.contains("2/2 ready") && said.contains(&web.address), "{said}");
+    let why = format!("ratoon@holds.socket does not hold {}, only this pool does: {}", web.address, to_type(&web));
+    degraded_is_told(&web, &why);
     // A reload and another death change nothing of it.
     web.good_release("v2");
     web.point_to("v2");
@@ -151,6 +148,65 @@ fn tcp_socket_outlives_a_restart_of_its_unit(c: &Container) {
     assert!(web.get().expect("an answer").contains("version v2"));
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
+}
+
+/// Neither a unit nor the store has the socket that the workers serve: it is dropped from the store, and the socket unit was restarted.
+fn socket_that_only_workers_hold_degrades(c: &Container) {
+    let web = survivor(c, "alone", 2, "");
+    let in_store = || web.property("NFileDescriptorStore").parse::<u32>().expect("a number");
+    let all = wanted(&web.settled());
+    wait_for("the store has all", || (in_store() == all).then_some(()));
+    // As the master would say it: root may speak for any process.
+    let told = ["FDSTOREREMOVE=1", "FDNAME=ratoon-listener-0"];
+    let tell = ["env", "NOTIFY_SOCKET=/run/systemd/notify", "systemd-notify", &format!("--pid={}", web.main_pid())];
+    c.ok(&[&tell[..], &told].concat());
+    wait_for("the store has one less", || (in_store() + 1 == all).then_some(()));
+    let before = web.settled();
+    let _ = c.run(&["systemctl", "restart", &web.socket()]);
+    let master = kill_master(&web);
+    next_master(&web, master);
+    let after = web.settled();
+    assert_eq!((pids(&after), &after["sockets"]), (pids(&before), &serde_json::json!([])), "{}", c.journal(&web.service()));
+    assert!(web.get().expect("the workers serve on").contains("generation 1"));
+    degraded_is_told(&web, &format!("only the present workers hold {}: {}", web.address, to_type(&web)));
+    // No generation is committed that would have fewer sockets.
+    let refused = web.reload();
+    assert!(!refused.status.success());
+    let last = web.status()["last_reload"].clone();
+    assert_eq!(last["result"], "refused", "{last:#}");
+    assert!(last["reason"].as_str().is_some_and(|why| why.contains(&web.address) && why.contains(&to_type(&web))), "{last:#}");
+    assert!(web.get().expect("the workers serve on").contains("generation 1"));
+    // What it says to type mends it.
+    c.ok(&["systemctl", "stop", &web.service()]);
+    let _ = c.run(&["systemctl", "reset-failed", &web.socket()]);
+    c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+    assert_eq!(web.settled()["degraded"], false);
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// What an administrator is told to type.
+fn to_type(web: &Instance<'_>) -> String {
+    let name = web.name;
+    format!("`systemctl stop ratoon@{name}`, then `systemctl start ratoon@{name}.socket ratoon@{name}`")
+}
+
+/// All are ready, and the reason of the degradation stands in STATUS, in the status document, in `ratoon status` and on the bus.
+fn degraded_is_told(web: &Instance<'_>, why: &str) {
+    let whole = format!("2/2 ready, degraded: {why}");
+    wait_for("the reason in STATUS", || web.property("StatusText").ends_with(&whole).then_some(()));
+    let status = web.status();
+    assert_eq!(status["degraded"], true);
+    assert!(status["status_text"].as_str().is_some_and(|text| text.ends_with(&whole)), "{status:#}");
+    let shown = web.c.ok(&["ratoon", "status", web.name]);
+    assert!(shown.contains("degraded") && shown.contains(why), "{shown}");
+    let name = format!("org.ratoon1.{}", web.name);
+    let property = |of: &str| {
+        let said = web.c.run(&["busctl", "get-property", &name, "/org/ratoon1", "org.ratoon1.Manager", of]);
+        String::from_utf8_lossy(&said.stdout).trim_end().to_owned()
+    };
+    wait_for("the reason on the bus", || property("StatusText").contains(why).then_some(()));
+    assert_eq!(property("Degraded"), "b true");
 }
 
 /// A path can be bound anew beside the workers' socket, which nobody reaches then.

@@ -8,7 +8,7 @@ pub const PREFIX: &str = "ratoon-";
 
 /// Kinds; one number or more follow, each behind a hyphen.
 const NUMBERED: [&str; 10] =
-    ["state", "listener", "process", "notify", "page", "program", "script", "directory", "slot", "worker"];
+    ["state", "listener", "process", "notify", "page", "output", "program", "script", "directory", "slot"];
 
 /// A kind without a number.
 const WORDS: &str = "words";
@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn is_stored_tells_stored_names_from_those_of_sockets() {
-        for name in ["ratoon-state-0", "ratoon-words", "ratoon-slot-0-3", "ratoon-worker-18446744073709551615-4194304"] {
+        for name in ["ratoon-state-0", "ratoon-words", "ratoon-slot-0-3", "ratoon-process-18446744073709551615-4194304"] {
             assert!(is_stored(name), "{name}");
         }
         for name in [

@@ -39,10 +39,9 @@ pub enum Mode {
 impl Mode {
     /// The way for a master whose own log goes there and that runs as this user. Only root, and members of the group
     /// systemd-journal, can read back what is in the system's journal: any other master keeps the last lines of its workers itself.
-    /// `outlived`: workers may outlive the master, and so must their output.
-    pub fn of(target: Target, uid: u32, outlived: bool) -> Mode {
+    pub fn of(target: Target, uid: u32) -> Mode {
         match target {
-            Target::Journal if uid == 0 || outlived => Mode::Journal,
+            Target::Journal if uid == 0 => Mode::Journal,
             Target::Journal => Mode::Native,
             Target::Stderr => Mode::Relay,
         }
@@ -56,6 +55,9 @@ pub struct Streams {
     pub stdout: OwnedFd,
     /// For its stderr.
     pub stderr: OwnedFd,
+    /// Copies of the reading ends of its pipes, if workers outlive the master: for systemd's store, so that a worker that prints while
+    /// there is no master is not killed for it.
+    pub reading: Vec<OwnedFd>,
     /// The value of `JOURNAL_STREAM` in its environment; unset it when `None`.
     pub journal_stream: Option<String>,
 }
@@ -79,13 +81,17 @@ enum Way {
 }
 
 impl Outputs {
-    /// The output of an instance's workers.
-    pub fn new(mode: Mode, instance: &str) -> Outputs {
+    /// The output of an instance's workers. `outlived`: they may outlive the master.
+    pub fn new(mode: Mode, instance: &str, outlived: bool) -> Outputs {
         let relay = || Relay::new(io::stdout().as_fd(), io::stderr().as_fd()).map_or(Way::Inherit, Way::Relay);
         let way = match mode {
             Mode::Journal => Way::Journal(stream::Streams::new(stream::JOURNALD.into())),
             Mode::Native => Relay::to_journal(relay::native::JOURNALD.as_ref(), instance).map_or_else(|_| relay(), Way::Relay),
             Mode::Relay => relay(),
+        };
+        let way = match way {
+            Way::Relay(relay) if outlived => Way::Relay(relay.outlived()),
+            way => way,
         };
         Outputs { inner: Arc::new(Inner { instance: instance.to_owned(), way }) }
     }
@@ -154,10 +160,11 @@ fn inherited() -> io::Result<Streams> {
 fn alive(stderr: BorrowedFd<'_>) -> io::Result<Streams> {
     if is_dead(stderr) {
         let null = OwnedFd::from(std::fs::File::options().write(true).open("/dev/null")?);
-        return Ok(Streams { stdout: null.try_clone()?, stderr: null, journal_stream: None });
+        return Ok(Streams { stdout: null.try_clone()?, stderr: null, reading: Vec::new(), journal_stream: None });
     }
     let stderr = stderr.try_clone_to_owned()?;
-    Ok(Streams { stdout: stderr.try_clone()?, stderr, journal_stream: super::journal::stream_of_stderr() })
+    let journal_stream = super::journal::stream_of_stderr();
+    Ok(Streams { stdout: stderr.try_clone()?, stderr, reading: Vec::new(), journal_stream })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The workers' processes as the master holds them: by descriptor, never by number.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -49,6 +50,8 @@ pub struct Process {
 pub struct More {
     /// Main processes that it had before (`MAINPID=`), until they end.
     pub former: Vec<(u32, PidFd)>,
+    /// Copies of the reading ends of its output, for systemd's store.
+    pub output: Vec<OwnedFd>,
     /// What it says of itself.
     pub info: Map<String, Value>,
     /// Its own running totals.
@@ -70,6 +73,11 @@ impl Process {
     /// See [`More::former`].
     pub fn former(&self) -> &[(u32, PidFd)] {
         self.more.as_ref().map_or(&[], |more| &more.former)
+    }
+
+    /// See [`More::output`].
+    pub fn output(&self) -> &[OwnedFd] {
+        self.more.as_ref().map_or(&[], |more| &more.output)
     }
 
     /// See [`More::info`].

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::cgroup::{Limits, WorkerGroup};
 use super::expand::Values;
 use super::prepare::{Release, assignment};
-use super::processes::{Budget, Process, Token};
+use super::processes::{Budget, More, Process, Token};
 use super::turn::Master;
 use crate::config::Stdin;
 use crate::pool::{Event, GenerationId, Phase, Slot, WorkerId};
@@ -110,13 +110,14 @@ impl Master {
         notify: NotifySocket,
         notify_path: &Path,
     ) -> Result<u32, String> {
-        let streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", told(&error)))?;
+        let mut streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", told(&error)))?;
         let group = self.group(worker, slot, generation, release);
         let scoreboard = self
             .pages
             .take(release.config.worker.stop_timeout)
             .map_err(|error| self.warn_once(&format!("workers get no status page: {error}")))
             .ok();
+        let output = std::mem::take(&mut streams.reading);
         let watchdog = release.config.worker.watchdog;
         let own = [
             assignment("NOTIFY_SOCKET", &notify_path.display().to_string()),
@@ -181,7 +182,7 @@ impl Master {
             notify_again: None,
             group: group.filter(|_| !ungrouped).map(Box::new),
             started_at: SystemTime::now(),
-            more: None,
+            more: (!output.is_empty()).then(|| Box::new(More { output, ..More::default() })),
             errnos_left: super::processes::ERRNOS,
             budget: Budget::new(self.now),
             left_behind: false,

@@ -235,6 +235,8 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
                 End::Leave => {
                     journal.log(Record::new(Level::Info, "the master ends; its workers serve on until the next one is there"));
                     last_answers(bus).await;
+                    // What workers print from now on waits in their pipes for the next master.
+                    drop(outputs.settle().await);
                     // What would go with it is theirs.
                     std::mem::forget(master);
                     return Ok(0);
@@ -300,7 +302,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         status: fronts::bind_status(&release.config, journal),
         status_address: release.config.status.listen.clone(),
         errors: ErrorPipe::new().map_err(|error| format!("cannot begin: {error}"))?,
-        mode: Mode::of(journal.target(), crate::sys::credentials::own_uid(), store::is_wanted()),
+        mode: Mode::of(journal.target(), crate::sys::credentials::own_uid()),
         output: RelayState::default(),
         fds: Incoming::default(),
         last_requester: 0,
@@ -407,7 +409,7 @@ impl Master {
         let (poll, signals) = watch(&cgroups, &runtime_dir).map_err(cannot)?;
         let now = Instant::now();
         let idle_trim = IdleTrim::new(handle.summary());
-        let outputs = Outputs::new(mode, &context.instance);
+        let outputs = Outputs::new(mode, &context.instance, store::is_wanted());
         outputs.take_over(output);
         let (result_sender, results) = mpsc::unbounded_channel();
         // The clock and the pid are as good as any die: nobody gains by knowing the jitter.

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::harness::master::workers;
-use super::harness::{Master, Place, Value, eventually};
+use super::harness::master::{pids, workers};
+use super::harness::{Master, Place, Value, eventually, example};
 
 /// What a store holds after these messages, as systemd would have it.
 fn stored(messages: &[String]) -> BTreeMap<String, usize> {
@@ -25,8 +25,11 @@ fn needed(status: &Value) -> BTreeSet<String> {
     let generation = &status["generation"];
     let common = ["state-0", "state-1", "words", "listener-0"].map(str::to_owned);
     let release = [format!("program-{generation}"), format!("directory-{generation}")];
-    let of_workers =
-        workers(status).iter().flat_map(|worker| ["process", "notify", "page"].map(|kind| format!("{kind}-{}", worker["id"])));
+    let of_worker = |worker: &Value| {
+        let (id, pid) = (&worker["id"], &worker["pid"]);
+        [format!("process-{id}-{pid}"), format!("notify-{id}"), format!("page-{id}")]
+    };
+    let of_workers = workers(status).iter().flat_map(of_worker);
     common.into_iter().chain(release).chain(of_workers).collect()
 }
 
@@ -60,4 +63,20 @@ fn store_is_complete_after_an_upgrade_beside_a_busy_systemd() {
     }
     wait_until_stored(&master);
     assert!(stored(&master.systemd().messages()).values().all(|times| *times == 1), "{:?}", master.systemd().messages());
+}
+
+/// A worker whose main process is another one now (`MAINPID=`): the next master must find that one, not a process that may have ended.
+#[test]
+fn store_follows_another_main_process() {
+    let place = Place::new();
+    let chaos = example("chaos").display().to_string();
+    let starts = "sh -c 'echo $$ > ../main.$RATOON_WORKER; LISTEN_PID=$$ exec CHAOS' &\nsystemd-notify MAINPID=$!\nexit 0\n";
+    place.program("v1/worker", &format!("#!/bin/sh\n{}", starts.replace("CHAOS", &chaos)));
+    let master = place.pool("count = 1", "").environment("RATOON_SURVIVE", "1").start();
+    let worker = master.wait("the main process is the other one", |status| {
+        let pid = master.place.path("main.1").exists().then(|| master.place.read("main.1").trim().parse::<u64>().ok()).flatten();
+        pid.is_some() && workers(status).first().is_some_and(|worker| worker["pid"].as_u64() == pid && worker["state"] == "ready")
+    });
+    assert_eq!(pids(&worker).len(), 1);
+    wait_until_stored(&master);
 }

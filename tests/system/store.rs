@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("leftovers_let_a_stopped_unit_rest", leftovers_let_a_stopped_unit_rest),
     ("master_of_many_workers_comes_back", master_of_many_workers_comes_back),
     ("store_holds_what_is_needed_after_upgrades_in_reloads", store_holds_what_is_needed_after_upgrades_in_reloads),
+    ("output_of_workers_outlives_a_master_that_is_not_root", output_of_workers_outlives_a_master_that_is_not_root),
     ("socket_that_only_workers_hold_degrades", socket_that_only_workers_hold_degrades),
     ("tcp_socket_outlives_a_restart_of_its_unit", tcp_socket_outlives_a_restart_of_its_unit),
     ("unix_socket_outlives_a_restart_of_its_unit", unix_socket_outlives_a_restart_of_its_unit),
@@ -146,6 +147,65 @@ fn tcp_socket_outlives_a_restart_of_its_unit(c: &Container) {
     c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
     assert_eq!(web.settled()["degraded"], false);
     assert!(web.get().expect("an answer").contains("version v2"));
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// A master that is not root relays the lines of its workers. They go on to print while it is dead, and their last lines are known
+/// whether they end then or under the next master.
+fn output_of_workers_outlives_a_master_that_is_not_root(c: &Container) {
+    c.ok(&["useradd", "--system", "printer"]);
+    let web = Instance::new(c, "printed", 2);
+    let script = "#!/bin/sh\ntrap 'echo dying on purpose; exit 7' USR1\nwhile :; do echo tick; sleep 0.05; done\n";
+    web.release("ticks", Some(&format!("cat >worker <<'END'\n{script}END\nchmod 755 worker")));
+    web.point_to("ticks");
+    web.configure("ready = \"running\"\nsettle = \"0s\"\n");
+    let directory = format!("/etc/systemd/system/{}.d", web.service());
+    c.ok(&["install", "-D", "-m", "644", "/usr/share/doc/ratoon/examples/survive.conf", &format!("{directory}/survive.conf")]);
+    web.drop_in("[Service]\nUser=printer\nCapabilityBoundingSet=\n");
+    web.start();
+    let before = web.settled();
+    let has_line = |fields: &[&str], line: &str| {
+        wait_for("the line in the journal", || {
+            let said = c.run(&[&["journalctl", "--no-pager", "--output=cat"], fields].concat());
+            String::from_utf8_lossy(&said.stdout).lines().any(|it| it == line).then_some(())
+        });
+    };
+    has_line(&["SYSLOG_IDENTIFIER=printed/0", "RATOON_SLOT=0", &format!("RATOON_WORKER={}", before["workers"][0]["id"])], "tick");
+    let failure = |crashes: u64| {
+        wait_for("the failure", || {
+            let status = web.status();
+            let last = status["failures"].as_array().and_then(|all| all.last().cloned());
+            // The lines come a moment after the failure.
+            last.filter(|last| status["worker_crashes"] == crashes && last["log_tail"] != serde_json::json!([]))
+        })
+    };
+    let said_last = |failure: &serde_json::Value| {
+        let lines = failure["log_tail"].as_array().map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(lines.last(), Some(&"dying on purpose".into()), "{failure:#}\n{}", c.journal(&web.service()));
+        has_line(
+            &[&format!("RATOON_WORKER={}", failure["worker"]), &format!("RATOON_SLOT={}", failure["slot"])],
+            "dying on purpose",
+        );
+    };
+    // Killed, and restarted: no worker ends by a line that nobody reads.
+    let master = kill_master(&web);
+    next_master(&web, master);
+    c.ok(&["systemctl", "restart", &web.service()]);
+    let after = web.settled();
+    assert_eq!((pids(&after), &after["worker_crashes"]), (pids(&before), &0.into()), "{after:#}");
+    c.kill("USR1", pids(&after)[0]);
+    said_last(&failure(1));
+    // A worker that ends while there is no master.
+    let second = pids(&web.settled())[1];
+    let master = kill_master(&web);
+    c.kill("USR1", second);
+    next_master(&web, master);
+    said_last(&failure(2));
+    web.settled();
+    // Beside the usual ones: a pipe of each worker, and the script that the release is.
+    let all = wanted(&web.status()) + 2 + 1;
+    wait_for("the store has all", || (web.property("NFileDescriptorStore") == all.to_string()).then_some(()));
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
 }

@@ -39,6 +39,8 @@ impl Orphans {
         }
         for (id, fd) in fds.take_all("process-") {
             let pidfd = PidFd::from(fd);
+            // The number of its main process follows: another main process (`MAINPID=`) has another descriptor.
+            let id = id.split_once('-').map_or(id.as_str(), |(id, _)| id);
             orphans.last_worker = orphans.last_worker.max(id.parse().unwrap_or(0));
             if let Some(pid) = pidfd.pid() {
                 orphans.alive.push((pid, pidfd));

@@ -22,6 +22,7 @@ use crate::master::spawn::limits;
 use crate::master::turn::Master;
 use crate::pool::{self, Action, Event, ExitCause, Outcome, Phase, Pool, PoolState, WorkerId};
 use crate::status::scoreboard::Scoreboard;
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
 use crate::sys::program;
@@ -119,6 +120,23 @@ pub fn output(saved: state::Output, fds: &mut Incoming) -> RelayState {
         pending: lines(saved.pending),
         tails: saved.tails.into_iter().map(|(id, tail)| (id, lines(tail))).collect(),
     }
+}
+
+/// The name of the reading end of a worker's output is this, the worker, and which of its pipes it is: `output-7-0`.
+pub const READING_PREFIX: &str = "output-";
+
+/// The output of workers that outlived their master.
+pub fn outlived_output(state: &State, pool: &Pool, fds: &Incoming) -> RelayState {
+    let mut pipes = Vec::new();
+    for (id, process) in &state.workers {
+        let Some(slot) = pool.worker(*id).map(|worker| worker.slot) else { continue };
+        for (sink, name) in process.output.iter().enumerate() {
+            let Some(Ok(fd)) = fds.get(name).map(OwnedFd::try_clone) else { continue };
+            let (fd, label) = (dup_high(fd, RESERVED_FD_BASE), format!("{}/{slot}", state.instance));
+            pipes.push(Pipe { worker: *id, sink, fd, label, line: Vec::new(), closing: false });
+        }
+    }
+    RelayState { pipes, ..RelayState::default() }
 }
 
 /// What of the state is put into a master that is made already.
@@ -288,7 +306,10 @@ impl Master {
         let notify =
             notify.or_else(|_| NotifySocket::bind(&self.runtime_dir.notify_path(id), owner.map(|owner| (owner.uid, owner.gid))));
         let former = saved.former.into_iter().filter_map(|(pid, name)| Some((pid, PidFd::from(fds.take(&name).ok()?))));
-        let more = More { former: former.collect(), info: saved.info, counters: saved.counters };
+        let former: Vec<(u32, PidFd)> = former.collect();
+        let output: Vec<OwnedFd> = saved.output.iter().filter_map(|name| fds.take(name).ok()).collect();
+        let is_usual = former.is_empty() && output.is_empty() && saved.info.is_empty() && saved.counters.is_empty();
+        let more = More { former, output, info: saved.info, counters: saved.counters };
         let process = Process {
             generation: saved.generation,
             pid: saved.pid,
@@ -298,7 +319,7 @@ impl Master {
             group: group.map(Box::new),
             scoreboard: saved.scoreboard.and_then(|name| Scoreboard::from_fd(fds.take(&name).ok()?).ok()).map(Arc::new),
             started_at: saved.started_at.unwrap_or_else(SystemTime::now),
-            more: (!(more.former.is_empty() && more.info.is_empty() && more.counters.is_empty())).then(|| Box::new(more)),
+            more: (!is_usual).then(|| Box::new(more)),
             errnos_left: saved.errnos_left,
             budget: Budget::new(self.now),
             readiness: None,

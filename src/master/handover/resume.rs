@@ -69,7 +69,12 @@ pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
 
 /// Where the output of new workers goes.
 fn mode(start: &Start<'_>) -> Mode {
-    Mode::of(start.journal.target(), crate::sys::credentials::own_uid(), super::store::is_wanted())
+    Mode::of(start.journal.target(), crate::sys::credentials::own_uid())
+}
+
+/// Where the output of workers goes that write to pipes of ours.
+fn relay_mode(output: &state::Output) -> Mode {
+    if output.native { Mode::Native } else { Mode::Relay }
 }
 
 fn say_upgraded(journal: &Journal, before: &str) {
@@ -105,6 +110,8 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         Ok(restored) => restored,
         Err(why) => {
             let orphans = Orphans::find(&mut fds);
+            // A worker that writes to a pipe that nobody has open is killed for it.
+            std::mem::forget(fds.take_all(restore::READING_PREFIX));
             let found = listeners::without_state(inherited.listeners, start.name, &mut fds);
             let troubles = troubles(&found, start);
             let origin = makeshift_with(control, &why, found.listeners, RelayState::default(), orphans, start)?;
@@ -120,6 +127,8 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         die_with_parent: None,
     };
     let config = releases.get(&pool.generation()).map(|release| release.config.clone());
+    let output = restore::outlived_output(&state, &pool, &fds);
+    let mode = if output.pipes.is_empty() { mode(start) } else { relay_mode(&state.output) };
     Ok(Origin {
         working_directory: start.source.directory.clone(),
         context,
@@ -130,8 +139,8 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         status: config.and_then(|config| fronts::bind_status(&config, start.journal)),
         status_address: address_of(&releases, &pool),
         errors: ErrorPipe::new().map_err(|error| error.to_string())?,
-        mode: mode(start),
-        output: RelayState::default(),
+        mode,
+        output,
         fds,
         last_requester: state.last_requester,
         releases,

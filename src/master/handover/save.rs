@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use super::SLOT_PREFIX;
 use super::fds::{Name, Outgoing};
 use super::listeners;
+use super::restore;
 use super::state::{self, Bytes, State};
 use super::store::Store;
 use super::upgrade::Upgrade;
@@ -129,18 +130,24 @@ fn save_process<'a>(id: WorkerId, process: &'a Process, runtime_dir: &RuntimeDir
         generation: process.generation,
         pid: process.pid,
         former: former.collect(),
-        pidfd: fds.lend(format!("process-{id}"), process.pidfd.as_fd()),
+        pidfd: fds.lend(format!("process-{id}-{}", process.pid), process.pidfd.as_fd()),
         notify: fds.lend(format!("notify-{id}"), process.notify.as_fd()),
         notify_again: process.notify_again.as_ref().map(|again| fds.lend(format!("notify-again-{id}"), again.as_fd())),
         notify_path: runtime_dir.notify_path(id).as_path().into(),
         group: process.group.is_some(),
         scoreboard: process.scoreboard.as_ref().map(|page| fds.lend(format!("page-{id}"), page.as_fd())),
         started_at: Some(process.started_at),
+        output: save_reading_ends(id, process, fds),
         info: process.info(),
         counters: process.counters().iter().map(|(name, value)| (name.clone(), finite(*value))).collect::<BTreeMap<_, _>>(),
         errnos_left: process.errnos_left,
         left_behind: process.left_behind,
     }
+}
+
+fn save_reading_ends<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) -> Vec<Name> {
+    let ends = process.output().iter().enumerate();
+    ends.map(|(index, fd)| fds.lend(format!("{}{id}-{index}", restore::READING_PREFIX), fd.as_fd())).collect()
 }
 
 fn save_output<'a>(mode: Mode, handed: Option<&'a RelayState>, fds: &mut Outgoing<'a>) -> state::Output {

@@ -209,6 +209,8 @@ pub struct Process {
     pub scoreboard: Option<Name>,
     /// When it was started.
     pub started_at: Option<SystemTime>,
+    /// Copies of the reading ends of its output, if workers outlive the master.
+    pub output: Vec<Name>,
     /// What it says of itself.
     pub info: Map<String, Value>,
     /// Its own running totals.

@@ -18,6 +18,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 use super::fds::{Incoming, Name, Outgoing};
 use super::ledger::Ledger;
 use super::listeners;
+use super::restore;
 use super::state::{self, Document};
 use crate::master::journal::{Journal, Level, Record};
 use crate::master::systemd::Systemd;
@@ -42,8 +43,17 @@ const HEAD: u64 = 16;
 /// More than any state has, bytes.
 const STATE_MAX: u64 = 256 << 20;
 /// What is stored of all that a state names; the rest is made anew.
-const STORED: [&str; 8] =
-    [listeners::PREFIX, "process-", "notify-", "page-", "program-", "script-", "directory-", super::SLOT_PREFIX];
+const STORED: [&str; 9] = [
+    listeners::PREFIX,
+    "process-",
+    "notify-",
+    "page-",
+    restore::READING_PREFIX,
+    "program-",
+    "script-",
+    "directory-",
+    super::SLOT_PREFIX,
+];
 
 /// The way to the store.
 pub struct Store {

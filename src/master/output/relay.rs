@@ -45,6 +45,8 @@ pub(super) struct Relay {
     two: bool,
     /// The lines go to the journal as entries.
     native: Option<Native>,
+    /// Workers may outlive the master.
+    outlived: bool,
     grace: Duration,
 }
 
@@ -154,6 +156,12 @@ impl Relay {
         Ok(relay)
     }
 
+    /// One whose workers may outlive the master.
+    pub fn outlived(mut self) -> Relay {
+        self.outlived = true;
+        self
+    }
+
     /// Whether the lines go to the journal as entries.
     pub fn is_native(&self) -> bool {
         self.native.is_some()
@@ -178,6 +186,7 @@ impl Relay {
             two: sinks.1.is_some(),
             sinks,
             native: None,
+            outlived: false,
             grace,
         })
     }
@@ -196,8 +205,10 @@ impl Relay {
             // Both into one: so the order of what a worker says on both is kept.
             (None, stdout.try_clone()?)
         };
+        let copy = |fd: &OwnedFd| Ok::<_, io::Error>(dup_high(fd.try_clone()?, RESERVED_FD_BASE));
+        let reading = std::iter::once(&out).chain(&err).filter(|_| self.outlived).map(copy).collect::<io::Result<_>>()?;
         self.shared.put(Command::Open { worker, label: label.to_owned(), out, err });
-        Ok(Streams { stdout, stderr, journal_stream: None })
+        Ok(Streams { stdout, stderr, reading, journal_stream: None })
     }
 
     /// The thread hears of the pipes that were opened.

@@ -52,7 +52,12 @@ impl Streams {
         let stat = rustix::fs::fstat(&stream)?;
         let known = Known { identifier: identifier.to_owned(), copy: Some(dup_high(stream.try_clone()?, RESERVED_FD_BASE)) };
         self.known().insert(worker, known);
-        Ok(Fds { stdout: stream.try_clone()?, stderr: stream, journal_stream: Some(format!("{}:{}", stat.st_dev, stat.st_ino)) })
+        Ok(Fds {
+            reading: Vec::new(),
+            stdout: stream.try_clone()?,
+            stderr: stream,
+            journal_stream: Some(format!("{}:{}", stat.st_dev, stat.st_ino)),
+        })
     }
 
     pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Vec<String> {

@@ -143,7 +143,7 @@ fn a_journalctl_that_hangs_or_says_too_much_or_is_missing() {
 #[tokio::test]
 async fn the_whole_way_for_a_terminal() {
     // The test's own stdout and stderr stand for the master's.
-    let outputs = Outputs::new(Mode::Relay, "web");
+    let outputs = Outputs::new(Mode::Relay, "web", false);
     let streams = outputs.open(1, 0).expect("streams");
     let mut child =
         Command::new("sh").args(["-c", "echo last words"]).stdout(streams.stdout).stderr(Stdio::null()).spawn().expect("sh");
@@ -156,10 +156,9 @@ async fn the_whole_way_for_a_terminal() {
 
 #[test]
 fn mode_is_native_for_a_master_that_cannot_read_the_journal() {
-    assert_eq!(Mode::of(Target::Journal, 0, false), Mode::Journal);
-    assert_eq!(Mode::of(Target::Journal, 1000, false), Mode::Native);
-    assert_eq!(Mode::of(Target::Journal, 1000, true), Mode::Journal, "a pipe would end with the master");
-    assert_eq!(Mode::of(Target::Stderr, 1000, false), Mode::Relay);
+    assert_eq!(Mode::of(Target::Journal, 0), Mode::Journal);
+    assert_eq!(Mode::of(Target::Journal, 1000), Mode::Native);
+    assert_eq!(Mode::of(Target::Stderr, 1000), Mode::Relay);
 }
 
 #[test]

@@ -54,12 +54,26 @@ pub struct ReloadAnswer {
     pub generation: u64,
     /// How it ended.
     pub outcome: Outcome,
-    /// Why, in words; empty when committed.
+    /// Why, in words for everyone; empty when committed.
     pub reason: String,
+    /// What a program said that explains it.
+    pub detail: Option<String>,
+    /// The first and the last lines that it printed.
+    pub output: Vec<String>,
+    /// The worker that failed.
+    pub worker: Option<u64>,
     /// What the requester should know beside the outcome; each a sentence.
     pub warnings: Vec<String>,
     /// The instance is stopping: no later request for a reload can succeed.
     pub stopping: bool,
+}
+
+impl ReloadAnswer {
+    /// An outcome of which no more is known than its reason.
+    pub fn new(generation: u64, outcome: Outcome, reason: impl Into<String>) -> ReloadAnswer {
+        let (reason, output, warnings) = (reason.into(), Vec::new(), Vec::new());
+        ReloadAnswer { generation, outcome, reason, detail: None, output, worker: None, warnings, stopping: false }
+    }
 }
 
 /// What the loop receives from its front ends.

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress::Progress;
 use super::screen::{Screen, clean, complain, say, span};
-use super::status_view::{HINT, describe, details};
+use super::status_view::{HINT, describe, details, printed};
 use super::target::Target;
 use crate::control::client::Client;
 use crate::control::messages::ReloadMessage;
@@ -21,6 +21,8 @@ use crate::status::tree::Failure;
 const TICK: Duration = Duration::from_millis(100);
 /// How many of a failed worker's last lines are shown.
 const LOG_LINES: usize = 10;
+/// How many lines of a failed hook or check are shown: all that there are.
+const CHECK_LINES: usize = 30;
 
 #[derive(clap::Args)]
 pub(super) struct Options {
@@ -99,11 +101,17 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
     }
     let to = if outcome.generation == 0 { String::new() } else { format!(" to generation {}", outcome.generation) };
     let result = clean(&outcome.result).replace('-', " ");
-    // A refusal may be many lines: the output of the check, the configuration's error with its line.
+    // A refusal may be many lines: the configuration's error with its line.
     let reason = outcome.reason.trim_end().lines().map(clean).collect::<Vec<_>>().join("\n");
     complain(&format!("reload{to} {result}: {reason}"));
+    if outcome.worker.is_none() {
+        // A hook or a check failed: what it printed is told by the answer alone.
+        let lines = printed(outcome.detail.as_deref(), &[], &outcome.output, CHECK_LINES);
+        lines.iter().for_each(|line| complain(&format!("    {line}")));
+    }
     if let Ok(document) = client.status().await {
-        let failure = document.failures.iter().rev().find(|it| it.generation == outcome.generation);
+        let of_reload = |it: &&Failure| outcome.worker.map_or(it.generation == outcome.generation, |worker| it.worker == worker);
+        let failure = document.failures.iter().rev().find(of_reload);
         let failure = failure.filter(|_| outcome.generation != 0);
         // A worker that was not ready in time may not have ended yet: then the reason is all that there is.
         let how = reason.split_once("): ").map_or("", |(_, how)| how);

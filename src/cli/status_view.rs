@@ -280,12 +280,14 @@ fn wrapped(line: &str, room: Option<usize>) -> Vec<String> {
     lines
 }
 
-/// `worker 12 (slot 2, generation 8): exit 1`
+/// `worker 12 (slot 2, generation 8): exit 1 before it was ready`
 pub(super) fn describe(failure: &Failure) -> String {
-    format!("worker {} (slot {}, generation {}): {}", failure.worker, failure.slot, failure.generation, clean(&failure.how))
+    // An older master tells no cause.
+    let cause = if failure.cause.is_empty() { &failure.how } else { &failure.cause };
+    format!("worker {} (slot {}, generation {}): {}", failure.worker, failure.slot, failure.generation, clean(cause))
 }
 
-/// What a failed worker said last, what it was serving, and the last lines that it printed.
+/// What a failed worker said last, what it was serving, what looks like its error, and lines that it printed.
 pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(status) = failure.last_status.as_deref().filter(|status| !status.is_empty()) {
@@ -300,15 +302,44 @@ pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
         let url = request.url.as_deref().map_or_else(String::new, |url| format!(" {}", clean(url)));
         lines.push(format!("while serving {}{url}{took}", clean(&request.method)));
     }
-    let first = failure.log_tail.len().saturating_sub(log_lines);
-    lines.extend(failure.log_tail[first..].iter().map(|line| format!("| {}", clean(line))));
+    lines.extend(printed(failure.detail.as_deref(), &failure.log_head, &failure.log_tail, log_lines));
+    if failure.serving_unlisted > 0 {
+        lines.push(format!("while serving {} more requests that its page had no room for", failure.serving_unlisted));
+    }
     lines.extend(hint(&failure.how, &failure.log_tail).map(|hint| format!("{HINT}{hint}")));
+    lines
+}
+
+/// What looks like the error in what a program printed, and at most so many of its lines: the last ones, and where no line looks
+/// like the error also the first ones.
+pub(super) fn printed(detail: Option<&str>, head: &[String], tail: &[String], log_lines: usize) -> Vec<String> {
+    let quoted = |line: &String| format!("| {}", clean(line));
+    let first = if detail.is_some() { &[] } else { &head[..head.len().min(log_lines / 2)] };
+    let room = log_lines - first.len();
+    let last = &tail[tail.len().saturating_sub(room)..];
+    let is_shown = |detail: &str| last.iter().any(|line| line.trim() == detail);
+    let mut lines: Vec<String> = detail.filter(|detail| !is_shown(detail)).map(clean).into_iter().collect();
+    lines.extend(first.iter().map(quoted));
+    if !first.is_empty() {
+        lines.push("| …".to_owned());
+    }
+    lines.extend(last.iter().map(quoted));
     lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn printed_lines_are_led_by_the_error_or_the_first_lines() {
+        let lines = |range: std::ops::Range<u32>| range.map(|n| n.to_string()).collect::<Vec<_>>();
+        let (head, tail) = (lines(0..10), lines(80..100));
+        assert_eq!(printed(Some("KeyError"), &head, &tail, 4), ["KeyError", "| 96", "| 97", "| 98", "| 99"]);
+        assert_eq!(printed(Some("99"), &head, &tail, 2), ["| 98", "| 99"], "a line that is shown is not shown twice");
+        assert_eq!(printed(None, &head, &tail, 4), ["| 0", "| 1", "| …", "| 98", "| 99"]);
+        assert_eq!(printed(None, &[], &lines(0..2), 4), ["| 0", "| 1"]);
+    }
 
     fn clock() -> Clock {
         Clock { now: "2026-07-14T12:00:00Z".parse().unwrap(), zone: TimeZone::fixed(jiff::tz::offset(2)) }

@@ -85,6 +85,15 @@ pub struct ReloadMessage {
     pub result: String,
     /// Why, in words; empty when committed.
     pub reason: String,
+    /// What looks like the error in what the check, the hook or the failed worker printed; only in the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The first and the last lines that it printed; only in the answer, and left out when there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+    /// The failed worker; only in the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u64>,
     /// What the requester should know beside the outcome; only in the answer, and left out when there is nothing.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -239,6 +248,9 @@ impl From<&ReloadAnswer> for ReloadMessage {
             generation: answer.generation,
             result: answer.outcome.as_str().to_owned(),
             reason: answer.reason.clone(),
+            detail: answer.detail.clone(),
+            output: answer.output.clone(),
+            worker: answer.worker,
             warnings: answer.warnings.clone(),
             stopping: answer.stopping,
         }
@@ -261,8 +273,7 @@ impl From<&Change> for Event {
                 generation: *generation,
                 result: outcome.as_str().to_owned(),
                 reason: reason.to_string(),
-                warnings: Vec::new(),
-                stopping: false,
+                ..ReloadMessage::default()
             }),
         }
     }

@@ -9,7 +9,7 @@ use super::publish::LastReload;
 use super::turn::Master;
 use super::warnings;
 use crate::api::{Change, ReloadAnswer, Reply};
-use crate::pool::{Action, Answer, Ended, ExitCause, GenerationId, Kind, Log, Outcome, RequesterId, WorkerId};
+use crate::pool::{Action, Answer, Ended, ExitCause, GenerationId, Kind, Log, Outcome, Reason, RequesterId, WorkerId};
 
 /// What systemd is asked for beyond what the workers may take.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ impl Master {
             Action::Forget(worker) => self.forget(worker),
             Action::Release(number) => self.release(number),
             Action::ReloadStarted(number) => self.reload_started(number),
-            Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, &reason),
+            Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, reason),
             Action::Answer(requester, answer) => self.answer(requester, answer),
             Action::Ready => self.all_ready(),
             Action::Stopping => self.stopping(),
@@ -123,7 +123,7 @@ impl Master {
         self.changes.push(Change::ReloadStarted { generation: number });
     }
 
-    fn reload_finished(&mut self, number: GenerationId, outcome: Outcome, reason: &str) {
+    fn reload_finished(&mut self, number: GenerationId, outcome: Outcome, reason: Reason) {
         self.release_cancelled();
         self.reload_decided(number, outcome);
         if outcome == Outcome::Committed {
@@ -132,7 +132,8 @@ impl Master {
                 self.nonblocking.confirm();
             }
         }
-        let reason: Arc<str> = reason.into();
+        let Reason { cause, detail, output, worker } = reason;
+        let reason: Arc<str> = cause.into();
         let ended = SystemTime::now();
         // One that is refused at once has no beginning.
         let (began, since) = self.published.reload_began.take().unwrap_or((ended, self.now));
@@ -142,7 +143,7 @@ impl Master {
         if outcome == Outcome::Committed {
             self.published.committed_at = Some(ended);
         }
-        let last = LastReload { generation: number, outcome, reason: reason.clone(), began, ended, took };
+        let last = LastReload { generation: number, outcome, reason: reason.clone(), detail, output, worker, began, ended, took };
         self.published.last_reload = Some(last);
         self.changes.push(Change::ReloadFinished { generation: number, outcome, reason });
         self.systemd.reloaded(self.now);
@@ -169,7 +170,8 @@ impl Master {
                 Answer::Reload(generation, outcome, reason) => {
                     let warnings = self.conditions.warnings(generation).to_vec();
                     let stopping = self.pool.is_stopping();
-                    Reply::Reload(ReloadAnswer { generation, outcome, reason, warnings, stopping })
+                    let Reason { cause: reason, detail, output, worker } = reason;
+                    Reply::Reload(ReloadAnswer { generation, outcome, reason, detail, output, worker, warnings, stopping })
                 }
                 Answer::Done => Reply::Done,
                 Answer::Failed(why) => Reply::Failed(why),

@@ -38,6 +38,8 @@ pub const UPGRADE_REFUSED: &str = "474458aca3d640259aa93360afa46f50";
 
 /// A failed worker had requests in work.
 pub const CUT_OFF: &str = "0446ff85bd3e46edad23f922bb2c1f85";
+/// The line of a failed worker's output that looks like its error.
+pub const ERROR_LINE: &str = "6f0d2b6d9c3f4f7ba4f3d0a5e8c1b794";
 /// What the last lines of a failed worker tell about the cause.
 pub const HINT: &str = "b73c4158e1a24650bd45620ca04c856c";
 /// An error without an id of its own.
@@ -81,7 +83,7 @@ pub(super) fn entry(kind: Kind) -> (Level, &'static str) {
 }
 
 /// All of them, with the subject line that the catalog has for each.
-pub const ALL: [(&str, &str); 21] = [
+pub const ALL: [(&str, &str); 22] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (RELOAD_ROLLED_BACK, "A reload of pool @RATOON_INSTANCE@ was rolled back"),
@@ -98,6 +100,7 @@ pub const ALL: [(&str, &str); 21] = [
     (UPGRADED, "The master of pool @RATOON_INSTANCE@ has replaced its own program"),
     (UPGRADE_REFUSED, "The master of pool @RATOON_INSTANCE@ keeps its old program"),
     (CUT_OFF, "Requests of pool @RATOON_INSTANCE@ were cut off"),
+    (ERROR_LINE, "What a failed worker of pool @RATOON_INSTANCE@ printed as its error"),
     (HINT, "A hint on the failures of pool @RATOON_INSTANCE@"),
     (ERROR, "The master of pool @RATOON_INSTANCE@ could not do something"),
     (WARNING, "The master of pool @RATOON_INSTANCE@ warns"),

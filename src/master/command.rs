@@ -14,13 +14,15 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::account::{Account, VARIABLES};
+use super::output::Tail;
 use super::release::Pinned;
-use crate::pool::{ExitCause, Span};
+use crate::pool::{ExitCause, Reason, Span};
+use crate::status::error_line::error_line;
 use crate::sys::awaited::spawn_awaited;
 use crate::sys::process::PidFd;
 use crate::sys::spawn::become_user;
 
-/// So much of the output is kept; the rest is read and dropped.
+/// So much of the beginning of the output is kept, and so much of its end, bytes; what is between is read and dropped.
 const OUTPUT_MAX: usize = 4096;
 
 /// Backend a command that runs on another thread.
@@ -68,6 +70,21 @@ impl fmt::Display for Failure {
             Failure::TimedOut(after, said) => write!(f, "not finished after {}{}", Span(*after), Notification(said)),
             Failure::Cancelled => f.write_str("cancelled"),
         }
+    }
+}
+
+impl Failure {
+    /// Why a reload is refused because of it. `what` failed: its key, its program and its user.
+    pub fn reason(self, what: &str) -> Reason {
+        let (why, said) = match self {
+            Failure::Ended(how, said) => (how.to_string(), said),
+            Failure::TimedOut(after, said) => (format!("not finished after {}", Span(after)), said),
+            Failure::Start(_) | Failure::Cancelled => (self.to_string(), String::new()),
+        };
+        let mut printed = Tail::default();
+        said.lines().for_each(|line| printed.push(line.as_bytes()));
+        let output = printed.printed().lines();
+        Reason { cause: format!("{what}: {why}"), detail: error_line(&output), output, worker: None }
     }
 }
 
@@ -182,8 +199,11 @@ fn read_some(output: &mut std::io::PipeReader, kept: &mut Vec<u8>) -> bool {
     match output.read(&mut buffer) {
         Ok(0) | Err(_) => false,
         Ok(length) => {
-            let room = OUTPUT_MAX - kept.len();
-            kept.extend_from_slice(&buffer[..length.min(room)]);
+            kept.extend_from_slice(&buffer[..length]);
+            if kept.len() > 2 * OUTPUT_MAX {
+                let surplus = kept.len() - 2 * OUTPUT_MAX;
+                kept.drain(OUTPUT_MAX..OUTPUT_MAX + surplus);
+            }
             true
         }
     }

@@ -177,6 +177,8 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
             generation: last.generation,
             result: last.outcome.as_str().to_owned(),
             reason: last.reason.to_string(),
+            detail: last.detail,
+            output: last.output,
             start_time: time(last.began),
             duration_ms: last.took.as_millis() as u64,
         }),

@@ -18,6 +18,7 @@ use super::command;
 use super::release::{self, Pinned};
 use super::tasks::Job;
 use crate::config::Config;
+use crate::pool::Reason;
 use crate::sys::trust;
 
 /// A hook or a check that takes longer is ended and has failed.
@@ -39,9 +40,9 @@ impl Setting<'_> {
     /// Runs a hook to its end.
     ///
     /// # Errors
-    /// A sentence that begins with the key: the program is not there, is refused, or has failed.
-    pub fn hook(&self, key: &str, argv: &[String], job: &Job) -> Result<(), String> {
-        job.reading(format_args!("the program of {key} {argv:?}"));
+    /// A cause that begins with the key: the program is not there, is refused, or has failed.
+    pub fn hook(&self, key: &str, argv: &[String], job: &Job) -> Result<(), Reason> {
+        job.reading(format_args!("the program of {key} {:?}", program(argv)));
         let account = Account::of_hooks(self.config)?;
         let pinned = self.pin(key, argv)?;
         self.check_trust(key, &pinned, &account)?;
@@ -52,8 +53,8 @@ impl Setting<'_> {
     ///
     /// # Errors
     /// As [`Setting::hook`].
-    pub fn check(&self, argv: &[String], account: &Account, job: &Job) -> Result<(), String> {
-        job.reading(format_args!("the program of reload.check {argv:?}"));
+    pub fn check(&self, argv: &[String], account: &Account, job: &Job) -> Result<(), Reason> {
+        job.reading(format_args!("the program of reload.check {:?}", program(argv)));
         let pinned = self.pin("reload.check", argv)?;
         self.run("reload.check", argv, &pinned, account, job)
     }
@@ -129,10 +130,16 @@ impl Setting<'_> {
         Ok(())
     }
 
-    fn run(&self, key: &str, argv: &[String], pinned: &Pinned, account: &Account, job: &Job) -> Result<(), String> {
-        job.running(format_args!("{key} {argv:?}"), HOOK_TIMEOUT);
+    fn run(&self, key: &str, argv: &[String], pinned: &Pinned, account: &Account, job: &Job) -> Result<(), Reason> {
+        let what = format!("{key} {:?}", program(argv));
+        job.running(&what, HOOK_TIMEOUT);
         let by = if account.identity().is_some() { format!(" as {}", account.shown()) } else { String::new() };
         command::run(argv, pinned, account, self.variables, HOOK_TIMEOUT, &job.cancel)
-            .map_err(|failure| format!("{key} {argv:?}{by}: {failure}"))
+            .map_err(|failure| failure.reason(&(what + &by)))
     }
+}
+
+/// The program of a command line. Its arguments may hold a secret, and why a reload failed is told to everyone.
+pub fn program(argv: &[String]) -> &str {
+    argv.first().map_or("", String::as_str)
 }

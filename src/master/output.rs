@@ -17,9 +17,12 @@ use std::time::{Duration, SystemTime};
 
 use self::relay::Relay;
 pub use self::relay_state::{Pipe, RelayState, Settled};
+pub use self::tail::{Printed, Tail};
 use super::journal::Target;
 use crate::sys::stream::is_dead;
 
+/// How many of a worker's first lines are kept or asked for.
+pub const HEAD_LINES: usize = 10;
 /// How many of a worker's last lines are kept or asked for.
 pub const TAIL_LINES: usize = 20;
 /// The longest of these lines, bytes.
@@ -118,16 +121,16 @@ impl Outputs {
         }
     }
 
-    /// The last lines that the worker printed, oldest first, fit for a terminal; empty when they cannot be had in time
+    /// The first and the last lines that the worker printed, fit for a terminal; empty when they cannot be had in time
     /// (about two seconds). Ask when it has ended and before [`Self::close`]. Runs on tokio, off the loop.
     ///
     /// From the journal only an administrator, or a member of the group systemd-journal, can read them back.
     /// Lines belong to it by `pid`, its main process, and by `group`, its control group's directory.
-    pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Vec<String> {
+    pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Printed {
         match &self.inner.way {
             Way::Journal(streams) => streams.tail(worker, pid, group, since).await,
             Way::Relay(relay) => relay.tail(worker).await,
-            Way::Inherit => Vec::new(),
+            Way::Inherit => Printed::default(),
         }
     }
 

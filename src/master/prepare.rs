@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use super::account::Account;
-use super::hooks::Setting;
+use super::hooks::{self, Setting};
 use super::memory::Footprint;
 use super::release;
 use super::script::{self, ScriptCopy};
@@ -16,7 +16,7 @@ use super::sockets::Listener;
 use super::status_listener::StatusChange;
 use super::tasks::Job;
 use crate::config::{self, Balance, Config, Overrides, Stdin};
-use crate::pool::{Readiness, Restart, Settings, Surge};
+use crate::pool::{Readiness, Reason, Restart, Settings, Surge};
 use crate::sys::spawn::Plan;
 
 /// Where a configuration comes from; the same for every generation of an instance.
@@ -89,8 +89,8 @@ impl Source {
 /// check is run first and can refuse it.
 ///
 /// # Errors
-/// A sentence that says why there is no release.
-pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Living>, job: &Job) -> Result<Release, String> {
+/// Why there is no release.
+pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Living>, job: &Job) -> Result<Release, Reason> {
     let reload = living.is_some();
     // On the one line that a reload's reason is, without what the file says there: that may be a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
@@ -113,7 +113,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
     if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| reload) {
         setting.hook("hooks.before_reload", argv, job)?;
     }
-    job.reading(format_args!("the program of worker.command {:?}", config.worker.command));
+    job.reading(format_args!("the program of worker.command {:?}", hooks::program(&config.worker.command)));
     let pinned_at = SystemTime::now();
     let pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref());
     let mut pinned = pinned.map_err(|error| error.to_string())?;
@@ -139,7 +139,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
     }
     let listeners = listeners(&config, &context.listeners);
     if config.worker.stdin == Stdin::Socket && listeners.is_empty() {
-        return Err(NO_SOCKET.to_owned());
+        return Err(NO_SOCKET.into());
     }
     env.extend(super::sockets::environment(listeners.iter().copied()));
     env.extend(assignment("PWD", &pinned.directory_path.display().to_string()));

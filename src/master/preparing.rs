@@ -13,14 +13,14 @@ use super::prepare::{self, Living, Release};
 use super::script;
 use super::tasks::{Task, TaskId};
 use super::turn::{Master, TaskResult};
-use crate::pool::{Event, GenerationId, Outcome, Settings};
+use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
 
 impl Master {
     /// Starts the preparation of a release; the outcome is an event, also when it cannot start.
     pub(super) fn prepare(&mut self, number: GenerationId) {
         self.release_cancelled();
         if let Some(why) = self.troubles.refusal() {
-            return self.events.push_back(Event::Refused(number, why));
+            return self.events.push_back(Event::Refused(number, why.into()));
         }
         let (source, context, results) = (self.source.clone(), self.context.clone(), self.result_sender.clone());
         let running = self.releases.get(&self.pool.generation()).map(Arc::downgrade).unwrap_or_default();
@@ -35,7 +35,7 @@ impl Master {
         });
         match task {
             Ok(task) => self.preparing = Some((number, task)),
-            Err(why) => self.events.push_back(Event::Refused(number, why)),
+            Err(why) => self.events.push_back(Event::Refused(number, why.into())),
         }
         self.hasten();
     }
@@ -48,14 +48,14 @@ impl Master {
     }
 
     /// A preparation has ended; its result counts if it is the one that is waited for.
-    pub(super) fn prepared(&mut self, id: TaskId, number: GenerationId, result: Result<(Settings, Box<Release>), String>) {
+    pub(super) fn prepared(&mut self, id: TaskId, number: GenerationId, result: Result<(Settings, Box<Release>), Reason>) {
         if self.preparing.take_if(|(_, task)| task.id() == id).is_none() {
             // It was aborted or overdue; what was pinned for it is closed here.
             return;
         }
         let slots = |(settings, release): (Settings, Box<Release>)| {
             let count = self.pool.target();
-            self.make_slots(&release.config, count).map(|()| (settings, release)).map_err(|error| error.to_string())
+            self.make_slots(&release.config, count).map(|()| (settings, release)).map_err(|error| error.to_string().into())
         };
         match result.and_then(slots) {
             Ok((settings, mut release)) => {
@@ -117,15 +117,15 @@ impl Master {
     }
 
     /// `hooks.before_shutdown` has ended.
-    pub(super) fn last_hook_ended(&mut self, id: TaskId, result: Result<(), String>) {
+    pub(super) fn last_hook_ended(&mut self, id: TaskId, result: Result<(), Reason>) {
         if self.ending.take_if(|task| task.id() == id).is_some() {
             self.stop_after_hook(result);
         }
     }
 
-    fn stop_after_hook(&mut self, result: Result<(), String>) {
+    fn stop_after_hook(&mut self, result: Result<(), Reason>) {
         if let Err(why) = result {
-            self.record(Record::new(Level::Warning, why));
+            self.record(Record::new(Level::Warning, why.in_full()));
         }
         self.events.push_back(Event::Stop { now: false });
     }
@@ -165,13 +165,13 @@ impl Master {
         let now = self.now;
         if let Some((number, why)) = self.preparing.as_ref().and_then(|(number, task)| Some((*number, task.overdue(now)?))) {
             self.release_cancelled();
-            self.events.push_back(Event::Refused(number, why));
+            self.events.push_back(Event::Refused(number, why.into()));
         }
         if let Some(why) = self.ending.as_ref().and_then(|task| task.overdue(now)) {
             if let Some(task) = self.ending.take() {
                 task.cancel();
             }
-            self.stop_after_hook(Err(format!("the instance stops without hooks.before_shutdown: {why}")));
+            self.stop_after_hook(Err(format!("the instance stops without hooks.before_shutdown: {why}").into()));
         }
         let upgrade = self.upgrade.as_ref().and_then(super::handover::upgrade::Upgrade::task);
         if let Some(why) = upgrade.and_then(|task| task.overdue(now)) {

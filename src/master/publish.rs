@@ -6,11 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::catalog;
 use super::journal::{Level, Record};
+use super::output::Printed;
 use super::processes::Process;
 use super::start_advice;
 use super::turn::{Master, TaskResult};
 use crate::api::{Reply, Summary, WorkerView};
 use crate::pool::{self, ExitCause, GenerationId, Outcome, PoolState, RecycleReason, WorkerId};
+use crate::status::error_line::error_line;
 use crate::status::hint::hint;
 use crate::status::scoreboard::{Counted, Scoreboard, Totals, plausible};
 use crate::status::tree::{Failure, Reloads, Request};
@@ -27,8 +29,14 @@ pub struct LastReload {
     pub generation: u64,
     /// The contract's word.
     pub outcome: Outcome,
-    /// Why; empty when committed.
+    /// Why, for everyone; empty when committed.
     pub reason: Arc<str>,
+    /// What a program said that explains it.
+    pub detail: Option<String>,
+    /// The first and the last lines that it printed.
+    pub output: Vec<String>,
+    /// The worker that failed.
+    pub worker: Option<WorkerId>,
     /// When it began.
     pub began: SystemTime,
     /// When it ended.
@@ -181,7 +189,13 @@ impl Master {
             Reply::Reload(_) | Reply::Done | Reply::Failed(_) => false,
         };
         let ends = self.exit.is_some();
-        for (reply, answer) in self.outbox.extract_if(.., |(_, answer)| ends || !waits(answer)) {
+        for (reply, mut answer) in self.outbox.extract_if(.., |(_, answer)| ends || !waits(answer)) {
+            if let Reply::Reload(answer) = &mut answer
+                && let Some(failure) = self.failures.iter().rev().find(|failure| Some(failure.worker) == answer.worker)
+            {
+                answer.detail = failure.detail.clone().or(answer.detail.take());
+                answer.output = failure.log_head.iter().chain(&failure.log_tail).cloned().collect();
+            }
             let _ = reply.send(answer);
         }
     }
@@ -247,7 +261,10 @@ impl Master {
             pid: ended.pid,
             time: super::document::time(SystemTime::now()),
             how: how.to_owned(),
+            cause: ended.cause().to_string(),
+            detail: None,
             last_status: (!ended.status.is_empty()).then(|| ended.status.clone()),
+            log_head: Vec::new(),
             log_tail: Vec::new(),
             serving: Vec::new(),
             serving_unlisted: 0,
@@ -269,18 +286,28 @@ impl Master {
         });
     }
 
-    /// The last lines of a failed worker, and what it was serving.
-    pub(super) fn tail_known(&mut self, worker: WorkerId, lines: Vec<String>, serving: (Vec<Request>, u64)) {
+    /// The first and the last lines of a failed worker, and what it was serving.
+    pub(super) fn tail_known(&mut self, worker: WorkerId, printed: Printed, serving: (Vec<Request>, u64)) {
         self.published.tails.remove(&worker);
         let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) else { return };
-        failure.log_tail = lines;
+        let lines = printed.lines();
+        failure.detail = error_line(&lines);
+        (failure.log_head, failure.log_tail) = (printed.head, printed.tail);
         (failure.serving, failure.serving_unlisted) = serving;
-        let hint = hint(&failure.how, &failure.log_tail);
+        let hint = hint(&failure.how, &lines);
         let hint = hint.map(|hint| format!("hint for workers of generation {}: {hint}", failure.generation));
-        if let Some(message) = died_in(failure) {
-            let (generation, slot, pid) = (Some(failure.generation), Some(failure.slot), failure.pid);
-            let record = Record::new(Level::Warning, message);
-            self.record(Record { worker: Some(worker), generation, slot, pid, id: catalog::CUT_OFF, ..record });
+        if let Some(last) = self.published.last_reload.as_mut().filter(|last| last.worker == Some(worker)) {
+            last.detail = failure.detail.clone().or(last.detail.take());
+            last.output = lines;
+        }
+        let error = failure.detail.as_ref().map(|detail| {
+            let message = format!("worker {worker} (slot {}): {}: {detail}", failure.slot, failure.cause);
+            (message, catalog::ERROR_LINE)
+        });
+        let cut_off = died_in(failure).map(|message| (message, catalog::CUT_OFF));
+        let (generation, slot, pid) = (Some(failure.generation), Some(failure.slot), failure.pid);
+        for (message, id) in error.into_iter().chain(cut_off) {
+            self.record(Record { worker: Some(worker), generation, slot, pid, id, ..Record::new(Level::Warning, message) });
         }
         if let Some(hint) = hint
             && self.warns_first(&hint)

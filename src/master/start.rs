@@ -288,7 +288,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
     };
     super::script::clear(&directory);
     let job = Job::unwatched().map_err(|error| error.to_string())?;
-    let release = prepare::prepare(source, &context, None, &job)?;
+    let release = prepare::prepare(source, &context, None, &job).map_err(|why| why.in_full())?;
     if context.listeners.is_empty() {
         journal.log(Record::new(Level::Info, no_socket(name, start.under_systemd)));
     }

@@ -22,7 +22,7 @@ use super::handover::upgrade::Upgrade;
 use super::idle_trim::IdleTrim;
 use super::journal::Journal;
 use super::orphaned::{Orphaned, OrphanedProcess};
-use super::output::Outputs;
+use super::output::{Outputs, Printed};
 use super::pending_changes::PendingChanges;
 use super::prepare::{InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
@@ -40,7 +40,7 @@ use super::terminal::Terminal;
 use super::troubles::Troubles;
 use crate::api::{Backend, Reply, RequesterId};
 use crate::control::http::ConnectionRegistry;
-use crate::pool::{Action, Event, GenerationId, Pool, RecycleReason, Settings, Slot, WorkerId};
+use crate::pool::{Action, Event, GenerationId, Pool, Reason, RecycleReason, Settings, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
 use crate::status::kernel::accepting::Observation;
 use crate::status::tree::{Failure, Request};
@@ -63,11 +63,11 @@ const LATER: Duration = Duration::from_millis(2);
 /// What other threads and tasks bring back to the loop.
 pub enum TaskResult {
     /// A release is made, or refused.
-    Prepared(TaskId, GenerationId, Result<(Settings, Box<Release>), String>),
+    Prepared(TaskId, GenerationId, Result<(Settings, Box<Release>), Reason>),
     /// `hooks.before_shutdown` has run.
-    ReadyToStop(TaskId, Result<(), String>),
-    /// The last lines that a failed worker printed, and what it was serving.
-    Tail(WorkerId, Vec<String>, (Vec<Request>, u64)),
+    ReadyToStop(TaskId, Result<(), Reason>),
+    /// The first and last lines that a failed worker printed, and what it was serving.
+    Tail(WorkerId, Printed, (Vec<Request>, u64)),
     /// A release of which a worker failed has changed since it was pinned.
     ReleaseChanged(GenerationId, String),
     /// systemd has addresses for which it passed no socket.

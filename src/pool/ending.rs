@@ -50,8 +50,7 @@ impl Ending {
             }
             Some(StopReason::LeavingAtOnce) => failed_drain(if clean { ExitCause::Left } else { how }, true),
             Some(StopReason::Leaving) if !clean && !killed => failed_drain(how, true),
-            // A worker that was never ready served nobody: the reload that it fell with has its own reason.
-            Some(StopReason::Asked) if !clean && !killed && worker.ready_at.is_some() => failed_drain(how, false),
+            Some(StopReason::Asked) if !clean && !killed => failed_drain(how, false),
             Some(StopReason::Asked | StopReason::Leaving) => Ending { how, verdict: Verdict::Clean, unasked: false },
         }
     }
@@ -79,7 +78,7 @@ impl Pool {
         let (role, lived) = (home.role, ready_for.is_some_and(|life| life >= home.settings.restart.initial));
         match role {
             Role::Candidate => {
-                let reason = self.reason(id, "it left by its own will (STOPPING=1)");
+                let reason = self.reason(id, "it left by its own will (STOPPING=1)".to_owned());
                 self.drain(id, StopReason::Leaving);
                 self.rollback(Outcome::RolledBack, reason);
             }

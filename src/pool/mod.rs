@@ -18,6 +18,7 @@ mod first_start;
 mod generation;
 mod orphaned;
 mod readiness;
+mod reason;
 mod recycle;
 mod reload;
 mod report;
@@ -35,6 +36,7 @@ use std::time::{Duration, Instant};
 
 pub use exit_cause::{ExitCause, Span};
 pub use readiness::UNPROVEN_PROBATION;
+pub use reason::{Cause, Reason};
 pub use report::{PoolState, workers};
 pub use saved::Saved;
 pub use vocabulary::{
@@ -281,7 +283,7 @@ impl Pool {
             self.stopping = Some(Stopping { code, now, exited: false });
             self.act(Action::Stopping);
             self.log(Kind::Info, "stopping".to_owned(), None, None);
-            self.rollback(Outcome::Aborted, "the instance is stopping".to_owned());
+            self.rollback(Outcome::Aborted, "the instance is stopping".into());
             self.recycle_over(&Answer::Failed("the instance is stopping".to_owned()));
             self.timers.clear(Key::GiveUp);
             self.timers.clear(Key::Recover);

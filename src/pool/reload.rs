@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::Pool;
 use super::generation::{Generation, Role};
+use super::reason::Reason;
 use super::timers::Key;
 use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, RequesterId, Settings, Slot, WorkerId};
 use super::worker::{Phase, StopReason};
@@ -65,7 +66,7 @@ impl Pool {
     pub(super) fn ask_reload(&mut self, requester: Option<RequesterId>) {
         if self.stopping.is_some() {
             if let Some(requester) = requester {
-                let answer = Answer::Reload(self.last_number + 1, Outcome::Aborted, "the instance is stopping".to_owned());
+                let answer = Answer::Reload(self.last_number + 1, Outcome::Aborted, "the instance is stopping".into());
                 self.act(Action::Answer(requester, answer));
             }
             return;
@@ -114,7 +115,7 @@ impl Pool {
         self.advance();
     }
 
-    pub(super) fn refused(&mut self, number: GenerationId, reason: String) {
+    pub(super) fn refused(&mut self, number: GenerationId, reason: Reason) {
         if self.reload.as_ref().is_some_and(|reload| reload.number == number && reload.stage == Stage::Preparing) {
             self.rollback(Outcome::Refused, reason);
         }
@@ -238,11 +239,11 @@ impl Pool {
         let message = format!("generation {number} is serving: {0}/{0} ready", self.target);
         self.log(Kind::Committed, message, Some(number), None);
         self.retire(old);
-        self.finish(number, reload.requesters, Outcome::Committed, String::new());
+        self.finish(number, reload.requesters, Outcome::Committed, Reason::default());
     }
 
     /// Ends the reload that runs without a commit: the new generation goes, the old one stays.
-    pub(super) fn rollback(&mut self, outcome: Outcome, reason: String) {
+    pub(super) fn rollback(&mut self, outcome: Outcome, reason: Reason) {
         let Some(reload) = self.reload.take() else { return };
         let number = reload.number;
         self.timers.clear(Key::Probation);
@@ -258,10 +259,10 @@ impl Pool {
         });
         let mut reason = reason;
         if !replaced.is_empty() {
-            reason += &format!("; slots {replaced:?} had been replaced and go back to generation {}", self.current);
+            reason.cause += &format!("; slots {replaced:?} had been replaced and go back to generation {}", self.current);
         }
-        self.log(kind, format!("reload to generation {number} {words}: {reason}"), Some(number), None);
-        self.failure_text = Some(format!("reload to generation {number} {words}: {reason}"));
+        self.log(kind, format!("reload to generation {number} {words}: {}", reason.in_full()), Some(number), None);
+        self.failure_text = Some(format!("reload to generation {number} {words}: {}", reason.cause));
         self.hold(number, &replaced);
         self.retire_candidate(number);
         for slot in replaced {
@@ -304,7 +305,7 @@ impl Pool {
         self.release_if_empty(number);
     }
 
-    fn finish(&mut self, number: GenerationId, requesters: Requesters, outcome: Outcome, reason: String) {
+    fn finish(&mut self, number: GenerationId, requesters: Requesters, outcome: Outcome, reason: Reason) {
         self.act(Action::ReloadFinished(number, outcome, reason.clone()));
         for requester in requesters.waiting {
             self.act(Action::Answer(requester, Answer::Reload(number, outcome, reason.clone())));
@@ -312,7 +313,7 @@ impl Pool {
         match self.waiting.take() {
             Some(next) if self.stopping.is_none() => self.begin(next),
             Some(next) => {
-                let answer = Answer::Reload(number + 1, Outcome::Aborted, "the instance is stopping".to_owned());
+                let answer = Answer::Reload(number + 1, Outcome::Aborted, "the instance is stopping".into());
                 for requester in next.waiting {
                     self.act(Action::Answer(requester, answer.clone()));
                 }
@@ -324,7 +325,7 @@ impl Pool {
     pub(super) fn abort(&mut self, requester: Option<RequesterId>) {
         let running = self.reload.is_some();
         if running {
-            self.rollback(Outcome::Aborted, "aborted on request".to_owned());
+            self.rollback(Outcome::Aborted, "aborted on request".into());
         }
         if let Some(requester) = requester {
             let answer = if running { Answer::Done } else { Answer::Failed("no reload is under way".to_owned()) };
@@ -337,7 +338,7 @@ impl Pool {
             self.waiting = None;
         }
         if self.reload.as_mut().is_some_and(|reload| reload.requesters.leave(requester)) {
-            self.rollback(Outcome::Aborted, "whoever asked went away before the commit".to_owned());
+            self.rollback(Outcome::Aborted, "whoever asked went away before the commit".into());
         }
     }
 

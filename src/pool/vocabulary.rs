@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use super::exit_cause::ExitCause;
+use super::reason::{Cause, Reason};
+use super::worker::Phase;
 
 /// A worker's number, never used twice in an instance's life.
 pub type WorkerId = u64;
@@ -145,8 +147,8 @@ pub enum Event {
     Reload(Option<RequesterId>),
     /// The release of that generation is pinned, its configuration read.
     Prepared(GenerationId, Settings),
-    /// It can't be: the sentence says why.
-    Refused(GenerationId, String),
+    /// It can't be.
+    Refused(GenerationId, Reason),
     /// Roll back the reload that is under way.
     Abort(Option<RequesterId>),
     /// A requester went away.
@@ -220,7 +222,7 @@ pub enum Action {
     /// A reload began.
     ReloadStarted(GenerationId),
     /// A reload ended.
-    ReloadFinished(GenerationId, Outcome, String),
+    ReloadFinished(GenerationId, Outcome, Reason),
     /// Answer a requester.
     Answer(RequesterId, Answer),
     /// All workers of the first committed generation are ready.
@@ -293,10 +295,19 @@ pub struct Ended {
     pub pid: Option<u32>,
     /// How.
     pub how: ExitCause,
+    /// Where it was in its life.
+    pub phase: Phase,
     /// Nobody had asked it to go, or it had to be killed.
     pub failed: bool,
     /// Its last `STATUS=`.
     pub status: String,
+}
+
+impl Ended {
+    /// How it ended, and when in its life.
+    pub fn cause(&self) -> Cause {
+        Cause { how: self.how.clone(), phase: self.phase }
+    }
 }
 
 /// How a reload ended.
@@ -331,7 +342,7 @@ impl Outcome {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// Its reload ended so.
-    Reload(GenerationId, Outcome, String),
+    Reload(GenerationId, Outcome, Reason),
     /// Done.
     Done,
     /// Not done, and why.

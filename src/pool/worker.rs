@@ -10,6 +10,7 @@ use super::ending::{Ending, Verdict};
 use super::exit_cause::ExitCause;
 use super::generation::Role;
 use super::readiness::Signs;
+use super::reason::{Cause, Reason};
 use super::serving::VACATE_LIMIT;
 use super::timers::Key;
 use super::vocabulary::{Action, Ended, GenerationId, Kind, Notification, Outcome, Readiness, Slot, WorkerId};
@@ -280,7 +281,7 @@ impl Pool {
             Some(generation),
             Some((id, slot)),
         );
-        let reason = self.reason(id, &format!("{how}{}", self.why_not_ready(id)));
+        let reason = self.reason(id, format!("{how}{}", self.why_not_ready(id)));
         self.drain(id, StopReason::StartTimeout(limit));
         if role == Role::Candidate {
             self.rollback(Outcome::RolledBack, reason);
@@ -292,7 +293,7 @@ impl Pool {
         let (generation, slot) = (worker.generation, worker.slot);
         let message = format!("worker {id} (slot {slot}) is silent: watchdog");
         self.log(Kind::Watchdog, message, Some(generation), Some((id, slot)));
-        let reason = self.reason(id, "watchdog");
+        let reason = self.reason(id, ExitCause::Watchdog.to_string());
         self.drain(id, StopReason::Watchdog);
         if self.generations.get(&generation).is_some_and(|home| home.role == Role::Candidate) {
             self.rollback(Outcome::RolledBack, reason);
@@ -331,23 +332,29 @@ impl Pool {
         let ready_for = worker.ready_at.map(|since| now - since);
         worker.how = Some(Box::new(how.clone()));
         worker.vacating = false;
-        let (pid, status, reason) = (worker.pid, worker.status.clone(), self.reason(id, &how.to_string()));
+        let phase = match (worker.phase, worker.stop_reason) {
+            (Phase::Starting, _) | (Phase::Draining, Some(StopReason::StartTimeout(_))) => Phase::Starting,
+            (Phase::Ready, _) | (Phase::Draining, Some(StopReason::Watchdog)) => Phase::Ready,
+            (Phase::Draining, _) => Phase::Draining,
+        };
+        let (pid, status) = (worker.pid, worker.status.clone());
+        let reason = self.reason(id, Cause { how: how.clone(), phase }.to_string());
         self.uncount(id);
         for key in [Key::Start(id), Key::Settle(id), Key::Watchdog(id), Key::Age(id)] {
             self.timers.clear(key);
         }
         let failed = ending.verdict != Verdict::Clean;
-        self.act(Action::Ended(Ended { worker: id, slot, generation, pid, how: how.clone(), failed, status }));
+        self.act(Action::Ended(Ended { worker: id, slot, generation, pid, how: how.clone(), phase, failed, status }));
         self.crashes += u64::from(ending.unasked);
         if failed && !crashed && !matches!(how, ExitCause::StopTimeout(_)) {
-            self.log(Kind::WorkerFailed, format!("{reason}, while it drained"), Some(generation), Some((id, slot)));
+            self.log(Kind::WorkerFailed, reason.in_full(), Some(generation), Some((id, slot)));
         }
         if crashed {
             // A start timeout was logged when the time was over.
             if !matches!(how, ExitCause::StartTimeout(_)) {
-                self.log(Kind::WorkerFailed, reason.clone(), Some(generation), Some((id, slot)));
+                self.log(Kind::WorkerFailed, reason.in_full(), Some(generation), Some((id, slot)));
             }
-            self.recycle_failed(id, &reason);
+            self.recycle_failed(id, &reason.cause);
             match self.generations.get(&generation).map(|home| home.role) {
                 Some(Role::Candidate) => self.rollback(Outcome::RolledBack, reason),
                 Some(Role::Current) => self.place_crashed(id, slot, ready_for, &how),
@@ -379,11 +386,10 @@ impl Pool {
         self.release_if_empty(generation);
     }
 
-    /// Why a worker is blamed, in one line.
-    pub(super) fn reason(&self, id: WorkerId, how: &str) -> String {
-        let Some(worker) = self.workers.get(&id) else { return how.to_owned() };
-        let when = if worker.ready_at.is_none() && !how.starts_with("start timeout") { ", before it was ready" } else { "" };
-        let words = if worker.status.is_empty() { String::new() } else { format!(" (its last status: {})", worker.status) };
-        format!("worker {id} (slot {}): {how}{when}{words}", worker.slot)
+    /// Why a worker is blamed: the cause in words, and apart from it what the worker said last.
+    pub(super) fn reason(&self, id: WorkerId, cause: String) -> Reason {
+        let Some(worker) = self.workers.get(&id) else { return cause.into() };
+        let detail = (!worker.status.is_empty()).then(|| format!("its last status: {}", worker.status));
+        Reason { cause: format!("worker {id} (slot {}): {cause}", worker.slot), detail, output: Vec::new(), worker: Some(id) }
     }
 }

@@ -1,8 +1,10 @@
 //! What is known: the status document ([`tree`]) and where its figures come from (`kernel`, `scoreboard`);
-//! what helps against usual mistakes (`hint`); how long what was learned may be told again (`keep`), a document that is
+//! what looks like the error in a program's output (`error_line`), what helps against usual mistakes (`hint`); how long what was learned may be told again (`keep`), a document that is
 //! told to several (`finished`), and one without details (`redact`).
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "master")]
+pub mod error_line;
 #[cfg(feature = "master")]
 pub mod hint;
 #[cfg(feature = "master")]

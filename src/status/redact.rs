@@ -1,7 +1,7 @@
 //! The status document without details: for readers that may not change the pool.
 //!
 //! Law: what is hidden is `null` or `[]`, never a text that could be taken for the truth. Hidden are lines that workers
-//! printed, what they said last, their `info`, URLs and addresses of clients: all that may hold a secret. What systemd and the
+//! printed, what they said last, what a check or a hook printed, their `info`, URLs and addresses of clients: all that may hold a secret. What systemd and the
 //! bus show to everyone (a living worker's `STATUS=`) stays.
 
 use super::tree::{Connection, Document, Failure, Request, Worker};
@@ -15,6 +15,10 @@ pub fn without_details(line: &str) -> serde_json::Result<String> {
     document.details_hidden = true;
     document.workers.iter_mut().for_each(worker);
     document.failures.iter_mut().for_each(failure);
+    if let Some(last) = &mut document.last_reload {
+        last.detail = None;
+        last.output.clear();
+    }
     let mut line = serde_json::to_string(&document)?;
     line.push('\n');
     Ok(line)
@@ -33,6 +37,8 @@ fn connection(connection: &mut Connection) {
 
 fn failure(failure: &mut Failure) {
     failure.last_status = None;
+    failure.detail = None;
+    failure.log_head.clear();
     failure.log_tail.clear();
     failure.serving.iter_mut().for_each(request);
 }
@@ -72,6 +78,8 @@ mod tests {
             how: "exit 1".into(),
             last_status: Some("SECRET".into()),
             log_tail: vec!["SECRET".into()],
+            log_head: vec!["SECRET".into()],
+            detail: Some("SECRET".into()),
             serving: vec![request()],
             ..Failure::default()
         };

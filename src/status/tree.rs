@@ -80,6 +80,11 @@ pub struct LastReload {
     pub result: String,
     /// Why, in words; empty when committed.
     pub reason: String,
+    /// What looks like the error in what the check, the hook or the failed worker printed; `None` for readers without details.
+    pub detail: Option<String>,
+    /// The first and the last lines that it printed; empty for readers without details.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
     /// When it began.
     pub start_time: String,
     /// How long it took.
@@ -277,8 +282,14 @@ pub struct Failure {
     pub time: String,
     /// `exit 1`, `signal SIGSEGV (core dumped)`, `start timeout after 10s` …
     pub how: String,
+    /// `how`, and when in its life: `exit 1 before it was ready`.
+    pub cause: String,
+    /// What looks like the error in the lines that it printed; `None` for readers without details.
+    pub detail: Option<String>,
     /// Its last `STATUS=`.
     pub last_status: Option<String>,
+    /// The first lines that it printed, unless they are in `log_tail`; lines between the two may be missing.
+    pub log_head: Vec<String>,
     /// The last lines that it printed, oldest first.
     pub log_tail: Vec<String>,
     /// What it was serving.

@@ -73,13 +73,7 @@ async fn a_reload_tells_its_progress_and_loses_no_event() {
             changes.send(change).unwrap();
         }
         // The answer overtakes the last event.
-        let outcome = ReloadAnswer {
-            generation: 8,
-            outcome: Outcome::RolledBack,
-            reason: "worker 12 (slot 0): exit 1".into(),
-            warnings: Vec::new(),
-            stopping: false,
-        };
+        let outcome = ReloadAnswer::new(8, Outcome::RolledBack, "worker 12 (slot 0): exit 1");
         answer(asked, Reply::Reload(outcome));
         tokio::task::yield_now().await;
         changes

@@ -17,7 +17,7 @@ fn answer(asked: Asked, reply: Reply) {
 }
 
 fn reloaded(outcome: Outcome, reason: &str) -> Reply {
-    Reply::Reload(ReloadAnswer { generation: 8, outcome, reason: reason.to_owned(), warnings: Vec::new(), stopping: false })
+    Reply::Reload(ReloadAnswer::new(8, outcome, reason))
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ async fn run(mut command: Command) -> Ended {
 }
 
 fn finish(fake: &Fake, reply: tokio::sync::oneshot::Sender<Reply>, outcome: Outcome, reason: &str) {
-    let answer = ReloadAnswer { generation: 8, outcome, reason: reason.to_owned(), warnings: Vec::new(), stopping: false };
+    let answer = ReloadAnswer::new(8, outcome, reason);
     fake.changes.send(Change::ReloadFinished { generation: 8, outcome, reason: reason.into() }).unwrap();
     reply.send(Reply::Reload(answer)).unwrap();
 }

@@ -95,8 +95,7 @@ async fn polkit_decides_over_strangers() {
     let call = Running(bus.command_as(Some(STRANGER)).args(reload(true)).stdout(Stdio::piped()).spawn().unwrap());
     let (_, ask, reply) = instance.asked();
     assert_eq!(ask, Request::Reload);
-    let answer =
-        ReloadAnswer { generation: 2, outcome: Outcome::Committed, reason: String::new(), warnings: Vec::new(), stopping: false };
+    let answer = ReloadAnswer::new(2, Outcome::Committed, "");
     reply.unwrap().send(Reply::Reload(answer)).unwrap();
     call.ran().good();
     let details = HashMap::from([("verb", "reload"), ("unit", "ratoon@web.service")]);

@@ -9,7 +9,7 @@ use super::bus::{Bus, error_name};
 use super::instance::Instance;
 
 fn reloaded(outcome: Outcome, reason: &str) -> Reply {
-    Reply::Reload(ReloadAnswer { generation: 2, outcome, reason: reason.into(), warnings: Vec::new(), stopping: false })
+    Reply::Reload(ReloadAnswer::new(2, outcome, reason))
 }
 
 /// A call of the Manager that wants no reply.

@@ -148,6 +148,84 @@ fn status_details_everyone_opens_them_at_a_reload() {
     assert_eq!(last_failure(&status)["log_tail"], Value::Array(Vec::new()), "{status:#}");
 }
 
+/// The text of `GET path` on the control socket as a stranger; of an endless answer what comes within a second.
+fn text_as_stranger(master: &Master, path: &str) -> String {
+    let output = Command::new("setpriv")
+        .args([&format!("--reuid={NOBODY}"), &format!("--regid={NOBODY}"), "--clear-groups"])
+        .args(["curl", "-sS", "--max-time", "1", "--unix-socket"])
+        .arg(master.control())
+        .arg(format!("http://localhost{path}"))
+        .output()
+        .expect("setpriv and curl");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Nothing that everyone reads has the secret, and each has `known`, so that it was looked at after the event.
+#[track_caller]
+fn assert_not_public(master: &Master, known: &str) {
+    master
+        .systemd()
+        .wait("the cause in STATUS=", |all| all.iter().any(|it| it.starts_with("STATUS=") && it.contains(known)).then_some(()));
+    let said = master.systemd().messages().join("\n");
+    assert!(!said.contains(SECRET), "{said}");
+    for path in ["/status", "/events", "/readyz", "/metrics", "/"] {
+        let text = text_as_stranger(master, path);
+        assert!(!text.is_empty() && !text.contains(SECRET), "{path}: {text}");
+        assert!(text.contains(known) || matches!(path, "/metrics" | "/"), "{path}: {text}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn output_of_a_check_is_for_its_requester_alone() {
+    let place = Place::new();
+    std::fs::set_permissions(place.root(), std::fs::Permissions::from_mode(0o755)).expect("the place");
+    let script = format!("echo first; seq 100; echo postgres://app:{SECRET}@db >&2; echo 'KeyError: {SECRET}'; exit 9");
+    let master = place.pool("count = 1", &format!("[reload]\ncheck = ['sh', '-c', \"{script}\"]")).start();
+    let said = master.verb(&["reload"]);
+    assert!(said.code == Some(1) && said.err.contains("reload.check \"sh\": exit 9"), "{said:?}");
+    assert!(said.err.contains("first") && said.err.contains(&format!("KeyError: {SECRET}")), "{said:?}");
+    master.wait_for_log(&format!("KeyError: {SECRET}"));
+    let last = &master.wait_until_calm()["last_reload"];
+    assert!(last["detail"].to_string().contains(SECRET) && last["output"].to_string().contains(SECRET), "{last:#}");
+    assert_not_public(&master, "exit 9");
+    let last = &status_as(&master, NOBODY, "")["last_reload"];
+    assert_eq!((&last["detail"], &last["output"]), (&Value::Null, &Value::Null), "{last:#}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn output_of_a_failed_worker_is_for_its_requester_alone() {
+    let place = Place::new();
+    std::fs::set_permissions(place.root(), std::fs::Permissions::from_mode(0o755)).expect("the place");
+    place.release("v2", "");
+    let script = format!(
+        "#!/bin/sh\nsystemd-notify --status=last-{SECRET}\necho Traceback: begins\nseq 100\necho 'KeyError: {SECRET}' >&2\nseq 40\nexit 3\n"
+    );
+    place.program("v2/worker", &script);
+    let master = place.pool("count = 1", "").start();
+    master.place.current("v2");
+    let said = master.verb(&["reload"]);
+    assert!(said.code == Some(1) && said.err.contains("exit 3 before it was ready"), "{said:?}");
+    let status = master.wait_until_calm();
+    let failure = last_failure(&status);
+    assert_eq!(failure["cause"], "exit 3 before it was ready", "{failure:#}");
+    assert_eq!((failure["log_head"][0].as_str(), failure["log_tail"][19].as_str()), (Some("Traceback: begins"), Some("40")));
+    assert_not_public(&master, "exit 3 before it was ready");
+    let stranger = status_as(&master, NOBODY, "");
+    let failure = last_failure(&stranger);
+    assert_eq!((&failure["detail"], &failure["log_head"]), (&Value::Null, &Value::Array(Vec::new())), "{failure:#}");
+    // What looks like the error is told to the requester, the log and readers with details.
+    master.place.program("v2/worker", &format!("#!/bin/sh\nseq 100\necho 'KeyError: {SECRET}' >&2\nexit 3\n"));
+    let said = master.verb(&["reload"]);
+    assert!(said.err.contains(&format!("KeyError: {SECRET}")), "{said:?}");
+    let status = master.wait_until_calm();
+    let expected = Value::from(format!("KeyError: {SECRET}"));
+    assert_eq!((&last_failure(&status)["detail"], &status["last_reload"]["detail"]), (&expected, &expected), "{status:#}");
+    master.wait_for_log(&format!("exit 3 before it was ready: KeyError: {SECRET}"));
+    assert_not_public(&master, "exit 3 before it was ready");
+}
+
 /// A free port of 127.0.0.1.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -10,7 +10,9 @@ fn refused(master: &Master, parts: &[&str]) -> Value {
     let said = master.verb(&["reload"]);
     assert_eq!(said.code, Some(1), "{said:?}");
     let status = master.wait_until_calm();
-    let reason = status["last_reload"]["reason"].as_str().unwrap_or_default();
+    let last = &status["last_reload"];
+    // This reader sees details.
+    let reason = format!("{} {}", last["reason"].as_str().unwrap_or_default(), last["output"]);
     for part in parts {
         assert!(said.err.contains(part), "{part:?} was not printed: {said:?}");
         assert!(reason.contains(part), "{part:?} is not in the reason: {reason}");

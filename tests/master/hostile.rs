@@ -26,7 +26,7 @@ fn only_the_master_s_words(systemd: &Systemd) {
 #[test]
 fn a_worker_s_words_never_reach_systemd_as_words_of_the_master() {
     let place = Place::new();
-    // It says all this, and then fails: its last status is part of the reason that systemd shows.
+    // It says all this, and then fails: what systemd shows is the cause alone.
     let evil = "STATUS=evil\\rSTOPPING=1\\u{1b}[31m\\nWATCHDOG_USEC=1\\nERRNO=5\\nBUSERROR=x\\nFDSTORE=1\\nMAINPID=1\\nX=\\u{0085}y\\nEXTEND_TIMEOUT_USEC=99";
     place.release("v2", &format!("notify={evil}\nexit_at_start=1"));
     let long = "x".repeat(3500);

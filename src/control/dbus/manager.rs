@@ -89,8 +89,12 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
                 Outcome::Aborted => "org.ratoon1.Error.Aborted",
                 Outcome::Refused => "org.ratoon1.Error.Refused",
             };
-            let reason =
+            let mut reason =
                 if answer.reason.is_empty() { format!("the reload was {}", answer.outcome.as_str()) } else { answer.reason };
+            // The error goes to the caller alone.
+            if let Some(detail) = answer.detail {
+                reason += &format!(": {detail}");
+            }
             Err(Fault::new(name, reason))
         }
         Reply::Done => call.reply(&()),

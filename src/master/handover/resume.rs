@@ -318,7 +318,7 @@ fn patiently(context: &InstanceContext, start: &Start<'_>) -> Result<Release, St
         let job = Job::unwatched().map_err(|error| error.to_string())?;
         let why = match prepare::prepare(start.source, context, None, &job) {
             Ok(release) => return Ok(release),
-            Err(why) => why,
+            Err(why) => why.in_full(),
         };
         start.journal.log(Record::new(Level::Error, format!("no new generation can be started: {why}")));
         for _ in 0..AGAIN.1 {

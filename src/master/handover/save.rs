@@ -82,6 +82,8 @@ impl Master {
                 generation: last.generation,
                 result: last.outcome.as_str().to_owned(),
                 reason: last.reason.to_string(),
+                detail: last.detail.clone(),
+                output: last.output.clone(),
                 began: Some(last.began),
                 ended: Some(last.ended),
                 took: last.took,

@@ -285,8 +285,12 @@ pub struct LastReload {
     pub generation: u64,
     /// The contract's word.
     pub result: String,
-    /// Why.
+    /// Why, for everyone.
     pub reason: String,
+    /// What a program said that explains it.
+    pub detail: Option<String>,
+    /// What it printed.
+    pub output: Vec<String>,
     /// When it began.
     pub began: Option<SystemTime>,
     /// When it ended.

@@ -21,7 +21,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::oneshot;
 
 use self::native::Native;
-use super::tail::Tail;
+use super::tail::{Printed, Tail};
 use super::{Streams, inherited};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::thread;
@@ -216,13 +216,13 @@ impl Relay {
         self.shared.wake();
     }
 
-    /// What the worker said last, after the relay has read what is left in its pipes.
-    pub async fn tail(&self, worker: u64) -> Vec<String> {
+    /// What the worker said first and last, after the relay has read what is left in its pipes.
+    pub async fn tail(&self, worker: u64) -> Printed {
         let (done, drained) = oneshot::channel();
         self.shared.send(Command::Drain { worker, done });
         // Too late or not running: what is known is better than nothing.
         let _ = tokio::time::timeout(DRAINED_WITHIN, drained).await;
-        self.shared.tails().get(&worker).map(Tail::lines).unwrap_or_default()
+        self.shared.tails().get(&worker).map(Tail::printed).unwrap_or_default()
     }
 
     pub fn close(&self, worker: u64) {
@@ -275,7 +275,7 @@ impl Relay {
         }
     }
 
-    /// The last lines of all workers.
+    /// The first and the last lines of all workers.
     pub fn tails(&self) -> Vec<(u64, Vec<Vec<u8>>)> {
         self.shared.tails().iter().map(|(worker, tail)| (*worker, tail.raw())).collect()
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::tail::Printed;
 use super::{Streams as Fds, ask, inherited};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::stream::{is_dead, unread_by_peer};
@@ -60,18 +61,18 @@ impl Streams {
         })
     }
 
-    pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Vec<String> {
+    pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Printed {
         // `None`: it printed into our own stderr.
         let copy = self.known().get_mut(&worker).and_then(|known| known.copy.take());
         if pid == 0 {
             // It was never started.
-            return Vec::new();
+            return Printed::default();
         }
         let requester = Requester(Arc::clone(&self.requesters));
         if requester.0.fetch_add(1, Ordering::Relaxed) >= ASKERS_MAX {
-            return Vec::new();
+            return Printed::default();
         }
-        let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { return Vec::new() };
+        let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { return Printed::default() };
         let asked = tokio::task::spawn_blocking(move || {
             // Held to the end even when nobody waits any more.
             let _held = (requester, turn);

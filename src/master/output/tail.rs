@@ -1,13 +1,34 @@
-//! The last lines of one worker.
+//! The first and the last lines of one worker.
 
 use std::collections::VecDeque;
 
-use super::{TAIL_LINE_MAX, TAIL_LINES};
+use super::{HEAD_LINES, TAIL_LINE_MAX, TAIL_LINES};
 use crate::master::text::one_line;
 
-/// The last [`TAIL_LINES`] lines, of each at most [`TAIL_LINE_MAX`] bytes; made readable only when asked for.
+/// Lines that a program printed, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Printed {
+    /// The first lines, unless they are among the last ones.
+    pub head: Vec<String>,
+    /// The last lines.
+    pub tail: Vec<String>,
+}
+
+impl Printed {
+    /// All lines in their order; some may be missing between the first and the last ones.
+    pub fn lines(&self) -> Vec<String> {
+        self.head.iter().chain(&self.tail).cloned().collect()
+    }
+}
+
+/// The first [`HEAD_LINES`] and the last [`TAIL_LINES`] lines, of each at most [`TAIL_LINE_MAX`] bytes; made readable only when
+/// asked for.
 #[derive(Debug, Default)]
-pub(super) struct Tail(VecDeque<Vec<u8>>);
+pub struct Tail {
+    head: Vec<Vec<u8>>,
+    /// The last of those behind the head.
+    rest: VecDeque<Vec<u8>>,
+}
 
 impl Tail {
     /// Adds a line (without its line feed); empty ones say nothing and are left out.
@@ -15,22 +36,28 @@ impl Tail {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        // A busy worker's lines use the same memory again and again.
-        let mut kept = if self.0.len() < TAIL_LINES { Vec::new() } else { self.0.pop_front().unwrap_or_default() };
-        kept.clear();
         // One byte more than is shown, to see that something was cut.
-        kept.extend_from_slice(&line[..line.len().min(TAIL_LINE_MAX + 1)]);
-        self.0.push_back(kept);
+        let line = &line[..line.len().min(TAIL_LINE_MAX + 1)];
+        if self.head.len() < HEAD_LINES {
+            return self.head.push(line.to_vec());
+        }
+        // A busy worker's lines use the same memory again and again.
+        let mut kept = if self.rest.len() < TAIL_LINES { Vec::new() } else { self.rest.pop_front().unwrap_or_default() };
+        kept.clear();
+        kept.extend_from_slice(line);
+        self.rest.push_back(kept);
     }
 
     /// As they came, for whoever goes on with this tail.
     pub fn raw(&self) -> Vec<Vec<u8>> {
-        self.0.iter().cloned().collect()
+        self.head.iter().chain(&self.rest).cloned().collect()
     }
 
-    /// Oldest first.
-    pub fn lines(&self) -> Vec<String> {
-        self.0.iter().map(|line| one_line(line, TAIL_LINE_MAX)).collect()
+    /// The first and the last lines.
+    pub fn printed(&self) -> Printed {
+        let mut head: Vec<String> = self.head.iter().chain(&self.rest).map(|line| one_line(line, TAIL_LINE_MAX)).collect();
+        let tail = head.split_off(head.len().saturating_sub(TAIL_LINES));
+        Printed { head, tail }
     }
 }
 
@@ -38,17 +65,37 @@ impl Tail {
 mod tests {
     use super::*;
 
-    #[test]
-    fn keeps_the_last_lines_only_and_none_too_long() {
+    fn of(count: usize) -> Tail {
         let mut tail = Tail::default();
-        for n in 0..100 {
-            tail.push(format!("line {n}").as_bytes());
-        }
+        (1..=count).for_each(|n| tail.push(format!("line {n}").as_bytes()));
+        tail
+    }
+
+    #[test]
+    fn tail_keeps_first_and_last_lines_and_none_too_long() {
+        let mut tail = of(99);
         tail.push(b"");
         tail.push(&[b'x'; 5000]);
-        let lines = tail.lines();
-        assert_eq!(lines.len(), TAIL_LINES);
-        assert_eq!(lines[0], "line 81");
-        assert!(lines[19].len() <= TAIL_LINE_MAX && lines[19].ends_with('…'));
+        let Printed { head, tail } = tail.printed();
+        assert_eq!((head.len(), tail.len()), (HEAD_LINES, TAIL_LINES));
+        assert_eq!((head[0].as_str(), head[9].as_str(), tail[0].as_str()), ("line 1", "line 10", "line 81"));
+        assert!(tail[19].len() <= TAIL_LINE_MAX && tail[19].ends_with('…'));
+    }
+
+    #[test]
+    fn tail_shows_no_line_twice() {
+        for count in [0, 1, 10, 19, 20, 21, 25, 30] {
+            let printed = of(count).printed();
+            assert_eq!(printed.tail.len(), count.min(TAIL_LINES));
+            let expected: Vec<String> = (1..=count).map(|n| format!("line {n}")).collect();
+            assert_eq!(printed.lines(), expected);
+        }
+    }
+
+    #[test]
+    fn tail_goes_on_from_its_raw_lines() {
+        let (before, mut after) = (of(500), Tail::default());
+        before.raw().iter().for_each(|line| after.push(line));
+        assert_eq!(after.printed(), before.printed());
     }
 }

@@ -91,9 +91,9 @@ async fn journald_is_asked_once_it_has_read_everything() {
         text
     });
     // No journal on this machine has lines of it; that it ends at all, and that the stream has ended, is what counts.
-    streams.tail(7, std::process::id(), None, SystemTime::now()).await;
+    streams.tail(7, std::process::id(), None, SystemTime::now()).await.lines();
     assert!(reader.join().expect("the end of the stream").starts_with("web/3\n"));
-    assert_eq!(streams.tail(7, 0, None, SystemTime::now()).await, Vec::<String>::new());
+    assert_eq!(streams.tail(7, 0, None, SystemTime::now()).await.lines(), Vec::<String>::new());
 }
 
 #[test]
@@ -108,15 +108,15 @@ fn journalctl_is_asked_for_the_process_and_its_group_alone() {
     );
     let path = program(dir.path(), &script);
     let group = Path::new("/sys/fs/cgroup/system.slice/web.service/w-7");
-    assert_eq!(ask::journalctl(path.as_os_str(), 4711, Some(group), since), ["one", "two"]);
+    assert_eq!(ask::journalctl(path.as_os_str(), 4711, Some(group), since).lines(), ["one", "two"]);
     let asked = std::fs::read_to_string(&log).expect("a log");
-    let common = "--quiet --no-pager --reverse --output=cat --lines=20 --since=@1700000000.900000";
+    let common = "--quiet --no-pager --reverse --lines=30 --output=cat --since=@1700000000.900000";
     let own = "_TRANSPORT=stdout _PID=4711";
     let of_group = "_TRANSPORT=stdout _SYSTEMD_CGROUP=/system.slice/web.service/w-7";
     assert_eq!(asked, format!("{common} {own} + {of_group}\n"));
     // A worker that printed nothing has no lines, whoever else printed.
     std::fs::write(&log, "").expect("a log");
-    assert_eq!(ask::journalctl(path.as_os_str(), 1, None, since), Vec::<String>::new());
+    assert_eq!(ask::journalctl(path.as_os_str(), 1, None, since).lines(), Vec::<String>::new());
     let asked = std::fs::read_to_string(&log).expect("a log");
     assert_eq!(asked, format!("{common} _TRANSPORT=stdout _PID=1\n"));
 }
@@ -124,20 +124,31 @@ fn journalctl_is_asked_for_the_process_and_its_group_alone() {
 #[test]
 fn a_journalctl_that_hangs_or_says_too_much_or_is_missing() {
     let dir = tempfile::tempdir().expect("a directory");
-    assert_eq!(ask::journalctl(dir.path().join("none").as_os_str(), 1, None, SystemTime::now()), Vec::<String>::new());
+    assert_eq!(ask::journalctl(dir.path().join("none").as_os_str(), 1, None, SystemTime::now()).lines(), Vec::<String>::new());
 
     let pid_file = dir.path().join("pid");
     let hangs = program(dir.path(), &format!("echo $$ > {}; echo first; exec sleep 1000", pid_file.display()));
     let began = Instant::now();
     let lines = ask::journalctl(hangs.as_os_str(), 1, None, SystemTime::now());
-    assert_eq!(lines, ["first"]);
+    assert_eq!(lines.tail, ["first"]);
     assert!(began.elapsed() < Duration::from_secs(60));
     let pid: u32 = std::fs::read_to_string(&pid_file).expect("a pid").trim().parse().expect("a number");
     assert!(Stat::read(pid).is_none_or(|stat| stat.parent != std::process::id()), "it was killed and reaped");
 
     let endless = program(dir.path(), "exec yes endless");
     let lines = ask::journalctl(endless.as_os_str(), 1, None, SystemTime::now());
-    assert_eq!(lines.len(), TAIL_LINES);
+    assert_eq!((lines.head.len(), lines.tail.len()), (HEAD_LINES, TAIL_LINES));
+}
+
+#[test]
+fn journalctl_gives_first_and_last_lines_of_long_output() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = "case \"$*\" in *--reverse*) seq 500 -1 471;; *) seq 1 500; sleep 1000;; esac";
+    let path = program(dir.path(), script);
+    let printed = ask::journalctl(path.as_os_str(), 1, None, SystemTime::now());
+    let expected: Vec<String> = (1..=10).chain(481..=500).map(|n: u32| n.to_string()).collect();
+    assert_eq!(printed.lines(), expected);
+    assert_eq!(printed.tail.len(), TAIL_LINES);
 }
 
 #[tokio::test]
@@ -149,7 +160,7 @@ async fn the_whole_way_for_a_terminal() {
         Command::new("sh").args(["-c", "echo last words"]).stdout(streams.stdout).stderr(Stdio::null()).spawn().expect("sh");
     drop(streams.stderr);
     child.wait().expect("our child");
-    assert_eq!(outputs.tail(1, child.id(), None, SystemTime::now()).await, ["last words"]);
+    assert_eq!(outputs.tail(1, child.id(), None, SystemTime::now()).await.lines(), ["last words"]);
     outputs.close(1);
     assert!(outputs.flush(Duration::from_secs(30)));
 }

@@ -208,7 +208,7 @@ fn one_move(world: &mut World, one: Move) {
         // Things that the world would never say of a living worker.
         Move::Lie(which) => match which % 5 {
             0 => world.step(Event::Prepared(u64::MAX, settings(2))),
-            1 => world.step(Event::Refused(u64::MAX, "no".to_owned())),
+            1 => world.step(Event::Refused(u64::MAX, "no".into())),
             2 => world.step(Event::Exited { worker: u64::MAX, how: ExitCause::Unknown, left: false }),
             3 => world.step(Event::Spawned(u64::MAX, 1)),
             _ => world.step(Event::Start(settings(3))),

@@ -13,7 +13,7 @@ use crate::pool::{Answer, Event, ExitCause, Kind, Notification, Outcome, Phase, 
 
 fn reload_answer(world: &World, requester: u64) -> (u64, Outcome, String) {
     match world.answer(requester) {
-        Some(Answer::Reload(number, outcome, reason)) => (*number, *outcome, reason.clone()),
+        Some(Answer::Reload(number, outcome, reason)) => (*number, *outcome, reason.cause.clone()),
         other => panic!("requester {requester} was told {other:?}"),
     }
 }

@@ -214,7 +214,7 @@ impl World {
 
     pub fn refuse(&mut self) {
         if let Some(number) = self.preparing.pop() {
-            self.step(Event::Refused(number, "reload.check said no".to_owned()));
+            self.step(Event::Refused(number, "reload.check said no".into()));
         }
     }
 
@@ -428,12 +428,12 @@ impl World {
             }
             Action::ReloadFinished(number, outcome, reason) => {
                 assert_eq!(self.begun.last(), Some(number), "the end of a reload that does not run");
-                self.finished.push((*number, *outcome, reason.clone()));
+                self.finished.push((*number, *outcome, reason.cause.clone()));
                 assert_eq!(self.begun.len(), self.finished.len(), "a reload ended twice");
                 if *outcome == Outcome::Committed {
                     self.committed.insert(*number, self.prepared[number].clone());
                 } else {
-                    assert!(!reason.is_empty(), "a failed reload without a reason");
+                    assert!(!reason.cause.is_empty(), "a failed reload without a reason");
                 }
             }
             Action::Answer(requester, answer) => self.answered(*requester, answer),
@@ -455,7 +455,7 @@ impl World {
         assert!(asked.answer.is_none(), "requester {requester} was answered twice");
         assert_eq!(asked.what == What::Reload, matches!(answer, Answer::Reload(..)), "the wrong kind of answer");
         if let Answer::Reload(number, outcome, reason) = answer
-            && reason != "the instance is stopping"
+            && reason.cause != "the instance is stopping"
         {
             let index = self.begun.iter().rposition(|begun| begun == number).expect("the outcome of a reload that never was");
             assert!(index >= asked.begun, "the outcome of a reload that had begun before it was asked for");

@@ -211,7 +211,8 @@ function drawReload(workers) {
     byId("reload-bar").value = known.workers_configured ? Math.min(1, ready / known.workers_configured) : 0;
   }
   const last = known.last_reload;
-  const why = last?.reason ? `: ${last.reason}` : "";
+  const detail = last?.detail ? ` (${last.detail})` : "";
+  const why = last?.reason ? `: ${last.reason}${detail}` : "";
   say("last-reload", last
     ? `Last reload: ${local(last.start_time)} to generation ${last.generation}, ${words(last.result)} after ${span(last.duration_ms)}${why}`
     : "No reload yet.");
@@ -286,12 +287,14 @@ function drawFailures() {
   say("failures-note", failures.length ? "" : "none");
   keep(byId("failures"), failures, (it) => `${it.worker} ${it.time} ${it.how}`, (it) => {
     const box = make("details");
-    box.append(make("summary", "", `${local(it.time)} · worker ${it.worker} (slot ${it.slot}, generation ${it.generation}): ${it.how}`));
+    box.append(make("summary", "", `${local(it.time)} · worker ${it.worker} (slot ${it.slot}, generation ${it.generation}): ${it.cause || it.how}`));
     if (it.last_status) box.append(make("p", "", `status: ${it.last_status}`));
     for (const request of list(it.serving)) {
       box.append(make("p", "", `while serving ${request.method} ${request.url ?? ""} for ${span(Date.parse(it.time) - Date.parse(request.start_time))}`));
     }
-    box.append(list(it.log_tail).length ? make("pre", "", it.log_tail.join("\n")) : make("p", "faint", known.details_hidden ? "What it printed is hidden here (status.details)." : "It printed nothing."));
+    if (it.detail) box.append(make("p", "", it.detail));
+    const printed = list(it.log_head).length ? [...it.log_head, "…", ...list(it.log_tail)] : list(it.log_tail);
+    box.append(printed.length ? make("pre", "", printed.join("\n")) : make("p", "faint", known.details_hidden ? "What it printed is hidden here (status.details)." : "It printed nothing."));
     return box;
   });
   const first = byId("failures").firstChild;

@@ -407,8 +407,11 @@ mod tests {
         }
         assert!(written > 8 * 65_536);
         assert!(copier.sinks[0].lost > 0, "the bound was reached");
-        let kept: usize = shared.tails().values().flat_map(|tail| tail.lines()).map(|line| line.len()).sum();
-        assert!(kept <= 8 * super::super::super::TAIL_LINES * super::super::super::TAIL_LINE_MAX, "{kept}");
+        let kept: usize = shared.tails().values().flat_map(|tail| tail.raw()).map(|line| line.len()).sum();
+        assert!(
+            kept <= 8 * (super::super::super::HEAD_LINES + super::super::super::TAIL_LINES) * super::super::super::TAIL_LINE_MAX,
+            "{kept}"
+        );
     }
 
     fn oneshot() -> (tokio::sync::oneshot::Sender<()>, tokio::sync::oneshot::Receiver<()>) {

@@ -43,7 +43,7 @@ async fn lines_go_to_where_they_belong_and_the_last_ones_are_kept() {
     let mut child = start(&relay, 1, "echo to stdout; echo to stderr >&2; printf 'no end'; printf '\\033[31mred\\n' >&2; exit 3");
     assert_eq!(child.wait().expect("our child").code(), Some(3));
     // Everything that a dead worker has written is there, without waiting for anything.
-    let mut tail = relay.tail(1).await;
+    let mut tail = relay.tail(1).await.lines();
     tail.sort();
     assert_eq!(tail, ["no end", "red", "to stderr", "to stdout"]);
     assert!(relay.flush(LONG));
@@ -51,8 +51,8 @@ async fn lines_go_to_where_they_belong_and_the_last_ones_are_kept() {
     // What goes on is what was said, byte for byte: no label, as nobody watches.
     assert_eq!((line(&mut err), line(&mut err)), ("to stderr\n".into(), "\u{1b}[31mred\n".into()));
     relay.close(1);
-    assert_eq!(relay.tail(1).await, Vec::<String>::new());
-    assert_eq!(relay.tail(4711).await, Vec::<String>::new());
+    assert_eq!(relay.tail(1).await.lines(), Vec::<String>::new());
+    assert_eq!(relay.tail(4711).await.lines(), Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -61,8 +61,8 @@ async fn the_last_lines_of_many_before_a_death() {
     let mut child = start(&relay, 1, "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done");
     let reader = std::thread::spawn(move || (0..2000).map(|_| line(&mut out)).collect::<Vec<_>>());
     child.wait().expect("our child");
-    let tail = relay.tail(1).await;
-    let expected: Vec<String> = (1980..2000).map(|n| format!("line {n}")).collect();
+    let tail = relay.tail(1).await.lines();
+    let expected: Vec<String> = (0..10).chain(1980..2000).map(|n| format!("line {n}")).collect();
     assert_eq!(tail, expected);
     let lines = reader.join().expect("all lines");
     assert!(lines.iter().enumerate().all(|(n, line)| *line == format!("line {n}\n")));
@@ -84,8 +84,8 @@ async fn one_that_prints_without_end_while_nobody_reads_starves_nobody() {
     }
     let mut neighbour = start(&relay, 2, "echo last words; exit 1");
     neighbour.wait().expect("our child");
-    assert_eq!(relay.tail(2).await, ["last words"]);
-    assert_eq!(relay.tail(1).await[0], "endless");
+    assert_eq!(relay.tail(2).await.lines(), ["last words"]);
+    assert_eq!(relay.tail(1).await.lines()[0], "endless");
     assert!(!relay.flush(Duration::from_millis(10)), "nobody reads");
     // Somebody reads again: the neighbour's line comes through among the others.
     let mut lines = 0;
@@ -124,7 +124,7 @@ async fn what_a_grandchild_says_soon_after_is_still_passed_on() {
     relay.begin();
     rustix::io::write(&kept, b"late\n").expect("room");
     assert_eq!(line(&mut out), "late\n");
-    assert_eq!(relay.tail(1).await, Vec::<String>::new(), "but kept for nobody");
+    assert_eq!(relay.tail(1).await.lines(), Vec::<String>::new(), "but kept for nobody");
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn without_a_reader_workers_go_on_and_their_lines_are_kept() {
     drop((out, err));
     let mut child = start(&relay, 1, "yes | head -c 1000000; echo done");
     assert!(child.wait().expect("our child").success(), "it was not stopped by a full pipe or SIGPIPE");
-    assert_eq!(relay.tail(1).await.last().map(String::as_str), Some("done"));
+    assert_eq!(relay.tail(1).await.lines().last().map(String::as_str), Some("done"));
     assert!(relay.flush(LONG));
 }
 
@@ -145,7 +145,7 @@ async fn lines_that_are_too_long_are_broken() {
     assert_eq!(lengths, [49152, 49152, 100_000 - 2 * 49152]);
     assert_eq!(line(&mut out), "next\n");
     child.wait().expect("our child");
-    assert!(relay.tail(1).await.iter().all(|line| line.len() <= super::super::TAIL_LINE_MAX));
+    assert!(relay.tail(1).await.lines().iter().all(|line| line.len() <= super::super::TAIL_LINE_MAX));
 }
 
 #[tokio::test]
@@ -212,7 +212,7 @@ async fn another_relay_goes_on_with_no_line_lost_and_none_twice() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(child.wait().expect("our child").success());
-    assert_eq!(relay.tail(1).await.last().map(String::as_str), Some("end"));
+    assert_eq!(relay.tail(1).await.lines().last().map(String::as_str), Some("end"));
     assert_eq!(reader.join().expect("the reader"), (0..3000).collect::<Vec<_>>());
     // What it opens itself is served too, and once more by the same relay.
     let mut handed = relay.hand_over().await.expect("it ends");
@@ -221,7 +221,7 @@ async fn another_relay_goes_on_with_no_line_lost_and_none_twice() {
     assert_eq!(handed.pipes.iter().filter(|pipe| pipe.worker == 2).count(), 2);
     relay.take_over(handed, Vec::new());
     assert!(other.wait().expect("our child").success());
-    assert_eq!(relay.tail(2).await, ["late"]);
+    assert_eq!(relay.tail(2).await.lines(), ["late"]);
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn relay_to_the_journal_names_the_worker_and_keeps_its_lines() {
     let relay = Relay::to_journal(&path, "web").expect("a relay");
     let mut child = start(&relay, 17, "echo to stdout; echo '<3>to stderr' >&2; exit 3");
     assert_eq!(child.wait().expect("our child").code(), Some(3));
-    assert_eq!(relay.tail(17).await, ["to stdout", "to stderr"]);
+    assert_eq!(relay.tail(17).await.lines(), ["to stdout", "to stderr"]);
     for (priority, message) in [(6, "to stdout"), (3, "to stderr")] {
         let mut buffer = [0; 4096];
         let length = journald.recv(&mut buffer).expect("an entry");

@@ -28,7 +28,7 @@ fn draining_worker_that_crashes_is_a_failure() {
         let mut world = draining();
         world.exit(1, how.clone());
         assert_eq!(recorded(&world), Some(how.clone()));
-        let told = format!("worker 1 (slot 0): {how}, while it drained");
+        let told = format!("worker 1 (slot 0): {how} while it drained");
         assert!(world.logs.contains(&(Kind::WorkerFailed, told)), "{:?}", world.logs);
         assert_eq!((world.pool.crashes(), world.spawns.len()), (0, 2), "it was asked to end, and nobody replaces it");
     }
@@ -56,6 +56,24 @@ fn workers_that_a_second_stop_kills_are_no_failures() {
     world.step(Event::Stop { now: false });
     world.step(Event::Stop { now: true });
     world.exit(1, ExitCause::Signal { signal: 9, core: false });
+    assert_eq!(recorded(&world), None);
+}
+
+#[test]
+fn starting_worker_that_crashes_at_its_stop_is_a_failure() {
+    let mut world = serving(2);
+    world.reload();
+    world.prepare();
+    world.exit(3, ExitCause::Exit(1));
+    assert_eq!(world.phase(4), Some(Phase::Draining), "the reload is rolled back");
+    world.exit(4, ExitCause::Signal { signal: 11, core: false });
+    assert_eq!(recorded(&world), Some(ExitCause::Signal { signal: 11, core: false }));
+    assert_eq!(world.ended.last().map(|ended| ended.cause().to_string()).as_deref(), Some("signal SIGSEGV while it drained"));
+    // One that ends as it is asked to is none.
+    world.reload();
+    world.prepare();
+    world.exit(5, ExitCause::Exit(1));
+    world.exit(6, ExitCause::Signal { signal: 15, core: false });
     assert_eq!(recorded(&world), None);
 }
 

@@ -41,13 +41,13 @@ fn a_reload_touches_the_old_generation_only_when_all_of_the_new_are_ready() {
 #[test]
 fn the_first_failure_of_the_new_generation_rolls_back_and_says_why() {
     for (how, ready, reason) in [
-        (ExitCause::Exit(1), false, "worker 3 (slot 0): exit 1, before it was ready"),
-        (ExitCause::Exit(0), false, "worker 3 (slot 0): exit 0, before it was ready"),
+        (ExitCause::Exit(1), false, "worker 3 (slot 0): exit 1 before it was ready"),
+        (ExitCause::Exit(0), false, "worker 3 (slot 0): exit 0 before it was ready"),
         (ExitCause::Exit(1), true, "worker 3 (slot 0): exit 1"),
         (
             ExitCause::NotStarted("exec: No such file or directory".to_owned()),
             false,
-            "worker 3 (slot 0): exec: No such file or directory, before it was ready",
+            "worker 3 (slot 0): exec: No such file or directory before it was ready",
         ),
     ] {
         let mut world = serving(2);
@@ -75,8 +75,12 @@ fn a_worker_that_hangs_before_ready_rolls_back_after_the_start_timeout() {
     world.pass(ms(9_999));
     assert_eq!(world.answer(requester), None);
     world.pass(ms(1));
-    let reason = "worker 2 (slot 0): start timeout after 10s (its last status: loading 3 of 9)";
+    let reason = "worker 2 (slot 0): start timeout after 10s";
     assert_eq!(reload_answer(&world, requester), (2, Outcome::RolledBack, reason.to_owned()));
+    // What the worker said stands beside the cause, which everyone reads.
+    let Some(Answer::Reload(.., told)) = world.answer(requester) else { panic!("no answer") };
+    assert_eq!((told.detail.as_deref(), told.worker), (Some("its last status: loading 3 of 9"), Some(2)));
+    assert!(!world.pool.status_text().contains("loading"), "{}", world.pool.status_text());
     // Ignores the stop signal too: SIGKILL when the stop timeout is over, and its end is still told as what it was.
     world.pass(ms(30_000));
     assert!(world.processes[&2].killed);

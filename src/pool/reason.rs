@@ -1,0 +1,93 @@
+//! Why a worker or a reload failed: the cause, which everyone may know, apart from what a program said.
+//!
+//! Law: no word of a worker, a hook or a check is in a cause. STATUS, the properties and signals on the bus, `/events` and readers
+//! without details get the cause alone; the requester, the log and readers with details get all of it.
+
+use std::fmt;
+
+use super::exit_cause::ExitCause;
+use super::vocabulary::WorkerId;
+use super::worker::Phase;
+
+/// How a worker failed, and when in its life: `exit 1 before it was ready`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// How its main process ended.
+    pub how: ExitCause,
+    /// Where it was in its life.
+    pub phase: Phase,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = match (&self.how, self.phase) {
+            // These say it themselves.
+            (ExitCause::StartTimeout(_) | ExitCause::StopTimeout(_) | ExitCause::Left, _) | (_, Phase::Ready) => "",
+            (_, Phase::Starting) => " before it was ready",
+            (_, Phase::Draining) => " while it drained",
+        };
+        write!(f, "{}{when}", self.how)
+    }
+}
+
+/// Why a reload, or its worker, failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reason {
+    /// For everyone.
+    pub cause: String,
+    /// What a program said that explains it; not for everyone.
+    pub detail: Option<String>,
+    /// Lines that a program printed; not for everyone.
+    pub output: Vec<String>,
+    /// The worker that failed.
+    pub worker: Option<WorkerId>,
+}
+
+impl Reason {
+    /// Cause and output in one text, for the log; without output the detail stands for it.
+    pub fn in_full(&self) -> String {
+        match (&self.detail, self.output.is_empty()) {
+            (_, false) => format!("{}: {}", self.cause, self.output.join("\n")),
+            (Some(detail), true) => format!("{} ({detail})", self.cause),
+            (None, true) => self.cause.clone(),
+        }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(cause: String) -> Reason {
+        Reason { cause, ..Reason::default() }
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(cause: &str) -> Reason {
+        cause.to_owned().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn cause_says_when_in_a_life_it_was() {
+        let said = |how, phase| Cause { how, phase }.to_string();
+        assert_eq!(said(ExitCause::Exit(1), Phase::Starting), "exit 1 before it was ready");
+        assert_eq!(said(ExitCause::Exit(1), Phase::Ready), "exit 1");
+        assert_eq!(said(ExitCause::Signal { signal: 11, core: false }, Phase::Draining), "signal SIGSEGV while it drained");
+        assert_eq!(said(ExitCause::StartTimeout(Duration::from_secs(10)), Phase::Starting), "start timeout after 10s");
+    }
+
+    #[test]
+    fn reason_in_full_has_what_a_program_said() {
+        let mut reason = Reason::from("reload.check: exit 1");
+        assert_eq!(reason.in_full(), "reload.check: exit 1");
+        reason.detail = Some("KeyError: 'PORT'".to_owned());
+        assert_eq!(reason.in_full(), "reload.check: exit 1 (KeyError: 'PORT')");
+        reason.output = vec!["Traceback".to_owned(), "KeyError: 'PORT'".to_owned()];
+        assert_eq!(reason.in_full(), "reload.check: exit 1: Traceback\nKeyError: 'PORT'");
+    }
+}

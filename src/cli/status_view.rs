@@ -167,6 +167,9 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     }
     line("master", text + &format!(", up {}", clock.since(&master.start_time)));
     let known = |value: Option<u64>, show: fn(u64) -> String, unit: &str| value.map(|it| format!("{}{unit}", show(it)));
+    if let Some(unlisted) = unlisted(document.workers.iter().filter_map(|worker| worker.unlisted_connections).sum()) {
+        line("unlisted", unlisted);
+    }
     let served = [
         known(document.connections, number, " connections"),
         known(document.requests, number, " requests"),
@@ -306,8 +309,16 @@ pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
     if failure.serving_unlisted > 0 {
         lines.push(format!("while serving {} more requests that its page had no room for", failure.serving_unlisted));
     }
+    if let Some(changed) = &failure.release_changed {
+        lines.push(format!("its release is not what it was: {}", clean(changed)));
+    }
     lines.extend(hint(&failure.how, &failure.log_tail).map(|hint| format!("{HINT}{hint}")));
     lines
+}
+
+/// How many connections are not among those that are shown; `None` when all are.
+pub(super) fn unlisted(count: u64) -> Option<String> {
+    (count > 0).then(|| format!("{} more connections have no room on the workers' pages", number(count)))
 }
 
 /// What looks like the error in what a program printed, and at most so many of its lines: the last ones, and where no line looks
@@ -330,6 +341,20 @@ pub(super) fn printed(detail: Option<&str>, head: &[String], tail: &[String], lo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unlisted_connections_are_told() {
+        let mut document = busy();
+        let shown = |document: &Document| view(document, &clock(), &screen(None));
+        assert!(!shown(&document).contains("no room on the workers' pages"));
+        document.workers[0].unlisted_connections = Some(1_100);
+        document.workers[1].unlisted_connections = Some(100);
+        assert!(
+            shown(&document).contains("unlisted 1200 more connections have no room on the workers' pages"),
+            "{}",
+            shown(&document)
+        );
+    }
 
     #[test]
     fn printed_lines_are_led_by_the_error_or_the_first_lines() {

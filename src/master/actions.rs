@@ -154,11 +154,9 @@ impl Master {
     pub(super) fn warn_of_release(&mut self, number: GenerationId) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
         let (journal, directory) = (self.journal.clone(), self.source.directory.clone());
-        // Held from now on: the release before may go while the task's thread begins.
-        let before = release.before.upgrade();
         // It only warns: where no task can start, there is worse to say.
         let _ = self.start_task(move |_, _| {
-            for warning in warnings::of(&release, number, before.as_deref(), &directory) {
+            for warning in warnings::of(&release, &directory) {
                 journal.log(Record::new(Level::Warning, warning));
             }
         });

@@ -4,7 +4,7 @@
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::account::Account;
@@ -51,8 +51,6 @@ pub struct Release {
     pub config: Arc<Config>,
     /// Everything that its workers have in context.
     pub plan: Plan,
-    /// The release that ran when this one was made, as long as it is kept.
-    pub before: Weak<Release>,
     /// Sentences for the log and for the requester of its reload.
     pub reload_warnings: Vec<String>,
     /// Another address for `status.listen`, until the loop takes it.
@@ -164,15 +162,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
         reload_warnings.push(why);
         None
     });
-    Ok(Release {
-        config: Arc::new(config),
-        plan,
-        before: Weak::new(),
-        reload_warnings,
-        status: status.flatten(),
-        script,
-        pinned_at: Some(pinned_at),
-    })
+    Ok(Release { config: Arc::new(config), plan, reload_warnings, status: status.flatten(), script, pinned_at: Some(pinned_at) })
 }
 
 const NO_SOCKET: &str = "worker.stdin = \"socket\" needs a listening socket, and this instance has none: set worker.stdin = \"null\", or \

@@ -13,6 +13,7 @@ use super::prepare::{self, Living, Release};
 use super::script;
 use super::tasks::{Task, TaskId};
 use super::turn::{Master, TaskResult};
+use super::warnings;
 use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
 
 impl Master {
@@ -28,7 +29,8 @@ impl Master {
         let task = self.tasks.start(self.step_limit(), move |id, job| {
             let made = prepare::prepare(&source, &context, Some(&living), job);
             let made = made.map(|mut release| {
-                release.before = running;
+                let before = running.upgrade();
+                release.reload_warnings.extend(before.and_then(|before| warnings::of_reload(&before, &release, number)));
                 (prepare::settings(&release), Box::new(release))
             });
             let _ = results.send(TaskResult::Prepared(id, number, made));
@@ -146,10 +148,14 @@ impl Master {
         });
     }
 
-    /// A replacement of this generation runs files of another release.
+    /// Failed workers of this generation may have run files of another release, and so may their replacements.
     pub(super) fn release_changed(&mut self, number: GenerationId, what: &str) {
+        for failure in self.failures.iter_mut().filter(|failure| failure.generation == number) {
+            failure.release_changed = Some(what.to_owned());
+        }
         self.warn_once(&format!(
-            "the release of generation {number} is not what it was: {what}; its workers start again from these files as they are              now. Deploy each release into a directory of its own, with a symlink that moves (worker.directory)"
+            "the release of generation {number} is not what it was: {what}; its workers start again from these files as they are \
+             now. Deploy each release into a directory of its own, with a symlink that moves (worker.directory)"
         ));
     }
 

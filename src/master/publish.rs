@@ -251,6 +251,8 @@ impl Master {
     /// Keeps the record of a failure; its last lines come later.
     pub(super) fn record_failure(&mut self, ended: &pool::Ended, how: &str) {
         *self.published.failures.entry(ended.how.cause().to_owned()).or_default() += 1;
+        let known = self.failures.iter().rev().find(|failure| failure.generation == ended.generation);
+        let release_changed = known.and_then(|failure| failure.release_changed.clone());
         if self.failures.len() == FAILURES {
             self.failures.pop_front();
         }
@@ -263,6 +265,7 @@ impl Master {
             how: how.to_owned(),
             cause: ended.cause().to_string(),
             detail: None,
+            release_changed,
             last_status: (!ended.status.is_empty()).then(|| ended.status.clone()),
             log_head: Vec::new(),
             log_tail: Vec::new(),

@@ -1,7 +1,7 @@
-//! Warnings about a release that runs: what of it another user may change, and that a reload changed nothing.
+//! Warnings about a release: what of it another user may change, and that a reload changes nothing.
 //!
-//! All of this asks the file system and the tables of users: so it is done on a thread, after the release is committed. Whoever
-//! waits for a reload does not wait for it.
+//! All of this asks the file system: so it is done on a thread. The first, which also asks the tables of users, is done after the
+//! release is committed, so that nobody who waits for a reload waits for it.
 
 use std::path::Path;
 
@@ -12,9 +12,8 @@ use super::hooks::Setting;
 use super::prepare::Release;
 use super::release;
 
-/// Sentences for the log about the release of this generation, which replaced `before`. `directory` is where workers run when the
-/// configuration names none.
-pub fn of(release: &Release, generation: u64, before: Option<&Release>, directory: &Path) -> Vec<String> {
+/// Sentences for the log about a committed release. `directory` is where workers run when the configuration names none.
+pub fn of(release: &Release, directory: &Path) -> Vec<String> {
     let config = &release.config;
     let directory = config.worker.directory.as_deref().unwrap_or(directory);
     let path = std::env::var_os("PATH");
@@ -23,8 +22,12 @@ pub fn of(release: &Release, generation: u64, before: Option<&Release>, director
     let command = release::pin("worker.command", &config.worker.command, directory, path.as_deref()).ok();
     let mut all = account.zip(command).map_or_else(Vec::new, |(account, command)| setting.warnings_of_root(&account, &command));
     all.extend(setting.warning_of_shutdown());
-    all.extend(before.filter(|before| is_same(before, release)).map(|_| unchanged(release, generation)));
     all
+}
+
+/// A sentence for the requester and the log when the release of this generation is the one before it again.
+pub fn of_reload(before: &Release, release: &Release, generation: u64) -> Option<String> {
+    is_same(before, release).then(|| unchanged(release, generation))
 }
 
 /// Whether two releases have the same directory, program, arguments, variables, user and configuration.

@@ -286,6 +286,8 @@ pub struct Failure {
     pub cause: String,
     /// What looks like the error in the lines that it printed; `None` for readers without details.
     pub detail: Option<String>,
+    /// Files that its generation runs and that changed in place since the release was pinned: the worker may have run a mixture.
+    pub release_changed: Option<String>,
     /// Its last `STATUS=`.
     pub last_status: Option<String>,
     /// The first lines that it printed, unless they are in `log_tail`; lines between the two may be missing.

@@ -126,6 +126,9 @@ fn script_that_was_replaced_in_place_starts_with_its_old_text() {
         is_version(&master, language, "main-1 lib-2");
         master.wait_for_log("the release of generation 1 is not what it was");
         master.wait_for_log(language.library.0);
+        let told =
+            |status: &Value| last_failure(status)["release_changed"].as_str().is_some_and(|it| it.contains(language.library.0));
+        master.wait("the failure names the changed file", told);
         let run = master.place.path("run");
         master.signal(Signal::TERM);
         assert_eq!(master.end().code(), Some(0), "{}", master.log());

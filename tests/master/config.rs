@@ -92,7 +92,8 @@ fn reload_that_changes_nothing_is_warned_of() {
     place.release("v2", "");
     let master = place.pool("count = 1", "").start();
     let warning = |generation: u64| format!("generation {generation} runs what the one before it ran");
-    master.ok(&["reload"]);
+    let said = master.verb(&["reload"]);
+    assert!(said.code == Some(0) && said.err.contains(&warning(2)), "the requester is warned: {said:?}");
     master.wait_for_log(&warning(2));
     // Another directory, another configuration.
     master.place.current("v2");

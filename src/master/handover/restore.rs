@@ -81,7 +81,6 @@ pub fn release(
             nofile: saved.nofile,
             die_with_parent,
         },
-        before: std::sync::Weak::new(),
         reload_warnings: Vec::new(),
         status: None,
         script: saved.script_copy.map(|directory| ScriptCopy::from_path(directory.into_path())),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::View;
 use crate::cli::screen::{Screen, Style, bytes, clean, number, span};
-use crate::cli::status_view::{describe, details, state, state_style};
+use crate::cli::status_view::{describe, details, state, state_style, unlisted};
 use crate::cli::table::{Cell, Table};
 use crate::cli::top::state::Serving;
 use crate::status::tree::{Connection, Worker};
@@ -46,6 +46,7 @@ impl View<'_> {
         };
         let mut lines = self.facts(worker);
         lines.push(Line::default());
+        lines.extend(unlisted(worker.unlisted_connections.unwrap_or_default()).map(Line::from));
         let serving = self.state.serving(Some(id));
         if serving.is_empty() {
             let open = worker.open_connections.map_or_else(String::new, |open| format!("; the kernel counts {}", number(open)));
@@ -65,6 +66,8 @@ impl View<'_> {
             count => format!("{} requests in work, the longest first", number(count as u64)),
         };
         let mut lines = vec![Line::from(self.span(title, Style::Strong))];
+        let all = self.state.document.workers.iter().filter_map(|worker| worker.unlisted_connections).sum();
+        lines.extend(unlisted(all).map(Line::from));
         if !serving.is_empty() {
             lines.extend(self.table_of(&serving, true));
         }

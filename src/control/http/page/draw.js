@@ -231,7 +231,9 @@ function drawRequests() {
   say("longest-title", chosen === null ? "Longest-running requests" : `Requests of worker ${chosen}`);
   const hidden = found.length - rows.length;
   const none = chosen === null ? "none is told of" : "none is told of; press the worker again for those of all";
-  say("longest-note", hidden > 0 ? `and ${number(hidden)} more` : found.length ? "" : none);
+  const unlisted = list(known.workers).filter((it) => chosen === null || it.id === chosen).reduce((sum, it) => sum + (it.unlisted_connections ?? 0), 0);
+  const missing = unlisted > 0 ? `${number(unlisted)} more connections have no room on the workers' pages` : "";
+  say("longest-note", [hidden > 0 ? `and ${number(hidden)} more` : found.length ? "" : none, missing].filter(Boolean).join("; "));
 }
 
 const COLUMNS = [
@@ -292,6 +294,8 @@ function drawFailures() {
     for (const request of list(it.serving)) {
       box.append(make("p", "", `while serving ${request.method} ${request.url ?? ""} for ${span(Date.parse(it.time) - Date.parse(request.start_time))}`));
     }
+    if (it.serving_unlisted > 0) box.append(make("p", "", `while serving ${number(it.serving_unlisted)} more requests that its page had no room for`));
+    if (it.release_changed) box.append(make("p", "", `its release is not what it was: ${it.release_changed}`));
     if (it.detail) box.append(make("p", "", it.detail));
     const printed = list(it.log_head).length ? [...it.log_head, "…", ...list(it.log_tail)] : list(it.log_tail);
     box.append(printed.length ? make("pre", "", printed.join("\n")) : make("p", "faint", known.details_hidden ? "What it printed is hidden here (status.details)." : "It printed nothing."));

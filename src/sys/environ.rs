@@ -1,19 +1,21 @@
 //! `/proc/PID/environ` of processes that may not answer.
 //!
 //! A read of it waits for the mmap_lock of the process, and for its execve(2): for ever, if the process, or the file system that it
-//! maps or executes, wants that. The read is done by another thread, for which the caller waits at most `LIMIT` a process.
+//! maps or executes, wants that. The read is done by other threads, for which the caller waits at most `LIMIT`, however many processes hang.
 //! A thread that does not come back is left alone, and that process is not read again until it does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::thread;
 
-/// The longest wait for one process.
+/// The longest wait for all processes of one scan.
 const LIMIT: Duration = Duration::from_millis(500);
+/// A thread that has not answered for this part of the limit gets another one beside it.
+const STEPS: u32 = 8;
 /// So many threads may be left alone; then nothing is read until one of them comes back.
 const LOST_MAX: usize = 16;
 /// So much of an environment is read, bytes.
@@ -29,7 +31,7 @@ struct Reads {
 static READS: Mutex<Reads> = Mutex::new(Reads { running: BTreeMap::new(), untold: Vec::new() });
 
 fn reads() -> MutexGuard<'static, Reads> {
-    READS.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(&READS)
 }
 
 /// The environment that a process was executed with, its first MiB.
@@ -60,14 +62,18 @@ fn read_all_with<T: Send + 'static>(
     limit: Duration,
     make: impl Fn(Vec<u8>) -> Option<T> + Send + Sync + 'static,
 ) -> Vec<(u32, T)> {
+    let end = Instant::now() + limit;
     let lost = |since: &Instant| since.elapsed() >= limit;
     pids.retain(|pid| !reads().running.get(pid).is_some_and(lost));
-    let (make, mut made) = (Arc::new(make), Vec::new());
-    while !pids.is_empty() && reads().running.values().filter(|since| lost(since)).count() < LOST_MAX {
-        let (tell, told) = channel();
-        let (batch, make) = (pids.clone(), Arc::clone(&make));
+    let mut unanswered: BTreeSet<u32> = pids.iter().copied().collect();
+    let queue: Arc<Mutex<VecDeque<u32>>> = Arc::new(Mutex::new(pids.into()));
+    let (make, mut made, (tell, told)) = (Arc::new(make), Vec::new(), channel());
+    let start = || {
+        let (queue, make, tell) = (Arc::clone(&queue), Arc::clone(&make), tell.clone());
         let work = move || {
-            for pid in batch {
+            // The lock is not held while a process is read.
+            let next = || locked(&queue).pop_front();
+            while let Some(pid) = next() {
                 reads().running.insert(pid, Instant::now());
                 let environment = read(pid);
                 reads().running.remove(&pid);
@@ -76,27 +82,30 @@ fn read_all_with<T: Send + 'static>(
                 }
             }
         };
-        if thread::spawn("ratoon-environ", work).is_err() {
-            break;
-        }
-        let mut done = 0;
-        let hangs = loop {
-            match told.recv_timeout(limit) {
-                Ok((pid, result)) => {
-                    done += 1;
-                    made.extend(result.map(|result| (pid, result)));
-                }
-                Err(RecvTimeoutError::Disconnected) => break false,
-                Err(RecvTimeoutError::Timeout) => break true,
+        reads().running.values().filter(|since| lost(since)).count() < LOST_MAX && thread::spawn("ratoon-environ", work).is_ok()
+    };
+    let mut goes_on = !unanswered.is_empty() && start();
+    while goes_on && !unanswered.is_empty() {
+        let left = end.saturating_duration_since(Instant::now());
+        match told.recv_timeout(left.min(limit / STEPS)) {
+            Ok((pid, result)) => {
+                unanswered.remove(&pid);
+                made.extend(result.map(|result| (pid, result)));
             }
-        };
-        if !hangs {
-            break;
+            // All threads hang, or are slow: another one takes what is left.
+            Err(_) if left.is_zero() => goes_on = false,
+            Err(_) => goes_on = locked(&queue).is_empty() || start(),
         }
-        reads().untold.extend(pids.get(done));
-        pids.drain(..(done + 1).min(pids.len()));
     }
+    // What no thread has begun is read the next time; the threads end.
+    let skipped = std::mem::take(&mut *locked(&queue));
+    skipped.iter().for_each(|pid| _ = unanswered.remove(pid));
+    reads().untold.extend(unanswered);
     made
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -130,20 +139,42 @@ mod tests {
         let all = || vec![ANSWERS[0], HANGS, ANSWERS[1]];
         let answered =
             |limit| read_all_with(read, all(), limit, |_| Some(())).into_iter().map(|(pid, ())| pid).collect::<Vec<_>>();
-        assert_eq!(answered(Duration::from_millis(20)), ANSWERS);
+        assert_eq!(answered(LIMIT), ANSWERS);
         assert!(take_unanswered().contains(&HANGS));
         // It is not asked again, so the gate cannot keep this one.
         let begun = Instant::now();
-        while reads().running.get(&HANGS).is_none_or(|since| since.elapsed() < Duration::from_millis(20)) {
+        while reads().running.get(&HANGS).is_none_or(|since| since.elapsed() < LIMIT) {
             assert!(begun.elapsed() < LONG, "the thread waits still");
             std::thread::yield_now();
         }
-        assert_eq!(answered(Duration::from_millis(20)), ANSWERS);
+        assert_eq!(answered(LIMIT), ANSWERS);
         drop(gate);
         while reads().running.contains_key(&HANGS) {
             assert!(begun.elapsed() < LONG, "the thread has not come back");
             std::thread::yield_now();
         }
         assert_eq!(answered(LONG), [ANSWERS[0], HANGS, ANSWERS[1]]);
+    }
+    #[test]
+    fn scan_has_one_deadline_however_many_processes_hang() {
+        const HANG: std::ops::Range<u32> = u32::MAX - 120..u32::MAX - 100;
+        const ANSWERS: u32 = u32::MAX - 99;
+        static GATE: Mutex<()> = Mutex::new(());
+        let gate = GATE.lock().expect("nobody panics");
+        let read = |pid| {
+            let _waits = HANG.contains(&pid).then(|| GATE.lock());
+            Some(Vec::new())
+        };
+        let limit = Duration::from_secs(2);
+        let begun = Instant::now();
+        let pids = HANG.take(3).chain([ANSWERS]).chain(HANG.skip(3)).collect();
+        let answered = read_all_with(read, pids, limit, |_| Some(()));
+        assert!(begun.elapsed() < 3 * limit, "{:?} for 20 processes that hang", begun.elapsed());
+        assert_eq!(answered, [(ANSWERS, ())], "those that hang keep no other from being read");
+        drop(gate);
+        while reads().running.keys().any(|pid| HANG.contains(pid)) {
+            assert!(begun.elapsed() < LONG, "a thread has not come back");
+            std::thread::yield_now();
+        }
     }
 }

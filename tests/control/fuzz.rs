@@ -101,7 +101,7 @@ async fn any_bytes_are_answered_or_refused() {
         tokio::select! {
             asked = fake.asked.recv() => {
                 let reply = asked.expect("the front runs").reply;
-                reply.map(|reply| reply.send(Reply::Failed("not now".to_owned())));
+                reply.map(|reply| reply.send(Reply::Failed("not now".to_owned())).is_ok());
             }
             done = clients.join_next() => match done {
                 Some(done) => done.expect("no panic"),

@@ -27,15 +27,16 @@ fn needed(status: &Value) -> BTreeSet<String> {
     let release = [format!("program-{generation}"), format!("directory-{generation}")];
     let of_worker = |worker: &Value| {
         let (id, pid) = (&worker["id"], &worker["pid"]);
-        [format!("process-{id}-{pid}"), format!("notify-{id}"), format!("page-{id}")]
+        [format!("process-{id}-{pid}"), format!("notify-{id}"), format!("page-{id}"), format!("output-{id}-0")]
     };
     let of_workers = workers(status).iter().flat_map(of_worker);
     common.into_iter().chain(release).chain(of_workers).collect()
 }
 
 #[track_caller]
-fn wait_until_stored(master: &Master) {
-    let needed = needed(&master.wait_until_calm());
+fn wait_until_stored(master: &Master, more: &[&str]) {
+    let mut needed = needed(&master.wait_until_calm());
+    needed.extend(more.iter().map(|name| (*name).to_owned()));
     let has = || stored(&master.systemd().messages()).into_keys().collect::<BTreeSet<_>>();
     eventually(
         "the store holds what is needed",
@@ -54,14 +55,14 @@ fn store_is_complete_after_an_upgrade_beside_a_busy_systemd() {
         master.ok(&["upgrade"]);
     }
     master.systemd().hear_again();
-    wait_until_stored(&master);
+    wait_until_stored(&master, &[]);
     // Nothing of an earlier generation stays when an upgrade meets a reload.
     for _ in 0..3 {
         let reload = master.begin(&["reload"]);
         master.ok(&["upgrade"]);
         reload.end();
     }
-    wait_until_stored(&master);
+    wait_until_stored(&master, &[]);
     assert!(stored(&master.systemd().messages()).values().all(|times| *times == 1), "{:?}", master.systemd().messages());
 }
 
@@ -78,5 +79,5 @@ fn store_follows_another_main_process() {
         pid.is_some() && workers(status).first().is_some_and(|worker| worker["pid"].as_u64() == pid && worker["state"] == "ready")
     });
     assert_eq!(pids(&worker).len(), 1);
-    wait_until_stored(&master);
+    wait_until_stored(&master, &["script-1"]);
 }

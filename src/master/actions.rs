@@ -163,19 +163,17 @@ impl Master {
     }
 
     fn answer(&mut self, requester: RequesterId, answer: Answer) {
-        if let Some(reply) = self.replies.remove(&requester) {
-            let answer = match answer {
-                Answer::Reload(generation, outcome, reason) => {
-                    let warnings = self.conditions.warnings(generation).to_vec();
-                    let stopping = self.pool.is_stopping();
-                    let Reason { cause: reason, detail, output, worker } = reason;
-                    Reply::Reload(ReloadAnswer { generation, outcome, reason, detail, output, worker, warnings, stopping })
-                }
-                Answer::Done => Reply::Done,
-                Answer::Failed(why) => Reply::Failed(why),
-            };
-            self.outbox.push((reply, answer));
-        }
+        let answer = match answer {
+            Answer::Reload(generation, outcome, reason) => {
+                let warnings = self.conditions.warnings(generation).to_vec();
+                let stopping = self.pool.is_stopping();
+                let Reason { cause: reason, detail, output, worker } = reason;
+                Reply::Reload(ReloadAnswer { generation, outcome, reason, detail, output, worker, warnings, stopping })
+            }
+            Answer::Done => Reply::Done,
+            Answer::Failed(why) => Reply::Failed(why),
+        };
+        self.requests.answer(requester, answer);
     }
 
     fn all_ready(&mut self) {

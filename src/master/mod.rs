@@ -9,6 +9,7 @@
 //! | `turn.rs` | the loop: what is served, in which order, and how much of it a turn |
 //! | `absence.rs` | times in which the loop did not run, by which nobody is judged |
 //! | `actions.rs` | carrying out what the pool decides |
+//! | `request_table.rs` | requesters that wait for an answer |
 //! | `requests.rs`, `stop_signals.rs`, `terminal.rs` | what the front ends and the signals ask |
 //! | `prepare.rs`, `release.rs`, `command.rs` | a release: read, checked, pinned |
 //! | `account.rs`, `hooks.rs` | as whom workers, checks and hooks run; which hooks are refused |
@@ -68,6 +69,7 @@ mod reader_rules;
 mod readiness;
 mod recycle_limits;
 pub mod release;
+mod request_table;
 mod requests;
 mod runtime_dir;
 mod script;

@@ -189,15 +189,16 @@ impl Master {
             Reply::Reload(_) | Reply::Done | Reply::Failed(_) => false,
         };
         let ends = self.exit.is_some();
-        for (reply, mut answer) in self.outbox.extract_if(.., |(_, answer)| ends || !waits(answer)) {
-            if let Reply::Reload(answer) = &mut answer
-                && let Some(failure) = self.failures.iter().rev().find(|failure| Some(failure.worker) == answer.worker)
+        let failures = &self.failures;
+        let with_output = |answer: &mut Reply| {
+            if let Reply::Reload(answer) = answer
+                && let Some(failure) = failures.iter().rev().find(|failure| Some(failure.worker) == answer.worker)
             {
                 answer.detail = failure.detail.clone().or(answer.detail.take());
                 answer.output = failure.log_head.iter().chain(&failure.log_tail).cloned().collect();
             }
-            let _ = reply.send(answer);
-        }
+        };
+        self.requests.send(|answer| !ends && waits(answer), with_output);
     }
 
     /// The line that systemd shows as `Status:`.

@@ -40,12 +40,12 @@ impl Master {
             Command::Request { requester, request, reply, announce } => {
                 let waits = reply.is_some().then_some(requester);
                 if let Some(reply) = reply {
-                    self.replies.insert(requester, reply);
+                    self.requests.insert(requester, reply);
                 }
                 self.ask(request, waits, announce);
             }
             Command::Gone(requester) => {
-                if self.replies.remove(&requester).is_some() {
+                if self.requests.remove(requester) {
                     self.upgrade_requester_gone(requester);
                     self.events.push_back(Event::RequesterGone(requester));
                 }
@@ -75,9 +75,9 @@ impl Master {
 
     /// Answers without asking the pool.
     pub(super) fn refuse(&mut self, requester: Option<RequesterId>, why: String) {
-        match requester.and_then(|requester| self.replies.remove(&requester)) {
-            Some(reply) => self.outbox.push((reply, Reply::Failed(why))),
-            None => self.warn(why),
+        let answered = requester.is_some_and(|requester| self.requests.answer(requester, Reply::Failed(why.clone())));
+        if !answered {
+            self.warn(why);
         }
     }
 

@@ -29,6 +29,7 @@ use super::pending_changes::PendingChanges;
 use super::prepare::{self, InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
+use super::request_table::RequestTable;
 use super::runtime_dir::RuntimeDir;
 use super::sockets::{self, Inherited, Listener, Nonblocking, Slots};
 use super::status_cache::StatusCache;
@@ -452,8 +453,7 @@ impl Master {
             readiness: Master::readiness_watch(&result_sender),
             results,
             result_sender,
-            replies: HashMap::new(),
-            outbox: Vec::new(),
+            requests: RequestTable::default(),
             published: Published::new(),
             changes: PendingChanges::default(),
             failures: VecDeque::new(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::absence::{self, Absence};
 use super::accept_queue_drain::AcceptQueueDrain;
@@ -28,6 +28,7 @@ use super::prepare::{InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
 use super::readiness::ReadinessWatch;
+use super::request_table::RequestTable;
 use super::runtime_dir::RuntimeDir;
 use super::sockets::{Nonblocking, Slots};
 use super::spawn::Pages;
@@ -38,7 +39,7 @@ use super::systemd::Systemd;
 use super::tasks::{Task, TaskId, Tasks};
 use super::terminal::Terminal;
 use super::troubles::Troubles;
-use crate::api::{Backend, Reply, RequesterId};
+use crate::api::Backend;
 use crate::control::http::ConnectionRegistry;
 use crate::pool::{Action, Event, GenerationId, Pool, Reason, RecycleReason, Settings, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
@@ -155,10 +156,8 @@ pub struct Master {
     pub(super) result_sender: mpsc::UnboundedSender<TaskResult>,
     /// Looks at starting workers.
     pub(super) readiness: ReadinessWatch,
-    /// Who waits, and how they are reached.
-    pub(super) replies: HashMap<RequesterId, oneshot::Sender<Reply>>,
-    /// Answers that go out once everything else is told.
-    pub(super) outbox: Vec<(oneshot::Sender<Reply>, Reply)>,
+    /// Requesters that wait for an answer.
+    pub(super) requests: RequestTable,
     pub(super) published: Published,
     pub(super) changes: PendingChanges,
     pub(super) failures: VecDeque<Failure>,
@@ -209,7 +208,7 @@ impl Master {
         loop {
             self.decide();
             // Whoever is answered finds everything done, and nothing is left undone at the end.
-            if self.later_at.is_none() || !self.outbox.is_empty() || self.leaves || self.exit.is_some() {
+            if self.later_at.is_none() || self.requests.has_answers() || self.leaves || self.exit.is_some() {
                 self.do_later();
             }
             // Whoever is told of something may rely on it, also if the master dies now.

@@ -89,7 +89,7 @@ impl Master {
                 took: last.took,
             }),
             last_requester: self.runtime_dir.handle().last_requester(),
-            waiting: self.replies.keys().copied().collect(),
+            waiting: self.requests.waiting().collect(),
             reload_asked: self.upgrade.as_ref().and_then(Upgrade::reload_asked),
             troubles: self.troubles.saved(),
             // Over an exec alone; a state in the store comes with what is stored.

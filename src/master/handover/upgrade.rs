@@ -130,15 +130,15 @@ impl Master {
         !self.is_asked()
             && self.spawns.is_empty()
             && self.events.is_empty()
-            && self.outbox.is_empty()
+            && !self.requests.has_answers()
             && self.published.no_tails()
     }
 
     /// Somebody waits for an answer, but for those who wait for this upgrade; or a reload is under way for nobody.
     fn is_asked(&self) -> bool {
         let waits_for_it =
-            |requester: &RequesterId| self.upgrade.as_ref().is_some_and(|upgrade| upgrade.requesters.contains(requester));
-        self.pool.state() == PoolState::Reloading || self.preparing.is_some() || !self.replies.keys().all(waits_for_it)
+            |requester: RequesterId| self.upgrade.as_ref().is_some_and(|upgrade| upgrade.requesters.contains(&requester));
+        self.pool.state() == PoolState::Reloading || self.preparing.is_some() || !self.requests.waiting().all(waits_for_it)
     }
 
     fn ask_next_program(&mut self) {
@@ -190,9 +190,7 @@ impl Master {
             ..Record::new(Level::Error, format!("not upgraded: {why}"))
         });
         for requester in upgrade.requesters {
-            if let Some(reply) = self.replies.remove(&requester) {
-                self.outbox.push((reply, Reply::Failed(why.clone())));
-            }
+            self.requests.answer(requester, Reply::Failed(why.clone()));
         }
         if let Some(announce) = upgrade.reload_asked {
             self.begin_reload(None, announce);
@@ -218,9 +216,7 @@ impl Master {
             return None;
         }
         for requester in self.upgrade.iter_mut().flat_map(|upgrade| std::mem::take(&mut upgrade.requesters)) {
-            if let Some(reply) = self.replies.remove(&requester) {
-                let _ = reply.send(Reply::Done);
-            }
+            self.requests.answer_now(requester, Reply::Done);
         }
         Some(settled)
     }

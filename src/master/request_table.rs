@@ -1,0 +1,100 @@
+//! Requesters that wait for an answer. Each is answered exactly once, after the state that its answer speaks of is published.
+
+use std::collections::HashMap;
+
+use tokio::sync::oneshot;
+
+use crate::api::{Reply, RequesterId};
+
+/// Requesters that wait, and the answers that are still to be sent.
+#[derive(Default)]
+pub(super) struct RequestTable {
+    waiting: HashMap<RequesterId, oneshot::Sender<Reply>>,
+    answers: Vec<(oneshot::Sender<Reply>, Reply)>,
+}
+
+impl RequestTable {
+    /// A requester waits from now on.
+    pub(super) fn insert(&mut self, requester: RequesterId, reply: oneshot::Sender<Reply>) {
+        self.waiting.insert(requester, reply);
+    }
+
+    /// Takes down the answer of a requester; [`Self::send`] sends it. `false` if the requester does not wait (any more).
+    pub(super) fn answer(&mut self, requester: RequesterId, answer: Reply) -> bool {
+        let Some(reply) = self.waiting.remove(&requester) else { return false };
+        self.answers.push((reply, answer));
+        true
+    }
+
+    /// Answers at once. For a master whose program is about to be replaced: no turn of the loop follows.
+    pub(super) fn answer_now(&mut self, requester: RequesterId, answer: Reply) {
+        if let Some(reply) = self.waiting.remove(&requester) {
+            // A requester that went away meanwhile needs no answer.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Forgets a requester that went away. `false` if it had been answered.
+    pub(super) fn remove(&mut self, requester: RequesterId) -> bool {
+        self.waiting.remove(&requester).is_some()
+    }
+
+    /// The requesters that wait.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = RequesterId> {
+        self.waiting.keys().copied()
+    }
+
+    /// Whether answers are still to be sent.
+    pub(super) fn has_answers(&self) -> bool {
+        !self.answers.is_empty()
+    }
+
+    /// Sends the answers, each completed by `complete`, but for those that `holds_back` keeps for a later turn.
+    pub(super) fn send(&mut self, holds_back: impl Fn(&Reply) -> bool, complete: impl Fn(&mut Reply)) {
+        for (reply, mut answer) in self.answers.extract_if(.., |(_, answer)| !holds_back(answer)) {
+            complete(&mut answer);
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_requester_is_answered_once_and_when_sent() {
+        let mut table = RequestTable::default();
+        let (reply, mut answer) = oneshot::channel();
+        table.insert(1, reply);
+        assert!(table.answer(1, Reply::Done) && table.has_answers());
+        assert!(!table.answer(1, Reply::Failed("twice".to_owned())), "it does not wait any more");
+        assert!(answer.try_recv().is_err(), "told before it was sent");
+        table.send(|_| false, |_| ());
+        assert_eq!(answer.try_recv(), Ok(Reply::Done));
+        assert!(!table.has_answers() && table.waiting().next().is_none());
+    }
+
+    #[test]
+    fn held_back_answers_go_out_later() {
+        let mut table = RequestTable::default();
+        let (reply, mut answer) = oneshot::channel();
+        table.insert(7, reply);
+        table.answer(7, Reply::Done);
+        table.send(|answer| *answer == Reply::Done, |_| ());
+        assert!(answer.try_recv().is_err() && table.has_answers());
+        table.send(|_| false, |_| ());
+        assert_eq!(answer.try_recv(), Ok(Reply::Done));
+    }
+
+    #[test]
+    fn requester_that_went_away_is_not_answered() {
+        let mut table = RequestTable::default();
+        let (reply, answer) = oneshot::channel();
+        table.insert(3, reply);
+        drop(answer);
+        assert!(table.remove(3) && !table.remove(3));
+        assert!(!table.answer(3, Reply::Done) && !table.has_answers());
+        table.answer_now(3, Reply::Done);
+    }
+}

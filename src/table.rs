@@ -4,6 +4,10 @@
 //! nodes of a tree that grows at its end, is empty. To remove one moves those behind it: keep small things here, or boxes.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// Entries in the order of their keys.
 #[derive(Clone, Debug)]
 pub struct Table<K, V>(Vec<(K, V)>);
@@ -99,6 +103,18 @@ impl<K: Copy + Ord, V> FromIterator<(K, V)> for Table<K, V> {
         let mut table = Table::new();
         entries.into_iter().for_each(|(key, value)| drop(table.insert(key, value)));
         table
+    }
+}
+
+impl<K: Copy + Ord + Serialize, V: Serialize> Serialize for Table<K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de, K: Copy + Ord + Deserialize<'de>, V: Deserialize<'de>> Deserialize<'de> for Table<K, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::deserialize(deserializer).map(|entries| entries.into_iter().collect())
     }
 }
 

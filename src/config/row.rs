@@ -112,13 +112,12 @@ pub(super) fn default_of<T, V: Field<T>>(text: &str) -> T {
 /// ```
 ///
 /// where `none "what holds then"` can stand in place of `default`, and everything after it may be left out. A flag that
-/// may be given several times is `flag("names VALUE", Type => field)`: each value goes to the end of that field. A `#[serde(…)]` says
-/// how the field stands in the state of an upgrade, which older masters read, too.
+/// may be given several times is `flag("names VALUE", Type => field)`: each value goes to the end of that field.
 macro_rules! tables {
     ($(
         $(#[doc = $about:literal])*
         $table:literal => $struct:ident at $($place:ident).+ {$(
-            $(#[doc = $doc:literal])* $(#[serde($serde:meta)])?
+            $(#[doc = $doc:literal])*
             $key:ident: $field:ty as $written:ty, $how:ident $default:literal
             $(, example $example:literal)? $(, flag $flag:tt)? $(, also $also:literal)?;
         )*}
@@ -129,7 +128,7 @@ macro_rules! tables {
             #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
             #[serde(default)]
             pub struct $struct {
-                $($(#[doc = $doc])* $(#[serde($serde)])? pub $key: $field,)*
+                $($(#[doc = $doc])* pub $key: $field,)*
                 $($($(#[doc = $with_doc])* pub $with: $with_type,)*)?
             }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
 use super::row::{tables, words};
-use super::types::{Surge, readable_by_older_masters};
+use super::types::Surge;
 use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
 use super::words::{Account, Address, FilePath, HostName, Signal};
 
@@ -110,7 +110,6 @@ tables! {
         /// word, if no worker of the committed generation said `READY=1`. Without listening sockets it is `"notify"`.
         /// `"accepting"`: it accepts. `"notify"`: it says `READY=1`. `"running"`: it has lived for `settle`.
         /// See READINESS in `ratoon.toml(5)` for how accepting is seen from outside.
-        #[serde(serialize_with = "readable_by_older_masters")]
         ready: Ready as Ready, default r#""auto""#, flag("ready");
         /// With `ready = "running"`, how long a worker must have lived; with `"auto"`, how long it must have accepted in silence.
         settle: Duration as TimeOrZero, default r#""1s""#, flag("settle TIME");
@@ -199,7 +198,6 @@ tables! {
         /// `1` replaces one by one.
         surge: Surge as Surge, default r#""100%""#, flag("surge N|N%"), also "maxsurge";
         /// How long after all new workers are ready a crash of one still rolls the reload back.
-        #[serde(skip_serializing_if = "Option::is_none")]
         probation: Option<Duration> as TimeOrZero, none "`\"0s\"` if every worker said `READY=1` and was seen to accept (with \
             `ready = \"notify\"`: if every worker said `READY=1`), else `\"3s\"`", example r#""3s""#, flag("probation TIME");
         /// A command, as in `worker.command`, run first, in the new release and as the worker's user.

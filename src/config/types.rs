@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Details, Hooks, Ready, Recycle, Reload, Restart, Status, Worker};
+use super::table::{Details, Hooks, Recycle, Reload, Restart, Status, Worker};
 
 /// More workers than this are refused: a slip of the finger should not fork the machine to death.
 pub const COUNT_MAX: u32 = 10_000;
@@ -54,16 +54,6 @@ impl Worker {
 pub fn usable_cpus() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u32::try_from(cpus).unwrap_or(COUNT_MAX).clamp(1, COUNT_MAX)
-}
-
-/// Writes `worker.ready` into the state of an upgrade with a word that older masters know. Which readiness the living workers have is in
-/// the pool's part of the state.
-pub(super) fn readable_by_older_masters<S: serde::Serializer>(ready: &Ready, serializer: S) -> Result<S::Ok, S::Error> {
-    match ready {
-        Ready::Auto | Ready::Accepting | Ready::Notify => Ready::Notify,
-        Ready::Running => Ready::Running,
-    }
-    .serialize(serializer)
 }
 
 /// As without the key `status.details`.

@@ -11,6 +11,7 @@
 //! | `actions.rs` | carrying out what the pool decides |
 //! | `request_table.rs` | requesters that wait for an answer |
 //! | `requests.rs`, `stop_signals.rs`, `terminal.rs` | what the front ends and the signals ask |
+//! | `pool_clock.rs` | the pool's time |
 //! | `prepare.rs`, `release.rs`, `command.rs` | a release: read, checked, pinned |
 //! | `account.rs`, `hooks.rs` | as whom workers, checks and hooks run; which hooks are refused |
 //! | `warnings.rs` | what is dangerous about a release that runs, and reloads that change nothing |
@@ -61,6 +62,7 @@ mod notify_reader;
 mod orphaned;
 mod output;
 pub mod pending_changes;
+mod pool_clock;
 mod prepare;
 mod preparing;
 mod processes;

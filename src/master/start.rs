@@ -26,6 +26,7 @@ use super::idle_trim::IdleTrim;
 use super::journal::{self, Journal, Level, Record};
 use super::output::{Mode, Outputs, RelayState};
 use super::pending_changes::PendingChanges;
+use super::pool_clock;
 use super::prepare::{self, InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
@@ -418,7 +419,7 @@ impl Master {
             ^ u64::from(std::process::id());
         let mut master = Master {
             now,
-            pool: Pool::new(now, seed),
+            pool: Pool::new(pool_clock::time(now), seed),
             events: VecDeque::new(),
             poll: poll.watched().map_err(cannot)?,
             signals,
@@ -480,7 +481,7 @@ impl Master {
         };
         match first {
             First::Start(release, orphans) => {
-                let pool = Pool::new(now, seed).with_workers_after(orphans.last_worker);
+                let pool = Pool::new(pool_clock::time(now), seed).with_workers_after(orphans.last_worker);
                 master.pool = if orphans.is_empty() { pool } else { pool.beside_other_workers() };
                 master.orphans = orphans;
                 if master.orphans.is_empty() && store::is_wanted() {

@@ -24,6 +24,7 @@ use super::journal::Journal;
 use super::orphaned::{Orphaned, OrphanedProcess};
 use super::output::{Outputs, Printed};
 use super::pending_changes::PendingChanges;
+use super::pool_clock;
 use super::prepare::{InstanceContext, Release, Source};
 use super::processes::{Processes, Token};
 use super::publish::{Ended, Published};
@@ -252,7 +253,7 @@ impl Master {
             };
         }
         let deadlines = [
-            self.pool.deadline().map(|deadline| absence::step(self.now, deadline)),
+            self.pool.deadline().map(|deadline| absence::step(self.now, pool_clock::instant(deadline))),
             self.systemd.deadline(),
             self.paused.first().map(|(at, _)| *at),
             self.awaiting_status.values().min().copied(),
@@ -334,7 +335,7 @@ impl Master {
         self.warn_of_unanswered();
         self.look_at_tasks();
         self.forget_documents();
-        if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= self.now) {
+        if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
             self.events.push_back(Event::Due);
         }
         self.decide();
@@ -385,7 +386,7 @@ impl Master {
             if let Some(store) = &mut self.store {
                 store.touch(&event, self.now);
             }
-            self.pool.step(self.now, event, &mut actions);
+            self.pool.step(pool_clock::time(self.now), event, &mut actions);
             // Before anybody is stopped.
             if actions
                 .iter()

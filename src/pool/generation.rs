@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Pool;
 use super::exit_cause::ExitCause;
 use super::restart::History;
@@ -12,7 +14,7 @@ use super::vocabulary::{Action, GenerationId, Settings, Slot, WorkerId};
 use super::worker::{Phase, StopReason};
 
 /// What a generation is to the instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Role {
     /// It starts, and may be rolled back.
     Candidate,
@@ -23,7 +25,7 @@ pub(super) enum Role {
 }
 
 /// A slot of a generation.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct SlotState {
     /// Who stands here.
     pub worker: Option<WorkerId>,
@@ -42,7 +44,7 @@ pub(super) struct SlotState {
 }
 
 /// A generation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Generation {
     pub settings: Settings,
     pub role: Role,

@@ -23,22 +23,25 @@ mod recycle;
 mod reload;
 mod report;
 mod restart;
-mod saved;
 mod serving;
+mod snapshot;
 #[cfg(test)]
 mod tests;
+mod time;
 mod timers;
 mod vocabulary;
 mod worker;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 pub use exit_cause::{ExitCause, Span};
 pub use readiness::UNPROVEN_PROBATION;
 pub use reason::{Cause, Reason};
 pub use report::{PoolState, workers};
-pub use saved::Saved;
+pub use time::Time;
 pub use vocabulary::{
     Accepting, Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Readiness, RecycleReason,
     RequesterId, Restart, Settings, Slot, Surge, WorkerId,
@@ -56,11 +59,12 @@ use worker::StopReason;
 const ACTIONS: usize = 16;
 
 /// The pool of one instance.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Pool {
     /// The instant of the step in work.
-    now: Instant,
-    /// What this step decided so far.
+    now: Time,
+    /// What this step decided so far; empty between steps.
+    #[serde(skip)]
     actions: Vec<Action>,
     workers: Table<WorkerId, Box<Worker>>,
     generations: BTreeMap<GenerationId, Generation>,
@@ -90,7 +94,7 @@ pub struct Pool {
     random: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Stopping {
     code: u8,
     now: bool,
@@ -99,7 +103,7 @@ struct Stopping {
 
 impl Pool {
     /// An empty pool; `seed` feeds the jitter.
-    pub fn new(now: Instant, seed: u64) -> Pool {
+    pub fn new(now: Time, seed: u64) -> Pool {
         Pool {
             now,
             actions: Vec::new(),
@@ -132,7 +136,7 @@ impl Pool {
     }
 
     /// Takes one event in and appends what shall be done, in that order.
-    pub fn step(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
+    pub fn step(&mut self, now: Time, event: Event, out: &mut Vec<Action>) {
         self.now = self.now.max(now);
         match event {
             Event::Start(settings) => self.start(settings),
@@ -164,7 +168,7 @@ impl Pool {
     }
 
     /// When [`Event::Due`] is due; `None`: nothing is awaited.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Time> {
         self.timers.next()
     }
 
@@ -350,9 +354,8 @@ impl Pool {
         }));
     }
 
-    fn after(&self, span: Duration) -> Instant {
-        // A span beyond what the clock can hold is as good as a year.
-        self.now.checked_add(span).unwrap_or(self.now + Duration::from_secs(366 * 24 * 3600))
+    fn after(&self, span: Duration) -> Time {
+        self.now + span
     }
 
     /// A number from 0 to 1 (xorshift64).

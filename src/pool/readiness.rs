@@ -5,13 +5,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Pool;
 use super::timers::Key;
 use super::vocabulary::{Accepting, GenerationId, Readiness, WorkerId};
 use super::worker::Phase;
 
 /// What is known of a worker's readiness.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Signs {
     /// It said READY=1.
     pub said: bool,

@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::Pool;
 use super::timers::Key;
 use super::vocabulary::{Action, Answer, Kind, RecycleReason, RequesterId, WorkerId};
 use super::worker::Phase;
 
 /// A worker that shall be replaced.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Job {
     pub worker: WorkerId,
     pub why: RecycleReason,
@@ -18,7 +20,7 @@ pub(super) struct Job {
 }
 
 /// What is to be recycled, and what is being.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Recycling {
     pub queue: VecDeque<Job>,
     /// The job in work and the worker that shall take the place.

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::Pool;
 use super::generation::{Generation, Role};
 use super::reason::Reason;
@@ -13,7 +15,7 @@ use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, RequesterId
 use super::worker::{Phase, StopReason};
 
 /// Who waits for a reload.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Requesters {
     pub(super) waiting: Vec<RequesterId>,
     /// Somebody asked who does not wait (SIGHUP): it runs to its end whoever goes away.
@@ -37,7 +39,7 @@ impl Requesters {
 }
 
 /// How far a reload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// Configuration, check, hooks, pinning.
     Preparing,
@@ -48,7 +50,7 @@ pub(super) enum Stage {
 }
 
 /// The reload that runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Reload {
     pub number: GenerationId,
     pub stage: Stage,

@@ -4,10 +4,13 @@
 //! ready worker one slot is tried again within [`OUTAGE_DELAY`], whatever it has done.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::exit_cause::ExitCause;
+use super::time::Time;
 use super::timers::Key;
 use super::vocabulary::{GenerationId, Kind, Restart, Slot};
 use super::worker::Phase;
@@ -16,16 +19,16 @@ use super::worker::Phase;
 pub(super) const OUTAGE_DELAY: Duration = Duration::from_secs(1);
 
 /// The failures of a slot within the last `restart.interval`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct History {
-    pub at: VecDeque<Instant>,
+    pub at: VecDeque<Time>,
     /// There were more of them than `restart.limit`, and the slot has not recovered since.
     pub degraded: bool,
     pub last: Option<Failure>,
 }
 
 /// The last failure of a slot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub how: ExitCause,
     /// The worker was never ready, or not for long enough to have served.
@@ -34,20 +37,20 @@ pub(super) struct Failure {
 
 impl History {
     /// Forgets what is older than the interval.
-    fn prune(&mut self, now: Instant, interval: Duration) {
+    fn prune(&mut self, now: Time, interval: Duration) {
         while self.at.front().is_some_and(|at| now - *at > interval) {
             self.at.pop_front();
         }
     }
 
     /// Whether there were more failures than the limit.
-    fn over(&mut self, now: Instant, rule: Restart) -> bool {
+    fn over(&mut self, now: Time, rule: Restart) -> bool {
         self.prune(now, rule.interval);
         self.at.len() > rule.limit as usize
     }
 
     /// Remembers one; no more than are needed to tell.
-    fn push(&mut self, now: Instant, rule: Restart) {
+    fn push(&mut self, now: Time, rule: Restart) {
         self.at.push_back(now);
         if self.at.len() > rule.limit as usize + 1 {
             self.at.pop_front();
@@ -110,12 +113,6 @@ impl Pool {
         });
         let (slot, ready, _, failure) = failed.min_by_key(|(slot, ready, degraded, _)| (*ready, !*degraded, *slot))?;
         Some((slot, ready, failure))
-    }
-
-    /// The failures of all slots within the last `restart.interval`, in no order.
-    pub(super) fn failure_times(&self) -> impl Iterator<Item = Instant> {
-        let places = self.generations.get(&self.current).into_iter().flat_map(|home| &home.slots);
-        places.filter_map(|place| place.failures.as_deref()).flat_map(|history| history.at.iter().copied())
     }
 
     /// What the status line says of failures.

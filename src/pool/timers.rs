@@ -5,12 +5,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::time::Time;
 use super::vocabulary::{GenerationId, Slot, WorkerId};
 
 /// What a deadline is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Key {
     /// A worker must be ready.
     Start(WorkerId),
@@ -40,11 +43,12 @@ pub enum Key {
 const ROOM: usize = 64;
 
 /// All deadlines.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Deserialize)]
+#[serde(from = "Vec<(Key, Time)>")]
 pub struct Timers {
-    at: HashMap<Key, Instant>,
+    at: HashMap<Key, Time>,
     /// Those of `at`, and others that were taken back or moved; the first is never one of the latter.
-    order: BinaryHeap<Reverse<(Instant, Key)>>,
+    order: BinaryHeap<Reverse<(Time, Key)>>,
 }
 
 /// What it means, not how it lies.
@@ -54,9 +58,24 @@ impl std::fmt::Debug for Timers {
     }
 }
 
+/// As a list of pairs: the rest follows.
+impl Serialize for Timers {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl From<Vec<(Key, Time)>> for Timers {
+    fn from(deadlines: Vec<(Key, Time)>) -> Timers {
+        let mut timers = Timers::default();
+        deadlines.into_iter().for_each(|(key, at)| timers.set(key, at));
+        timers
+    }
+}
+
 impl Timers {
     /// Sets a deadline, replacing the key's former one.
-    pub fn set(&mut self, key: Key, at: Instant) {
+    pub fn set(&mut self, key: Key, at: Time) {
         if self.at.insert(key, at) == Some(at) {
             return;
         }
@@ -65,7 +84,7 @@ impl Timers {
     }
 
     /// Moves a deadline that exists to a later instant; never to an earlier one.
-    pub fn extend(&mut self, key: Key, at: Instant) {
+    pub fn extend(&mut self, key: Key, at: Time) {
         if self.at.get(&key).is_some_and(|current| *current < at) {
             self.set(key, at);
         }
@@ -74,8 +93,7 @@ impl Timers {
     /// Moves every deadline by so much.
     pub fn shift(&mut self, by: Duration) {
         for at in self.at.values_mut() {
-            // A deadline beyond what the clock can hold stays.
-            *at = at.checked_add(by).unwrap_or(*at);
+            *at += by;
         }
         self.order = self.at.iter().map(|(key, at)| Reverse((*at, *key))).collect();
     }
@@ -88,7 +106,7 @@ impl Timers {
     }
 
     /// The key's deadline.
-    pub fn get(&self, key: Key) -> Option<Instant> {
+    pub fn get(&self, key: Key) -> Option<Time> {
         self.at.get(&key).copied()
     }
 
@@ -98,19 +116,19 @@ impl Timers {
     }
 
     /// The next deadline.
-    pub fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Time> {
         self.order.peek().map(|Reverse((at, _))| *at)
     }
 
     /// All of them, in the order of their keys.
-    pub fn iter(&self) -> impl Iterator<Item = (Key, Instant)> {
+    pub fn iter(&self) -> impl Iterator<Item = (Key, Time)> {
         let mut all: Vec<_> = self.at.iter().map(|(key, at)| (*key, *at)).collect();
         all.sort_unstable();
         all.into_iter()
     }
 
     /// Takes the earliest deadline that `now` has reached.
-    pub fn pop(&mut self, now: Instant) -> Option<Key> {
+    pub fn pop(&mut self, now: Time) -> Option<Key> {
         let Reverse((at, key)) = *self.order.peek()?;
         if at > now {
             return None;
@@ -150,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_earliest_comes_first_and_what_was_taken_back_never() {
-        let start = Instant::now();
+        let start = Time::since_boot(Duration::from_secs(1_000));
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut timers = Timers::default();
         timers.set(Key::Start(1), after(3));
@@ -176,7 +194,7 @@ mod tests {
 
     #[test]
     fn shift_moves_every_deadline_and_keeps_the_order() {
-        let start = Instant::now();
+        let start = Time::since_boot(Duration::from_secs(1_000));
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut timers = Timers::default();
         timers.set(Key::Start(1), after(3));
@@ -189,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_thousand_workers_that_ping_or_are_ready_leave_nothing_behind() {
-        let start = Instant::now();
+        let start = Time::since_boot(Duration::from_secs(1_000));
         let mut timers = Timers::default();
         for round in 1..100 {
             for worker in 0..1000 {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::exit_cause::ExitCause;
 use super::reason::{Cause, Reason};
 use super::worker::Phase;
@@ -17,7 +19,7 @@ pub type Slot = u32;
 pub type RequesterId = u64;
 
 /// What the pool must know of a generation's configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// How many workers the configuration wants (`worker.count`).
     pub count: u32,
@@ -46,7 +48,7 @@ pub struct Settings {
 }
 
 /// `worker.ready`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Readiness {
     /// It says `READY=1`.
     Notify,
@@ -60,7 +62,7 @@ pub enum Readiness {
 }
 
 /// What a look from outside showed of a worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepting {
     /// The listening sockets on which it accepts: bit 0 is the first, bit 31 the 32nd and all behind it.
     pub sockets: u32,
@@ -69,7 +71,7 @@ pub struct Accepting {
 }
 
 /// `restart.*`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restart {
     /// The first delay of a slot.
     pub initial: Duration,
@@ -84,7 +86,7 @@ pub struct Restart {
 }
 
 /// `reload.surge`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Surge {
     /// Of the number of workers, rounded up.
     Percent(u32),
@@ -236,7 +238,7 @@ pub enum Action {
 }
 
 /// Why a worker is recycled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecycleReason {
     /// Somebody asked for it.
     Request,
@@ -274,11 +276,6 @@ impl RecycleReason {
             Self::Requests => "recycle.max_requests",
             Self::Socket => "its listening socket was bound anew",
         }
-    }
-
-    /// From what a saved state has: the words for the log.
-    pub fn from_words(words: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.in_words() == words)
     }
 }
 

@@ -3,7 +3,9 @@
 //! Law: a worker leaves the table only when nothing of it is left ([`Event::Cleared`](super::Event)); what its end
 //! means for its place is decided once, here, by the role of its generation.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::ending::{Ending, Verdict};
@@ -12,6 +14,7 @@ use super::generation::Role;
 use super::readiness::Signs;
 use super::reason::{Cause, Reason};
 use super::serving::VACATE_LIMIT;
+use super::time::Time;
 use super::timers::Key;
 use super::vocabulary::{Action, Ended, GenerationId, Kind, Notification, Outcome, Readiness, Slot, WorkerId};
 
@@ -23,7 +26,7 @@ pub(super) const KILL_AGAIN: Duration = Duration::from_secs(5);
 pub(super) const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Where a worker is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Its process is being made, or has not said `READY=1` yet.
     Starting,
@@ -45,7 +48,7 @@ impl Phase {
 }
 
 /// Why a worker drains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum StopReason {
     /// It is not wanted any more.
     Asked,
@@ -60,7 +63,7 @@ pub(super) enum StopReason {
 }
 
 /// One worker.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Worker {
     /// Its place.
     pub slot: Slot,
@@ -73,7 +76,7 @@ pub struct Worker {
     /// Its last `STATUS=`.
     pub status: String,
     pub(super) stop_reason: Option<StopReason>,
-    pub(super) ready_at: Option<Instant>,
+    pub(super) ready_at: Option<Time>,
     /// What is known of its readiness.
     pub(super) signs: Signs,
     /// How often it must be heard of when ready.

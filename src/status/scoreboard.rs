@@ -62,7 +62,7 @@ pub struct Totals {
     pub bytes_written: u64,
     /// The application's own.
     pub counters: Counters,
-    /// Which of the figures were counted by somebody. An earlier master does not write it: there a figure above 0 was.
+    /// Which of the figures were counted by somebody.
     pub counted: Counted,
 }
 

@@ -54,8 +54,29 @@ pub fn answer() -> ExitCode {
             if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(why) => {
-            let _ = writeln!(std::io::stderr(), "{why}");
+            let _ = writeln!(std::io::stderr(), "{why}{}", advice(&bytes).unwrap_or_default());
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// What to do about a state that this program cannot read: it names its instance in every format. `None` when it does not.
+fn advice(state: &[u8]) -> Option<String> {
+    let state: serde_json::Value = serde_json::from_slice(state).ok()?;
+    let instance =
+        state.get("state")?.get("instance")?.as_str().filter(|name| crate::control::paths::check_name(name).is_ok())?;
+    Some(format!(": restart the service once: systemctl restart ratoon@{instance}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::advice;
+
+    #[test]
+    fn advice_names_the_unit_of_the_state() {
+        assert!(advice(br#"{"format":1,"state":{"instance":"web"}}"#).unwrap().ends_with("systemctl restart ratoon@web"));
+        for state in [&b"nonsense"[..], b"{}", br#"{"state":{"instance":"a; rm -r /"}}"#, br#"{"state":{"instance":7}}"#] {
+            assert_eq!(advice(state), None);
         }
     }
 }

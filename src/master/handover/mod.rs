@@ -2,7 +2,8 @@
 //!
 //! Law: nothing is given up before it is certain that the next program goes on. It is asked first ([`check`]); what is under
 //! way is settled; then execve(2), after which there is no way back, so the next program never ends because of what it
-//! finds: a state that it cannot read costs a generation ([`orphans`]), not the pool.
+//! finds: a state that it cannot read costs a generation ([`orphans`]), not the pool. A program that reads another format of the
+//! state is not taken; a restart brings it.
 //!
 //! | file | owns |
 //! |---|---|
@@ -35,10 +36,3 @@ mod tests;
 
 /// The name of a slot's socket is this, the place of its listener, and the slot: `slot-0-3`.
 pub(super) const SLOT_PREFIX: &str = "slot-";
-
-/// `CLOCK_BOOTTIME` in nanoseconds: the clock that two programs have in common.
-fn boottime() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
-    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
-}

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fds::{Incoming, Outgoing};
-use super::state::{self, Document, State};
+use super::state::{Document, State};
 use crate::master::output::{RelayState, Settled};
 use crate::master::sockets::is_masters_own;
 use crate::master::turn::Master;
@@ -58,13 +58,7 @@ pub fn arguments_of_run() -> Result<Vec<OsString>, String> {
 
 /// The state as a file in memory that nobody can change.
 pub fn document(state: State, fds: &Outgoing<'_>) -> Result<OwnedFd, String> {
-    let document = Document {
-        format: state::FORMAT,
-        least: state::least(fds),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        descriptors: fds.numbers(),
-        state,
-    };
+    let document = Document::new(state, fds.numbers());
     map::document("ratoon-state", &document.write()?).map_err(|error| format!("no memory for the state: {error}"))
 }
 

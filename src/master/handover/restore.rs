@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::fds::Incoming;
 use super::state::{self, Bytes, State};
@@ -14,6 +14,7 @@ use crate::master::cgroup::WorkerGroup;
 use crate::master::journal::{Level, Record};
 use crate::master::orphaned::Orphaned;
 use crate::master::output::{Pipe, RelayState};
+use crate::master::pool_clock;
 use crate::master::prepare::Release;
 use crate::master::processes::{Budget, More, Process, Token};
 use crate::master::publish::{Ended, LastReload};
@@ -33,15 +34,15 @@ use crate::sys::spawn::{ErrorPipe, Identity, Plan, Program};
 ///
 /// # Errors
 /// A sentence.
-pub fn can_restore(state: State) -> Result<(), String> {
+pub fn can_restore(mut state: State) -> Result<(), String> {
     if let Some(number) = state.workers.values().map(|worker| worker.generation).find(|it| !state.releases.contains_key(it)) {
         return Err(format!("the release of generation {number} is missing in the state"));
     }
-    for release in state.releases.into_values() {
+    for release in std::mem::take(&mut state.releases).into_values() {
         strings(release.argv)?;
         strings(release.env)?;
     }
-    Pool::restore(Instant::now(), state.pool).map(|_| ())
+    pool(&mut state).map(|_| ())
 }
 
 /// A release as it was pinned.
@@ -64,11 +65,7 @@ pub fn release(
     let starts = saved.starts.into_iter().map(|(path, same, execute, head)| {
         Ok(Start { path: path.into_c_string()?, same, execute: execute.into_c_string()?, head: head.map(strings).transpose()? })
     });
-    let starts = starts.collect::<Result<Vec<_>, String>>()?;
-    // An earlier program knew one way only.
-    if !starts.is_empty() {
-        program.set_starts(starts);
-    }
+    program.set_starts(starts.collect::<Result<Vec<_>, String>>()?);
     Ok(Release {
         config: Arc::new(saved.config),
         plan: Plan {
@@ -152,15 +149,13 @@ pub struct Rest {
     pub bound_anew: Vec<String>,
 }
 
-/// The pool, its deadlines moved by the time that has passed since.
+/// The pool.
 ///
 /// # Errors
 /// What of it contradicts itself.
 pub fn pool(state: &mut State) -> Result<Pool, String> {
-    let passed = super::boottime().saturating_sub(state.saved_at);
-    let now = Instant::now();
-    let saved_at = now.checked_sub(Duration::from_nanos(passed)).unwrap_or(now);
-    Pool::restore(saved_at, std::mem::take(&mut state.pool))
+    let pool = state.pool.take().ok_or("there is no pool in the state")?;
+    pool.resume(pool_clock::time(Instant::now()))
 }
 
 impl Master {
@@ -206,10 +201,7 @@ impl Master {
         self.published.reloads.extend(state.reloads);
         self.published.recycled.extend(state.recycled);
         self.published.committed_at = state.committed_at;
-        let mut totals = state.past.totals;
-        // An earlier master says no more than that requests were counted.
-        totals.counted.requests |= state.past.known;
-        self.past = Ended { totals };
+        self.past = Ended { totals: state.past };
         self.published.last_reload = state.last_reload.map(|last| LastReload {
             generation: last.generation,
             outcome: outcome(&last.result),

@@ -43,7 +43,7 @@ pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
             set_log(&state.log, start.journal);
             fds.now_held(std::mem::take(&mut state.stored));
             // What this program found is what the earlier one had made of it.
-            crate::sys::signals::sigpipe_was(state.sigpipe_ignored.unwrap_or(false));
+            crate::sys::signals::sigpipe_was(state.sigpipe_ignored);
             let output = std::mem::take(&mut state.output);
             match whole(state, listeners.clone(), &mut fds) {
                 Ok(mut origin) => {
@@ -220,7 +220,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         program: state.program.clone().into_path(),
         started_at: state.started_at.unwrap_or_else(SystemTime::now),
         status: state.status.as_ref().and_then(|status| fds.take(status).ok()),
-        status_address: state.status_address.clone().or_else(|| address_of(&releases, &pool)),
+        status_address: state.status_address.clone(),
         errors,
         mode: Mode::Relay,
         output: RelayState::default(),

@@ -17,7 +17,6 @@ use crate::master::journal::Target;
 use crate::master::output::{Mode, RelayState};
 use crate::master::prepare::Release;
 use crate::master::processes::Process;
-use crate::master::runtime_dir::RuntimeDir;
 use crate::master::turn::Master;
 use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
@@ -46,8 +45,7 @@ impl Master {
             instance: self.context.instance.to_string(),
             program: self.program.as_os_str().into(),
             started_at: Some(self.started_at),
-            saved_at: super::boottime(),
-            pool: self.pool.save(self.now),
+            pool: Some(self.pool.clone()),
             listeners: listeners.collect(),
             control: self.runtime_dir.save(fds),
             status: self.status.socket().map(|status| fds.lend("status".to_owned(), status)),
@@ -57,13 +55,9 @@ impl Master {
             signalled: self.orphaned.signalled(),
             terminal: Some(self.terminal),
             die_with_parent: self.context.die_with_parent,
-            sigpipe_ignored: Some(crate::sys::signals::sigpipe_was_ignored()),
+            sigpipe_ignored: crate::sys::signals::sigpipe_was_ignored(),
             releases: self.releases.iter().map(|(number, release)| (*number, save_release(*number, release, fds))).collect(),
-            workers: self
-                .processes
-                .iter()
-                .map(|(id, process)| (*id, save_process(*id, process, &self.runtime_dir, fds)))
-                .collect(),
+            workers: self.processes.iter().map(|(id, process)| (*id, save_process(*id, process, fds))).collect(),
             spawns: self.spawns.iter().copied().collect(),
             errors: Some((fds.lend("errors-read".to_owned(), read), fds.lend("errors-write".to_owned(), write))),
             output: save_output(self.outputs.mode(), output, fds),
@@ -77,7 +71,7 @@ impl Master {
             reloads: self.published.reloads.clone(),
             recycled: self.published.recycled.clone(),
             committed_at: self.published.committed_at,
-            past: state::Past { totals: self.past.totals.clone().finite(), known: self.past.totals.counted.requests },
+            past: self.past.totals.clone().finite(),
             last_reload: self.published.last_reload.as_ref().map(|last| state::LastReload {
                 generation: last.generation,
                 result: last.outcome.as_str().to_owned(),
@@ -125,7 +119,7 @@ fn save_start(start: &Start) -> (Bytes, bool, Bytes, Option<Vec<Bytes>>) {
     (start.path.as_bytes().into(), start.same, start.execute.as_bytes().into(), head)
 }
 
-fn save_process<'a>(id: WorkerId, process: &'a Process, runtime_dir: &RuntimeDir, fds: &mut Outgoing<'a>) -> state::Process {
+fn save_process<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) -> state::Process {
     let former = process.former().iter().map(|(pid, pidfd)| (*pid, fds.lend(format!("former-{id}-{pid}"), pidfd.as_fd())));
     let finite = |value: f64| if value.is_finite() { value } else { f64::MAX };
     state::Process {
@@ -135,7 +129,6 @@ fn save_process<'a>(id: WorkerId, process: &'a Process, runtime_dir: &RuntimeDir
         pidfd: fds.lend(format!("process-{id}-{}", process.pid), process.pidfd.as_fd()),
         notify: fds.lend(format!("notify-{id}"), process.notify.as_fd()),
         notify_again: process.notify_again.as_ref().map(|again| fds.lend(format!("notify-again-{id}"), again.as_fd())),
-        notify_path: runtime_dir.notify_path(id).as_path().into(),
         group: process.group.is_some(),
         scoreboard: process.scoreboard.as_ref().map(|page| fds.lend(format!("page-{id}"), page.as_fd())),
         started_at: Some(process.started_at),

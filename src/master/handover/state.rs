@@ -1,7 +1,7 @@
 //! The state of a master as a document: what one program writes and the next one reads.
 //!
-//! Law: names never change their meaning. What a reader does not know it ignores, what is missing has a default, so that
-//! a newer and an older Ratoon hand over to each other. Only what cannot be read that way raises [`LEAST`].
+//! Law: a state is read by programs that know its format, and refused by others before anything depends on it. What a reader does
+//! not know it ignores, and what is missing outside the pool has a default; a change beyond that raises [`FORMAT`].
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -12,25 +12,15 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::fds::{Name, Outgoing};
+use super::fds::Name;
 use crate::config::Config;
 use crate::master::terminal::Terminal;
-use crate::pool::{GenerationId, Saved, Slot, WorkerId};
+use crate::pool::{GenerationId, Pool, Slot, WorkerId};
 use crate::status::scoreboard::Totals;
 use crate::status::tree::{Failure, Reloads};
 
-/// The format that this program writes.
-pub const FORMAT: u32 = 2;
-/// The oldest format that a reader must know to read what this program writes.
-pub const LEAST: u32 = 1;
-/// The first one with a socket for each slot: who does not know them would close them, and what waits in them would be lost.
-const WITH_SLOTS: u32 = 2;
-
-/// The oldest format that a reader must know to go on with these.
-pub fn least(fds: &Outgoing<'_>) -> u32 {
-    let slots = fds.named().any(|(name, _)| name.starts_with(super::SLOT_PREFIX));
-    if slots { WITH_SLOTS } else { LEAST }
-}
+/// The format that this program writes, and the only one that it reads. Masters before 3 wrote 1 or 2, with a pool of other types.
+pub const FORMAT: u32 = 3;
 
 /// The whole document.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -38,7 +28,7 @@ pub fn least(fds: &Outgoing<'_>) -> u32 {
 pub struct Document {
     /// The writer's [`FORMAT`].
     pub format: u32,
-    /// The writer's [`LEAST`].
+    /// The same, for programs that know a format before 3: they go by this.
     pub least: u32,
     /// The writer's version, for the log.
     pub version: String,
@@ -58,10 +48,8 @@ pub struct State {
     pub program: Bytes,
     /// When the instance began.
     pub started_at: Option<SystemTime>,
-    /// `CLOCK_BOOTTIME` at the moment of saving, nanoseconds: the spans in `pool` count from there.
-    pub saved_at: u64,
-    /// Workers, generations, deadlines, who waits for what.
-    pub pool: Saved,
+    /// Workers, generations, deadlines, who waits for what; `None` in no state that a master wrote.
+    pub pool: Option<Pool>,
     /// The listening sockets, in their order.
     pub listeners: Vec<Listener>,
     /// The control socket.
@@ -80,8 +68,8 @@ pub struct State {
     pub terminal: Option<Terminal>,
     /// What workers get when the master ends.
     pub die_with_parent: Option<i32>,
-    /// SIGPIPE was ignored when the master was started; `None`: an earlier master did not say.
-    pub sigpipe_ignored: Option<bool>,
+    /// SIGPIPE was ignored when the master was started.
+    pub sigpipe_ignored: bool,
     /// What the generations are started from.
     pub releases: BTreeMap<GenerationId, Release>,
     /// The workers' processes.
@@ -108,7 +96,7 @@ pub struct State {
     /// When the present generation was committed.
     pub committed_at: Option<SystemTime>,
     /// What ended workers did.
-    pub past: Past,
+    pub past: Totals,
     /// How the last reload ended.
     pub last_reload: Option<LastReload>,
     /// The last number that was given to a requester.
@@ -201,8 +189,6 @@ pub struct Process {
     pub notify: Name,
     /// The second such socket, if the first one's path was removed.
     pub notify_again: Option<Name>,
-    /// The path of that; for earlier programs, which kept it: it follows from the directory and the worker.
-    pub notify_path: Bytes,
     /// It has a control group of its own.
     pub group: bool,
     /// Its status page.
@@ -265,16 +251,6 @@ pub struct Log {
     pub level: String,
     /// To journald.
     pub journal: bool,
-}
-
-/// What ended workers did.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Past {
-    /// Their sums.
-    pub totals: Totals,
-    /// One of them told of connections and requests.
-    pub known: bool,
 }
 
 /// How the last reload ended.
@@ -357,19 +333,24 @@ impl From<&Path> for Bytes {
 }
 
 impl Document {
+    /// Of this program.
+    pub fn new(state: State, descriptors: BTreeMap<Name, i32>) -> Document {
+        Document { format: FORMAT, least: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), descriptors, state }
+    }
+
     /// Reads one.
     ///
     /// # Errors
     /// A sentence that says why this program cannot go on from it.
     pub fn read(bytes: &[u8]) -> Result<Document, String> {
         let value: Value = serde_json::from_slice(bytes).map_err(|error| format!("the state is no JSON: {error}"))?;
-        let number = |key: &str| value.get(key).and_then(Value::as_u64).unwrap_or(0);
-        let (format, least) = (number("format"), number("least"));
+        let format = value.get("format").and_then(Value::as_u64).unwrap_or(0);
         if format == 0 {
             return Err("this is no state of a master".to_owned());
         }
-        if least > u64::from(FORMAT) {
-            return Err(format!("the state has format {format}, which version {} cannot read", env!("CARGO_PKG_VERSION")));
+        if format != u64::from(FORMAT) {
+            let version = env!("CARGO_PKG_VERSION");
+            return Err(format!("this master's state has format {format}, and version {version} reads format {FORMAT}"));
         }
         serde_json::from_value(value).map_err(|error| format!("the state cannot be read: {error}"))
     }

@@ -19,7 +19,7 @@ use super::fds::{Incoming, Name, Outgoing};
 use super::ledger::Ledger;
 use super::listeners;
 use super::restore;
-use super::state::{self, Document};
+use super::state::Document;
 use crate::master::journal::{Journal, Level, Record};
 use crate::master::systemd::Systemd;
 use crate::master::turn::Master;
@@ -257,13 +257,7 @@ impl Master {
             store.due = None;
             let mut fds = Outgoing::default();
             if let Ok(state) = self.save(None, &mut fds) {
-                let document = Document {
-                    format: state::FORMAT,
-                    least: state::least(&fds),
-                    version: env!("CARGO_PKG_VERSION").to_owned(),
-                    descriptors: BTreeMap::new(),
-                    state,
-                };
+                let document = Document::new(state, BTreeMap::new());
                 store.take_in(&document, &fds, &self.systemd, self.now, self.events.is_empty());
             }
         } else if store.again.is_some_and(|again| again <= self.now) {

@@ -2,8 +2,8 @@
 
 mod orphaned;
 mod queues;
-mod saved;
 mod simulation;
+mod snapshot;
 mod stories;
 mod table;
 mod world;

@@ -133,7 +133,7 @@ fn one_move(world: &mut World, one: Move) {
         Move::Pass(span) => world.pass(ms(span)),
         Move::NextDeadline => {
             if let Some(at) = world.pool.deadline() {
-                world.pass(at.saturating_duration_since(world.now));
+                world.pass(at - world.now);
             }
         }
         Move::Ready(which) => {

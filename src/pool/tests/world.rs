@@ -4,11 +4,11 @@ mod laws;
 mod queues;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::pool::{
     Accepting, Action, Answer, Ended, Event, ExitCause, GenerationId, Kind, Notification, Outcome, Phase, Pool, PoolState,
-    RequesterId, Settings, Slot, Worker, WorkerId,
+    RequesterId, Settings, Slot, Time, Worker, WorkerId,
 };
 
 /// A process as the world sees it.
@@ -44,7 +44,7 @@ pub enum What {
 /// The world and the pool in it.
 pub struct World {
     pub pool: Pool,
-    pub now: Instant,
+    pub now: Time,
     pub processes: BTreeMap<WorkerId, Process>,
     pub asked: BTreeMap<RequesterId, Asked>,
     /// Generations whose preparation waits for an answer.
@@ -59,7 +59,7 @@ pub struct World {
     pub finished: Vec<(GenerationId, Outcome, String)>,
     /// Log lines.
     pub logs: Vec<(Kind, String)>,
-    pub spawns: Vec<(WorkerId, Slot, GenerationId, Instant)>,
+    pub spawns: Vec<(WorkerId, Slot, GenerationId, Time)>,
     pub ready_told: bool,
     pub exit: Option<u8>,
     begun: Vec<GenerationId>,
@@ -79,7 +79,7 @@ fn failing(actions: &[Action]) -> BTreeSet<WorkerId> {
 
 impl World {
     pub fn new(settings: Settings) -> World {
-        let start = Instant::now();
+        let start = Time::since_boot(Duration::from_secs(1_000));
         let mut world = World {
             pool: Pool::new(start, 7),
             now: start,
@@ -142,9 +142,9 @@ impl World {
 
     /// The master is replaced: the pool goes through its saved form, as text, and is the same behind it.
     pub fn hand_over(&mut self) {
-        let text = serde_json::to_string(&self.pool.save(self.now)).expect("plain data");
-        let saved = serde_json::from_str(&text).expect("what was just written");
-        let restored = Pool::restore(self.now, saved).expect("a pool that was saved can be restored");
+        let text = serde_json::to_string(&self.pool).expect("plain data");
+        let read: Pool = serde_json::from_str(&text).expect("what was just written");
+        let restored = read.resume(self.now).unwrap_or_else(|why| panic!("{why}: {text}"));
         // Of the last step's instant nothing is left but that no later one lies before it.
         let former = Pool { now: self.now, ..std::mem::replace(&mut self.pool, restored) };
         if format!("{:?}", self.pool) != format!("{former:?}") {
@@ -305,7 +305,7 @@ impl World {
                 || self.pool.ready() < self.pool.target()
                 || self.asked.values().any(|asked| asked.answer.is_none() && !asked.left);
             match self.pool.deadline() {
-                Some(at) if waits && self.exit.is_none() => self.pass(at.saturating_duration_since(self.now)),
+                Some(at) if waits && self.exit.is_none() => self.pass(at - self.now),
                 _ => return,
             }
         }

@@ -25,7 +25,7 @@ use crate::sys::spawn::become_user;
 /// So much of the beginning of the output is kept, and so much of its end, bytes; what is between is read and dropped.
 const OUTPUT_MAX: usize = 4096;
 
-/// Backend a command that runs on another thread.
+/// Ends a command that runs on another thread.
 #[derive(Clone, Debug)]
 pub struct Cancel {
     flag: Arc<AtomicBool>,
@@ -41,7 +41,7 @@ impl Cancel {
         Ok(Cancel { flag: Arc::default(), wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) })
     }
 
-    /// Backend what runs, and what would run next.
+    /// Ends what runs, and what would run next.
     pub fn cancel(&self) {
         if !self.flag.swap(true, Ordering::SeqCst) {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());

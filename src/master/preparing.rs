@@ -42,7 +42,7 @@ impl Master {
         self.hasten();
     }
 
-    /// Backend the preparation of a release that nobody wants any more.
+    /// Ends the preparation of a release that nobody wants any more.
     pub(super) fn release_cancelled(&mut self) {
         if let Some((_, task)) = self.preparing.take() {
             task.cancel();

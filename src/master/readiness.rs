@@ -20,6 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// A round's pause is at least so many times what the round took.
 const SHARE: u32 = 10;
+/// After so many looks in a row that ran out of time, what they did not reach counts as hidden.
+const CUT_SHORT_MAX: u32 = 20;
 /// Stack of the thread, bytes: it reads files of /proc into the heap.
 const STACK: usize = 2 << 20;
 
@@ -135,10 +137,24 @@ struct Watched {
     next: Instant,
     pause: Duration,
     last: Option<Observation>,
+    /// Looks in a row that ran out of time.
+    cut_short: u32,
+}
+
+impl Watched {
+    /// What is told of a look: what differs from the last one. A look that ran out of time is not told before others have shown no more.
+    fn news(&mut self, mut seen: Observation) -> Option<Observation> {
+        self.cut_short = if seen.cut_short { self.cut_short + 1 } else { 0 };
+        if seen.cut_short && self.cut_short < CUT_SHORT_MAX && seen.best().is_none() {
+            return None;
+        }
+        seen.hidden |= std::mem::take(&mut seen.cut_short) && self.cut_short >= CUT_SHORT_MAX;
+        (self.last.as_ref() != Some(&seen)).then(|| self.last.insert(seen).clone())
+    }
 }
 
 impl Watcher {
-    /// Backend when the other side is gone.
+    /// Ends when the other side is gone.
     fn run(mut self) {
         loop {
             let next = self.workers.values().map(|watched| watched.next).min();
@@ -162,7 +178,7 @@ impl Watcher {
         match order {
             Order::Watch(subject, listeners) => {
                 let (worker, next) = (subject.0, Instant::now());
-                self.workers.insert(worker, Watched { subject, listeners, next, pause: FIRST_PAUSE, last: None });
+                self.workers.insert(worker, Watched { subject, listeners, next, pause: FIRST_PAUSE, last: None, cut_short: 0 });
             }
             Order::LookNow(worker) => {
                 if let Some(watched) = self.workers.get_mut(&worker) {
@@ -181,10 +197,8 @@ impl Watcher {
             if watched.next > began {
                 continue;
             }
-            let seen = observe(&watched.subject, &watched.listeners);
-            if watched.last.as_ref() != Some(&seen) {
-                watched.last = Some(seen.clone());
-                (self.tell)(*worker, seen);
+            if let Some(news) = watched.news(observe(&watched.subject, &watched.listeners)) {
+                (self.tell)(*worker, news);
             }
             looked_at.push(*worker);
         }
@@ -300,14 +314,29 @@ mod tests {
         let mut sockets = vec![None; 70];
         sockets[0] = Some(Evidence::Accept);
         sockets[69] = Some(Evidence::Epoll);
-        let (accepting, known) = judge(&Observation { sockets, hidden: false });
+        let (accepting, known) = judge(&Observation { sockets, ..Observation::default() });
         assert_eq!(accepting, Accepting { sockets: 1 | 1 << 31, hidden: false });
         assert_eq!(known, Some(Known::Seen(Evidence::Epoll)));
     }
 
     #[test]
+    fn looks_that_run_out_of_time_are_repeated() {
+        let subject = (1, std::process::id(), None);
+        let mut watched =
+            Watched { subject, listeners: Vec::new(), next: Instant::now(), pause: FIRST_PAUSE, last: None, cut_short: 0 };
+        let none = Observation { sockets: vec![None], ..Observation::default() };
+        let cut_short = || Observation { cut_short: true, ..none.clone() };
+        assert!((1..CUT_SHORT_MAX).all(|_| watched.news(cut_short()).is_none()));
+        assert_eq!(watched.news(cut_short()), Some(Observation { hidden: true, ..none.clone() }), "never seen as a whole");
+        assert_eq!(watched.news(none.clone()), Some(none.clone()), "a whole look is told, and ends the count");
+        assert_eq!(watched.news(cut_short()), None);
+        let accepts = Observation { sockets: vec![Some(Evidence::Epoll)], cut_short: true, hidden: false };
+        assert_eq!(watched.news(accepts).and_then(|seen| seen.best()), Some(Evidence::Epoll), "what was seen is true");
+    }
+
+    #[test]
     fn what_is_hidden_is_unseen() {
-        assert_eq!(judge(&Observation { sockets: vec![None], hidden: true }).1, Some(Known::Unseen));
-        assert_eq!(judge(&Observation { sockets: vec![None], hidden: false }).1, None);
+        assert_eq!(judge(&Observation { sockets: vec![None], hidden: true, cut_short: false }).1, Some(Known::Unseen));
+        assert_eq!(judge(&Observation { sockets: vec![None], ..Observation::default() }).1, None);
     }
 }

@@ -30,7 +30,7 @@ struct Step {
 /// What a task's own thread has in hand: the way to hear that nobody wants the result, and to say what it does.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// Backend the programs that the task runs.
+    /// Ends the programs that the task runs.
     pub cancel: Cancel,
     step: Arc<Mutex<Step>>,
     limit: Duration,

@@ -86,7 +86,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Backend it: whoever is owed an answer that the loop has already given gets it (for up to a second), then the
+    /// Ends it: whoever is owed an answer that the loop has already given gets it (for up to a second), then the
     /// connection is closed. The same happens by itself when the loop's end of `handle` goes away.
     pub async fn stop(self) {
         self.shared.stop.notify_one();

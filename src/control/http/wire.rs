@@ -100,7 +100,7 @@ impl Stream {
         }
     }
 
-    /// Backend our half.
+    /// Ends our half.
     pub fn shutdown(&self) -> io::Result<()> {
         use rustix::net::{Shutdown, shutdown};
         match self {

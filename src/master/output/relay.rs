@@ -239,7 +239,7 @@ impl Relay {
         flushed.recv_timeout(at_most).is_ok()
     }
 
-    /// Backend the thread and gives what it had in hand; nothing while there is none. `None`: it hangs.
+    /// Ends the thread and gives what it had in hand; nothing while there is none. `None`: it hangs.
     pub async fn hand_over(&self) -> Option<RelayState> {
         if *self.thread() == Thread::None {
             *self.thread() = Thread::Left;

@@ -36,7 +36,7 @@ impl Outputs {
         }
     }
 
-    /// Backend the relay's thread once it has written what can be written; `None` when it hangs (about two seconds). From
+    /// Ends the relay's thread once it has written what can be written; `None` when it hangs (about two seconds). From
     /// then on workers wait for [`Self::take_over`], here or in another program.
     pub async fn settle(&self) -> Option<Settled> {
         match &self.inner.way {

@@ -56,9 +56,11 @@ impl Evidence {
 pub struct Observation {
     /// For each listening socket, in their order: how the worker accepts on it.
     pub sockets: Vec<Option<Evidence>>,
-    /// Something of the worker could not be seen: another user's process without CAP_SYS_PTRACE, one that is not dumpable, io_uring, or
-    /// no time left. What was seen is true all the same.
+    /// Something of the worker could not be seen: another user's process without CAP_SYS_PTRACE, one that is not dumpable, or io_uring.
+    /// What was seen is true all the same.
     pub hidden: bool,
+    /// The look ran out of time before everything was looked at; another look may show more.
+    pub cut_short: bool,
 }
 
 impl Observation {
@@ -70,9 +72,12 @@ impl Observation {
 
 /// Looks at one worker now.
 pub fn observe(worker: &Subject, listeners: &[impl AsFd]) -> Observation {
-    let end = Instant::now() + BUDGET;
+    observe_until(Instant::now() + BUDGET, worker, listeners)
+}
+
+fn observe_until(end: Instant, worker: &Subject, listeners: &[impl AsFd]) -> Observation {
     let sockets: Vec<Option<Socket>> = listeners.iter().map(Socket::of).collect();
-    let mut observation = Observation { sockets: vec![None; sockets.len()], hidden: false };
+    let mut observation = Observation { sockets: vec![None; sockets.len()], hidden: false, cut_short: false };
     let mut held = HashSet::new();
     for pid in processes_of(worker) {
         Look { pid, sockets: &sockets, end, seen: &mut observation, held: &mut held }.all();
@@ -133,8 +138,12 @@ impl Look<'_> {
             listening.extend(at.map(|at| (number, at)));
         });
         if !visible {
-            // A process that has ended shows nothing and hides nothing.
-            self.seen.hidden |= process.stat().is_some();
+            if Instant::now() > self.end {
+                self.seen.cut_short = true;
+            } else {
+                // A process that has ended shows nothing and hides nothing.
+                self.seen.hidden |= process.stat().is_some();
+            }
             return;
         }
         if listening.is_empty() {
@@ -184,8 +193,12 @@ impl Look<'_> {
     fn threads(&mut self, listening: &[(u32, usize)]) {
         let Ok(threads) = fs::read_dir(self.path("task")) else { return };
         for (count, thread) in threads.flatten().enumerate() {
-            if count >= THREADS_MAX || Instant::now() > self.end {
+            if count >= THREADS_MAX {
                 self.seen.hidden = true;
+                return;
+            }
+            if Instant::now() > self.end {
+                self.seen.cut_short = true;
                 return;
             }
             match fs::read_to_string(thread.path().join("syscall")) {

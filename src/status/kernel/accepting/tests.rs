@@ -121,7 +121,16 @@ fn process_that_sleeps_with_the_socket_does_not_accept() {
         assert!(Instant::now() < limit, "it does not come to select");
         std::thread::yield_now();
     }
-    assert_eq!(observe(&worker, &[&listener]), Observation { sockets: vec![None], hidden: false });
+    assert_eq!(observe(&worker, &[&listener]), Observation { sockets: vec![None], ..Observation::default() });
+}
+
+#[test]
+fn look_that_runs_out_of_time_hides_nothing() {
+    let listener = listener();
+    let (_child, worker) = program(listener.try_clone().expect("a copy"), "time.sleep(600)");
+    let long_ago = Instant::now().checked_sub(Duration::from_secs(1)).expect("a time");
+    let seen = observe_until(long_ago, &worker, &[&listener]);
+    assert!(seen.cut_short && !seen.hidden, "{seen:?}");
 }
 
 #[test]
@@ -132,7 +141,7 @@ fn idle_ring_of_io_uring_hides_nothing() {
                 print('ring' if r >= 0 else 'none', flush=True)\ntime.sleep(600)";
     let (mut child, worker) = program(listener.try_clone().expect("a copy"), code);
     child.0.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 5]).expect("a line");
-    assert_eq!(observe(&worker, &[&listener]), Observation { sockets: vec![None], hidden: false });
+    assert_eq!(observe(&worker, &[&listener]), Observation { sockets: vec![None], ..Observation::default() });
 }
 
 #[test]

@@ -125,7 +125,7 @@ fn every_member_on_the_bus_is_in_its_page() {
 
 #[test]
 fn every_word_of_a_worker_is_in_its_page() {
-    let source = read("src/master/sd_notify.rs");
+    let source = read("src/master/workers/sd_notify.rs");
     let parser = between(&source, "fn word(", "\n}\n").next().expect("the parser");
     let words: Vec<_> = between(parser, "        b\"", "\"")
         .filter(|word| word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'))

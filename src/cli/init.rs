@@ -17,7 +17,7 @@ use self::files::Instance;
 use super::screen::{complain, say};
 use crate::config;
 use crate::control::paths::check_name;
-use crate::master::systemd_version;
+use crate::master::service_manager::systemd_version;
 
 #[derive(clap::Args)]
 pub(super) struct Options {

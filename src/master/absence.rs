@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::turn::Master;
+use crate::master::turn::Master;
 use crate::pool::{Event, Span};
 
 /// A loop that is late by no more than this is not absent: other programs want the CPU, too.

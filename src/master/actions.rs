@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::catalog;
-use super::journal::{Level, Record};
-use super::publish::LastReload;
-use super::turn::Master;
-use super::warnings;
 use crate::api::{Change, ReloadAnswer, Reply};
+use crate::master::log::catalog;
+use crate::master::log::journal::{Level, Record};
+use crate::master::releases::warnings;
+use crate::master::status::publish::LastReload;
+use crate::master::turn::Master;
 use crate::pool::{Action, Answer, Ended, ExitCause, GenerationId, Kind, Log, Outcome, Reason, RequesterId, WorkerId};
 
 /// What systemd is asked for beyond what the workers may take.

@@ -5,11 +5,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::journal::{Journal, Level, Record, Target};
 use crate::api::Handle;
 use crate::config::Config;
 use crate::control::dbus::{self, Bus, LogControl};
 use crate::control::http;
+use crate::master::log::journal::{Journal, Level, Record, Target};
 use crate::sys::credentials::own_uid;
 
 /// The socket of `status.listen`, if one is wanted and can be had.
@@ -64,7 +64,7 @@ pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_syste
 /// Those of bind(2).
 pub fn listen(address: &str) -> std::io::Result<OwnedFd> {
     if address.starts_with('/') {
-        super::sockets::check_directory(std::path::Path::new(address)).map_err(std::io::Error::other)?;
+        crate::master::listeners::sockets::check_directory(std::path::Path::new(address)).map_err(std::io::Error::other)?;
         // Only a socket that nobody answers at may go; any other file makes the bind fail.
         let is_socket =
             std::fs::symlink_metadata(address).is_ok_and(|it| std::os::unix::fs::FileTypeExt::is_socket(&it.file_type()));

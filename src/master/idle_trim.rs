@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::status_cache::Forgotten;
 use crate::api::Summary;
+use crate::master::status::status_cache::Forgotten;
 use crate::sys::trim::trim;
 
 /// So long nothing changes before it is worth while.

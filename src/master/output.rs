@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use self::relay::Relay;
 pub use self::relay_state::{Pipe, RelayState, Settled};
 pub use self::tail::{Printed, Tail};
-use super::journal::Target;
+use crate::master::log::journal::Target;
 use crate::sys::stream::is_dead;
 
 /// How many of a worker's first lines are kept or asked for.
@@ -166,7 +166,7 @@ fn alive(stderr: BorrowedFd<'_>) -> io::Result<Streams> {
         return Ok(Streams { stdout: null.try_clone()?, stderr: null, reading: Vec::new(), journal_stream: None });
     }
     let stderr = stderr.try_clone_to_owned()?;
-    let journal_stream = super::journal::stream_of_stderr();
+    let journal_stream = crate::master::log::journal::stream_of_stderr();
     Ok(Streams { stdout: stderr.try_clone()?, stderr, reading: Vec::new(), journal_stream })
 }
 

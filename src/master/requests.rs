@@ -1,10 +1,10 @@
 //! What the front ends, the signals and other threads ask of the loop.
 
-use super::journal::{Level, Record};
-use super::stop_signals::StopRequest;
-use super::terminal::HangUp;
-use super::turn::{Master, TaskResult};
 use crate::api::{Command, Reply, Request, RequesterId};
+use crate::master::log::journal::{Level, Record};
+use crate::master::stop_signals::StopRequest;
+use crate::master::terminal::HangUp;
+use crate::master::turn::{Master, TaskResult};
 use crate::pool::{self, Event, PoolState};
 use crate::sys::signals;
 

@@ -12,40 +12,40 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
-use super::accept_queue_drain::AcceptQueueDrain;
-use super::cgroup::Cgroups;
-use super::conditions::Conditions;
-use super::discarder::Discarder;
-use super::fronts;
-use super::handover::fds::Incoming;
-use super::handover::orphans::Orphans;
-use super::handover::replace::{self, Left};
-use super::handover::restore;
-use super::handover::{resume, store};
-use super::idle_trim::IdleTrim;
-use super::journal::{self, Journal, Level, Record};
-use super::output::{Mode, Outputs, RelayState};
-use super::pending_changes::PendingChanges;
-use super::pool_clock;
-use super::prepare::{self, InstanceContext, Release, Source};
-use super::processes::{Processes, Token};
-use super::publish::{Ended, Published};
-use super::request_table::RequestTable;
-use super::runtime_dir::RuntimeDir;
-use super::sockets::{self, Inherited, Listener, Nonblocking, Slots};
-use super::status_cache::StatusCache;
-use super::status_listener::StatusListener;
-use super::systemd::Systemd;
-use super::tasks::{Job, Tasks};
-use super::terminal::Terminal;
-use super::troubles::Troubles;
-use super::turn::{End, Master};
 use crate::api::{self, RequesterId, Summary};
 use crate::config::Overrides;
 use crate::control::dbus;
 use crate::control::http::ConnectionRegistry;
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
+use crate::master::fronts;
+use crate::master::handover::fds::Incoming;
+use crate::master::handover::orphans::Orphans;
+use crate::master::handover::replace::{self, Left};
+use crate::master::handover::restore;
+use crate::master::handover::{resume, store};
+use crate::master::idle_trim::IdleTrim;
+use crate::master::listeners::accept_queue_drain::AcceptQueueDrain;
+use crate::master::listeners::sockets::{self, Inherited, Listener, Nonblocking, Slots};
+use crate::master::log::journal::{self, Journal, Level, Record};
+use crate::master::output::{Mode, Outputs, RelayState};
+use crate::master::pool_clock;
+use crate::master::releases::prepare::{self, InstanceContext, Release, Source};
+use crate::master::request_table::RequestTable;
+use crate::master::service_manager::systemd::Systemd;
+use crate::master::status::conditions::Conditions;
+use crate::master::status::pending_changes::PendingChanges;
+use crate::master::status::publish::{Ended, Published};
+use crate::master::status::status_cache::StatusCache;
+use crate::master::status::status_listener::StatusListener;
+use crate::master::status::troubles::Troubles;
+use crate::master::tasks::{Job, Tasks};
+use crate::master::terminal::Terminal;
+use crate::master::turn::{End, Master};
+use crate::master::workers::cgroup::Cgroups;
+use crate::master::workers::discarder::Discarder;
+use crate::master::workers::processes::{Processes, Token};
+use crate::master::workers::runtime_dir::RuntimeDir;
 use crate::pool::{Event, GenerationId, Pool, PoolState};
 use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;
@@ -205,7 +205,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
     source.directory = origin.working_directory.clone();
     // It asks a child: not before the control group is known to be ours alone.
     if begun_by_systemd {
-        super::systemd_version::look(journal);
+        crate::master::service_manager::systemd_version::look(journal);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -288,7 +288,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
         nofile,
         die_with_parent: start.die_with_parent(),
     };
-    super::script::clear(&directory);
+    crate::master::releases::script::clear(&directory);
     let job = Job::unwatched().map_err(|error| error.to_string())?;
     let release = prepare::prepare(source, &context, None, &job).map_err(|why| why.in_full())?;
     if context.listeners.is_empty() {
@@ -427,7 +427,7 @@ impl Master {
             spawn_errors: HashMap::new(),
             processes: Processes::new(),
             pids: Table::new(),
-            pages: super::spawn::Pages::default(),
+            pages: crate::master::workers::spawn::Pages::default(),
             later: Vec::new(),
             later_at: None,
             spawns: VecDeque::new(),
@@ -440,10 +440,10 @@ impl Master {
             context,
             source,
             slots: Slots::default(),
-            absence: super::absence::Absence::new(now),
+            absence: crate::master::absence::Absence::new(now),
             terminal,
-            stop_signals: super::stop_signals::StopSignals::default(),
-            orphaned: super::orphaned::Orphaned::default(),
+            stop_signals: crate::master::stop_signals::StopSignals::default(),
+            orphaned: crate::master::workers::orphaned::Orphaned::default(),
             vacating: AcceptQueueDrain::default(),
             runtime_dir,
             cgroups,

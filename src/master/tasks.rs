@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::command::Cancel;
-use super::start::SIGNALS;
+use crate::master::releases::command::Cancel;
+use crate::master::start::SIGNALS;
 use crate::pool::Span;
 use crate::sys::{signals, thread};
 

@@ -79,10 +79,10 @@ fn words_of_workers() {
         b"{\"a\":1}",
     ];
     feed("words", &pieces, 64, |input| {
-        let Ok(words) = ratoon::master::sd_notify::parse(&input[..input.len().min(4096)]) else { return };
+        let Ok(words) = ratoon::master::workers::sd_notify::parse(&input[..input.len().min(4096)]) else { return };
         assert!(words.len() <= 64);
         for word in words {
-            if let ratoon::master::sd_notify::Assignment::Status(text) = word {
+            if let ratoon::master::workers::sd_notify::Assignment::Status(text) = word {
                 assert!(!text.contains(char::is_control));
             }
         }
@@ -175,7 +175,7 @@ fn announcements_of_sockets() {
         let mut values = input.split(|&byte| byte == b'\n');
         let mut value = || std::ffi::OsString::from(String::from_utf8_lossy(values.next().unwrap_or(b"2")).into_owned());
         let (count, names, pidfd) = (value(), value(), value());
-        let inherited = ratoon::master::sockets::from_systemd(|name| match name {
+        let inherited = ratoon::master::listeners::sockets::from_systemd(|name| match name {
             "LISTEN_PID" => Some(own.clone().into()),
             "LISTEN_FDS" => Some(count.clone()),
             "LISTEN_FDNAMES" => Some(names.clone()),

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::Findings;
 use crate::config::Config;
-use crate::master::account::Account;
-use crate::master::hooks::Setting;
-use crate::master::release::{self, Pinned};
+use crate::master::releases::account::Account;
+use crate::master::releases::hooks::Setting;
+use crate::master::releases::release::{self, Pinned};
 use crate::sys::access::{self, Want};
 use crate::sys::spawn::as_user;
 use crate::sys::trust;

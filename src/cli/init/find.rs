@@ -6,7 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Manager;
-use crate::master::{release, sockets};
+use crate::master::listeners::sockets;
+use crate::master::releases::release;
 use crate::sys::accounts;
 
 /// Where systemd's services look for programs.

@@ -11,8 +11,8 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use super::state::Document;
-use crate::master::command::{self, Cancel};
-use crate::master::text::one_line;
+use crate::master::log::text::one_line;
+use crate::master::releases::command::{self, Cancel};
 
 /// The verb by which the program that is to come is asked.
 pub const VERB: &str = "handover-check";

@@ -12,7 +12,7 @@ use rustix::fs::fstat;
 
 use super::fds::Incoming;
 use super::state;
-use crate::master::sockets::Listener;
+use crate::master::listeners::sockets::Listener;
 
 /// What the name of a stored listening socket begins with; its place among the sockets follows.
 pub const PREFIX: &str = "listener-";

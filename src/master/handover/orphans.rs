@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use super::fds::Incoming;
-use crate::master::cgroup::Stray;
-use crate::master::journal::{Level, Record};
+use crate::master::log::journal::{Level, Record};
 use crate::master::turn::Master;
+use crate::master::workers::cgroup::Stray;
 use crate::sys::descendants;
 use crate::sys::process::{PidFd, Stat, of_the_first_thread, own_session_and_group};
 

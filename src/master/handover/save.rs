@@ -13,11 +13,11 @@ use super::restore;
 use super::state::{self, Bytes, State};
 use super::store::Store;
 use super::upgrade::Upgrade;
-use crate::master::journal::Target;
+use crate::master::log::journal::Target;
 use crate::master::output::{Mode, RelayState};
-use crate::master::prepare::Release;
-use crate::master::processes::Process;
+use crate::master::releases::prepare::Release;
 use crate::master::turn::Master;
+use crate::master::workers::processes::Process;
 use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{HEAD_LINES, TAIL_LINE_MAX, TAIL_LINES};
-use crate::master::text::one_line;
+use crate::master::log::text::one_line;
 
 /// Lines that a program printed, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,117 @@
+//! Sockets that systemd should have passed and did not: a socket unit whose addresses were changed while it was active has no
+//! socket for the new ones until it is restarted, and says so in the journal alone.
+//!
+//! Law: systemd is asked on another thread; a systemd that does not answer changes nothing.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::master::fronts;
+use crate::master::log::catalog;
+use crate::master::log::journal::{Level, Record};
+use crate::master::releases::command::{self, Cancel};
+use crate::master::status::troubles;
+use crate::master::turn::{Master, TaskResult};
+
+/// How long systemctl(1) may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+impl Master {
+    /// Compares the sockets that are there with those of the socket units, on another thread.
+    pub(in crate::master) fn look_at_socket_units(&mut self) {
+        let have: Vec<String> = self.context.listeners.iter().map(|listener| listener.address.clone()).collect();
+        let (instance, bring) = (self.context.instance.clone(), self.result_sender.clone());
+        // Nobody waits for it, so its deadline is systemctl's alone. Where there is no thread, there is worse to say.
+        let _ = self.start_task(move |_, job| {
+            let service = fronts::own_unit().unwrap_or_else(|| format!("ratoon@{instance}.service"));
+            if let Some(why) = missing(&service, &have, &job.cancel) {
+                let _ = bring.send(TaskResult::SocketsMissing(why));
+            }
+        });
+    }
+
+    /// systemd has addresses for which it passed no socket.
+    pub(in crate::master) fn sockets_missing(&mut self, why: String) {
+        // Sockets that the master before this one had are told of with what becomes of them.
+        if !self.troubles.is_empty() {
+            return;
+        }
+        self.record(Record {
+            id: catalog::DEGRADED,
+            how: Some(why.clone()),
+            ..Record::new(Level::Error, format!("degraded: {why}"))
+        });
+        self.troubles.begin(troubles::NOT_PASSED, why);
+        self.published.at_once = true;
+    }
+}
+
+/// Asks systemd for the socket units of a service; a sentence if an address of theirs has no socket here.
+fn missing(service: &str, have: &[String], cancel: &Cancel) -> Option<String> {
+    let units = ask(&["--property=TriggeredBy", service], cancel)?;
+    let units: Vec<&str> = properties(&units, "TriggeredBy").flat_map(str::split_ascii_whitespace).collect();
+    let units = units.into_iter().filter(|unit| unit.ends_with(".socket"));
+    units.filter_map(|unit| judge(&ask(&["--property=Listen", unit], cancel)?, service, unit, have)).next()
+}
+
+fn ask(arguments: &[&str], cancel: &Cancel) -> Option<String> {
+    let mut command = Command::new("systemctl");
+    // A user's own manager runs as that user, below user@UID.service.
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if groups.contains("/user@") {
+        command.arg("--user");
+    }
+    command.arg("show").args(arguments).stdin(Stdio::null());
+    command::finish(command, &[], LIMIT, cancel).ok()
+}
+
+fn properties<'a>(said: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    said.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// `said` has a line `Listen=127.0.0.1:8080 (Stream)` for each address of the unit.
+fn judge(said: &str, service: &str, unit: &str, have: &[String]) -> Option<String> {
+    let lost: Vec<&str> = properties(said, "Listen")
+        .filter_map(|listen| {
+            let (address, kind) = listen.rsplit_once(" (")?;
+            let comparable = address.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '[' | '/' | '@'));
+            let known = matches!(kind, "Stream)" | "Datagram)" | "SequentialPacket)") && comparable && !address.ends_with(":0");
+            (known && !have.iter().any(|it| it == address)).then_some(address)
+        })
+        .collect();
+    (!lost.is_empty()).then(|| {
+        let addresses = lost.join(", ");
+        format!(
+            "systemd passed no socket for {addresses}, which {unit} names: it was changed while it was active, so nothing listens \
+             there. Type: systemctl stop {service} && systemctl restart {unit} && systemctl start {service}"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(said: &str, have: &[&str]) -> Option<String> {
+        let have: Vec<String> = have.iter().map(|it| (*it).to_owned()).collect();
+        judge(said, "ratoon@web.service", "ratoon@web.socket", &have)
+    }
+
+    #[test]
+    fn addresses_without_a_socket_are_named_with_what_to_type() {
+        let said = "Listen=127.0.0.1:8080 (Stream)\nListen=[::]:80 (Stream)\nListen=/run/web.sock (Stream)\n";
+        assert_eq!(judged(said, &["/run/web.sock", "[::]:80", "127.0.0.1:8080"]), None);
+        let why = judged(said, &["127.0.0.1:8080"]).expect("two are missing");
+        assert!(why.starts_with("systemd passed no socket for [::]:80, /run/web.sock, which ratoon@web.socket names"), "{why}");
+        assert!(why.contains("systemctl restart ratoon@web.socket && systemctl start ratoon@web.service"), "{why}");
+    }
+
+    #[test]
+    fn addresses_that_cannot_be_compared_are_left_out() {
+        for said in ["", "Listen=\n", "Listen=127.0.0.1:0 (Stream)", "Listen=/run/fifo (FIFO)", "Listen=vsock::80 (Stream)", "x"]
+        {
+            assert_eq!(judged(said, &[]), None, "{said}");
+        }
+        assert!(judged("Listen=@web (Datagram)", &[]).is_some());
+    }
+}

@@ -1,0 +1,228 @@
+//! Hooks and checks: a short program run to its end, with its output kept for whoever must know why it said no.
+//!
+//! Law: never on the loop; bounded in time and in output; nothing of it is left behind.
+
+use std::fmt;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use crate::master::output::Tail;
+use crate::master::releases::account::{Account, VARIABLES};
+use crate::master::releases::release::Pinned;
+use crate::pool::{ExitCause, Reason, Span};
+use crate::status::error_line::error_line;
+use crate::sys::awaited::spawn_awaited;
+use crate::sys::process::PidFd;
+use crate::sys::spawn::become_user;
+
+/// So much of the beginning of the output is kept, and so much of its end, bytes; what is between is read and dropped.
+const OUTPUT_MAX: usize = 4096;
+
+/// Ends a command that runs on another thread.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    flag: Arc<AtomicBool>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Cancel {
+    /// A way to cancel.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn new() -> std::io::Result<Cancel> {
+        Ok(Cancel { flag: Arc::default(), wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) })
+    }
+
+    /// Ends what runs, and what would run next.
+    pub fn cancel(&self) {
+        if !self.flag.swap(true, Ordering::SeqCst) {
+            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It could not be started.
+    Start(String),
+    /// It ended badly and said this.
+    Ended(ExitCause, String),
+    /// It took too long.
+    TimedOut(Duration, String),
+    /// Nobody wants to know any more.
+    Cancelled,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Start(why) => f.write_str(why),
+            Failure::Ended(how, said) => write!(f, "{how}{}", Notification(said)),
+            Failure::TimedOut(after, said) => write!(f, "not finished after {}{}", Span(*after), Notification(said)),
+            Failure::Cancelled => f.write_str("cancelled"),
+        }
+    }
+}
+
+impl Failure {
+    /// Why a reload is refused because of it. `what` failed: its key, its program and its user.
+    pub fn reason(self, what: &str) -> Reason {
+        let (why, said) = match self {
+            Failure::Ended(how, said) => (how.to_string(), said),
+            Failure::TimedOut(after, said) => (format!("not finished after {}", Span(after)), said),
+            Failure::Start(_) | Failure::Cancelled => (self.to_string(), String::new()),
+        };
+        let mut printed = Tail::default();
+        said.lines().for_each(|line| printed.push(line.as_bytes()));
+        let output = printed.printed().lines();
+        Reason { cause: format!("{what}: {why}"), detail: error_line(&output), output, worker: None }
+    }
+}
+
+/// What a command printed, behind how it ended.
+struct Notification<'a>(&'a str);
+
+impl fmt::Display for Notification<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.trim() {
+            "" => Ok(()),
+            text => write!(f, ": {text}"),
+        }
+    }
+}
+
+/// Runs a command to its end in the pinned directory, as this account.
+///
+/// # Errors
+/// It was not found, ended with another status than 0, or took too long; what it printed is told.
+pub fn run(
+    argv: &[String],
+    pinned: &Pinned,
+    account: &Account,
+    env: &[(String, String)],
+    limit: Duration,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    if cancel.flag.load(Ordering::SeqCst) {
+        return Err(Failure::Cancelled);
+    }
+    let mut command = Command::new(pinned.program.path());
+    command.args(&argv[1..]).current_dir(&pinned.directory_path).stdin(Stdio::null());
+    for name in VARIABLES.into_iter().filter(|name| account.hides(name)) {
+        command.env_remove(name);
+    }
+    command.envs(account.variables());
+    if let Some(identity) = account.identity() {
+        become_user(&mut command, identity);
+    }
+    finish(command, env, limit, cancel).map(drop)
+}
+
+/// Runs a command, whose stdin is set, to its end; gives what it printed.
+///
+/// # Errors
+/// As [`run`].
+pub fn finish(mut command: Command, env: &[(String, String)], limit: Duration, cancel: &Cancel) -> Result<String, Failure> {
+    let (mut output, writer) = std::io::pipe().map_err(|error| Failure::Start(error.to_string()))?;
+    let other = writer.try_clone().map_err(|error| Failure::Start(error.to_string()))?;
+    command.stdout(writer).stderr(other);
+    for name in crate::master::listeners::sockets::MASTERS_OWN {
+        command.env_remove(name);
+    }
+    command.envs(env.iter().map(|(name, value)| (name, value))).process_group(0);
+    let (mut child, _awaited) = spawn_awaited(&mut command)
+        .map_err(|error| Failure::Start(error.raw_os_error().map_or_else(|| error.to_string(), crate::sys::spawn::describe)))?;
+    drop(command);
+    let result = watch(&mut child, &mut output, limit, cancel);
+    end(&mut child);
+    let said = |kept: Vec<u8>| String::from_utf8_lossy(&kept).into_owned();
+    match result {
+        (Verdict::Ended(status), kept) if status.success() => Ok(said(kept)),
+        (Verdict::Ended(status), kept) => Err(Failure::Ended(how(status), said(kept))),
+        (Verdict::TimedOut, kept) => Err(Failure::TimedOut(limit, said(kept))),
+        (Verdict::Cancelled, _) => Err(Failure::Cancelled),
+    }
+}
+
+enum Verdict {
+    Ended(ExitStatus),
+    TimedOut,
+    Cancelled,
+}
+
+/// Reads what it prints until it ends.
+fn watch(child: &mut Child, output: &mut std::io::PipeReader, limit: Duration, cancel: &Cancel) -> (Verdict, Vec<u8>) {
+    let until = Instant::now() + limit;
+    let mut kept = Vec::new();
+    let mut open = true;
+    let Ok(pidfd) = PidFd::open(child.id()) else { return (child.wait().map_or(Verdict::TimedOut, Verdict::Ended), kept) };
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return (Verdict::TimedOut, kept);
+        }
+        let wait = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let reader = if open { output.as_fd() } else { cancel.wake.as_fd() };
+        let mut fds = [
+            PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(cancel.wake.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(reader, PollFlags::IN),
+        ];
+        if poll(&mut fds, Some(&wait)).is_err() {
+            continue;
+        }
+        let [ended, cancelled, printed] = fds.map(|fd| !fd.revents().is_empty());
+        if cancelled && cancel.flag.load(Ordering::SeqCst) {
+            return (Verdict::Cancelled, kept);
+        }
+        if printed && open {
+            open = read_some(output, &mut kept);
+        } else if ended {
+            // All that it wrote itself has been read; what its children still write is not waited for.
+            return (child.wait().map_or(Verdict::TimedOut, Verdict::Ended), kept);
+        }
+    }
+}
+
+/// `false` at the end of the output.
+fn read_some(output: &mut std::io::PipeReader, kept: &mut Vec<u8>) -> bool {
+    let mut buffer = [0; 4096];
+    match output.read(&mut buffer) {
+        Ok(0) | Err(_) => false,
+        Ok(length) => {
+            kept.extend_from_slice(&buffer[..length]);
+            if kept.len() > 2 * OUTPUT_MAX {
+                let surplus = kept.len() - 2 * OUTPUT_MAX;
+                kept.drain(OUTPUT_MAX..OUTPUT_MAX + surplus);
+            }
+            true
+        }
+    }
+}
+
+/// Leaves nothing of it behind.
+fn end(child: &mut Child) {
+    let running = child.try_wait().is_ok_and(|status| status.is_none());
+    // While it is not reaped its number, and so its group's, belongs to it.
+    if running && let Some(group) = rustix::process::Pid::from_raw(child.id() as i32) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let _ = child.wait();
+    }
+}
+
+fn how(status: ExitStatus) -> ExitCause {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ExitCause::Exit(code),
+        (None, Some(signal)) => ExitCause::Signal { signal, core: status.core_dumped() },
+        (None, None) => ExitCause::Unknown,
+    }
+}

@@ -1,0 +1,145 @@
+//! `hooks.before_reload`, `hooks.before_shutdown` and `reload.check`: as whom they run, and which of them are refused.
+//!
+//! | what | runs as | where another user may change the program |
+//! |---|---|---|
+//! | hooks | `hooks.user`, else the master's user | refused, if it would run as root |
+//! | `reload.check` | the worker's user | warned of, if that is root, as `worker.command` |
+//! | `worker.command` | the worker's user | warned of, if that is root |
+//!
+//! Law 11: a root master executes nothing that another user may write or rename.
+//! Law 4: all of this blocks, so it never runs on the loop.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::master::releases::account::Account;
+use crate::master::releases::command;
+use crate::master::releases::release::{self, Pinned};
+use crate::master::tasks::Job;
+use crate::pool::Reason;
+use crate::sys::trust;
+
+/// A hook or a check that takes longer is ended and has failed.
+pub const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where the programs of one configuration are looked for, and what they get.
+pub struct Setting<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// `worker.directory`, as configured.
+    pub directory: &'a Path,
+    /// The variables of the configuration.
+    pub variables: &'a [(String, String)],
+    /// The master's `PATH`.
+    pub path: Option<&'a OsStr>,
+}
+
+impl Setting<'_> {
+    /// Runs a hook to its end.
+    ///
+    /// # Errors
+    /// A cause that begins with the key: the program is not there, is refused, or has failed.
+    pub fn hook(&self, key: &str, argv: &[String], job: &Job) -> Result<(), Reason> {
+        job.reading(format_args!("the program of {key} {:?}", program(argv)));
+        let account = Account::of_hooks(self.config)?;
+        let pinned = self.pin(key, argv)?;
+        self.check_trust(key, &pinned, &account)?;
+        self.run(key, argv, &pinned, &account, job)
+    }
+
+    /// Runs `reload.check` to its end, as the worker's user.
+    ///
+    /// # Errors
+    /// As [`Setting::hook`].
+    pub fn check(&self, argv: &[String], account: &Account, job: &Job) -> Result<(), Reason> {
+        job.reading(format_args!("the program of reload.check {:?}", program(argv)));
+        let pinned = self.pin("reload.check", argv)?;
+        self.run("reload.check", argv, &pinned, account, job)
+    }
+
+    /// Why `hooks.before_shutdown` would be refused, told as long as something can be done.
+    pub fn warning_of_shutdown(&self) -> Option<String> {
+        let key = "hooks.before_shutdown";
+        let argv = self.config.hooks.before_shutdown.as_deref()?;
+        let account = Account::of_hooks(self.config).ok()?;
+        // What is missing now may be there then.
+        let pinned = self.pin(key, argv).ok()?;
+        self.check_trust(key, &pinned, &account).err()
+    }
+
+    /// What keeps hooks and the check from being run, as far as that can be known without running them.
+    pub fn errors(&self) -> Vec<String> {
+        let account = match Account::of_hooks(self.config) {
+            Ok(account) => account,
+            Err(why) => return vec![why],
+        };
+        let hooks = &self.config.hooks;
+        let hooks = [("hooks.before_reload", &hooks.before_reload), ("hooks.before_shutdown", &hooks.before_shutdown)];
+        let hooks = hooks.into_iter().filter_map(|(key, argv)| Some((key, argv.as_deref()?)));
+        let hook = |(key, argv): (&str, &[String])| {
+            let pinned = self.pin(key, argv)?;
+            self.check_trust(key, &pinned, &account)
+        };
+        let check = self.config.reload.check.as_deref().map(|argv| self.pin("reload.check", argv).map(drop));
+        hooks.map(hook).chain(check).filter_map(Result::err).collect()
+    }
+
+    /// What can be changed by another user and runs as root, although nothing says that it is to run as root.
+    pub fn warnings_of_root(&self, account: &Account, command: &Pinned) -> Vec<String> {
+        if account.uid() != 0 || self.config.worker.user.is_some() {
+            return Vec::new();
+        }
+        let check = self.config.reload.check.as_deref().and_then(|argv| self.pin("reload.check", argv).ok());
+        let programs = [("worker.command", Some(command)), ("reload.check", check.as_ref())];
+        let programs = programs.into_iter().filter_map(|(key, pinned)| Some((key, pinned?)));
+        let warn = |(key, pinned): (&str, &Pinned)| {
+            let untrusted = trust::check_program(&pinned.asked).err()?;
+            Some(format!(
+                "{key} {}: it runs as root, but {untrusted}: whoever may change it can do what root can; set worker.user",
+                pinned.asked.display()
+            ))
+        };
+        programs.filter_map(warn).collect()
+    }
+
+    fn pin(&self, key: &str, argv: &[String]) -> Result<Pinned, String> {
+        release::pin(key, argv, self.directory, self.path).map_err(|error| error.to_string())
+    }
+
+    /// Refuses what would run as root and could be changed by another user: the program, and the files whose variables
+    /// (`LD_PRELOAD`) decide what a program does.
+    fn check_trust(&self, key: &str, pinned: &Pinned, account: &Account) -> Result<(), String> {
+        if account.uid() != 0 {
+            return Ok(());
+        }
+        let hint = "give it to root alone, or set hooks.user to the user as whom hooks are to run";
+        trust::check_program(&pinned.asked)
+            .map_err(|untrusted| format!("{key} {}: not run as root: {untrusted}; {hint}", pinned.asked.display()))?;
+        for listed in &self.config.worker.environment_file {
+            let path = listed.to_str().and_then(|path| path.strip_prefix('-')).map_or(listed.as_path(), Path::new);
+            let path = std::path::absolute(self.directory.join(path)).unwrap_or_else(|_| path.to_owned());
+            if let Some(untrusted) = trust::check(&path).err().filter(|_| path.exists()) {
+                return Err(format!(
+                    "{key}: not run as root with the variables of worker.environment_file {}: {untrusted}; {hint}",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, key: &str, argv: &[String], pinned: &Pinned, account: &Account, job: &Job) -> Result<(), Reason> {
+        let what = format!("{key} {:?}", program(argv));
+        job.running(&what, HOOK_TIMEOUT);
+        let by = if account.identity().is_some() { format!(" as {}", account.shown()) } else { String::new() };
+        command::run(argv, pinned, account, self.variables, HOOK_TIMEOUT, &job.cancel)
+            .map_err(|failure| failure.reason(&(what + &by)))
+    }
+}
+
+/// The program of a command line. Its arguments may hold a secret, and why a reload failed is told to everyone.
+pub fn program(argv: &[String]) -> &str {
+    argv.first().map_or("", String::as_str)
+}

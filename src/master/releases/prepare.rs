@@ -1,0 +1,220 @@
+//! A release in the making: the configuration read, the environment merged, the program pinned, the check run.
+//!
+//! Law: all this may block (a file on a dead mount, a slow check), so it never runs on the loop.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::config::{self, Balance, Config, Overrides, Stdin};
+use crate::master::listeners::sockets::Listener;
+use crate::master::releases::account::Account;
+use crate::master::releases::hooks::{self, Setting};
+use crate::master::releases::memory::Footprint;
+use crate::master::releases::release;
+use crate::master::releases::script::{self, ScriptCopy};
+use crate::master::status::status_listener::StatusChange;
+use crate::master::tasks::Job;
+use crate::pool::{Readiness, Reason, Restart, Settings, Surge};
+use crate::sys::spawn::Plan;
+
+/// Where a configuration comes from; the same for every generation of an instance.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// The flags of `ratoon run`; they win.
+    pub flags: Overrides,
+    /// `worker.directory` when it is not set.
+    pub directory: PathBuf,
+}
+
+/// What is the same for the workers of every generation.
+#[derive(Clone)]
+pub struct InstanceContext {
+    /// The instance's name.
+    pub instance: Arc<str>,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The listening sockets, in their order.
+    pub listeners: Arc<[Listener]>,
+    /// The limit of open files that the master itself was started with.
+    pub nofile: (u64, u64),
+    /// What workers get when the master dies without systemd to look after them.
+    pub die_with_parent: Option<i32>,
+}
+
+/// What a generation is started from.
+pub struct Release {
+    /// Its configuration.
+    pub config: Arc<Config>,
+    /// Everything that its workers have in context.
+    pub plan: Plan,
+    /// Sentences for the log and for the requester of its reload.
+    pub reload_warnings: Vec<String>,
+    /// Another address for `status.listen`, until the loop takes it.
+    pub status: Option<StatusChange>,
+    /// The copy of a script, for the time when the script itself has changed.
+    pub script: Option<ScriptCopy>,
+    /// When it was pinned; `None`: that is not known any more.
+    pub pinned_at: Option<SystemTime>,
+}
+
+/// What serves while a release is made.
+#[derive(Debug)]
+pub struct Living {
+    /// Its workers.
+    pub footprint: Footprint,
+    /// The address at which the status is served.
+    pub status: Option<String>,
+}
+
+impl Source {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// What is wrong with it, with line and column.
+    pub fn read(&self) -> Result<Config, config::Error> {
+        match &self.file {
+            Some(file) => config::load_with(file, &self.flags),
+            None => config::from_flags(&self.flags),
+        }
+    }
+}
+
+/// Makes a release. Beside a `living` generation there must be memory for it, and what the configuration names as hook and
+/// check is run first and can refuse it.
+///
+/// # Errors
+/// Why there is no release.
+pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Living>, job: &Job) -> Result<Release, Reason> {
+    let reload = living.is_some();
+    // On the one line that a reload's reason is, without what the file says there: that may be a secret.
+    let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
+    job.reading(source.file.as_deref().unwrap_or(Path::new("the command line")).display());
+    let config = source.read().map_err(words)?;
+    let look_ahead = || living.map_or(Ok(None), |living| living.footprint.look_ahead(&config));
+    let mut short = None;
+    let runs = config.hooks.before_reload.is_some() || config.reload.check.is_some();
+    // Before anything is run. Else as late as can be: the loop finds out meanwhile.
+    if runs {
+        short = look_ahead()?;
+    }
+    let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
+    let configured = config.environment_with(&directory, |file| job.reading(file.display())).map_err(words)?;
+    // Looked at once for itself, so that a directory that hangs is told from a program that hangs.
+    job.reading(directory.display());
+    let _ = std::fs::metadata(&directory);
+    let path = std::env::var_os("PATH");
+    let setting = Setting { config: &config, directory: &directory, variables: &configured, path: path.as_deref() };
+    if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| reload) {
+        setting.hook("hooks.before_reload", argv, job)?;
+    }
+    job.reading(format_args!("the program of worker.command {:?}", hooks::program(&config.worker.command)));
+    let pinned_at = SystemTime::now();
+    let pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref());
+    let mut pinned = pinned.map_err(|error| error.to_string())?;
+    job.reading("the accounts of worker.user and worker.group");
+    let account = Account::of_workers(&config)?;
+    if let Some(argv) = config.reload.check.as_deref().filter(|_| reload) {
+        setting.check(argv, &account, job)?;
+    }
+    if !runs {
+        short = look_ahead()?;
+    }
+    let own = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(|name| account.hides(name)));
+    let own = own.chain(account.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
+    let mut env = release::environment(own, configured).map_err(|error| error.to_string())?;
+    // As a shell would have it after `cd`; what the master's own PWD says is not true for a worker.
+    env.retain(|entry| !entry.as_bytes().starts_with(b"PWD="));
+    for entry in &mut env {
+        if let Some(path) = entry.as_bytes().strip_prefix(b"PATH=")
+            && let Ok(resolved) = CString::new([b"PATH=".as_slice(), &script::resolved_path(path)].concat())
+        {
+            *entry = resolved;
+        }
+    }
+    let listeners = listeners(&config, &context.listeners);
+    if config.worker.stdin == Stdin::Socket && listeners.is_empty() {
+        return Err(NO_SOCKET.into());
+    }
+    env.extend(crate::master::listeners::sockets::environment(listeners.iter().copied()));
+    env.extend(assignment("PWD", &pinned.directory_path.display().to_string()));
+    env.extend(assignment("RATOON_INSTANCE", &context.instance));
+    env.extend(assignment("RATOON_CONTROL", &context.control.display().to_string()));
+    let script = context.control.parent().and_then(|run| script::pin_starts(&mut pinned.program, &pinned.directory_path, run));
+    let nofile = config.worker.limits.nofile.map_or(context.nofile, |limit| (limit, limit));
+    let plan = Plan {
+        program: pinned.program,
+        argv: pinned.argv,
+        env,
+        directory: pinned.directory,
+        listeners: listeners.into_iter().map(|listener| listener.fd.clone()).collect(),
+        identity: account.identity(),
+        nofile: Some(nofile),
+        die_with_parent: context.die_with_parent,
+    };
+    let mut reload_warnings: Vec<String> = short.into_iter().collect();
+    job.reading("the address of status.listen");
+    let change = living.map(|living| StatusChange::prepare(living.status.as_deref(), config.status.listen.as_deref()));
+    let status = change.transpose().unwrap_or_else(|why| {
+        reload_warnings.push(why);
+        None
+    });
+    Ok(Release { config: Arc::new(config), plan, reload_warnings, status: status.flatten(), script, pinned_at: Some(pinned_at) })
+}
+
+const NO_SOCKET: &str = "worker.stdin = \"socket\" needs a listening socket, and this instance has none: set worker.stdin = \"null\", or \
+                         give it one by a socket unit or --listen";
+
+/// Which of the sockets its workers get; with `worker.balance = "per-slot"` each has another in their place.
+pub fn listeners<'a>(config: &Config, all: &'a [Listener]) -> Vec<&'a Listener> {
+    match config.worker.balance {
+        Balance::Shared => all.iter().collect(),
+        Balance::PerSlot => crate::master::listeners::sockets::one_each(all).map(|(_, listener)| listener).collect(),
+    }
+}
+
+/// `NAME=value`, if it can be one.
+pub fn assignment(name: &str, value: &str) -> Option<CString> {
+    CString::new(format!("{name}={value}")).ok()
+}
+
+/// What the pool must know of a release.
+pub fn settings(release: &Release) -> Settings {
+    let config = &release.config;
+    let restart = &config.restart;
+    let settle = config.worker.settle;
+    let listens = !release.plan.listeners.is_empty();
+    Settings {
+        count: config.worker.workers(),
+        ready: match config.worker.ready {
+            config::Ready::Notify => Readiness::Notify,
+            config::Ready::Running => Readiness::Running(settle),
+            config::Ready::Auto if !listens => Readiness::Notify,
+            config::Ready::Auto => Readiness::Auto(settle),
+            config::Ready::Accepting if !listens => Readiness::Running(settle),
+            config::Ready::Accepting => Readiness::Accepting(settle),
+        },
+        start_timeout: config.worker.start_timeout,
+        stop_timeout: config.worker.stop_timeout,
+        stop_signal: config.worker.stop_signal,
+        watchdog: config.worker.watchdog,
+        restart: Restart {
+            initial: restart.initial,
+            max: restart.max,
+            limit: restart.limit,
+            interval: restart.interval,
+            give_up: restart.give_up,
+        },
+        surge: match config.reload.surge {
+            config::Surge::Percent(percent) => Surge::Percent(percent),
+            config::Surge::Count(count) => Surge::Count(count),
+        },
+        probation: config.reload.probation,
+        max_age: config.recycle.max_age,
+        per_slot: config.worker.balance == Balance::PerSlot,
+        listens,
+    }
+}

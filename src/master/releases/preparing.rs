@@ -1,0 +1,206 @@
+//! The tasks that the loop waits for: the preparation of a release, and `hooks.before_shutdown`. Each is started here, watched
+//! for its deadline, and its result becomes an event.
+//!
+//! Law: a requester gets an answer also when the task cannot start or never ends.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::master::log::journal::{Level, Record};
+use crate::master::releases::hooks::{HOOK_TIMEOUT, Setting};
+use crate::master::releases::prepare::{self, Living, Release};
+use crate::master::releases::script;
+use crate::master::releases::warnings;
+use crate::master::tasks::{Task, TaskId};
+use crate::master::turn::{Master, TaskResult};
+use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
+
+impl Master {
+    /// Starts the preparation of a release; the outcome is an event, also when it cannot start.
+    pub(in crate::master) fn prepare(&mut self, number: GenerationId) {
+        self.release_cancelled();
+        if let Some(why) = self.troubles.refusal() {
+            return self.events.push_back(Event::Refused(number, why.into()));
+        }
+        let (source, context, results) = (self.source.clone(), self.context.clone(), self.result_sender.clone());
+        let running = self.releases.get(&self.pool.generation()).map(Arc::downgrade).unwrap_or_default();
+        let living = Living { footprint: self.footprint(), status: self.status.address().map(str::to_owned) };
+        let task = self.tasks.start(self.step_limit(), move |id, job| {
+            let made = prepare::prepare(&source, &context, Some(&living), job);
+            let made = made.map(|mut release| {
+                let before = running.upgrade();
+                release.reload_warnings.extend(before.and_then(|before| warnings::of_reload(&before, &release, number)));
+                (prepare::settings(&release), Box::new(release))
+            });
+            let _ = results.send(TaskResult::Prepared(id, number, made));
+        });
+        match task {
+            Ok(task) => self.preparing = Some((number, task)),
+            Err(why) => self.events.push_back(Event::Refused(number, why.into())),
+        }
+        self.hasten();
+    }
+
+    /// Ends the preparation of a release that nobody wants any more.
+    pub(in crate::master) fn release_cancelled(&mut self) {
+        if let Some((_, task)) = self.preparing.take() {
+            task.cancel();
+        }
+    }
+
+    /// A preparation has ended; its result counts if it is the one that is waited for.
+    pub(in crate::master) fn prepared(
+        &mut self,
+        id: TaskId,
+        number: GenerationId,
+        result: Result<(Settings, Box<Release>), Reason>,
+    ) {
+        if self.preparing.take_if(|(_, task)| task.id() == id).is_none() {
+            // It was aborted or overdue; what was pinned for it is closed here.
+            return;
+        }
+        let slots = |(settings, release): (Settings, Box<Release>)| {
+            let count = self.pool.target();
+            self.make_slots(&release.config, count).map(|()| (settings, release)).map_err(|error| error.to_string().into())
+        };
+        match result.and_then(slots) {
+            Ok((settings, mut release)) => {
+                for warning in &release.reload_warnings {
+                    self.record(Record { generation: Some(number), ..Record::new(Level::Warning, warning.clone()) });
+                }
+                self.conditions.prepared(number, release.reload_warnings.clone());
+                self.status.prepared(number, release.status.take());
+                self.releases.insert(number, Arc::new(*release));
+                self.keep_reader_rules();
+                self.extend();
+                self.events.push_back(Event::Prepared(number, settings));
+            }
+            Err(reason) => self.events.push_back(Event::Refused(number, reason)),
+        }
+    }
+
+    /// A reload has its outcome: what it would change in the master itself is changed now, or not at all.
+    pub(in crate::master) fn reload_decided(&mut self, number: GenerationId, outcome: Outcome) {
+        if outcome != Outcome::Committed {
+            return self.status.withdrawn();
+        }
+        if let Err(error) = self.status.committed(number, self.runtime_dir.handle(), &self.registry) {
+            self.record(Record::new(Level::Error, format!("status.listen: {error}")));
+        }
+        let wanted = self.releases.get(&number).and_then(|release| release.config.status.listen.clone());
+        let served = self.status.address();
+        let unapplied = (wanted.as_deref() != served).then(|| match (wanted, served) {
+            (Some(wanted), Some(served)) => format!("status.listen = {wanted:?} is not served, {served:?} still is"),
+            (Some(wanted), None) => format!("status.listen = {wanted:?} is not served"),
+            (None, _) => "status.listen is still served".to_owned(),
+        });
+        self.conditions.committed(unapplied.into_iter().collect());
+    }
+
+    /// Runs `hooks.before_shutdown` as a task; `false`: there is none, or it cannot start, which is logged.
+    pub(in crate::master) fn start_last_hook(&mut self) -> bool {
+        let Some(release) = self.releases.get(&self.pool.generation()).cloned() else { return false };
+        let Some(argv) = release.config.hooks.before_shutdown.clone() else { return false };
+        let (results, directory) = (self.result_sender.clone(), self.source.directory.clone());
+        let stop_timeout = release.config.worker.stop_timeout;
+        let task = self.tasks.start(self.step_limit(), move |id, job| {
+            let directory = release.config.worker.directory.clone().unwrap_or(directory);
+            let path = std::env::var_os("PATH");
+            let setting = Setting { config: &release.config, directory: &directory, variables: &[], path: path.as_deref() };
+            let _ = results.send(TaskResult::ReadyToStop(id, setting.hook("hooks.before_shutdown", &argv, job)));
+        });
+        match task {
+            Ok(task) => {
+                self.ending = Some(task);
+                self.systemd.extend(HOOK_TIMEOUT + stop_timeout, self.now);
+                true
+            }
+            Err(why) => {
+                self.record(Record::new(Level::Warning, format!("hooks.before_shutdown is not run: {why}")));
+                false
+            }
+        }
+    }
+
+    /// `hooks.before_shutdown` has ended.
+    pub(in crate::master) fn last_hook_ended(&mut self, id: TaskId, result: Result<(), Reason>) {
+        if self.ending.take_if(|task| task.id() == id).is_some() {
+            self.stop_after_hook(result);
+        }
+    }
+
+    fn stop_after_hook(&mut self, result: Result<(), Reason>) {
+        if let Err(why) = result {
+            self.record(Record::new(Level::Warning, why.in_full()));
+        }
+        self.events.push_back(Event::Stop { now: false });
+    }
+
+    /// A worker of this generation failed: on another thread, looks whether its release was changed in place meanwhile.
+    pub(in crate::master) fn look_for_changes(&mut self, number: GenerationId) {
+        let Some(release) = self.releases.get(&number).cloned() else { return };
+        let Some(since) = release.pinned_at.filter(|_| self.conditions.may_look_for_changes(self.now)) else { return };
+        let results = self.result_sender.clone();
+        // It only adds a warning: where no task can start, there is worse to say.
+        let _ = self.start_task(move |_, job| {
+            let directory = format!("/proc/self/fd/{}", release.plan.directory.as_raw_fd());
+            let Ok(directory) = std::fs::read_link(directory) else { return };
+            job.reading(directory.display());
+            if let Some(what) = script::changed_since(&directory, since) {
+                let _ = results.send(TaskResult::ReleaseChanged(number, what));
+            }
+        });
+    }
+
+    /// Failed workers of this generation may have run files of another release, and so may their replacements.
+    pub(in crate::master) fn release_changed(&mut self, number: GenerationId, what: &str) {
+        for failure in self.failures.iter_mut().filter(|failure| failure.generation == number) {
+            failure.release_changed = Some(what.to_owned());
+        }
+        self.warn_once(&format!(
+            "the release of generation {number} is not what it was: {what}; its workers start again from these files as they are \
+             now. Deploy each release into a directory of its own, with a symlink that moves (worker.directory)"
+        ));
+    }
+
+    /// When [`Self::look_at_tasks`] wants to look.
+    pub(in crate::master) fn tasks_deadline(&self) -> Option<Instant> {
+        let upgrade = self.upgrade.as_ref().and_then(crate::master::handover::upgrade::Upgrade::task);
+        let tasks = [self.preparing.as_ref().map(|(_, task)| task), self.ending.as_ref(), upgrade];
+        tasks.into_iter().flatten().filter_map(Task::deadline).min()
+    }
+
+    /// Gives up tasks that are overdue; their threads are left to themselves.
+    pub(in crate::master) fn look_at_tasks(&mut self) {
+        let now = self.now;
+        if let Some((number, why)) = self.preparing.as_ref().and_then(|(number, task)| Some((*number, task.overdue(now)?))) {
+            self.release_cancelled();
+            self.events.push_back(Event::Refused(number, why.into()));
+        }
+        if let Some(why) = self.ending.as_ref().and_then(|task| task.overdue(now)) {
+            if let Some(task) = self.ending.take() {
+                task.cancel();
+            }
+            self.stop_after_hook(Err(format!("the instance stops without hooks.before_shutdown: {why}").into()));
+        }
+        let upgrade = self.upgrade.as_ref().and_then(crate::master::handover::upgrade::Upgrade::task);
+        if let Some(why) = upgrade.and_then(|task| task.overdue(now)) {
+            self.not_replaced(&why);
+        }
+    }
+
+    /// How long a step of a task may take beyond what its programs may: `worker.start_timeout` of the generation that serves.
+    fn step_limit(&self) -> Duration {
+        const UNTIL_CONFIGURED: Duration = Duration::from_secs(10);
+        self.releases.get(&self.pool.generation()).map_or(UNTIL_CONFIGURED, |release| release.config.worker.start_timeout)
+    }
+
+    /// Asks another thread for the next program's consent; see [`Task`].
+    pub(in crate::master) fn start_task(
+        &mut self,
+        body: impl FnOnce(TaskId, &crate::master::tasks::Job) + Send + 'static,
+    ) -> Result<Task, String> {
+        self.tasks.start(self.step_limit(), body)
+    }
+}

@@ -1,0 +1,185 @@
+//! Pinning a release: from what the configuration names to open files and resolved paths.
+//!
+//! Law: done once a generation; after it no symlink, rename or changed `PATH` has a say in what its workers run.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::master::listeners::sockets::is_masters_own;
+use crate::sys::access::{self, Want};
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
+use crate::sys::program::Program;
+use crate::sys::spawn::describe;
+
+/// Where programs are looked for when there is no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a generation's workers run, and where.
+#[derive(Debug)]
+pub struct Pinned {
+    /// The executable.
+    pub program: Program,
+    /// Its arguments. The first is as configured, but where a symlink led to the program: then the path it led to.
+    pub argv: Vec<CString>,
+    /// The working directory, opened.
+    pub directory: Arc<OwnedFd>,
+    /// Its path without symlinks.
+    pub directory_path: PathBuf,
+    /// The path that led to the executable, symlinks and all; absolute.
+    pub asked: PathBuf,
+}
+
+/// Why a release can't be started: what, which value, and the cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(String);
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Resolves the command of the configuration's `key` and `worker.directory`.
+///
+/// A program with a slash is relative to the directory; one without is looked up in `path_env`, the master's `PATH`, and
+/// nowhere else: what lies in the directory may be another user's.
+/// The directory that it is in is resolved (a `current` symlink is pinned) but its own name is kept, since a program
+/// may go by it (`venv/bin/python`).
+pub fn pin(key: &str, command: &[String], directory: &Path, path_env: Option<&OsStr>) -> Result<Pinned, Error> {
+    let (directory_path, directory_fd) = open_directory(directory)?;
+    let Some(name) = command.first().filter(|name| !name.is_empty()) else {
+        return Err(Error(format!("{key} is empty: name a program, like [\"/usr/bin/python3\", \"app.py\"]")));
+    };
+    let mut argv = command
+        .iter()
+        .map(|argument| CString::new(argument.as_str()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Error(format!("{key} {command:?}: an argument holds a NUL character, which no program can be given")))?;
+
+    let (asked, program) = if name.contains('/') {
+        let asked = directory_path.join(name);
+        let program = resolve(&asked).map_err(|error| cannot_start(key, name, &asked, &error))?;
+        if program.path() != asked {
+            argv[0] = c_string(program.path())?;
+        }
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+        (directory.join(name), program)
+    } else {
+        look_up(key, name, &directory_path, path_env)?
+    };
+    Ok(Pinned { program, argv, directory: Arc::new(directory_fd), directory_path, asked })
+}
+
+fn open_directory(directory: &Path) -> Result<(PathBuf, OwnedFd), Error> {
+    let fail = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Error(format!("worker.directory {directory:?}: {}", access::denied(directory, Want::Enter)))
+        }
+        _ => Error(format!("worker.directory {directory:?}: {}", in_words(&error))),
+    };
+    let path = std::fs::canonicalize(directory).map_err(fail)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+    Ok((path, dup_high(fd, RESERVED_FD_BASE)))
+}
+
+/// Pins the program at a path whose directory is resolved and whose last part is kept.
+fn resolve(path: &Path) -> io::Result<Program> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::from_raw_os_error(rustix::io::Errno::ISDIR.raw_os_error()));
+    };
+    Program::pin(&std::fs::canonicalize(parent)?.join(name))
+}
+
+fn look_up(key: &str, name: &str, directory: &Path, path_env: Option<&OsStr>) -> Result<(PathBuf, Program), Error> {
+    let path_env = path_env.unwrap_or(OsStr::new(DEFAULT_PATH));
+    let mut obstacle = None;
+    // An empty or relative entry would mean the working directory.
+    for candidate in std::env::split_paths(path_env).filter(|entry| entry.is_absolute()).map(|entry| entry.join(name)) {
+        match resolve(&candidate) {
+            Ok(program) => return Ok((candidate, program)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            // Goes on, as a shell does, but is the better explanation if nothing else is found.
+            Err(error) => {
+                obstacle.get_or_insert_with(|| cannot_start(key, name, &candidate, &error));
+            }
+        }
+    }
+    Err(obstacle.unwrap_or_else(|| {
+        let hint = if directory.join(name).is_file() {
+            format!("the one in {} is started when you write \"./{name}\"", directory.display())
+        } else {
+            "write the program's whole path".to_owned()
+        };
+        Error(format!(
+            "{key} {name:?}: No such file or directory in the master's PATH={}; {hint}, or set PATH for the master \
+             (Environment= in a drop-in)",
+            path_env.display()
+        ))
+    }))
+}
+
+fn cannot_start(key: &str, name: &str, path: &Path, error: &io::Error) -> Error {
+    let path = path.display();
+    let what = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::ISDIR) => "is a directory; name the program in it".to_owned(),
+        Some(rustix::io::Errno::ACCESS) => {
+            format!(
+                "Permission denied; the program must be a regular file that may be executed (`ls -l {path}` shows it, `chmod +x` allows it)"
+            )
+        }
+        Some(rustix::io::Errno::NOENT) if name.starts_with('/') => {
+            "No such file or directory; correct the path, or put the program there".to_owned()
+        }
+        Some(rustix::io::Errno::NOENT) => {
+            "No such file or directory; a path that does not begin with / begins in worker.directory".to_owned()
+        }
+        _ => in_words(error),
+    };
+    Error(format!("{key} {name:?}: {path}: {what}"))
+}
+
+fn in_words(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), describe)
+}
+
+fn c_string(path: &Path) -> Result<CString, Error> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error(format!("{path:?}: a path can't hold a NUL character")))
+}
+
+/// The environment that all workers of a generation share: the master's own without what is meant for the master
+/// alone, and over it the configuration's, which can't set those names either.
+pub fn environment<K: AsRef<OsStr>, V: AsRef<OsStr>>(
+    own: impl IntoIterator<Item = (OsString, OsString)>,
+    configured: impl IntoIterator<Item = (K, V)>,
+) -> Result<Vec<CString>, Error> {
+    let mut all: BTreeMap<OsString, OsString> = own.into_iter().filter(|(name, _)| is_a_name(name)).collect();
+    for (name, value) in configured {
+        let (name, value) = (name.as_ref(), value.as_ref());
+        if !is_a_name(name) {
+            return Err(Error(format!("worker.environment: {name:?} is not a variable's name: no '=', no NUL, not empty")));
+        }
+        if value.as_bytes().contains(&0) {
+            return Err(Error(format!("worker.environment: the value of {name:?} holds a NUL character")));
+        }
+        all.insert(name.to_owned(), value.to_owned());
+    }
+    let worker_s = all.into_iter().filter(|(name, _)| !name.to_str().is_some_and(is_masters_own));
+    Ok(worker_s.filter_map(|(name, value)| CString::new([name.into_vec(), value.into_vec()].join(&b'=')).ok()).collect())
+}
+
+fn is_a_name(name: &OsStr) -> bool {
+    !name.is_empty() && !name.as_bytes().contains(&b'=') && !name.as_bytes().contains(&0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! Warnings about a release: what of it another user may change, and that a reload changes nothing.
+//!
+//! All of this asks the file system: so it is done on a thread. The first, which also asks the tables of users, is done after the
+//! release is committed, so that nobody who waits for a reload waits for it.
+
+use std::path::Path;
+
+use rustix::fs::fstat;
+
+use crate::master::releases::account::Account;
+use crate::master::releases::hooks::Setting;
+use crate::master::releases::prepare::Release;
+use crate::master::releases::release;
+
+/// Sentences for the log about a committed release. `directory` is where workers run when the configuration names none.
+pub fn of(release: &Release, directory: &Path) -> Vec<String> {
+    let config = &release.config;
+    let directory = config.worker.directory.as_deref().unwrap_or(directory);
+    let path = std::env::var_os("PATH");
+    let setting = Setting { config, directory, variables: &[], path: path.as_deref() };
+    let account = Account::of_workers(config).ok();
+    let command = release::pin("worker.command", &config.worker.command, directory, path.as_deref()).ok();
+    let mut all = account.zip(command).map_or_else(Vec::new, |(account, command)| setting.warnings_of_root(&account, &command));
+    all.extend(setting.warning_of_shutdown());
+    all
+}
+
+/// A sentence for the requester and the log when the release of this generation is the one before it again.
+pub fn of_reload(before: &Release, release: &Release, generation: u64) -> Option<String> {
+    is_same(before, release).then(|| unchanged(release, generation))
+}
+
+/// Whether two releases have the same directory, program, arguments, variables, user and configuration.
+fn is_same(before: &Release, release: &Release) -> bool {
+    let directory = |release: &Release| fstat(&release.plan.directory).map(|it| (it.st_dev, it.st_ino)).ok();
+    let (old, new) = (&before.plan, &release.plan);
+    directory(before).is_some_and(|it| directory(release) == Some(it))
+        && (old.program.path(), old.program.identity()) == (new.program.path(), new.program.identity())
+        && (&old.argv, &old.env, &old.identity) == (&new.argv, &new.env, &new.identity)
+        && before.config == release.config
+}
+
+fn unchanged(release: &Release, generation: u64) -> String {
+    format!(
+        "generation {generation} runs what the one before it ran: the same directory, the program {}, and the same configuration. If a \
+         deployment was to change that, let worker.directory name the symlink that it moves (/srv/shop/current), not what the symlink \
+         leads to",
+        release.plan.program.path().display()
+    )
+}

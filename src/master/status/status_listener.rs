@@ -1,0 +1,137 @@
+//! The socket of `status.listen`: served from the start, and changed by a reload that names another address.
+//!
+//! Law: the socket of a reload is bound before its generation starts, and served only after the commit. Where it cannot be
+//! bound, the reload says so and the earlier address stays.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use tokio::task::AbortHandle;
+
+use crate::api::Handle;
+use crate::control::http::ConnectionRegistry;
+use crate::master::fronts;
+use crate::pool::GenerationId;
+
+/// What a reload makes of `status.listen`.
+#[derive(Debug)]
+pub struct StatusChange {
+    address: Option<String>,
+    socket: Option<OwnedFd>,
+}
+
+impl StatusChange {
+    /// The socket for another address than the one that is served; `None` when nothing changes. Blocks: binding may ask the
+    /// file system.
+    ///
+    /// # Errors
+    /// A sentence that says why the address cannot be served, and what is served instead.
+    pub fn prepare(served: Option<&str>, wanted: Option<&str>) -> Result<Option<StatusChange>, String> {
+        if served == wanted {
+            return Ok(None);
+        }
+        let Some(address) = wanted else { return Ok(Some(StatusChange { address: None, socket: None })) };
+        let socket = fronts::listen(address).map_err(|error| {
+            let stays =
+                served.map_or_else(|| "the status is served at no address".to_owned(), |it| format!("{it:?} is served on"));
+            format!(
+                "status.listen = {address:?} cannot be served: {error}; {stays}; free the address and reload, or restart the \
+                 service"
+            )
+        })?;
+        Ok(Some(StatusChange { address: Some(address.to_owned()), socket: Some(socket) }))
+    }
+}
+
+/// The socket that is served, and one that waits for its commit.
+#[derive(Debug, Default)]
+pub struct StatusListener {
+    address: Option<String>,
+    socket: Option<OwnedFd>,
+    server: Option<AbortHandle>,
+    candidate: Option<(GenerationId, StatusChange)>,
+}
+
+impl StatusListener {
+    /// Serves a socket; the address is how the configuration calls it.
+    ///
+    /// # Errors
+    /// The runtime does not take it, or out of descriptors; the socket is kept all the same.
+    pub fn begin(
+        address: Option<String>,
+        socket: Option<OwnedFd>,
+        handle: &Handle,
+        registry: &Arc<ConnectionRegistry>,
+    ) -> (StatusListener, std::io::Result<()>) {
+        let mut listener = StatusListener { address: address.filter(|_| socket.is_some()), socket, ..StatusListener::default() };
+        let served = listener.serve(handle, registry);
+        (listener, served)
+    }
+
+    /// The address that is served.
+    pub fn address(&self) -> Option<&str> {
+        self.address.as_deref()
+    }
+
+    /// The socket that is served.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// A reload was prepared; its change waits for the commit.
+    pub fn prepared(&mut self, number: GenerationId, change: Option<StatusChange>) {
+        self.candidate = change.map(|change| (number, change));
+    }
+
+    /// The reload came to nothing: its socket is closed.
+    pub fn withdrawn(&mut self) {
+        self.candidate = None;
+    }
+
+    /// The reload was committed: its socket is served in place of the earlier one, whose connections end.
+    ///
+    /// # Errors
+    /// As [`StatusListener::begin`].
+    pub fn committed(
+        &mut self,
+        number: GenerationId,
+        handle: &Handle,
+        registry: &Arc<ConnectionRegistry>,
+    ) -> std::io::Result<()> {
+        let Some((_, change)) = self.candidate.take().filter(|(of, _)| *of == number) else { return Ok(()) };
+        if let Some(server) = self.server.take() {
+            server.abort();
+        }
+        (self.address, self.socket) = (change.address, change.socket);
+        self.serve(handle, registry)
+    }
+
+    fn serve(&mut self, handle: &Handle, registry: &Arc<ConnectionRegistry>) -> std::io::Result<()> {
+        self.server = self.socket.as_ref().map(|socket| fronts::serve_status(socket, handle, registry)).transpose()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_address_is_left_alone() {
+        assert!(matches!(StatusChange::prepare(Some("127.0.0.1:1"), Some("127.0.0.1:1")), Ok(None)));
+        assert!(matches!(StatusChange::prepare(None, None), Ok(None)));
+        assert!(matches!(StatusChange::prepare(Some("x"), None), Ok(Some(StatusChange { address: None, socket: None }))));
+    }
+
+    #[test]
+    fn address_in_use_is_said_with_what_stays() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = taken.local_addr().expect("an address").to_string();
+        let why = StatusChange::prepare(Some("[::1]:9"), Some(&address)).expect_err("in use");
+        assert!(why.contains(&format!("status.listen = {address:?} cannot be served: Address already in use")), "{why}");
+        assert!(why.contains("\"[::1]:9\" is served on"), "{why}");
+        drop(taken);
+        let change = StatusChange::prepare(None, Some(&address)).expect("free again").expect("a change");
+        assert!(change.socket.is_some());
+    }
+}

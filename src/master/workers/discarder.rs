@@ -1,0 +1,304 @@
+//! Descriptors that workers attach to their notifications (SCM_RIGHTS), dropped outside the loop.
+//!
+//! Law: the loop never holds a descriptor that a worker made. It reads such a datagram with MSG_PEEK and room for credentials only, and
+//! a helper process ([`crate::sys::discard`]) takes it out of the socket; until then nothing else of that worker is read.
+//! A helper that has not answered for [`LIMIT`] is left alone, and another one serves the other workers.
+//!
+//! System calls of the loop that something which a worker or another user controls could block:
+//!
+//! | call | what could block it | what prevents that |
+//! |---|---|---|
+//! | recvmsg(2) on a notify socket | the last reference to a received file | MSG_PEEK takes none, see above |
+//! | close(2) of a notify socket | the same, for datagrams that nobody has read | shutdown(2), then the helper takes what is left |
+//! | read(2) on the control socket | the same: the reader drops descriptors that are sent to it | SO_PASSRIGHTS=0 from Linux 6.16 on; **nothing before** |
+//! | sendmsg(2) to systemd, write(2) to connections | a reader that does not read | non-blocking; the rest is kept for later |
+//! | pidfd_send_signal(2), waitid(2) | nothing | WNOHANG |
+//! | `/proc/PID/stat`, `/proc/PID/cgroup` | nothing: neither takes the mmap_lock of the process | |
+//! | `/proc/PID/environ` (workers without a control group) | the mmap_lock of the process, its execve(2) | a thread that may be lost, [`crate::sys::environ`]: at most half a second, once a process |
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use crate::master::turn::{Master, TaskResult};
+use crate::master::workers::processes::Token;
+use crate::pool::WorkerId;
+use crate::sys::discard::{self, Answer, Helper, Request};
+use crate::sys::notify::{MESSAGE_MAX, NotifySocket};
+use crate::sys::thread;
+
+/// A helper that needs longer is left alone.
+const LIMIT: Duration = Duration::from_secs(2);
+/// A helper with nothing to do exits after this time.
+const IDLE: Duration = Duration::from_secs(1);
+/// So many helpers may hang at the same time; then the others wait for one of them.
+const LOST_MAX: usize = 16;
+/// A worker whose datagram could not be given to the helper is read again after this time.
+const RETRY: Duration = Duration::from_secs(1);
+/// So many datagrams without descriptors are taken from a socket that is to be closed.
+const CLOSING_MAX: usize = 64;
+
+/// What the thread that talks to the helpers tells the loop.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The datagram is out of the socket.
+    Done,
+    /// The helper has not answered for [`LIMIT`].
+    Hangs,
+    /// A helper that was given up has answered.
+    Returned,
+    /// No helper could be started, and why; the thread does what the helper should.
+    Unstarted(String),
+    /// [`LOST_MAX`] helpers hang.
+    Full,
+}
+
+/// Why nothing is read from the sockets of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// Until the helper has taken a datagram.
+    Discarding,
+    /// The worker has ended, and all that it said has been read.
+    Ended,
+}
+
+struct Job {
+    worker: WorkerId,
+    request: Request,
+    socket: OwnedFd,
+}
+
+/// The workers whose datagrams are with the helper, and the way to the thread that talks to it.
+#[derive(Default)]
+pub struct Discarder {
+    jobs: Option<Sender<Job>>,
+    holds: HashMap<WorkerId, Hold>,
+}
+
+impl Discarder {
+    /// Whether nothing may be read from the sockets of this worker.
+    pub fn holds(&self, worker: WorkerId) -> bool {
+        self.holds.contains_key(&worker)
+    }
+
+    /// The worker has ended. Whether a datagram of it is with the helper, so that what is behind that one is to be read in place.
+    pub fn end(&mut self, worker: WorkerId) -> bool {
+        self.holds.get_mut(&worker).is_some_and(|hold| std::mem::replace(hold, Hold::Ended) == Hold::Discarding)
+    }
+
+    /// The helper has taken the datagram. Whether the worker is to be read again.
+    fn release(&mut self, worker: WorkerId) -> bool {
+        let discarded = self.holds.get(&worker) == Some(&Hold::Discarding);
+        if discarded {
+            self.holds.remove(&worker);
+        }
+        discarded
+    }
+
+    fn give(&mut self, job: Job, tell: impl Fn(WorkerId, Progress) + Send + 'static) -> std::io::Result<()> {
+        let jobs = match &self.jobs {
+            Some(jobs) => jobs,
+            None => {
+                let (jobs, taken) = channel();
+                thread::spawn("ratoon-discard", move || work(&taken, Helper::start, tell))?;
+                self.jobs.insert(jobs)
+            }
+        };
+        jobs.send(job).map_err(|_| std::io::Error::other("the thread has ended"))
+    }
+}
+
+impl Master {
+    /// The datagram at the head of this socket has descriptors: another process takes it, and until then nothing of the worker is read.
+    pub(in crate::master) fn discard(&mut self, worker: WorkerId, socket: usize) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        for socket in process.sockets() {
+            let _ = self.poll.get_ref().pause(socket, Token::Notify(worker).to_u64());
+        }
+        let results = self.result_sender.clone();
+        let tell = move |worker, progress| drop(results.send(TaskResult::Discarded(worker, progress)));
+        let socket = process.sockets().nth(socket).map(|socket| socket.as_fd().try_clone_to_owned());
+        let given = socket.map(|socket| self.discarder.give(Job { worker, request: Request::Next, socket: socket? }, tell));
+        match given {
+            Some(Ok(())) => drop(self.discarder.holds.insert(worker, Hold::Discarding)),
+            Some(Err(error)) => {
+                self.paused.insert((self.now + RETRY, worker));
+                self.warn_once(&format!("descriptors that worker {worker} sent cannot be dropped, so it is not heard: {error}"));
+            }
+            None => {}
+        }
+    }
+
+    /// News of the helper.
+    pub(in crate::master) fn discarded(&mut self, worker: WorkerId, progress: Progress) {
+        match progress {
+            Progress::Done | Progress::Returned => {
+                if let Some(process) = self.processes.get(&worker).filter(|_| self.discarder.release(worker)) {
+                    for socket in process.sockets() {
+                        let _ = self.poll.get_ref().resume(socket, Token::Notify(worker).to_u64());
+                    }
+                }
+            }
+            Progress::Hangs => self.warn(format!(
+                "worker {worker} sent a descriptor that cannot be dropped: its last close has not returned for {}s (SO_LINGER, or a \
+                 file system that does not answer?); the worker is not heard until it returns, the others are",
+                LIMIT.as_secs()
+            )),
+            Progress::Unstarted(why) => {
+                self.warn_once(&format!("no process to drop descriptors of workers could be started, a thread does it: {why}"));
+            }
+            Progress::Full => self.warn_once(&format!(
+                "{LOST_MAX} processes hang that drop descriptors of workers: workers that send more are not heard until one returns"
+            )),
+        }
+    }
+
+    /// Tells of processes whose environment could not be read in time.
+    pub(in crate::master) fn warn_of_unanswered(&mut self) {
+        for pid in crate::sys::environ::take_unanswered() {
+            self.warn(format!(
+                "/proc/{pid}/environ does not answer, so it is not known whether process {pid} is one of a worker that has ended; a \
+                 thread that waits for it is left alone (a control group for each worker, Delegate=yes, needs no such look)"
+            ));
+        }
+    }
+
+    /// Closes the notify socket of a worker that is gone: here when it holds no descriptors, else in the helper.
+    pub(in crate::master) fn close_notify(&mut self, worker: WorkerId, socket: NotifySocket) {
+        self.discarder.holds.remove(&worker);
+        socket.refuse();
+        let mut buffer = [0; MESSAGE_MAX];
+        for _ in 0..CLOSING_MAX {
+            match socket.peek(&mut buffer) {
+                Ok(None) => return,
+                Ok(Some(received)) if !received.attached => drop(socket.skip()),
+                Ok(Some(_)) | Err(_) => break,
+            }
+        }
+        let results = self.result_sender.clone();
+        let tell = move |worker, progress| drop(results.send(TaskResult::Discarded(worker, progress)));
+        if let Err(error) = self.discarder.give(Job { worker, request: Request::Rest, socket: socket.into() }, tell) {
+            self.warn_once(&format!("the notify socket of a worker was closed with descriptors in it: {error}"));
+        }
+    }
+}
+
+/// The thread: one job after the other, each for at most [`LIMIT`].
+fn work(jobs: &Receiver<Job>, start: impl Fn() -> std::io::Result<Helper>, tell: impl Fn(WorkerId, Progress)) {
+    let mut helper: Option<Helper> = None;
+    let mut lost: Vec<(WorkerId, Helper)> = Vec::new();
+    loop {
+        let next = match (&helper, lost.is_empty()) {
+            (None, true) => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            _ => jobs.recv_timeout(IDLE),
+        };
+        look_at_lost(&mut lost, &tell);
+        let job = match next {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => {
+                // Its end of the channel closes, and it exits.
+                helper = None;
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if lost.len() >= LOST_MAX {
+            tell(job.worker, Progress::Full);
+            while lost.len() >= LOST_MAX {
+                std::thread::sleep(IDLE / 10);
+                look_at_lost(&mut lost, &tell);
+            }
+        }
+        carry_out(job, &mut helper, &mut lost, &start, &tell);
+    }
+}
+
+fn carry_out(
+    job: Job,
+    helper: &mut Option<Helper>,
+    lost: &mut Vec<(WorkerId, Helper)>,
+    start: impl Fn() -> std::io::Result<Helper>,
+    tell: impl Fn(WorkerId, Progress),
+) {
+    // A helper that was killed is started again once.
+    for _ in 0..2 {
+        let asked = match helper.take().map_or_else(&start, Ok) {
+            Ok(asked) => asked,
+            Err(error) => {
+                tell(job.worker, Progress::Unstarted(error.to_string()));
+                discard::carry_out(job.request, job.socket.as_fd());
+                return tell(job.worker, Progress::Done);
+            }
+        };
+        let answer = asked.ask(job.request, job.socket.as_fd()).map_or(Answer::Gone, |()| asked.wait(LIMIT));
+        match answer {
+            Answer::Done => {
+                *helper = Some(asked);
+                return tell(job.worker, Progress::Done);
+            }
+            Answer::Late => {
+                lost.push((job.worker, asked));
+                return tell(job.worker, Progress::Hangs);
+            }
+            Answer::Gone => {}
+        }
+    }
+    // An executable that does not know the verb (a program that has the master as a library) exits at once.
+    tell(job.worker, Progress::Unstarted("it exits".to_owned()));
+    discard::carry_out(job.request, job.socket.as_fd());
+    tell(job.worker, Progress::Done);
+}
+
+/// Helpers that were given up and have answered since exit.
+fn look_at_lost(lost: &mut Vec<(WorkerId, Helper)>, tell: impl Fn(WorkerId, Progress)) {
+    lost.retain(|(worker, helper)| {
+        let hangs = helper.wait(Duration::ZERO) == Answer::Late;
+        if !hangs {
+            tell(*worker, Progress::Returned);
+        }
+        hangs
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn holds_end_when_the_helper_answers_but_not_for_the_dead() {
+        let mut discarder = Discarder::default();
+        assert!(!discarder.end(1) && !discarder.release(1), "nothing of it is with the helper");
+        discarder.holds.insert(1, Hold::Discarding);
+        discarder.holds.insert(2, Hold::Discarding);
+        assert!(discarder.holds(1) && discarder.release(1) && !discarder.holds(1));
+        assert!(discarder.end(2) && !discarder.end(2), "it is read to its end once");
+        assert!(!discarder.release(2) && discarder.holds(2));
+    }
+
+    #[test]
+    fn thread_takes_the_datagram_when_no_helper_starts() {
+        let (socket, peer) = UnixDatagram::pair().expect("a pair");
+        for text in ["one", "two"] {
+            peer.send(text.as_bytes()).expect("room");
+        }
+        let (jobs, taken) = channel();
+        let copy = socket.as_fd().try_clone_to_owned().expect("a descriptor");
+        jobs.send(Job { worker: 7, request: Request::Next, socket: copy }).expect("it is held here");
+        drop(jobs);
+        let (say, said) = channel();
+        work(
+            &taken,
+            || Err(std::io::Error::other("no")),
+            |worker, progress| say.send((worker, progress)).expect("the test reads"),
+        );
+        drop(say);
+        let said: Vec<_> = said.iter().collect();
+        assert_eq!(said, [(7, Progress::Unstarted("no".to_owned())), (7, Progress::Done)]);
+        let mut buffer = [0; 8];
+        assert_eq!(socket.recv(&mut buffer).expect("the second"), 3);
+        assert_eq!(&buffer[..3], b"two");
+    }
+}

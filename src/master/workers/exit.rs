@@ -1,0 +1,224 @@
+//! A worker's end: seen on a descriptor, understood, told to the pool, and nothing of it left.
+//!
+//! Law: what a worker said before it ended is heard before its end is told.
+
+use std::time::Duration;
+
+use crate::master::turn::{Master, TaskResult};
+use crate::master::workers::processes::{Process, Token};
+use crate::master::workers::runtime_dir::RuntimeDir;
+use crate::master::workers::start_failure;
+use crate::pool::{Event, ExitCause, WorkerId};
+use crate::sys::awaited::is_awaited;
+use crate::sys::descendants;
+use crate::sys::process::{Ended, PidFd, of_the_first_thread, reap_orphans};
+
+/// So long systemd may take to reap a worker that an earlier master has started: less than any worker waits for its
+/// replacement.
+const REAPING: Duration = Duration::from_millis(50);
+
+impl Master {
+    /// Main processes ended.
+    pub(in crate::master) fn ended(&mut self, workers: &[WorkerId]) {
+        if workers.is_empty() {
+            return;
+        }
+        for worker in workers {
+            self.hear_out(*worker);
+        }
+        for error in self.errors.drain() {
+            self.spawn_errors.insert(error.tag, error);
+        }
+        // Without control groups: whoever loses its parents becomes our child. If no stranger is, nobody left anything.
+        let strangers = self.cgroups.is_none() && self.strangers();
+        for worker in workers {
+            self.one_ended(*worker, strangers);
+        }
+    }
+
+    fn one_ended(&mut self, worker: WorkerId, strangers: bool) {
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        if process.left_behind {
+            return;
+        }
+        let ended = match process.pidfd.peek() {
+            Ok(Some(Ended::Unknown))
+                if process.pidfd.is_untold() && self.awaiting_status.get(&worker).is_none_or(|until| *until > self.now) =>
+            {
+                // Not our child: systemd reaps it, in a moment, and then it is told how it ended.
+                if !self.awaiting_status.contains_key(&worker) {
+                    let _ = self.poll.get_ref().pause(&process.pidfd, Token::Exit(worker).to_u64());
+                    self.awaiting_status.insert(worker, self.now + REAPING);
+                }
+                return;
+            }
+            Ok(Some(ended)) => ended,
+            Ok(None) => return,
+            Err(_) => Ended::Unknown,
+        };
+        self.awaiting_status.remove(&worker);
+        let _ = self.poll.get_ref().remove(&process.pidfd);
+        let left = match &process.group {
+            Some(group) => {
+                let _ = process.pidfd.wait();
+                group.populated()
+            }
+            None => {
+                // Who was its main process once is known to us, and so no stranger. It is reaped when it is forgotten.
+                (strangers || !process.former().is_empty())
+                    && descendants::any_left(&Self::family(&self.runtime_dir, worker, process))
+            }
+        };
+        process.left_behind = left;
+        let killed_for_memory = matches!(ended, Ended::Signal { signal: libc::SIGKILL, .. })
+            && process.group.as_ref().and_then(|group| group.oom_kills()).is_some_and(|kills| kills > 0);
+        let how = match (self.spawn_errors.remove(&worker), ended) {
+            (Some(error), _) => {
+                let release = self.releases.get(&process.generation).map(AsRef::as_ref);
+                ExitCause::NotStarted(start_failure::in_words(&error, release))
+            }
+            (None, _) if killed_for_memory => ExitCause::OutOfMemory,
+            (None, Ended::Exit(status)) => ExitCause::Exit(status),
+            (None, Ended::Signal { signal, core }) => ExitCause::Signal { signal, core },
+            (None, Ended::Unknown) => ExitCause::Unknown,
+        };
+        self.events.push_back(Event::Exited { worker, how, left });
+    }
+
+    /// Workers that ended and that nobody has reaped yet: those whose time is up ended, nobody knows how.
+    pub(in crate::master) fn check_awaiting_status(&mut self) {
+        let due: Vec<WorkerId> =
+            self.awaiting_status.iter().filter(|(_, until)| **until <= self.now).map(|(worker, _)| *worker).collect();
+        self.ended(&due);
+        for worker in due {
+            self.awaiting_status.remove(&worker);
+        }
+    }
+
+    /// Control groups that became empty.
+    pub(in crate::master) fn groups_emptied(&mut self) {
+        let Some(cgroups) = self.cgroups.as_mut() else { return };
+        for worker in cgroups.drain() {
+            self.cleared(worker);
+        }
+    }
+
+    /// Whether a worker whose main process is gone has nobody left by now.
+    pub(in crate::master) fn look_whether_cleared(&mut self, worker: WorkerId) {
+        if self.processes.get(&worker).and_then(|process| process.group.as_ref()).is_some_and(|group| !group.populated()) {
+            self.cleared(worker);
+        }
+    }
+
+    fn cleared(&mut self, worker: WorkerId) {
+        if let Some(process) = self.processes.get_mut(&worker).filter(|process| process.left_behind) {
+            process.left_behind = false;
+            let _ = process.pidfd.wait();
+            self.events.push_back(Event::Cleared(worker));
+        }
+    }
+
+    /// A child ended: orphans of workers are reaped, and whoever waited for them to be gone is told.
+    pub(in crate::master) fn children(&mut self) {
+        let pids = &self.pids;
+        // Workers, and hooks, checks and journalctl, for which a thread waits. All else is nobody's: what workers and hooks have left,
+        // and children that this process had before it became the master.
+        let reaped = reap_orphans(|pid| pids.contains_key(&pid) || is_awaited(pid));
+        self.dismissed.retain(|pidfd| matches!(pidfd.wait(), Ok(None)));
+        if reaped.is_ok_and(|reaped| reaped.more && !reaped.ended.is_empty()) {
+            // No signal tells of those that are left: the next turn looks again.
+            let _ = self.result_sender.send(TaskResult::Orphans);
+        }
+        let waiting: Vec<WorkerId> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.left_behind && process.group.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for worker in waiting {
+            let gone = self
+                .processes
+                .get(&worker)
+                .is_some_and(|process| !descendants::any_left(&Self::family(&self.runtime_dir, worker, process)));
+            if gone {
+                self.cleared(worker);
+            }
+        }
+    }
+
+    /// A process that was a worker's main one before ended: that is not the worker's end.
+    pub(in crate::master) fn former_ended(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get_mut(&worker) else { return };
+        let (poll, pids) = (self.poll.get_ref(), &mut self.pids);
+        let Some(more) = &mut process.more else { return };
+        more.former.retain(|(pid, pidfd)| {
+            let alive = matches!(pidfd.wait(), Ok(None));
+            if !alive {
+                let _ = poll.remove(pidfd);
+                pids.remove(pid);
+            }
+            alive
+        });
+    }
+
+    /// Whether we have a child that is no worker: an orphan that a worker left.
+    fn strangers(&self) -> bool {
+        match of_the_first_thread() {
+            // The loop, which starts the workers, runs on another one: not even with a thousand of them is this a long list.
+            Some(children) => children.iter().any(|pid| !self.pids.contains_key(pid)),
+            // A kernel that does not tell: look the long way.
+            None => true,
+        }
+    }
+
+    /// Reaps a process that we have started and that is no worker's any more, now or when it ends.
+    pub(in crate::master) fn dismiss(&mut self, pidfd: PidFd) {
+        if matches!(pidfd.wait(), Ok(None)) {
+            self.dismissed.push(pidfd);
+        }
+    }
+
+    /// How the processes of a worker are known.
+    pub(in crate::master) fn family<'a>(
+        runtime_dir: &RuntimeDir,
+        worker: WorkerId,
+        process: &'a Process,
+    ) -> descendants::Worker<'a> {
+        let notify_socket = runtime_dir.notify_path(worker);
+        descendants::Worker { pidfd: &process.pidfd, pid: process.pid, id: worker, notify_socket }
+    }
+
+    /// Nothing of the worker is left: what was held for it goes.
+    pub(in crate::master) fn forget(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.remove(&worker) else { return };
+        let _ = process.pidfd.wait();
+        self.paused.retain(|(_, paused)| *paused != worker);
+        self.awaiting_status.remove(&worker);
+        self.orphaned.forget(worker);
+        self.pids.remove(&process.pid);
+        let poll = self.poll.get_ref();
+        let _ = poll.remove(&process.pidfd);
+        for (pid, pidfd) in process.former() {
+            self.pids.remove(pid);
+            let _ = poll.remove(pidfd);
+        }
+        let _ = poll.remove(&process.notify);
+        if let Some(again) = &process.notify_again {
+            let _ = poll.remove(again);
+        }
+        let _ = std::fs::remove_file(self.runtime_dir.notify_path(worker));
+        self.past.add(&process);
+        let process = *process;
+        if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())
+            && let Err(error) = cgroups.remove(group)
+        {
+            self.warn(format!("the control group of worker {worker} stays: {error}"));
+        }
+        for socket in std::iter::once(process.notify).chain(process.notify_again) {
+            self.close_notify(worker, socket);
+        }
+        for (_, pidfd) in process.more.into_iter().flat_map(|more| more.former) {
+            self.dismiss(pidfd);
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! What workers say, on a socket of each worker's own.
+//!
+//! Law: the socket says for which worker a message is, and `senders.rs` whether its process may send it. A few words a
+//! turn, and no more a second than [`crate::master::workers::processes::Budget`] gives: who floods waits, its neighbours do not.
+
+use std::time::Duration;
+
+use crate::master::log::journal::{Level, Record};
+use crate::master::turn::Master;
+use crate::master::workers::processes::{Budget, Process, Token};
+use crate::master::workers::sd_notify::{Assignment, parse};
+use crate::pool::{Event, Notification, WorkerId};
+use crate::sys::descendants;
+use crate::sys::notify::{MESSAGE_MAX, NotifySocket, Received};
+use crate::sys::process::PidFd;
+
+/// So many datagrams of one worker a turn.
+const WORDS: usize = 8;
+/// So many at its end, when there will be no other turn.
+const FINAL_NOTIFICATIONS: usize = 1024;
+
+/// So many former main processes of a worker are watched, each with a descriptor.
+const FORMER_MAX: usize = 8;
+
+/// What came of listening once.
+enum Heard {
+    Assignment(Vec<Assignment>),
+    Ignored(String),
+}
+
+/// A datagram that was listened to, and on which of the worker's sockets.
+struct Listened {
+    heard: Heard,
+    bytes: Vec<u8>,
+    socket: usize,
+    /// It has descriptors, which are dropped elsewhere.
+    attached: bool,
+}
+
+/// What is known of a datagram beside its bytes: user, process, whether a part of it is missing.
+type From = (Option<u32>, Option<u32>, bool);
+
+impl Assignment {
+    /// The next master could not do without it: all but what is said again and again, or only shown.
+    fn matters(&self) -> bool {
+        !matches!(
+            self,
+            Assignment::Watchdog
+                | Assignment::Status(_)
+                | Assignment::Errno(_)
+                | Assignment::Barrier
+                | Assignment::Unknown
+                | Assignment::Bad(_)
+        )
+    }
+}
+
+impl Master {
+    /// A worker has something to say.
+    pub(in crate::master) fn read_notifications(&mut self, worker: WorkerId) {
+        if self.discarder.holds(worker) {
+            // A socket that was made meanwhile, or the end of another pause.
+            let Some(process) = self.processes.get(&worker) else { return };
+            for socket in process.sockets() {
+                let _ = self.poll.get_ref().pause(socket, Token::Notify(worker).to_u64());
+            }
+            return;
+        }
+        let share = Budget::share(self.processes.len());
+        for _ in 0..WORDS {
+            let Some(process) = self.processes.get_mut(&worker) else { return };
+            if !process.budget.take(self.now, share) {
+                let (token, until) = (Token::Notify(worker).to_u64(), process.budget.paused_until(share));
+                for socket in process.sockets() {
+                    let _ = self.poll.get_ref().pause(socket, token);
+                }
+                self.paused.insert((until, worker));
+                return self.warn_once(&format!("worker {worker} talks too much and is heard more slowly"));
+            }
+            if !self.hear_one(worker) {
+                return;
+            }
+        }
+    }
+
+    /// Everything that a worker said before it ended.
+    pub(in crate::master) fn hear_out(&mut self, worker: WorkerId) {
+        for _ in 0..FINAL_NOTIFICATIONS {
+            if self.discarder.holds(worker) || !self.hear_one(worker) {
+                break;
+            }
+        }
+        let ended = self.processes.get(&worker).is_some_and(|process| !matches!(process.pidfd.peek(), Ok(None)));
+        if ended && self.discarder.end(worker) {
+            self.hear_in_place(worker);
+        }
+    }
+
+    /// Everything in the sockets of a worker that has ended while another process takes a datagram with descriptors; that one
+    /// may be heard twice.
+    fn hear_in_place(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let mut left = Vec::new();
+        for socket in process.sockets() {
+            let take = |it: Received<'_>| left.push(((it.uid, it.pid, it.truncated), it.bytes.to_vec()));
+            // It fails when the kernel does not know SO_PEEK_OFF (before 3.4) only.
+            let _ = socket.peek_all(FINAL_NOTIFICATIONS, take);
+        }
+        for (from, bytes) in left {
+            let Some(process) = self.processes.get(&worker) else { return };
+            let heard = self.judge(worker, process, from, &bytes);
+            self.note(worker, &heard, &bytes);
+            self.heed(worker, heard);
+        }
+    }
+
+    /// Workers whose pause is over are heard again.
+    pub(in crate::master) fn resume_paused(&mut self) {
+        while let Some((until, worker)) = self.paused.first().copied().filter(|(until, _)| *until <= self.now) {
+            self.paused.remove(&(until, worker));
+            if let Some(process) = self.processes.get(&worker) {
+                for socket in process.sockets() {
+                    let _ = self.poll.get_ref().resume(socket, Token::Notify(worker).to_u64());
+                }
+            }
+        }
+    }
+
+    /// What a dead master had heard, and had not made part of its state.
+    pub(in crate::master) fn hear_again(&mut self, worker: WorkerId, bytes: &[u8]) {
+        for word in parse(bytes).unwrap_or_default() {
+            self.understand(worker, word);
+        }
+    }
+
+    /// One datagram; `false` when there is none, or nothing may be read behind it for now. It is looked at, written down where a
+    /// master may follow a dead one, and only then taken: whenever the master dies, the next one hears it too.
+    fn hear_one(&mut self, worker: WorkerId) -> bool {
+        let Some(Listened { heard, bytes, socket, attached }) = self.listen(worker) else { return false };
+        self.note(worker, &heard, &bytes);
+        if attached {
+            self.discard(worker, socket);
+        } else {
+            let taken = self.processes.get(&worker).and_then(|process| process.sockets().nth(socket));
+            let _ = taken.map(NotifySocket::skip);
+        }
+        self.heed(worker, heard);
+        !attached
+    }
+
+    fn note(&mut self, worker: WorkerId, heard: &Heard, bytes: &[u8]) {
+        if let Some(store) = &mut self.store
+            && matches!(heard, Heard::Assignment(words) if words.iter().any(Assignment::matters))
+        {
+            store.note(worker, bytes, self.now);
+        }
+    }
+
+    fn heed(&mut self, worker: WorkerId, heard: Heard) {
+        match heard {
+            Heard::Assignment(words) => {
+                for word in words {
+                    self.understand(worker, word);
+                }
+            }
+            Heard::Ignored(why) => self.warn_once(&format!("worker {worker}: ignored {why}")),
+        }
+    }
+
+    fn listen(&self, worker: WorkerId) -> Option<Listened> {
+        let process = self.processes.get(&worker)?;
+        let mut buffer = [0; MESSAGE_MAX];
+        process.sockets().enumerate().find_map(|(socket, it)| {
+            let received = it.peek(&mut buffer).ok()??;
+            let (from, attached) = ((received.uid, received.pid, received.truncated), received.attached);
+            let bytes = received.bytes.to_vec();
+            Some(Listened { heard: self.judge(worker, process, from, &bytes), bytes, socket, attached })
+        })
+    }
+
+    /// Whether a message is heard, and what it says. `from`: user, process, and whether a part of it is missing.
+    fn judge(&self, worker: WorkerId, process: &Process, from: From, bytes: &[u8]) -> Heard {
+        let (uid, pid, truncated) = from;
+        if let Err(why) = self.may_speak(worker, process, uid, pid) {
+            return Heard::Ignored(why);
+        }
+        if truncated {
+            return Heard::Ignored(format!("a message of more than {MESSAGE_MAX} bytes"));
+        }
+        match parse(bytes) {
+            Ok(words) => Heard::Assignment(words),
+            Err(bad) => Heard::Ignored(bad.to_string()),
+        }
+    }
+
+    fn understand(&mut self, worker: WorkerId, word: Assignment) {
+        let micros = Duration::from_micros;
+        let said = match word {
+            Assignment::Ready => Notification::Ready,
+            Assignment::Stopping => Notification::Stopping,
+            Assignment::Status(text) => Notification::Status(text),
+            Assignment::Watchdog => Notification::Watchdog,
+            Assignment::WatchdogTrigger => Notification::WatchdogTrigger,
+            Assignment::WatchdogUsec(usec) => Notification::WatchdogEvery(micros(usec)),
+            Assignment::ExtendTimeoutUsec(usec) => Notification::Extend(micros(usec)),
+            Assignment::Info(info) => {
+                if let Some(process) = self.processes.get_mut(&worker) {
+                    process.more().info = info;
+                }
+                return;
+            }
+            Assignment::Counters(counters) => {
+                if let Some(process) = self.processes.get_mut(&worker) {
+                    // Running totals: a name that is not said this time keeps its value.
+                    let known = &mut process.more().counters;
+                    known.extend(counters);
+                    while known.len() > crate::master::workers::sd_notify::COUNTERS_MAX {
+                        known.pop_last();
+                    }
+                }
+                return;
+            }
+            Assignment::Errno(errno) => {
+                let Some(left) = self.processes.get_mut(&worker).and_then(|process| process.errnos_left.checked_sub(1)) else {
+                    return;
+                };
+                if let Some(process) = self.processes.get_mut(&worker) {
+                    process.errnos_left = left;
+                }
+                let text = crate::sys::spawn::describe(errno);
+                let message = format!("worker {worker} reports errno {errno}: {text}");
+                return self.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
+            }
+            Assignment::MainPid(pid) => return self.main_pid(worker, pid),
+            Assignment::Bad(key) => {
+                return self.warn_once(&format!("worker {worker}: ignored a value of {key} that makes no sense"));
+            }
+            Assignment::Reloading | Assignment::Barrier | Assignment::Unknown => return,
+        };
+        if said == Notification::Ready {
+            self.readiness.look_now(worker);
+        }
+        self.events.push_back(Event::Notification(worker, said));
+    }
+
+    /// `MAINPID=`: another process of the same worker is its main process from now on.
+    fn main_pid(&mut self, worker: WorkerId, pid: u32) {
+        match self.follow(worker, pid) {
+            Ok(()) => {}
+            // Without the number: there are millions of those.
+            Err(why) => self.warn_once(&format!("worker {worker}: MAINPID= is not followed: {why}")),
+        }
+    }
+
+    fn follow(&mut self, worker: WorkerId, pid: u32) -> Result<(), String> {
+        let Some(process) = self.processes.get_mut(&worker).filter(|process| process.pid != pid && !process.left_behind) else {
+            return Ok(());
+        };
+        if self.pids.contains_key(&pid) {
+            return Err("it is a process of another worker".to_owned());
+        }
+        if process.former().len() >= FORMER_MAX {
+            return Err(format!("{FORMER_MAX} processes that were its main one before still live"));
+        }
+        // The descriptor first: what is found out then is true of this very process.
+        let pidfd = PidFd::open(pid).map_err(|error| error.to_string())?;
+        let own = match &process.group {
+            Some(group) => group.holds(pid),
+            None => descendants::is_one(&Self::family(&self.runtime_dir, worker, process), pid),
+        };
+        if !own || pidfd.signal(0).is_err() {
+            return Err("it is not a process of this worker".to_owned());
+        }
+        let poll = self.poll.get_ref();
+        poll.add(&pidfd, Token::Exit(worker).to_u64()).map_err(|error| error.to_string())?;
+        let former = (std::mem::replace(&mut process.pid, pid), std::mem::replace(&mut process.pidfd, pidfd));
+        let _ = poll.remove(&former.1);
+        let _ = poll.add(&former.1, Token::Former(worker).to_u64());
+        process.more().former.push(former);
+        self.pids.insert(pid, worker);
+        self.events.push_back(Event::MainPid(worker, pid));
+        Ok(())
+    }
+}

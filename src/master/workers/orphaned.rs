@@ -1,0 +1,232 @@
+//! Orphaned processes: those of a worker that live on when its main process has ended. Their drain, and the SIGKILL that ends them.
+//!
+//! Law: a process is looked for on a thread, opened there, and signalled through that descriptor. The stop signal reaches a process
+//! once. SIGKILL to anything but a main process names the processes in the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::master::log::journal::{Level, Record};
+use crate::master::log::text::one_line;
+use crate::master::turn::{Master, TaskResult};
+use crate::master::workers::cgroup;
+use crate::pool::{Event, WorkerId};
+use crate::status::kernel;
+use crate::sys::process::{self, PidFd, Stat};
+use crate::sys::{descendants, signals};
+
+/// The longest name of a process, bytes: the kernel's 15, and room for what stands in place of invalid UTF-8.
+const NAME_MAX: usize = 48;
+/// A line of the log names no more processes than this.
+const NAMED_MAX: usize = 8;
+
+/// A process that outlived the main process of its worker.
+#[derive(Debug)]
+pub struct OrphanedProcess {
+    pid: u32,
+    /// Ticks since boot; with the number an identity.
+    start: u64,
+    name: String,
+    pidfd: PidFd,
+    /// Whether it holds a listening socket or an accepted connection.
+    serves: bool,
+}
+
+/// Which orphaned processes have got the stop signal.
+#[derive(Default)]
+pub(in crate::master) struct Orphaned {
+    signalled: HashMap<WorkerId, Vec<(u32, u64)>>,
+}
+
+impl Orphaned {
+    /// Whether the process gets the signal now, for the first time.
+    fn is_first(&mut self, worker: WorkerId, process: &OrphanedProcess) -> bool {
+        let signalled = self.signalled.entry(worker).or_default();
+        let identity = (process.pid, process.start);
+        let first = !signalled.contains(&identity);
+        if first {
+            signalled.push(identity);
+        }
+        first
+    }
+
+    /// Those of an earlier program of this process.
+    pub fn resume(signalled: BTreeMap<WorkerId, Vec<(u32, u64)>>) -> Orphaned {
+        Orphaned { signalled: signalled.into_iter().collect() }
+    }
+
+    /// For the next program: the number and the start of each.
+    pub fn signalled(&self) -> BTreeMap<WorkerId, Vec<(u32, u64)>> {
+        self.signalled.iter().map(|(worker, signalled)| (*worker, signalled.clone())).collect()
+    }
+
+    /// Nothing of the worker is left.
+    pub fn forget(&mut self, worker: WorkerId) {
+        self.signalled.remove(&worker);
+    }
+}
+
+/// Where the processes of a worker are found, on another thread.
+enum Place {
+    /// The path of its control group.
+    Group(PathBuf),
+    /// Without one: by descent.
+    Descent { pidfd: PidFd, pid: u32, id: WorkerId, notify_socket: PathBuf },
+}
+
+impl Place {
+    /// The living processes, each open.
+    fn processes(&self) -> Vec<(u32, PidFd)> {
+        match self {
+            Place::Group(path) => {
+                let open = |pid| Some((pid, PidFd::open(pid).ok()?));
+                let opened: Vec<_> = cgroup::processes(path).into_iter().filter_map(open).collect();
+                // Listed again with the descriptors open: the numbers are still those of the group's processes.
+                let listed = cgroup::processes(path);
+                opened.into_iter().filter(|(pid, _)| listed.contains(pid)).collect()
+            }
+            Place::Descent { pidfd, pid, id, notify_socket } => {
+                let worker = descendants::Worker { pidfd, pid: *pid, id: *id, notify_socket: notify_socket.clone() };
+                descendants::living(&worker)
+            }
+        }
+    }
+
+    fn look(&self, sockets: &[Arc<OwnedFd>]) -> Vec<OrphanedProcess> {
+        let processes = self.processes();
+        let pids: Vec<u32> = processes.iter().map(|(pid, _)| *pid).collect();
+        let serving = kernel::serving(&pids, sockets);
+        let orphaned = processes.into_iter().filter_map(|(pid, pidfd)| {
+            let start = Stat::read(pid)?.start;
+            Some(OrphanedProcess { pid, start, name: name(pid), pidfd, serves: serving.contains(&pid) })
+        });
+        orphaned.collect()
+    }
+}
+
+impl Master {
+    /// Looks for the orphaned processes of a worker on another thread.
+    pub(in crate::master) fn look_for_orphaned(&mut self, worker: WorkerId) {
+        // Otherwise the worker is cleared, and the pool is about to hear of it.
+        let Some(process) = self.processes.get(&worker).filter(|process| process.left_behind) else { return };
+        let place = match &process.group {
+            Some(group) => Place::Group(group.path().to_owned()),
+            None => {
+                // Without a descriptor to spare the pool's stop timeout ends the worker.
+                let Ok(pidfd) = process.pidfd.try_clone() else { return };
+                Place::Descent { pidfd, pid: process.pid, id: worker, notify_socket: self.runtime_dir.notify_path(worker) }
+            }
+        };
+        let sockets: Vec<Arc<OwnedFd>> =
+            self.slots.shown(&self.context.listeners).into_iter().flat_map(|(_, sockets)| sockets).collect();
+        let results = self.result_sender.clone();
+        // Where no task can start, the pool asks again.
+        let _ = self.start_task(move |_, _| {
+            let _ = results.send(TaskResult::Orphaned(worker, place.look(&sockets)));
+        });
+    }
+
+    /// The orphaned processes of a worker are known: those that serve get the stop signal.
+    pub(in crate::master) fn orphaned_found(&mut self, worker: WorkerId, found: Vec<OrphanedProcess>) {
+        if !self.processes.get(&worker).is_some_and(|process| process.left_behind) {
+            return;
+        }
+        let signal = self.stop_signal(worker);
+        let serving: Vec<&OrphanedProcess> = found.iter().filter(|process| process.serves).collect();
+        for process in &serving {
+            if self.orphaned.is_first(worker, process) {
+                let _ = process.pidfd.signal(signal);
+                let _ = process.pidfd.signal(libc::SIGCONT);
+                let (name, pid, signal) = (&process.name, process.pid, signals::name(signal));
+                let message = format!(
+                    "the main process is gone, {name} (pid {pid}) still serves: {signal}; let the wrapper exec its server"
+                );
+                self.record_of(worker, Level::Info, &message);
+            }
+        }
+        self.events.push_back(Event::Orphaned { worker, serving: !serving.is_empty() });
+    }
+
+    /// SIGKILL for every process of a worker.
+    pub(in crate::master) fn kill(&mut self, worker: WorkerId) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let mut hit = Vec::new();
+        let killed = match &process.group {
+            Some(group) => {
+                // The names first: of a process that is gone nothing is known.
+                hit.extend(cgroup::processes(group.path()).into_iter().map(|pid| (pid, name(pid))));
+                group.kill().map_err(|error| error.to_string())
+            }
+            None => {
+                let family = Self::family(&self.runtime_dir, worker, process);
+                hit.extend(descendants::kill(&family).into_iter().map(|(pid, name)| (pid, one_line(&name, NAME_MAX))));
+                for (_, pidfd) in process.former() {
+                    let _ = pidfd.signal(libc::SIGKILL);
+                }
+                Ok(())
+            }
+        };
+        let main: std::io::Result<()> = PidFd::signal(&process.pidfd, libc::SIGKILL);
+        hit.retain(|(pid, _)| *pid != process.pid);
+        if let (Err(why), Err(_)) = (killed, main) {
+            self.warn(format!("cannot kill worker {worker}: {why}"));
+        } else if !hit.is_empty() {
+            hit.sort_unstable();
+            self.record_of(worker, Level::Warning, &format!("SIGKILL to {}", listed(&hit)));
+        }
+    }
+
+    /// A line about a worker, with its slot and generation.
+    fn record_of(&self, worker: WorkerId, level: Level, what: &str) {
+        let known = self.pool.worker(worker);
+        let (slot, generation) = (known.map(|it| it.slot), known.map(|it| it.generation));
+        let of_slot = slot.map(|slot| format!(" (slot {slot})")).unwrap_or_default();
+        let message = format!("worker {worker}{of_slot}: {what}");
+        self.record(Record { generation, worker: Some(worker), slot, ..Record::new(level, message) });
+    }
+}
+
+/// The name of a process, fit for a line.
+fn name(pid: u32) -> String {
+    one_line(&process::name(pid).unwrap_or_default(), NAME_MAX)
+}
+
+/// `sleep (pid 12), node (pid 13) and 4 more`
+fn listed(processes: &[(u32, String)]) -> String {
+    let named: Vec<String> = processes.iter().take(NAMED_MAX).map(|(pid, name)| format!("{name} (pid {pid})")).collect();
+    let more = processes.len() - named.len();
+    if more == 0 { named.join(", ") } else { format!("{} and {more} more", named.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_line_names_no_more_than_eight() {
+        let all: Vec<(u32, String)> = (1..=10).map(|pid| (pid, "sleep".to_owned())).collect();
+        assert_eq!(listed(&all[..2]), "sleep (pid 1), sleep (pid 2)");
+        assert!(listed(&all).ends_with("sleep (pid 8) and 2 more"));
+    }
+
+    #[test]
+    fn stop_signal_goes_to_each_process_once() {
+        let own = std::process::id();
+        let process = |start| OrphanedProcess {
+            pid: own,
+            start,
+            name: String::new(),
+            pidfd: PidFd::open(own).expect("a pidfd"),
+            serves: true,
+        };
+        let mut orphaned = Orphaned::default();
+        assert!(orphaned.is_first(1, &process(5)));
+        assert!(!orphaned.is_first(1, &process(5)));
+        // Another process with the same number.
+        assert!(orphaned.is_first(1, &process(6)));
+        orphaned.forget(1);
+        assert!(orphaned.is_first(1, &process(5)));
+    }
+}

@@ -1,0 +1,342 @@
+//! Looks at starting workers from outside: whether they accept connections, as the kernel shows it.
+//!
+//! Reading `/proc` may block, so a thread looks; it exists while a worker is watched. A worker is looked at when it has said READY=1, and
+//! else after growing pauses, which are never shorter than ten times what the last round cost: at most a tenth of a CPU is spent.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::master::turn::{Master, TaskResult};
+use crate::pool::{Accepting, Event, WorkerId};
+use crate::status::kernel::Subject;
+use crate::status::kernel::accepting::{Evidence, Observation, observe};
+
+/// The pause after the first look; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// A round's pause is at least so many times what the round took.
+const SHARE: u32 = 10;
+/// After so many looks in a row that ran out of time, what they did not reach counts as hidden.
+const CUT_SHORT_MAX: u32 = 20;
+/// Stack of the thread, bytes: it reads files of /proc into the heap.
+const STACK: usize = 2 << 20;
+
+/// How it is known that a worker is ready; the words of the status document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It said READY=1, and nothing was looked at.
+    Said,
+    /// It was seen to accept.
+    Seen(Evidence),
+    /// The kernel did not show it.
+    Unseen,
+}
+
+impl Known {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Known::Said => "said",
+            Known::Seen(evidence) => evidence.as_str(),
+            Known::Unseen => "unseen",
+        }
+    }
+}
+
+/// What the pool is told of an observation, and what the status shows.
+pub fn judge(observation: &Observation) -> (Accepting, Option<Known>) {
+    let bit = |at: usize| 1 << at.min(31);
+    let accepted = observation.sockets.iter().enumerate().filter(|(_, evidence)| evidence.is_some());
+    let sockets = accepted.fold(0, |sockets, (at, _)| sockets | bit(at));
+    let known = observation.best().map(Known::Seen).or(observation.hidden.then_some(Known::Unseen));
+    (Accepting { sockets, hidden: observation.hidden }, known)
+}
+
+enum Order {
+    Watch(Subject, Vec<Arc<OwnedFd>>),
+    LookNow(WorkerId),
+    Forget(WorkerId),
+}
+
+/// Watches starting workers; tells of each change of what is seen.
+pub struct ReadinessWatch {
+    thread: Option<Sender<Order>>,
+    tell: Arc<dyn Fn(WorkerId, Observation) + Send + Sync>,
+    watched: HashMap<WorkerId, u32>,
+}
+
+impl ReadinessWatch {
+    /// `tell` is called on the thread.
+    pub fn new(tell: impl Fn(WorkerId, Observation) + Send + Sync + 'static) -> Self {
+        ReadinessWatch { thread: None, tell: Arc::new(tell), watched: HashMap::new() }
+    }
+
+    /// Looks at a worker until it is forgotten. A worker whose main process is another now is watched anew.
+    ///
+    /// # Errors
+    /// The thread could not be started: the worker cannot be seen.
+    pub fn watch(&mut self, subject: Subject, listeners: Vec<Arc<OwnedFd>>) -> std::io::Result<()> {
+        let (worker, pid) = (subject.0, subject.1);
+        if self.watched.insert(worker, pid) == Some(pid) {
+            return Ok(());
+        }
+        self.send(Order::Watch(subject, listeners))
+    }
+
+    /// A watched worker has said something that makes a look worth it.
+    pub fn look_now(&mut self, worker: WorkerId) {
+        if self.watched.contains_key(&worker) {
+            let _ = self.send(Order::LookNow(worker));
+        }
+    }
+
+    /// Nothing depends on this worker's readiness any more.
+    pub fn forget(&mut self, worker: WorkerId) {
+        if self.watched.remove(&worker).is_none() {
+            return;
+        }
+        let _ = self.send(Order::Forget(worker));
+        if self.watched.is_empty() {
+            self.thread = None;
+            self.watched.shrink_to_fit();
+        }
+    }
+
+    fn send(&mut self, order: Order) -> std::io::Result<()> {
+        let order = match &self.thread {
+            None => order,
+            Some(thread) => match thread.send(order) {
+                Ok(()) => return Ok(()),
+                Err(std::sync::mpsc::SendError(order)) => order,
+            },
+        };
+        let (send, orders) = channel();
+        let tell = self.tell.clone();
+        let run = move || Watcher { orders, tell, workers: HashMap::new() }.run();
+        std::thread::Builder::new().name("readiness".to_owned()).stack_size(STACK).spawn(run)?;
+        let _ = send.send(order);
+        self.thread = Some(send);
+        Ok(())
+    }
+}
+
+/// The thread.
+struct Watcher {
+    orders: Receiver<Order>,
+    tell: Arc<dyn Fn(WorkerId, Observation) + Send + Sync>,
+    workers: HashMap<WorkerId, Watched>,
+}
+
+struct Watched {
+    subject: Subject,
+    listeners: Vec<Arc<OwnedFd>>,
+    next: Instant,
+    pause: Duration,
+    last: Option<Observation>,
+    /// Looks in a row that ran out of time.
+    cut_short: u32,
+}
+
+impl Watched {
+    /// What is told of a look: what differs from the last one. A look that ran out of time is not told before others have shown no more.
+    fn news(&mut self, mut seen: Observation) -> Option<Observation> {
+        self.cut_short = if seen.cut_short { self.cut_short + 1 } else { 0 };
+        if seen.cut_short && self.cut_short < CUT_SHORT_MAX && seen.best().is_none() {
+            return None;
+        }
+        seen.hidden |= std::mem::take(&mut seen.cut_short) && self.cut_short >= CUT_SHORT_MAX;
+        (self.last.as_ref() != Some(&seen)).then(|| self.last.insert(seen).clone())
+    }
+}
+
+impl Watcher {
+    /// Ends when the other side is gone.
+    fn run(mut self) {
+        loop {
+            let next = self.workers.values().map(|watched| watched.next).min();
+            let order = match next {
+                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => self.orders.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match order {
+                Ok(order) => self.take(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Ok(order) = self.orders.try_recv() {
+                self.take(order);
+            }
+            self.look();
+        }
+    }
+
+    fn take(&mut self, order: Order) {
+        match order {
+            Order::Watch(subject, listeners) => {
+                let (worker, next) = (subject.0, Instant::now());
+                self.workers.insert(worker, Watched { subject, listeners, next, pause: FIRST_PAUSE, last: None, cut_short: 0 });
+            }
+            Order::LookNow(worker) => {
+                if let Some(watched) = self.workers.get_mut(&worker) {
+                    watched.next = Instant::now();
+                    watched.pause = FIRST_PAUSE;
+                }
+            }
+            Order::Forget(worker) => drop(self.workers.remove(&worker)),
+        }
+    }
+
+    fn look(&mut self) {
+        let began = Instant::now();
+        let mut looked_at = Vec::new();
+        for (worker, watched) in &mut self.workers {
+            if watched.next > began {
+                continue;
+            }
+            if let Some(news) = watched.news(observe(&watched.subject, &watched.listeners)) {
+                (self.tell)(*worker, news);
+            }
+            looked_at.push(*worker);
+        }
+        let (now, took) = (Instant::now(), began.elapsed());
+        for worker in looked_at {
+            if let Some(watched) = self.workers.get_mut(&worker) {
+                watched.next = now + watched.pause.max(took * SHARE);
+                watched.pause = (watched.pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+impl Master {
+    /// Begins or ends the looks at a worker, as the pool wants it.
+    pub(in crate::master) fn follow_readiness(&mut self, worker: WorkerId) {
+        if !self.pool.wants_a_look(worker) {
+            return self.readiness.forget(worker);
+        }
+        let Some(slot) = self.pool.worker(worker).map(|worker| worker.slot) else { return };
+        let Some((pid, group, generation)) = self
+            .processes
+            .get(&worker)
+            .map(|process| (process.pid, process.group.as_ref().map(|group| group.path().to_owned()), process.generation))
+        else {
+            return;
+        };
+        let Some(release) = self.releases.get(&generation).cloned() else { return };
+        let listeners = match self.listeners_of(slot, &release) {
+            Ok(own) => own.unwrap_or_else(|| release.plan.listeners.clone()),
+            Err(_) => release.plan.listeners.clone(),
+        };
+        if let Err(error) = self.readiness.watch((worker, pid, group), listeners) {
+            self.warn(format!("worker {worker}: whether it accepts cannot be looked at: {error}"));
+            self.events.push_back(Event::Seen(worker, Accepting { sockets: 0, hidden: true }));
+        }
+    }
+
+    /// After an upgrade, or the death of a master: workers that were starting are looked at again.
+    pub(in crate::master) fn follow_readiness_of_all(&mut self) {
+        let workers: Vec<WorkerId> = self.pool.workers().map(|(id, _)| id).collect();
+        for worker in workers {
+            self.follow_readiness(worker);
+        }
+    }
+
+    /// A look from outside showed something new.
+    pub(in crate::master) fn readiness_seen(&mut self, worker: WorkerId, observation: &Observation) {
+        let (accepting, known) = judge(observation);
+        if let Some(process) = self.processes.get_mut(&worker) {
+            process.readiness = known;
+        }
+        self.events.push_back(Event::Seen(worker, accepting));
+    }
+
+    /// What tells observations to the loop.
+    pub(in crate::master) fn readiness_watch(result_sender: &tokio::sync::mpsc::UnboundedSender<TaskResult>) -> ReadinessWatch {
+        let results = result_sender.clone();
+        ReadinessWatch::new(move |worker, observation| {
+            let _ = results.send(TaskResult::Readiness(worker, observation));
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::process::{Command, Stdio};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn listener() -> (TcpListener, Arc<OwnedFd>) {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let fd = Arc::new(socket.try_clone().expect("a copy").into());
+        (socket, fd)
+    }
+
+    /// A process that begins to accept when its standard input ends.
+    fn worker(socket: &TcpListener) -> std::process::Child {
+        let code = "import socket, sys\nsys.stdin.read()\nsocket.socket(fileno=1).accept()";
+        let mut command = Command::new("python3");
+        let socket: OwnedFd = socket.try_clone().expect("a copy").into();
+        command.args(["-c", code]).stdin(Stdio::piped()).stdout(Stdio::from(socket));
+        command.spawn().expect("python3")
+    }
+
+    #[test]
+    fn watch_tells_of_each_change_once() {
+        let (socket, listener) = listener();
+        let mut child = worker(&socket);
+        let (send, told) = mpsc::channel();
+        let mut watch = ReadinessWatch::new(move |worker, seen: Observation| {
+            let _ = send.send((worker, seen.best()));
+        });
+        watch.watch((7, child.id(), None), vec![listener]).expect("a thread");
+        assert_eq!(told.recv_timeout(DEADLINE), Ok((7, None)));
+        drop(child.stdin.take());
+        watch.look_now(7);
+        assert_eq!(told.recv_timeout(DEADLINE), Ok((7, Some(Evidence::Accept))));
+        watch.forget(7);
+        // The thread has ended: its sender is gone.
+        drop(watch);
+        assert_eq!(told.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected));
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+    }
+
+    #[test]
+    fn each_socket_has_a_bit_and_the_rest_share_the_last() {
+        let mut sockets = vec![None; 70];
+        sockets[0] = Some(Evidence::Accept);
+        sockets[69] = Some(Evidence::Epoll);
+        let (accepting, known) = judge(&Observation { sockets, ..Observation::default() });
+        assert_eq!(accepting, Accepting { sockets: 1 | 1 << 31, hidden: false });
+        assert_eq!(known, Some(Known::Seen(Evidence::Epoll)));
+    }
+
+    #[test]
+    fn looks_that_run_out_of_time_are_repeated() {
+        let subject = (1, std::process::id(), None);
+        let mut watched =
+            Watched { subject, listeners: Vec::new(), next: Instant::now(), pause: FIRST_PAUSE, last: None, cut_short: 0 };
+        let none = Observation { sockets: vec![None], ..Observation::default() };
+        let cut_short = || Observation { cut_short: true, ..none.clone() };
+        assert!((1..CUT_SHORT_MAX).all(|_| watched.news(cut_short()).is_none()));
+        assert_eq!(watched.news(cut_short()), Some(Observation { hidden: true, ..none.clone() }), "never seen as a whole");
+        assert_eq!(watched.news(none.clone()), Some(none.clone()), "a whole look is told, and ends the count");
+        assert_eq!(watched.news(cut_short()), None);
+        let accepts = Observation { sockets: vec![Some(Evidence::Epoll)], cut_short: true, hidden: false };
+        assert_eq!(watched.news(accepts).and_then(|seen| seen.best()), Some(Evidence::Epoll), "what was seen is true");
+    }
+
+    #[test]
+    fn what_is_hidden_is_unseen() {
+        assert_eq!(judge(&Observation { sockets: vec![None], hidden: true, cut_short: false }).1, Some(Known::Unseen));
+        assert_eq!(judge(&Observation { sockets: vec![None], ..Observation::default() }).1, None);
+    }
+}

@@ -1,0 +1,233 @@
+//! The runtime directory: the control socket, the workers' notify sockets, and the watch over both.
+//!
+//! Law: whoever removes a socket under us (a cleaner of /tmp, a hand) takes it away for a moment only. All of it goes
+//! with the instance.
+
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use tokio::task::JoinHandle;
+
+use crate::api::Handle;
+use crate::control::listen::Control;
+use crate::control::{http, paths};
+use crate::master::handover::fds::Outgoing;
+use crate::master::handover::{replace, state};
+use crate::master::turn::Master;
+use crate::master::workers::processes::Token;
+use crate::pool::WorkerId;
+use crate::sys::credentials::own_uid;
+use crate::sys::notify::NotifySocket;
+
+/// The directory below the runtime directory that holds the workers' sockets.
+const NOTIFY: &str = "notify";
+
+/// The runtime directory's keeper.
+pub struct RuntimeDir {
+    control: Control,
+    directory: PathBuf,
+    handle: Handle,
+    registry: Arc<http::ConnectionRegistry>,
+    serving: Option<JoinHandle<()>>,
+    /// `None` when the kernel gives none: then what is removed stays removed.
+    inotify: Option<OwnedFd>,
+    watches: Watches,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Watches {
+    own: i32,
+    notify: i32,
+}
+
+/// What has been removed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Removed {
+    control: bool,
+    directory: bool,
+    sockets: Vec<WorkerId>,
+}
+
+impl RuntimeDir {
+    /// Takes over a bound control socket, and makes the directory for notify sockets; what a dead master left there goes,
+    /// unless this master is to `go_on` with it.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn new(
+        control: Control,
+        directory: PathBuf,
+        handle: Handle,
+        registry: Arc<http::ConnectionRegistry>,
+        go_on: bool,
+    ) -> Result<RuntimeDir, String> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
+        let mut dir = RuntimeDir { control, directory, handle, registry, serving: None, inotify, watches: Watches::default() };
+        if !go_on {
+            let _ = fs::remove_dir_all(dir.notify());
+        }
+        dir.make().map_err(|error| format!("cannot make {}: {error}", dir.notify().display()))?;
+        Ok(dir)
+    }
+
+    /// The front ends' way to the loop.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The control socket, for the next program.
+    pub(in crate::master) fn save<'a>(&'a self, fds: &mut Outgoing<'a>) -> state::Control {
+        let (listener, lock) = self.control.descriptors();
+        state::Control {
+            directory: self.directory.as_path().into(),
+            made: self.control.made(),
+            listener: fds.lend(replace::CONTROL.to_owned(), listener),
+            lock: fds.lend(replace::LOCK.to_owned(), lock),
+            identity: self.control.identity(),
+        }
+    }
+
+    /// Where the workers' notify sockets are.
+    pub fn notify(&self) -> PathBuf {
+        self.directory.join(NOTIFY)
+    }
+
+    /// A worker's notify socket.
+    pub fn notify_path(&self, worker: WorkerId) -> PathBuf {
+        let mut path = self.notify();
+        path.push(worker.to_string());
+        path
+    }
+
+    /// Readable when something was removed.
+    pub fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Serves the control socket from now on, within a tokio runtime.
+    ///
+    /// # Errors
+    /// The runtime does not take the socket.
+    pub fn serve(&mut self) -> Result<(), String> {
+        let listener = self.control.listener().and_then(tokio::net::UnixListener::from_std);
+        let listener = http::Listener::Unix(listener.map_err(|error| format!("control socket: {error}"))?);
+        let serving = tokio::spawn(http::serve_with(listener, self.handle.clone(), Some(own_uid()), self.registry.clone()));
+        if let Some(former) = self.serving.replace(serving) {
+            former.abort();
+        }
+        Ok(())
+    }
+
+    /// Makes the directories, and watches them.
+    fn make(&mut self) -> std::io::Result<()> {
+        let notify = self.notify();
+        fs::create_dir_all(&notify)?;
+        // By path: the runtime directory of a root master is root's (control/listen.rs).
+        // Workers of other users must get at their own socket, and need not see their neighbours'.
+        fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))?;
+        if let Some(inotify) = &self.inotify {
+            let gone = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
+            let own = inotify::add_watch(inotify, &self.directory, gone | WatchFlags::ONLYDIR);
+            let below = inotify::add_watch(inotify, &notify, gone | WatchFlags::ONLYDIR);
+            self.watches = Watches { own: own.unwrap_or(-1), notify: below.unwrap_or(-1) };
+        }
+        Ok(())
+    }
+
+    fn removed(&self) -> Removed {
+        let mut removed = Removed::default();
+        let Some(inotify) = &self.inotify else { return removed };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(inotify, &mut buffer);
+        while let Ok(event) = reader.next() {
+            let name = event.file_name().and_then(|name| name.to_str().ok());
+            let directory = event.events().intersects(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::QUEUE_OVERFLOW);
+            match name {
+                _ if directory => removed.directory = true,
+                Some(paths::SOCKET) if event.wd() == self.watches.own => removed.control = true,
+                Some(NOTIFY) if event.wd() == self.watches.own => removed.directory = true,
+                Some(name) if event.wd() == self.watches.notify => removed.sockets.extend(name.parse::<WorkerId>()),
+                Some(_) | None => {}
+            }
+        }
+        removed
+    }
+}
+
+impl Drop for RuntimeDir {
+    fn drop(&mut self) {
+        // Before the control socket, whose end takes the directory along.
+        // It is empty by now; and to look into it would take a descriptor.
+        if fs::remove_dir(self.notify()).is_err() {
+            let _ = fs::remove_dir_all(self.notify());
+        }
+    }
+}
+
+impl Master {
+    /// Something in the runtime directory was removed: what is still needed comes back.
+    pub(in crate::master) fn directory_changed(&mut self) {
+        let removed = self.runtime_dir.removed();
+        if removed.directory {
+            if let Err(why) = self.restore_directory() {
+                self.warn(format!("the runtime directory was removed and cannot be made again: {why}"));
+            }
+            return;
+        }
+        if removed.control {
+            self.control_again();
+        }
+        for worker in removed.sockets {
+            self.socket_again(worker);
+        }
+    }
+
+    /// Makes the runtime directory again, and all that is to be in it.
+    pub(in crate::master) fn restore_directory(&mut self) -> std::io::Result<()> {
+        self.runtime_dir.make()?;
+        self.control_again();
+        for worker in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.socket_again(worker);
+        }
+        Ok(())
+    }
+
+    fn control_again(&mut self) {
+        if self.runtime_dir.control.is_there() {
+            return;
+        }
+        let again =
+            self.runtime_dir.control.bind_again().map_err(|error| error.to_string()).and_then(|()| self.runtime_dir.serve());
+        self.warn(match again {
+            Ok(()) => "the control socket was removed: it is there again".to_owned(),
+            Err(why) => format!("the control socket was removed and cannot be bound again: {why}"),
+        });
+    }
+
+    /// A worker's notify socket was removed: a second one takes its path.
+    fn socket_again(&mut self, worker: WorkerId) {
+        let path = self.runtime_dir.notify_path(worker);
+        let Some(process) = self.processes.get_mut(&worker).filter(|_| !exists(&path)) else { return };
+        let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
+        let bound = NotifySocket::bind(&path, identity.map(|identity| (identity.uid, identity.gid)));
+        let watched = bound.and_then(|socket| {
+            self.poll.get_ref().add(&socket, Token::Notify(worker).to_u64())?;
+            Ok(socket)
+        });
+        match watched {
+            Ok(socket) => process.notify_again = Some(socket),
+            Err(error) => {
+                self.warn(format!("the notify socket of worker {worker} was removed and cannot be bound again: {error}"))
+            }
+        }
+    }
+}
+
+fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

@@ -1,0 +1,15 @@
+//! Why a worker's process could not be started, in words: with the path and the user where these are the cause.
+
+use std::os::fd::AsRawFd;
+
+use crate::master::releases::prepare::Release;
+use crate::sys::spawn::{SpawnError, Stage, describe};
+
+/// `chdir to /srv/web as user web: Permission denied`, or what the error says by itself.
+pub fn in_words(error: &SpawnError, release: Option<&Release>) -> String {
+    let Some(release) = release.filter(|_| error.stage == Stage::Chdir) else { return error.to_string() };
+    let link = format!("/proc/self/fd/{}", release.plan.directory.as_raw_fd());
+    let path = std::fs::read_link(link).map_or_else(|_| "worker.directory".to_owned(), |path| path.display().to_string());
+    let user = release.config.worker.user.as_ref().map_or_else(String::new, |user| format!(" as user {user}"));
+    format!("chdir to {path}{user}: {}", describe(error.errno))
+}

@@ -29,6 +29,9 @@ fn every_state_is_the_same_behind_the_hand_over() {
     }
 }
 
+/// What is changed in a snapshot.
+type Damage<'a> = &'a dyn Fn(&mut Value);
+
 #[test]
 fn contradictions_are_refused_in_a_sentence() {
     let world = World::new(settings(2));
@@ -45,7 +48,7 @@ fn contradictions_are_refused_in_a_sentence() {
         saved["reload"] = reload.clone();
         saved["reload"][key] = value;
     };
-    let table: [(&str, &dyn Fn(&mut Value)); 17] = [
+    let table: [(&str, Damage); 17] = [
         ("generation 7 is missing", &|saved| saved["current"] = json!(7)),
         ("worker 1 of the saved pool is of generation 3, which is missing", &|saved| {
             saved["workers"]["1"]["generation"] = json!(3);

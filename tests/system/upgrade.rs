@@ -62,16 +62,20 @@ fn a_package_brings_a_new_program_and_systemd_sees_no_restart(c: &Container) {
     assert_eq!(c.ok(&["readlink", &program]), "/usr/bin/ratoon");
     assert_eq!((web.life(), pids(&web.settled())), (life.clone(), before.clone()));
     assert!(c.ok(&["systemctl", "status", &web.service()]).contains(&format!("Main PID: {master}")));
-    // By the bus too, on a connection that goes on: the new program answers.
-    let owner = || c.ok(&["busctl", "call", DBUS, "/org/freedesktop/DBus", DBUS, "GetNameOwner", "s", name]);
-    let owned = owner();
+    // By the bus too: it is answered before, and the name comes back with another connection.
+    let owner = || {
+        let said = c.run(&["busctl", "call", DBUS, "/org/freedesktop/DBus", DBUS, "GetNameOwner", "s", name]);
+        said.status.success().then(|| text(&said.stdout))
+    };
+    let first = wait_for("its name on the bus", &owner);
     install(c, "cat /usr/bin/ratoon");
     c.ok(&["busctl", "call", name, "/org/ratoon1", "org.ratoon1.Manager", "Upgrade"]);
-    assert_eq!((c.ok(&["readlink", &program]).as_str(), owner()), ("/usr/bin/ratoon", owned.clone()));
+    let owned = wait_for("its name is back", || owner().filter(|owner| *owner != first));
+    assert_eq!(c.ok(&["readlink", &program]), "/usr/bin/ratoon");
     install(c, "echo '#!/bin/sh\necho of another time; exit 1'");
     let refused = c.run(&["busctl", "call", name, "/org/ratoon1", "org.ratoon1.Manager", "Upgrade"]);
     assert!(!refused.status.success() && text(&refused.stderr).contains("of another time"), "{}", text(&refused.stderr));
-    assert_eq!(owner(), owned);
+    assert_eq!(owner(), Some(owned));
     c.ok(&["cp", "/opt/ratoon.kept", "/usr/bin/ratoon.new"]);
     c.ok(&["mv", "/usr/bin/ratoon.new", "/usr/bin/ratoon"]);
     // The watchdog would have bitten by now, had it not been fed.

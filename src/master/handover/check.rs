@@ -1,7 +1,7 @@
-//! Asking the program that is to come whether it could go on from this state, before anything depends on it.
+//! Asks the next program whether it could go on from this state, before anything depends on it.
 //!
-//! Law: it is run as a child, with the arguments that it will get and with a copy of the state; it changes nothing. What it
-//! must say stands on its last line. Whoever crashes, hangs, or says anything else is not taken.
+//! Law: the next program is run as a child with its later arguments and a copy of the state; it changes nothing. The last line of
+//! its output must be `YES`. A program that crashes, hangs, or prints another last line is not executed.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -14,24 +14,24 @@ use super::state::Document;
 use crate::master::log::text::one_line;
 use crate::master::releases::command::{self, Cancel};
 
-/// The verb by which the program that is to come is asked.
+/// The verb with which the next program is run for the check.
 pub const VERB: &str = "handover-check";
-/// What it answers when it could go on.
+/// The answer of a program that could go on.
 const YES: &str = "ratoon-handover: yes";
-/// So long it may take.
+/// How long the check may take.
 pub const LIMIT: Duration = Duration::from_secs(5);
-/// More than any state has, bytes.
+/// Upper bound of the state's size, bytes.
 const STATE_MAX: u64 = 256 << 20;
-/// So much of what it says when it can't is told.
+/// The longest part of a refusal that is shown, bytes.
 const REASON_MAX: usize = 500;
 
-/// Asks; blocks, so not on the loop.
+/// Asks the program. Blocks, so it never runs on the loop.
 ///
 /// # Errors
-/// A sentence that says why it cannot go on.
+/// A sentence that says why the program cannot go on.
 pub fn ask(program: &Path, args: &[OsString], state: &OwnedFd, cancel: &Cancel) -> Result<(), String> {
     let shown = program.display();
-    // A description of its own, which begins at the start.
+    // A new open file description, whose offset is 0.
     let stdin = std::fs::File::open(format!("/proc/self/fd/{}", state.as_raw_fd()))
         .map_err(|error| format!("the state cannot be read: {error}"))?;
     let mut command = Command::new(program);
@@ -44,7 +44,7 @@ pub fn ask(program: &Path, args: &[OsString], state: &OwnedFd, cancel: &Cancel) 
     }
 }
 
-/// The program that is asked: reads the state from stdin and says whether it could go on.
+/// The asked program's side: reads the state from stdin and says whether it could go on.
 pub fn answer() -> ExitCode {
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(STATE_MAX).read_to_end(&mut bytes).map_err(|error| error.to_string());
@@ -60,7 +60,7 @@ pub fn answer() -> ExitCode {
     }
 }
 
-/// What to do about a state that this program cannot read: it names its instance in every format. `None` when it does not.
+/// A hint for a state that this program cannot read. The state has its instance's name in every format; `None` when there is none.
 fn advice(state: &[u8]) -> Option<String> {
     let state: serde_json::Value = serde_json::from_slice(state).ok()?;
     let instance =

@@ -1,7 +1,7 @@
-//! The descriptors that go from one master to the next, by name.
+//! The descriptors that are passed from one master to the next, by name.
 //!
-//! Law: the saved state holds names, never numbers, so the same state can be carried by an exec and by systemd's store.
-//! What comes in is owned at once and close-on-exec; what nobody takes is closed.
+//! Law: the saved state holds names, never numbers, so the same state can be passed by an exec and by systemd's descriptor store.
+//! Received descriptors are owned at once and close-on-exec; those that are not taken are closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,7 +12,7 @@ use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited};
 /// A descriptor's name in the saved state: `process-7`, `listener-0`.
 pub type Name = String;
 
-/// What is given away.
+/// Descriptors to pass on.
 #[derive(Default)]
 pub struct Outgoing<'a>(BTreeMap<Name, Fd<'a>>);
 
@@ -22,29 +22,29 @@ enum Fd<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// One that stays open as long as this.
+    /// Adds a borrowed descriptor.
     pub fn lend(&mut self, name: Name, fd: BorrowedFd<'a>) -> Name {
         self.0.insert(name.clone(), Fd::Ours(fd));
         name
     }
 
-    /// A copy that was made for this.
+    /// Adds a copy that was made for this purpose.
     pub fn give(&mut self, name: Name, fd: OwnedFd) -> Name {
         self.0.insert(name.clone(), Fd::Copy(fd));
         name
     }
 
-    /// All of them, by name.
+    /// All descriptors with their names.
     pub fn named(&self) -> impl Iterator<Item = (&Name, BorrowedFd<'_>)> {
         self.0.iter().map(|(name, fd)| (name, fd.as_fd()))
     }
 
-    /// All of them.
+    /// All descriptors.
     pub fn all(&self) -> Vec<BorrowedFd<'_>> {
         self.0.values().map(Fd::as_fd).collect()
     }
 
-    /// Which number each has in this process.
+    /// The number of each descriptor in this process.
     pub fn numbers(&self) -> BTreeMap<Name, RawFd> {
         self.0.iter().map(|(name, fd)| (name.clone(), fd.as_fd().as_raw_fd())).collect()
     }
@@ -59,18 +59,18 @@ impl AsFd for Fd<'_> {
     }
 }
 
-/// What has come.
+/// Received descriptors.
 #[derive(Debug, Default)]
 pub struct Incoming {
     left: BTreeMap<Name, OwnedFd>,
-    /// Names that systemd's store holds.
+    /// Names that systemd's descriptor store holds.
     held: BTreeSet<Name>,
-    /// Names under which that store holds a descriptor that another takes the place of.
+    /// Names in the store whose descriptor is to be replaced by another one.
     given_up: BTreeSet<Name>,
 }
 
 impl Incoming {
-    /// By the numbers under which they came over an exec. A number that is not open is left out: whoever needs it says so.
+    /// Takes descriptors by their numbers after an exec. A number that is not open is left out: the code that needs it reports that.
     pub fn by_number(numbers: &BTreeMap<Name, RawFd>) -> Incoming {
         let left = numbers
             .iter()
@@ -79,7 +79,7 @@ impl Incoming {
         Incoming { left, ..Incoming::default() }
     }
 
-    /// By the names under which systemd had them, without our prefix.
+    /// Takes descriptors by the names that they had in systemd's store; `prefix` is removed from the names.
     pub fn by_name(stored: Vec<(String, OwnedFd)>, prefix: &str) -> Incoming {
         let name = |name: String| name.strip_prefix(prefix).map(str::to_owned);
         let left: BTreeMap<_, _> = stored.into_iter().filter_map(|(full, fd)| Some((name(full)?, fd))).collect();
@@ -92,36 +92,36 @@ impl Incoming {
         &self.held
     }
 
-    /// The program before has said what systemd's store holds.
+    /// Sets the names that systemd's store holds, as the earlier program reported them.
     pub fn now_held(&mut self, held: impl IntoIterator<Item = Name>) {
         self.held = held.into_iter().collect();
     }
 
-    /// What systemd's store holds under this name is not needed any more; another descriptor takes its place.
+    /// Marks the stored descriptor under this name as replaced by another one.
     pub fn give_up(&mut self, name: Name) {
         self.given_up.insert(name);
     }
 
-    /// See [`Incoming::give_up`].
+    /// The names whose stored descriptor is replaced; see [`Incoming::give_up`].
     pub fn given_up(&self) -> &BTreeSet<Name> {
         &self.given_up
     }
 
-    /// Looks at one without taking it.
+    /// Returns a descriptor without taking it.
     pub fn get(&self, name: &str) -> Option<&OwnedFd> {
         self.left.get(name)
     }
 
-    /// The one with this name.
+    /// Takes the descriptor with this name.
     ///
     /// # Errors
-    /// It did not come, or somebody has taken it.
+    /// The descriptor was not received, or is taken already.
     pub fn take(&mut self, name: &str) -> io::Result<OwnedFd> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the descriptor {name} did not come"));
         self.left.remove(name).ok_or_else(missing)
     }
 
-    /// Takes those whose name begins so, with the rest of their names.
+    /// Takes the descriptors whose names begin with `prefix`, with the rest of their names.
     pub fn take_all(&mut self, prefix: &str) -> Vec<(Name, OwnedFd)> {
         self.left
             .extract_if(.., |name, _| name.starts_with(prefix))

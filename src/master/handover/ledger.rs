@@ -1,56 +1,56 @@
-//! What systemd's store of descriptors holds of this unit, and what it is still to be told.
+//! Ledger of systemd's descriptor store: the names that it holds for this unit, and the messages still to be sent.
 //!
-//! Law: a name is held once systemd was told of it, not once that was decided. What is held goes along over an exec, and the
-//! next program compares it with what it needs: nothing is forgotten that was decided and not told.
+//! Law: a name counts as held once systemd was told of it, not once that was decided. The held names are passed over an exec, and
+//! the next program compares them with the names that it needs, so a decision that was not sent yet is not lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::fds::Name;
 
-/// The account of the store.
+/// The names in the descriptor store, and the pending changes.
 #[derive(Default)]
 pub struct Ledger {
     /// Names that systemd was told to keep and not told to drop.
     held: BTreeSet<Name>,
-    /// Names that it holds once everything in `pending` is told.
+    /// Names that systemd holds once all of `pending` is sent.
     planned: BTreeSet<Name>,
-    /// What it is to be told, in this order: keep this descriptor, or drop the name.
+    /// Changes to send, in this order: `Some`: keep this descriptor under the name; `None`: drop the name.
     pending: VecDeque<(Name, Option<OwnedFd>)>,
 }
 
 impl Ledger {
-    /// Of a store that holds these names.
+    /// Makes the ledger of a store that holds these names.
     pub fn of(held: BTreeSet<Name>) -> Ledger {
         Ledger { planned: held.clone(), held, pending: VecDeque::new() }
     }
 
-    /// The names that systemd holds by all that it was told.
+    /// The names that systemd holds according to the messages sent so far.
     pub fn held(&self) -> &BTreeSet<Name> {
         &self.held
     }
 
-    /// The store is to hold, or will hold, this name.
+    /// Whether the store holds this name, or will hold it once all changes are sent.
     pub fn has(&self, name: &str) -> bool {
         self.planned.contains(name)
     }
 
-    /// Puts a descriptor under a name, whatever is there now.
+    /// Puts a descriptor under a name, and first drops the descriptor that the store has there.
     pub fn replace(&mut self, name: Name, fd: OwnedFd) {
         self.pending.push_back((name.clone(), None));
         self.planned.insert(name.clone());
         self.pending.push_back((name, Some(fd)));
     }
 
-    /// What the store holds under this name is dropped, so that another descriptor can have it.
+    /// Drops the descriptor under this name, so that another descriptor can take the name.
     pub fn give_up(&mut self, name: &Name) {
         if self.planned.remove(name) {
             self.pending.push_back((name.clone(), None));
         }
     }
 
-    /// The store is to hold these descriptors, those of `always`, and no others. `copy` makes what systemd gets; a descriptor
-    /// that cannot be copied is tried again the next time.
+    /// Makes the store hold these descriptors, the names of `always`, and no others. `copy` makes the descriptor that systemd gets;
+    /// a descriptor that cannot be copied is tried again at the next call.
     pub fn want(
         &mut self,
         wanted: &BTreeMap<&Name, BorrowedFd<'_>>,
@@ -71,7 +71,7 @@ impl Ledger {
         }
     }
 
-    /// Tells what is to be told until `tell` says that systemd takes no more now. `true`: everything is told.
+    /// Sends pending changes until `tell` returns `false`, because systemd takes no more now. Returns `true` when all are sent.
     pub fn tell(&mut self, mut tell: impl FnMut(&Name, Option<BorrowedFd<'_>>) -> bool) -> bool {
         while let Some((name, fd)) = self.pending.pop_front() {
             if !tell(&name, fd.as_ref().map(AsFd::as_fd)) {
@@ -95,7 +95,7 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// Says what is wanted; every name has some open descriptor.
+    /// Asks for these names; each gets an open descriptor.
     fn want(ledger: &mut Ledger, wanted: &[&str]) {
         let file = std::fs::File::open("/dev/null").unwrap();
         let wanted = names(wanted);
@@ -103,7 +103,7 @@ mod tests {
         ledger.want(&wanted, &["state"], |fd| fd.try_clone_to_owned());
     }
 
-    /// Tells at most so many; gives what was told.
+    /// Sends at most `at_most` changes, and returns them.
     fn tell(ledger: &mut Ledger, at_most: usize) -> Vec<String> {
         let mut told = Vec::new();
         ledger.tell(|name, fd| {
@@ -132,7 +132,7 @@ mod tests {
         want(&mut ledger, &["page-3", "page-4"]);
         assert_eq!(tell(&mut ledger, 3), ["-page-1", "-page-2", "+page-3"]);
         assert_eq!(ledger.held(), &names(&["page-3"]));
-        // The next program begins with what is held, and tells the rest.
+        // The next program begins with the held names, and sends the remaining changes.
         let mut next = Ledger::of(ledger.held().clone());
         want(&mut next, &["page-4"]);
         assert_eq!(tell(&mut next, 9), ["-page-3", "+page-4"]);
@@ -143,7 +143,7 @@ mod tests {
         let mut ledger = Ledger::of(names(&["state"]));
         ledger.replace("state".to_owned(), std::fs::File::open("/dev/null").unwrap().into());
         assert_eq!(tell(&mut ledger, 1), ["-state"]);
-        // Not held: who goes on from here must tell it anew.
+        // The name is not held, so the next program must send it again.
         assert!(ledger.held().is_empty() && ledger.has("state"));
         assert_eq!(tell(&mut ledger, 9), ["+state"]);
     }

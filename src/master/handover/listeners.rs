@@ -1,8 +1,8 @@
-//! The listening sockets of a master that follows a dead one: those that systemd's socket unit hands over, and the copies
-//! in the store.
+//! The listening sockets of a master that starts after another one died: the sockets from systemd's socket unit, and the copies in
+//! the descriptor store.
 //!
-//! Law: the pool keeps every socket that it had. A socket unit that was restarted or changed meanwhile hands over others, or
-//! none; the workers serve the ones in the store.
+//! Law: the pool keeps every socket that it had. A socket unit that was restarted or changed meanwhile passes other sockets or
+//! none; the workers serve the stored ones.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,25 +14,25 @@ use super::fds::Incoming;
 use super::state;
 use crate::master::listeners::sockets::Listener;
 
-/// What the name of a stored listening socket begins with; its place among the sockets follows.
+/// Prefix of the name of a stored listening socket; its index among the sockets follows.
 pub const PREFIX: &str = "listener-";
 
-/// The sockets that were found.
+/// The listening sockets that were found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// In the order that the workers know.
+    /// The sockets, in the order that the workers know.
     pub listeners: Arc<[Listener]>,
-    /// Addresses of sockets that systemd did not hand over: only the store has them.
+    /// Addresses of sockets that systemd did not pass: only the store has them.
     pub detached: Vec<String>,
-    /// Addresses of sockets that are neither there nor in the store: only the workers have them.
+    /// Addresses of sockets that systemd did not pass and the store does not have: only the workers have them.
     pub missing: Vec<String>,
-    /// Addresses of sockets that systemd hands over and no worker has.
+    /// Addresses of sockets that systemd passes and no worker has.
     pub unserved: Vec<String>,
-    /// Addresses that systemd has bound anew: the workers hold sockets there that nobody reaches.
+    /// Addresses that systemd has bound anew: the workers' old sockets there get no connections.
     pub bound_anew: Vec<String>,
 }
 
-/// Finds the sockets of the state among those that systemd handed over (`came`) and in the store.
+/// Finds the sockets of the state among those that systemd passed (`came`) and in the store.
 pub fn find(known: &[state::Listener], came: &[Listener], fds: &mut Incoming) -> Found {
     let mut came: Vec<&Listener> = came.iter().collect();
     let mut found = Found::default();
@@ -64,7 +64,7 @@ pub fn find(known: &[state::Listener], came: &[Listener], fds: &mut Incoming) ->
     found
 }
 
-/// For a state that cannot be read: what systemd handed over, else what is stored, under the name of the instance.
+/// The sockets when the state cannot be read: those that systemd passed, else the stored ones, each named after the instance.
 pub fn without_state(came: Vec<Listener>, instance: &str, fds: &mut Incoming) -> Found {
     let stored = fds.take_all(PREFIX);
     if !came.is_empty() || stored.is_empty() {
@@ -76,7 +76,7 @@ pub fn without_state(came: Vec<Listener>, instance: &str, fds: &mut Incoming) ->
 }
 
 impl Found {
-    /// What is wrong with sockets that no unit, or no worker, has; and what to type.
+    /// A sentence about sockets that only the pool, or only the socket unit, has, with the command to type.
     pub fn detached_sentence(&self, instance: &str) -> Option<String> {
         let hint = hint(instance);
         let here = |what: &BTreeSet<&String>| what.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", ");
@@ -97,7 +97,7 @@ impl Found {
         }
     }
 
-    /// What is wrong with sockets that only the workers have.
+    /// A sentence about sockets that only the workers have.
     pub fn missing_sentence(&self, instance: &str) -> Option<String> {
         let missing = self.missing.join(", ");
         (!missing.is_empty()).then(|| format!("only the present workers hold {missing}: {}", hint(instance)))
@@ -108,7 +108,7 @@ fn hint(instance: &str) -> String {
     format!("`systemctl stop ratoon@{instance}`, then `systemctl start ratoon@{instance}.socket ratoon@{instance}`")
 }
 
-/// Whether both are one socket. The number of its inode is the socket's own.
+/// Whether both descriptors are the same socket: each socket has an inode number of its own.
 fn is_same(one: &OwnedFd, other: &Arc<OwnedFd>) -> bool {
     let identity = |fd: std::os::fd::BorrowedFd<'_>| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino)).ok();
     identity(one.as_fd()).is_some_and(|own| identity(other.as_fd()) == Some(own))
@@ -154,7 +154,7 @@ mod tests {
         let found = find(&known(&[&http, &admin]), &[admin.clone(), http.clone()], &mut stored(&[&http, &admin]));
         assert_eq!(addresses(&found), [http.address.as_str(), admin.address.as_str()]);
         assert_eq!((found.detached_sentence("web"), found.missing_sentence("web")), (None, None));
-        // An earlier version has not stored them.
+        // An earlier version did not store the sockets.
         let found = find(&known(&[&http, &admin]), &[admin, http.clone()], &mut Incoming::default());
         assert_eq!(found.listeners.len(), 2);
         assert!(found.bound_anew.is_empty() && found.missing.is_empty());
@@ -170,7 +170,7 @@ mod tests {
             said.contains(&format!("does not hold {}", http.address)) && said.contains("`systemctl stop ratoon@web`"),
             "{said}"
         );
-        // The unit has another address now: the workers keep theirs.
+        // The unit has another address now; the workers keep the old one.
         let other = tcp("http");
         let found = find(&known(&[&http]), std::slice::from_ref(&other), &mut stored(&[&http]));
         assert_eq!(addresses(&found), [http.address.as_str()]);

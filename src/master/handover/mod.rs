@@ -1,22 +1,22 @@
-//! The master's state on its way to another program, in the same process: the upgrade in place.
+//! The upgrade in place: passes the master's state to another program in the same process.
 //!
-//! Law: nothing is given up before it is certain that the next program goes on. It is asked first ([`check`]); what is under
-//! way is settled; then execve(2), after which there is no way back, so the next program never ends because of what it
-//! finds: a state that it cannot read costs a generation ([`orphans`]), not the pool. A program that reads another format of the
-//! state is not taken; a restart brings it.
+//! Law: the master gives up nothing before it is certain that the next program goes on. First it asks the next program ([`check`]),
+//! then it waits until no request is under way, then it calls execve(2). After execve(2) there is no way back, so the next program
+//! never exits because of a state that it cannot read: it starts a new generation ([`orphans`]) and the pool serves on. The master
+//! does not exec a program that reads another format of the state; such a program takes a restart.
 //!
 //! | file | owns |
 //! |---|---|
-//! | `upgrade.rs` | from the request to the moment when all is settled |
-//! | `check.rs` | asking the next program, and being asked |
-//! | `state.rs`, `fds.rs` | what is carried: the document, and the descriptors by name |
-//! | `save.rs`, `restore.rs` | from a master to the state, and back |
-//! | `replace.rs` | execve(2), and the other end of it |
-//! | `resume.rs` | the beginning of a master that goes on |
-//! | `store.rs` | the same in systemd's store of descriptors, for a master that follows a dead one |
-//! | `ledger.rs` | what that store holds, and what systemd is still to be told |
-//! | `listeners.rs` | the listening sockets of a master that follows a dead one |
-//! | `orphans.rs` | workers of which nothing is known but that they live |
+//! | `upgrade.rs` | the upgrade from the request until nothing is under way any more |
+//! | `check.rs` | asks the next program, and answers as the next program |
+//! | `state.rs`, `fds.rs` | the state: the document, and the descriptors by name |
+//! | `save.rs`, `restore.rs` | make a state from a master, and a master from a state |
+//! | `replace.rs` | execve(2), and the start of the program after it |
+//! | `resume.rs` | the start of a master that goes on from a state |
+//! | `store.rs` | the state in systemd's descriptor store, for the master after one that died |
+//! | `ledger.rs` | the names that the descriptor store holds, and the messages still to be sent to it |
+//! | `listeners.rs` | the listening sockets of a master that starts after another one died |
+//! | `orphans.rs` | live workers of which the state says nothing |
 
 pub(super) mod check;
 pub(super) mod fds;
@@ -34,5 +34,5 @@ pub(super) mod upgrade;
 #[cfg(test)]
 mod tests;
 
-/// The name of a slot's socket is this, the place of its listener, and the slot: `slot-0-3`.
+/// Prefix of the name of a slot's socket; the index of the listener and the slot follow: `slot-0-3`.
 pub(super) const SLOT_PREFIX: &str = "slot-";

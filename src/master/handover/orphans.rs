@@ -1,7 +1,7 @@
-//! Workers of which nothing is known but that they live: a state that could not be read.
+//! Orphans: live workers whose state could not be read.
 //!
-//! Law: they serve on until a generation of our own is ready, then they drain as any old one does. What of them is left
-//! after the longest that a drain may take is killed. They are children of this process, so no number can be reused.
+//! Law: orphans serve until a generation of this program is ready, then they drain as old workers do. Orphans that are left after
+//! the stop timeout are killed. They are children of this process, so no pid can be reused.
 
 use std::time::{Duration, Instant};
 
@@ -12,25 +12,25 @@ use crate::master::workers::cgroup::Stray;
 use crate::sys::descendants;
 use crate::sys::process::{PidFd, Stat, of_the_first_thread, own_session_and_group};
 
-/// Workers without a place in the pool.
+/// Workers that have no slot in the pool.
 #[derive(Default)]
 pub struct Orphans {
     alive: Vec<(u32, PidFd)>,
-    /// The highest worker id among them.
+    /// The highest worker id among the orphans.
     pub last_worker: u64,
-    /// When those that are left are killed.
+    /// When the remaining orphans are killed; `None` while they do not drain.
     until: Option<Instant>,
-    /// The pool has ended with this status and waits for them.
+    /// The exit status with which the pool has ended, while the master waits for the orphans.
     pub exit: Option<u8>,
 }
 
 impl Orphans {
-    /// The children of this process that were workers of an earlier program, and the workers whose descriptors a dead master
-    /// has left.
+    /// Finds the children of this process that were workers of an earlier program, and the workers whose descriptors a dead master
+    /// left in the store.
     pub fn find(fds: &mut Incoming) -> Orphans {
         let session = own_session_and_group().0;
         let mut orphans = Orphans::default();
-        // Whatever thread of an earlier program has started them: now they are the first one's.
+        // The kernel has made the children of every thread of the earlier program children of the first thread.
         for pid in of_the_first_thread().unwrap_or_default() {
             let is_worker = Stat::read(pid).is_some_and(|stat| stat.session != session && stat.state != b'Z');
             let (true, Ok(pidfd)) = (is_worker, PidFd::open(pid)) else { continue };
@@ -39,7 +39,7 @@ impl Orphans {
         }
         for (id, fd) in fds.take_all("process-") {
             let pidfd = PidFd::from(fd);
-            // The number of its main process follows: another main process (`MAINPID=`) has another descriptor.
+            // The name has the worker id, then the main process's pid: each main process (`MAINPID=`) has a descriptor of its own.
             let id = id.split_once('-').map_or(id.as_str(), |(id, _)| id);
             orphans.last_worker = orphans.last_worker.max(id.parse().unwrap_or(0));
             if let Some(pid) = pidfd.pid() {
@@ -49,12 +49,12 @@ impl Orphans {
         orphans
     }
 
-    /// And the processes of these groups.
+    /// Adds the processes of these control groups.
     pub fn add(&mut self, groups: &[Stray]) {
         for group in groups.iter().map(|stray| &stray.group) {
             let procs = std::fs::read_to_string(group.path().join("cgroup.procs")).unwrap_or_default();
             for pid in procs.lines().filter_map(|pid| pid.parse().ok()) {
-                // The descriptor first: what is found out then is true of this very process.
+                // Open the descriptor before the check, so that the check is about this very process.
                 if let Ok(pidfd) = PidFd::open(pid)
                     && group.holds(pid)
                 {
@@ -64,22 +64,22 @@ impl Orphans {
         }
     }
 
-    /// None is left.
+    /// Whether no orphan is left.
     pub fn is_empty(&self) -> bool {
         self.alive.is_empty()
     }
 
-    /// When something is to be done.
+    /// When the orphans are to be looked at next.
     pub fn deadline(&self) -> Option<Instant> {
         self.until.filter(|_| !self.alive.is_empty())
     }
 
-    /// The time in which they drain is so much longer.
+    /// Moves the end of the drain later by this time.
     pub fn delay(&mut self, by: Duration) {
         self.until = self.until.map(|until| until + by);
     }
 
-    /// They are killed at the next look, and the exit status is 1: no clean end.
+    /// Kills the orphans at the next look, and sets the exit status to 1, because this is no clean end.
     pub fn end_at_once(&mut self, now: Instant) {
         self.until = Some(now);
         self.exit = self.exit.map(|_| 1);
@@ -93,7 +93,7 @@ impl Orphans {
 }
 
 impl Master {
-    /// A generation of our own is ready, or the instance ends: they drain.
+    /// Drains the orphans. Called when a generation of this program is ready, or when the instance ends.
     pub(in crate::master) fn drain_orphans(&mut self) {
         if self.orphans.is_empty() || self.orphans.until.is_some() {
             return;
@@ -107,7 +107,7 @@ impl Master {
         self.orphans.until = Some(self.now + timeout);
     }
 
-    /// Looks who is left of them, and ends those whose time is up.
+    /// Drops the orphans that have exited, and kills the others when their time is up.
     pub(in crate::master) fn look_at_orphans(&mut self) {
         if self.orphans.is_empty() {
             return;
@@ -126,7 +126,7 @@ impl Master {
         }
     }
 
-    /// Control groups of workers that are nobody's: what is left in them is killed, and they are removed.
+    /// Kills the processes in control groups that belong to no known worker, and removes these groups.
     pub(in crate::master) fn remove_strays(&mut self) {
         if !self.orphans.is_empty() {
             return;

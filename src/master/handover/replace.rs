@@ -1,7 +1,7 @@
-//! The moment itself: execve(2) on this side, and what is found on the other.
+//! execve(2) into the installed program, and the takeover after it.
 //!
-//! Law: the state's descriptor, the control socket and the listening sockets are told in the environment too, so that a
-//! program that cannot read the state still has what it needs to serve.
+//! Law: the environment, too, has the descriptors of the state, the control socket and the listening sockets, so that a program
+//! that cannot read the state still has the sockets that it needs to serve.
 
 use std::ffi::{CString, OsString};
 use std::io::Read;
@@ -18,19 +18,20 @@ use crate::master::turn::Master;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited, open_numbers};
 use crate::sys::{exec, map};
 
-/// What tells a program that it goes on where another was: `PID:FD:C6:K7:L5=http:L8=admin`, the process, the state, the
-/// control socket, its lock, the listening sockets with their names.
+/// Environment variable by which a program knows that it goes on from another one: `PID:FD:C6:K7:L5=http:L8=admin`, that is the
+/// pid, then the descriptors of the state, the control socket, its lock, and the listening sockets with their names.
 const VARIABLE: &str = "RATOON_STATE";
-/// So long the log may take before.
+/// How long the log may take to be written before execve(2).
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// More than any state has, bytes.
+/// Upper bound of the state's size, bytes.
 const STATE_MAX: u64 = 256 << 20;
-/// Names of descriptors that are told in the environment too.
+/// Name of the control socket's descriptor, which the environment has, too.
 pub const CONTROL: &str = "control";
-/// See [`CONTROL`].
+/// Name of the lock's descriptor; see [`CONTROL`].
 pub const LOCK: &str = "lock";
 
-/// Where the program of this process is found, also after a package has replaced it: as it was started, else where it is.
+/// The path of this process's program, valid also after a package has replaced the file: `argv[0]` where it leads to this program,
+/// else the path of `/proc/self/exe`.
 pub fn program() -> PathBuf {
     let own = std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/usr/bin/ratoon"));
     let identity = |path: &Path| {
@@ -38,16 +39,16 @@ pub fn program() -> PathBuf {
     };
     let named =
         std::env::args_os().next().filter(|name| name.as_bytes().contains(&b'/')).and_then(|name| std::path::absolute(name).ok());
-    // A name that somebody made up leads elsewhere.
+    // `argv[0]` may be any text: use it only if it leads to the running program.
     named
         .filter(|named| identity(named).is_ok_and(|it| identity(Path::new("/proc/self/exe")).is_ok_and(|own| own == it)))
         .unwrap_or(own)
 }
 
-/// What stood behind `ratoon run`.
+/// The arguments after `ratoon run`.
 ///
 /// # Errors
-/// The master was not started so.
+/// The master was not started as `ratoon run`.
 pub fn arguments_of_run() -> Result<Vec<OsString>, String> {
     let mut args = std::env::args_os().skip(1);
     match args.next() {
@@ -56,15 +57,15 @@ pub fn arguments_of_run() -> Result<Vec<OsString>, String> {
     }
 }
 
-/// The state as a file in memory that nobody can change.
+/// Writes the state to a sealed memory file.
 pub fn document(state: State, fds: &Outgoing<'_>) -> Result<OwnedFd, String> {
     let document = Document::new(state, fds.numbers());
     map::document("ratoon-state", &document.write()?).map_err(|error| format!("no memory for the state: {error}"))
 }
 
 impl Master {
-    /// Lets the program that is installed go on in this process. Returns only when that fails, and why; then all is as
-    /// before. `settled`: see [`Master::prepare_to_go`].
+    /// Executes the installed program in this process. Returns only on failure, with the reason; the master then goes on as before.
+    /// `settled`: see [`Master::prepare_to_go`].
     pub(in crate::master) async fn replace(&mut self, settled: Settled) -> String {
         self.last_turns().await;
         for error in self.errors.drain() {
@@ -116,7 +117,7 @@ impl Master {
     }
 }
 
-/// What was true at the first start only. What systemd says to a master holds on: where it listens, the watchdog.
+/// Variables that hold at the first start only. Variables from systemd that hold on (`NOTIFY_SOCKET`, the watchdog) are kept.
 fn is_of_the_start(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| is_masters_own(name) && (name.starts_with("LISTEN_") || name == VARIABLE))
 }
@@ -137,17 +138,17 @@ fn variable(state: RawFd, fds: &Outgoing<'_>, names: &[String]) -> String {
     variable
 }
 
-/// What another program of this process has left.
+/// The state and descriptors that the earlier program of this process left.
 pub struct Left {
-    /// The state, or why it can't be read.
+    /// The state and the earlier program's version, or why the state cannot be read.
     pub state: Result<(State, String), String>,
-    /// The descriptors: all of them, or those that the environment names.
+    /// All descriptors of the state, or, without a state, those that the environment names.
     pub fds: Incoming,
-    /// The listening sockets' names, as the environment has them.
+    /// The names of the listening sockets, from the environment.
     pub names: Vec<String>,
 }
 
-/// Takes it, if there is something. Before any descriptor is opened.
+/// Takes the state and descriptors of the earlier program, if there was one. Call before any descriptor is opened.
 pub fn left() -> Option<Left> {
     let variable = std::env::var(VARIABLE).ok()?;
     let mut parts = variable.split(':');
@@ -176,7 +177,7 @@ pub fn left() -> Option<Left> {
     let numbers = state.as_ref().map_or(&essentials, |document| &document.descriptors);
     let fds = Incoming::by_number(numbers);
     if state.is_err() {
-        // What is not known by name is still somebody's: a pipe that nobody has open any more kills who writes to it.
+        // Keep descriptors without a known name open: a worker that writes to a pipe without a reader is killed by SIGPIPE.
         keep_the_unknown();
     }
     Some(Left { state: state.map(|document| (document.state, document.version)), fds, names })

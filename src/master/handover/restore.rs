@@ -1,7 +1,7 @@
-//! From a saved state to a living master.
+//! Makes a running master from a saved state.
 //!
-//! Law: all that can fail does so before anything is touched that the workers could feel. A worker of which a part is
-//! missing is served without that part; one whose process is not known any more has ended, nobody knows how.
+//! Law: every step that can fail comes before any step that workers could notice. A worker of which a part is missing is kept
+//! without that part; a worker whose process is not known any more counts as exited with an unknown cause.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -30,10 +30,10 @@ use crate::sys::program;
 use crate::sys::program::Start;
 use crate::sys::spawn::{ErrorPipe, Identity, Plan, Program};
 
-/// Whether a pool and its releases could be made of a state; makes them and lets them go.
+/// Checks that a pool and its releases can be made from a state: makes them and drops them.
 ///
 /// # Errors
-/// A sentence.
+/// A sentence that says what is wrong with the state.
 pub fn can_restore(mut state: State) -> Result<(), String> {
     if let Some(number) = state.workers.values().map(|worker| worker.generation).find(|it| !state.releases.contains_key(it)) {
         return Err(format!("the release of generation {number} is missing in the state"));
@@ -45,7 +45,7 @@ pub fn can_restore(mut state: State) -> Result<(), String> {
     pool(&mut state).map(|_| ())
 }
 
-/// A release as it was pinned.
+/// Restores a release as it was pinned.
 pub fn release(
     saved: state::Release,
     listeners: Vec<Arc<OwnedFd>>,
@@ -58,7 +58,7 @@ pub fn release(
     let script = saved.script.map(|script| fds.take(&script)).transpose().map_err(failed)?;
     let path = saved.path.into_path();
     let program = fds.take(&saved.program).and_then(|file| Program::from_parts(&path, identity, file, script));
-    // One that nobody may read is in no store.
+    // A program that this process may not read is not in the store: pin it again by its path.
     let program =
         program.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Program::pin(&path) } else { Err(error) });
     let mut program = program.map_err(|error| format!("the program {}: {error}", path.display()))?;
@@ -89,7 +89,7 @@ fn strings(saved: Vec<Bytes>) -> Result<Vec<std::ffi::CString>, String> {
     saved.into_iter().map(Bytes::into_c_string).collect()
 }
 
-/// The pipe of starts that fail; a new one when it did not come.
+/// Restores the pipe that reports failed starts, or makes a new one when it was not received.
 pub fn errors(saved: Option<(String, String)>, fds: &mut Incoming) -> std::io::Result<ErrorPipe> {
     match saved.and_then(|(read, write)| Some((fds.take(&read).ok()?, fds.take(&write).ok()?))) {
         Some((read, write)) => Ok(ErrorPipe::from_ends(read, write)),
@@ -97,7 +97,7 @@ pub fn errors(saved: Option<(String, String)>, fds: &mut Incoming) -> std::io::R
     }
 }
 
-/// The output of workers.
+/// Restores the output of the workers.
 pub fn output(saved: state::Output, fds: &mut Incoming) -> RelayState {
     let lines = |lines: Vec<Bytes>| lines.into_iter().map(Bytes::into_vec).collect::<Vec<_>>();
     let stream =
@@ -118,10 +118,10 @@ pub fn output(saved: state::Output, fds: &mut Incoming) -> RelayState {
     }
 }
 
-/// The name of the reading end of a worker's output is this, the worker, and which of its pipes it is: `output-7-0`.
+/// Prefix of the name of an output pipe's reading end; the worker and the index of the pipe follow: `output-7-0`.
 pub const READING_PREFIX: &str = "output-";
 
-/// The output of workers that outlived their master.
+/// The output pipes of workers that outlived their master.
 pub fn outlived_output(state: &State, pool: &Pool, fds: &Incoming) -> RelayState {
     let mut pipes = Vec::new();
     for (id, process) in &state.workers {
@@ -135,35 +135,35 @@ pub fn outlived_output(state: &State, pool: &Pool, fds: &Incoming) -> RelayState
     RelayState { pipes, ..RelayState::default() }
 }
 
-/// What of the state is put into a master that is made already.
+/// The parts of a state that are put into a master once it is made.
 pub struct Rest {
     /// Workers, generations, deadlines.
     pub pool: Pool,
-    /// The state without what was taken out of it before.
+    /// The state without the parts that were taken out before.
     pub state: State,
-    /// What workers had said that is not in the state.
+    /// Messages of workers that are not part of the state yet.
     pub words: Vec<(WorkerId, Vec<u8>)>,
-    /// There was a time without a master.
+    /// Whether the earlier master died, so that there was a time without a master.
     pub died: bool,
-    /// Addresses that systemd has bound anew: workers that were started before are not reached there.
+    /// Addresses that systemd has bound anew: workers that were started before get no connections there.
     pub bound_anew: Vec<String>,
 }
 
-/// The pool.
+/// Takes the pool out of the state.
 ///
 /// # Errors
-/// What of it contradicts itself.
+/// There is no pool, or it contradicts itself.
 pub fn pool(state: &mut State) -> Result<Pool, String> {
     let pool = state.pool.take().ok_or("there is no pool in the state")?;
     pool.resume(pool_clock::time(Instant::now()))
 }
 
 impl Master {
-    /// Goes on from there.
+    /// Goes on from the state.
     pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
         let Rest { pool, state, words, died, bound_anew } = rest;
         self.pool = pool;
-        // A master that was started anew after a death has its own.
+        // A master that was started again after one died has its own terminal.
         if let Some(terminal) = state.terminal.filter(|_| !died) {
             self.terminal = terminal;
         }
@@ -177,7 +177,7 @@ impl Master {
                 self.events.push_back(Event::Exited { worker: id, how: ExitCause::Unknown, left: false });
             }
         }
-        // Born in the moment of a master's death, and not yet known to anybody; but they may have accepted something.
+        // Workers that were spawned just before the master died, and are not in the state. They may have accepted connections.
         let strays: Vec<WorkerId> = groups.iter().map(|stray| stray.worker).collect();
         self.orphans.add(&groups);
         self.drain_orphans();
@@ -186,7 +186,7 @@ impl Master {
         self.resume_slots(fds);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
         for worker in unknown {
-            // Decided, and not yet done when the master died.
+            // The spawn was decided, and not done when the master died.
             if let Some(unborn) =
                 self.pool.worker(worker).filter(|unborn| died && unborn.pid.is_none() && !strays.contains(&worker))
             {
@@ -216,7 +216,7 @@ impl Master {
         if let Some(announce) = state.reload_asked {
             self.begin_reload(None, announce);
         }
-        // What happened while no master listened: files removed, groups emptied, orphans ended.
+        // Catch up on changes while no master ran: removed files, emptied groups, exited orphans.
         if let Err(error) = self.restore_directory() {
             self.warn(format!("the runtime directory cannot be made again: {error}"));
         }
@@ -234,21 +234,21 @@ impl Master {
         }
     }
 
-    /// What was said while no master listened counts before any deadline that has passed meanwhile.
+    /// Reads all notify sockets. Messages that were sent while no master ran count before any deadline that has passed meanwhile.
     pub(in crate::master) fn hear_all(&mut self) {
         for worker in self.processes.keys().copied().collect::<Vec<_>>() {
             self.hear_out(worker);
         }
     }
 
-    /// What a master says and does that follows a dead one.
+    /// Steps of a master that goes on after another one died.
     fn after_death(&mut self, waited: Vec<RequesterId>) {
-        // Whoever waited has seen the connection end.
+        // The connection of each waiting requester has ended with the dead master.
         self.events.extend(waited.into_iter().map(Event::RequesterGone));
         if self.pool.state() == PoolState::Reloading {
             self.events.push_back(Event::Abort(None));
         }
-        // Whether the signal for a drain that was decided had been sent is not known.
+        // Whether the stop signal of a decided drain was sent is not known, so send it again.
         let waits: Vec<WorkerId> = self.pool.vacating().collect();
         let draining = self.pool.workers().filter(|(id, worker)| worker.phase == Phase::Draining && !waits.contains(id));
         let draining = draining.map(|(id, _)| id);
@@ -256,7 +256,7 @@ impl Master {
             self.carry_out(Action::Stop(worker));
         }
         let left = self.processes.len();
-        // Whether that master was killed or restarted, nobody can tell: both leave the same.
+        // A killed and a restarted master leave the same traces, so the message does not say which it was.
         let message = format!("{} of the master before this one found again: they serve on", pool::workers(left));
         self.record(Record::new(Level::Warning, message));
         if self.pool.announced() {
@@ -265,7 +265,7 @@ impl Master {
         }
     }
 
-    /// Workers whose listening socket nobody reaches any more are replaced, one after the other.
+    /// Replaces all workers, one after the other, because systemd has bound their listening sockets anew.
     fn replace_unreached(&mut self, bound_anew: &[String]) {
         if bound_anew.is_empty() {
             return;
@@ -292,7 +292,8 @@ impl Master {
             group.apply(&limits(release));
         }
         let failed = |error: std::io::Error| error.to_string();
-        // Without its descriptor (a store that was too small, a systemd that took two for one) its own control group knows it.
+        // The descriptor can be missing (a store that was too small, or systemd took two descriptors for one). Then find the
+        // process in the worker's own control group.
         let stored = fds.take(&saved.pidfd).map(PidFd::from);
         let pidfd = stored.or_else(|missing| in_group(saved.pid, group.as_ref()).ok_or(missing)).map_err(failed)?;
         let owner = self.releases.get(&saved.generation).and_then(|release| release.plan.identity.as_ref());
@@ -336,14 +337,14 @@ impl Master {
     }
 }
 
-/// The process of this number, if it is in this worker's own control group. The descriptor comes first: what is found out then is
-/// true of this very process.
+/// The process with this pid, if it is in this worker's own control group. The descriptor is opened before the check, so that the
+/// check is about this very process.
 fn in_group(pid: u32, group: Option<&WorkerGroup>) -> Option<PidFd> {
     let pidfd = PidFd::open(pid).ok()?;
     group?.holds(pid).then_some(pidfd)
 }
 
-/// The contract's word for how a reload ended.
+/// The outcome of a reload from its word in `docs/contract.md`.
 fn outcome(word: &str) -> Outcome {
     Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == word).unwrap_or(Outcome::Aborted)
 }

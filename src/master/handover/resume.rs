@@ -1,7 +1,7 @@
-//! The beginning of a master that goes on where another program was.
+//! The start of a master that goes on from an earlier program or a dead master.
 //!
-//! Law: it never ends because of what it finds. With a state that cannot be used it starts a generation of its own on the
-//! same sockets, beside the workers that it finds.
+//! Law: the master never exits because of the state that it finds. With a state that cannot be used it starts a new generation on
+//! the same sockets, beside the workers that it finds.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,13 +28,13 @@ use crate::sys::process;
 use crate::sys::signals::SignalFd;
 use crate::sys::spawn::ErrorPipe;
 
-/// How often a configuration that cannot be used is read again, and how often the watchdog is fed meanwhile.
+/// Pause between watchdog pings, and the number of pauses before a configuration that cannot be used is read again.
 const AGAIN: (Duration, u32) = (Duration::from_millis(250), 20);
 
-/// Goes on from what was left.
+/// Goes on from the state of the earlier program of this process.
 ///
 /// # Errors
-/// It was told to end before it could begin.
+/// The master was told to stop before it could begin.
 pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
     let Left { state, mut fds, names } = left;
     let listeners =
@@ -43,7 +43,7 @@ pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
         Ok((mut state, version)) => {
             set_log(&state.log, start.journal);
             fds.now_held(std::mem::take(&mut state.stored));
-            // What this program found is what the earlier one had made of it.
+            // The first program's value: this program would find the value that the earlier one had set.
             crate::sys::signals::sigpipe_was(state.sigpipe_ignored);
             let output = std::mem::take(&mut state.output);
             match whole(state, listeners.clone(), &mut fds) {
@@ -68,12 +68,12 @@ pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
     }
 }
 
-/// Where the output of new workers goes.
+/// The output mode for new workers.
 fn mode(start: &Start<'_>) -> Mode {
     Mode::of(start.journal.target(), crate::sys::credentials::own_uid())
 }
 
-/// Where the output of workers goes that write to pipes of ours.
+/// The output mode for workers that write to pipes of the master.
 fn relay_mode(output: &state::Output) -> Mode {
     if output.native { Mode::Native } else { Mode::Relay }
 }
@@ -90,10 +90,10 @@ fn set_log(log: &state::Log, journal: &Journal) {
     journal.set_target(if log.journal { Target::Journal } else { Target::Stderr });
 }
 
-/// Goes on where a master died, with what systemd kept.
+/// Goes on from the descriptors that systemd stored for a master that died.
 ///
 /// # Errors
-/// It was told to end before it could begin, or another master runs.
+/// The master was told to stop before it could begin, or another master runs.
 pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, String> {
     let mut fds = Incoming::by_name(inherited.stored, stored_name::PREFIX);
     let read = Store::read(&fds).map(|document| document.state);
@@ -111,7 +111,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         Ok(restored) => restored,
         Err(why) => {
             let orphans = Orphans::find(&mut fds);
-            // A worker that writes to a pipe that nobody has open is killed for it.
+            // Keep the reading ends open: a worker that writes to a pipe without a reader is killed by SIGPIPE.
             std::mem::forget(fds.take_all(restore::READING_PREFIX));
             let found = listeners::without_state(inherited.listeners, start.name, &mut fds);
             let troubles = troubles(&found, start);
@@ -150,7 +150,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
     })
 }
 
-/// What is wrong with the sockets; told in the log too.
+/// The troubles with the listening sockets; logs them, too.
 fn troubles(found: &listeners::Found, start: &Start<'_>) -> Troubles {
     let mut troubles = Troubles::default();
     let detached = found.detached_sentence(start.name).map(|sentence| (troubles::DETACHED, sentence));
@@ -181,7 +181,7 @@ fn releases(
     Ok(releases)
 }
 
-/// The listening sockets, by the state or by what the environment says.
+/// The listening sockets, from the state or else from the environment.
 fn carried_listeners(known: &[state::Listener], names: &[String], fds: &mut Incoming) -> Arc<[Listener]> {
     if known.is_empty() {
         let named = names.iter().enumerate();
@@ -192,7 +192,7 @@ fn carried_listeners(known: &[state::Listener], names: &[String], fds: &mut Inco
     known.iter().filter_map(|it| Some(Listener::of(it.name.clone(), fds.take(&it.fd).ok()?, it.inherited))).collect()
 }
 
-/// Everything as it was.
+/// Restores the whole state.
 fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming) -> Result<Origin, String> {
     let pool = restore::pool(&mut state)?;
     if listeners.len() != state.listeners.len() {
@@ -240,7 +240,7 @@ fn control(saved: &state::Control, fds: &mut Incoming) -> Result<Control, String
     Ok(Control::from_parts(Parts { directory, made: saved.made, identity: saved.identity, listener, lock }))
 }
 
-/// With what cannot be missed: the sockets.
+/// Starts with the control socket and the listening sockets only, without a usable state.
 fn makeshift(
     why: &str,
     listeners: Arc<[Listener]>,
@@ -261,7 +261,7 @@ fn makeshift(
         _ => Control::bind(&directory, &places).map_err(|error| error.to_string())?,
     };
     let orphans = Orphans::find(&mut fds);
-    // What else there is stays open: a worker that writes to a pipe that nobody has any more would be killed for it.
+    // Keep the other descriptors open: a worker that writes to a pipe without a reader is killed by SIGPIPE.
     let held = fds.held().clone();
     std::mem::forget(fds);
     let mut origin = makeshift_with(control, why, listeners, output, orphans, start)?;
@@ -312,7 +312,7 @@ fn makeshift_with(
     })
 }
 
-/// A release, however long the configuration takes to be one: there are workers that serve.
+/// Makes a release, and retries until the configuration is usable. The master does not give up, because workers are serving.
 fn patiently(context: &InstanceContext, start: &Start<'_>) -> Result<Release, String> {
     let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
     loop {

@@ -1,6 +1,6 @@
-//! From a living master to the state that the next one goes on from.
+//! Makes the state from a running master, for the next one.
 //!
-//! Law: everything is copied or lent, nothing taken: when the next master does not come about, this one goes on.
+//! Law: descriptors are copied or borrowed, never taken, so that this master can go on when the next one does not start.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,11 +22,11 @@ use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
 
 impl Master {
-    /// The state of this master between two turns. `None` for the output: it stays with its readers (a state that is
-    /// only looked at).
+    /// Saves the state of this master between two loop iterations. `output` is `None` for a state that is not passed over an exec:
+    /// the relay keeps the output.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// No descriptor is left.
     pub(super) fn save<'a>(&'a self, output: Option<&'a RelayState>, fds: &mut Outgoing<'a>) -> io::Result<State> {
         if let Some(store) = &self.store {
             store.lend(fds);
@@ -86,7 +86,7 @@ impl Master {
             waiting: self.requests.waiting().collect(),
             reload_asked: self.upgrade.as_ref().and_then(Upgrade::reload_asked),
             troubles: self.troubles.saved(),
-            // Over an exec alone; a state in the store comes with what is stored.
+            // For an exec only: after a restart systemd itself passes the stored names.
             stored: output.and(self.store.as_ref()).map_or_else(Vec::new, Store::held),
         })
     }

@@ -1,7 +1,7 @@
-//! The state of a master as a document: what one program writes and the next one reads.
+//! The state of a master as a document: the old program writes it, and the new one reads it.
 //!
-//! Law: a state is read by programs that know its format, and refused by others before anything depends on it. What a reader does
-//! not know it ignores, and what is missing outside the pool has a default; a change beyond that raises [`FORMAT`].
+//! Law: a program that does not know the format of a state refuses it before anything depends on it. A reader ignores unknown
+//! fields, and gives missing fields outside the pool a default; any other change raises [`FORMAT`].
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -19,7 +19,7 @@ use crate::pool::{GenerationId, Pool, Slot, WorkerId};
 use crate::status::scoreboard::Totals;
 use crate::status::tree::{Failure, Reloads};
 
-/// The format that this program writes, and the only one that it reads. Masters before 3 wrote 1 or 2, with a pool of other types.
+/// The format that this program writes, and the only one that it reads. Formats 1 and 2 have a pool of other types.
 pub const FORMAT: u32 = 3;
 
 /// The whole document.
@@ -28,66 +28,66 @@ pub const FORMAT: u32 = 3;
 pub struct Document {
     /// The writer's [`FORMAT`].
     pub format: u32,
-    /// The same, for programs that know a format before 3: they go by this.
+    /// The same as `format`: programs that know only formats before 3 go by this field.
     pub least: u32,
     /// The writer's version, for the log.
     pub version: String,
-    /// The numbers that the descriptors have over an exec.
+    /// The number of each descriptor after an exec, by name.
     pub descriptors: BTreeMap<Name, i32>,
-    /// What it knows.
+    /// The state of the master.
     pub state: State,
 }
 
-/// What a master knows.
+/// The state of a master.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
     /// The instance's name.
     pub instance: String,
-    /// Where the program is found.
+    /// The path of the program.
     pub program: Bytes,
-    /// When the instance began.
+    /// When the instance was started.
     pub started_at: Option<SystemTime>,
-    /// Workers, generations, deadlines, who waits for what; `None` in no state that a master wrote.
+    /// Workers, generations, deadlines, requesters; `None` in no state that a master wrote.
     pub pool: Option<Pool>,
-    /// The listening sockets, in their order.
+    /// The listening sockets, in the order of the master.
     pub listeners: Vec<Listener>,
     /// The control socket.
     pub control: Control,
     /// The socket of `status.listen`.
     pub status: Option<Name>,
-    /// The address of that, as the configuration calls it.
+    /// The address of the `status.listen` socket, as written in the configuration.
     pub status_address: Option<String>,
-    /// Where `worker.directory` begins when it is not set.
+    /// The default of `worker.directory`.
     pub directory: Bytes,
-    /// The limit of open files that the master was started with.
+    /// The limit of open files (soft, hard) with which the master was started.
     pub nofile: (u64, u64),
-    /// Orphaned processes that have got the stop signal of their worker: number and start, in ticks since boot.
+    /// Orphaned processes that have received their worker's stop signal: pid, and start time in ticks since boot.
     pub signalled: BTreeMap<WorkerId, Vec<(u32, u64)>>,
     /// The controlling terminal.
     pub terminal: Option<Terminal>,
-    /// What workers get when the master ends.
+    /// The signal that workers get when the master ends.
     pub die_with_parent: Option<i32>,
-    /// SIGPIPE was ignored when the master was started.
+    /// Whether SIGPIPE was ignored when the master was started.
     pub sigpipe_ignored: bool,
-    /// What the generations are started from.
+    /// The release of each generation.
     pub releases: BTreeMap<GenerationId, Release>,
     /// The workers' processes.
     pub workers: BTreeMap<WorkerId, Process>,
     /// Workers that are still to be started.
     #[serde(rename = "births")]
     pub spawns: Vec<(WorkerId, Slot, GenerationId)>,
-    /// Both ends of the pipe by which starts that fail are told.
+    /// Reading and writing end of the pipe that reports failed starts.
     pub errors: Option<(Name, Name)>,
-    /// What workers print.
+    /// The output of the workers.
     pub output: Output,
     /// The master's own log.
     pub log: Log,
-    /// What systemd is still to be told.
+    /// Messages to systemd that are not sent yet.
     pub unsaid: Vec<String>,
     /// Failures of workers, oldest first.
     pub failures: Vec<Failure>,
-    /// How many there were by cause.
+    /// The number of failures by cause.
     pub causes: BTreeMap<String, u64>,
     /// Reloads by result.
     pub reloads: BTreeMap<String, Reloads>,
@@ -95,19 +95,19 @@ pub struct State {
     pub recycled: BTreeMap<String, u64>,
     /// When the present generation was committed.
     pub committed_at: Option<SystemTime>,
-    /// What ended workers did.
+    /// Totals of the workers that have ended.
     pub past: Totals,
     /// How the last reload ended.
     pub last_reload: Option<LastReload>,
-    /// The last number that was given to a requester.
+    /// The last requester id that was given out.
     pub last_requester: u64,
-    /// Requesters that wait for an answer; none over an exec.
+    /// Requesters that wait for an answer; empty when the state is passed over an exec.
     pub waiting: Vec<u64>,
-    /// A reload that was asked for in the last moment before an exec, and waits for the next program: whether systemd is told.
+    /// A reload without a requester that came just before the exec; the next program begins it. The value: whether to tell systemd.
     pub reload_asked: Option<bool>,
-    /// The names that systemd's store of descriptors holds, over an exec; empty when not known.
+    /// The names that systemd's descriptor store holds, for an exec; empty when not known.
     pub stored: Vec<Name>,
-    /// What degrades the instance although its workers are well, by kind.
+    /// Reasons, by kind, for which the instance is degraded although its workers are well.
     pub troubles: BTreeMap<String, String>,
 }
 
@@ -119,9 +119,9 @@ pub struct Listener {
     pub name: String,
     /// The socket.
     pub fd: Name,
-    /// Its address in words.
+    /// The address as text.
     pub address: String,
-    /// It came from outside.
+    /// Whether the master inherited the socket.
     pub inherited: bool,
 }
 
@@ -131,7 +131,7 @@ pub struct Listener {
 pub struct Control {
     /// The runtime directory.
     pub directory: Bytes,
-    /// We made it.
+    /// Whether the master created the directory.
     pub made: bool,
     /// The listening socket.
     pub listener: Name,
@@ -141,25 +141,26 @@ pub struct Control {
     pub identity: (u64, u64),
 }
 
-/// What a generation is started from.
+/// The release of a generation.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Release {
-    /// Its configuration.
+    /// The configuration.
     pub config: Config,
-    /// Where its program was found.
+    /// The path of the program.
     pub path: Bytes,
-    /// The program itself.
+    /// The opened program.
     pub program: Name,
-    /// The copy of a script's text.
+    /// The copy of the script's text.
     pub script: Option<Name>,
-    /// The ways in which it is started: path, whether that must be the pinned file, what is executed, first arguments.
+    /// The ways to start the program: its path, whether the path must lead to the pinned file, the file to execute, the first
+    /// arguments.
     pub starts: Vec<(Bytes, bool, Bytes, Option<Vec<Bytes>>)>,
-    /// The directory of the copy of a script.
+    /// The directory of the script's copy.
     pub script_copy: Option<Bytes>,
-    /// When it was pinned.
+    /// When the release was pinned.
     pub pinned_at: Option<SystemTime>,
-    /// Device, inode, size, modification time (seconds, nanoseconds).
+    /// Device, inode, size (bytes), modification time (seconds, nanoseconds) of the program.
     pub identity: (u64, u64, i64, i64, i64),
     /// Arguments.
     pub argv: Vec<Bytes>,
@@ -167,9 +168,9 @@ pub struct Release {
     pub env: Vec<Bytes>,
     /// Working directory.
     pub directory: Name,
-    /// User, group, supplementary groups.
+    /// User id, group id, supplementary group ids.
     pub user: Option<(u32, u32, Vec<u32>)>,
-    /// Limit of open files.
+    /// Limit of open files (soft, hard).
     pub nofile: Option<(u64, u64)>,
 }
 
@@ -177,49 +178,49 @@ pub struct Release {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Process {
-    /// Its generation.
+    /// The worker's generation.
     pub generation: GenerationId,
-    /// Its main process: number and descriptor.
+    /// The pid of the main process.
     pub pid: u32,
-    /// See `pid`.
+    /// The pidfd of the main process.
     pub pidfd: Name,
-    /// Main processes that it had before.
+    /// Former main processes: pid and pidfd.
     pub former: Vec<(u32, Name)>,
-    /// Where it speaks.
+    /// The worker's notify socket.
     pub notify: Name,
-    /// The second such socket, if the first one's path was removed.
+    /// A second notify socket, if the path of the first one was removed.
     pub notify_again: Option<Name>,
-    /// It has a control group of its own.
+    /// Whether the worker has a control group of its own.
     pub group: bool,
-    /// Its status page.
+    /// The worker's status page.
     pub scoreboard: Option<Name>,
-    /// When it was started.
+    /// When the worker was started.
     pub started_at: Option<SystemTime>,
-    /// Copies of the reading ends of its output, if workers outlive the master.
+    /// Copies of the reading ends of the worker's output pipes, if workers outlive the master.
     pub output: Vec<Name>,
-    /// What it says of itself.
+    /// The worker's `X_RATOON_INFO`.
     pub info: Map<String, Value>,
-    /// Its own running totals.
+    /// The worker's `X_RATOON_COUNTERS`.
     pub counters: BTreeMap<String, f64>,
-    /// How many more `ERRNO=` are worth a line.
+    /// The number of further `ERRNO=` messages that are logged.
     pub errnos_left: u8,
-    /// Its main process is gone, others are left.
+    /// Whether the main process has exited while other processes of the worker live.
     pub left_behind: bool,
 }
 
-/// What workers print.
+/// The output of the workers.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Output {
-    /// Straight to journald.
+    /// Whether workers write to journald directly.
     pub journal: bool,
-    /// To journald, through the master.
+    /// Whether the master writes the workers' output to journald.
     pub native: bool,
-    /// Streams to journald: worker, identifier, copy.
+    /// Streams to journald: worker, identifier, a copy of the stream.
     pub streams: Vec<(WorkerId, String, Option<Name>)>,
     /// Pipes that the master reads.
     pub pipes: Vec<Pipe>,
-    /// Read and not written yet, for our stdout and our stderr.
+    /// Output that was read and is not written yet, for the master's stdout and stderr.
     pub pending: Vec<Bytes>,
     /// The last lines of each worker.
     pub tails: Vec<(WorkerId, Vec<Bytes>)>,
@@ -229,17 +230,17 @@ pub struct Output {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pipe {
-    /// Whose.
+    /// The worker that writes to the pipe.
     pub worker: WorkerId,
-    /// 0 for our stdout, 1 for our stderr.
+    /// 0: the lines go to the master's stdout; 1: to its stderr.
     pub sink: usize,
-    /// Its reading end.
+    /// The reading end.
     pub fd: Name,
-    /// What stands before its lines.
+    /// The label in front of each line.
     pub label: String,
-    /// The line that has not ended yet.
+    /// The line that has no line feed yet.
     pub line: Bytes,
-    /// The worker is gone.
+    /// Whether the worker has exited.
     pub closing: bool,
 }
 
@@ -247,41 +248,41 @@ pub struct Pipe {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Log {
-    /// The least important level that is kept, as syslog(3) calls it.
+    /// The least important level that is logged, as a name of syslog(3).
     pub level: String,
-    /// To journald.
+    /// Whether the log goes to journald.
     pub journal: bool,
 }
 
-/// How the last reload ended.
+/// The outcome of the last reload.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastReload {
-    /// The generation that it wanted to bring.
+    /// The new generation of the reload.
     pub generation: u64,
-    /// The contract's word.
+    /// The result, as a word of `docs/contract.md`.
     pub result: String,
-    /// Why, for everyone.
+    /// The reason, for every reader.
     pub reason: String,
-    /// What a program said that explains it.
+    /// A program's message that explains the reason.
     pub detail: Option<String>,
-    /// What it printed.
+    /// The output of that program.
     pub output: Vec<String>,
-    /// When it began.
+    /// When the reload began.
     pub began: Option<SystemTime>,
-    /// When it ended.
+    /// When the reload ended.
     pub ended: Option<SystemTime>,
-    /// How long it took.
+    /// How long the reload took.
     pub took: Duration,
 }
 
-/// Bytes that are mostly text: a text in the document where they are one.
+/// Bytes that are mostly text: a JSON string where they are UTF-8, else an array of numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Bytes {
-    /// UTF-8.
+    /// Valid UTF-8.
     Text(String),
-    /// Anything else.
+    /// All other bytes.
     Raw(Vec<u8>),
 }
 
@@ -292,7 +293,7 @@ impl Default for Bytes {
 }
 
 impl Bytes {
-    /// The bytes.
+    /// Returns the bytes.
     pub fn into_vec(self) -> Vec<u8> {
         match self {
             Bytes::Text(text) => text.into_bytes(),
@@ -300,15 +301,15 @@ impl Bytes {
         }
     }
 
-    /// As a path.
+    /// Returns the bytes as a path.
     pub fn into_path(self) -> PathBuf {
         OsString::from_vec(self.into_vec()).into()
     }
 
-    /// For execve(2).
+    /// Returns the bytes as a string for execve(2).
     ///
     /// # Errors
-    /// There is a NUL in it.
+    /// The bytes contain a NUL.
     pub fn into_c_string(self) -> Result<CString, String> {
         CString::new(self.into_vec()).map_err(|error| format!("a NUL in {:?}", String::from_utf8_lossy(&error.into_vec())))
     }
@@ -333,15 +334,15 @@ impl From<&Path> for Bytes {
 }
 
 impl Document {
-    /// Of this program.
+    /// Makes a document in the format of this program.
     pub fn new(state: State, descriptors: BTreeMap<Name, i32>) -> Document {
         Document { format: FORMAT, least: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), descriptors, state }
     }
 
-    /// Reads one.
+    /// Reads a document.
     ///
     /// # Errors
-    /// A sentence that says why this program cannot go on from it.
+    /// A sentence that says why this program cannot go on from this state.
     pub fn read(bytes: &[u8]) -> Result<Document, String> {
         let value: Value = serde_json::from_slice(bytes).map_err(|error| format!("the state is no JSON: {error}"))?;
         let format = value.get("format").and_then(Value::as_u64).unwrap_or(0);
@@ -355,10 +356,10 @@ impl Document {
         serde_json::from_value(value).map_err(|error| format!("the state cannot be read: {error}"))
     }
 
-    /// As bytes.
+    /// Writes the document as JSON.
     ///
     /// # Errors
-    /// A path that is no UTF-8 where the configuration has one.
+    /// A path in the configuration is not UTF-8.
     pub fn write(&self) -> Result<Vec<u8>, String> {
         serde_json::to_vec(self).map_err(|error| format!("the state cannot be written: {error}"))
     }

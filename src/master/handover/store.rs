@@ -1,10 +1,12 @@
-//! What outlives a master that dies: its state in memory, and its descriptors, both in systemd's store of descriptors.
+//! Store: keeps the master's state and descriptors in systemd's descriptor store, so that they outlive a master that dies.
 //!
-//! Law: kept current at each change before the loop sleeps; nothing is written while nothing changes. The descriptors go
-//! first, then the state that names them. Two files of memory take turns, so that a master that is killed in the middle of
-//! a writing leaves the state before. What a worker says is written down before it is taken from its socket, so that it is
-//! heard whenever the master dies; twice is as good as once, for nothing that is said adds to what was said. Only with `RATOON_SURVIVE` (the drop-in `survive.conf`): systemd kills what is left of
-//! a unit otherwise.
+//! Law: the store is updated after each change, before the loop sleeps; nothing is written while nothing changes. The descriptors
+//! go first, then the state that names them. Two memory files are written in turn, so that a master that is killed during a write
+//! leaves the state before.
+//!
+//! A worker's message is written to the store before it is taken from its socket, so that it is not lost whenever the master dies.
+//! A message may be handled twice, because no message adds to an earlier one. The store exists only with `RATOON_SURVIVE` (the
+//! drop-in `survive.conf`): otherwise systemd kills the remaining processes of the unit.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,23 +28,23 @@ use crate::master::turn::Master;
 use crate::pool::{Event, Notification, WorkerId};
 use crate::stored_name::PREFIX;
 
-/// Says that this unit's workers outlive their master.
+/// Environment variable that says that this unit's workers outlive their master.
 const VARIABLE: &str = "RATOON_SURVIVE";
-/// What only says that a worker lives is written so often.
+/// The longest delay before a change that only shows that a worker lives (`WATCHDOG=1`, `STATUS=`) is written.
 const CALM: Duration = Duration::from_secs(1);
-/// When systemd takes no more, it is tried again so much later.
+/// Delay before the next try when systemd takes no more messages.
 const AGAIN: Duration = Duration::from_millis(50);
-/// The two files.
+/// Names of the two state files.
 const FILES: [&str; 2] = ["state-0", "state-1"];
-/// The file of what workers have said since.
+/// Name of the file with the workers' messages since the last write of the state.
 const WORDS: &str = "words";
-/// More than that since the last writing of the state is not kept.
+/// Upper bound of that file's content, bytes; further messages are not kept until the state is written.
 const WORDS_MAX: usize = 1 << 20;
-/// Before the state: which writing it is (0: none), and how many bytes.
+/// Bytes before the state in a file: the number of the write (0: none), and the length in bytes.
 const HEAD: u64 = 16;
-/// More than any state has, bytes.
+/// Upper bound of the state's size, bytes.
 const STATE_MAX: u64 = 256 << 20;
-/// What is stored of all that a state names; the rest is made anew.
+/// Prefixes of the names that are stored; the other descriptors of a state are made anew.
 const STORED: [&str; 9] = [
     listeners::PREFIX,
     "process-",
@@ -55,25 +57,26 @@ const STORED: [&str; 9] = [
     super::SLOT_PREFIX,
 ];
 
-/// The way to the store.
+/// The state files, and the ledger of systemd's descriptor store.
 pub struct Store {
     files: [File; 2],
     written: u64,
-    /// What workers have said since the last writing: how many bytes, then of each the worker, the length, and the bytes.
+    /// Messages of workers since the last write: the total length in bytes, then for each message the worker, the length, and the
+    /// bytes.
     words: File,
     noted: usize,
     ledger: Ledger,
     again: Option<Instant>,
-    /// The state is another since then, and may wait until then.
+    /// When a change of the state is written at the latest; `None`: nothing has changed.
     due: Option<Instant>,
 }
 
-/// Whether this unit is made for it.
+/// Whether this unit's workers are to outlive their master.
 pub fn is_wanted() -> bool {
     std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty()) && std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// That of this unit, if it is made for it. `fds`: what came and nobody has taken.
+/// Opens the store of this unit, if [`is_wanted`]. `fds`: the received descriptors that are not taken yet.
 pub fn open(fds: &mut Incoming, now: Instant, journal: &mut Journal) -> Option<Store> {
     if !is_wanted() {
         return None;
@@ -83,22 +86,23 @@ pub fn open(fds: &mut Incoming, now: Instant, journal: &mut Journal) -> Option<S
 }
 
 impl Store {
-    /// With nothing in it.
+    /// Makes an empty store.
     ///
     /// # Errors
-    /// No memory.
+    /// No memory is left.
     #[cfg(test)]
     fn new(now: Instant) -> io::Result<Store> {
         Store::resume(&mut Incoming::default(), now)
     }
 
-    /// The store of a master that died, or of the program before. A file that did not come is made. What systemd holds and
-    /// nobody needs is dropped, what it does not hold and somebody needs is kept, once the state is looked at.
+    /// Opens the store of a dead master or of the earlier program. A file that was not received is made. At the next write of the
+    /// state, stored descriptors that are not needed are dropped, and missing ones are added.
     ///
     /// # Errors
-    /// No memory.
+    /// No memory is left.
     pub fn resume(fds: &mut Incoming, now: Instant) -> io::Result<Store> {
-        // An earlier version does not say what it has told systemd: then all is told again, which systemd takes for what it has.
+        // An earlier version does not say what it has told systemd. Then every name is sent again, and systemd ignores those that
+        // it has.
         let mut ledger = Ledger::of(fds.held().clone());
         for name in fds.given_up() {
             ledger.give_up(name);
@@ -119,7 +123,7 @@ impl Store {
         Ok(Store { files, written, words, noted, ledger, again: None, due: Some(now) })
     }
 
-    /// The state that was written last, whole.
+    /// Reads the state that was written last and is whole.
     pub fn read(fds: &Incoming) -> Result<Document, String> {
         let files = FILES.iter().filter_map(|name| fds.get(name)?.try_clone().ok()).map(File::from);
         let mut heads: Vec<((u64, u64), File)> = files.filter_map(|file| Some((head(&file)?, file))).collect();
@@ -130,7 +134,7 @@ impl Store {
         Document::read(&bytes)
     }
 
-    /// What workers had said that is not in that state, oldest first.
+    /// Messages of workers that are not part of that state, oldest first.
     pub fn words(fds: &Incoming) -> Vec<(WorkerId, Vec<u8>)> {
         let file = fds.get(WORDS).and_then(|file| file.try_clone().ok()).map(File::from);
         let bytes = file.and_then(|file| read_words(&file)).unwrap_or_default();
@@ -145,7 +149,7 @@ impl Store {
         words
     }
 
-    /// A worker has said something that the next master must know, too, if this one dies before it is part of the state.
+    /// Keeps a worker's message, so that the next master gets it if this one dies before the message is part of the state.
     pub fn note(&mut self, worker: WorkerId, bytes: &[u8], now: Instant) {
         let record = [&worker.to_ne_bytes(), &(bytes.len() as u64).to_ne_bytes(), bytes].concat();
         let noted = self.noted + record.len();
@@ -153,44 +157,44 @@ impl Store {
             self.due = Some(now);
             return;
         }
-        // First the words, then that they are there.
+        // Write the message first, then the total length that includes it.
         let written = self.words.write_all_at(&record, 8 + self.noted as u64);
         if written.and_then(|()| self.words.write_all_at(&(noted as u64).to_ne_bytes(), 0)).is_ok() {
             self.noted = noted;
         }
     }
 
-    /// The names that systemd holds by all that it was told.
+    /// The names that systemd holds according to the messages sent so far.
     pub fn held(&self) -> Vec<Name> {
         self.ledger.held().iter().cloned().collect()
     }
 
-    /// For the next program, which goes on with it.
+    /// Passes the files to the next program over an exec.
     pub fn lend<'a>(&'a self, fds: &mut Outgoing<'a>) {
         for (name, file) in FILES.iter().zip(&self.files).chain([(&WORDS, &self.words)]) {
             fds.lend((*name).to_owned(), file.as_fd());
         }
     }
 
-    /// Something happens.
+    /// Notes that an event changes the state, and sets when the state is written.
     pub fn touch(&mut self, event: &Event, now: Instant) {
         let calm = matches!(event, Event::Notification(_, Notification::Watchdog | Notification::Status(_)));
         let due = if calm { now + CALM } else { now };
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
-    /// When it wants to be looked at.
+    /// When the store is to be updated next.
     pub fn deadline(&self) -> Option<Instant> {
         [self.due, self.again].into_iter().flatten().min()
     }
 
-    /// `all`: whatever workers have said is part of the state.
+    /// Writes the state. `all`: every message of a worker is part of it, so the file of messages is emptied.
     fn take_in(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
         let named: BTreeMap<&Name, BorrowedFd<'_>> = fds.named().filter(|(name, _)| is_stored(name)).collect();
         self.ledger.want(&named, &[FILES[0], FILES[1], WORDS], readable);
         self.tell(systemd, now);
         if let Ok(bytes) = document.write() {
-            // What cannot be written is not there: the other file has the state before.
+            // After a failed write the other file still has the state before.
             let written = self.write(&bytes);
             if written.is_ok() && all && self.noted > 0 && self.words.write_all_at(&[0; 8], 0).is_ok() {
                 self.noted = 0;
@@ -209,14 +213,14 @@ impl Store {
         Ok(())
     }
 
-    /// Tells systemd what it is to keep and to drop; what it does not take now later.
+    /// Sends pending changes to systemd, and sets a retry for those that it does not take now.
     fn tell(&mut self, systemd: &Systemd, now: Instant) {
         let tell = |name: &Name, fd: Option<BorrowedFd<'_>>| systemd.store(&format!("{PREFIX}{name}"), fd);
         self.again = if self.ledger.tell(tell) { None } else { Some(now + AGAIN) };
     }
 }
 
-/// What a file of words holds; `None` when it is none.
+/// The content of a message file; `None` when the file is not valid.
 fn read_words(file: &File) -> Option<Vec<u8>> {
     let mut length = [0; 8];
     file.read_exact_at(&mut length, 0).ok()?;
@@ -226,7 +230,7 @@ fn read_words(file: &File) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Which writing a file has, and how long it is; `None` when it is not whole.
+/// The write number and length of a state file; `None` when its state is not whole.
 fn head(file: &File) -> Option<(u64, u64)> {
     let mut head = [0; HEAD as usize];
     file.read_exact_at(&mut head, 0).ok()?;
@@ -239,7 +243,7 @@ fn is_stored(name: &str) -> bool {
     STORED.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with("notify-again-")
 }
 
-/// A copy that systemd takes: it has no use for one that was opened as a mere path.
+/// A copy for systemd, which does not store a descriptor that was opened with O_PATH.
 fn readable(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
     if !flags.contains(OFlags::PATH) {
@@ -250,7 +254,7 @@ fn readable(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 impl Master {
-    /// Brings the store up to date, before the loop sleeps.
+    /// Updates the store, before the loop sleeps.
     pub(in crate::master) fn keep_current(&mut self) {
         let Some(mut store) = self.store.take() else { return };
         if store.due.is_some_and(|due| due <= self.now) {
@@ -286,7 +290,7 @@ mod tests {
             store.note(*worker, bytes, now);
         }
         assert_eq!(words(&store), said);
-        // Killed between the words and that they are there.
+        // As if killed after the message was written and before the total length.
         store.words.write_all_at(&[1; 20], 8 + store.noted as u64).unwrap();
         assert_eq!(words(&store), said);
         for length in [store.noted as u64 - 1, 8, u64::MAX] {

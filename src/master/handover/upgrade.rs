@@ -1,8 +1,8 @@
-//! An upgrade from the request to the moment of execve(2).
+//! An upgrade from the request to execve(2).
 //!
-//! Law: each requester is answered once, before execve(2): nobody waits over it. A reload that is under way, or is asked for
-//! before that moment, is finished first. Who asked for the upgrade hears that the installed program takes over, or why not;
-//! that it has done so is seen on a new connection (`program_start_time` of `GET /readyz` is another).
+//! Law: each requester is answered once, before execve(2). A reload that is under way, or that is requested before that moment, is
+//! finished first. The requester of the upgrade is told that the installed program takes over, or why not. A new connection shows
+//! that the upgrade is done: `program_start_time` of `GET /readyz` has changed.
 
 use std::time::{Duration, Instant};
 
@@ -19,29 +19,29 @@ use crate::pool::{Event, PoolState};
 
 /// How long connections of the control socket may take for their answers, once no new ones are accepted.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// So long the control socket may be deaf while a pool that is never at rest (its workers crash and crash) is waited for.
+/// How long the control socket may accept no connections while the pool is never idle (workers that crash again and again).
 const LONGEST: Duration = Duration::from_secs(10);
-/// How often it is looked at meanwhile.
+/// Interval of the checks meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Turns of the loop before execve(2), so that answers reach those who ask.
+/// Loop iterations before execve(2), so that answers reach the requesters.
 const LAST_TURNS: usize = 16;
 
-/// An upgrade that was asked for.
+/// A requested upgrade.
 pub struct Upgrade {
-    /// Who waits for it.
+    /// Requesters of the upgrade.
     pub requesters: Vec<RequesterId>,
-    /// A reload without a requester that came too late for this program: whether systemd is told.
+    /// A reload without a requester that came too late for this program. The value: whether to tell systemd.
     reload_asked: Option<bool>,
     stage: Stage,
 }
 
 enum Stage {
-    /// What was under way before comes to its end.
+    /// Requests that came before are finished.
     Settling,
     /// The next program is asked.
     Checking(Task),
-    /// It said yes; since when.
+    /// The next program has agreed, at this time.
     Leaving(Instant),
 }
 
@@ -54,14 +54,14 @@ impl Upgrade {
         }
     }
 
-    /// The reload that the next program is to begin with.
+    /// The reload with which the next program is to begin; the value: whether to tell systemd.
     pub(super) fn reload_asked(&self) -> Option<bool> {
         self.reload_asked
     }
 }
 
 impl Master {
-    /// Somebody wants the master to run the program that is installed now.
+    /// Requests that the master runs the installed program.
     pub(in crate::master) fn upgrade(&mut self, requester: Option<RequesterId>) {
         if self.is_ending() {
             return self.refuse(requester, "the instance is stopping".to_owned());
@@ -75,7 +75,7 @@ impl Master {
         self.pool.state() == PoolState::Stopping || self.ending.is_some()
     }
 
-    /// A reload begins.
+    /// Begins a reload.
     pub(in crate::master) fn begin_reload(&mut self, requester: Option<RequesterId>, announce: bool) {
         if announce {
             self.announce_reload();
@@ -83,14 +83,14 @@ impl Master {
         self.events.push_back(Event::Reload(requester));
     }
 
-    /// Somebody does not wait any more.
+    /// Forgets a requester that does not wait any more.
     pub(in crate::master) fn upgrade_requester_gone(&mut self, requester: RequesterId) {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.requesters.retain(|it| *it != requester);
         }
     }
 
-    /// Takes an upgrade one step further; `true`: it is time to go.
+    /// Takes the upgrade one step further. Returns `true` when execve(2) is due.
     pub(in crate::master) fn is_to_be_replaced(&mut self) -> bool {
         let Some(upgrade) = &self.upgrade else { return false };
         if self.is_ending() {
@@ -99,7 +99,7 @@ impl Master {
         }
         match upgrade.stage {
             Stage::Settling if self.is_settled() => self.ask_next_program(),
-            // A reload came between; what the next program has seen of the state is not true any more.
+            // A reload came in between, so the next program was asked about a state that is out of date.
             Stage::Leaving(_) if self.is_asked() => self.settle_again(),
             Stage::Leaving(since) if self.is_settled() => {
                 return self.registry.busy() == 0 || self.now.duration_since(since) >= TIMEOUT;
@@ -112,7 +112,7 @@ impl Master {
         false
     }
 
-    /// When [`Self::is_to_be_replaced`] wants to look again by itself.
+    /// When [`Self::is_to_be_replaced`] is to be called again without an event.
     pub(in crate::master) fn upgrade_deadline(&self) -> Option<Instant> {
         let leaving = matches!(self.upgrade.as_ref()?.stage, Stage::Leaving(_));
         leaving.then(|| self.now + LOOK)
@@ -125,7 +125,7 @@ impl Master {
         }
     }
 
-    /// Nothing is under way that could not go on in another program.
+    /// Whether nothing is under way that could not go on in another program.
     fn is_settled(&self) -> bool {
         !self.is_asked()
             && self.spawns.is_empty()
@@ -134,7 +134,7 @@ impl Master {
             && self.published.no_tails()
     }
 
-    /// Somebody waits for an answer, but for those who wait for this upgrade; or a reload is under way for nobody.
+    /// Whether a requester waits for anything but this upgrade, or a reload is under way.
     fn is_asked(&self) -> bool {
         let waits_for_it =
             |requester: RequesterId| self.upgrade.as_ref().is_some_and(|upgrade| upgrade.requesters.contains(&requester));
@@ -161,7 +161,7 @@ impl Master {
         }
     }
 
-    /// The next program was asked.
+    /// Handles the answer of the next program.
     pub(in crate::master) fn next_program_said(&mut self, task: TaskId, result: Result<(), String>) {
         let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.task().is_some_and(|it| it.id() == task)) else {
             return;
@@ -169,14 +169,14 @@ impl Master {
         match result {
             Ok(()) => {
                 upgrade.stage = Stage::Leaving(self.now);
-                // A connection that comes now waits in the kernel's queue for the next program.
+                // A connection that comes now waits in the kernel's accept queue for the next program.
                 self.registry.accept(false);
             }
             Err(why) => self.not_replaced(&why),
         }
     }
 
-    /// Nothing comes of it: everything goes on as before.
+    /// Gives the upgrade up: the master goes on as before.
     pub(in crate::master) fn not_replaced(&mut self, why: &str) {
         let Some(upgrade) = self.upgrade.take() else { return };
         if let Stage::Checking(task) = &upgrade.stage {
@@ -197,8 +197,8 @@ impl Master {
         }
     }
 
-    /// Writes out what workers have printed, and looks whether it is still time to go; then the requesters of the upgrade are
-    /// answered, and `true` says that execve(2) comes next.
+    /// Writes out the workers' output, checks whether execve(2) is still due, and answers the requesters of the upgrade. `Some`:
+    /// execve(2) comes next.
     pub(in crate::master) async fn prepare_to_go(&mut self) -> Option<Settled> {
         self.systemd.ping();
         let Some(settled) = self.outputs.settle().await else {
@@ -221,7 +221,7 @@ impl Master {
         Some(settled)
     }
 
-    /// Ends the connection to the bus, once the calls that were read are answered.
+    /// Closes the connection to the bus, once the calls that were read are answered.
     pub(in crate::master) async fn leave_bus(&mut self, bus: dbus::Service) {
         self.systemd.ping();
         let mut stop = std::pin::pin!(bus.stop());
@@ -236,7 +236,7 @@ impl Master {
         }
     }
 
-    /// The last turns before execve(2), so that answers reach their requesters.
+    /// Runs the last loop iterations before execve(2), so that answers reach their requesters.
     pub(in crate::master) async fn last_turns(&mut self) {
         for _ in 0..LAST_TURNS {
             while let Ok(request) = self.ends.commands.try_recv() {
@@ -255,7 +255,7 @@ impl Master {
         tokio::task::yield_now().await;
     }
 
-    /// A request that comes when the requesters of the upgrade are answered.
+    /// Handles a request that comes after the requesters of the upgrade were answered.
     fn too_late(&mut self, command: Command) {
         match (command, &mut self.upgrade) {
             (Command::Request { reply: Some(reply), .. }, _) => {

@@ -1,39 +1,39 @@
-//! As whom a configured process runs: `worker.user` with `worker.group`, and `hooks.user`.
+//! Accounts as which configured processes run: `worker.user` with `worker.group`, and `hooks.user`.
 //!
-//! Law: may block (see `sys::accounts`), so never on the loop.
+//! Law: may block (see `sys::accounts`), so this never runs on the loop.
 
 use crate::config::{Config, Worker};
 use crate::sys::accounts::{self, User};
 use crate::sys::credentials::{own_gid, own_uid};
 use crate::sys::spawn::Identity;
 
-/// The variables that belong to an account, as systemd sets them for `User=`.
+/// Variables that belong to an account, as systemd sets them for `User=`.
 pub const VARIABLES: [&str; 4] = ["HOME", "LOGNAME", "SHELL", "USER"];
 
 /// The user, the groups and the variables of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    /// `None`: the master's, which is not asked for in vain.
+    /// The user id; `None`: the master's, which then needs no look-up.
     uid: Option<u32>,
-    /// `None`: the master's.
+    /// The group id; `None`: the master's.
     gid: Option<u32>,
     groups: Vec<u32>,
-    /// A user was named: then [`VARIABLES`] are not the master's.
+    /// Whether a user was configured; then [`VARIABLES`] are not the master's.
     named: bool,
     user: Option<User>,
 }
 
 impl Account {
-    /// Of workers and of `reload.check`.
+    /// The account of workers and of `reload.check`.
     ///
     /// # Errors
-    /// There is no such account, or this master may not become it.
+    /// There is no such account, or this master may not switch to it.
     pub fn of_workers(config: &Config) -> Result<Account, String> {
         let Worker { user, group, .. } = &config.worker;
         Account::resolve(("worker.user", user.as_deref()), ("worker.group", group.as_deref()))
     }
 
-    /// Of hooks.
+    /// The account of hooks.
     ///
     /// # Errors
     /// As [`Account::of_workers`].
@@ -80,7 +80,7 @@ impl Account {
         Ok(Account { uid, gid, groups, named: name.is_some(), user })
     }
 
-    /// The user's number.
+    /// The user id.
     pub fn uid(&self) -> u32 {
         self.uid.unwrap_or_else(own_uid)
     }
@@ -89,27 +89,27 @@ impl Account {
         self.gid.unwrap_or_else(own_gid)
     }
 
-    /// The user for a sentence: `user 1000 (app)`.
+    /// The user as shown in a sentence: `user 1000 (app)`.
     pub fn shown(&self) -> String {
         let uid = self.uid();
         let name = self.user.as_ref().map_or_else(|| accounts::name(uid), |user| Some(user.name.clone()));
         name.map_or_else(|| format!("user {uid}"), |name| format!("user {uid} ({name})"))
     }
 
-    /// What a process must change to be this account's; `None` where that is nothing, or not allowed.
+    /// The ids that a process must change to run as this account; `None` when there are none, or when the master may not change them.
     pub fn identity(&self) -> Option<Identity> {
         let changes = self.uid.is_some() || self.gid.is_some();
         (changes && own_uid() == 0).then(|| Identity { uid: self.uid(), gid: self.gid(), groups: self.groups.clone() })
     }
 
-    /// The variables of the account, where one was named.
+    /// The variables of the account, if a user was configured.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let Some(user) = self.user.as_ref().filter(|_| self.named) else { return Vec::new() };
         let all = [("HOME", &user.home), ("LOGNAME", &user.name), ("SHELL", &user.shell), ("USER", &user.name)];
         all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.clone())).collect()
     }
 
-    /// Whether a variable of the master is not passed on to processes of this account.
+    /// Whether a variable of the master is not passed to processes of this account.
     pub fn hides(&self, variable: &str) -> bool {
         self.named && VARIABLES.contains(&variable)
     }
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(why, "worker.user: there is no user with the number 4000000001; name an account, or set worker.group too");
         let account = find(Some("4000000001"), Some("4000000002")).unwrap();
         assert_eq!((account.uid, account.gid, account.groups.as_slice()), (Some(4_000_000_001), Some(4_000_000_002), &[][..]));
-        // Root's variables would be wrong for it.
+        // The variables of root would be wrong for this account.
         assert!(account.hides("HOME") && account.variables().is_empty());
         assert_eq!(
             Account::find(("hooks.user", Some("4000000001")), ("", None)).unwrap_err(),

@@ -1,6 +1,6 @@
-//! Hooks and checks: a short program run to its end, with its output kept for whoever must know why it said no.
+//! Runs a hook or a check to its end, and keeps its output as the explanation of a failure.
 //!
-//! Law: never on the loop; bounded in time and in output; nothing of it is left behind.
+//! Law: never on the loop; limited in time and in output; no process of the command is left behind.
 
 use std::fmt;
 use std::io::Read;
@@ -22,7 +22,8 @@ use crate::sys::awaited::spawn_awaited;
 use crate::sys::process::PidFd;
 use crate::sys::spawn::become_user;
 
-/// So much of the beginning of the output is kept, and so much of its end, bytes; what is between is read and dropped.
+/// Bytes that are kept of the beginning of the output, and bytes that are kept of its end; the output in between is read and
+/// dropped.
 const OUTPUT_MAX: usize = 4096;
 
 /// Ends a command that runs on another thread.
@@ -33,15 +34,15 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// A way to cancel.
+    /// Makes a new handle.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// No descriptor is left.
     pub fn new() -> std::io::Result<Cancel> {
         Ok(Cancel { flag: Arc::default(), wake: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) })
     }
 
-    /// Ends what runs, and what would run next.
+    /// Ends the running command, and those that would run next.
     pub fn cancel(&self) {
         if !self.flag.swap(true, Ordering::SeqCst) {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -52,13 +53,13 @@ impl Cancel {
 /// Why a command failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// It could not be started.
+    /// The command could not be started.
     Start(String),
-    /// It ended badly and said this.
+    /// The command failed; how it exited, and its output.
     Ended(ExitCause, String),
-    /// It took too long.
+    /// The command ran for longer than this limit; its output.
     TimedOut(Duration, String),
-    /// Nobody wants to know any more.
+    /// The result is not needed any more.
     Cancelled,
 }
 
@@ -74,7 +75,7 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    /// Why a reload is refused because of it. `what` failed: its key, its program and its user.
+    /// The reason why the reload is refused. `what` has failed: the key, the program and the user.
     pub fn reason(self, what: &str) -> Reason {
         let (why, said) = match self {
             Failure::Ended(how, said) => (how.to_string(), said),
@@ -88,7 +89,7 @@ impl Failure {
     }
 }
 
-/// What a command printed, behind how it ended.
+/// The output of a command, in a message behind how the command ended.
 struct Notification<'a>(&'a str);
 
 impl fmt::Display for Notification<'_> {
@@ -103,7 +104,7 @@ impl fmt::Display for Notification<'_> {
 /// Runs a command to its end in the pinned directory, as this account.
 ///
 /// # Errors
-/// It was not found, ended with another status than 0, or took too long; what it printed is told.
+/// The program was not found, exited with a status other than 0, or took too long; the error has its output.
 pub fn run(
     argv: &[String],
     pinned: &Pinned,
@@ -127,7 +128,7 @@ pub fn run(
     finish(command, env, limit, cancel).map(drop)
 }
 
-/// Runs a command, whose stdin is set, to its end; gives what it printed.
+/// Runs a command, whose stdin is set, to its end, and returns its output.
 ///
 /// # Errors
 /// As [`run`].
@@ -159,7 +160,7 @@ enum Verdict {
     Cancelled,
 }
 
-/// Reads what it prints until it ends.
+/// Reads the command's output until the command ends.
 fn watch(child: &mut Child, output: &mut std::io::PipeReader, limit: Duration, cancel: &Cancel) -> (Verdict, Vec<u8>) {
     let until = Instant::now() + limit;
     let mut kept = Vec::new();
@@ -187,13 +188,13 @@ fn watch(child: &mut Child, output: &mut std::io::PipeReader, limit: Duration, c
         if printed && open {
             open = read_some(output, &mut kept);
         } else if ended {
-            // All that it wrote itself has been read; what its children still write is not waited for.
+            // The output of the command itself is read; output that its children still write is not waited for.
             return (child.wait().map_or(Verdict::TimedOut, Verdict::Ended), kept);
         }
     }
 }
 
-/// `false` at the end of the output.
+/// Reads a piece of the output. Returns `false` at the end.
 fn read_some(output: &mut std::io::PipeReader, kept: &mut Vec<u8>) -> bool {
     let mut buffer = [0; 4096];
     match output.read(&mut buffer) {
@@ -209,10 +210,10 @@ fn read_some(output: &mut std::io::PipeReader, kept: &mut Vec<u8>) -> bool {
     }
 }
 
-/// Leaves nothing of it behind.
+/// Kills the command's process group if the command still runs.
 fn end(child: &mut Child) {
     let running = child.try_wait().is_ok_and(|status| status.is_none());
-    // While it is not reaped its number, and so its group's, belongs to it.
+    // Until the child is reaped, its pid and so its process group's id cannot be reused.
     if running && let Some(group) = rustix::process::Pid::from_raw(child.id() as i32) {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = child.wait();

@@ -1,7 +1,7 @@
 //! `$RATOON_SLOT`, `$RATOON_WORKER` and `$RATOON_GENERATION` in the arguments and variables of a worker.
 //!
-//! Law: only these three names are replaced, as `$NAME` or `${NAME}`, with a dollar doubled to keep it; everything else is left as it
-//! is, so that a text for a shell (`$$`, `$HOME`) means what it meant.
+//! Law: only these three names are replaced, as `$NAME` or `${NAME}`; a doubled dollar keeps one. All other text stays unchanged,
+//! so that text for a shell (`$$`, `$HOME`) keeps its meaning.
 
 use std::borrow::Cow;
 use std::ffi::CString;
@@ -10,28 +10,28 @@ use crate::config::Worker;
 use crate::pool::{GenerationId, Slot, WorkerId};
 use crate::sys::spawn::Plan;
 
-/// The values of one worker.
+/// The values for one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Values {
-    /// `RATOON_SLOT`
+    /// Replaces `$RATOON_SLOT`.
     pub slot: Slot,
-    /// `RATOON_WORKER`
+    /// Replaces `$RATOON_WORKER`.
     pub worker: WorkerId,
-    /// `RATOON_GENERATION`
+    /// Replaces `$RATOON_GENERATION`.
     pub generation: GenerationId,
 }
 
-/// A worker's own arguments and variables; `None`: those of its plan.
+/// A worker's own arguments and variables; `None`: those of its plan apply.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Expanded {
-    /// In place of [`Plan::argv`].
+    /// Replaces [`Plan::argv`].
     pub argv: Option<Vec<CString>>,
-    /// In place of [`Plan::env`].
+    /// Replaces [`Plan::env`].
     pub env: Option<Vec<CString>>,
 }
 
 impl Values {
-    /// The arguments of `worker.command` behind the program, and the values of `worker.environment`.
+    /// Expands the arguments of `worker.command` after the program, and the values of `worker.environment`.
     pub fn expand(&self, config: &Worker, plan: &Plan) -> Expanded {
         let mut expanded = Expanded::default();
         for (at, word) in plan.argv.iter().enumerate().skip(1) {
@@ -44,7 +44,7 @@ impl Values {
         for (name, value) in config.environment.iter().chain(&config.environment_override) {
             let Cow::Owned(value_of_worker) = self.text(value.as_bytes()) else { continue };
             let (pinned, prefix) = (format!("{name}={value}"), format!("{name}="));
-            // A file that sets the variable, too, has won.
+            // An environment file that also sets the variable wins, so the entry differs and is left alone.
             if let Some(at) = plan.env.iter().position(|entry| entry.as_bytes() == pinned.as_bytes())
                 && let Ok(entry) = CString::new([prefix.into_bytes(), value_of_worker].concat())
             {
@@ -54,7 +54,7 @@ impl Values {
         expanded
     }
 
-    /// One text.
+    /// Expands one text.
     fn text<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
         let mut expanded = Vec::new();
         let (mut copied, mut at) = (0, 0);
@@ -63,7 +63,7 @@ impl Values {
             let dollars = text[first..].iter().take_while(|byte| **byte == b'$').count();
             at = first + dollars;
             let Some((value, length)) = self.value(&text[at..]) else { continue };
-            // Two dollars are one.
+            // Two dollars stand for one.
             expanded.extend_from_slice(&text[copied..first + dollars / 2]);
             copied = at;
             at += length;
@@ -165,7 +165,7 @@ mod tests {
         config.environment_override = vec![("ID".into(), "$RATOON_WORKER".into())];
         let mut plan = shell("echo $RATOON_GENERATION $$");
         plan.argv[0] = c"$RATOON_SLOT".to_owned();
-        // The first three are the configuration's; a file and the master's environment have the others.
+        // The configuration sets the first two and `OVER`, which a file overrides; the others are the master's.
         let env = ["PORT=80$RATOON_SLOT", "ID=$RATOON_WORKER", "HOME=/", "OVER=by $RATOON_SLOT", "OWN=$RATOON_SLOT"];
         plan.env = env.iter().map(|entry| CString::new(*entry).unwrap()).collect();
         let texts = |entries: Option<Vec<CString>>| -> Vec<String> {

@@ -1,12 +1,12 @@
-//! `hooks.before_reload`, `hooks.before_shutdown` and `reload.check`: as whom they run, and which of them are refused.
+//! `hooks.before_reload`, `hooks.before_shutdown` and `reload.check`: the user as which each runs, and when it is refused.
 //!
-//! | what | runs as | where another user may change the program |
+//! | key | runs as | when another user may change the program |
 //! |---|---|---|
-//! | hooks | `hooks.user`, else the master's user | refused, if it would run as root |
-//! | `reload.check` | the worker's user | warned of, if that is root, as `worker.command` |
-//! | `worker.command` | the worker's user | warned of, if that is root |
+//! | hooks | `hooks.user`, else the master's user | refused if it would run as root |
+//! | `reload.check` | the worker's user | a warning if that is root, as for `worker.command` |
+//! | `worker.command` | the worker's user | a warning if that is root |
 //!
-//! Law 11: a root master executes nothing that another user may write or rename.
+//! Law 11: a root master executes no program that another user may write or rename.
 //! Law 4: all of this blocks, so it never runs on the loop.
 
 use std::ffi::OsStr;
@@ -21,16 +21,16 @@ use crate::master::tasks::Job;
 use crate::pool::Reason;
 use crate::sys::trust;
 
-/// A hook or a check that takes longer is ended and has failed.
+/// A hook or a check that takes longer is killed and has failed.
 pub const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Where the programs of one configuration are looked for, and what they get.
+/// The configuration, directory and variables for the hooks and the check.
 pub struct Setting<'a> {
     /// The configuration.
     pub config: &'a Config,
     /// `worker.directory`, as configured.
     pub directory: &'a Path,
-    /// The variables of the configuration.
+    /// The configured variables.
     pub variables: &'a [(String, String)],
     /// The master's `PATH`.
     pub path: Option<&'a OsStr>,
@@ -40,7 +40,7 @@ impl Setting<'_> {
     /// Runs a hook to its end.
     ///
     /// # Errors
-    /// A cause that begins with the key: the program is not there, is refused, or has failed.
+    /// A reason that begins with the key: the program is missing, is refused, or has failed.
     pub fn hook(&self, key: &str, argv: &[String], job: &Job) -> Result<(), Reason> {
         job.reading(format_args!("the program of {key} {:?}", program(argv)));
         let account = Account::of_hooks(self.config)?;
@@ -59,17 +59,17 @@ impl Setting<'_> {
         self.run("reload.check", argv, &pinned, account, job)
     }
 
-    /// Why `hooks.before_shutdown` would be refused, told as long as something can be done.
+    /// Why `hooks.before_shutdown` would be refused. Reported in time, while the administrator can still correct it.
     pub fn warning_of_shutdown(&self) -> Option<String> {
         let key = "hooks.before_shutdown";
         let argv = self.config.hooks.before_shutdown.as_deref()?;
         let account = Account::of_hooks(self.config).ok()?;
-        // What is missing now may be there then.
+        // A program that is missing now may be there at the shutdown.
         let pinned = self.pin(key, argv).ok()?;
         self.check_trust(key, &pinned, &account).err()
     }
 
-    /// What keeps hooks and the check from being run, as far as that can be known without running them.
+    /// Reasons for which hooks and the check would not run, as far as that is known without running them.
     pub fn errors(&self) -> Vec<String> {
         let account = match Account::of_hooks(self.config) {
             Ok(account) => account,
@@ -86,7 +86,7 @@ impl Setting<'_> {
         hooks.map(hook).chain(check).filter_map(Result::err).collect()
     }
 
-    /// What can be changed by another user and runs as root, although nothing says that it is to run as root.
+    /// Warnings about programs that another user may change and that run as root although no user is configured.
     pub fn warnings_of_root(&self, account: &Account, command: &Pinned) -> Vec<String> {
         if account.uid() != 0 || self.config.worker.user.is_some() {
             return Vec::new();
@@ -108,8 +108,8 @@ impl Setting<'_> {
         release::pin(key, argv, self.directory, self.path).map_err(|error| error.to_string())
     }
 
-    /// Refuses what would run as root and could be changed by another user: the program, and the files whose variables
-    /// (`LD_PRELOAD`) decide what a program does.
+    /// Refuses a hook that would run as root if another user may change its program, or the environment files, whose variables
+    /// (`LD_PRELOAD`) affect the program.
     fn check_trust(&self, key: &str, pinned: &Pinned, account: &Account) -> Result<(), String> {
         if account.uid() != 0 {
             return Ok(());
@@ -139,7 +139,8 @@ impl Setting<'_> {
     }
 }
 
-/// The program of a command line. Its arguments may hold a secret, and why a reload failed is told to everyone.
+/// The program of a command line, for messages. The arguments are left out: they may hold a secret, and every reader sees why a
+/// reload failed.
 pub fn program(argv: &[String]) -> &str {
     argv.first().map_or("", String::as_str)
 }

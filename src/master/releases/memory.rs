@@ -1,6 +1,6 @@
-//! The look ahead before a reload: is there memory for a second generation beside the one that serves (`reload.memory`)?
+//! The memory check before a reload (`reload.memory`): whether a second generation fits beside the one that serves.
 //!
-//! Law: never on the loop, since these files of /proc may wait for a worker; a figure that is not known neither warns nor
+//! Law: never on the loop, because reading these files of /proc may wait for a worker. A figure that is not known neither warns nor
 //! refuses.
 
 use std::fs;
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, MemoryCheck};
 use crate::master::turn::Master;
 
-/// At most so many workers are asked, evenly spread: each takes some ten microseconds.
+/// The largest number of workers that are measured, evenly spread; each takes some ten microseconds.
 const ASKED: usize = 64;
-/// Bytes of shared memory from which a worker's own share of it is asked for, which takes the kernel longer.
+/// Bytes of shared memory above which the worker's proportional share is read, which takes the kernel longer.
 const SHARED: u64 = 1 << 20;
 
 impl Master {
-    /// Whom the look ahead asks.
+    /// The workers that the memory check measures.
     pub(in crate::master) fn footprint(&self) -> Footprint {
         let generation = self.pool.generation();
         let living = || self.processes.values().filter(|process| process.generation == generation);
@@ -28,7 +28,7 @@ impl Master {
     }
 }
 
-/// The generation that serves: pid and control group of some of its workers, and the master's control group.
+/// A sample of the generation that serves: pid and control group of each worker, and the master's control group.
 #[derive(Debug)]
 pub struct Footprint {
     workers: Vec<(u32, Option<PathBuf>)>,
@@ -36,10 +36,10 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// A warning if there is no room for as many workers of the new generation as will live beside the old ones.
+    /// Returns a warning if the new workers that will live beside the old ones do not fit into memory.
     ///
     /// # Errors
-    /// With `reload.memory = "refuse"` the same sentence: how much is needed, how much there is, and what to do.
+    /// With `reload.memory = "refuse"`, the same sentence: the memory needed, the memory left, and what to do.
     pub fn look_ahead(&self, config: &Config) -> Result<Option<String>, String> {
         if config.reload.memory == MemoryCheck::Ignore {
             return Ok(None);
@@ -54,7 +54,7 @@ impl Footprint {
         }
     }
 
-    /// Bytes that a worker of this generation has for itself, on average.
+    /// Average bytes that a worker of this generation does not share with others.
     fn mean(&self) -> Option<u64> {
         let known: Vec<u64> = self.workers.iter().filter_map(|(pid, group)| own_memory(*pid, group.as_deref())).collect();
         let sum = known.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
@@ -76,8 +76,8 @@ fn shortage(each: u64, beside: u32, workers: u32, room: u64, whose: &str) -> Opt
     })
 }
 
-/// Bytes that another such worker would add: anonymous memory and its share of shared memory. Mapped files are left out, for
-/// the kernel has them once and can read them again.
+/// Bytes that another such worker would add: anonymous memory and its share of shared memory. Mapped files are left out, because
+/// the kernel keeps them once for all workers and can read them again.
 fn own_memory(pid: u32, group: Option<&Path>) -> Option<u64> {
     let of_group = group.and_then(|group| {
         let stat = whole(&group.join("memory.stat")).ok()?;
@@ -86,14 +86,14 @@ fn own_memory(pid: u32, group: Option<&Path>) -> Option<u64> {
     of_group.or_else(|| {
         let status = whole(Path::new(&format!("/proc/{pid}/status"))).ok()?;
         let (anonymous, shared) = (kilobytes(&status, "RssAnon:")?, kilobytes(&status, "RssShmem:")?);
-        // One segment that all workers map is counted in each of them.
+        // A segment that all workers map is counted in each of them: read the proportional share.
         let share = || kilobytes(&whole(Path::new(&format!("/proc/{pid}/smaps_rollup"))).ok()?, "Pss_Shmem:");
         let shared = if shared > SHARED { share().unwrap_or(shared) } else { shared };
         Some(anonymous.saturating_add(shared))
     })
 }
 
-/// How much may still be used, and where that is limited: the tightest of the control group, those above it, and the machine.
+/// Bytes that may still be used, and where the limit is: the tightest of the control group, its ancestors, and the machine.
 fn room(group: Option<&Path>) -> Option<(u64, &'static str)> {
     let machine = whole(Path::new("/proc/meminfo")).ok();
     let machine = machine
@@ -101,7 +101,7 @@ fn room(group: Option<&Path>) -> Option<(u64, &'static str)> {
     let groups = group.into_iter().flat_map(Path::ancestors).filter_map(|group| {
         let limit = number(&group.join("memory.max"))?;
         let used = number(&group.join("memory.current"))?;
-        // The kernel gives up its cache of files before it kills. Shared memory counts as cache there, but stays.
+        // The kernel reclaims the page cache before it kills. Shared memory counts as cache there, but cannot be reclaimed.
         let stat = whole(&group.join("memory.stat")).unwrap_or_default();
         let cache = field(&stat, "file ").unwrap_or(0).saturating_sub(field(&stat, "shmem ").unwrap_or(0));
         Some((limit.saturating_sub(used.saturating_sub(cache)), "below the limit of its control group (MemoryMax=)"))
@@ -109,7 +109,8 @@ fn room(group: Option<&Path>) -> Option<(u64, &'static str)> {
     groups.chain(machine.map(|room| (room, "on this machine"))).min_by_key(|(room, _)| *room)
 }
 
-/// A file of the kernel's: a read that does not fill the buffer is the last, for a reload waits for each call.
+/// Reads a file of /proc or the cgroup file system. A read that does not fill the buffer is the last, to save a system call during
+/// the reload.
 fn whole(path: &Path) -> std::io::Result<String> {
     let (mut file, mut text, mut piece) = (fs::File::open(path)?, Vec::new(), [0; 4096]);
     loop {
@@ -121,7 +122,7 @@ fn whole(path: &Path) -> std::io::Result<String> {
     }
 }
 
-/// A file with a number in it; `max` is none.
+/// The number in a file; `None` for `max`.
 fn number(path: &Path) -> Option<u64> {
     whole(path).ok()?.trim().parse().ok()
 }
@@ -134,7 +135,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok())
 }
 
-/// Bytes as a configuration writes them: `210M`.
+/// Bytes, shown as in a configuration: `210M`.
 struct Bytes(u64);
 
 impl std::fmt::Display for Bytes {
@@ -161,7 +162,7 @@ mod tests {
         );
     }
 
-    /// A control group below a limit: its worker has 100 MiB, and 10 MiB are left.
+    /// A control group below a limit: the worker has 100 MiB, and 10 MiB are left.
     fn tight() -> (tempfile::TempDir, Footprint) {
         let above = tempfile::tempdir().unwrap();
         let group = above.path().join("group");

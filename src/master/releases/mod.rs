@@ -1,17 +1,17 @@
-//! Releases: read, checked, pinned; hooks, and the memory that a second generation needs.
+//! Releases: configuration, checks, pinning, hooks, and the memory for a second generation.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `preparing` | the tasks that prepare releases and run hooks, with their results |
-//! | `prepare` | makes a release of the configuration |
+//! | `preparing` | the tasks that prepare releases and run hooks, and their results |
+//! | `prepare` | makes a release from the configuration |
 //! | `release` | opens the program and the directory of a release |
-//! | `script` | how a script of a release that moved or changed starts again |
-//! | `command` | looks up and runs commands: checks and hooks |
-//! | `account` | as whom workers, checks and hooks run |
-//! | `hooks` | which hooks a master that runs as root refuses |
-//! | `expand` | `$RATOON_SLOT` and the like in arguments and variables |
-//! | `memory` | the memory that a second generation needs, and what is free |
-//! | `warnings` | what is dangerous about a release, and reloads that change nothing |
+//! | `script` | starts of a script after its release was moved or changed |
+//! | `command` | runs checks and hooks |
+//! | `account` | the users as which workers, checks and hooks run |
+//! | `hooks` | hooks and checks, and those that a root master refuses |
+//! | `expand` | `$RATOON_SLOT` and similar names in arguments and variables |
+//! | `memory` | the memory that a second generation needs, and the memory that is free |
+//! | `warnings` | dangerous releases, and reloads that change nothing |
 
 pub mod account;
 pub(in crate::master) mod command;

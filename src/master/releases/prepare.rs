@@ -1,6 +1,6 @@
-//! A release in the making: the configuration read, the environment merged, the program pinned, the check run.
+//! Prepares a release: reads the configuration, merges the environment, pins the program, and runs the check.
 //!
-//! Law: all this may block (a file on a dead mount, a slow check), so it never runs on the loop.
+//! Law: each of these steps may block (a file on a dead mount, a slow check), so they never run on the loop.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -19,52 +19,52 @@ use crate::master::tasks::Job;
 use crate::pool::{Readiness, Reason, Restart, Settings, Surge};
 use crate::sys::spawn::Plan;
 
-/// Where a configuration comes from; the same for every generation of an instance.
+/// The sources of a configuration; the same for every generation of an instance.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The file, if there is one.
+    /// The configuration file, if there is one.
     pub file: Option<PathBuf>,
-    /// The flags of `ratoon run`; they win.
+    /// The flags of `ratoon run`; they win over the file.
     pub flags: Overrides,
-    /// `worker.directory` when it is not set.
+    /// The default of `worker.directory`.
     pub directory: PathBuf,
 }
 
-/// What is the same for the workers of every generation.
+/// Values that are the same for the workers of every generation.
 #[derive(Clone)]
 pub struct InstanceContext {
     /// The instance's name.
     pub instance: Arc<str>,
-    /// The control socket.
+    /// The path of the control socket.
     pub control: PathBuf,
-    /// The listening sockets, in their order.
+    /// The listening sockets, in the order of the master.
     pub listeners: Arc<[Listener]>,
-    /// The limit of open files that the master itself was started with.
+    /// The limit of open files (soft, hard) with which the master was started.
     pub nofile: (u64, u64),
-    /// What workers get when the master dies without systemd to look after them.
+    /// The signal that workers get when the master dies, where systemd does not end them.
     pub die_with_parent: Option<i32>,
 }
 
-/// What a generation is started from.
+/// A release, from which a generation is started.
 pub struct Release {
-    /// Its configuration.
+    /// The configuration.
     pub config: Arc<Config>,
-    /// Everything that its workers have in context.
+    /// The values that all its workers have in common.
     pub plan: Plan,
-    /// Sentences for the log and for the requester of its reload.
+    /// Warnings for the log and for the requester of the reload.
     pub reload_warnings: Vec<String>,
-    /// Another address for `status.listen`, until the loop takes it.
+    /// Another address for `status.listen`, until the loop takes it over.
     pub status: Option<StatusChange>,
-    /// The copy of a script, for the time when the script itself has changed.
+    /// The copy of a script, used once the script itself has changed.
     pub script: Option<ScriptCopy>,
-    /// When it was pinned; `None`: that is not known any more.
+    /// When the release was pinned; `None` when that is not known any more.
     pub pinned_at: Option<SystemTime>,
 }
 
-/// What serves while a release is made.
+/// The generation that serves while a release is prepared.
 #[derive(Debug)]
 pub struct Living {
-    /// Its workers.
+    /// The workers of that generation.
     pub footprint: Footprint,
     /// The address at which the status is served.
     pub status: Option<String>,
@@ -74,7 +74,7 @@ impl Source {
     /// Reads the configuration.
     ///
     /// # Errors
-    /// What is wrong with it, with line and column.
+    /// The fault in the configuration, with line and column.
     pub fn read(&self) -> Result<Config, config::Error> {
         match &self.file {
             Some(file) => config::load_with(file, &self.flags),
@@ -83,27 +83,28 @@ impl Source {
     }
 }
 
-/// Makes a release. Beside a `living` generation there must be memory for it, and what the configuration names as hook and
-/// check is run first and can refuse it.
+/// Prepares a release. Beside a `living` generation the new one must fit into memory, and the configured hook and check run first
+/// and can refuse it.
 ///
 /// # Errors
 /// Why there is no release.
 pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Living>, job: &Job) -> Result<Release, Reason> {
     let reload = living.is_some();
-    // On the one line that a reload's reason is, without what the file says there: that may be a secret.
+    // The reason of a failed reload is one line, and leaves out the text of the file, which may hold a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
     job.reading(source.file.as_deref().unwrap_or(Path::new("the command line")).display());
     let config = source.read().map_err(words)?;
     let look_ahead = || living.map_or(Ok(None), |living| living.footprint.look_ahead(&config));
     let mut short = None;
     let runs = config.hooks.before_reload.is_some() || config.reload.check.is_some();
-    // Before anything is run. Else as late as can be: the loop finds out meanwhile.
+    // Before the hook and the check, if there are any. Otherwise as late as possible, because the loop meanwhile finds out the
+    // figures.
     if runs {
         short = look_ahead()?;
     }
     let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
     let configured = config.environment_with(&directory, |file| job.reading(file.display())).map_err(words)?;
-    // Looked at once for itself, so that a directory that hangs is told from a program that hangs.
+    // Read the directory alone first, so that a directory that hangs is not reported as a program that hangs.
     job.reading(directory.display());
     let _ = std::fs::metadata(&directory);
     let path = std::env::var_os("PATH");
@@ -126,7 +127,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
     let own = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(|name| account.hides(name)));
     let own = own.chain(account.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
     let mut env = release::environment(own, configured).map_err(|error| error.to_string())?;
-    // As a shell would have it after `cd`; what the master's own PWD says is not true for a worker.
+    // PWD is set below to the worker's directory, as a shell sets it after `cd`; the master's own PWD is wrong for a worker.
     env.retain(|entry| !entry.as_bytes().starts_with(b"PWD="));
     for entry in &mut env {
         if let Some(path) = entry.as_bytes().strip_prefix(b"PATH=")
@@ -168,7 +169,8 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
 const NO_SOCKET: &str = "worker.stdin = \"socket\" needs a listening socket, and this instance has none: set worker.stdin = \"null\", or \
                          give it one by a socket unit or --listen";
 
-/// Which of the sockets its workers get; with `worker.balance = "per-slot"` each has another in their place.
+/// The sockets that the workers get. With `worker.balance = "per-slot"` each worker gets a socket of its own in place of a shared
+/// one.
 pub fn listeners<'a>(config: &Config, all: &'a [Listener]) -> Vec<&'a Listener> {
     match config.worker.balance {
         Balance::Shared => all.iter().collect(),
@@ -176,12 +178,12 @@ pub fn listeners<'a>(config: &Config, all: &'a [Listener]) -> Vec<&'a Listener> 
     }
 }
 
-/// `NAME=value`, if it can be one.
+/// Returns `NAME=value`; `None` when there is a NUL in it.
 pub fn assignment(name: &str, value: &str) -> Option<CString> {
     CString::new(format!("{name}={value}")).ok()
 }
 
-/// What the pool must know of a release.
+/// The settings of a release for the pool.
 pub fn settings(release: &Release) -> Settings {
     let config = &release.config;
     let restart = &config.restart;

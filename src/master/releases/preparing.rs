@@ -1,7 +1,7 @@
-//! The tasks that the loop waits for: the preparation of a release, and `hooks.before_shutdown`. Each is started here, watched
-//! for its deadline, and its result becomes an event.
+//! The tasks that the loop waits for: the preparation of a release, and `hooks.before_shutdown`. Each task is started here and
+//! watched for its deadline; its result becomes an event.
 //!
-//! Law: a requester gets an answer also when the task cannot start or never ends.
+//! Law: a requester gets an answer even when the task cannot start or never ends.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::master::turn::{Master, TaskResult};
 use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
 
 impl Master {
-    /// Starts the preparation of a release; the outcome is an event, also when it cannot start.
+    /// Starts the preparation of a release. The result comes as an event, also when the task cannot start.
     pub(in crate::master) fn prepare(&mut self, number: GenerationId) {
         self.release_cancelled();
         if let Some(why) = self.troubles.refusal() {
@@ -42,14 +42,14 @@ impl Master {
         self.hasten();
     }
 
-    /// Ends the preparation of a release that nobody wants any more.
+    /// Cancels the preparation of a release that is not needed any more.
     pub(in crate::master) fn release_cancelled(&mut self) {
         if let Some((_, task)) = self.preparing.take() {
             task.cancel();
         }
     }
 
-    /// A preparation has ended; its result counts if it is the one that is waited for.
+    /// Handles the end of a preparation. The result counts only if it is the preparation that the master waits for.
     pub(in crate::master) fn prepared(
         &mut self,
         id: TaskId,
@@ -57,7 +57,7 @@ impl Master {
         result: Result<(Settings, Box<Release>), Reason>,
     ) {
         if self.preparing.take_if(|(_, task)| task.id() == id).is_none() {
-            // It was aborted or overdue; what was pinned for it is closed here.
+            // The preparation was aborted or overdue: drop the result, which closes the pinned files.
             return;
         }
         let slots = |(settings, release): (Settings, Box<Release>)| {
@@ -80,7 +80,7 @@ impl Master {
         }
     }
 
-    /// A reload has its outcome: what it would change in the master itself is changed now, or not at all.
+    /// Handles the outcome of a reload: applies the changes to the master itself if the reload was committed, else drops them.
     pub(in crate::master) fn reload_decided(&mut self, number: GenerationId, outcome: Outcome) {
         if outcome != Outcome::Committed {
             return self.status.withdrawn();
@@ -98,7 +98,7 @@ impl Master {
         self.conditions.committed(unapplied.into_iter().collect());
     }
 
-    /// Runs `hooks.before_shutdown` as a task; `false`: there is none, or it cannot start, which is logged.
+    /// Runs `hooks.before_shutdown` as a task. Returns `false` when there is no hook, or when it cannot start, which is logged.
     pub(in crate::master) fn start_last_hook(&mut self) -> bool {
         let Some(release) = self.releases.get(&self.pool.generation()).cloned() else { return false };
         let Some(argv) = release.config.hooks.before_shutdown.clone() else { return false };
@@ -123,7 +123,7 @@ impl Master {
         }
     }
 
-    /// `hooks.before_shutdown` has ended.
+    /// Handles the end of `hooks.before_shutdown`.
     pub(in crate::master) fn last_hook_ended(&mut self, id: TaskId, result: Result<(), Reason>) {
         if self.ending.take_if(|task| task.id() == id).is_some() {
             self.stop_after_hook(result);
@@ -137,12 +137,12 @@ impl Master {
         self.events.push_back(Event::Stop { now: false });
     }
 
-    /// A worker of this generation failed: on another thread, looks whether its release was changed in place meanwhile.
+    /// Checks on another thread, after a worker of this generation failed, whether the release was changed in place.
     pub(in crate::master) fn look_for_changes(&mut self, number: GenerationId) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
         let Some(since) = release.pinned_at.filter(|_| self.conditions.may_look_for_changes(self.now)) else { return };
         let results = self.result_sender.clone();
-        // It only adds a warning: where no task can start, there is worse to say.
+        // A failure to start is ignored: the task only adds a warning, and a more important error is logged then.
         let _ = self.start_task(move |_, job| {
             let directory = format!("/proc/self/fd/{}", release.plan.directory.as_raw_fd());
             let Ok(directory) = std::fs::read_link(directory) else { return };
@@ -153,7 +153,7 @@ impl Master {
         });
     }
 
-    /// Failed workers of this generation may have run files of another release, and so may their replacements.
+    /// Warns that failed workers of this generation, and their replacements, may have run files of another release.
     pub(in crate::master) fn release_changed(&mut self, number: GenerationId, what: &str) {
         for failure in self.failures.iter_mut().filter(|failure| failure.generation == number) {
             failure.release_changed = Some(what.to_owned());
@@ -164,14 +164,14 @@ impl Master {
         ));
     }
 
-    /// When [`Self::look_at_tasks`] wants to look.
+    /// When [`Self::look_at_tasks`] is to be called next.
     pub(in crate::master) fn tasks_deadline(&self) -> Option<Instant> {
         let upgrade = self.upgrade.as_ref().and_then(crate::master::handover::upgrade::Upgrade::task);
         let tasks = [self.preparing.as_ref().map(|(_, task)| task), self.ending.as_ref(), upgrade];
         tasks.into_iter().flatten().filter_map(Task::deadline).min()
     }
 
-    /// Gives up tasks that are overdue; their threads are left to themselves.
+    /// Gives up overdue tasks; their threads are not waited for.
     pub(in crate::master) fn look_at_tasks(&mut self) {
         let now = self.now;
         if let Some((number, why)) = self.preparing.as_ref().and_then(|(number, task)| Some((*number, task.overdue(now)?))) {
@@ -190,13 +190,13 @@ impl Master {
         }
     }
 
-    /// How long a step of a task may take beyond what its programs may: `worker.start_timeout` of the generation that serves.
+    /// How long a step of a task may take, without the programs that it runs: `worker.start_timeout` of the generation that serves.
     fn step_limit(&self) -> Duration {
         const UNTIL_CONFIGURED: Duration = Duration::from_secs(10);
         self.releases.get(&self.pool.generation()).map_or(UNTIL_CONFIGURED, |release| release.config.worker.start_timeout)
     }
 
-    /// Asks another thread for the next program's consent; see [`Task`].
+    /// Starts a task on another thread; see [`Task`].
     pub(in crate::master) fn start_task(
         &mut self,
         body: impl FnOnce(TaskId, &crate::master::tasks::Job) + Send + 'static,

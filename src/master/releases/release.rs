@@ -1,6 +1,6 @@
-//! Pinning a release: from what the configuration names to open files and resolved paths.
+//! Pins a release: opens the configured program and directory, and resolves their paths.
 //!
-//! Law: done once a generation; after it no symlink, rename or changed `PATH` has a say in what its workers run.
+//! Law: done once for each generation. After that, no symlink, rename or changed `PATH` affects what its workers run.
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -18,25 +18,25 @@ use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::program::Program;
 use crate::sys::spawn::describe;
 
-/// Where programs are looked for when there is no `PATH`.
+/// The search path when `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What a generation's workers run, and where.
+/// The program, arguments and directory of a generation's workers.
 #[derive(Debug)]
 pub struct Pinned {
     /// The executable.
     pub program: Program,
-    /// Its arguments. The first is as configured, but where a symlink led to the program: then the path it led to.
+    /// The arguments. The first is as configured, or the resolved path if a symlink led to the program.
     pub argv: Vec<CString>,
     /// The working directory, opened.
     pub directory: Arc<OwnedFd>,
-    /// Its path without symlinks.
+    /// The path of the working directory, without symlinks.
     pub directory_path: PathBuf,
-    /// The path that led to the executable, symlinks and all; absolute.
+    /// The absolute path that led to the executable, with its symlinks.
     pub asked: PathBuf,
 }
 
-/// Why a release can't be started: what, which value, and the cause.
+/// Why a release cannot be started: the key, its value, and the cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error(String);
 
@@ -48,12 +48,12 @@ impl std::fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Resolves the command of the configuration's `key` and `worker.directory`.
+/// Resolves `worker.directory` and the command of the configuration's `key`.
 ///
-/// A program with a slash is relative to the directory; one without is looked up in `path_env`, the master's `PATH`, and
-/// nowhere else: what lies in the directory may be another user's.
-/// The directory that it is in is resolved (a `current` symlink is pinned) but its own name is kept, since a program
-/// may go by it (`venv/bin/python`).
+/// A program with a slash is relative to the directory. A program without one is looked up in `path_env`, the master's `PATH`,
+/// only: files in the directory may be another user's.
+/// The program's directory is resolved, so a `current` symlink is pinned. The program's own name is kept, because a program may
+/// depend on it (`venv/bin/python`).
 pub fn pin(key: &str, command: &[String], directory: &Path, path_env: Option<&OsStr>) -> Result<Pinned, Error> {
     let (directory_path, directory_fd) = open_directory(directory)?;
     let Some(name) = command.first().filter(|name| !name.is_empty()) else {
@@ -92,7 +92,7 @@ fn open_directory(directory: &Path) -> Result<(PathBuf, OwnedFd), Error> {
     Ok((path, dup_high(fd, RESERVED_FD_BASE)))
 }
 
-/// Pins the program at a path whose directory is resolved and whose last part is kept.
+/// Pins the program at a path: resolves its directory and keeps its last component.
 fn resolve(path: &Path) -> io::Result<Program> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::from_raw_os_error(rustix::io::Errno::ISDIR.raw_os_error()));
@@ -103,12 +103,12 @@ fn resolve(path: &Path) -> io::Result<Program> {
 fn look_up(key: &str, name: &str, directory: &Path, path_env: Option<&OsStr>) -> Result<(PathBuf, Program), Error> {
     let path_env = path_env.unwrap_or(OsStr::new(DEFAULT_PATH));
     let mut obstacle = None;
-    // An empty or relative entry would mean the working directory.
+    // An empty or relative entry would mean the working directory: skip it.
     for candidate in std::env::split_paths(path_env).filter(|entry| entry.is_absolute()).map(|entry| entry.join(name)) {
         match resolve(&candidate) {
             Ok(program) => return Ok((candidate, program)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-            // Goes on, as a shell does, but is the better explanation if nothing else is found.
+            // Search on, as a shell does; this error is reported if no program is found.
             Err(error) => {
                 obstacle.get_or_insert_with(|| cannot_start(key, name, &candidate, &error));
             }
@@ -156,8 +156,8 @@ fn c_string(path: &Path) -> Result<CString, Error> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Error(format!("{path:?}: a path can't hold a NUL character")))
 }
 
-/// The environment that all workers of a generation share: the master's own without what is meant for the master
-/// alone, and over it the configuration's, which can't set those names either.
+/// The environment that all workers of a generation share: the master's own, without the variables meant for the master alone, then
+/// the configured variables. These cannot set the master's variables either.
 pub fn environment<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     own: impl IntoIterator<Item = (OsString, OsString)>,
     configured: impl IntoIterator<Item = (K, V)>,

@@ -1,8 +1,8 @@
 //! Scripts of a pinned release: how a worker starts again after the release was moved, replaced, or changed in place.
 //!
-//! Law: a script runs by a path that has its siblings beside it (`require('./lib')`, `cd "$(dirname "$0")"`). While the script
-//! is what it was, this is its own path, or the same path inside the pinned directory. Once its text has changed, it is a copy
-//! of the old text in a mirror of its directory, whose other entries are symlinks. Those siblings are what they are by then.
+//! Law: a script runs by a path that has its sibling files beside it (`require('./lib')`, `cd "$(dirname "$0")"`). While the script
+//! is unchanged, this is its own path, or the same path inside the pinned directory. Once its text has changed, it is a copy of the
+//! old text in a mirror of its directory, whose other entries are symlinks. These siblings are the current files, not the old ones.
 
 use std::ffi::{CString, OsString};
 use std::fs::{self, DirBuilder, File};
@@ -17,30 +17,30 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::sys::program::{Program, Start};
 
-/// Below the runtime directory: the copies.
+/// Directory of the copies, below the runtime directory.
 const COPIES: &str = "scripts";
 /// Bytes of a `#!` line that the kernel reads.
 const LINE_MAX: usize = 255;
-/// Entries of one directory that are mirrored; a larger one gets no copy.
+/// The largest number of entries of a directory that is mirrored; with more, no copy is made.
 const ENTRIES: usize = 2000;
-/// Files that are looked at for changes, and how deep below the working directory.
+/// Limits of the search for changes: the number of entries, and the depth below the working directory.
 const LOOKED_AT: (usize, usize) = (5000, 4);
-/// Names of changed files that are told.
+/// The number of changed files that a message names.
 const TOLD: usize = 3;
-/// Endings of source files.
+/// File name extensions of source files.
 const SOURCES: [&str; 12] = ["cjs", "js", "lua", "mjs", "php", "pl", "py", "rb", "sh", "ts", "tsx", "jsx"];
 
-/// A copy of a script; removed when dropped.
+/// The directory of a script's copy; removed when dropped.
 #[derive(Debug)]
 pub struct ScriptCopy(PathBuf);
 
 impl ScriptCopy {
-    /// One that an earlier program of this process has made.
+    /// Takes over a copy that an earlier program of this process has made.
     pub fn from_path(directory: PathBuf) -> ScriptCopy {
         ScriptCopy(directory)
     }
 
-    /// Its directory.
+    /// The directory of the copy.
     pub fn directory(&self) -> &Path {
         &self.0
     }
@@ -49,7 +49,7 @@ impl ScriptCopy {
 impl Drop for ScriptCopy {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
-        // The last one takes the directory along.
+        // With the last copy, remove the directory of the copies.
         if let Some(all) = self.0.parent() {
             let _ = fs::remove_dir(all);
         }
@@ -61,7 +61,7 @@ pub fn clear(runtime_directory: &Path) {
     let _ = fs::remove_dir_all(runtime_directory.join(COPIES));
 }
 
-/// Adds to a program the ways in which it starts once its path leads elsewhere. Blocks.
+/// Adds to a program the ways to start it once its path leads to another file. Blocks.
 pub fn pin_starts(program: &mut Program, directory: &Path, runtime_directory: &Path) -> Option<ScriptCopy> {
     let interpreter = program.script_text().and_then(|text| Interpreter::of(&text));
     let mut starts = Vec::new();
@@ -72,7 +72,7 @@ pub fn pin_starts(program: &mut Program, directory: &Path, runtime_directory: &P
             None => Start { execute: path.clone(), path, same: true, head: None },
         })
     };
-    // The kernel would resolve the interpreter's path anew at each start.
+    // The kernel would resolve the interpreter's path again at each start.
     let moving = interpreter.as_ref().filter(|interpreter| interpreter.leads_through_symlink);
     starts.extend(by(program.path(), moving));
     if let Ok(relative) = program.path().strip_prefix(directory) {
@@ -89,18 +89,18 @@ pub fn pin_starts(program: &mut Program, directory: &Path, runtime_directory: &P
     kept
 }
 
-/// What a `#!` line names.
+/// The interpreter that a `#!` line names.
 #[derive(Debug, PartialEq, Eq)]
 struct Interpreter {
-    /// Its path, the directory resolved.
+    /// The path of the interpreter, with its directory resolved.
     path: CString,
     argument: Option<CString>,
-    /// Its directory is reached by a symlink that a deployment may move.
+    /// Whether a symlink that a deployment may move leads to the directory.
     leads_through_symlink: bool,
 }
 
 impl Interpreter {
-    /// As execve(2) reads it: one path, and the rest of the line is one argument.
+    /// Parses the line as execve(2) does: a path, then the rest of the line as one argument.
     fn of(text: &[u8]) -> Option<Interpreter> {
         let line = text.strip_prefix(b"#!")?;
         let line = &line[..line.len().min(LINE_MAX)];
@@ -109,7 +109,7 @@ impl Interpreter {
         let named = PathBuf::from(OsString::from_vec(name.to_vec()));
         let (parent, file) = (named.parent()?, named.file_name()?);
         let resolved = fs::canonicalize(parent).ok().filter(|_| named.is_absolute()).map(|parent| parent.join(file));
-        // /bin and its like are the distribution's.
+        // /bin and similar directories belong to the distribution, and no deployment moves them.
         let moving = resolved.as_ref().is_some_and(|resolved| *resolved != named) && is_deep(parent);
         let path = CString::new(resolved.unwrap_or(named).into_os_string().into_vec()).ok()?;
         let argument = Some(rest.trim_ascii()).filter(|rest| !rest.is_empty()).map(CString::new).transpose().ok()?;
@@ -126,7 +126,8 @@ fn is_deep(directory: &Path) -> bool {
     directory.components().count() > 2
 }
 
-/// The entries of `PATH` without the symlinks that a deployment may move, so that what is found by name stays in its release.
+/// Resolves the entries of `PATH` that lead through symlinks, which a deployment may move, so that programs are found in this
+/// release.
 pub fn resolved_path(path: &[u8]) -> Vec<u8> {
     let resolve = |entry: &[u8]| {
         let directory = PathBuf::from(OsString::from_vec(entry.to_vec()));
@@ -137,7 +138,7 @@ pub fn resolved_path(path: &[u8]) -> Vec<u8> {
     path.split(|byte| *byte == b':').map(resolve).collect::<Vec<_>>().join(&b':')
 }
 
-/// Writes the text into a mirror of the script's directory, and gives the path of the copy.
+/// Writes the text into a mirror of the script's directory, and returns the path of the copy.
 fn copy(text: &[u8], script: &Path, directory: &Path, runtime_directory: &Path) -> io::Result<(ScriptCopy, PathBuf)> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let name = script.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -164,12 +165,12 @@ fn copy(text: &[u8], script: &Path, directory: &Path, runtime_directory: &Path) 
     if owner.uid() != rustix::process::geteuid().as_raw() || owner.gid() != rustix::process::getegid().as_raw() {
         std::os::unix::fs::fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     }
-    // As readable as the script itself.
+    // Give the copy the read and execute permissions of the script.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(owner.mode() & 0o555))?;
     Ok((copy, path))
 }
 
-/// A directory that the workers' user may enter, whatever the umask is.
+/// Makes a directory that the workers' user may enter, whatever the umask is.
 fn make_directory(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o755).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -180,7 +181,7 @@ fn make_directory(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::fchmod(made, Mode::from_raw_mode(0o755))?)
 }
 
-/// Symlinks in `mirror` to all that is in `original`, but for one name.
+/// Makes symlinks in `mirror` to all entries of `original` but one.
 fn mirror_entries(original: &Path, mirror: &Path, but: &std::ffi::OsStr) -> io::Result<()> {
     for (number, entry) in fs::read_dir(original)?.enumerate() {
         let name = entry?.file_name();
@@ -194,7 +195,7 @@ fn mirror_entries(original: &Path, mirror: &Path, but: &std::ffi::OsStr) -> io::
     Ok(())
 }
 
-/// Source files below a directory that have changed since; a sentence for the log. Blocks.
+/// Searches for source files below a directory that have changed since then. Returns a sentence for the log. Blocks.
 pub fn changed_since(directory: &Path, since: SystemTime) -> Option<String> {
     let since = since.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     let mut changed = Vec::new();
@@ -230,7 +231,7 @@ fn is_source(path: &Path) -> bool {
     path.extension().is_some_and(|ending| SOURCES.iter().any(|source| ending == *source))
 }
 
-/// When the inode changed last, which copying tools cannot set back.
+/// The inode's change time, which copying tools cannot set back.
 fn status_change(metadata: &fs::Metadata) -> Duration {
     Duration::new(metadata.ctime().try_into().unwrap_or(0), metadata.ctime_nsec().try_into().unwrap_or(0))
 }

@@ -1,7 +1,7 @@
-//! Warnings about a release: what of it another user may change, and that a reload changes nothing.
+//! Warnings about a release: programs that another user may change, and reloads that change nothing.
 //!
-//! All of this asks the file system: so it is done on a thread. The first, which also asks the tables of users, is done after the
-//! release is committed, so that nobody who waits for a reload waits for it.
+//! Both read the file system, so they run on a thread. The first also reads the user database; it runs after the commit, so that it
+//! does not delay the reload.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::master::releases::hooks::Setting;
 use crate::master::releases::prepare::Release;
 use crate::master::releases::release;
 
-/// Sentences for the log about a committed release. `directory` is where workers run when the configuration names none.
+/// Warnings for the log about a committed release. `directory` is the default of `worker.directory`.
 pub fn of(release: &Release, directory: &Path) -> Vec<String> {
     let config = &release.config;
     let directory = config.worker.directory.as_deref().unwrap_or(directory);
@@ -25,7 +25,7 @@ pub fn of(release: &Release, directory: &Path) -> Vec<String> {
     all
 }
 
-/// A sentence for the requester and the log when the release of this generation is the one before it again.
+/// A warning for the requester and the log when the release of this generation is the same as the one before it.
 pub fn of_reload(before: &Release, release: &Release, generation: u64) -> Option<String> {
     is_same(before, release).then(|| unchanged(release, generation))
 }

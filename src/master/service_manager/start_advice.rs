@@ -1,14 +1,15 @@
-//! What an administrator types when a first start fails: it stands behind the status line, for `systemctl status` shows that also
-//! while systemd waits before the next start.
+//! Commands for the administrator after a failed first start. They stand at the end of the status line, because `systemctl status`
+//! shows that line also while systemd waits before the next start.
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::master::fronts::own_unit;
 
-/// `; see: journalctl -eu ratoon@web.service, ratoon check /etc/ratoon/web.toml`; empty where there is nothing to type.
+/// Returns `; see: journalctl -eu ratoon@web.service, ratoon check /etc/ratoon/web.toml`; empty when there is neither a unit nor a
+/// file.
 pub fn advice(file: Option<&Path>) -> String {
-    // The unit of a process stays the same.
+    // The unit of a process does not change.
     static UNIT: OnceLock<Option<String>> = OnceLock::new();
     of(UNIT.get_or_init(own_unit).as_deref(), file)
 }

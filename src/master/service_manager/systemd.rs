@@ -1,7 +1,7 @@
-//! What systemd is told: `READY=1`, `STATUS=`, `WATCHDOG=1`, `RELOADING=1`, `STOPPING=1` (sd_notify(3)).
+//! Messages to systemd: `READY=1`, `STATUS=`, `WATCHDOG=1`, `RELOADING=1`, `STOPPING=1` (sd_notify(3)).
 //!
-//! Law: nothing here waits. What systemd does not take now is told again a little later; a `RELOADING=1` is always
-//! followed by a `READY=1`, for one left hanging wedges `systemctl reload` for ever on systemd before 259.
+//! Law: no function here waits. A message that systemd does not take now is sent again a little later. A `RELOADING=1` is always
+//! followed by a `READY=1`; without it, systemd before 259 makes `systemctl reload` hang for ever.
 
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
@@ -9,29 +9,29 @@ use std::time::{Duration, Instant};
 
 use crate::sys::notify;
 
-/// A line of status that only counts is told at most so often.
+/// The shortest interval between status lines in which only a count has changed.
 const CALM: Duration = Duration::from_millis(100);
-/// Longer lines are cut: PID 1 takes no datagram over 4096 bytes.
+/// The longest status line, bytes: PID 1 takes no datagram over 4096 bytes.
 pub(in crate::master) const STATUS_MAX: usize = 1024;
 
-/// The way to systemd; silent where there is none.
+/// The notify socket of systemd; without one, all messages are dropped.
 pub struct Systemd {
     socket: Option<notify::Systemd>,
-    /// Half of `WATCHDOG_USEC`, and when the next ping is due.
+    /// Half of `WATCHDOG_USEC`, and when the next `WATCHDOG=1` is due.
     watchdog: Option<(Duration, Instant)>,
-    /// The line told last.
+    /// The last status line.
     told: String,
-    /// What is still to be said, in this order.
+    /// Messages that are not sent yet, in this order.
     pending: Vec<String>,
     /// When the next try is due.
     again: Option<Instant>,
     reloading: bool,
-    /// When systemd was asked for patience last.
+    /// When `EXTEND_TIMEOUT_USEC=` was sent last.
     extended: Option<Instant>,
 }
 
 impl Systemd {
-    /// From the master's environment.
+    /// Reads the socket and the watchdog's interval from the master's environment.
     ///
     /// # Errors
     /// `NOTIFY_SOCKET` is not an address that can be used.
@@ -49,24 +49,24 @@ impl Systemd {
         Ok(Systemd { socket, watchdog, told: String::new(), pending: Vec::new(), again: None, reloading: false, extended: None })
     }
 
-    /// Whether systemd listens.
+    /// Whether systemd has given a notify socket.
     pub fn is_there(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// When [`Systemd::due`] wants to be called.
+    /// When [`Systemd::due`] is to be called next.
     pub fn deadline(&self) -> Option<Instant> {
         let ping = self.watchdog.map(|(_, at)| at);
         [ping, self.again].into_iter().flatten().min()
     }
 
-    /// Pings the watchdog when it is time, and says what could not be said before.
+    /// Sends `WATCHDOG=1` when it is due, and the messages that could not be sent before.
     pub fn due(&mut self, now: Instant) {
         if let Some((half, at)) = self.watchdog.as_mut()
             && *at <= now
         {
             *at = now + *half;
-            // A lost ping is made good by the next: there are two a period.
+            // A lost ping is made up for by the next one: there are two in a watchdog period.
             self.send_now("WATCHDOG=1");
         }
         if self.again.is_some_and(|at| at <= now) {
@@ -75,30 +75,31 @@ impl Systemd {
         }
     }
 
-    /// Feeds the watchdog out of turn, before something that takes a moment.
+    /// Sends `WATCHDOG=1` at once, before a step that takes a while.
     pub fn ping(&self) {
         if self.watchdog.is_some() {
             self.send_now("WATCHDOG=1");
         }
     }
 
-    /// Keeps a descriptor in the service's store, or drops what has this name there. `false`: later.
+    /// Stores a descriptor in systemd's descriptor store, or drops the one with this name (`None`). Returns `false` when systemd
+    /// takes no message now.
     pub fn store(&self, name: &str, fd: Option<BorrowedFd<'_>>) -> bool {
         let Some(socket) = &self.socket else { return true };
         let sent = match fd {
-            // A process's end is not for systemd to see: it would drop the descriptor that knows how it ended.
+            // FDPOLL=0: at the exit of a process systemd would otherwise drop the pidfd, which is needed to learn how the process exited.
             Some(fd) => socket.send_with_fds(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={name}"), &[fd]),
             None => socket.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}")),
         };
         sent.unwrap_or(true)
     }
 
-    /// What could not be said yet.
+    /// Messages that are not sent yet.
     pub fn unsaid(&self) -> &[String] {
         &self.pending
     }
 
-    /// What an earlier program could not say.
+    /// Sends the messages that an earlier program could not send.
     pub fn still_to_say(&mut self, unsaid: Vec<String>) {
         for message in unsaid {
             let now = Instant::now();
@@ -106,34 +107,33 @@ impl Systemd {
         }
     }
 
-    /// All workers of the first generation are ready.
+    /// Sends `READY=1`: all workers of the first generation are ready.
     pub fn ready(&mut self, now: Instant) {
         self.say("READY=1".to_owned(), now);
     }
 
-    /// A reload that nobody waits for begins: systemd shows it.
+    /// Sends `RELOADING=1` for a reload without a requester.
     pub fn reloading(&mut self, now: Instant) {
         if let Some(usec) = monotonic_usec().filter(|_| !std::mem::replace(&mut self.reloading, true)) {
             self.say(format!("RELOADING=1\nMONOTONIC_USEC={usec}"), now);
         }
     }
 
-    /// Any reload has ended: `READY=1` if a `RELOADING=1` was said.
+    /// Sends `READY=1` at the end of any reload, if `RELOADING=1` was sent.
     pub fn reloaded(&mut self, now: Instant) {
         if std::mem::take(&mut self.reloading) {
             self.say("READY=1".to_owned(), now);
         }
     }
 
-    /// The instance begins to end; so much time may pass.
+    /// Sends `STOPPING=1`, and extends the timeout by the longest time that the stop may take.
     pub fn stopping(&mut self, at_most: Duration, now: Instant) {
         self.say("STOPPING=1".to_owned(), now);
         self.extended = None;
         self.extend(at_most, now);
     }
 
-    /// Work goes on that may take so long: systemd shall not lose patience. Told at most once a second, so `by` must have
-    /// a margin.
+    /// Asks systemd to extend its timeout by this time. Sent at most once a second, so `by` must have a margin.
     pub fn extend(&mut self, by: Duration, now: Instant) {
         if self.extended.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1)) {
             return;
@@ -142,7 +142,7 @@ impl Systemd {
         self.say(format!("EXTEND_TIMEOUT_USEC={}", by.as_micros()), now);
     }
 
-    /// Tells the status line, if it is another one; `at_once` when more than a count has changed.
+    /// Sends the status line, if it has changed: at once, or after `CALM` when only a count has changed.
     pub fn status(&mut self, line: &str, at_once: bool, now: Instant) {
         if self.socket.is_none() || line == self.told {
             return;
@@ -176,7 +176,7 @@ impl Systemd {
         }
     }
 
-    /// `false`: later. A systemd that is gone (or never was) gets nothing, and that is no reason to stop.
+    /// Sends a message. Returns `false` when systemd takes none now. A systemd that is gone gets nothing, and that is no error.
     fn send_now(&self, message: &str) -> bool {
         self.socket.as_ref().is_none_or(|socket| socket.send(message).unwrap_or(true))
     }
@@ -236,7 +236,7 @@ mod tests {
         let (receiver, _directory, path) = pair("notify");
         let mut now = Instant::now();
         let mut systemd = Systemd::new(|name| (name == "NOTIFY_SOCKET").then(|| path.clone()), now).unwrap();
-        // More than any queue of the kernel's holds.
+        // More messages than any queue of the kernel holds.
         for number in 0..2000 {
             systemd.status(&format!("line {number}"), true, now);
         }

@@ -1,6 +1,6 @@
-//! The version of systemd: too old a one is said once, with what to expect of it.
+//! The version of systemd: warns once when it is too old, and says what does not work.
 //!
-//! Law: asked beside the loop; a machine that does not tell its version is taken as it is.
+//! Law: the version is read on a thread, not on the loop; a machine that does not report one gets no warning.
 
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ use crate::sys::awaited::spawn_awaited;
 /// The oldest systemd that Ratoon is made for and tested with.
 pub const OLDEST: u32 = 252;
 
-/// What to say of the machine's systemd, if it is too old.
+/// The warning, if the machine's systemd is too old.
 pub fn complaint() -> Option<String> {
     let mut command = Command::new("systemctl");
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -19,7 +19,7 @@ pub fn complaint() -> Option<String> {
     judge(&String::from_utf8_lossy(&said.stdout))
 }
 
-/// Looks on a thread, and logs what is to be said.
+/// Checks the version and the unit's type on a thread, and logs the warnings.
 pub(in crate::master) fn look(journal: &Journal) {
     let journal = journal.clone();
     let look = move || {
@@ -27,11 +27,11 @@ pub(in crate::master) fn look(journal: &Journal) {
             journal.log(Record::new(Level::Warning, complaint));
         }
     };
-    // Where no thread can be had, there is worse to be said.
+    // A failure to start the thread is ignored: a more important error is logged then.
     let _ = crate::sys::thread::spawn("ratoon-age", look);
 }
 
-/// `systemd 247 (247.3-7+deb11u5)` is the first line of what `systemctl --version` says.
+/// Parses the first line of `systemctl --version`, like `systemd 247 (247.3-7+deb11u5)`.
 fn judge(said: &str) -> Option<String> {
     let line = said.lines().next()?;
     let number: String = line.strip_prefix("systemd ")?.chars().take_while(char::is_ascii_digit).collect();

@@ -1,11 +1,11 @@
-//! The type of the unit that the master runs in: `Type=notify-reload`, set by a drop-in, makes two generations of each reload,
-//! for systemd then sends SIGHUP and runs `ExecReload=`, too.
+//! The type of the unit in which the master runs. `Type=notify-reload`, set by a drop-in, starts two generations at each reload,
+//! because systemd then sends SIGHUP and also runs `ExecReload=`.
 //!
-//! Law: asked beside the loop; a machine that does not tell is taken as it is.
+//! Law: the type is read on a thread, not on the loop; a machine that does not report it gets no warning.
 
 use std::process::{Command, Stdio};
 
-/// What to say of this process's unit, if its type is wrong.
+/// The warning, if the type of this process's unit is wrong.
 pub fn complaint() -> Option<String> {
     let (is_users, unit) = unit_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?)?;
     let mut command = Command::new("systemctl");
@@ -17,7 +17,7 @@ pub fn complaint() -> Option<String> {
     judge(String::from_utf8_lossy(&said.stdout).trim(), &unit)
 }
 
-/// The innermost service of a control group, and whether a user's manager has it.
+/// The innermost service of a control group path, and whether a user's manager runs it.
 fn unit_of(cgroup: &str) -> Option<(bool, String)> {
     let path = cgroup.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let unit = path.split('/').rfind(|part| part.ends_with(".service"))?;

@@ -16,7 +16,7 @@ fn error(directory: &Path, command: &[&str]) -> String {
     pin_in(directory, command).unwrap_err().to_string()
 }
 
-/// What a worker of this release prints.
+/// The output of a worker of this release.
 fn printed(pinned: Pinned) -> String {
     let Pinned { program, argv, directory, .. } = pinned;
     let plan = Plan { program, argv, directory, env: vec![c"PATH=/usr/bin:/bin".to_owned()], ..plan(Path::new("/bin/sh"), &[]) };
@@ -28,7 +28,7 @@ fn printed(pinned: Pinned) -> String {
     text
 }
 
-/// `releases/1`, `releases/2`, each with `bin/app`, and `current` leading to the first.
+/// Makes `releases/1` and `releases/2`, each with `bin/app`, and a symlink `current` to the first.
 fn releases() -> (tempfile::TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();
     let root = std::fs::canonicalize(place.path()).unwrap();
@@ -55,7 +55,7 @@ fn a_symlink_to_the_release_is_pinned() {
     let first = root.join("releases/1");
     assert_eq!(relative.directory_path, first);
     assert_eq!(relative.program.path(), first.join("bin/app"));
-    // As configured, since from the pinned directory that is right; but not by way of the symlink.
+    // The argument stays as configured, because it is right from the pinned directory; an absolute path is resolved first.
     assert_eq!(relative.argv[0].to_str().unwrap(), "bin/app");
     assert_eq!(absolute.argv[0].to_str().unwrap(), first.join("bin/app").to_str().unwrap());
     deploy(&root, "2");
@@ -79,7 +79,7 @@ fn a_program_keeps_its_own_name() {
 fn name_is_looked_up_in_path_alone() {
     let (_place, root) = releases();
     let bin = root.join("releases/1/bin");
-    // Neither the directory nor an entry that means it.
+    // The working directory is not searched, and neither are `PATH` entries that mean it.
     executable(&bin.join("sh"), "#!/bin/sh\n");
     for path in ["/usr/bin:/bin", ".:/usr/bin:/bin", ":/usr/bin:/bin", "../bin:/usr/bin:/bin", "/usr/bin:/bin:"] {
         let pinned = pin("worker.command", &words(&["sh"]), &bin, Some(OsStr::new(path))).unwrap();
@@ -89,7 +89,7 @@ fn name_is_looked_up_in_path_alone() {
     let why = error(&bin, &["app"]);
     let hint = format!("in the master's PATH=/usr/bin:/bin; the one in {} is started when you write \"./app\"", bin.display());
     assert!(why.contains(&hint), "{why}");
-    // A directory of that name, or a file that can't be executed, is in nobody's way.
+    // A directory of that name, and a file that cannot be executed, are skipped.
     std::fs::create_dir(root.join("sh")).unwrap();
     std::fs::write(root.join("cat"), "").unwrap();
     let path = std::env::join_paths([root.as_path(), Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
@@ -144,7 +144,7 @@ fn the_environment_of_a_generation() {
         assert!(environment(own.clone(), [(name, "x")]).unwrap_err().to_string().contains("is not a variable's name"));
     }
     assert!(environment(own, [("A", "x\0")]).unwrap_err().to_string().contains("NUL"));
-    // What isn't UTF-8 is passed on as it is.
+    // A variable that is not UTF-8 is passed on unchanged.
     let odd = [(OsString::from_vec(vec![b'A', 0xff]), OsString::from_vec(vec![0xfe]))];
     assert_eq!(environment(odd, [("B", "b")]).unwrap()[0].as_bytes(), [b'A', 0xff, b'=', 0xfe]);
 }

@@ -1,19 +1,19 @@
 //! Names of the descriptors that a master keeps in systemd's store: `ratoon-KIND-NUMBER`.
 //!
-//! Law: a name tells a stored descriptor from a socket of a socket unit. systemd passes both in one list, and a socket's name may begin with
-//! `ratoon-`, too: `FileDescriptorName=` is the name of the instance, and an instance may be called `ratoon-web`.
+//! Law: the name alone distinguishes a stored descriptor from a socket of a socket unit. systemd passes both in one list, and a
+//! socket's name may begin with `ratoon-`, too: `FileDescriptorName=` is the instance's name, and an instance may be called `ratoon-web`.
 
-/// The beginning of each name.
+/// The prefix of each name.
 pub const PREFIX: &str = "ratoon-";
 
-/// Kinds; one number or more follow, each behind a hyphen.
+/// Kinds that are followed by one or more numbers, each behind a hyphen.
 const NUMBERED: [&str; 10] =
     ["state", "listener", "process", "notify", "page", "output", "program", "script", "directory", "slot"];
 
-/// A kind without a number.
+/// The only kind without a number.
 const WORDS: &str = "words";
 
-/// Whether a stored descriptor may have this name.
+/// Whether this is a valid name of a stored descriptor.
 pub fn is_stored(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());

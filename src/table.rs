@@ -1,7 +1,7 @@
-//! A map for keys that come in ascending order, as numbers of workers and processes do.
+//! A map in a sorted vector, for keys that are mostly inserted in ascending order, as ids of workers and processes are.
 //!
-//! Law: an entry takes its own size and no more than as much again, in one piece of memory; half of a hash table, and of the
-//! nodes of a tree that grows at its end, is empty. To remove one moves those behind it: keep small things here, or boxes.
+//! Law: an entry takes its own size and at most as much again, in one allocation. (A hash table, and the nodes of a tree that grows
+//! at its end, are half empty.) A removal moves all later entries, so store small values or boxes.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -13,13 +13,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Table<K, V>(Vec<(K, V)>);
 
 impl<K: Copy + Ord, V> Table<K, V> {
-    /// An empty one.
+    /// An empty table.
     pub const fn new() -> Self {
         Table(Vec::new())
     }
 
     fn find(&self, key: &K) -> Result<usize, usize> {
-        // Whoever comes last is looked for most.
+        // Fast path: most insertions are of a key above the last one.
         match self.0.last() {
             Some((last, _)) if last < key => Err(self.0.len()),
             _ => self.0.binary_search_by_key(key, |(key, _)| *key),
@@ -31,7 +31,7 @@ impl<K: Copy + Ord, V> Table<K, V> {
         self.find(key).ok().map(|at| &self.0[at].1)
     }
 
-    /// The same, to change it.
+    /// The value of a key, mutable.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.find(key).ok().map(|at| &mut self.0[at].1)
     }
@@ -41,7 +41,7 @@ impl<K: Copy + Ord, V> Table<K, V> {
         self.find(key).is_ok()
     }
 
-    /// Puts an entry in; gives the value that the key had before.
+    /// Inserts an entry; returns the previous value of the key.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self.find(&key) {
             Ok(at) => Some(std::mem::replace(&mut self.0[at].1, value)),
@@ -52,7 +52,7 @@ impl<K: Copy + Ord, V> Table<K, V> {
         }
     }
 
-    /// Takes an entry out.
+    /// Removes an entry; returns its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let (_, value) = self.0.remove(self.find(key).ok()?);
         if self.0.capacity() > 4 * (self.0.len() + 16) {
@@ -61,32 +61,32 @@ impl<K: Copy + Ord, V> Table<K, V> {
         Some(value)
     }
 
-    /// How many entries there are.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// Whether the table has no entries.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All entries, in the order of their keys; so are the keys, and the values.
+    /// All entries, in the order of their keys.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&K, &V)> {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
-    /// See [`Self::iter`].
+    /// All keys, in ascending order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &K> {
         self.0.iter().map(|(key, _)| key)
     }
 
-    /// See [`Self::iter`].
+    /// All values, in the order of their keys.
     pub fn values(&self) -> impl ExactSizeIterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)
     }
 
-    /// Takes all entries out.
+    /// Removes all entries and returns them, in the order of their keys.
     pub fn take(&mut self) -> impl ExactSizeIterator<Item = (K, V)> + use<K, V> {
         std::mem::take(&mut self.0).into_iter()
     }

@@ -1,32 +1,32 @@
-//! One slot or counter as plain values: what its words mean, if they mean anything.
+//! Decodes the words of one connection slot or one counter into plain values.
 //!
-//! Law: any words give an answer without a panic and within bounds; texts are made valid UTF-8.
+//! Law: any words are decoded without a panic and within bounds; texts are made valid UTF-8.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{COUNTER_NAME, INFO, METHOD, URL, counter, slot};
 
-/// A connection.
+/// A connection as its slot shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// A request is in work.
+    /// Whether a request is in work.
     pub active: bool,
-    /// Since when not, if told.
+    /// Since when the connection is idle, nanoseconds of `CLOCK_MONOTONIC`; `None` while a request is in work, and if not known.
     pub idle_since: Option<u64>,
-    /// Requests begun.
+    /// Requests begun on this connection.
     pub requests: u64,
-    /// Bytes read.
+    /// Bytes read from the client.
     pub bytes_read: u64,
-    /// Bytes written.
+    /// Bytes written to the client.
     pub bytes_written: u64,
-    /// What the sequence guards; `None` when it was being written whenever we looked.
+    /// The words that the sequence number guards; `None` when each read met a write in progress.
     pub guarded: Option<Guarded>,
 }
 
-/// What belongs together in a slot.
+/// The words of a slot that the sequence number guards, so that they are read together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guarded {
-    /// When the connection was accepted.
+    /// When the connection was accepted, nanoseconds of `CLOCK_MONOTONIC`.
     pub start: Option<u64>,
     /// The peer's address.
     pub address: Option<IpAddr>,
@@ -36,27 +36,27 @@ pub struct Guarded {
     pub request: Option<Request>,
 }
 
-/// A request.
+/// A request as its slot shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// `processing`, `sending`, `finished` or `aborted`.
     pub state: &'static str,
-    /// When it began.
+    /// When the request began, nanoseconds of `CLOCK_MONOTONIC`.
     pub start: Option<u64>,
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// GET, POST …
+    /// HTTP method: GET, POST …
     pub method: String,
-    /// Path and query, cut.
+    /// Path and query, cut to [`URL`] bytes.
     pub url: String,
-    /// `1.0`, `1.1`, `2`, `3`; empty if not known.
+    /// HTTP version: `1.0`, `1.1`, `2`, `3`; empty if not known.
     pub version: &'static str,
-    /// What should be a JSON object.
+    /// The application's JSON object; the text is not checked here.
     pub info: String,
 }
 
 impl Entry {
-    /// Reads a slot; `None` when it is free. `whole`: its guarded words were read between two writes.
+    /// Decodes a slot; `None` when the slot is free. `whole`: no write changed the guarded words while they were read.
     pub fn read(words: &[u64; slot::WORDS], whole: bool) -> Option<Self> {
         let active = match words[slot::STATE] {
             slot::IDLE => false,
@@ -138,13 +138,13 @@ fn address(family: u8, words: &[u64]) -> Option<IpAddr> {
     }
 }
 
-/// `len` bytes of text, but not more than `most`. A text that was cut within a character loses the character's rest.
+/// Decodes `len` bytes of text, at most `most`. An incomplete character at the end is removed.
 fn text(words: &[u64], len: usize, most: usize) -> String {
     let len = len.min(most);
     let mut bytes = Vec::with_capacity(words.len().min(len.div_ceil(8)) * 8);
     words.iter().take(len.div_ceil(8)).for_each(|word| bytes.extend_from_slice(&word.to_ne_bytes()));
     bytes.truncate(len);
-    // What most texts are.
+    // Fast path: most texts are printable ASCII.
     if bytes.iter().all(|byte| (b' '..0x7f).contains(byte)) {
         return String::from_utf8(bytes).unwrap_or_default();
     }
@@ -152,6 +152,6 @@ fn text(words: &[u64], len: usize, most: usize) -> String {
         Err(error) if error.error_len().is_none() => &bytes[..error.valid_up_to()],
         _ => &bytes[..],
     };
-    // Nothing that a terminal could take for a command.
+    // Control characters are replaced, since a terminal could take them for a command.
     String::from_utf8_lossy(valid).chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -1,16 +1,17 @@
-//! The scoreboard: the page on which a worker shows what it does; its layout, for whoever writes or reads it.
+//! The scoreboard: a page of shared memory on which a worker shows its connections and requests. This is its layout, for
+//! writers and readers.
 //!
-//! A worker inherits one file of memory; `RATOON_SCOREBOARD` is its descriptor's number. The worker maps it shared and
-//! writes; the master reads it when it is asked, also when the worker hangs or is dead. Any language that can map a
-//! file can write it. Law of the reader: nothing on the page is believed; what makes no sense is left out.
+//! A worker inherits one memfd; `RATOON_SCOREBOARD` is its descriptor's number. The worker maps it shared and writes to it. The master
+//! reads it when a status is requested, also when the worker hangs or has exited. Any language that can map a file can write it.
+//!
+//! Law: the reader trusts nothing on the page; it leaves out values that make no sense.
 //!
 //! # Layout, version 1
 //!
 //! All numbers are unsigned 64-bit words in the machine's byte order at offsets that 8 divides; texts are UTF-8, their
 //! bytes in order of their addresses. Times are nanoseconds of `CLOCK_MONOTONIC`
-//! (`CLOCK_MONOTONIC_COARSE` will do), 0 for none. The master fills the first
-//! eight words in before it hands the page over; the worker must take offsets and sizes from there, and use no page whose
-//! magic or version it doesn't know.
+//! (`CLOCK_MONOTONIC_COARSE` is precise enough), 0 for none. The master fills in the first eight words before it passes the page
+//! to the worker. The worker must take offsets and sizes from there, and must not use a page whose magic or version it doesn't know.
 //!
 //! | word of the header | meaning |
 //! |---|---|
@@ -30,13 +31,13 @@
 //! | 23, 24 | open connections without a slot; of those, how many have a request in work |
 //!
 //! The other words up to the counters are 0 and reserved. Words 16 to 19 are running totals and never fall. A writer
-//! that does not count connections or bytes says so in word 22 before its first request: they are shown as "not known".
+//! that does not count connections or bytes sets word 22 before its first request: these totals are then shown as "not known".
 //! (The worker libraries in `clients` write the page in other languages: those for Python and Go map it, those for Node.js and Ruby write
 //! at offsets of the file.)
 //!
-//! A named counter takes 64 bytes: word 0 is 0 while it is free, 1 while its name is written (compare-and-swap from 0),
-//! 2 when it counts; word 1 is its running total; the other 48 bytes are its name, ended by a NUL if shorter. A counter
-//! keeps its name. The first free one follows the last used one.
+//! A named counter takes 64 bytes. Word 0 is 0 while the counter is free, 1 while its name is written (compare-and-swap from 0),
+//! 2 when it counts. Word 1 is its running total. The other 48 bytes are its name, ended by a NUL if shorter. A counter
+//! keeps its name. The first free counter follows the last used counter.
 //!
 //! | word of a slot | meaning |
 //! |---|---|
@@ -56,9 +57,9 @@
 //! | 18 – 47 | URL (path and query), cut to 240 bytes |
 //! | 48 – 79 | info: a JSON object of up to 256 bytes, or nothing |
 //!
-//! To write words 8 … 79: make the sequence odd (by compare-and-swap from even, if several threads may write one slot),
-//! then a release fence, the words, and the sequence plus one more with release. Words 0 and 2 … 6 are written singly at
-//! any time. A slot that is freed gets 0 in word 0.
+//! To write words 8 … 79: make the sequence odd (by compare-and-swap from even, if several threads may write one slot), execute a
+//! release fence, write the words, then increment the sequence with release ordering. Words 0 and 2 … 6 are written singly at
+//! any time. To free a slot, write 0 to word 0.
 #![forbid(unsafe_code)]
 
 pub mod entry;
@@ -69,13 +70,13 @@ pub mod writer;
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"RATOONSB");
 /// Word 1 of a page.
 pub const VERSION: u64 = 1;
-/// Connection slots of a page as the master makes it; with them it has 64 pages of 4 KiB.
+/// Connection slots of a scoreboard that the master makes; with them the scoreboard has 256 KiB.
 pub const SLOTS: usize = 400;
 /// Named counters of a page.
 pub const COUNTERS: usize = 32;
 /// Longest name of a counter, bytes.
 pub const COUNTER_NAME: usize = 48;
-/// Longest URL that is shown whole, bytes.
+/// Longest URL that is shown uncut, bytes.
 pub const URL: usize = 240;
 /// Largest info of a request, bytes of JSON.
 pub const INFO: usize = 256;
@@ -104,7 +105,7 @@ pub(crate) mod header {
     pub const NOT_COUNTED: usize = 22;
     pub const UNLISTED_OPEN: usize = 23;
     pub const UNLISTED_IN_WORK: usize = 24;
-    /// How many there are.
+    /// Words of the header.
     pub const WORDS: usize = 64;
 }
 
@@ -114,7 +115,7 @@ pub(crate) mod not_counted {
     pub const CONNECTIONS: u64 = 1;
     pub const BYTES_READ: u64 = 2;
     pub const BYTES_WRITTEN: u64 = 4;
-    /// Nothing but requests is counted.
+    /// All bits: only requests are counted.
     pub const ALL: u64 = CONNECTIONS | BYTES_READ | BYTES_WRITTEN;
 }
 
@@ -124,7 +125,7 @@ pub(crate) mod counter {
     pub const STATE: usize = 0;
     pub const VALUE: usize = 1;
     pub const NAME: usize = 2;
-    /// How many there are.
+    /// Words of a counter.
     pub const WORDS: usize = 8;
     pub const FREE: u64 = 0;
     pub const NAMING: u64 = 1;
@@ -141,7 +142,7 @@ pub(crate) mod slot {
     pub const BYTES_READ: usize = 4;
     pub const BYTES_WRITTEN: usize = 5;
     pub const REQUEST: usize = 6;
-    /// From here on the sequence guards.
+    /// The first word that the sequence number guards; all later words are guarded, too.
     pub const GUARDED: usize = 8;
     pub const START: usize = 8;
     pub const PEER: usize = 9;
@@ -152,40 +153,40 @@ pub(crate) mod slot {
     pub const METHOD: usize = 16;
     pub const URL: usize = 18;
     pub const INFO: usize = 48;
-    /// How many there are.
+    /// Words of a slot.
     pub const WORDS: usize = 80;
     pub const FREE: u64 = 0;
     pub const IDLE: u64 = 1;
     pub const ACTIVE: u64 = 2;
 }
 
-/// Where counters and slots begin, and how many there are: the header's words 1 to 7, checked against the page's size.
+/// Offsets and numbers of counters and slots: the header's words 2 to 7, checked against the size of the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// Bytes of the page.
+    /// Size of the page in bytes.
     pub size: usize,
     /// Offset of the counters in words.
     pub counters_at: usize,
-    /// How many.
+    /// Number of counters.
     pub counters: usize,
     /// Offset of the slots in words.
     pub slots_at: usize,
-    /// Words of a slot; at least those of this version.
+    /// Words of a slot; at least the 80 of this version.
     pub slot_words: usize,
-    /// How many.
+    /// Number of slots.
     pub slots: usize,
 }
 
 impl Geometry {
-    /// A page of this version with so many slots; at least one, at most 16384.
+    /// The geometry of a page of this version with this number of slots, clamped to 1 … 16384.
     pub fn new(slots: usize) -> Self {
         let slots = slots.clamp(1, 16384);
-        let slots_at = 512; // the next page: a worker that only counts touches one
+        let slots_at = 512; // the second 4 KiB page, so that a worker that only counts touches one page
         let size = (slots_at + slots * slot::WORDS).next_multiple_of(512) * 8;
         Geometry { size, counters_at: header::WORDS, counters: COUNTERS, slots_at, slot_words: slot::WORDS, slots }
     }
 
-    /// The header's first eight words.
+    /// The first eight words of the header.
     pub fn header(&self) -> [u64; 8] {
         let bytes = |words: usize| (words * 8) as u64;
         let (counters, slots) = (self.counters as u64, self.slots as u64);
@@ -193,7 +194,7 @@ impl Geometry {
         [MAGIC, VERSION, self.size as u64, counters_at, counters, bytes(self.slots_at), bytes(self.slot_words), slots]
     }
 
-    /// Reads it out of a header. `size`: what the page really has. What doesn't lie within it is an error, in words.
+    /// Reads the geometry from a header and checks it. `size`: the actual size of the page in bytes. The error is a text for people.
     pub fn read(words: &[u64; 8], size: usize) -> Result<Self, String> {
         if words[header::MAGIC] != MAGIC {
             return Err(format!("not a scoreboard: its magic is {:#x}", words[header::MAGIC]));
@@ -254,7 +255,7 @@ mod tests {
                 }
                 match Geometry::read(&header, geometry.size) {
                     Err(_) => {}
-                    // Some lies are about less than there is; none may be about more.
+                    // A wrong header may describe less than the page has, but never more.
                     Ok(read) => {
                         let end = |at: usize, count: usize, each: usize| at as u128 + count as u128 * each as u128;
                         assert!(end(read.counters_at, read.counters, counter::WORDS) <= read.slots_at as u128, "{word} {lie}");

@@ -1,7 +1,7 @@
-//! The worker's side: counts and shows connections and requests.
+//! The worker's side of the scoreboard: counts and shows connections and requests.
 //!
-//! Law: nothing here waits, fails or allocates for a request; an update is a handful of atomic stores. Where no page was
-//! inherited the same is written into memory of our own, for the log of an overdue drain.
+//! Law: no update for a request blocks, fails or allocates; it is a few atomic stores. Without an inherited page the same
+//! words are written to private memory, from which an overdue drain logs its requests.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -17,20 +17,20 @@ use super::entry::Entry;
 use super::{COUNTER_NAME, Geometry, INFO, METHOD, SLOTS, URL, counter, header, not_counted, slot};
 use crate::sys::map::Words;
 
-/// A page that this process writes.
+/// A scoreboard page that this process writes.
 #[derive(Debug)]
 pub struct Board {
     words: Words,
     geometry: Geometry,
-    /// A bit for each slot in use; within this process only.
+    /// One bit for each slot in use. It is private to this process.
     taken: Box<[AtomicU64]>,
 }
 
-/// A slot's words: their number is known, so no place in it needs to be checked.
+/// The words of a slot. The length is constant, so accesses need no bounds check.
 type Slot = [AtomicU64; slot::WORDS];
 
-/// `CLOCK_MONOTONIC` in nanoseconds, as of the kernel's last tick: some milliseconds are enough for a display, and this
-/// reading costs a tenth of the exact one.
+/// `CLOCK_MONOTONIC_COARSE` in nanoseconds: the time of the kernel's last tick. A precision of some milliseconds is enough for a
+/// display, and the call costs a tenth of the exact one.
 #[inline]
 pub fn now() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
@@ -38,7 +38,7 @@ pub fn now() -> u64 {
 }
 
 impl Board {
-    /// Takes over a page that was inherited. Refused when it is no page of this version, or another process writes it.
+    /// Maps an inherited page and becomes its writer. Fails when it is no page of this version, or another process writes it.
     pub fn shared(fd: impl AsFd) -> io::Result<Self> {
         let board = Self::of(Words::shared(fd)?)?;
         let pid = u64::from(std::process::id());
@@ -49,10 +49,10 @@ impl Board {
         }
     }
 
-    /// A page that nobody else sees.
+    /// A page in private memory, which no other process sees.
     ///
     /// # Panics
-    /// When the kernel has no 256 KiB of address space, as an allocation would.
+    /// When 256 KiB of memory cannot be mapped.
     pub fn private() -> Self {
         let geometry = Geometry::new(SLOTS);
         let words = Words::private(geometry.size).expect("address space of 256 KiB");
@@ -62,7 +62,7 @@ impl Board {
         Self::of(words).expect("a page as we make it")
     }
 
-    /// How long the master lets a drain take, if it says so.
+    /// How long a drain may take until the master kills the worker; `None` when the page does not say.
     pub fn stop_timeout(&self) -> Option<Duration> {
         let told = self.words[header::STOP_TIMEOUT].load(Relaxed);
         (told > 0).then(|| Duration::from_nanos(told))
@@ -79,7 +79,7 @@ impl Board {
         Ok(Board { words, geometry, taken })
     }
 
-    /// The lowest free slot's number. Low numbers first: pages of the memory that are never needed are never touched.
+    /// Takes the lowest free slot and returns its number. Low numbers come first so that unused memory pages are never touched.
     fn take_slot(&self) -> Option<usize> {
         for (group, bits) in self.taken.iter().enumerate() {
             let mut seen = bits.load(Relaxed);
@@ -98,7 +98,7 @@ impl Board {
         None
     }
 
-    /// Where a slot begins, in words.
+    /// Offset of a slot in words.
     fn slot_at(&self, number: usize) -> usize {
         self.geometry.slots_at + number * self.geometry.slot_words
     }
@@ -107,20 +107,20 @@ impl Board {
         self.words[self.slot_at(number)..].first_chunk().expect("the page's geometry was checked")
     }
 
-    /// What is shown now; for this process itself. (The master reads with no trust in the writer.)
+    /// All connections that are shown now, for this process itself. (The master has a reader that does not trust the writer.)
     pub fn entries(&self) -> Vec<Entry> {
         let used = usize::try_from(self.words[header::SLOTS_USED].load(Relaxed)).unwrap_or(usize::MAX);
         (0..used.min(self.geometry.slots)).filter_map(|number| self.entry(number)).collect()
     }
 
-    /// Says that this program counts requests only, and neither connections nor bytes, unless it has counted connections before.
+    /// Marks connections and bytes as not counted: this program counts only requests. No effect once a connection was counted.
     pub fn count_requests_only(&self) {
         if self.words[header::CONNECTIONS].load(Relaxed) == 0 {
             self.words[header::NOT_COUNTED].store(not_counted::ALL, Relaxed);
         }
     }
 
-    /// How many connections are open that found no slot, and so are not among [`Self::entries`].
+    /// Number of open connections that found no free slot and therefore are not in [`Self::entries`].
     pub fn unlisted(&self) -> u64 {
         self.words[header::UNLISTED_OPEN].load(Relaxed)
     }
@@ -139,8 +139,8 @@ impl Board {
         Entry::read(&copy, false)
     }
 
-    /// The counter of that name; made, if there is none. `None` when all are taken, or without a name. Names are cut to
-    /// 48 bytes.
+    /// The counter with this name, created if it does not exist. `None` when all counters are taken, or when the name is empty. Names
+    /// are cut to 48 bytes.
     pub fn counter(&self, name: &str) -> Option<&AtomicU64> {
         let name = cut(name.split('\0').next().filter(|name| !name.is_empty())?, COUNTER_NAME);
         for number in 0..self.geometry.counters {
@@ -152,7 +152,7 @@ impl Board {
                 state.store(counter::USED, Release);
                 return Some(&words[counter::VALUE]);
             }
-            // Another thread gives it a name; that takes it some stores. A dead process's half-named one is passed by.
+            // Another thread writes the name, which takes a few stores. A counter that an ended process left unnamed is skipped.
             for _ in 0..1000 {
                 if state.load(Acquire) != counter::NAMING {
                     break;
@@ -174,46 +174,46 @@ impl Board {
     }
 }
 
-/// A connection on the board, from its beginning to the drop.
+/// A connection on the board, shown until it is dropped.
 #[derive(Debug)]
 pub struct Connection {
     board: Arc<Board>,
-    /// `None`: no slot was free; it is counted, but not shown.
+    /// Number of the slot; `None` when none was free: the connection is counted but not shown.
     number: Option<usize>,
-    /// Where the slot begins, in words.
+    /// Offset of the slot in words.
     at: usize,
-    /// The peer's address as a slot has it: its family and its words.
+    /// The peer's address as a slot stores it: family and two words.
     peer: (u64, [u64; 2]),
-    /// Without a slot: a request is in work.
+    /// Only for a connection without a slot: whether a request is in work.
     unlisted_in_work: AtomicBool,
 }
 
-/// What is shown of a request when it begins.
+/// The head of a request, shown when the request begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Head<'a> {
-    /// GET, POST …
+    /// HTTP method: GET, POST …
     pub method: &'a str,
     /// Path and query.
     pub url: &'a str,
-    /// 10, 11, 20, 30; 0 if not known.
+    /// HTTP version: 10, 11, 20, 30; 0 if not known.
     pub version: u8,
 }
 
-/// How a request stands.
+/// The stage of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The handler is at it.
+    /// The handler runs.
     Processing = 1,
     /// The answer has begun.
     Sending = 2,
     /// The answer is complete.
     Finished = 3,
-    /// The answer was never completed.
+    /// The answer will never be complete.
     Aborted = 4,
 }
 
 impl Connection {
-    /// An accepted connection; `peer` as far as it has an address.
+    /// Counts and shows an accepted connection. `peer`: its address, `None` if it has none.
     pub fn new(board: Arc<Board>, peer: Option<SocketAddr>) -> Self {
         if board.words[header::NOT_COUNTED].load(Relaxed) != 0 {
             board.words[header::NOT_COUNTED].store(0, Relaxed);
@@ -222,7 +222,7 @@ impl Connection {
         Self::show(board, peer)
     }
 
-    /// For a request whose connection isn't known to us: shown like one, but not counted as one.
+    /// Shows a request whose connection is not known. It takes a slot like a connection, but is not counted as one.
     pub fn unknown(board: Arc<Board>) -> Self {
         Self::show(board, None)
     }
@@ -259,13 +259,13 @@ impl Connection {
         self.number.and_then(|_| self.board.words.get(self.at..)?.first_chunk())
     }
 
-    /// Bytes came from the peer. Only the connection's own task calls it.
+    /// Counts bytes read from the peer. Only the connection's own task may call it.
     #[inline]
     pub fn read(&self, bytes: usize) {
         self.add(header::BYTES_READ, slot::BYTES_READ, bytes);
     }
 
-    /// Bytes went to the peer. Only the connection's own task calls it.
+    /// Counts bytes written to the peer. Only the connection's own task may call it.
     #[inline]
     pub fn wrote(&self, bytes: usize) {
         self.add(header::BYTES_WRITTEN, slot::BYTES_WRITTEN, bytes);
@@ -279,7 +279,7 @@ impl Connection {
         }
     }
 
-    /// A request's head has come; gives the request's number on this connection, from 1.
+    /// Begins a request whose head was read. Returns the request's number on this connection, from 1.
     #[inline]
     pub fn begin(&self, head: Head<'_>) -> u64 {
         self.board.words[header::REQUESTS].fetch_add(1, Relaxed);
@@ -303,7 +303,7 @@ impl Connection {
         })
     }
 
-    /// Counts the connection among those without a slot that have a request in work; gives the number 0, which no request has.
+    /// Counts this connection as one without a slot that has a request in work. Returns 0, which is the number of no request.
     #[cold]
     fn begin_unlisted(&self) -> u64 {
         if !self.unlisted_in_work.swap(true, Relaxed) {
@@ -319,7 +319,7 @@ impl Connection {
         }
     }
 
-    /// The request goes on, or is over.
+    /// Sets the request's stage; `Finished` and `Aborted` end the request.
     #[inline]
     pub fn stage(&self, stage: Stage) {
         let over = matches!(stage, Stage::Finished | Stage::Aborted);
@@ -336,8 +336,8 @@ impl Connection {
         }
     }
 
-    /// The client's address, where the peer is a proxy; `number` as [`Connection::begin`] gave it. Any thread may call it;
-    /// a request that isn't the last one any more is left alone.
+    /// Sets the client's address, where the peer is a proxy. `number`: from [`Connection::begin`]. Any thread may call it. No effect
+    /// when the connection has begun a later request.
     pub fn set_client(&self, number: u64, client: IpAddr) {
         self.describe(number, |slot| {
             let (family, address) = address_words(Some(client));
@@ -347,7 +347,8 @@ impl Connection {
         });
     }
 
-    /// What the application says of the request: a JSON object; `number` as above. `false` when it is too long.
+    /// Sets the application's description of the request, a JSON object. `number`: as for [`Connection::set_client`]. Returns `false`
+    /// when the object is too long.
     pub fn set_info(&self, number: u64, json: &str) -> bool {
         if json.len() > INFO {
             return false;
@@ -382,8 +383,8 @@ impl Drop for Connection {
     }
 }
 
-/// Changes guarded words: the sequence is odd meanwhile. Two threads can only meet here when a handler describes its
-/// request while the connection goes on to the next one; the second waits for some stores of the first.
+/// Changes guarded words of a slot; the sequence is odd meanwhile. Two threads write at once only when a handler describes its
+/// request while the connection begins the next one. The second thread then waits for a few stores of the first.
 #[inline]
 fn write<T>(slot: &Slot, change: impl FnOnce(&Slot) -> T) -> T {
     let sequence = &slot[slot::SEQUENCE];
@@ -393,11 +394,11 @@ fn write<T>(slot: &Slot, change: impl FnOnce(&Slot) -> T) -> T {
         even = now & !1;
         tries += 1;
         if tries > 100 {
-            // Odd for so long: a thread that was stopped in between, which the scheduler must let go on.
+            // Odd for so long: the writing thread was preempted, so let the scheduler run it.
             std::thread::yield_now();
         }
         if tries > 10_000 {
-            break; // whoever made it odd is not one of us; the page is only a display, nobody waits for it for ever
+            break; // no thread of this process made it odd; the page is only a display, so do not wait for ever
         }
     }
     fence(Release);
@@ -413,8 +414,8 @@ fn store_text(words: &[AtomicU64], text: &[u8]) {
         word.store(u64::from_ne_bytes(*bytes), Relaxed);
     }
     let Some(word) = words.get(whole.len()).filter(|_| !rest.is_empty()) else { return };
-    // A copy of a length that the compiler cannot know is a call. So of a longer text the last eight bytes, less those that are
-    // stored already; of a short one byte by byte.
+    // A copy of a variable length would be a function call. So a text of 8 bytes or more is loaded by its last 8 bytes, and those
+    // already stored are shifted out; a shorter text is assembled byte by byte.
     let last = match text.last_chunk() {
         Some(last) => u64::from_le_bytes(*last) >> (8 * (8 - rest.len())),
         None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
@@ -422,7 +423,7 @@ fn store_text(words: &[AtomicU64], text: &[u8]) {
     word.store(u64::from_ne_bytes(last.to_le_bytes()), Relaxed);
 }
 
-/// An address's family and its words.
+/// An address as a slot stores it: its family (0 for none, 4, 6) and two words.
 fn address_words(address: Option<IpAddr>) -> (u64, [u64; 2]) {
     let mut bytes = [0; 16];
     let family = match address.map(|address| address.to_canonical()) {

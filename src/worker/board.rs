@@ -1,6 +1,6 @@
-//! This process's scoreboard, and the application's own words on it: counters, what the worker is, what a request is about.
+//! This process's scoreboard, and the application's own data: counters, information on the worker and on a request.
 //!
-//! Law: showing something never fails a request. Where no page was inherited, the same calls write into memory of our own.
+//! Law: a request never fails because it could not be shown. Without an inherited page the same calls write to private memory.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use crate::sys::fd;
 
 static BOARD: LazyLock<Arc<Board>> = LazyLock::new(|| Arc::new(inherited().unwrap_or_else(Board::private)));
 
-/// Largest information of a worker, bytes of JSON (docs/contract.md §4).
+/// Largest information on a worker, bytes of JSON (docs/contract.md §4).
 const INFO_MOST: usize = 3 << 10;
 
 /// This process's board.
@@ -36,7 +36,7 @@ fn inherited() -> Option<Board> {
     }
 }
 
-/// A counter of the application's own; the pool's sum is shown in the status, and survives the worker. Cheap to clone.
+/// A counter of the application. The status shows the sum over the pool, ended workers included. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Counter {
     board: Arc<Board>,
@@ -70,32 +70,32 @@ impl Counter {
         self.board.counter(&self.name)
     }
 
-    /// One more.
+    /// Adds 1.
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// So many more.
+    /// Adds `more`.
     pub fn add(&self, more: u64) {
         if let Some(total) = self.total() {
             total.fetch_add(more, Ordering::Relaxed);
         }
     }
 
-    /// How many there are; 0 when there was no room for the counter.
+    /// The total; 0 when there was no room for the counter.
     pub fn get(&self) -> u64 {
         self.total().map_or(0, |total| total.load(Ordering::Relaxed))
     }
 }
 
-/// Shows what this worker is: a JSON object of up to 3 KiB, which becomes `info` in the status document. Say it again
-/// when it changes.
+/// Shows information on this worker: a JSON object of up to 3 KiB, which becomes `info` in the status document. Call it again
+/// when the information changes.
 pub fn info(object: &impl Serialize) -> io::Result<()> {
     let json = object_text(object, INFO_MOST)?;
     notify(&[NotifyState::Custom(&format!("X_RATOON_INFO={json}"))])
 }
 
-/// A JSON object on one line; anything else, and what is too long, is an error.
+/// Formats a JSON object on one line. Another JSON value, or a text longer than `most` bytes, is an error.
 pub(super) fn object_text(object: &impl Serialize, most: usize) -> io::Result<String> {
     let wrong = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
     let value = serde_json::to_value(object).map_err(|error| wrong(format!("the information is no JSON: {error}")))?;

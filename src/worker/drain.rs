@@ -1,6 +1,6 @@
-//! "Drain now": the wish of the master, as a flag and as a future.
+//! The master's request to drain, as a flag and as a future.
 //!
-//! Law: a drain begins once and is never taken back. SIGTERM begins it; SIGINT too, when no Ratoon started the program.
+//! Law: a drain begins once and is never undone. SIGTERM begins it; SIGINT does, too, when no Ratoon started the program.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -13,7 +13,7 @@ use super::identity;
 static PROCESS: LazyLock<Drain> = LazyLock::new(Drain::new);
 static LISTENING: AtomicBool = AtomicBool::new(false);
 
-/// A drain that can be waited for, asked for and begun. Clones are the same drain.
+/// A drain: a flag that is set once, and that can be awaited. Clones are the same drain.
 #[derive(Clone, Debug)]
 pub struct Drain(Arc<Inner>);
 
@@ -30,7 +30,7 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// A drain of its own, that no signal begins; for tests and for servers within a larger program.
+    /// A separate drain that no signal begins, for tests and for servers within a larger program.
     pub fn new() -> Self {
         Drain(Arc::new(Inner { begun: AtomicBool::new(false), tell: watch::Sender::new(false) }))
     }
@@ -47,7 +47,7 @@ impl Drain {
         self.0.begun.load(Ordering::Acquire)
     }
 
-    /// Waits until the drain begins; returns at once when it has.
+    /// Waits until the drain begins; returns at once when it has begun.
     pub fn begun(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut told = self.0.tell.subscribe();
         let keep = self.clone(); // the sender must outlive the wait
@@ -58,9 +58,9 @@ impl Drain {
     }
 }
 
-/// This process's drain, begun by the stop signal.
+/// This process's drain, which the stop signal begins.
 ///
-/// The first call within a tokio runtime begins to listen to the signals; before that SIGTERM ends the process at once.
+/// The first call within a tokio runtime installs the signal handlers; before that SIGTERM ends the process at once.
 /// ([`ready`](super::ready) and `serve` make that call.)
 pub fn draining() -> &'static Drain {
     if let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -74,8 +74,8 @@ pub fn draining() -> &'static Drain {
     &PROCESS
 }
 
-/// The first signal begins the drain. Alone, the second one ends the process, as a person at a terminal expects; in a
-/// pool that is the master's business.
+/// Makes the first signal begin the drain. When the program runs alone, the second signal ends the process, as a person at a
+/// terminal expects; in a pool the master kills the worker when its time is over.
 fn listen_to(kind: SignalKind, runtime: &tokio::runtime::Handle) {
     let mut stream = match signal(kind) {
         Ok(stream) => stream,

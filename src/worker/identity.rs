@@ -1,22 +1,22 @@
-//! Who this worker is: the numbers that the master put into the environment (docs/contract.md §4).
+//! The worker's identity, from the environment variables that the master sets (docs/contract.md §4).
 //!
-//! Law: a variable that is absent or makes no sense is `None`; nothing here fails.
+//! Law: a variable that is absent or cannot be parsed is `None`; nothing here fails.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::read(|name| std::env::var(name).ok()));
 
-/// What the master told this process of itself.
+/// This worker's identity and the resources that the master gave it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The instance's name (`RATOON_INSTANCE`); `None` when the program runs alone.
     pub instance: Option<String>,
-    /// `RATOON_GENERATION`.
+    /// Number of the worker's generation (`RATOON_GENERATION`).
     pub generation: Option<u64>,
     /// The worker's id (`RATOON_WORKER`), never used twice in the instance's life.
     pub worker: Option<u64>,
-    /// `RATOON_SLOT`.
+    /// The worker's slot, from 0 (`RATOON_SLOT`).
     pub slot: Option<u32>,
     /// Path of the control socket (`RATOON_CONTROL`).
     pub control: Option<PathBuf>,
@@ -24,7 +24,7 @@ pub struct Identity {
     pub scoreboard: Option<i32>,
 }
 
-/// Who this worker is; read once, at the first call.
+/// This worker's identity, read from the environment once, at the first call.
 pub fn identity() -> &'static Identity {
     &IDENTITY
 }
@@ -44,7 +44,7 @@ impl Identity {
         }
     }
 
-    /// Whether no Ratoon started this process.
+    /// Whether the program runs alone: no Ratoon started this process.
     pub fn alone(&self) -> bool {
         self.instance.is_none()
     }

@@ -1,6 +1,6 @@
-//! The listening sockets: taken from the environment by order or by name, or bound when the program runs alone.
+//! The listening sockets: passed by the service manager and taken by position or name, or bound when the program runs alone.
 //!
-//! Law: what is handed over is used as it is. O_NONBLOCK belongs to the open file, which all generations share, so it is
+//! Law: a passed socket is used as it is. O_NONBLOCK is a flag of the open file description, which all generations share, so it is
 //! set where tokio needs it and never cleared. Every socket that is taken is close-on-exec.
 
 use std::io;
@@ -11,10 +11,10 @@ use std::path::Path;
 
 use listenfd::ListenFd;
 
-/// More than a sane program is given; `listenfd` would believe any number.
+/// The most sockets accepted from `LISTEN_FDS`. `listenfd` has no limit of its own.
 const MOST: usize = 4096;
 
-/// The sockets that were handed over, to be taken one by one.
+/// The sockets that were passed to this process, to be taken one by one.
 #[derive(Debug, Default)]
 pub struct Listeners {
     sockets: Vec<Passed>,
@@ -26,12 +26,12 @@ struct Passed {
     socket: Option<Socket>,
 }
 
-/// Which socket: by its place in the order (from 0) or by its name.
+/// Selects a passed socket by position or by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which<'a> {
-    /// The n-th, counted from 0.
+    /// The socket at this position, counted from 0.
     Place(usize),
-    /// The first with this name that isn't taken yet (`FileDescriptorName=`, or `--listen name=…`).
+    /// The first socket with this name (`FileDescriptorName=`, or `--listen name=…`) that isn't taken yet.
     Name(&'a str),
 }
 
@@ -56,23 +56,23 @@ impl std::fmt::Display for Which<'_> {
     }
 }
 
-/// A socket as it was handed over; `try_into()` makes it a std, tokio or socket2 type.
+/// A socket as it was passed; `try_into()` converts it to a std, tokio or socket2 type.
 #[derive(Debug)]
 pub enum Socket {
-    /// Listens on TCP.
+    /// TCP listener.
     Tcp(net::TcpListener),
-    /// Listens on a Unix stream socket.
+    /// Unix stream listener.
     Unix(unix::UnixListener),
-    /// Receives UDP.
+    /// UDP socket.
     Udp(net::UdpSocket),
-    /// Receives Unix datagrams.
+    /// Unix datagram socket.
     Datagram(unix::UnixDatagram),
 }
 
 impl Listeners {
-    /// Takes all sockets of the environment (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`); none when there are none.
+    /// Takes all sockets that the environment names (`LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`); an empty list without them.
     ///
-    /// Call it once, first in `main`: the variables are used up, so that no child of the worker believes them.
+    /// Call it once, first in `main`: it removes the variables, so that no child of the worker uses them.
     pub fn from_env() -> io::Result<Self> {
         if let Some(count) = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<usize>().ok())
             && count > MOST
@@ -91,17 +91,17 @@ impl Listeners {
         Ok(Listeners { sockets })
     }
 
-    /// How many were handed over, taken ones included.
+    /// Number of passed sockets, taken ones included.
     pub fn len(&self) -> usize {
         self.sockets.len()
     }
 
-    /// Whether none was handed over: the program runs alone.
+    /// Whether no socket was passed: the program runs alone.
     pub fn is_empty(&self) -> bool {
         self.sockets.is_empty()
     }
 
-    /// Their names, in order.
+    /// Names of all passed sockets, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.sockets.iter().map(|passed| passed.name.as_str())
     }
@@ -109,7 +109,7 @@ impl Listeners {
     /// Takes one socket as the type that the caller names:
     /// `let admin: tokio::net::UnixListener = listeners.take("admin")?;`
     ///
-    /// Fails when there is no such socket, when it was taken already, and when it is of another kind.
+    /// Fails when there is no such socket, when it is taken already, and when it is of another kind.
     pub fn take<'a, T: TryFrom<Socket, Error = io::Error>>(&mut self, which: impl Into<Which<'a>>) -> io::Result<T> {
         let which = which.into();
         let found = match which {
@@ -128,8 +128,8 @@ impl Listeners {
     }
 }
 
-/// The first socket that was handed over, or `address` bound anew when none was: so one program runs under a
-/// supervisor and alone. `address` is `host:port` or the path of a Unix socket (whatever holds a `/`).
+/// Returns the first passed socket, or binds `address` when none was passed, so that one program runs under a supervisor and
+/// alone. `address` is `host:port`, or the path of a Unix socket if it contains a `/`.
 pub fn listen(address: &str) -> io::Result<Listener> {
     let mut passed = Listeners::from_env()?;
     if passed.is_empty() { Listener::bind(address) } else { passed.take(0) }
@@ -149,7 +149,7 @@ pub(super) enum Kind {
 }
 
 impl Listener {
-    /// Binds `address`: `host:port`, or the path of a Unix socket. A dead socket file in the way is replaced.
+    /// Binds `address`: `host:port`, or the path of a Unix socket. A socket file that refuses connections is replaced.
     pub fn bind(address: &str) -> io::Result<Self> {
         let told = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
         let kind = if address.contains('/') {
@@ -164,12 +164,12 @@ impl Listener {
         Ok(Listener { kind, own: true })
     }
 
-    /// Whether this process bound it, so that nobody else accepts what waits in its queue.
+    /// Whether this process bound the listener, so that no other process accepts the connections in its queue.
     pub fn is_own(&self) -> bool {
         self.own
     }
 
-    /// Where it listens, for people.
+    /// The listener's address, as text for people.
     pub fn address(&self) -> String {
         match &self.kind {
             Kind::Tcp(tcp) => tcp.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()),
@@ -216,7 +216,7 @@ impl Socket {
     }
 }
 
-/// A std type out of its variant, and its tokio twin.
+/// Implements the conversions from a [`Socket`] variant to its std type and to its tokio type.
 macro_rules! socket_types {
     ($($variant:ident: $std:ty, $tokio:ty, $words:literal;)*) => {$(
         impl TryFrom<Socket> for $std {
@@ -264,7 +264,7 @@ impl From<Socket> for OwnedFd {
     }
 }
 
-/// `listenfd` checks the kind of a socket when it hands it out, so asking by kind in turn finds it.
+/// Takes a socket by trying each kind in turn: `listenfd` checks the kind of a socket when it returns it.
 fn take(passed: &mut ListenFd, place: usize) -> io::Result<Socket> {
     if let Ok(Some(socket)) = passed.take_tcp_listener(place) {
         return Ok(Socket::Tcp(socket));

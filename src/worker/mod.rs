@@ -1,17 +1,17 @@
 //! The library for workers written in Rust (feature `worker`; HTTP servers: `worker-http`).
 //!
-//! Law: the same program runs under Ratoon, under plain systemd and alone; what isn't there is left out. A drain loses
-//! nothing: every accepted connection is served, and is told of its end before it is closed.
+//! Law: the same program runs under Ratoon, under plain systemd and alone; absent features are skipped. A drain loses no
+//! request: every accepted connection is served, and gets `Connection: close` before it is closed.
 //!
 //! | what | how |
 //! |---|---|
 //! | listening sockets | [`listen`], or [`Listeners`] by order or by name, as tokio, std and socket2 types |
-//! | what the master is told | [`ready`], [`status`], [`stopping`], [`info`]; [`notify`] for any other word; the watchdog is fed by itself |
-//! | what the master wants | [`draining`]: a flag and a future |
-//! | serving | `serve` (hyper), `serve_tower` (axum and others), `Server` for its times |
-//! | what is shown of requests | by itself; `request` gives a handler its own, to describe it; [`counter`] |
-//! | servers of others | `layer`, and `Connection` for those that accept by themselves |
-//! | who and where | [`identity`]; [`server_status`]: the whole pool's document |
+//! | notifications to the master | [`ready`], [`status`], [`stopping`], [`info`]; [`notify`] for all others; the watchdog is fed automatically |
+//! | the master's request to drain | [`draining`]: a flag and a future |
+//! | serving | `serve` (hyper), `serve_tower` (axum and others), `Server` to set its timeouts |
+//! | requests on the scoreboard | shown automatically; `request` returns a handler's own request, to describe it; [`counter`] |
+//! | other HTTP servers | `layer`, and `Connection` for servers that accept by themselves |
+//! | identity and status | [`identity`]; [`server_status`]: the status document of the pool |
 //!
 //! ```
 //! # #[cfg(feature = "worker-http")]
@@ -22,7 +22,7 @@
 //!
 //! #[tokio::main]
 //! async fn main() -> std::io::Result<()> {
-//!     let listener = worker::listen("127.0.0.1:0")?; // the socket that was handed over, else this address
+//!     let listener = worker::listen("127.0.0.1:0")?; // the passed socket, else this address
 //!     let asked = worker::counter("asked");
 //!     let service = service_fn(move |request: Request<Incoming>| {
 //!         asked.increment();
@@ -70,10 +70,10 @@ pub use stream::Connection;
 #[cfg(feature = "worker-http")]
 pub use track::{Handle, Layer, Tracked, TrackedBody, TrackedFuture, layer, request};
 
-/// Says that this worker serves now.
+/// Sends `READY=1`: this worker serves now.
 ///
-/// Before it says so it begins to listen to the stop signal, and after it to feed the watchdog, if one is set; both need
-/// a tokio runtime around the call.
+/// Before that it installs the handler of the stop signal; after that it starts to feed the watchdog, if one is set. Both need a
+/// tokio runtime around the call.
 pub fn ready() -> io::Result<()> {
     draining();
     notify(&[NotifyState::Ready])?;

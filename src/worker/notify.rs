@@ -1,8 +1,9 @@
-//! What the worker says: `sd_notify(3)` datagrams to `NOTIFY_SOCKET`, and the watchdog's pings.
+//! Notifications to the master: `sd_notify(3)` datagrams to `NOTIFY_SOCKET`, and the watchdog's pings.
 //!
-//! Law: saying something never hangs the worker. Words that must arrive (`READY=1`, `STOPPING=1`, information) wait a
-//! few seconds for room in the master's queue; words that will be said again (`STATUS=`, `WATCHDOG=1`) don't wait.
-//! The vocabulary is `sd-notify`'s; the sending is ours, since that crate blocks and cannot reach abstract sockets.
+//! Law: a notification never blocks the worker for ever. Messages that must arrive (`READY=1`, `STOPPING=1`, information) wait up
+//! to 5 s for room in the master's queue; messages that are repeated (`STATUS=`, `WATCHDOG=1`) don't wait.
+//! The message types are those of the `sd-notify` crate. The sending is done here, since that crate blocks and cannot reach abstract
+//! sockets.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -14,27 +15,28 @@ use std::time::Duration;
 
 pub use sd_notify::NotifyState;
 
-/// How long a word that must arrive waits for room.
+/// How long a message that must arrive waits for room in the queue.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Longer texts are cut: the master takes datagrams of at most 4096 bytes, as systemd does.
+/// Longest status text in bytes; longer texts are cut. The master takes datagrams of at most 4096 bytes, as systemd does.
 const STATUS_MAX: usize = 1024;
 
-/// Says all `states` in one datagram and waits up to five seconds for room. Without `NOTIFY_SOCKET` it does nothing.
+/// Sends all `states` in one datagram and waits up to 5 s for room. Without `NOTIFY_SOCKET` it does nothing.
 pub fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
     to_master(states, Some(TIMEOUT))
 }
 
-/// Says it now or never: fails with [`io::ErrorKind::WouldBlock`] when the master's queue is full.
+/// Sends all `states` in one datagram without waiting: fails with [`io::ErrorKind::WouldBlock`] when the master's queue is full.
 pub fn notify_now(states: &[NotifyState<'_>]) -> io::Result<()> {
     to_master(states, None)
 }
 
-/// Shows `text` as the worker's status. Line breaks become spaces, long texts are cut; a full queue drops it.
+/// Sends `text` as the worker's status (`STATUS=`). Line breaks become spaces; long texts are cut to 1024 bytes. Does not wait:
+/// fails when the master's queue is full.
 pub fn status(text: &str) -> io::Result<()> {
     notify_now(&[NotifyState::Status(&one_line(text))])
 }
 
-/// Says that the worker leaves by its own will: a replacement is started at once.
+/// Sends `STOPPING=1`: the worker exits of its own accord, and the master starts a replacement at once.
 pub fn stopping() -> io::Result<()> {
     notify(&[NotifyState::Stopping])
 }
@@ -63,13 +65,13 @@ fn send(socket: &OsStr, states: &[NotifyState<'_>], patience: Option<Duration>) 
     datagram.send_to_addr(message.as_bytes(), &address).map(drop)
 }
 
-/// `text` without what would begin another assignment, and not longer than the master takes.
+/// Replaces control characters with spaces, since a line break would begin another assignment, and cuts the text to 1024 bytes.
 pub(super) fn one_line(text: &str) -> String {
     let cut = text.floor_char_boundary(STATUS_MAX);
     text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Pings the master's watchdog at half its time, from a task of this runtime: a runtime that hangs sends no ping.
+/// Pings the master's watchdog at half of its timeout, from a task of this runtime: a runtime that hangs sends no ping.
 pub(super) fn feed_watchdog(runtime: &tokio::runtime::Handle) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
     runtime.spawn(async move {
@@ -77,7 +79,7 @@ pub(super) fn feed_watchdog(runtime: &tokio::runtime::Handle) {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            // A full queue is no reason to stop: the next ping comes in time.
+            // An error is ignored: when the queue is full, the next ping still arrives in time.
             let _ = notify_now(&[NotifyState::Watchdog]);
         }
     });

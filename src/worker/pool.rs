@@ -1,6 +1,6 @@
-//! The whole pool's status, from inside any worker: `GET /status` on the control socket.
+//! Reads the status of the whole pool from inside a worker: `GET /status` on the control socket.
 //!
-//! Law: an answer is awaited for a bounded time, and is bounded in size. Outside of a pool asking is an error.
+//! Law: the wait for an answer and the size of an answer are bounded. Outside of a pool the request is an error.
 
 use std::io;
 use std::path::Path;
@@ -17,9 +17,9 @@ use tokio::time::timeout;
 use super::identity;
 pub use crate::status::tree::Document;
 
-/// The master answers in milliseconds; a machine under load may need longer.
+/// The longest wait for an answer. The master answers in milliseconds; a loaded machine may need longer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A thousand workers with ten connections each take some 8 MiB.
+/// The largest answer in bytes. A thousand workers with ten connections each take some 8 MiB.
 const MOST: usize = 64 << 20;
 
 /// The status document of the pool that this worker belongs to (docs/contract.md §6).

@@ -1,9 +1,9 @@
-//! A server for HTTP/1.1 that keeps the law of the drain.
+//! An HTTP/1.1 server that drains without losing requests.
 //!
-//! Law: when the drain begins we stop accepting, and every connection that was accepted is still served. A busy one gets
-//! `Connection: close` with its answer. One that has sent nothing yet, and an idle keep-alive one, get it with their next
-//! answer, and are closed only after a grace without a request. (hyper's own `graceful_shutdown` closes both at once, which
-//! resets requests that are on their way.)
+//! Law: when the drain begins, the server stops accepting and still serves every accepted connection. A busy connection gets
+//! `Connection: close` with its answer. A connection that has sent nothing yet, and an idle keep-alive connection, get it with their
+//! next answer, and are closed only after a grace time without a request. (hyper's own `graceful_shutdown` closes both at once,
+//! which resets requests that are on their way.)
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -38,7 +38,7 @@ use crate::scoreboard::writer::{self, Board, Connection};
 
 /// Serves `service` (a hyper service) on `listener` until the drain has begun and every connection is done.
 ///
-/// Several listeners: one `serve` each, joined.
+/// For several listeners, call `serve` for each and join the futures.
 pub async fn serve<S, B>(listener: impl Into<Listener>, service: S) -> io::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -51,7 +51,7 @@ where
     Server::new().serve(listener, service).await
 }
 
-/// [`serve`] for a tower service, as axum's `Router` is one.
+/// [`serve`] for a tower service, such as axum's `Router`.
 pub async fn serve_tower<S, B>(listener: impl Into<Listener>, service: S) -> io::Result<()>
 where
     S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -64,7 +64,7 @@ where
     Server::new().serve_tower(listener, service).await
 }
 
-/// How to serve; [`serve`] uses the defaults.
+/// Configuration of a server; [`serve`] uses the defaults.
 #[derive(Clone, Debug)]
 pub struct Server {
     drain: Option<Drain>,
@@ -83,7 +83,7 @@ impl Default for Server {
             grace: Duration::from_secs(10).min(time / 2),
             head_timeout: Duration::from_secs(75),
             deadline: time / 6 * 5,
-            // Who knows when it will be killed may leave in good order before; who will never be killed must.
+            // Return at the deadline if the time of the kill is known, since that comes later, or if nothing will kill the process.
             leave: stop_timeout.is_some() || identity().alone(),
         }
     }
@@ -91,44 +91,44 @@ impl Default for Server {
 
 impl Server {
     /// The defaults: this process's own drain; 10 s of grace, but at most half of `worker.stop_timeout`; 75 s for a
-    /// request's head; a deadline after five sixths of `worker.stop_timeout` (of 30 s, where it isn't told).
+    /// request's head; a deadline after five sixths of `worker.stop_timeout` (30 s, where the page does not give it).
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// While draining: how long a connection may be without a request until it is closed. Closing it costs its client a
-    /// request if one is on its way at that moment, so this is better long; keep it under `worker.stop_timeout`.
+    /// Sets how long a connection may be without a request during a drain until it is closed. A request that is on its way when the
+    /// connection is closed is lost, so choose a long time, below `worker.stop_timeout`.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// How long the head of a request may take, counted from the connection's last answer (so this is the time for which
-    /// an idle connection is kept), outside of a drain too. Better longer than that of the proxy in front.
+    /// Sets how long the head of a request may take, counted from the connection's last answer: an idle connection is kept for this
+    /// time. Applies outside of a drain, too. Choose a longer time than the idle timeout of the proxy in front.
     pub fn head_timeout(mut self, limit: Duration) -> Self {
         self.head_timeout = limit;
         self
     }
 
-    /// How long the drain may take. Then the requests that are still in work are written to standard error, with their
+    /// Sets how long the drain may take. Then the requests that are still in work are written to standard error, with their
     /// peers, and `serve` returns.
     ///
-    /// The master tells `worker.stop_timeout` by the status page, as it was when the worker was started; a worker that
-    /// extends its time sets the deadline itself. By default it only returns where the time of the kill is known, or where nobody will kill the process (it runs
-    /// alone); else it goes on serving until it is killed.
+    /// The scoreboard has the `worker.stop_timeout` of the time when the worker was started; a worker that extends its stop timeout must
+    /// set the deadline itself. Without this call, `serve` returns at the deadline only where the time of the kill is known, or where the
+    /// program runs alone and nothing will kill it; else it serves until it is killed.
     pub fn deadline(mut self, limit: Duration) -> Self {
         self.deadline = limit;
         self.leave = true;
         self
     }
 
-    /// A drain of the caller's instead of this process's.
+    /// Uses this drain instead of the process's own.
     pub fn drain(mut self, drain: Drain) -> Self {
         self.drain = Some(drain);
         self
     }
 
-    /// Serves until the drain has begun and every connection is done. No error of a client or of `accept` ends it.
+    /// Serves until the drain has begun and every connection is done. Errors of clients and of `accept` do not end it.
     pub async fn serve<S, B>(self, listener: impl Into<Listener>, service: S) -> io::Result<()>
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -139,8 +139,8 @@ impl Server {
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         let drain = self.drain.clone().unwrap_or_else(|| draining().clone());
-        board(); // from now on nothing served is a figure, too
-        // Each connection holds a clone; when all are gone, `recv` ends.
+        board(); // makes this process the page's writer, so that 0 requests is a known figure
+        // Each connection holds a clone of the sender; when all are dropped, `recv` returns.
         let (alive, mut all_gone) = mpsc::channel::<Infallible>(1);
         let start = |accepted: Accepted| {
             let (server, drain, service, alive) = (self.clone(), drain.clone(), service.clone(), alive.clone());
@@ -148,7 +148,7 @@ impl Server {
                 let state = |peer| State::new(drain, Connection::new(board().clone(), peer), true, Some(alive));
                 match accepted {
                     Accepted::Tcp(io, peer) => {
-                        let _ = io.set_nodelay(true); // a chunk of a streamed answer waits for nothing
+                        let _ = io.set_nodelay(true); // send each chunk of a streamed answer at once
                         server.connection(io, state(Some(peer)), service).await
                     }
                     Accepted::Unix(io) => server.connection(io, state(None), service).await,
@@ -199,11 +199,11 @@ impl Server {
         let (mut draining, mut waiting) = (false, false);
         poll_fn(|cx| {
             if connection.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(()); // an error is the client's: it went away, or spoke no HTTP
+                return Poll::Ready(()); // errors come from the client: it disconnected, or sent no HTTP
             }
             draining = draining || begun.as_mut().poll(cx).is_ready();
             if !draining || state.busy() {
-                waiting = false; // the answer's end is polled here, too
+                waiting = false; // the end of the answer wakes this task, too
                 return Poll::Pending;
             }
             if !waiting {
@@ -220,7 +220,7 @@ impl Server {
     }
 }
 
-/// What a drain leaves undone, a line for each request in work; those that the page has no room for are only counted.
+/// Log lines for a drain that is over: one for each request in work. Connections without a slot on the page are only counted.
 fn overdue(board: &Board, now: u64) -> Vec<String> {
     let entries = board.entries();
     let active = entries.iter().filter(|entry| entry.active).filter_map(|entry| entry.guarded.as_ref());
@@ -245,8 +245,8 @@ enum Accepted {
     Unix(tokio::net::UnixStream),
 }
 
-/// Accepts until the drain begins, and closes the listener then. If it is our own, what waits in its queue is accepted
-/// first: no other process will.
+/// Accepts until the drain begins, then closes the listener. If this process bound the listener, the connections in its queue are
+/// accepted first, since no other process accepts them.
 async fn accept_until(drain: &Drain, listener: Listener, mut start: impl FnMut(Accepted)) {
     let mut begun = pin!(drain.begun());
     loop {
@@ -271,7 +271,8 @@ async fn accept_until(drain: &Drain, listener: Listener, mut start: impl FnMut(A
     }
 }
 
-/// A client that gave up is nobody's trouble. Else descriptors or memory ran out: tell it, and let some be freed.
+/// Handles an error of accept(2). A client that gave up is ignored. Any other error means a lack of descriptors or memory: print it,
+/// and wait 100 ms so that some are freed.
 async fn accept_failed(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {

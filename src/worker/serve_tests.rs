@@ -1,4 +1,4 @@
-//! The law of the drain, through real sockets.
+//! Tests of draining over real sockets.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::worker::listen::Listener;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A server whose `/slow` waits for a permit, and then answers with as many bytes as it is asked for.
+/// A test server. A request for `/slow` waits for a permit and then gets as many bytes as its query says.
 struct Rig {
     drain: Drain,
     address: std::net::SocketAddr,
@@ -75,7 +75,7 @@ impl Rig {
         Client(TcpStream::connect(self.address).await.unwrap())
     }
 
-    /// A connection that is accepted for sure, since it was answered; it is idle now.
+    /// An idle connection. It has had an answer, so the server has accepted it.
     async fn idle(&self) -> Client {
         let mut client = self.connect().await;
         assert_eq!(client.get("/").await, Answer { close: false });
@@ -125,7 +125,7 @@ impl Client {
         self.answer().await
     }
 
-    /// The server ended the connection in good order: end of file, no reset.
+    /// Asserts that the server ended the connection with an end of file, and not with a reset.
     async fn at_end(&mut self) {
         let mut rest = Vec::new();
         timeout(SOON, self.0.read_to_end(&mut rest)).await.expect("the end").unwrap();
@@ -190,7 +190,7 @@ async fn an_idle_connection_is_told_with_its_next_answer() {
     let rig = Rig::new(Server::new()).await;
     let (mut one, mut two) = (rig.idle().await, rig.idle().await);
     rig.drain.begin();
-    // The listener is closed, so the drain is under way when we ask again.
+    // Once the listener is closed, the drain is under way.
     while TcpStream::connect(rig.address).await.is_ok() {
         tokio::task::yield_now().await;
     }
@@ -206,7 +206,7 @@ async fn an_idle_connection_is_told_with_its_next_answer() {
 async fn a_fresh_connection_is_served() {
     let rig = Rig::new(Server::new()).await;
     let mut fresh = rig.connect().await;
-    let _accepted_after = rig.idle().await; // the queue is in order, so `fresh` is accepted, too
+    let _accepted_after = rig.idle().await; // the queue is first in, first out, so `fresh` is accepted, too
     rig.drain.begin();
     while TcpStream::connect(rig.address).await.is_ok() {
         tokio::task::yield_now().await;
@@ -215,8 +215,8 @@ async fn a_fresh_connection_is_served() {
     fresh.at_end().await;
 }
 
-/// The answer is larger than what the client's side of the connection takes, and fits into what the server's side does.
-/// Closing with unread bytes, the server's kernel would throw the rest of the answer away.
+/// The answer is larger than the client's receive buffer and fits into the server's send buffer. If the server closed its socket with
+/// unread bytes, its kernel would discard the rest of the answer.
 #[tokio::test]
 async fn pipelined_requests_lose_no_answer_that_was_given() {
     let rig = Rig::new(Server::new()).await;
@@ -224,7 +224,7 @@ async fn pipelined_requests_lose_no_answer_that_was_given() {
     client.send("/slow?bytes=1000000").await;
     rig.entered.acquire().await.unwrap().forget();
     rig.drain.begin();
-    // Sent before the answer, and more than the server reads ahead. The client is told that none of these was looked at.
+    // More requests than the server reads ahead, sent before the answer. `Connection: close` tells the client that none was processed.
     client.0.write_all("GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20_000).as_bytes()).await.unwrap();
     rig.permits.add_permits(1);
     let mut all = Vec::new();
@@ -240,11 +240,11 @@ async fn pipelined_requests_lose_no_answer_that_was_given() {
 async fn an_answer_on_its_way_is_no_idle_connection() {
     let rig = Rig::new(Server::new().grace(Duration::ZERO)).await;
     let mut client = rig.connect().await;
-    let body = 32 << 20; // more than sockets take at once
+    let body = 32 << 20; // bytes; more than the socket buffers hold
     rig.permits.add_permits(1);
     client.send(&format!("/slow?bytes={body}")).await;
     rig.entered.acquire().await.unwrap().forget();
-    rig.idle().await; // the server has turned: it has written what the socket takes
+    rig.idle().await; // the server has run: it has written as much as the socket takes
     let shown = board().entries().into_iter().find(|entry| {
         let request = entry.guarded.as_ref().and_then(|guarded| guarded.request.as_ref());
         request.is_some_and(|request| request.url == format!("/slow?bytes={body}") && request.state == "sending")
@@ -278,7 +278,7 @@ fn what_the_page_has_no_room_for_is_counted_at_the_deadline() {
     let mut open: Vec<_> = (0..402).map(|_| Connection::new(page.clone(), None)).collect();
     let lines = super::overdue(&page, now());
     assert_eq!(lines, ["the drain is over, and beyond the status page's 400 connections 2 are open"]);
-    // Two go whose place is on the page, two that have none.
+    // Drop two connections with a slot on the page and two without.
     open.drain(..2);
     open.truncate(398);
     assert_eq!(super::overdue(&page, now()), [""; 0]);
@@ -310,14 +310,14 @@ async fn half_a_head_is_waited_for() {
     let mut client = rig.idle().await;
     let other = rig.idle().await;
     client.0.write_all(b"GET / HT").await.unwrap();
-    let mut probe = rig.idle().await; // the server has turned: it has read the half head
+    let mut probe = rig.idle().await; // the server has run: it has read the half head
     assert_eq!(probe.get("/").await, Answer { close: false });
     rig.drain.begin();
-    // With no grace the other idle ones are closed at once …
+    // Without a grace time the other idle connections are closed at once …
     for mut idle in [other, probe] {
         idle.at_end().await;
     }
-    // … but not the one whose request is on its way.
+    // … but the connection with half a request is not.
     client.0.write_all(b"TP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert_eq!(client.answer().await, Answer { close: true });
     client.at_end().await;
@@ -340,9 +340,9 @@ async fn the_grace_counts_from_the_last_answer_and_ends() {
 #[tokio::test]
 async fn our_own_queue_is_emptied_before_the_listener_closes() {
     let rig = Rig::on(Server::new(), Listener::bind("127.0.0.1:0").unwrap());
-    rig.drain.begin(); // before the server has turned once
+    rig.drain.begin(); // before the server has run at all
     let address = rig.address;
-    // The kernel completes these without the server, which shares our thread and has not run.
+    // The kernel completes these connections without the server, which shares this thread and has not run.
     let waiting: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
     for stream in waiting {
         stream.set_nonblocking(true).unwrap();

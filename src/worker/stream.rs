@@ -1,7 +1,7 @@
-//! An accepted connection as the server sees it: counts, tells whether a request is in work, closes without losing bytes.
+//! An accepted connection: counts its bytes, knows whether a request is in work, and closes without losing bytes.
 //!
-//! Law: a close never destroys an answer that is under way. Closing a socket with unread bytes makes the kernel send RST,
-//! and RST throws away what the peer hasn't read yet; so we end our half first and read on until the peer ends its own.
+//! Law: a close never destroys an answer that is under way. When a socket with unread bytes is closed, the kernel sends RST, and the
+//! peer's kernel discards what the peer has not read yet. So this side shuts down writing first and reads until the peer does the same.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,26 +23,26 @@ use super::draining;
 use super::track::Layer;
 use crate::scoreboard::writer::{self, Head, Stage};
 
-/// How long a peer may take to end its half after we ended ours.
+/// How long the peer may take to shut down its half after this side has shut down writing.
 const LINGER: Duration = Duration::from_secs(2);
-/// What a peer may still send in that time; who sends more isn't waiting for an answer.
+/// Bytes that the peer may still send in that time. A peer that sends more is not waiting for an answer.
 const LINGER_BYTES: usize = 1 << 20;
 
-/// See [`State::in_work`].
+/// In [`State::in_work`]: one answer that only needs to be flushed.
 const UNFLUSHED: u64 = 1 << 32;
 
-/// What is known of one connection; shared by its stream, its requests and the server.
+/// State of one connection, shared by its stream, its requests and the server.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) drain: Drain,
     pub(super) shown: writer::Connection,
-    /// The stream is ours, and tells when all that was written is with the kernel.
+    /// Whether the stream is a [`Connection`], which reports when all written bytes are with the kernel.
     flushes: bool,
-    /// Requests whose answer isn't complete; in units of [`UNFLUSHED`], those of them whose answer only needs to be flushed.
+    /// Number of requests whose answer isn't complete, plus [`UNFLUSHED`] for each of them whose answer only needs to be flushed.
     in_work: AtomicU64,
-    /// Bytes of a request have come whose head isn't complete.
+    /// Whether bytes of a request were read whose head isn't complete.
     head_begun: AtomicBool,
-    /// The server waits until all are gone; an upgraded connection lives on after its HTTP.
+    /// The server waits until all senders are dropped. An upgraded connection keeps its sender after its HTTP has ended.
     _alive: Option<mpsc::Sender<Infallible>>,
 }
 
@@ -57,7 +57,7 @@ impl State {
         Arc::new(State { drain, shown, flushes, in_work, head_begun, _alive: alive })
     }
 
-    /// Gives the request's number on this connection.
+    /// Begins a request; returns its number on this connection.
     #[inline]
     pub(super) fn request_begins(&self, head: Head<'_>) -> u64 {
         self.in_work.fetch_add(1, Relaxed);
@@ -65,7 +65,7 @@ impl State {
         self.shown.begin(head)
     }
 
-    /// Its answer is in the server's hands (`Finished`), or will never be complete (`Aborted`).
+    /// Ends a request: its whole answer was passed to the HTTP server (`Finished`), or will never be complete (`Aborted`).
     #[inline]
     pub(super) fn request_ends(&self, stage: Stage) {
         if self.flushes && stage == Stage::Finished {
@@ -77,14 +77,14 @@ impl State {
 
     #[inline]
     fn flushed(&self) {
-        // Most flushes have nothing to tell.
+        // Most flushes complete no answer.
         let unflushed = self.in_work.load(Relaxed) / UNFLUSHED;
         if unflushed > 0 {
             self.done(unflushed * (UNFLUSHED + 1), Stage::Finished);
         }
     }
 
-    /// `over`: what is taken from `in_work`.
+    /// Subtracts `over` from `in_work`; shows `stage` when no request is left.
     fn done(&self, over: u64, stage: Stage) {
         self.head_begun.store(false, Relaxed);
         if self.in_work.fetch_sub(over, Relaxed) == over {
@@ -92,7 +92,7 @@ impl State {
         }
     }
 
-    /// Whether closing it now would cut a request off.
+    /// Whether closing the connection now would cut off a request.
     #[inline]
     pub(super) fn busy(&self) -> bool {
         self.in_work.load(Relaxed) > 0 || self.head_begun.load(Relaxed)
@@ -100,10 +100,10 @@ impl State {
 }
 
 pin_project_lite::pin_project! {
-    /// A connection's stream that is shown on the scoreboard and closes in good order; for servers that accept by
-    /// themselves ([`serve`](super::serve) does it for its own).
+    /// A stream that is shown on the scoreboard and closes without losing bytes, for servers that accept by themselves
+    /// ([`serve`](super::serve) wraps its own connections).
     ///
-    /// Its [`layer`](Connection::layer) tracks the requests that come over it.
+    /// The connection's [`layer`](Connection::layer) tracks its requests.
     pub struct Connection<IO> {
         #[pin]
         io: IO,
@@ -112,18 +112,18 @@ pin_project_lite::pin_project! {
     }
 }
 
-/// How far the close has come.
+/// Progress of the close.
 enum End {
-    /// Not asked for.
+    /// The close has not begun.
     Open,
-    /// Our half is ended; so many bytes were thrown away since.
+    /// Writing is shut down; `seen` bytes were read and discarded since.
     HalfClosed { seen: usize, patience: Option<Pin<Box<Sleep>>> },
-    /// Both halves are ended, or we gave up.
+    /// Both halves are shut down, or the wait for the peer was given up.
     Done,
 }
 
 impl<IO> Connection<IO> {
-    /// Wraps a connection that was just accepted. `peer`: its address, if it has one.
+    /// Wraps a connection that was just accepted. `peer`: the peer's address, if it has one.
     pub fn new(io: IO, peer: Option<SocketAddr>) -> Self {
         let shown = writer::Connection::new(board().clone(), peer);
         Self::of(io, State::new(draining().clone(), shown, true, None))
@@ -133,7 +133,7 @@ impl<IO> Connection<IO> {
         Connection { io, state, end: End::Open }
     }
 
-    /// For the service that serves this connection, and no other.
+    /// The layer for the service of this connection only.
     pub fn layer(&self) -> Layer {
         Layer::of(self.state.clone())
     }
@@ -193,10 +193,10 @@ impl<IO: AsyncRead + AsyncWrite> AsyncWrite for Connection<IO> {
             let mut buf = ReadBuf::uninit(&mut scratch);
             match this.io.as_mut().poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() && *seen < LINGER_BYTES => *seen += buf.filled().len(),
-                // The peer's end, an error, or too much.
+                // End of file, an error, or too many bytes.
                 Poll::Ready(_) => break,
-                // Nothing unread: a close sends no RST, but for what comes later; only a drain must care for that,
-                // since its peers did not ask for the close.
+                // Nothing is unread, so a close sends RST only for bytes that arrive later. Only a drain waits for
+                // those, since there the peer did not expect the close.
                 Poll::Pending if *seen == 0 && !this.state.drain.is_draining() => break,
                 Poll::Pending => {
                     let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));

@@ -1,5 +1,5 @@
-//! The tower layer: knows of each request from its head to the last byte of its answer, shows it on the scoreboard, and
-//! says `Connection: close` while the worker drains. No code in handlers.
+//! The tower layer: tracks each request from its head to the last byte of its answer, shows it on the scoreboard, and adds
+//! `Connection: close` to answers while the worker drains. Handlers need no code for this.
 
 use std::cell::RefCell;
 use std::io;
@@ -22,19 +22,19 @@ use crate::scoreboard::INFO;
 use crate::scoreboard::writer::{Connection, Head, Stage};
 
 thread_local! {
-    /// The request whose handler this thread polls. Never dropped with the thread: a handler that calls exit(3) must leave its
-    /// request in work on the page, which shows what the process died in.
+    /// The request whose handler this thread polls. It is not dropped with the thread: when a handler calls exit(3), its request must
+    /// stay in work on the page, which then shows during which request the process exited.
     static CURRENT: ManuallyDrop<RefCell<Option<Running>>> = const { ManuallyDrop::new(RefCell::new(None)) };
 }
 
-/// Tracks the requests of a service. Made by [`layer`], or by a [`Connection`](super::Connection) for its own requests.
+/// Tracks the requests of a service. Made by [`layer`], or by [`Connection::layer`](super::Connection::layer) for its own requests.
 #[derive(Clone, Debug)]
 pub struct Layer(Option<Arc<State>>);
 
-/// The layer for a server whose connections aren't known to us: each request is shown without its peer. While draining
-/// its answers say `Connection: close`; when to stop accepting, and what to do with idle connections, is the server's.
+/// The layer for a server whose connections are not known here: each request is shown without its peer. While draining, answers have
+/// `Connection: close`. The server itself must stop accepting and close idle connections.
 ///
-/// [`serve`](super::serve) and [`serve_tower`](super::serve_tower) track by themselves.
+/// [`serve`](super::serve) and [`serve_tower`](super::serve_tower) need no layer; they track their requests themselves.
 pub fn layer() -> Layer {
     board().count_requests_only();
     Layer(None)
@@ -54,7 +54,7 @@ impl<S> tower_layer::Layer<S> for Layer {
     }
 }
 
-/// A service whose requests are tracked: a hyper service of a hyper service, a tower service of a tower service.
+/// A service whose requests are tracked. It is a hyper service if the inner service is one, and likewise a tower service.
 #[derive(Clone, Debug)]
 pub struct Tracked<S> {
     service: S,
@@ -80,15 +80,15 @@ impl<S> Tracked<S> {
     }
 }
 
-/// A request in work; its end is told when it is dropped.
+/// A request in work. Dropping it ends the request with [`Running::stage`].
 #[derive(Debug)]
 struct Running {
     state: Arc<State>,
     number: u64,
     version: Version,
-    /// HEAD: nobody asks for the body.
+    /// The method is HEAD: the answer has no body.
     bodyless: bool,
-    /// How it ends if it is dropped now.
+    /// The final stage of the request if it is dropped now.
     stage: Stage,
 }
 
@@ -97,7 +97,7 @@ impl Running {
         Handle { state: Arc::downgrade(&self.state), number: self.number }
     }
 
-    /// HTTP/1 can only announce the end of a connection in an answer; an upgraded one is no longer HTTP.
+    /// Adds `Connection: close` to an HTTP/1 answer. An answer that upgrades the connection is left alone, since HTTP ends there.
     #[cold]
     fn announce_end(&self, head: &mut response::Parts) {
         if self.version <= Version::HTTP_11 && head.status != StatusCode::SWITCHING_PROTOCOLS {
@@ -113,22 +113,23 @@ impl Drop for Running {
     }
 }
 
-/// A request, to say something of it.
+/// A handle of a request, to describe the request on the scoreboard.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    /// Not strong: who keeps a handle does not keep the connection.
+    /// Weak, so that a stored handle does not keep the connection alive.
     state: Weak<State>,
     number: u64,
 }
 
-/// The request whose handler calls; `None` outside of a tracked handler, and in tasks that it spawned (hand them the
-/// handle).
+/// The handle of the request whose handler calls this. `None` outside of a tracked handler, and in tasks that the handler spawned
+/// (pass the handle to them).
 pub fn request() -> Option<Handle> {
     CURRENT.with(|current| current.borrow().as_ref().map(Running::handle))
 }
 
 impl Handle {
-    /// Shows what the request is about: a JSON object of up to 256 bytes. Nothing happens when the request is over.
+    /// Shows a description of the request: a JSON object of up to 256 bytes. No effect when the connection is gone or has begun a later
+    /// request.
     pub fn set_info(&self, object: &impl Serialize) -> io::Result<()> {
         let json = object_text(object, INFO)?;
         if let Some(state) = self.state.upgrade() {
@@ -137,7 +138,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Shows the client's address, where the peer is a proxy that told it.
+    /// Shows the client's address, where the peer is a proxy that forwards it.
     pub fn set_client(&self, client: IpAddr) {
         if let Some(state) = self.state.upgrade() {
             state.shown.set_client(self.number, client);
@@ -185,8 +186,8 @@ where
     }
 }
 
-/// While it lives, something of a request's handler runs, and [`request`] gives its handle. What was there comes back at the
-/// end, when the handler panics, too.
+/// While this guard lives, code of a request's handler runs, and [`request`] returns its handle. The drop restores the previous
+/// request, also when the handler panics.
 struct Within<'a>(&'a mut Option<Running>);
 
 impl<'a> Within<'a> {
@@ -205,7 +206,7 @@ impl Drop for Within<'_> {
 }
 
 pin_project_lite::pin_project! {
-    /// The answer to come.
+    /// The future of a tracked answer.
     pub struct TrackedFuture<F> {
         #[pin]
         future: F,
@@ -225,7 +226,7 @@ where
         let within = Within::enter(this.running);
         let polled = this.future.poll(cx);
         drop(within);
-        // Taken apart and put together once: each further step would copy the head.
+        // The answer is taken apart and put together only once, since each step copies the head.
         let answer = match polled {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Err(error)) => {
@@ -251,12 +252,12 @@ where
 }
 
 pin_project_lite::pin_project! {
-    /// The answer's body; the request is over when it ends or is dropped.
+    /// The body of a tracked answer. The request ends when the body ends or is dropped.
     pub struct TrackedBody<B: Body> {
         #[pin]
         body: B,
         running: Option<Running>,
-        // Bytes to come, where that is known: a server that has written them all need not ask for the end.
+        // Bytes still to come, if known: a server that has written them all need not poll for the end.
         left: Option<u64>,
     }
 

@@ -1,4 +1,4 @@
-//! Requests on the scoreboard, as the layer shows them.
+//! Tests of the layer: requests on the scoreboard.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -32,7 +32,7 @@ impl Rig {
     }
 }
 
-/// A tower service of a function.
+/// A tower service that calls a function.
 #[derive(Clone)]
 struct Answering<F>(F);
 
@@ -169,7 +169,7 @@ fn request_stays_in_work_when_exit_ends_its_thread() {
     let handler = std::thread::spawn(move || {
         let service = Layer::of(state).layer(());
         let mut running = Some(service.begin(&get("/report/17")));
-        // exit(3) calls the destructors of its thread's variables in the midst of the handler.
+        // exit(3) runs the destructors of its thread's thread-local variables while the handler is still running.
         std::mem::forget(Within::enter(&mut running));
     });
     handler.join().expect("no panic");

@@ -1,7 +1,7 @@
-//! What workers print: a stream to journald for each, or a pipe for each that one relay thread copies.
+//! The output of workers: a stream to journald for each worker, or pipes that one relay thread copies.
 //!
-//! Law: the loop neither reads nor writes a byte of it. A worker that prints without end waits for its reader, as it would
-//! without us; it neither grows our memory nor keeps its neighbours waiting.
+//! Law: the loop neither reads nor writes a byte of the output. A worker that prints without end waits for the reader, as it would
+//! without Ratoon; it does not grow the master's memory and does not delay other workers.
 
 mod ask;
 mod relay;
@@ -21,27 +21,27 @@ pub use self::tail::{Printed, Tail};
 use crate::master::log::journal::Target;
 use crate::sys::stream::is_dead;
 
-/// How many of a worker's first lines are kept or asked for.
+/// The number of a worker's first lines that are kept or read from the journal.
 pub const HEAD_LINES: usize = 10;
-/// How many of a worker's last lines are kept or asked for.
+/// The number of a worker's last lines that are kept or read from the journal.
 pub const TAIL_LINES: usize = 20;
 /// The longest of these lines, bytes.
 pub const TAIL_LINE_MAX: usize = 1024;
 
-/// Where the output of workers goes.
+/// The destination of the workers' output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Straight to journald, a stream for each worker.
+    /// Workers write to journald directly, each by a stream of its own.
     Journal,
-    /// Through us to the journal, as entries that name the worker.
+    /// The master sends the lines to journald, as entries that name the worker.
     Native,
-    /// Through us to our own stdout and stderr.
+    /// The master copies the lines to its own stdout and stderr.
     Relay,
 }
 
 impl Mode {
-    /// The way for a master whose own log goes there and that runs as this user. Only root, and members of the group
-    /// systemd-journal, can read back what is in the system's journal: any other master keeps the last lines of its workers itself.
+    /// The mode for a master with this log target and this user id. Only root and members of the group systemd-journal can read the
+    /// system's journal, so any other master keeps the last lines of its workers itself.
     pub fn of(target: Target, uid: u32) -> Mode {
         match target {
             Target::Journal if uid == 0 => Mode::Journal,
@@ -51,17 +51,17 @@ impl Mode {
     }
 }
 
-/// What a new worker gets as fd 1 and 2. Both are close-on-exec and blocking; drop them after the fork.
+/// The descriptors of a new worker's stdout and stderr. Both are close-on-exec and blocking; drop them after the fork.
 #[derive(Debug)]
 pub struct Streams {
-    /// For its stdout.
+    /// The worker's stdout.
     pub stdout: OwnedFd,
-    /// For its stderr.
+    /// The worker's stderr.
     pub stderr: OwnedFd,
-    /// Copies of the reading ends of its pipes, if workers outlive the master: for systemd's store, so that a worker that prints while
-    /// there is no master is not killed for it.
+    /// Copies of the reading ends of the worker's pipes, if workers outlive the master. They go to systemd's descriptor store: a
+    /// worker that prints while there is no master would otherwise be killed by SIGPIPE.
     pub reading: Vec<OwnedFd>,
-    /// The value of `JOURNAL_STREAM` in its environment; unset it when `None`.
+    /// The value of `JOURNAL_STREAM` in the worker's environment; unset it when `None`.
     pub journal_stream: Option<String>,
 }
 
@@ -79,12 +79,12 @@ struct Inner {
 enum Way {
     Journal(stream::Streams),
     Relay(Relay),
-    /// The relay could not be had: workers write to our own stderr.
+    /// The relay could not be made: workers write to the master's own stderr.
     Inherit,
 }
 
 impl Outputs {
-    /// The output of an instance's workers. `outlived`: they may outlive the master.
+    /// The output of an instance's workers. `outlived`: whether the workers may outlive the master.
     pub fn new(mode: Mode, instance: &str, outlived: bool) -> Outputs {
         let relay = || Relay::new(io::stdout().as_fd(), io::stderr().as_fd()).map_or(Way::Inherit, Way::Relay);
         let way = match mode {
@@ -99,13 +99,13 @@ impl Outputs {
         Outputs { inner: Arc::new(Inner { instance: instance.to_owned(), way }) }
     }
 
-    /// Makes a worker's streams. Never waits: if journald does not take a stream now, or the relay cannot be had, the
-    /// worker gets our own stderr.
+    /// Makes a worker's streams. Never waits: if journald accepts no stream now, or there is no relay, the worker gets the master's
+    /// own stderr.
     ///
     /// # Errors
-    /// Out of descriptors, or our own stderr is closed.
+    /// No descriptor is left, or the master's own stderr is closed.
     pub fn open(&self, worker: u64, slot: u32) -> io::Result<Streams> {
-        // `SYSLOG_IDENTIFIER` of the worker, and what stands before its lines on a terminal.
+        // The worker's `SYSLOG_IDENTIFIER`, and the prefix of its lines on a terminal.
         let label = format!("{}/{slot}", self.inner.instance);
         match &self.inner.way {
             Way::Journal(streams) => streams.open(worker, &label),
@@ -114,18 +114,18 @@ impl Outputs {
         }
     }
 
-    /// What was opened is copied from now on, what was closed no more; does nothing when nothing was.
+    /// Wakes the relay for new and closed pipes; does nothing when there are none.
     pub fn begin(&self) {
         if let Way::Relay(relay) = &self.inner.way {
             relay.begin();
         }
     }
 
-    /// The first and the last lines that the worker printed, fit for a terminal; empty when they cannot be had in time
-    /// (about two seconds). Ask when it has ended and before [`Self::close`]. Runs on tokio, off the loop.
+    /// The first and the last lines of a worker, safe for a terminal; empty when they are not available in about two seconds. Call
+    /// after the worker has exited and before [`Self::close`]. Runs on tokio, off the loop.
     ///
-    /// From the journal only an administrator, or a member of the group systemd-journal, can read them back.
-    /// Lines belong to it by `pid`, its main process, and by `group`, its control group's directory.
+    /// From the journal, only root or a member of the group systemd-journal can read them. A line is the worker's by `pid`, its
+    /// main process, or by `group`, the directory of its control group.
     pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Printed {
         match &self.inner.way {
             Way::Journal(streams) => streams.tail(worker, pid, group, since).await,
@@ -134,8 +134,8 @@ impl Outputs {
         }
     }
 
-    /// The worker is gone and its tail is not needed any more. What others keep open of its pipe is read for some seconds
-    /// more, then closed. Said by [`Self::begin`], like [`Self::open`].
+    /// Closes the output of a worker that has exited, once its tail is not needed any more. A pipe that other processes keep open
+    /// is read for some seconds more, then closed. The relay learns of it at [`Self::begin`], as for [`Self::open`].
     pub fn close(&self, worker: u64) {
         match &self.inner.way {
             Way::Journal(streams) => streams.close(worker),
@@ -144,8 +144,8 @@ impl Outputs {
         }
     }
 
-    /// For the end of the process: waits at most so long until everything that workers have written is passed on;
-    /// `false` when that was not enough.
+    /// Waits until all output of the workers is passed on; returns `false` when that takes longer than `at_most`. For the end of
+    /// the process.
     pub fn flush(&self, at_most: Duration) -> bool {
         match &self.inner.way {
             Way::Journal(_) | Way::Inherit => true,
@@ -154,8 +154,8 @@ impl Outputs {
     }
 }
 
-/// Our own stderr twice, for a worker that can get nothing better; if nobody reads that any more, `/dev/null`, which kills no
-/// worker that writes to it.
+/// The master's own stderr twice, for a worker that can get no stream of its own. If that stderr has no reader any more,
+/// `/dev/null`, so that a worker that writes is not killed by SIGPIPE.
 fn inherited() -> io::Result<Streams> {
     alive(io::stderr().as_fd())
 }

@@ -222,7 +222,7 @@ pub struct Output {
     pub pipes: Vec<Pipe>,
     /// Output that was read and is not written yet, for the master's stdout and stderr.
     pub pending: Vec<Bytes>,
-    /// The last lines of each worker.
+    /// The first and the last lines of each worker.
     pub tails: Vec<(WorkerId, Vec<Bytes>)>,
 }
 

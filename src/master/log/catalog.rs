@@ -1,6 +1,6 @@
-//! The `MESSAGE_ID`s of the master's log: fixed once, never given to anything else.
+//! The `MESSAGE_ID`s of the master's log. An id never changes, and is never used for another message.
 //!
-//! Law: each has a text in `systemd/ratoon.catalog`, which `journalctl -x` shows below the entry.
+//! Law: each id has a text in `systemd/ratoon.catalog`, which `journalctl -x` shows below the entry.
 
 use crate::master::log::journal::Level;
 use crate::pool::Kind;
@@ -13,19 +13,19 @@ pub const RELOAD_COMMITTED: &str = "fd08a0493b2644bb8a1b0a65915d6e21";
 pub const RELOAD_ROLLED_BACK: &str = "3d51f79a6b7f4659a5786bb308db480b";
 /// A reload was refused before any worker was started.
 pub const RELOAD_REFUSED: &str = "24ce88212d1e439b92d852e23afc0c28";
-/// A worker ended without having been asked to, or could not be started.
+/// A worker ended without a stop request, or could not be started.
 pub const WORKER_FAILED: &str = "3ea82a6e43254315a997396c50045067";
 /// A worker was not ready in time.
 pub const START_TIMEOUT: &str = "7a8e43e6f70b4cc4a052f8e368923009";
 /// A worker did not stop in time.
 pub const STOP_TIMEOUT: &str = "0ea983e83fa94e75bda32a1b0b76bff3";
-/// A worker did not feed its watchdog.
+/// A worker did not send `WATCHDOG=1` in time.
 pub const WATCHDOG: &str = "618343695bf347e5bf977513d53bc1c4";
 /// The kernel killed a worker because its memory was used up.
 pub const OOM_KILL: &str = "dd040d4c8dc9457f94bc7889fee0de33";
-/// More crashes than the configuration allows.
+/// More crashes than the configuration allows: the pool is degraded.
 pub const DEGRADED: &str = "15811f13a02a4740989695b0591176a4";
-/// The pool is whole again.
+/// The pool is no longer degraded.
 pub const RECOVERED: &str = "822d256cc4204162931c16d441a3ce1b";
 /// No worker was ready for `restart.give_up`: the master exits.
 pub const GAVE_UP: &str = "42f277ce4f3b44b4b07c2934f99e3c77";
@@ -36,22 +36,22 @@ pub const UPGRADED: &str = "d768b212a40f423e8d2dbf44635979b0";
 /// The master did not replace its own program, and goes on.
 pub const UPGRADE_REFUSED: &str = "474458aca3d640259aa93360afa46f50";
 
-/// A failed worker had requests in work.
+/// A failed worker was processing requests.
 pub const CUT_OFF: &str = "0446ff85bd3e46edad23f922bb2c1f85";
 /// The line of a failed worker's output that looks like its error.
 pub const ERROR_LINE: &str = "6f0d2b6d9c3f4f7ba4f3d0a5e8c1b794";
-/// What the last lines of a failed worker tell about the cause.
+/// A hint on the cause, from the last lines of failed workers.
 pub const HINT: &str = "b73c4158e1a24650bd45620ca04c856c";
-/// An error without an id of its own.
+/// The id of errors without one of their own.
 pub const ERROR: &str = "cbfd55bb53e242dd845d585632a24277";
-/// A warning without an id of its own.
+/// The id of warnings without one of their own.
 pub const WARNING: &str = "245d10efaa2f49bc819b5957ca47aab8";
-/// A notice without an id of its own.
+/// The id of info entries without one of their own.
 pub const NOTICE: &str = "54c038becf9d457584b0d380e164b84d";
-/// A debug entry without an id of its own.
+/// The id of debug entries without one of their own.
 pub const DETAIL: &str = "bf5f3db7cea14e9d8a9b82e0efa117bc";
 
-/// The id of entries of this level that have none of their own.
+/// The id of entries of this level without one of their own.
 pub fn of_level(level: Level) -> &'static str {
     match level {
         Level::Error => ERROR,
@@ -61,7 +61,7 @@ pub fn of_level(level: Level) -> &'static str {
     }
 }
 
-/// How much a happening of the pool matters, and its id.
+/// The level and the id of a log line of the pool.
 pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
     match kind {
         Kind::Debug => (Level::Debug, DETAIL),
@@ -82,7 +82,7 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
     }
 }
 
-/// All of them, with the subject line that the catalog has for each.
+/// All ids, with the subject line of each in the catalog.
 pub const ALL: [(&str, &str); 22] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
@@ -117,7 +117,7 @@ mod tests {
 
     const FILE: &str = include_str!("../../../systemd/ratoon.catalog");
 
-    /// Id to (subject, text).
+    /// The catalog's entries: id to (subject, text).
     fn entries() -> BTreeMap<String, (String, String)> {
         let mut entries = BTreeMap::new();
         for block in FILE.split("\n-- ").skip(1) {
@@ -167,7 +167,7 @@ mod tests {
         }
     }
 
-    /// What depends on the configuration, or on what the worker was doing, is no promise.
+    /// The texts must not promise results that depend on the configuration, or on the worker's work at that time.
     #[test]
     fn texts_promise_nothing_that_is_not_always_so() {
         for promise in ["no request was lost", "replaced at once", "and is replaced.", "It is replaced."] {

@@ -1,7 +1,7 @@
-//! The master's own log: a bounded queue, and a thread that writes it to the journal or to stderr.
+//! The master's own log: a bounded queue, and a thread that writes its entries to the journal or to stderr.
 //!
-//! Law: [`Journal::log`] never waits, not for journald, a terminal or a disk. What finds no room is dropped and counted, and
-//! the thread says later how much was lost. Only the thread touches journald or stderr; it alone may hang.
+//! Law: [`Journal::log`] never waits for journald, a terminal or a disk. An entry that finds no room is dropped and counted, and
+//! the thread later logs the count. Only the thread writes to journald or stderr, so only the thread may hang.
 
 mod queue;
 mod writer;
@@ -18,27 +18,27 @@ use crate::sys::{errno, thread};
 /// The longest message that is kept, bytes.
 const MESSAGE_MAX: usize = 16 * 1024;
 
-/// The fields of our own that an entry may carry, as the journal shows them.
+/// The `RATOON_…` fields that an entry may have, as the journal shows them.
 pub const FIELDS: [&str; 7] =
     ["RATOON_INSTANCE", "RATOON_GENERATION", "RATOON_WORKER", "RATOON_SLOT", "RATOON_PID", "RATOON_HOW", "RATOON_REASON"];
 
-/// How much an entry matters; the numbers are those of syslog(3).
+/// The level of an entry; the numbers are those of syslog(3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Level {
-    /// Something failed that somebody has to look at.
+    /// An error that an administrator has to look at.
     Error = 3,
-    /// Something is not as it should be, and was dealt with.
+    /// A fault that was dealt with.
     Warning = 4,
-    /// The ordinary course of things.
+    /// The normal operation.
     #[default]
     Info = 6,
-    /// For whoever looks for a fault in Ratoon itself.
+    /// Details for debugging Ratoon itself.
     Debug = 7,
 }
 
 impl Level {
-    /// The name that syslog(3) and `org.freedesktop.LogControl1` have for it.
+    /// The name of the level in syslog(3) and `org.freedesktop.LogControl1`.
     pub fn as_str(self) -> &'static str {
         match self {
             Level::Error => "err",
@@ -61,8 +61,8 @@ impl Level {
 impl FromStr for Level {
     type Err = String;
 
-    /// Takes every name and number of syslog(3); what we have no level of our own for is the next more important one
-    /// that we have (`notice` is [`Level::Info`], as nothing of ours lies between).
+    /// Accepts every name and number of syslog(3). A level that Ratoon does not have becomes one that it has: `emerg` to `crit`
+    /// become [`Level::Error`], `notice` becomes [`Level::Info`].
     fn from_str(name: &str) -> Result<Level, String> {
         Ok(match name {
             "emerg" | "alert" | "crit" | "err" | "error" | "0" | "1" | "2" | "3" => Level::Error,
@@ -74,47 +74,47 @@ impl FromStr for Level {
     }
 }
 
-/// Where the log goes.
+/// The destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// To journald by its native protocol, with fields; to stderr as long as there is no journald.
+    /// journald, by its native protocol with fields; stderr while there is no journald.
     Journal,
-    /// To stderr as lines.
+    /// stderr, as lines.
     Stderr,
 }
 
 impl Target {
-    /// The journal when `JOURNAL_STREAM` says that our stderr is connected to it, else stderr.
+    /// The journal if `JOURNAL_STREAM` says that the master's stderr is connected to it, else stderr.
     pub fn choose() -> Target {
         if stream_of_stderr().is_some() { Target::Journal } else { Target::Stderr }
     }
 }
 
-/// One entry of the log. Fields that are `None` are left out.
+/// An entry of the log. Fields that are `None` are left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
-    /// How much it matters.
+    /// The level.
     pub level: Level,
-    /// What happened, for a person; whole without the fields.
+    /// The message for a person; complete without the fields.
     pub message: String,
-    /// `RATOON_GENERATION=`
+    /// `RATOON_GENERATION=`.
     pub generation: Option<u64>,
-    /// `RATOON_WORKER=`
+    /// `RATOON_WORKER=`.
     pub worker: Option<u64>,
-    /// `RATOON_SLOT=`
+    /// `RATOON_SLOT=`.
     pub slot: Option<u32>,
-    /// `RATOON_PID=` and `OBJECT_PID=` (journald adds that process's own fields where it trusts us to name it).
+    /// `RATOON_PID=` and `OBJECT_PID=` (journald adds that process's own fields where it trusts the master to name it).
     pub pid: Option<u32>,
     /// `MESSAGE_ID=`, one of [`crate::master::log::catalog`].
     pub id: &'static str,
-    /// `RATOON_HOW=`: how a worker ended.
+    /// `RATOON_HOW=`: how a worker exited.
     pub how: Option<String>,
-    /// `RATOON_REASON=`: why a reload or an upgrade did not come about.
+    /// `RATOON_REASON=`: why a reload or an upgrade failed.
     pub reason: Option<String>,
 }
 
 impl Record {
-    /// An entry with no fields yet but the message id of its level.
+    /// Makes an entry with the message id of its level and no other fields.
     pub fn new(level: Level, message: impl Into<String>) -> Record {
         Record {
             level,
@@ -124,7 +124,7 @@ impl Record {
         }
     }
 
-    /// Bytes of text, for the bound of the queue.
+    /// Bytes of text, for the size limit of the queue.
     fn size(&self) -> usize {
         self.message.len() + self.how.as_ref().map_or(0, String::len) + self.reason.as_ref().map_or(0, String::len)
     }
@@ -147,7 +147,7 @@ fn shorten(text: &mut String) {
     }
 }
 
-/// The way to the log. Cheap to clone; usable from every thread.
+/// A handle to the log. Cheap to clone; usable from every thread.
 #[derive(Clone)]
 pub struct Journal {
     shared: Arc<Shared>,
@@ -159,21 +159,21 @@ struct Shared {
     to_journal: AtomicBool,
     instance: String,
     running: AtomicBool,
-    /// The thread has not been told of what was put into the queue.
+    /// Whether the thread was not woken since the last entry was put into the queue.
     untold: AtomicBool,
 }
 
-/// `JOURNAL_STREAM` when it names our own stderr, for whoever inherits that.
+/// The value of `JOURNAL_STREAM` if it names the master's own stderr, for a process that inherits this stderr.
 pub fn stream_of_stderr() -> Option<String> {
     writer::stream_of_stderr()
 }
 
-/// Starts the log of an instance at level info, to where [`Target::choose`] says.
+/// Starts the log of an instance at level info, with the target of [`Target::choose`].
 pub fn start(instance: &str) -> Journal {
     start_with(instance, Target::choose(), Level::Info)
 }
 
-/// Starts the log of an instance. If the kernel has no room for the thread now, the next entries try again.
+/// Starts the log of an instance. If the thread cannot be started now, the next entries try again.
 pub fn start_with(instance: &str, target: Target, level: Level) -> Journal {
     let journal = Journal {
         shared: Arc::new(Shared {
@@ -190,14 +190,14 @@ pub fn start_with(instance: &str, target: Target, level: Level) -> Journal {
 }
 
 impl Journal {
-    /// Puts an entry into the queue, or drops and counts it when there is no room. Never waits.
+    /// Puts an entry into the queue; without room, drops and counts it. Never waits.
     pub fn log(&self, record: Record) {
         self.put(record);
         self.wake();
     }
 
-    /// Like [`Self::log`], but the thread that writes it sleeps on until [`Self::wake`]: for the loop, which has more urgent
-    /// things to do than to wake a thread.
+    /// Like [`Self::log`], but does not wake the thread: [`Self::wake`] does that. For the loop, which has more urgent work than to
+    /// wake a thread.
     pub fn put(&self, mut record: Record) {
         if record.level > self.level() {
             return;
@@ -208,7 +208,7 @@ impl Journal {
         self.shared.untold.store(true, Ordering::Release);
     }
 
-    /// Lets what was put be written.
+    /// Wakes the thread, so that it writes the entries of [`Self::put`].
     pub fn wake(&self) {
         if self.shared.untold.swap(false, Ordering::AcqRel) {
             self.shared.queue.wake();
@@ -216,52 +216,52 @@ impl Journal {
         }
     }
 
-    /// Whether an entry of this level would be kept; spares the making of debug entries.
+    /// Whether an entry of this level is logged; saves making debug entries that are not.
     pub fn enabled(&self, level: Level) -> bool {
         level <= self.level()
     }
 
-    /// The least important level that is kept.
+    /// The least important level that is logged.
     pub fn level(&self) -> Level {
         Level::from_number(self.shared.level.load(Ordering::Relaxed))
     }
 
-    /// Keeps entries of this level and the more important ones from now on.
+    /// Sets the least important level that is logged.
     pub fn set_level(&self, level: Level) {
         self.shared.level.store(level as u8, Ordering::Relaxed);
     }
 
-    /// Where entries go.
+    /// The destination of new entries.
     pub fn target(&self) -> Target {
         if self.shared.to_journal.load(Ordering::Relaxed) { Target::Journal } else { Target::Stderr }
     }
 
-    /// Sends entries there from now on.
+    /// Sets the destination of new entries.
     pub fn set_target(&self, target: Target) {
         self.shared.to_journal.store(target == Target::Journal, Ordering::Relaxed);
     }
 
-    /// The identifier under which entries appear (`SYSLOG_IDENTIFIER=`): `ratoon`.
+    /// The value of `SYSLOG_IDENTIFIER=` of the entries: `ratoon`.
     pub fn syslog_identifier(&self) -> &'static str {
         writer::IDENTIFIER
     }
 
-    /// Waits at most so long until everything that was logged is written; `false` when that was not enough. For the end of
-    /// the process and before an exec, never for the loop.
+    /// Waits until every entry is written; returns `false` when that takes longer than `at_most`. For the end of the process and
+    /// before an exec, never for the loop.
     pub fn flush(&self, at_most: Duration) -> bool {
         self.wake();
         self.run();
         self.shared.queue.wait_until_written(at_most)
     }
 
-    /// [`Self::flush`], then lets the thread end. What is logged later is lost.
+    /// Calls [`Self::flush`], then ends the thread. Later entries are lost.
     pub fn close(&self, at_most: Duration) -> bool {
         let written = self.flush(at_most);
         self.shared.queue.close();
         written
     }
 
-    /// Starts the thread if it does not run.
+    /// Starts the thread if it does not run yet.
     fn run(&self) {
         if self.shared.running.swap(true, Ordering::AcqRel) {
             return;

@@ -2,9 +2,9 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `journal` | entries for the journal or the terminal, written by a thread |
-//! | `catalog` | `MESSAGE_ID=` and the catalog texts |
-//! | `text` | text of strangers, made safe to print |
+//! | `journal` | entries for the journal or the terminal, which a thread writes |
+//! | `catalog` | `MESSAGE_ID=` and the catalog's texts |
+//! | `text` | makes foreign text safe to print |
 
 pub mod catalog;
 pub mod journal;

@@ -1,11 +1,11 @@
-//! Words of others made fit for one line of a log or a terminal.
+//! Makes foreign text fit for one line of a log or a terminal.
 //!
-//! Law: what comes out is valid UTF-8, has no control character but the tab, and is no longer than was asked for.
+//! Law: the result is valid UTF-8, has no control character but the tab, and has at most `max` bytes.
 
-/// One line of foreign bytes as text: invalid UTF-8 becomes U+FFFD, terminal colour sequences are left out, other control
-/// characters become spaces, and at most `max` bytes remain (cut at a character, `…` says that something was cut).
+/// One line of foreign bytes as text: invalid UTF-8 becomes U+FFFD, terminal colour sequences are removed, and other control
+/// characters become spaces. At most `max` bytes remain; a cut is at a character's end, and is marked with `…`.
 pub fn one_line(bytes: &[u8], max: usize) -> String {
-    // Looking at more than `max` bytes plus room for colour sequences is never needed.
+    // `max` bytes plus room for colour sequences are enough: do not read the rest.
     let bytes = &bytes[..bytes.len().min(max.saturating_mul(4).saturating_add(64))];
     let text = String::from_utf8_lossy(bytes);
     let mut out = String::with_capacity(text.len().min(max));

@@ -1,4 +1,4 @@
-//! The first and the last lines of a worker from the journal: `journalctl` in a child, within bounds.
+//! Reads the first and the last lines of a worker from the journal: `journalctl` in a child, limited in time and size.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -15,22 +15,22 @@ use super::{HEAD_LINES, TAIL_LINES};
 use crate::sys::awaited::spawn_awaited;
 use crate::sys::process::PidFd;
 
-/// How long one question may take.
+/// How long the queries of one worker may take together.
 const WITHIN: Duration = Duration::from_secs(2);
-/// How much of an answer is read, bytes.
+/// The most that is read of an answer, bytes.
 const ANSWER_MAX: u64 = 1024 * 1024;
 
-/// Where control groups are mounted: journald's names of groups begin behind it.
+/// The mount point of the control groups; journald's names of groups leave it out.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// The first and the last lines that this process has printed since then, and those of its control group, which is one worker's
-/// alone (the main process of a worker may be a shell whose child prints). A stream's identifier says nothing: the old and the new
+/// The first and the last lines that this process has printed since then, and those of its control group, which belongs to this
+/// worker alone (the main process may be a shell whose child prints). The identifier cannot tell workers apart: the old and the new
 /// worker of a slot share it.
 pub(super) fn journalctl(program: &OsStr, pid: u32, group: Option<&Path>, since: SystemTime) -> Printed {
     const BOTH: usize = HEAD_LINES + TAIL_LINES;
     let end = Instant::now() + WITHIN;
     let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-    // To the microsecond: a process may have had this number in the same second.
+    // With microseconds: another process may have had this pid in the same second.
     let mut which = vec![format!("--since=@{}.{:06}", since.as_secs(), since.subsec_micros())];
     which.extend(["_TRANSPORT=stdout".to_owned(), format!("_PID={pid}")]);
     if let Some(group) = group.and_then(|group| group.strip_prefix(CGROUPS).ok()).and_then(Path::to_str) {
@@ -43,24 +43,24 @@ pub(super) fn journalctl(program: &OsStr, pid: u32, group: Option<&Path>, since:
         last.iter().rev().for_each(|line| tail.push(line));
         return tail.printed();
     }
-    // Oldest first, and no more is read than is wanted: `--lines=+N` is not known to each journalctl.
+    // Oldest first; reading stops after the wanted lines, because not each journalctl knows `--lines=+N`.
     lines(program, &[], &which, HEAD_LINES, end).iter().for_each(|line| tail.push(line));
     last.iter().take(TAIL_LINES).rev().for_each(|line| tail.push(line));
     tail.printed()
 }
 
-/// At most so many lines of the answer to one question.
+/// At most `count` lines of the answer to one query.
 fn lines(program: &OsStr, order: &[String], which: &[String], count: usize, end: Instant) -> Vec<Vec<u8>> {
     let mut command = Command::new(program);
     command.args(["--quiet", "--no-pager"]).args(order).arg("--output=cat").args(which);
     let child = spawn_awaited(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
-    // No journalctl: the lines are in the journal all the same.
+    // Without journalctl there is no answer; the lines are still in the journal.
     let Ok((mut child, _awaited)) = child else { return Vec::new() };
-    // Without a descriptor to spare it is the loop that reaps it.
+    // Without a free descriptor the loop reaps the child.
     let pidfd = PidFd::open(child.id()).ok();
     let answer = child.stdout.take().map(|out| read_until(out, count, end)).unwrap_or_default();
     if let Some(pidfd) = pidfd {
-        // It has said all, or too much, or its time is over: in each case nothing more is wanted of it.
+        // The answer is complete, too long, or too late: the child is not needed any more.
         let _ = pidfd.signal(libc::SIGKILL);
         let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED));
     }
@@ -68,7 +68,7 @@ fn lines(program: &OsStr, order: &[String], which: &[String], count: usize, end:
     lines.take(count).map(<[u8]>::to_vec).collect()
 }
 
-/// Everything up to so many lines with something in them, the end of file, [`ANSWER_MAX`] bytes or the given time.
+/// Reads until there are `lines` lines that are not empty, the end of file, [`ANSWER_MAX`] bytes, or the end of the time.
 fn read_until(out: std::process::ChildStdout, lines: usize, end: Instant) -> Vec<u8> {
     let mut answer = Vec::new();
     let mut out = out.take(ANSWER_MAX);
@@ -104,7 +104,7 @@ fn read_until(out: std::process::ChildStdout, lines: usize, end: Instant) -> Vec
     }
 }
 
-/// Whether the line that ends here is empty.
+/// Whether the line that ends at this offset is empty.
 fn ends_empty(answer: &[u8], at: usize) -> bool {
     at.checked_sub(1).is_none_or(|before| answer[before] == b'\n')
 }

@@ -1,8 +1,8 @@
-//! The relay: a pipe (or two) for each worker, and one thread that copies their lines to our stdout and stderr.
+//! The relay: one or two pipes for each worker, and one thread that copies their lines to the master's stdout and stderr.
 //!
-//! Law: a turn takes a bounded piece from each pipe that has something, so no worker starves another; what cannot be
-//! written stays in the pipes, so memory is bounded; whoever asks for a worker's lines is answered although the
-//! reader of our stderr has stopped.
+//! Law: each iteration takes a bounded piece from each readable pipe, so no worker starves another. Lines that cannot be written
+//! stay in the pipes, so memory is bounded. A request for a worker's lines is answered even when the reader of the master's stderr
+//! has stopped.
 
 mod copy;
 pub(super) mod native;
@@ -26,46 +26,46 @@ use super::{Streams, inherited};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::thread;
 
-/// What one pipe may give in one turn, bytes.
+/// The most that one iteration reads from a pipe, bytes.
 const PIECE: usize = 8 * 1024;
-/// How long the relay may take to read what a dead worker has left in its pipe.
+/// How long the relay may take to read the rest of a dead worker's pipe.
 const DRAINED_WITHIN: Duration = Duration::from_secs(1);
-/// How long the relay may take to end.
+/// How long the relay may take to hand over and end.
 const HANDED_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a pipe that others keep open is read after its worker was closed.
+/// How long a pipe that other processes keep open is read after its worker was closed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The relay, seen from outside. The thread ends when this is dropped.
+/// A handle to the relay. The thread ends when the handle is dropped.
 pub(super) struct Relay {
     shared: Arc<Shared>,
     thread: Mutex<Thread>,
-    /// Our stdout and stderr; the second is missing when both are the same file.
+    /// The master's stdout and stderr; the second is missing when both are the same file.
     sinks: Sinks,
     two: bool,
-    /// The lines go to the journal as entries.
+    /// `Some` when the lines go to the journal as entries.
     native: Option<Native>,
-    /// Workers may outlive the master.
+    /// Whether workers may outlive the master.
     outlived: bool,
     grace: Duration,
 }
 
-/// Who takes the commands.
+/// The state of the relay's thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Thread {
-    /// Nobody yet: it starts with the first worker.
+    /// Not started: it starts with the first worker.
     None,
     Runs,
-    /// Nobody any more: what it had in hand was given away, commands wait for who goes on with it.
+    /// Ended after a hand-over: new commands wait for the next thread or program.
     Left,
 }
 
 type Sinks = (OwnedFd, Option<OwnedFd>);
 
-/// What the thread and the others share.
+/// Data that the thread shares with its callers.
 struct Shared {
     commands: Mutex<Vec<Command>>,
-    /// There are commands of which the thread was not told.
+    /// Whether the thread was not woken since the last command.
     untold: AtomicBool,
     wake: OwnedFd,
     tails: Mutex<HashMap<u64, Tail>>,
@@ -81,28 +81,28 @@ enum Command {
     End,
 }
 
-/// What the relay has in hand, for another thread or program to go on with.
+/// The pipes and lines of a relay, for another thread or program to go on with.
 #[derive(Debug, Default)]
 pub(super) struct RelayState {
     pub pipes: Vec<HandedPipe>,
-    /// Lines that were not written yet, for our stdout (and stderr).
+    /// Lines that are not written yet, for the master's stdout and stderr.
     pub pending: Vec<Vec<u8>>,
 }
 
 /// A pipe of a worker.
 #[derive(Debug)]
 pub struct HandedPipe {
-    /// Whose.
+    /// The worker that writes to the pipe.
     pub worker: u64,
-    /// 0 for our stdout, 1 for our stderr.
+    /// 0: the lines go to the master's stdout; 1: to its stderr.
     pub sink: usize,
-    /// Its reading end.
+    /// The reading end.
     pub fd: OwnedFd,
-    /// What stands before its lines on a terminal.
+    /// The prefix of the lines on a terminal.
     pub label: String,
-    /// The line that has not ended yet.
+    /// The line that has no line feed yet.
     pub line: Vec<u8>,
-    /// The worker was closed: what is left in the pipe is read for a while.
+    /// Whether the worker was closed: the rest in the pipe is read for a while.
     pub closing: bool,
 }
 
@@ -120,7 +120,7 @@ impl Shared {
         self.wake();
     }
 
-    /// The thread sleeps on until [`Self::wake`].
+    /// Adds a command, and leaves the thread asleep until [`Self::wake`].
     fn put(&self, command: Command) {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
         self.untold.store(true, Ordering::Release);
@@ -128,35 +128,35 @@ impl Shared {
 
     fn wake(&self) {
         if self.untold.swap(false, Ordering::AcqRel) {
-            // Fails only when the counter is full, and then the thread is awake.
+            // The write fails only when the counter is full, and then the thread is awake.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
     }
 }
 
 impl Relay {
-    /// A relay to these two; its thread starts with the first worker.
+    /// Makes a relay to these two descriptors. The thread starts with the first worker.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// No descriptor is left.
     pub fn new(stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<Relay> {
         Relay::with_grace(stdout, stderr, GRACE)
     }
 
-    /// A relay to the journal.
+    /// Makes a relay to the journal.
     ///
     /// # Errors
-    /// Out of descriptors, or there is no journald.
+    /// No descriptor is left, or there is no journald.
     pub fn to_journal(journald: &Path, instance: &str) -> io::Result<Relay> {
         let socket = native::connect(journald)?;
         let native = Native { journald: journald.to_owned(), instance: instance.to_owned() };
         let mut relay = Relay::new(io::stdout().as_fd(), io::stderr().as_fd())?;
-        // One pipe a worker: the order of what it says on both of its streams is kept.
+        // One pipe for each worker, which keeps the order of its lines on stdout and stderr.
         (relay.sinks, relay.two, relay.native) = ((socket, None), false, Some(native));
         Ok(relay)
     }
 
-    /// One whose workers may outlive the master.
+    /// Makes it a relay whose workers may outlive the master.
     pub fn outlived(mut self) -> Relay {
         self.outlived = true;
         self
@@ -170,7 +170,7 @@ impl Relay {
     fn with_grace(stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>, grace: Duration) -> io::Result<Relay> {
         let same = match (rustix::fs::fstat(stdout), rustix::fs::fstat(stderr)) {
             (Ok(a), Ok(b)) => (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino),
-            // One is closed: all goes to the other.
+            // One of the two is closed: all lines go to the other.
             _ => true,
         };
         let stderr = stderr.try_clone_to_owned().ok();
@@ -191,8 +191,8 @@ impl Relay {
         })
     }
 
-    /// A worker's pipes; our own stderr when the kernel has no room for the thread or the pipes. They are read from
-    /// [`Self::begin`] on.
+    /// Makes a worker's pipes; or returns the master's own stderr when the thread cannot be started. The relay reads the pipes
+    /// after [`Self::begin`].
     pub fn open(&self, worker: u64, label: &str) -> io::Result<Streams> {
         if !self.run() {
             return inherited();
@@ -202,7 +202,7 @@ impl Relay {
             let (err, stderr) = pipe()?;
             (Some(err), stderr)
         } else {
-            // Both into one: so the order of what a worker says on both is kept.
+            // One pipe for both keeps the order of the worker's lines on stdout and stderr.
             (None, stdout.try_clone()?)
         };
         let copy = |fd: &OwnedFd| Ok::<_, io::Error>(dup_high(fd.try_clone()?, RESERVED_FD_BASE));
@@ -211,16 +211,16 @@ impl Relay {
         Ok(Streams { stdout, stderr, reading, journal_stream: None })
     }
 
-    /// The thread hears of the pipes that were opened.
+    /// Wakes the thread for the pipes that were opened.
     pub fn begin(&self) {
         self.shared.wake();
     }
 
-    /// What the worker said first and last, after the relay has read what is left in its pipes.
+    /// The first and the last lines of the worker, after the relay has read the rest of its pipes.
     pub async fn tail(&self, worker: u64) -> Printed {
         let (done, drained) = oneshot::channel();
         self.shared.send(Command::Drain { worker, done });
-        // Too late or not running: what is known is better than nothing.
+        // On a timeout, or without a thread, return the lines that are known.
         let _ = tokio::time::timeout(DRAINED_WITHIN, drained).await;
         self.shared.tails().get(&worker).map(Tail::printed).unwrap_or_default()
     }
@@ -229,7 +229,7 @@ impl Relay {
         self.shared.put(Command::Close { worker });
     }
 
-    /// Waits until all that was written is passed on.
+    /// Waits until all lines that were written are passed on; returns `false` when that takes longer than `at_most`.
     pub fn flush(&self, at_most: Duration) -> bool {
         if *self.thread() != Thread::Runs {
             return true;
@@ -239,7 +239,7 @@ impl Relay {
         flushed.recv_timeout(at_most).is_ok()
     }
 
-    /// Ends the thread and gives what it had in hand; nothing while there is none. `None`: it hangs.
+    /// Ends the thread and returns its pipes and lines; none when it was not started. `None`: the thread hangs.
     pub async fn hand_over(&self) -> Option<RelayState> {
         if *self.thread() == Thread::None {
             *self.thread() = Thread::Left;
@@ -252,7 +252,7 @@ impl Relay {
         Some(handed)
     }
 
-    /// What was sent to the thread after it had ended; for the last moment before another program goes on.
+    /// Adds the commands that came after the thread had ended; call just before another program goes on.
     pub fn late(&self, handed: &mut RelayState) {
         let commands = std::mem::take(&mut *self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner));
         for command in commands {
@@ -267,7 +267,7 @@ impl Relay {
                     self.shared.tails().remove(&worker);
                     handed.pipes.iter_mut().filter(|pipe| pipe.worker == worker).for_each(|pipe| pipe.closing = true);
                 }
-                // Whoever waits for these takes what there is when the time is up.
+                // The callers of these go on with what there is when their time is up.
                 Command::Drain { .. } | Command::Flush { .. } | Command::HandOver { .. } => {}
                 Command::TakeOver(more) => handed.pipes.extend(more.pipes),
                 Command::End => {}
@@ -280,7 +280,7 @@ impl Relay {
         self.shared.tails().iter().map(|(worker, tail)| (*worker, tail.raw())).collect()
     }
 
-    /// Goes on with what another thread or program had in hand.
+    /// Goes on with the pipes and lines of another thread or program.
     pub fn take_over(&self, handed: RelayState, tails: Vec<(u64, Vec<Vec<u8>>)>) {
         for (worker, lines) in tails {
             let mut shared = self.shared.tails();
@@ -290,7 +290,7 @@ impl Relay {
         let waiting = {
             let mut commands = self.shared.commands.lock().unwrap_or_else(PoisonError::into_inner);
             if !(handed.pipes.is_empty() && handed.pending.iter().all(Vec::is_empty)) {
-                // First of all: what was sent since comes behind it.
+                // Put it first: later commands depend on it.
                 commands.insert(0, Command::TakeOver(handed));
             }
             !commands.is_empty()
@@ -311,7 +311,7 @@ impl Relay {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the thread if there was none; `false` when that is not possible now.
+    /// Starts the thread if it was not started; returns `false` when that is not possible now.
     fn run(&self) -> bool {
         let mut thread = self.thread();
         if *thread != Thread::None {
@@ -338,11 +338,11 @@ impl Drop for Relay {
     }
 }
 
-/// A pipe whose read end does not block; the write end does, as programs expect.
+/// A pipe with a non-blocking reading end; the writing end blocks, as programs expect.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(read.as_fd(), true)?;
-    // One a worker: out of the way of the low numbers, which are copied for each child.
+    // Move the reading end, of which there is one for each pipe, above the low numbers, which are copied for each child.
     Ok((dup_high(read, RESERVED_FD_BASE), write))
 }
 

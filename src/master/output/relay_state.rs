@@ -1,6 +1,6 @@
-//! What is under way between workers and the reader of their output, for another program to go on with.
+//! The state of the workers' output, for another program to go on with.
 //!
-//! Law: no line is lost, none is printed twice: the relay's thread ends before what it had in hand is given away.
+//! Law: no line is lost and none is printed twice: the relay's thread ends before its state is passed on.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,25 +9,25 @@ use super::{Mode, Outputs, Way, relay};
 
 pub use super::relay::HandedPipe as Pipe;
 
-/// The relay's thread has ended; see [`Outputs::settle`].
+/// The state of the relay after its thread has ended; see [`Outputs::settle`].
 #[derive(Debug)]
 pub struct Settled(relay::RelayState);
 
-/// Everything.
+/// The state of the output of all workers.
 #[derive(Debug, Default)]
 pub struct RelayState {
     /// Streams to journald: worker, identifier, a copy of the stream.
     pub streams: Vec<(u64, String, Option<OwnedFd>)>,
     /// The relay's pipes.
     pub pipes: Vec<Pipe>,
-    /// What the relay has read and not written yet, for our stdout and stderr.
+    /// Lines that the relay has read and not written yet, for the master's stdout and stderr.
     pub pending: Vec<Vec<u8>>,
-    /// The last lines of workers.
+    /// The first and the last lines of each worker.
     pub tails: Vec<(u64, Vec<Vec<u8>>)>,
 }
 
 impl Outputs {
-    /// Which way the output goes.
+    /// The destination of the output.
     pub fn mode(&self) -> Mode {
         match &self.inner.way {
             Way::Journal(_) => Mode::Journal,
@@ -36,8 +36,8 @@ impl Outputs {
         }
     }
 
-    /// Ends the relay's thread once it has written what can be written; `None` when it hangs (about two seconds). From
-    /// then on workers wait for [`Self::take_over`], here or in another program.
+    /// Ends the relay's thread once it has written the lines that the reader takes; `None` when the thread hangs (about two
+    /// seconds). After that, output waits until [`Self::take_over`], here or in another program.
     pub async fn settle(&self) -> Option<Settled> {
         match &self.inner.way {
             Way::Relay(relay) => relay.hand_over().await.map(Settled),
@@ -45,18 +45,18 @@ impl Outputs {
         }
     }
 
-    /// Goes on: no other program does.
+    /// Goes on in this program, because no other program takes over.
     pub fn take_back(&self, settled: Settled) {
-        // Only copies of streams can fail, and those are still here.
+        // `handed` fails only when streams cannot be copied, and this program still has those.
         if let Ok(handed) = self.handed(settled) {
             self.take_over(handed);
         }
     }
 
-    /// All there is to go on with.
+    /// The whole state of the output.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// No descriptor is left.
     pub fn handed(&self, settled: Settled) -> io::Result<RelayState> {
         let Settled(mut relayed) = settled;
         Ok(match &self.inner.way {
@@ -70,13 +70,14 @@ impl Outputs {
         })
     }
 
-    /// Goes on with what another program, or this one, had under way.
+    /// Goes on with the state of another program or of this one.
     pub fn take_over(&self, handed: RelayState) {
         let RelayState { streams, pipes, pending, tails } = handed;
         match &self.inner.way {
             Way::Journal(known) => known.take_over(streams),
             Way::Relay(relay) => relay.take_over(relay::RelayState { pipes, pending }, tails),
-            // A pipe that nobody reads any more would kill its worker at the next line: better it waits.
+            // Keep the pipes open: a worker that writes to a pipe without a reader is killed by SIGPIPE. So the worker waits once
+            // the pipe is full.
             Way::Inherit => std::mem::forget(pipes),
         }
     }

@@ -1,4 +1,4 @@
-//! Streams to journald: one for each worker, so that journald sees the worker's own process and identifier.
+//! Streams to journald, one for each worker, so that journald records the worker's own process and identifier.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,20 +15,20 @@ use super::{Streams as Fds, ask, inherited};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::stream::{is_dead, unread_by_peer};
 
-/// Where journald takes streams.
+/// The socket where journald takes streams.
 pub(super) const JOURNALD: &str = "/run/systemd/journal/stdout";
-/// Room for what journald has not read yet, as systemd gives to its services, bytes.
+/// Size of the send buffer for output that journald has not read yet, bytes; the same as for services of systemd.
 const SEND_BUFFER: usize = 8 * 1024 * 1024;
-/// How many failures may wait for their lines at once; as many as the status document keeps.
+/// The largest number of requests for lines that wait at once; the status document keeps as many failures.
 const ASKERS_MAX: usize = 20;
-/// How long journald may take to read what a dead worker has left in its stream.
+/// How long journald may take to read the rest of a dead worker's stream.
 const READ_WITHIN: Duration = Duration::from_millis(500);
 
 /// The streams of all workers.
 pub(super) struct Streams {
     journald: PathBuf,
     known: Mutex<HashMap<u64, Known>>,
-    /// One journalctl at a time: a thousand workers may die in one instant.
+    /// Only one journalctl runs at a time, because many workers may fail at once.
     turn: Arc<tokio::sync::Semaphore>,
     requesters: Arc<AtomicUsize>,
 }
@@ -36,7 +36,7 @@ pub(super) struct Streams {
 /// A worker's stream.
 struct Known {
     identifier: String,
-    /// A copy, to learn whether journald has read all of it.
+    /// A copy of the stream, to learn whether journald has read all of it.
     copy: Option<OwnedFd>,
 }
 
@@ -45,9 +45,10 @@ impl Streams {
         Streams { journald, known: Mutex::default(), turn: Arc::new(tokio::sync::Semaphore::new(1)), requesters: Arc::default() }
     }
 
-    /// A stream of the worker's own, or our stderr when journald takes none now.
+    /// Opens a stream for the worker, or returns the master's stderr when journald accepts none now.
     pub fn open(&self, worker: u64, identifier: &str) -> io::Result<Fds> {
-        // A journald that ends closes what it has accepted: then another try gets its successor, or waits in the queue for it.
+        // A journald that exits closes the streams that it has accepted. A second try gets its successor, or waits in the accept
+        // queue for it.
         let live = || connect(&self.journald, identifier).ok().filter(|stream| !is_dead(stream));
         let Some(stream) = live().or_else(live) else { return inherited() };
         let stat = rustix::fs::fstat(&stream)?;
@@ -62,10 +63,10 @@ impl Streams {
     }
 
     pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Printed {
-        // `None`: it printed into our own stderr.
+        // `None` when the worker printed to the master's own stderr.
         let copy = self.known().get_mut(&worker).and_then(|known| known.copy.take());
         if pid == 0 {
-            // It was never started.
+            // The worker was never started.
             return Printed::default();
         }
         let requester = Requester(Arc::clone(&self.requesters));
@@ -74,18 +75,18 @@ impl Streams {
         }
         let Ok(turn) = Arc::clone(&self.turn).acquire_owned().await else { return Printed::default() };
         let asked = tokio::task::spawn_blocking(move || {
-            // Held to the end even when nobody waits any more.
+            // Keep both to the end, even when the requester is gone.
             let _held = (requester, turn);
             if let Some(copy) = copy {
                 wait_until_read(&copy);
-                // With the last copy journald sees the end, and writes a last line that had no line feed.
+                // Dropping the last copy ends the stream: journald then writes a last line that had no line feed.
             }
             ask::journalctl("journalctl".as_ref(), pid, group.as_deref(), since)
         });
         asked.await.unwrap_or_default()
     }
 
-    /// What is known of the streams, for another program to go on with: worker, identifier, copy.
+    /// The known streams, for another program to go on with: worker, identifier, copy.
     pub fn handed(&self) -> io::Result<Vec<(u64, String, Option<OwnedFd>)>> {
         let copy = |known: &Known| known.copy.as_ref().map(OwnedFd::try_clone).transpose();
         self.known().iter().map(|(worker, known)| Ok((*worker, known.identifier.clone(), copy(known)?))).collect()
@@ -105,7 +106,7 @@ impl Streams {
     }
 }
 
-/// Counts one requester less when dropped.
+/// A counted request for lines; dropping it lowers the count.
 struct Requester(Arc<AtomicUsize>);
 
 impl Drop for Requester {
@@ -120,11 +121,11 @@ fn connect(journald: &std::path::Path, identifier: &str) -> io::Result<OwnedFd> 
     let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&stream, &SocketAddrUnix::new(journald)?)?;
     rustix::net::shutdown(&stream, Shutdown::Read)?;
-    // More than `wmem_max` needs CAP_NET_ADMIN; less than wanted is no fault.
+    // A buffer above `wmem_max` needs CAP_NET_ADMIN; a smaller one is no error.
     if rustix::net::sockopt::set_socket_send_buffer_size_force(&stream, SEND_BUFFER).is_err() {
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER);
     }
-    // Identifier, unit (empty: journald finds it), priority, level prefixes, and nowhere else to forward.
+    // The header: identifier, unit (empty: journald finds it), priority 6, level prefixes on, and no forwarding.
     let header = format!("{}\n\n6\n1\n0\n0\n0\n", identifier.replace(char::is_control, "_"));
     if rustix::net::send(&stream, header.as_bytes(), SendFlags::NOSIGNAL)? != header.len() {
         return Err(io::ErrorKind::WriteZero.into());
@@ -134,8 +135,8 @@ fn connect(journald: &std::path::Path, identifier: &str) -> io::Result<OwnedFd> 
     Ok(stream)
 }
 
-/// Waits until journald has read everything, within bounds. The kernel has no event for it, so look now and then; this is
-/// on a thread of its own and only after a failure.
+/// Waits until journald has read everything, up to [`READ_WITHIN`]. The kernel has no event for that, so this polls; it runs on a
+/// thread of its own and only after a failure.
 fn wait_until_read(stream: &OwnedFd) {
     let end = std::time::Instant::now() + READ_WITHIN;
     while unread_by_peer(stream).is_ok_and(|bytes| bytes > 0) && std::time::Instant::now() < end {

@@ -15,45 +15,45 @@ pub struct Printed {
 }
 
 impl Printed {
-    /// All lines in their order; some may be missing between the first and the last ones.
+    /// All lines in their order; lines between the first and the last ones may be missing.
     pub fn lines(&self) -> Vec<String> {
         self.head.iter().chain(&self.tail).cloned().collect()
     }
 }
 
-/// The first [`HEAD_LINES`] and the last [`TAIL_LINES`] lines, of each at most [`TAIL_LINE_MAX`] bytes; made readable only when
-/// asked for.
+/// The first [`HEAD_LINES`] and the last [`TAIL_LINES`] lines, each at most [`TAIL_LINE_MAX`] bytes. The bytes are made printable
+/// only when requested.
 #[derive(Debug, Default)]
 pub struct Tail {
     head: Vec<Vec<u8>>,
-    /// The last of those behind the head.
+    /// The last lines after the head.
     rest: VecDeque<Vec<u8>>,
 }
 
 impl Tail {
-    /// Adds a line (without its line feed); empty ones say nothing and are left out.
+    /// Adds a line, without its line feed; a blank line is left out.
     pub fn push(&mut self, line: &[u8]) {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        // One byte more than is shown, to see that something was cut.
+        // Keep one byte more than is shown, to see that the line was cut.
         let line = &line[..line.len().min(TAIL_LINE_MAX + 1)];
         if self.head.len() < HEAD_LINES {
             return self.head.push(line.to_vec());
         }
-        // A busy worker's lines use the same memory again and again.
+        // Reuse the oldest line's memory.
         let mut kept = if self.rest.len() < TAIL_LINES { Vec::new() } else { self.rest.pop_front().unwrap_or_default() };
         kept.clear();
         kept.extend_from_slice(line);
         self.rest.push_back(kept);
     }
 
-    /// As they came, for whoever goes on with this tail.
+    /// The raw lines, oldest first, from which another tail can go on.
     pub fn raw(&self) -> Vec<Vec<u8>> {
         self.head.iter().chain(&self.rest).cloned().collect()
     }
 
-    /// The first and the last lines.
+    /// The first and the last lines, printable.
     pub fn printed(&self) -> Printed {
         let mut head: Vec<String> = self.head.iter().chain(&self.rest).map(|line| one_line(line, TAIL_LINE_MAX)).collect();
         let tail = head.split_off(head.len().saturating_sub(TAIL_LINES));

@@ -1,4 +1,4 @@
-//! Streams against a journald of the test's own, and questions to a journalctl of the test's own.
+//! Tests of the streams with a journald of their own, and of the queries with a journalctl of their own.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -38,7 +38,7 @@ fn a_worker_gets_a_stream_of_its_own() {
     let mut child =
         Command::new("sh").args(["-c", "echo out; echo '<3>err' >&2"]).stdout(fds.stdout).stderr(fds.stderr).spawn().expect("sh");
     child.wait().expect("our child");
-    // With the last copy of ours the stream ends.
+    // The stream ends when the last copy of the master is closed.
     streams.close(1);
     let mut text = String::new();
     BufReader::new(accepted).read_to_string(&mut text).expect("UTF-8");
@@ -66,7 +66,7 @@ fn a_journald_that_is_absent_or_does_not_accept_costs_only_the_stream() {
     assert_eq!((got.st_dev, got.st_ino), (ours.st_dev, ours.st_ino));
     assert_eq!(fds.journal_stream, None);
 
-    // One that accepts nobody: its backlog is full sooner or later, and nobody waits for it.
+    // A journald that accepts no connection: the backlog fills up, and `open` must not wait.
     let path = dir.path().join("full");
     let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).expect("a socket");
     rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path).expect("short")).expect("bound");
@@ -90,7 +90,8 @@ async fn journald_is_asked_once_it_has_read_everything() {
         accepted.read_to_string(&mut text).expect("UTF-8");
         text
     });
-    // No journal on this machine has lines of it; that it ends at all, and that the stream has ended, is what counts.
+    // The journal of this machine has no lines of this process. The test checks that the call returns, and that the stream has
+    // ended.
     streams.tail(7, std::process::id(), None, SystemTime::now()).await.lines();
     assert!(reader.join().expect("the end of the stream").starts_with("web/3\n"));
     assert_eq!(streams.tail(7, 0, None, SystemTime::now()).await.lines(), Vec::<String>::new());
@@ -101,7 +102,7 @@ fn journalctl_is_asked_for_the_process_and_its_group_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let log = dir.path().join("log");
     let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
-    // Lines of the other worker of its slot would be found by the identifier.
+    // A query by the identifier would also find lines of the other worker of the slot.
     let script = format!(
         "echo \"$@\" >> {0}; case \"$*\" in *SYSLOG_IDENTIFIER*) echo of another worker;; *PID=4711*) printf '\\033[1mtwo\\n\\n'; echo one; esac",
         log.display()
@@ -114,7 +115,7 @@ fn journalctl_is_asked_for_the_process_and_its_group_alone() {
     let own = "_TRANSPORT=stdout _PID=4711";
     let of_group = "_TRANSPORT=stdout _SYSTEMD_CGROUP=/system.slice/web.service/w-7";
     assert_eq!(asked, format!("{common} {own} + {of_group}\n"));
-    // A worker that printed nothing has no lines, whoever else printed.
+    // A worker that printed nothing has no lines, even if others printed.
     std::fs::write(&log, "").expect("a log");
     assert_eq!(ask::journalctl(path.as_os_str(), 1, None, since).lines(), Vec::<String>::new());
     let asked = std::fs::read_to_string(&log).expect("a log");

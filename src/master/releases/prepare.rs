@@ -97,8 +97,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
     let look_ahead = || living.map_or(Ok(None), |living| living.footprint.look_ahead(&config));
     let mut short = None;
     let runs = config.hooks.before_reload.is_some() || config.reload.check.is_some();
-    // Before the hook and the check, if there are any. Otherwise as late as possible, because the loop meanwhile finds out the
-    // figures.
+    // Check the memory before the hook and the check run; without these, at the end.
     if runs {
         short = look_ahead()?;
     }

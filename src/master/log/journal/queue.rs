@@ -1,6 +1,6 @@
-//! The bounded queue between whoever logs and the thread that writes.
+//! The bounded queue between the threads that log and the thread that writes the log.
 //!
-//! Law: the lock is held for a few instructions only, never over a system call that can wait.
+//! Law: the lock is held for a few instructions only, never during a system call that can wait.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::Record;
 
-/// How many entries may wait.
+/// The largest number of entries in the queue.
 pub(super) const ENTRIES_MAX: usize = 1024;
-/// How many bytes of text may wait.
+/// The largest size of the text in the queue, bytes.
 const BYTES_MAX: usize = 2 * 1024 * 1024;
 
 #[derive(Default)]
@@ -25,26 +25,26 @@ struct State {
     entries: VecDeque<(Record, usize)>,
     bytes: usize,
     lost: u64,
-    /// The thread has taken something and not yet come back.
+    /// Whether the thread writes an entry that it has taken.
     writing: bool,
     closed: bool,
 }
 
-/// What the thread is to write next.
+/// The next thing for the thread to write.
 pub(super) enum Next {
     /// An entry.
     Record(Record),
-    /// So many entries found no room since this was said last.
+    /// The number of entries that were dropped since the last such message.
     Lost(u64),
 }
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under this lock can panic half way; a poisoned state is as good as any.
+        // No code panics in the middle of a change under this lock, so a poisoned state is still valid.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the entry, or counts it as lost; [`Self::wake`] says so to who writes it.
+    /// Adds the entry, or counts it as lost when there is no room. The thread writes it after [`Self::wake`].
     pub fn push(&self, record: Record, size: usize) {
         let mut state = self.lock();
         if state.closed {
@@ -58,12 +58,12 @@ impl Queue {
         state.entries.push_back((record, size));
     }
 
-    /// There is something to write.
+    /// Wakes the thread, after an entry was added.
     pub fn wake(&self) {
         self.filled.notify_one();
     }
 
-    /// Waits for the next thing to write; `None` when closed and empty. Asking again says that the last one is written.
+    /// Waits for the next thing to write; `None` when the queue is closed and empty. A call also says that the one before is written.
     pub fn next(&self) -> Option<Next> {
         let mut state = self.lock();
         state.writing = false;
@@ -73,7 +73,7 @@ impl Queue {
                 state.writing = true;
                 return Some(Next::Record(record));
             }
-            // The count comes after what was queued before the loss.
+            // The count of lost entries comes after the entries that were queued before the loss.
             if state.lost > 0 {
                 state.writing = true;
                 return Some(Next::Lost(std::mem::take(&mut state.lost)));
@@ -82,13 +82,13 @@ impl Queue {
             if state.closed {
                 return None;
             }
-            // A burst may have made the queue large; an idle master is small.
+            // A burst may have made the queue large: free the memory while it is empty.
             state.entries.shrink_to(16);
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Waits until nothing is left to write; `false` when it took longer than `at_most`.
+    /// Waits until everything is written; returns `false` when that takes longer than `at_most`.
     pub fn wait_until_written(&self, at_most: Duration) -> bool {
         let end = Instant::now() + at_most;
         let mut state = self.lock();
@@ -99,7 +99,7 @@ impl Queue {
         true
     }
 
-    /// Takes nothing more; [`Self::next`] ends when the rest is written.
+    /// Closes the queue to new entries. [`Self::next`] returns `None` once the others are written.
     pub fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();

@@ -1,4 +1,4 @@
-//! Against a journald of the test's own, in a mount namespace where `/run/systemd/journal/socket` is the test's.
+//! Tests with a journald of their own, in a mount namespace where `/run/systemd/journal/socket` is the test's socket.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
@@ -14,14 +14,14 @@ use crate::master::testing::{OWN_RUN, in_own_process};
 const JOURNALD: &str = "/run/systemd/journal/socket";
 const LONG: Duration = Duration::from_secs(30);
 
-/// A journald that reads when it is told to.
+/// A socket in the place of journald's; it reads when the test calls [`receive`].
 fn journald() -> UnixDatagram {
     let socket = UnixDatagram::bind(JOURNALD).expect("a /run of our own");
     socket.set_read_timeout(Some(LONG)).expect("a socket");
     socket
 }
 
-/// The next entry; the empty datagram by which the layer looks whether somebody is there is left out.
+/// The next entry. Skips the empty datagram with which the layer checks whether there is a journald.
 fn receive(socket: &UnixDatagram) -> BTreeMap<String, String> {
     let mut buffer = vec![0; 256 * 1024];
     loop {
@@ -138,7 +138,7 @@ fn a_journald_that_does_not_read_stops_nobody_and_the_loss_is_told() {
     finished.recv_timeout(LONG).expect("logging waits for journald");
     assert!(!journal.flush(Duration::from_millis(10)), "nobody has read");
 
-    // It reads again: all that was kept, in order, then how much was lost; together nothing is missing.
+    // The test reads again: the kept entries come in order, then the number of lost entries; together they are all.
     let mut next = 0;
     let lost = loop {
         let entry = receive(&socket);
@@ -163,7 +163,7 @@ fn without_journald_entries_go_to_stderr_and_come_back_to_it() {
     let output = in_own_process("master::journal::tests::without_journald_entries_go_to_stderr_and_come_back_to_it", &OWN_RUN);
     if let Some(output) = output {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        // Standard error is a pipe here: no time, no colour.
+        // stderr is a pipe here: no time, no colour.
         assert!(stderr.lines().any(|line| line == "web warning: worker 12 of slot 3 failed: exit 1"), "{stderr}");
         assert!(stderr.lines().any(|line| line == "  and a second line"), "{stderr}");
         assert!(stderr.lines().any(|line| line == "web error: while it was away"), "{stderr}");
@@ -176,7 +176,7 @@ fn without_journald_entries_go_to_stderr_and_come_back_to_it() {
     let first = journald();
     journal.log(Record::new(Level::Info, "to journald 1"));
     assert_eq!(receive(&first)["MESSAGE"], "to journald 1");
-    // Stopped without a trace, and gone.
+    // journald has exited, and its path is still there.
     drop(first);
     journal.log(Record::new(Level::Error, "while it was away"));
     assert!(journal.flush(LONG));

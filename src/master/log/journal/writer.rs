@@ -1,6 +1,7 @@
 //! The thread that writes the log: to journald through `tracing-journald`, or to stderr as lines.
 //!
-//! Law: everything here may hang (journald stopped, terminal stopped, pipe full); nobody waits for it but the queue.
+//! Law: every call here may hang (journald stopped, terminal stopped, pipe full), so no other thread waits for this one; they use
+//! the queue.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -21,19 +22,19 @@ use crate::master::log::text::one_line;
 
 /// `SYSLOG_IDENTIFIER=` of the master's own entries.
 pub(super) const IDENTIFIER: &str = "ratoon";
-/// Where journald listens (and where tracing-journald sends to).
+/// The socket of journald, to which tracing-journald sends, too.
 const JOURNALD: &str = "/run/systemd/journal/socket";
 /// The longest line on stderr, bytes.
 const LINE_MAX: usize = 4096;
 
-/// `JOURNAL_STREAM` when our stderr is the stream that systemd made for us (`dev:inode`, systemd.exec(5)).
+/// The value of `JOURNAL_STREAM` if the master's stderr is the stream that systemd made for it (`dev:inode`, systemd.exec(5)).
 pub(super) fn stream_of_stderr() -> Option<String> {
     let stated = std::env::var("JOURNAL_STREAM").ok()?;
     let stat = rustix::fs::fstat(io::stderr().as_fd()).ok()?;
     (stated == format!("{}:{}", stat.st_dev, stat.st_ino)).then_some(stated)
 }
 
-/// The thread: writes until the queue is closed.
+/// The thread's main function: writes until the queue is closed.
 pub(super) fn run(shared: &Shared) {
     let mut journald = Journald::default();
     let mut lines = Lines::new();
@@ -52,16 +53,17 @@ pub(super) fn run(shared: &Shared) {
     }
 }
 
-/// The native way.
+/// Writes entries to journald by its native protocol.
 #[derive(Default)]
 struct Journald {
     dispatch: Option<Dispatch>,
 }
 
 impl Journald {
-    /// `false` when there is no journald to take it.
+    /// Writes an entry. Returns `false` when there is no journald.
     fn write(&mut self, instance: &str, record: &Record) -> bool {
-        // The layer swallows errors, so look first. It sends to the path each time: a restarted journald is found again.
+        // The tracing layer ignores errors, so try to connect first. The layer sends to the path each time, so a restarted journald
+        // gets the next entries.
         if UnixDatagram::unbound().and_then(|probe| probe.connect(JOURNALD)).is_err() {
             return false;
         }
@@ -74,15 +76,15 @@ impl Journald {
             });
         }
         let Some(dispatch) = &self.dispatch else { return false };
-        // Only for this thread: what libraries trace elsewhere goes nowhere, as before.
+        // The dispatcher is set for this thread only: traces of libraries on other threads are dropped, as before.
         tracing::dispatcher::with_default(dispatch, || emit(instance, record));
         true
     }
 }
 
-/// Hands the record to tracing; `None` fields are left out. Names become upper case on the wire.
+/// Passes the record to tracing. `None` fields are left out. journald gets the field names in upper case.
 fn emit(instance: &str, record: &Record) {
-    // tracing needs the level when compiled, so there is one event a level.
+    // tracing needs the level at compile time, so there is one event for each level.
     macro_rules! event {
         ($level:ident) => {
             tracing::event!(
@@ -109,19 +111,19 @@ fn emit(instance: &str, record: &Record) {
     }
 }
 
-/// How a line on stderr looks.
+/// The format of a line on stderr.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
-    /// A person watches: the time of day, and colour if wanted.
+    /// A terminal: the time of day, and colour if wanted.
     Terminal {
         /// Colour the level.
         colour: bool,
     },
-    /// A file: the whole time, so that it can be read next week.
+    /// A file: the date and time, because the file may be read days later.
     File,
-    /// A pipe or a socket: whoever reads it stamps the time.
+    /// A pipe or a socket: no time, because the reader adds its own.
     Pipe,
-    /// A stream to journald: `<N>` in front says the level.
+    /// A stream to journald: the prefix `<N>` gives the level.
     Stream,
 }
 
@@ -132,7 +134,7 @@ struct Lines {
 
 impl Lines {
     fn new() -> Lines {
-        // A descriptor of our own: std's stderr has a lock, and a thread that hangs in it would stop everybody's eprintln!.
+        // Use a copy of the descriptor: std's stderr has a lock, and a thread that hangs with it would block each `eprintln!`.
         let stderr = io::stderr().as_fd().try_clone_to_owned().ok().map(File::from);
         let kind = stderr.as_ref().and_then(|file| file.metadata().ok());
         let look = if stream_of_stderr().is_some() {
@@ -152,15 +154,15 @@ impl Lines {
     fn write(&mut self, instance: &str, record: &Record) {
         let Some(stderr) = &mut self.stderr else { return };
         let text = line(self.look, instance, record, SystemTime::now());
-        // One write a record, so that lines of several processes do not mix. A stderr that cannot be written is nothing
-        // that we could tell anybody.
+        // One write for each record, so that lines of several processes do not mix. An error is ignored, because it could be
+        // reported only on stderr.
         let mut rest = text.as_bytes();
         while !rest.is_empty() {
             match stderr.write(rest) {
                 Ok(0) => return,
                 Ok(n) => rest = &rest[n..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Somebody made the open file description non-blocking (a shell, a worker): wait here, not in the loop.
+                // Another process (a shell, a worker) has made the open file description non-blocking: wait here, on this thread.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let mut fds = [rustix::event::PollFd::new(stderr, rustix::event::PollFlags::OUT)];
                     if rustix::event::poll(&mut fds, None).is_err() {
@@ -173,7 +175,7 @@ impl Lines {
     }
 }
 
-/// The record as text that ends with a line feed; further lines of a message are indented.
+/// The record as text with a line feed at its end. Further lines of a message are indented.
 pub(super) fn line(look: Look, instance: &str, record: &Record, now: SystemTime) -> String {
     let time = jiff::Timestamp::try_from(now).ok();
     let mut out = match look {
@@ -201,7 +203,7 @@ pub(super) fn line(look: Look, instance: &str, record: &Record, now: SystemTime)
     }
     for (n, text) in record.message.split('\n').filter(|text| !text.trim().is_empty()).enumerate() {
         if n > 0 {
-            // journald takes each line as an entry of its own and wants the level in each.
+            // journald makes an entry of each line, and needs the level in each.
             out.push('\n');
             out.push_str(&if look == Look::Stream { format!("<{}>  ", record.level as u8) } else { "  ".to_owned() });
         }

@@ -1,4 +1,4 @@
-//! The relay's thread.
+//! The relay's thread: reads the workers' pipes and passes their lines on to the sinks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,48 +16,48 @@ use super::sink::{PENDING_LAST, PENDING_MAX, Sink};
 use super::{Command, HandedPipe, PIECE, RelayState, Shared, Sinks};
 use crate::table::Table;
 
-/// A longer line is broken, as journald does, bytes.
+/// The longest line, bytes; a longer one is broken, as journald does.
 const LINE_MAX: usize = 48 * 1024;
-/// How much is read from the pipe of a dead worker when its last lines are asked for, bytes.
+/// The most that is read from the pipe of a dead worker when its last lines are requested, bytes.
 const DRAIN_MAX: usize = 1024 * 1024;
-/// How long whoever takes over waits for lines that the reader of our stdout or stderr does not take.
+/// How long a hand-over waits for lines that the reader of the master's stdout or stderr does not take.
 const LEAVES_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Copier {
     shared: Arc<Shared>,
     sinks: Vec<Sink>,
-    /// By [`key`].
+    /// The pipes, by [`key`].
     pipes: Table<u64, Box<Pipe>>,
-    /// Those that are closed soon, in the order of their time.
+    /// The pipes that are closed soon, by the time of their closing.
     closing: VecDeque<(Instant, u64)>,
     flushes: Vec<std::sync::mpsc::Sender<()>>,
-    /// Somebody else goes on from here: who gets what is in hand, and when at the latest.
+    /// A hand-over that was requested: the receiver of the state, and when it is sent at the latest.
     leaving: Option<(oneshot::Sender<RelayState>, Instant)>,
     buffer: Vec<u8>,
     grace: Duration,
     ended: bool,
-    /// What the labels of all workers begin with.
+    /// The name that the labels of all workers begin with.
     name: String,
 }
 
 struct Pipe {
     sink: u8,
     fd: OwnedFd,
-    /// The end of its label; `None`: it is not known.
+    /// The slot, from the end of the label; `None` when it is not known.
     slot: Option<u32>,
-    /// The line that has not ended yet.
+    /// The line that has no line feed yet.
     line: Vec<u8>,
-    /// Its worker was closed.
+    /// Whether the worker was closed.
     closing: bool,
 }
 
-/// A worker may cost the master a kibibyte, and has one of these or two.
+/// The limit for a worker is a kibibyte of the master's memory, and a worker has one or two of these.
 const _: () = assert!(size_of::<Pipe>() <= 40);
 
-/// A worker has one pipe or two.
+/// The largest number of pipes of a worker.
 const PIPES: u64 = 2;
 
-/// A pipe's number, by its worker and by which of its pipes it is.
+/// The key of a pipe, from its worker and the pipe's index.
 fn key(worker: u64, pipe: usize) -> u64 {
     worker * PIPES + pipe as u64 % PIPES
 }
@@ -91,7 +91,7 @@ impl Copier {
         }
     }
 
-    /// Waits for something to do, and does a bounded piece of it.
+    /// Waits for an event, and does a bounded amount of work.
     fn turn(&mut self) {
         let (commands, readable) = self.wait();
         if commands {
@@ -109,8 +109,8 @@ impl Copier {
         self.leave();
     }
 
-    /// Waits for a command, for a pipe (of a sink that has room), or for a sink that has lines to write. Returns whether
-    /// there are commands, and the sinks (as bits) that have pipes to read.
+    /// Waits for a command, a readable pipe (of a sink that has room), or a writable sink (that has pending lines). Returns whether
+    /// there are commands, and the sinks, as bits, that have readable pipes.
     fn wait(&mut self) -> (bool, u32) {
         let now = Instant::now();
         let leaving = self.leaving.as_ref().map(|(_, at)| *at);
@@ -118,7 +118,7 @@ impl Copier {
         let timeout = next.and_then(|next| Timespec::try_from(next.saturating_duration_since(now)).ok());
         let mut fds = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
         for sink in &self.sinks {
-            // A PollFd with no events still wakes on an error, so leave out what is not waited for.
+            // A PollFd with no events still wakes on an error, so leave out sinks without pending lines below.
             fds.push(PollFd::new(
                 &sink.epoll,
                 if sink.has_room() && leaving.is_none() { PollFlags::IN } else { PollFlags::empty() },
@@ -169,7 +169,7 @@ impl Copier {
         self.put(key, Pipe { sink, fd, slot, line: Vec::new(), closing: false });
     }
 
-    /// What tells this label, `NAME/SLOT`, from those of the other workers.
+    /// The slot of this label, `NAME/SLOT`; the name is the same for all workers, and is kept once.
     fn slot(&mut self, label: &str) -> Option<u32> {
         let (name, slot) = label.rsplit_once('/')?;
         name.clone_into(&mut self.name);
@@ -178,7 +178,7 @@ impl Copier {
 
     fn put(&mut self, key: u64, pipe: Pipe) {
         let data = epoll::EventData::new_u64(key);
-        // Without a place in the epoll (max_user_watches) the pipe is closed: the worker gets EPIPE rather than hang.
+        // If the epoll has no room (max_user_watches), the pipe is closed: the worker gets EPIPE and does not hang.
         if epoll::add(&self.sinks[usize::from(pipe.sink)].epoll, &pipe.fd, data, epoll::EventFlags::IN).is_ok() {
             if pipe.closing {
                 self.closing.push_back((Instant::now() + self.grace, key));
@@ -187,10 +187,10 @@ impl Copier {
         }
     }
 
-    /// One turn: a piece from each pipe that has something, as long as there is room.
+    /// One iteration: reads a piece from each readable pipe, as long as there is room.
     fn read(&mut self, sink: usize) {
         let room = PENDING_MAX.saturating_sub(self.sinks[sink].pending.len());
-        // Those that are left out now come first the next time: the kernel puts what it has reported at the end.
+        // Pipes that are left out now come first the next time: the kernel moves reported ones to the end.
         let mut events = Vec::with_capacity((room / PIECE).clamp(1, 64));
         if epoll::wait(&self.sinks[sink].epoll, spare_capacity(&mut events), Some(&Timespec::default())).is_err() {
             return;
@@ -203,7 +203,7 @@ impl Copier {
         }
     }
 
-    /// Reads once from a pipe and passes on the lines that are whole.
+    /// Reads once from a pipe and passes on the complete lines.
     fn read_piece(&mut self, key: u64) -> Read {
         let Some(pipe) = self.pipes.get_mut(&key) else { return Read::End };
         self.buffer.clear();
@@ -231,7 +231,7 @@ impl Copier {
         Read::Some(bytes)
     }
 
-    /// Everything that is in the pipes of this worker, within bounds, and a last line without a line feed.
+    /// Reads all that is in the pipes of this worker, up to [`DRAIN_MAX`] bytes each, and passes on a last line without a line feed.
     fn drain(&mut self, worker: u64) {
         for key in self.keys(worker) {
             let mut left = DRAIN_MAX;
@@ -251,7 +251,7 @@ impl Copier {
         }
     }
 
-    /// What is in all pipes now, each within the size of a pipe.
+    /// Reads all that is in all pipes now, up to the size of a pipe each.
     fn drain_all(&mut self) {
         let keys: Vec<u64> = self.pipes.keys().copied().collect();
         for key in keys {
@@ -281,7 +281,7 @@ impl Copier {
 
     fn close_late_ones(&mut self) {
         let now = Instant::now();
-        // One that has ended by itself is waited for no more.
+        // A pipe that has reached its end before is dropped from the list, too.
         while let Some((_, key)) = self.closing.pop_front_if(|(until, key)| *until <= now || !self.pipes.contains_key(key)) {
             self.remove(key);
         }
@@ -295,7 +295,7 @@ impl Copier {
         }
     }
 
-    /// Hands over what is in hand, once all lines are written or it takes too long.
+    /// Sends the state to the requester of the hand-over, once all lines are written or the time is up.
     fn leave(&mut self) {
         let written = self.sinks.iter().all(|sink| sink.pending.is_empty());
         let Some((done, _)) = self.leaving.take_if(|(_, at)| written || *at <= Instant::now()) else { return };
@@ -311,12 +311,12 @@ impl Copier {
         let handed = RelayState { pipes: pipes.collect(), pending: self.sinks.iter_mut().map(Sink::take_lines).collect() };
         match done.send(handed) {
             Ok(()) => self.ended = true,
-            // Nobody wants it any more.
+            // The requester is gone: go on here.
             Err(handed) => self.take_over(handed),
         }
     }
 
-    /// Goes on with what another had in hand.
+    /// Goes on with the state of another thread or program.
     fn take_over(&mut self, handed: RelayState) {
         let last = self.sinks.len() - 1;
         for (number, pending) in handed.pending.into_iter().enumerate() {
@@ -334,7 +334,7 @@ impl Copier {
         (0..PIPES as usize).map(move |pipe| key(worker, pipe))
     }
 
-    /// Closes our end; the epoll forgets it by that.
+    /// Closes the reading end, which also removes the pipe from the epoll.
     fn remove(&mut self, key: u64) {
         if let Some(mut pipe) = self.pipes.remove(&key) {
             pass_on_rest(&self.shared, &mut self.sinks[usize::from(pipe.sink)], (&self.name, key), &mut pipe);
@@ -342,7 +342,7 @@ impl Copier {
     }
 }
 
-/// `web/3`.
+/// The label, like `web/3`.
 fn label(name: &str, slot: Option<u32>) -> String {
     slot.map_or_else(|| name.to_owned(), |slot| format!("{name}/{slot}"))
 }
@@ -353,7 +353,7 @@ fn pass_on_rest(shared: &Shared, sink: &mut Sink, whose: (&str, u64), pipe: &mut
     }
 }
 
-/// The pipe's line goes to the sink and, as long as the worker is not closed, into its tail.
+/// Passes the pipe's line to the sink and, unless the worker is closed, to the worker's tail.
 fn pass_on(shared: &Shared, sink: &mut Sink, (name, key): (&str, u64), pipe: &mut Pipe) {
     if !pipe.closing {
         shared.tails().entry(key / PIPES).or_default().push(sink.message(&pipe.line));
@@ -365,7 +365,7 @@ fn pass_on(shared: &Shared, sink: &mut Sink, (name, key): (&str, u64), pipe: &mu
         sink.push(source, || label(name, pipe.slot), &pipe.line);
     }
     pipe.line.clear();
-    // A quiet worker costs nothing, whatever it once said.
+    // Free the memory of a long line, so that an idle worker costs little.
     pipe.line.shrink_to(1024);
 }
 
@@ -376,7 +376,7 @@ mod tests {
     use super::*;
     use crate::master::output::relay::pipe;
 
-    /// Eight workers write without end, each a line without an end at first, and nobody reads our stderr.
+    /// Eight workers write without end, each at first a line without a line feed, and the master's stderr has no reader.
     #[test]
     fn what_is_kept_is_bounded_whatever_is_printed() {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");
@@ -396,12 +396,12 @@ mod tests {
             for writer in &writers {
                 written += rustix::io::write(writer, &text).unwrap_or(0);
             }
-            // A command each time, or a turn would wait for ever when all is full.
+            // Send a command each time, or an iteration would wait for ever once everything is full.
             shared.send(Command::Drain { worker: turn % 8, done: oneshot().0 });
             copier.turn();
             let pending = copier.sinks[0].pending.len();
             let lines: usize = copier.pipes.values().map(|pipe| pipe.line.capacity()).sum();
-            // Questions after last lines bring what is in a pipe although there is no room; but not for ever.
+            // Requests for last lines read pipes even when there is no room, but only up to a limit.
             assert!(pending <= PENDING_LAST + LINE_MAX + 1, "{pending} bytes wait");
             assert!(lines <= 8 * 2 * LINE_MAX, "{lines} bytes of unfinished lines");
         }
@@ -418,7 +418,7 @@ mod tests {
         tokio::sync::oneshot::channel()
     }
 
-    /// Sixteen pipes that are always full: after a while none has got more than twice its share.
+    /// Of sixteen pipes that are always full, none gives more than twice as much as another.
     #[test]
     fn pipes_are_read_in_turn() {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).expect("an eventfd");

@@ -1,8 +1,8 @@
-//! Lines of workers as entries of the journal, by its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): what a master
-//! sends that is not root. It could not read back what its workers write into streams of their own.
+//! Sends lines of workers to the journal as entries, by its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL). For a master that
+//! is not root, which could not read from the journal what its workers write to streams of their own.
 //!
-//! Law: sending never waits. A line that journald does not take because its socket is gone is lost and counted; a line for
-//! which its queue has no room now stays.
+//! Law: sending never waits. A line that journald does not take because its socket is gone is lost and counted; a line for which
+//! journald's queue has no room now stays pending.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Where journald takes entries.
+/// The socket where journald takes entries.
 pub(in crate::master::output) const JOURNALD: &str = "/run/systemd/journal/socket";
-/// The priority of a line without a prefix: info, as systemd has it for the output of services.
+/// The priority of a line without a prefix: info, as systemd sets it for the output of services.
 const INFO: u8 = 6;
-/// Bytes of the length that stands before each entry in memory.
+/// Bytes of the length in front of each pending entry.
 const LENGTH: usize = 4;
 
 /// The journal as a sink.
@@ -26,22 +26,22 @@ pub(super) struct Native {
     pub instance: String,
 }
 
-/// The worker that a line is of.
+/// The worker that printed a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Source {
     pub worker: u64,
-    /// `None`: it is not known.
+    /// `None` when the slot is not known.
     pub slot: Option<u32>,
 }
 
-/// What became of the entries that waited.
+/// The number of entries that journald took, and the number that were lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sent {
     pub taken: u64,
     pub lost: u64,
 }
 
-/// A socket that is connected to journald's.
+/// Makes a socket that is connected to journald's.
 pub(super) fn connect(journald: &Path) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
@@ -50,7 +50,7 @@ pub(super) fn connect(journald: &Path) -> io::Result<OwnedFd> {
 }
 
 impl Native {
-    /// Appends a line as an entry; an empty line is none. `<3>` at its beginning is its priority, sd-daemon(3).
+    /// Appends a line as an entry; an empty line is skipped. A prefix like `<3>` is the line's priority (sd-daemon(3)).
     pub fn push(&self, pending: &mut Vec<u8>, source: Option<Source>, line: &[u8]) {
         let (priority, message) = split(line);
         if message.iter().all(u8::is_ascii_whitespace) {
@@ -58,7 +58,7 @@ impl Native {
         }
         let at = pending.len();
         pending.extend_from_slice(&[0; LENGTH]);
-        // Into memory: it cannot fail.
+        // A write into memory cannot fail.
         let _ = write!(pending, "PRIORITY={priority}\nRATOON_INSTANCE={0}\nSYSLOG_IDENTIFIER={0}", self.instance);
         if let Some(Source { worker, slot }) = source {
             let _ = match slot {
@@ -73,7 +73,7 @@ impl Native {
         pending[at..at + LENGTH].copy_from_slice(&length.to_ne_bytes());
     }
 
-    /// Sends the entries that wait, as far as journald takes them now.
+    /// Sends the pending entries that journald takes now.
     pub fn send(&self, socket: impl AsFd, pending: &mut Vec<u8>) -> Sent {
         let (mut done, mut sent, mut connected) = (0, Sent::default(), false);
         while let Some((entry, end)) = entry(pending, done) {
@@ -81,7 +81,7 @@ impl Native {
                 Ok(_) => sent.taken += 1,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
-                // Another journald has bound another socket to the path.
+                // journald was restarted, and has bound a new socket to the path.
                 Err(Errno::CONNREFUSED | Errno::NOTCONN | Errno::CONNRESET | Errno::PIPE) if !connected => {
                     connected = true;
                     if SocketAddrUnix::new(&self.journald).and_then(|address| rustix::net::connect(&socket, &address)).is_ok() {
@@ -98,7 +98,7 @@ impl Native {
     }
 }
 
-/// The priority that a line's prefix says, and the rest.
+/// The priority from a line's prefix, and the rest of the line.
 pub(super) fn split(line: &[u8]) -> (u8, &[u8]) {
     match line {
         [b'<', level @ b'0'..=b'7', b'>', message @ ..] => (level - b'0', message),
@@ -106,14 +106,14 @@ pub(super) fn split(line: &[u8]) -> (u8, &[u8]) {
     }
 }
 
-/// The entry at this place, and where the next one begins.
+/// The entry at this offset, and the offset of the next one.
 fn entry(pending: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let length = pending.get(at..)?.first_chunk::<LENGTH>()?;
     let end = (at + LENGTH).checked_add(u32::from_ne_bytes(*length) as usize)?;
     Some((pending.get(at + LENGTH..end)?, end))
 }
 
-/// The messages alone, a line each: what another program goes on with.
+/// The messages of the entries, one on each line, for another program to go on with.
 pub(super) fn lines(pending: &[u8]) -> Vec<u8> {
     let (mut lines, mut at) = (Vec::new(), 0);
     while let Some((entry, end)) = entry(pending, at) {

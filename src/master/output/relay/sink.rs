@@ -1,6 +1,7 @@
-//! Where the lines of workers go: our stdout or stderr.
+//! Sinks for the lines of workers: the master's stdout or stderr, or the journal.
 //!
-//! Law: its reader may be slow, or gone. What waits for it is bounded, and what was lost is told as soon as there is room.
+//! Law: the reader of a sink may be slow, or gone. Pending lines are bounded, and the number of lost lines is written as soon as
+//! there is room.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,25 +12,25 @@ use rustix::io::Errno;
 use super::PIECE;
 use super::native::{Native, Source};
 
-/// Lines that wait for the reader of our stdout or stderr; with more, pipes are not read, bytes.
+/// Pending bytes for the reader of the master's stdout or stderr above which pipes are not read.
 pub(super) const PENDING_MAX: usize = 64 * 1024;
-/// With this much waiting, the last lines of the dead are kept for their records only, bytes.
+/// Pending bytes above which the last lines of dead workers are kept for their failure records only, and not written.
 pub(super) const PENDING_LAST: usize = 1024 * 1024;
-/// What a pipe takes whole without blocking when poll(2) says that it can be written (PIPE_BUF).
+/// Bytes that a pipe takes whole, without blocking, when poll(2) says that it can be written (PIPE_BUF).
 const WRITE_MAX: usize = 4096;
 
-/// Our stdout or stderr, and the pipes that are copied to it.
+/// The master's stdout or stderr, and the pipes that are copied to it.
 pub(super) struct Sink {
     pub fd: OwnedFd,
     pub epoll: OwnedFd,
     pub pending: Vec<u8>,
-    /// Lines that found no room.
+    /// The number of lines that found no room.
     pub lost: u64,
-    /// A person watches: say whose line it is.
+    /// Whether the sink is a terminal: then each line gets its worker's label.
     pub labelled: bool,
-    /// `fd` is a socket to journald, and `pending` has entries for it.
+    /// `Some` when `fd` is a socket to journald, and `pending` has entries for it.
     native: Option<Native>,
-    /// It cannot be written any more; pipes are read all the same, or the workers would hang.
+    /// Whether the sink cannot be written any more. Its pipes are still read, or the workers would hang.
     pub dead: bool,
 }
 
@@ -40,7 +41,7 @@ impl Sink {
         Ok(Sink { fd, epoll, pending: Vec::new(), lost: 0, labelled, native, dead: false })
     }
 
-    /// A line of a worker, to be written.
+    /// Adds a line of a worker to the pending lines.
     pub fn push(&mut self, source: Source, label: impl FnOnce() -> String, line: &[u8]) {
         match &self.native {
             Some(native) => native.push(&mut self.pending, Some(source), line),
@@ -55,18 +56,18 @@ impl Sink {
         }
     }
 
-    /// What of a line is kept as one of its worker's last: in the journal a priority is no part of the message.
+    /// The part of a line that is kept in its worker's tail. In the journal, the priority is not part of the message.
     pub fn message<'a>(&self, line: &'a [u8]) -> &'a [u8] {
         if self.native.is_some() { super::native::split(line).1 } else { line }
     }
 
-    /// The lines that wait, for another program to go on with.
+    /// Takes the pending lines, for another program to go on with.
     pub fn take_lines(&mut self) -> Vec<u8> {
         let pending = std::mem::take(&mut self.pending);
         if self.native.is_some() { super::native::lines(&pending) } else { pending }
     }
 
-    /// Lines that another program could not write any more; they come first.
+    /// Puts lines that another program could not write before the pending lines.
     pub fn prepend(&mut self, lines: Vec<u8>) {
         let Some(native) = &self.native else {
             self.pending.splice(..0, lines);
@@ -77,11 +78,11 @@ impl Sink {
         self.pending.splice(..0, entries);
     }
 
-    /// Sends what journald takes now.
+    /// Sends the entries that journald takes now.
     fn send(&mut self, native: &Native) {
         let sent = native.send(&self.fd, &mut self.pending);
         self.lost += sent.lost;
-        // Said only when something gets through, else this line would be the next to be lost, without end.
+        // Report losses only when some entries got through: otherwise the report itself would be lost, again and again.
         if self.lost > 0 && sent.taken > 0 && self.has_room() {
             native.push(&mut self.pending, None, format!("<4>{}", lost(self.lost)).as_bytes());
             self.lost = 0;
@@ -95,7 +96,8 @@ impl Sink {
         self.pending.len() < PENDING_MAX
     }
 
-    /// Writes what can be written now. The descriptor is shared with others and stays blocking, so ask before each piece.
+    /// Writes what can be written now. The open file description is shared with other processes and stays blocking, so poll before
+    /// each piece.
     pub fn write(&mut self) {
         if let Some(native) = self.native.take() {
             self.send(&native);
@@ -112,7 +114,7 @@ impl Sink {
             }
             let rest = &self.pending[done..];
             let piece = &rest[..rest.len().min(WRITE_MAX)];
-            // Whole lines, if there is one: others write to the same file.
+            // Write whole lines, if there is one, because other processes write to the same file.
             let piece = piece.iter().rposition(|byte| *byte == b'\n').map_or(piece, |end| &piece[..=end]);
             match rustix::io::write(self.fd.as_fd(), piece) {
                 Ok(bytes) => done += bytes,

@@ -1,4 +1,4 @@
-//! Real processes, whose output goes to pipes of the test's in place of our stdout and stderr.
+//! Tests with real processes, whose output goes to pipes of the test in place of the master's stdout and stderr.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(30);
 
-/// A relay to two pipes, and what comes out of them.
+/// Makes a relay to two pipes, and returns their reading ends.
 fn relay(grace: Duration) -> (Relay, BufReader<File>, BufReader<File>) {
     let (out, stdout) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
     let (err, stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
@@ -42,13 +42,13 @@ async fn lines_go_to_where_they_belong_and_the_last_ones_are_kept() {
     let (relay, mut out, mut err) = relay(LONG);
     let mut child = start(&relay, 1, "echo to stdout; echo to stderr >&2; printf 'no end'; printf '\\033[31mred\\n' >&2; exit 3");
     assert_eq!(child.wait().expect("our child").code(), Some(3));
-    // Everything that a dead worker has written is there, without waiting for anything.
+    // All lines of a dead worker are there, without a wait.
     let mut tail = relay.tail(1).await.lines();
     tail.sort();
     assert_eq!(tail, ["no end", "red", "to stderr", "to stdout"]);
     assert!(relay.flush(LONG));
     assert_eq!((line(&mut out), line(&mut out)), ("to stdout\n".into(), "no end\n".into()));
-    // What goes on is what was said, byte for byte: no label, as nobody watches.
+    // The lines are passed on byte for byte, without a label, because the sink is no terminal.
     assert_eq!((line(&mut err), line(&mut err)), ("to stderr\n".into(), "\u{1b}[31mred\n".into()));
     relay.close(1);
     assert_eq!(relay.tail(1).await.lines(), Vec::<String>::new());
@@ -72,7 +72,7 @@ async fn the_last_lines_of_many_before_a_death() {
 async fn one_that_prints_without_end_while_nobody_reads_starves_nobody() {
     let (relay, mut out, _err) = relay(LONG);
     let mut endless = start(&relay, 1, "exec yes endless");
-    // Until our stdout is full: the relay holds all that it may soon after, and nothing makes room.
+    // Wait until stdout is full: soon after, the relay holds as much as it may, and no reader makes room.
     let deadline = std::time::Instant::now() + LONG;
     let has_room = || {
         let mut fds = [PollFd::new(&relay.sinks.0, PollFlags::OUT)];
@@ -87,7 +87,7 @@ async fn one_that_prints_without_end_while_nobody_reads_starves_nobody() {
     assert_eq!(relay.tail(2).await.lines(), ["last words"]);
     assert_eq!(relay.tail(1).await.lines()[0], "endless");
     assert!(!relay.flush(Duration::from_millis(10)), "nobody reads");
-    // Somebody reads again: the neighbour's line comes through among the others.
+    // The test reads again: the neighbour's line comes among the others.
     let mut lines = 0;
     while line(&mut out) != "last words\n" {
         lines += 1;
@@ -108,7 +108,7 @@ async fn a_pipe_that_a_grandchild_keeps_is_closed_after_a_while() {
     assert_eq!(line(&mut out), "from the grandchild\n");
     relay.close(1);
     relay.begin();
-    // The writer sees POLLERR when nobody can read any more.
+    // The writer gets POLLERR once the pipe has no reader any more.
     let mut fds = [PollFd::new(&kept, PollFlags::empty())];
     assert_eq!(poll(&mut fds, Some(&Timespec { tv_sec: 30, tv_nsec: 0 })).expect("poll"), 1, "it is never closed");
     assert!(fds[0].revents().contains(PollFlags::ERR));
@@ -181,7 +181,7 @@ fn the_thread_ends_with_the_relay() {
     assert_eq!(line(&mut out), "hello\n");
     child.wait().expect("our child");
     drop(relay);
-    // The end of the file: the thread has closed its copy.
+    // The end of file: the thread has closed its copy.
     assert_eq!(line(&mut out), "");
 }
 
@@ -214,7 +214,7 @@ async fn another_relay_goes_on_with_no_line_lost_and_none_twice() {
     assert!(child.wait().expect("our child").success());
     assert_eq!(relay.tail(1).await.lines().last().map(String::as_str), Some("end"));
     assert_eq!(reader.join().expect("the reader"), (0..3000).collect::<Vec<_>>());
-    // What it opens itself is served too, and once more by the same relay.
+    // The relay also serves a pipe that it opens itself, and can hand over and take over again.
     let mut handed = relay.hand_over().await.expect("it ends");
     let mut other = start(&relay, 2, "echo late");
     relay.late(&mut handed);

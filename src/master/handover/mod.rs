@@ -1,9 +1,9 @@
 //! The upgrade in place: passes the master's state to another program in the same process.
 //!
-//! Law: the master gives up nothing before it is certain that the next program goes on. First it asks the next program ([`check`]),
-//! then it waits until no request is under way, then it calls execve(2). After execve(2) there is no way back, so the next program
-//! never exits because of a state that it cannot read: it starts a new generation ([`orphans`]) and the pool serves on. The master
-//! does not exec a program that reads another format of the state; such a program takes a restart.
+//! Law: the master gives up nothing before it is certain that the next program goes on. It finishes the requests under way, asks the
+//! next program ([`check`]), and then calls execve(2). After execve(2) there is no way back, so the next program never exits because
+//! of a state that it cannot read: it starts a new generation ([`orphans`]) and the pool serves on. The master does not exec a program
+//! that reads another format of the state; such a program takes a restart.
 //!
 //! | file | owns |
 //! |---|---|

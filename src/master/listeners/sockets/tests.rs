@@ -53,7 +53,7 @@ fn with<'a>(changed: &'a [(&'a str, Option<&'a str>)]) -> impl Fn(&str) -> Optio
 
 #[test]
 fn what_systemd_hands_over() {
-    let test = "master::sockets::tests::what_systemd_hands_over";
+    let test = "master::listeners::sockets::tests::what_systemd_hands_over";
     let directory = tempfile::tempdir().unwrap();
     let tcp = || {
         let path = directory.path();
@@ -107,7 +107,7 @@ fn what_systemd_hands_over() {
 
 #[test]
 fn inherit_takes_sockets_of_an_instance_called_ratoon() {
-    let test = "master::sockets::tests::inherit_takes_sockets_of_an_instance_called_ratoon";
+    let test = "master::listeners::sockets::tests::inherit_takes_sockets_of_an_instance_called_ratoon";
     let three = || (0..3).map(|_| arc(TcpListener::bind("127.0.0.1:0").unwrap())).collect();
     if !activated(test, three, &["LISTEN_FDS=3", "LISTEN_FDNAMES=ratoon-web:ratoon-listener:ratoon-listener-0"]) {
         return;
@@ -119,7 +119,7 @@ fn inherit_takes_sockets_of_an_instance_called_ratoon() {
 
 #[test]
 fn an_announcement_that_lies() {
-    let test = "master::sockets::tests::an_announcement_that_lies";
+    let test = "master::listeners::sockets::tests::an_announcement_that_lies";
     let two = || vec![arc(TcpListener::bind("127.0.0.1:0").unwrap()), arc(TcpListener::bind("127.0.0.1:0").unwrap())];
     if !activated(test, two, &["LISTEN_FDS=2"]) {
         return;
@@ -166,7 +166,7 @@ fn an_announcement_that_lies() {
 
 #[test]
 fn a_hole_keeps_the_other_names_right() {
-    let test = "master::sockets::tests::a_hole_keeps_the_other_names_right";
+    let test = "master::listeners::sockets::tests::a_hole_keeps_the_other_names_right";
     let three = || (0..3).map(|_| arc(TcpListener::bind("127.0.0.1:0").unwrap())).collect();
     if !activated(test, three, &["LISTEN_FDS=3", "LISTEN_FDNAMES=a:b:c"]) {
         return;
@@ -181,7 +181,7 @@ fn a_hole_keeps_the_other_names_right() {
 /// The flag belongs to all who share the socket: whatever it was, it stays.
 #[test]
 fn non_blocking_is_left_alone() {
-    let test = "master::sockets::tests::non_blocking_is_left_alone";
+    let test = "master::listeners::sockets::tests::non_blocking_is_left_alone";
     let two = || {
         let nonblocking = TcpListener::bind("127.0.0.1:0").unwrap();
         nonblocking.set_nonblocking(true).unwrap();
@@ -211,7 +211,7 @@ fn only_what_was_inherited_can_be_taken() {
 
 #[test]
 fn a_full_table_leaves_descriptors_where_they_are() {
-    if !testing::alone("master::sockets::tests::a_full_table_leaves_descriptors_where_they_are") {
+    if !testing::alone("master::listeners::sockets::tests::a_full_table_leaves_descriptors_where_they_are") {
         return;
     }
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

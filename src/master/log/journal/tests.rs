@@ -67,7 +67,7 @@ fn whole() -> Record {
 
 #[test]
 fn fields_arrive_on_the_wire() {
-    if in_own_process("master::journal::tests::fields_arrive_on_the_wire", &OWN_RUN).is_some() {
+    if in_own_process("master::log::journal::tests::fields_arrive_on_the_wire", &OWN_RUN).is_some() {
         return;
     }
     let socket = journald();
@@ -119,7 +119,7 @@ fn fields_arrive_on_the_wire() {
 
 #[test]
 fn a_journald_that_does_not_read_stops_nobody_and_the_loss_is_told() {
-    if in_own_process("master::journal::tests::a_journald_that_does_not_read_stops_nobody_and_the_loss_is_told", &OWN_RUN)
+    if in_own_process("master::log::journal::tests::a_journald_that_does_not_read_stops_nobody_and_the_loss_is_told", &OWN_RUN)
         .is_some()
     {
         return;
@@ -160,7 +160,7 @@ fn a_journald_that_does_not_read_stops_nobody_and_the_loss_is_told() {
 
 #[test]
 fn without_journald_entries_go_to_stderr_and_come_back_to_it() {
-    let output = in_own_process("master::journal::tests::without_journald_entries_go_to_stderr_and_come_back_to_it", &OWN_RUN);
+    let output = in_own_process("master::log::journal::tests::without_journald_entries_go_to_stderr_and_come_back_to_it", &OWN_RUN);
     if let Some(output) = output {
         let stderr = String::from_utf8_lossy(&output.stderr);
         // stderr is a pipe here: no time, no colour.
@@ -194,7 +194,7 @@ fn without_journald_entries_go_to_stderr_and_come_back_to_it() {
 #[test]
 fn a_stderr_that_nobody_reads_stops_nobody() {
     use std::os::fd::AsFd;
-    let name = "master::journal::tests::a_stderr_that_nobody_reads_stops_nobody";
+    let name = "master::log::journal::tests::a_stderr_that_nobody_reads_stops_nobody";
     if in_own_process(name, &[]).is_some() {
         return;
     }

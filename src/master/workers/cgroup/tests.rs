@@ -193,7 +193,7 @@ fn the_oom_killer_takes_the_whole_worker_and_is_counted() {
 
 #[test]
 fn the_master_moves_itself_down() {
-    if in_own_process("master::cgroup::tests::the_master_moves_itself_down", &[]).is_some() {
+    if in_own_process("master::workers::cgroup::tests::the_master_moves_itself_down", &[]).is_some() {
         return;
     }
     let base = Delegated::new("move");
@@ -209,7 +209,7 @@ fn the_master_moves_itself_down() {
 
 #[test]
 fn a_delegated_group_with_strangers_in_it_is_left_alone() {
-    if in_own_process("master::cgroup::tests::a_delegated_group_with_strangers_in_it_is_left_alone", &[]).is_some() {
+    if in_own_process("master::workers::cgroup::tests::a_delegated_group_with_strangers_in_it_is_left_alone", &[]).is_some() {
         return;
     }
     let base = Delegated::new("strangers");

@@ -1,7 +1,7 @@
-//! A queue for each slot: new connections are steered where the pool wants them, and the queue of a worker that is to stop
-//! is watched until it is empty.
+//! An accept queue for each slot (`worker.balance = "per-slot"`). New connections are steered to the slots that the pool names.
+//! The accept queue of a worker that is to stop is watched until it is empty.
 //!
-//! Law: a connection is steered away before its worker is stopped. With one queue for all nothing of this happens.
+//! Law: new connections are steered away from a worker before it is stopped. With one queue for all slots, this module does nothing.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -16,12 +16,13 @@ use crate::master::releases::prepare::Release;
 use crate::master::turn::Master;
 use crate::pool::{Event, Slot, WorkerId};
 
-/// So often a queue that shall get empty is looked at.
+/// The interval at which a draining accept queue is checked.
 const LOOK: Duration = Duration::from_millis(20);
-/// So long it must have been empty: a handshake that had begun before ends within a round trip, and then waits there.
+/// The time that an accept queue must stay empty. A handshake that began before the steering ends within a round trip, and its
+/// connection then waits in this queue.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// The queues that shall get empty: whose, and since when nothing has been seen in it.
+/// The draining accept queues: the worker of each, and the time since which the queue is empty.
 #[derive(Debug, Default)]
 pub struct AcceptQueueDrain {
     since: BTreeMap<WorkerId, Instant>,
@@ -29,18 +30,17 @@ pub struct AcceptQueueDrain {
 }
 
 impl AcceptQueueDrain {
-    /// When the queues are looked at next.
+    /// The time of the next check of the queues.
     pub fn deadline(&self) -> Option<Instant> {
         self.look.filter(|_| !self.since.is_empty())
     }
 }
 
 impl Master {
-    /// Sees to it that a generation of this configuration has its sockets: for as many workers as that wants, and for at least
-    /// so many.
+    /// Makes the missing slot sockets for a generation of this configuration: for its number of workers, and at least for `least`.
     ///
     /// # Errors
-    /// Why it can't, and what to do.
+    /// A socket cannot be made; the text says why, and what to do.
     pub(in crate::master) fn make_slots(&mut self, config: &Config, least: u32) -> Result<(), sockets::Error> {
         match config.worker.balance {
             Balance::Shared => Ok(()),
@@ -48,7 +48,7 @@ impl Master {
         }
     }
 
-    /// The listening sockets of this slot's worker, where they are others than its neighbour's.
+    /// The listening sockets of this slot's worker; `None` when all slots share the release's sockets.
     pub(in crate::master) fn listeners_of(&mut self, slot: Slot, release: &Release) -> Result<Option<Vec<Arc<OwnedFd>>>, String> {
         match release.config.worker.balance {
             Balance::Shared => Ok(None),
@@ -59,7 +59,7 @@ impl Master {
         }
     }
 
-    /// New connections go where the pool wants them.
+    /// Steers new connections to the slots that the pool names.
     pub(in crate::master) fn steer(&mut self) {
         if self.slots.are_there()
             && let Err(error) = self.slots.steer(&self.pool.serving())
@@ -68,13 +68,13 @@ impl Master {
         }
     }
 
-    /// The worker's queue shall get empty.
+    /// Starts to drain the worker's accept queue.
     pub(in crate::master) fn vacate(&mut self, worker: WorkerId) {
         self.vacating.since.insert(worker, self.now);
         self.vacating.look.get_or_insert(self.now + LOOK);
     }
 
-    /// Looks whether they are.
+    /// Checks the draining queues, and reports those that were empty for [`QUIET`].
     pub(in crate::master) fn look_at_queues(&mut self) {
         if self.vacating.deadline().is_none_or(|at| at > self.now) {
             return;
@@ -95,7 +95,7 @@ impl Master {
         }
     }
 
-    /// Goes on with the sockets of an earlier master.
+    /// Takes over the slot sockets of an earlier master.
     pub(in crate::master) fn resume_slots(&mut self, fds: &mut Incoming) {
         let came = fds.take_all(SLOT_PREFIX);
         if came.is_empty() {

@@ -3,8 +3,8 @@
 //! | module | owns |
 //! |---|---|
 //! | `sockets` | inherits and binds sockets; the sockets of the slots |
-//! | `accept_queue_drain` | a queue for each slot: who gets new connections, and whose queue is to become empty |
-//! | `socket_unit` | sockets of the socket unit that systemd did not pass |
+//! | `accept_queue_drain` | steers new connections to slots, and empties a worker's accept queue before its stop |
+//! | `socket_unit` | finds addresses of the socket unit for which systemd passed no socket |
 
 pub(in crate::master) mod accept_queue_drain;
 pub(in crate::master) mod socket_unit;

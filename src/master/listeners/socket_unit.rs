@@ -1,7 +1,7 @@
-//! Sockets that systemd should have passed and did not: a socket unit whose addresses were changed while it was active has no
-//! socket for the new ones until it is restarted, and says so in the journal alone.
+//! Finds addresses of the socket unit for which systemd passed no socket. When the addresses of an active socket unit are changed,
+//! the new addresses have no socket until the unit is restarted, and only the journal says so.
 //!
-//! Law: systemd is asked on another thread; a systemd that does not answer changes nothing.
+//! Law: another thread asks systemd. A systemd that does not answer changes nothing.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -13,15 +13,16 @@ use crate::master::releases::command::{self, Cancel};
 use crate::master::status::troubles;
 use crate::master::turn::{Master, TaskResult};
 
-/// How long systemctl(1) may take.
+/// The time limit of systemctl(1).
 const LIMIT: Duration = Duration::from_secs(20);
 
 impl Master {
-    /// Compares the sockets that are there with those of the socket units, on another thread.
+    /// Compares the listening sockets with the addresses of the socket units, on another thread.
     pub(in crate::master) fn look_at_socket_units(&mut self) {
         let have: Vec<String> = self.context.listeners.iter().map(|listener| listener.address.clone()).collect();
         let (instance, bring) = (self.context.instance.clone(), self.result_sender.clone());
-        // Nobody waits for it, so its deadline is systemctl's alone. Where there is no thread, there is worse to say.
+        // Nothing waits for the result, so systemctl's own deadline is the only one. A thread that cannot start is not reported
+        // here: other reports are more important then.
         let _ = self.start_task(move |_, job| {
             let service = fronts::own_unit().unwrap_or_else(|| format!("ratoon@{instance}.service"));
             if let Some(why) = missing(&service, &have, &job.cancel) {
@@ -30,9 +31,9 @@ impl Master {
         });
     }
 
-    /// systemd has addresses for which it passed no socket.
+    /// Reports addresses for which systemd passed no socket.
     pub(in crate::master) fn sockets_missing(&mut self, why: String) {
-        // Sockets that the master before this one had are told of with what becomes of them.
+        // Another trouble is already reported, such as lost sockets of an earlier master with what becomes of them.
         if !self.troubles.is_empty() {
             return;
         }
@@ -46,7 +47,7 @@ impl Master {
     }
 }
 
-/// Asks systemd for the socket units of a service; a sentence if an address of theirs has no socket here.
+/// Asks systemd for the socket units of a service. Returns a sentence if one of their addresses has no socket in `have`.
 fn missing(service: &str, have: &[String], cancel: &Cancel) -> Option<String> {
     let units = ask(&["--property=TriggeredBy", service], cancel)?;
     let units: Vec<&str> = properties(&units, "TriggeredBy").flat_map(str::split_ascii_whitespace).collect();
@@ -56,7 +57,7 @@ fn missing(service: &str, have: &[String], cancel: &Cancel) -> Option<String> {
 
 fn ask(arguments: &[&str], cancel: &Cancel) -> Option<String> {
     let mut command = Command::new("systemctl");
-    // A user's own manager runs as that user, below user@UID.service.
+    // A user's systemd runs below user@UID.service, so a process below that unit asks the user's systemd.
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     if groups.contains("/user@") {
         command.arg("--user");
@@ -69,7 +70,7 @@ fn properties<'a>(said: &'a str, name: &'a str) -> impl Iterator<Item = &'a str>
     said.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// `said` has a line `Listen=127.0.0.1:8080 (Stream)` for each address of the unit.
+/// Returns a sentence for the unit's addresses without a socket. `said` has a line `Listen=127.0.0.1:8080 (Stream)` for each address.
 fn judge(said: &str, service: &str, unit: &str, have: &[String]) -> Option<String> {
     let lost: Vec<&str> = properties(said, "Listen")
         .filter_map(|listen| {

@@ -1,7 +1,7 @@
-//! The listening sockets: from systemd, or bound by ourselves.
+//! The listening sockets: inherited from systemd, or bound by the master.
 //!
-//! Law: they are never closed while the instance lives, and nothing but their number is ever changed on an inherited
-//! one, unless the configuration asks for it: `O_NONBLOCK` belongs to the open file that all generations, and systemd, share.
+//! Law: no listening socket is closed while the instance lives. On an inherited socket only the descriptor number is changed, unless
+//! the configuration asks for more: flags such as `O_NONBLOCK` belong to the open file that all generations and systemd share.
 
 mod bind;
 mod inherit;
@@ -24,36 +24,36 @@ pub use self::slots::{Slots, one_each};
 /// A socket that the workers serve.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// As in `LISTEN_FDNAMES`; several may have the same.
+    /// The name in `LISTEN_FDNAMES`. Several sockets may have the same name.
     pub name: String,
     /// The socket.
     pub fd: Arc<OwnedFd>,
-    /// As a person writes it: `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`, `@abstract`.
+    /// The address as text: `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`, `@abstract`.
     pub address: String,
-    /// What it is.
+    /// The kind of socket.
     pub kind: Kind,
-    /// It came from outside, so it outlives us.
+    /// Whether the socket was inherited. An inherited socket outlives the master.
     pub inherited: bool,
 }
 
-/// What a descriptor is.
+/// The kind of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Listens for TCP (or another IP stream protocol).
+    /// A listening socket of TCP or another IP stream protocol.
     TcpStream,
-    /// Listens on a Unix stream or sequential-packet socket.
+    /// A listening Unix stream or sequential-packet socket.
     UnixStream,
-    /// UDP.
+    /// A UDP socket.
     Udp,
     /// A Unix datagram socket.
     UnixDatagram,
     /// A FIFO.
     Fifo,
-    /// Anything else that systemd can pass: netlink, vsock, a message queue, a device.
+    /// Any other descriptor that systemd can pass: netlink, vsock, a message queue, a device.
     Other,
 }
 
-/// Why a socket could not be had, and what to do.
+/// The reason why a socket cannot be opened, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error(String);
 
@@ -66,14 +66,14 @@ impl std::fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Listener {
-    /// Looks at a descriptor.
+    /// Makes a listener of a descriptor: finds its kind and address.
     pub(in crate::master) fn of(name: String, fd: OwnedFd, inherited: bool) -> Listener {
         let (kind, address) = describe(fd.as_fd());
         Listener { name, fd: Arc::new(fd), address, kind, inherited }
     }
 }
 
-/// What the workers of these listeners are told: `LISTEN_FDS` and `LISTEN_FDNAMES` (the rest is added at their start).
+/// `LISTEN_FDS` and `LISTEN_FDNAMES` for the workers of these listeners. `LISTEN_PID` and others are added at the spawn.
 pub fn environment<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec<CString> {
     let names: Vec<&str> = listeners.into_iter().map(|listener| listener.name.as_str()).collect();
     if names.is_empty() {
@@ -85,8 +85,8 @@ pub fn environment<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec
         .collect()
 }
 
-/// The variables of the master that must never reach a worker: what systemd says to the master alone, and what the
-/// master says to each worker anew.
+/// The variables of the master's environment that must never reach a worker: systemd sets them for the master alone, or the master
+/// sets them anew for each worker.
 pub const MASTERS_OWN: [&str; 40] = [
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -130,12 +130,12 @@ pub const MASTERS_OWN: [&str; 40] = [
     "RATOON_DELEGATED",
 ];
 
-/// Whether a variable is one of [`MASTERS_OWN`]. By whole names: `LISTEN_ADDR` and the like are the user's.
+/// Whether a variable is one of [`MASTERS_OWN`]. Compares whole names, because `LISTEN_ADDR` and the like are the user's.
 pub fn is_masters_own(name: &str) -> bool {
     MASTERS_OWN.contains(&name)
 }
 
-/// What a descriptor is, and its address in words.
+/// The kind of a descriptor, and its address as text.
 fn describe(fd: BorrowedFd<'_>) -> (Kind, String) {
     let file_type = fstat(fd).map(|stat| FileType::from_raw_mode(stat.st_mode));
     match file_type {

@@ -1,4 +1,4 @@
-//! Sockets of our own: `--listen`, when systemd gives none.
+//! Sockets that the master binds itself (`--listen`) when systemd passes none.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -16,10 +16,10 @@ use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::trust;
 use crate::sys::unix_socket::bind_with_mode;
 
-/// The kernel cuts it down to `net.core.somaxconn`.
+/// The backlog of a listening socket, connections. The kernel limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// The name of a socket that is given none.
+/// The name of a socket for which the user gives no name.
 const DEFAULT_NAME: &str = "listen";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -30,13 +30,13 @@ enum Address {
     Abstract(String),
 }
 
-/// Binds all of these, see [`bind`]. An IPv6 address takes no IPv4 where both are given for a port: else the one bound first
-/// would have the port, and the other would be refused.
+/// Binds all addresses, see [`bind`]. An IPv6 address takes no IPv4 connections where an IPv4 address has the same port: otherwise
+/// the first bound address would take the port, and the other bind(2) would fail.
 pub fn bind_all(specs: &[String]) -> Result<Vec<Listener>, Error> {
     specs.iter().map(|spec| bind_with(spec, is_beside_ipv4(spec, specs))).collect()
 }
 
-/// Whether this is an IPv6 address whose port one of the others gives for IPv4, too.
+/// Whether `spec` is an IPv6 address, and one of `others` is an IPv4 address with the same port.
 pub fn is_beside_ipv4(spec: &str, others: &[String]) -> bool {
     let address = |spec: &str| match parse(split_name(spec).ok()?.1).ok()? {
         Address::Tcp(ip) => Some((SocketType::STREAM, ip)),
@@ -52,10 +52,10 @@ pub fn is_beside_ipv4(spec: &str, others: &[String]) -> bool {
 
 /// Binds `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`, `@abstract` or `udp:127.0.0.1:53`, optionally `name=ADDR`.
 ///
-/// TCP with `SO_REUSEADDR` and `TCP_NODELAY`, which accepted sockets inherit; whether `[::]` takes IPv4 too is the system's default (as for a socket unit); a socket file
-/// is for everyone (0666, as for a socket unit) and replaces a stale one; root refuses a directory in which another user
-/// could put another file in its place. The sockets are blocking, as a plain
-/// accept(2) loop needs them; who wants them otherwise sets it itself.
+/// A TCP socket has `SO_REUSEADDR`, and `TCP_NODELAY`, which accepted sockets inherit. As for a socket unit, the system's default
+/// decides whether `[::]` takes IPv4 connections too, and a socket file has mode 0666. A stale socket file is replaced. A root master
+/// refuses a directory in which another user could replace the file. The sockets are blocking, as a plain accept(2) loop needs them;
+/// a worker that needs a non-blocking socket sets the flag itself.
 pub fn bind(spec: &str) -> Result<Listener, Error> {
     bind_with(spec, false)
 }
@@ -77,10 +77,10 @@ fn bind_with(spec: &str, v6_only: bool) -> Result<Listener, Error> {
     Ok(listener(name, fd.map_err(|error| refused(text, &address, error))?))
 }
 
-/// Whether this is an address at all.
+/// Checks the syntax of an address.
 ///
 /// # Errors
-/// What is wrong with it, and what was probably meant.
+/// The address is invalid; the text says why, and what was probably meant.
 pub fn check(spec: &str) -> Result<(), Error> {
     parse(spec).map(drop)
 }
@@ -89,7 +89,7 @@ fn listener(name: &str, fd: OwnedFd) -> Listener {
     Listener::of(name.to_owned(), dup_high(fd, RESERVED_FD_BASE), false)
 }
 
-/// `name=ADDR`. A path or an abstract name may hold an equals sign itself.
+/// Splits `name=ADDR`. A path or an abstract name may contain an equals sign.
 fn split_name(spec: &str) -> Result<(&str, &str), Error> {
     let Some((name, address)) = spec.split_once('=').filter(|(name, _)| !name.contains(['/', '@', '[', ':'])) else {
         return Ok((DEFAULT_NAME, spec));
@@ -129,7 +129,7 @@ fn parse(text: &str) -> Result<Address, Error> {
     }
 }
 
-/// What was probably meant.
+/// A hint for an invalid address: what was probably meant.
 fn hint(text: &str) -> String {
     let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
     let host = text.rsplit_once(':').map_or("", |(host, _)| host);
@@ -155,7 +155,7 @@ fn bind_ip(address: SocketAddr, socket_type: SocketType, v6_only: bool) -> Resul
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd = rustix::net::socket_with(family, socket_type, SocketFlags::CLOEXEC, None)?;
     if socket_type == SocketType::STREAM {
-        // Connections of an earlier instance may still linger. Not for UDP: there it would let two share a port.
+        // Connections of an earlier instance may still be in TIME_WAIT. For UDP this option would let two sockets share a port.
         sockopt::set_socket_reuseaddr(&fd, true)?;
     }
     if v6_only {
@@ -163,9 +163,11 @@ fn bind_ip(address: SocketAddr, socket_type: SocketType, v6_only: bool) -> Resul
     }
     rustix::net::bind(&fd, &address)?;
     if socket_type == SocketType::STREAM {
-        // Accepted sockets inherit it: a server that writes head and body apart does not wait for the client's acknowledgement.
+        // Accepted sockets inherit this option. A server that writes head and body separately then does not wait for the
+        // client's acknowledgement.
         sockopt::set_tcp_nodelay(&fd, true)?;
-        // So that it may have others beside it one day (worker.balance); until then nobody shall share its address.
+        // A socket that listens with this option can get slot sockets beside it later (worker.balance). Until then no other
+        // socket may share the address.
         sockopt::set_socket_reuseport(&fd, true)?;
         rustix::net::listen(&fd, BACKLOG)?;
         sockopt::set_socket_reuseport(&fd, false)?;
@@ -193,10 +195,10 @@ fn bind_path(path: &Path) -> Result<OwnedFd, Error> {
     Ok(fd)
 }
 
-/// Law 11: as root, sockets are made and removed only where no other user can rename a directory on the way.
+/// Law 11: a root master makes and removes socket files only where no other user can rename a directory of the path.
 ///
 /// # Errors
-/// Another user can, and which directory it is.
+/// Another user can rename a directory; the text names it.
 pub fn check_directory(path: &Path) -> Result<(), Error> {
     let Some(directory) = path.parent().filter(|directory| own_uid() == 0 && directory.exists()) else { return Ok(()) };
     trust::check(directory).map(drop).map_err(|untrusted| {
@@ -208,7 +210,7 @@ pub fn check_directory(path: &Path) -> Result<(), Error> {
     })
 }
 
-/// Removes a socket file behind which nobody listens any more; everything else stays.
+/// Removes a socket file on which no process listens any more. Any other file stays.
 fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     let shown = path.display();
     let file = std::fs::symlink_metadata(path).map_err(|error| Error(format!("cannot listen on {shown}: {error}")))?;
@@ -217,7 +219,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
             "cannot listen on {shown}: there is a file that is no socket; remove it or choose another path"
         )));
     }
-    // Not to wait for one that listens but doesn't accept.
+    // Non-blocking: connect(2) would wait for a process that listens but does not accept.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(|error| Error(format!("cannot listen on {shown}: {error}")))?;
@@ -231,7 +233,7 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), Error> {
     }
 }
 
-/// An error that names the cause and the hint.
+/// An error text with the cause and a hint.
 fn refused(text: &str, address: &Address, error: Errno) -> Error {
     let port = match address {
         Address::Tcp(ip) | Address::Udp(ip) => Some(ip.port()),

@@ -1,4 +1,4 @@
-//! What systemd hands over at the start: sd_listen_fds(3), read as if it lied.
+//! The descriptors that systemd passes at the start, sd_listen_fds(3). Every announced value is checked.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,24 +10,25 @@ use crate::stored_name;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited, open_numbers};
 use crate::sys::process::PidFd;
 
-/// The first descriptor that is handed over.
+/// The first passed descriptor (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 
-/// What was handed over.
+/// The passed descriptors.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// The sockets, in their order.
+    /// The sockets, in the order of their descriptor numbers.
     pub listeners: Vec<Listener>,
-    /// What an earlier master had stored, by name: process descriptors, its state, notify sockets.
+    /// Descriptors that an earlier master stored in systemd, by name: process descriptors, its state, notify sockets.
     pub stored: Vec<(String, OwnedFd)>,
-    /// What was not as it should be; each a line for the log.
+    /// Deviations from the announcement, each a line for the log.
     pub warnings: Vec<String>,
 }
 
-/// Takes what `LISTEN_PID`, `LISTEN_PIDFDID`, `LISTEN_FDS` and `LISTEN_FDNAMES` announce.
+/// Takes the descriptors that `LISTEN_PID`, `LISTEN_PIDFDID`, `LISTEN_FDS` and `LISTEN_FDNAMES` announce.
 ///
-/// `None` when nothing was handed over. What names another process is only warned of. All descriptors are close-on-exec, and out of the workers' way, when this
-/// returns. A hole or a name too few or too many is a warning; a number that can't be read is an error.
+/// `None` when no descriptor was passed. An announcement for another process, a missing descriptor, and a wrong number of names
+/// are warnings; a value that is not a number is an error. Afterwards all descriptors are close-on-exec, with numbers that no
+/// worker's descriptors use.
 pub fn from_systemd(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Inherited>, Error> {
     let text = |name: &str| env(name).map(|value| value.to_string_lossy().into_owned());
     let number = |name: &str| match text(name) {
@@ -60,7 +61,7 @@ pub fn from_systemd(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Inh
     Ok(Some(take(announced, &names)))
 }
 
-/// The sockets are there, but not for this process.
+/// The result when the announcement names another process: a warning, and no sockets.
 fn for_another(pid: u64, own: u32) -> Inherited {
     let warning = format!(
         "LISTEN_PID={pid} names another process than this one ({own}), so the sockets in LISTEN_FDS are not taken: a wrapper stands \
@@ -72,8 +73,8 @@ fn for_another(pid: u64, own: u32) -> Inherited {
 fn take(announced: u64, names: &[String]) -> Inherited {
     let mut all = Inherited::default();
     let end = RawFd::try_from(announced.saturating_add(FIRST as u64)).unwrap_or(RawFd::MAX);
-    // By what is open, never by what is announced: that may be two thousand millions. All are taken before any is
-    // looked at, so that none can leak.
+    // The loop goes over the open descriptors, because the announced number may be two thousand millions. All descriptors are
+    // taken before the first is examined, so that none can leak.
     let numbers = open_numbers().into_iter().filter(|number| (FIRST..end).contains(number));
     let taken: Vec<(RawFd, OwnedFd)> = numbers.filter_map(|number| Some((number, inherited(number).ok()?))).collect();
     if (taken.len() as u64) < announced {
@@ -84,7 +85,7 @@ fn take(announced: u64, names: &[String]) -> Inherited {
     }
     for (number, fd) in taken {
         let name = usize::try_from(number - FIRST).ok().and_then(|index| names.get(index));
-        // As sd_listen_fds_with_names(3) calls what has no name.
+        // The name that sd_listen_fds_with_names(3) gives to a descriptor without a name.
         let name = name.map_or("unknown", String::as_str).to_owned();
         if stored_name::is_stored(&name) || is_of_store(fd.as_fd()) {
             all.stored.push((name, dup_high(fd, RESERVED_FD_BASE)));
@@ -99,7 +100,7 @@ fn take(announced: u64, names: &[String]) -> Inherited {
     all
 }
 
-/// What no socket unit passes, so that it can only come from the store: a process, a file in memory.
+/// Whether a descriptor can only come from systemd's descriptor store: a pidfd or a memfd, which no socket unit passes.
 fn is_of_store(fd: BorrowedFd<'_>) -> bool {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     if link.is_ok_and(|path| path.as_os_str() == "anon_inode:[pidfd]" || path.to_string_lossy().starts_with("pidfd:")) {

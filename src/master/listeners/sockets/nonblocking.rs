@@ -1,7 +1,7 @@
 //! `O_NONBLOCK` of the listening sockets (`worker.nonblocking`).
 //!
 //! Law: the flag belongs to the open file that all generations share. It is set for a generation that asks for it, and cleared again
-//! only if that generation was never committed: a worker of a committed one may rely on it.
+//! only if that generation was never committed: a worker of a committed generation may rely on the flag.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ impl Nonblocking {
     /// Makes sockets non-blocking for a worker, of a committed generation or of a candidate.
     ///
     /// # Errors
-    /// A descriptor that takes no flags.
+    /// fcntl(2) cannot read or set the flags of a descriptor.
     pub fn set(&mut self, sockets: &[Arc<OwnedFd>], is_committed: bool) -> io::Result<()> {
         for socket in sockets {
             let flags = fcntl_getfl(socket)?;
@@ -38,11 +38,11 @@ impl Nonblocking {
         self.unconfirmed.clear();
     }
 
-    /// Clears the flag where it was set for a generation that was not committed, whose last worker is gone.
+    /// Clears the flag that was set for an uncommitted generation. Call this after the last worker of that generation is gone.
     pub fn take_back(&mut self) {
         for socket in self.unconfirmed.drain(..) {
             if let Ok(flags) = fcntl_getfl(&socket) {
-                // It was taken before.
+                // The kernel has accepted a change of this flag on the same socket before, so an error is not expected.
                 let _ = fcntl_setfl(&socket, flags - OFlags::NONBLOCK);
             }
         }

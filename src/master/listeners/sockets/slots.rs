@@ -1,9 +1,9 @@
-//! A socket for each slot (`worker.balance = "per-slot"`): at each TCP address as many as there are slots, all of them the
-//! master's, handed to the old and the new worker of a slot.
+//! A socket for each slot (`worker.balance = "per-slot"`). Each TCP address has as many sockets as there are slots. The master holds
+//! all of them, and passes a slot's socket to the old and the new worker of the slot.
 //!
-//! Law: none is closed while the instance lives. The kernel numbers the sockets of an address in the order in which they
-//! began to listen and gives a closed one's number to the last, so the order in which they stand here is the kernel's; a slot
-//! that is gone keeps its socket, to which no connection goes, for when it comes back.
+//! Law: no slot socket is closed while the instance lives. The kernel numbers the sockets of an address in the order of their
+//! listen(2), and gives the number of a closed socket to the last one; the order of `Group::sockets` is the kernel's. A removed slot
+//! keeps its socket for its return; no connection is steered to it.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -19,12 +19,12 @@ use crate::sys::credentials::own_uid;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::reuseport;
 
-/// Why nothing but TCP has a socket for each slot stands in ratoon.toml(5).
+/// Whether a listener can have a socket for each slot: only TCP can, for the reason in ratoon.toml(5).
 fn can_have_slots(listener: &Listener) -> bool {
     listener.kind == Kind::TcpStream && matches!(sockopt::socket_protocol(&listener.fd), Ok(Some(ipproto::TCP)))
 }
 
-/// What a worker with a queue of its own gets of these: all, but of several sockets at one address one.
+/// The listeners of which a worker with its own queue gets a socket: all, but only the first of several at one TCP address.
 pub fn one_each(listeners: &[Listener]) -> impl Iterator<Item = (usize, &Listener)> {
     let again = |at: usize, it: &Listener| {
         can_have_slots(it) && listeners[..at].iter().any(|other| can_have_slots(other) && other.address == it.address)
@@ -36,26 +36,26 @@ pub fn one_each(listeners: &[Listener]) -> impl Iterator<Item = (usize, &Listene
 #[derive(Debug, Default)]
 pub struct Slots {
     groups: Vec<Group>,
-    /// The slots to which connections go.
+    /// The slots to which new connections are steered.
     live: Vec<Slot>,
 }
 
 /// The sockets of one address.
 #[derive(Debug)]
 struct Group {
-    /// Whose address it is: its place among the listeners.
+    /// The index of the listener that has this address.
     listener: usize,
-    /// By slot. The first is the listener's own, and the next may have come with it.
+    /// The sockets by slot. The first is the listener's own; systemd may have passed some of the next, too.
     sockets: Vec<Arc<OwnedFd>>,
-    /// So many were there before us.
+    /// The number of sockets that the listeners already had: the rest was made for slots.
     came: usize,
 }
 
 impl Slots {
-    /// Sees to it that there is a socket for each of so many slots.
+    /// Makes the missing sockets, so that each of `count` slots has one at every address.
     ///
     /// # Errors
-    /// Which address cannot have them, why, and what to do. What was there is as before.
+    /// A socket cannot be made or steered to; the text says why, and what to do. Existing sockets stay.
     pub fn ensure(&mut self, listeners: &[Listener], count: u32) -> Result<(), Error> {
         self.begin(listeners);
         let Slots { groups, live } = self;
@@ -76,10 +76,10 @@ impl Slots {
         Ok(())
     }
 
-    /// Takes over those that an earlier master had made: each by `LISTENER-SLOT`.
+    /// Takes over the slot sockets of an earlier master. Each is named `LISTENER-SLOT`, two indexes.
     ///
     /// # Errors
-    /// One is missing: then the kernel's order is not known.
+    /// A socket is missing or its address is not known: then the kernel's order of the sockets is not known.
     pub fn resume(listeners: &[Listener], came: Vec<(String, OwnedFd)>) -> Result<Slots, String> {
         let mut slots = Slots::default();
         if came.is_empty() {
@@ -112,22 +112,22 @@ impl Slots {
             let same = listeners.iter().filter(|it| can_have_slots(it) && it.address == listener.address);
             let sockets: Vec<_> = same.map(|it| it.fd.clone()).collect();
             let group = Group { listener: at, came: sockets.len(), sockets };
-            // Those that systemd had opened got connections by the kernel's hash until now.
+            // Until now the kernel's hash spread connections over all sockets that systemd had opened.
             let _ = group.steer(&self.live);
             self.groups.push(group);
         }
     }
 
-    /// The descriptors 3, 4, … of this slot's worker.
+    /// The sockets that this slot's worker gets as descriptors 3, 4, …
     pub fn of(&self, listeners: &[Listener], slot: Slot) -> Vec<Arc<OwnedFd>> {
         let of_slot = |at: usize| self.groups.iter().find(|group| group.listener == at)?.sockets.get(slot as usize);
         one_each(listeners).map(|(at, listener)| of_slot(at).unwrap_or(&listener.fd).clone()).collect()
     }
 
-    /// From now on connections go to these slots alone.
+    /// Steers new connections to these slots only.
     ///
     /// # Errors
-    /// The kernel does not take the program; connections go where they went before.
+    /// The kernel does not accept the BPF program; connections of that address go to the same slots as before.
     pub fn steer(&mut self, slots: &BTreeSet<Slot>) -> Result<(), Error> {
         if self.groups.is_empty() || self.live.iter().eq(slots) {
             return Ok(());
@@ -139,7 +139,7 @@ impl Slots {
         Ok(())
     }
 
-    /// For people: the sockets as workers have them, each with all its queues.
+    /// The listeners as the status shows them, each with the sockets of all its queues.
     pub fn shown(&self, listeners: &[Listener]) -> Vec<(Listener, Vec<Arc<OwnedFd>>)> {
         if self.groups.is_empty() {
             return listeners.iter().map(|it| (it.clone(), vec![it.fd.clone()])).collect();
@@ -148,18 +148,18 @@ impl Slots {
         one_each(listeners).map(|(at, it)| (it.clone(), queues(at).unwrap_or_else(|| vec![it.fd.clone()]))).collect()
     }
 
-    /// Whether there are any.
+    /// Whether there are slot sockets.
     pub fn are_there(&self) -> bool {
         !self.groups.is_empty()
     }
 
-    /// How many connections wait in the queues of a slot.
+    /// The number of connections that wait in the accept queues of a slot, over all addresses.
     pub fn waiting(&self, slot: Slot) -> u32 {
         let sockets = self.groups.iter().filter_map(|group| group.sockets.get(slot as usize));
         sockets.map(|socket| reuseport::accept_queue(socket).map_or(0, |(waiting, _)| waiting)).sum()
     }
 
-    /// Those that we made, each with the place of its listener and its slot.
+    /// The sockets that were made for slots, each with the index of its listener and its slot.
     pub fn made(&self) -> impl Iterator<Item = (usize, usize, &Arc<OwnedFd>)> {
         let of = |group: &'_ Group| group.came;
         self.groups.iter().flat_map(move |group| {
@@ -177,13 +177,13 @@ impl Group {
         let known = |slot: &&Slot| (**slot as usize) < self.sockets.len();
         let live: Vec<Slot> = live.iter().filter(known).copied().collect();
         match self.sockets.as_slice() {
-            // A socket alone is in no group.
+            // A single socket has no reuseport group, so there is nothing to steer.
             [] | [_] => Ok(()),
             [first, ..] => reuseport::steer(first, &steer::program(&live)),
         }
     }
 
-    /// One more socket at the address.
+    /// Makes one more socket at the address.
     fn add(&mut self, listener: &Listener, live: &[Slot]) -> Result<OwnedFd, String> {
         let first = &self.sockets[0];
         let alone = self.sockets.len() == 1;
@@ -195,7 +195,7 @@ impl Group {
         }
         let added = self.join(live, alone).map_err(|error| refused(listener, error));
         if added.is_err() && alone && !listener.inherited {
-            // Nobody else shall share it.
+            // No socket of another process may share the address.
             let _ = sockopt::set_socket_reuseport(first, false);
         }
         added
@@ -216,13 +216,13 @@ impl Group {
         let flags = fcntl_getfl(first)? & OFlags::NONBLOCK;
         fcntl_setfl(&socket, fcntl_getfl(&socket)? | flags)?;
         let backlog = reuseport::accept_queue(first).map_or(4096, |(_, most)| i32::try_from(most).unwrap_or(i32::MAX));
-        // Before the new socket can be chosen.
+        // The program is set before listen(2), so that the new socket gets no connection before it is steered to.
         let program =
             steer::program(&live.iter().filter(|slot| (**slot as usize) < self.sockets.len()).copied().collect::<Vec<_>>());
         let early = reuseport::steer(first, &program);
         rustix::net::listen(&socket, backlog)?;
         if alone && early.is_err() {
-            // It listened before it could be in a group (of an older master): it is in one now.
+            // The first socket listened without SO_REUSEPORT (an older master made it), so it had no group before this listen(2).
             reuseport::steer(first, &program).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
         }
         Ok(socket)
@@ -233,7 +233,7 @@ const NO_REUSE_PORT: &str = "systemd opened its socket without ReusePort=yes, so
                              the [Socket] section of the socket unit, stop the service and restart the socket unit, or set \
                              worker.balance = \"shared\"";
 
-/// Why there can be no further socket, and the hint.
+/// An error text: why the address can have no further socket, and a hint.
 fn refused(listener: &Listener, error: Errno) -> String {
     let owner = fstat(&listener.fd).map_or(0, |stat| stat.st_uid);
     let port = listener.address.rsplit(':').next().unwrap_or_default();
@@ -272,7 +272,7 @@ mod tests {
         vec![super::super::bind(address).expect("an address")]
     }
 
-    /// One that systemd might have opened.
+    /// A listening socket as systemd opens it.
     fn inherited(reuse_port: bool) -> Listener {
         let socket = rustix::net::socket_with(rustix::net::AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None);
         let socket = socket.expect("a socket");
@@ -282,7 +282,7 @@ mod tests {
         Listener::of("web".to_owned(), socket, true)
     }
 
-    /// How many of so many new connections each slot gets.
+    /// The number of connections that each slot gets of `count` new ones.
     fn spread(slots: &Slots, listeners: &[Listener], count: usize) -> Vec<usize> {
         let address = &listeners[0].address;
         let connections: Vec<_> = (0..count).map(|_| TcpStream::connect(address).expect("a connection")).collect();
@@ -316,7 +316,7 @@ mod tests {
             live(&mut slots, &[1, 3]);
             let two = spread(&slots, &listeners, 200);
             assert!(two[0] == 0 && two[2] == 0 && two[1] > 60 && two[3] > 60, "{two:?}");
-            // One more, which nobody serves yet.
+            // One more slot, whose queue no worker serves yet.
             slots.ensure(&listeners, 5).expect("five");
             let three = spread(&slots, &listeners, 50);
             assert_eq!((three[0], three[2], three[4], three.iter().sum()), (0, 0, 0, 50), "{three:?}");
@@ -345,7 +345,7 @@ mod tests {
         slots.ensure(&listeners, 1).expect("one");
         assert!(!sockopt::socket_reuseport(&listeners[0].fd).expect("an option"));
         assert_eq!(slots.of(&listeners, 0).len(), 1);
-        // Nor does a second instance, however many slots either has.
+        // A second instance cannot bind the address either, whatever the number of slots.
         let second = || super::super::bind(&listeners[0].address).expect_err("taken").to_string();
         assert!(second().contains("another process has this port"));
         slots.ensure(&listeners, 3).expect("three");
@@ -378,7 +378,7 @@ mod tests {
         assert_eq!(slots.made().count(), 0);
         live(&mut slots, &[1]);
         assert_eq!(spread(&slots, &listeners, 5), [0, 5, 0]);
-        // Its own socket, and the Unix socket, which all share.
+        // The slot's own socket, and the Unix socket that all slots share.
         let of = slots.of(&listeners, 1);
         assert_eq!(of.len(), 2);
         assert!(Arc::ptr_eq(&of[0], &listeners[1].fd) && Arc::ptr_eq(&of[1], &listeners[3].fd));

@@ -1,24 +1,24 @@
-//! The program by which the kernel chooses the slot for a new connection.
+//! The BPF program by which the kernel chooses the slot for a new connection.
 //!
-//! Law: only slots that are named get one, each as often as the others.
+//! Law: only the given slots get connections, each slot an equal share of the source ports.
 //!
-//! A Linux client's ports for one destination advance by 2 to 16, 9 on average: 16 ports in a row hold about two
-//! connections, so the slots take turns by sixteen ports. With 128 connections on four slots the fullest has 1.11 times its
-//! share on average; by the kernel's hash or by chance it would be 1.17. A client that is not Linux, or many of them, are
-//! spread as by chance.
+//! The source ports of a Linux client for one destination advance by 2 to 16, 9 on average, so a run of 16 ports has about two
+//! connections. Therefore the slot changes every 16 ports. With 128 connections on four slots, the fullest slot has on average 1.11
+//! times its share; with the kernel's hash or at random it would have 1.17 times. Connections of other clients, or of many clients,
+//! are spread as at random.
 
 use crate::pool::Slot;
 use crate::sys::reuseport::{INSTRUCTIONS_MAX, Instruction};
 
-/// Ports in a row that go to one slot: 2 to this power.
+/// Consecutive ports that go to one slot, as a power of two: 4 means 16 ports.
 const TURN: u32 = 4;
 
-// BPF_CLASS | BPF_SIZE or BPF_OP | BPF_MODE or BPF_SRC, as in <linux/bpf_common.h>.
+// Instruction codes of <linux/bpf_common.h>: BPF_CLASS | BPF_SIZE or BPF_OP | BPF_MODE or BPF_SRC.
 const LOAD_BYTE: u16 = 0x30;
 const LOAD_HALF_AT_X: u16 = 0x48;
 const LOAD_WORD: u16 = 0x20;
 const X_IS: u16 = 0x01;
-/// Four times the lower half of a byte: the length of an IPv4 header.
+/// Sets X to four times the lower four bits of a byte: the length of an IPv4 header, bytes.
 const X_IS_HEADER: u16 = 0xb1;
 const SHIFT_RIGHT: u16 = 0x74;
 const MODULO: u16 = 0x94;
@@ -29,12 +29,12 @@ const IF_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 const RETURN_A: u16 = 0x16;
 
-/// The packet from its IP header on (`SKF_NET_OFF`): the filter itself begins behind the TCP header.
+/// The offset of the packet's IP header (`SKF_NET_OFF`). Offset 0 of the filter is behind the TCP header.
 const IP: u32 = -0x10_0000_i32 as u32;
-/// The packet's hash (`SKF_AD_OFF + SKF_AD_RXHASH`).
+/// The offset of the packet's hash (`SKF_AD_OFF + SKF_AD_RXHASH`).
 const HASH: u32 = (-0x1000_i32 + 32) as u32;
 const TCP: u32 = 6;
-/// Instructions before the table, and those for each run of slots in it.
+/// The most instructions outside the table of runs. [`PER_RUN`] is the most instructions for each run of slots in the table.
 const HEAD: usize = 15;
 const PER_RUN: usize = 3;
 
@@ -42,7 +42,7 @@ fn plain(code: u16, k: u32) -> Instruction {
     Instruction { code, yes: 0, no: 0, k }
 }
 
-/// The program for these slots, ascending; without any, slot 0.
+/// The program for these slots, in ascending order. Without slots the program chooses slot 0.
 pub fn program(slots: &[Slot]) -> Vec<Instruction> {
     let (runs, count) = runs(slots);
     if count <= 1 {
@@ -54,7 +54,7 @@ pub fn program(slots: &[Slot]) -> Vec<Instruction> {
         Instruction { code: IF_EQUAL, yes: 2, no: 0, k: 6 },
         plain(X_IS_HEADER, IP),
         plain(JUMP, 5),
-        // IPv6: behind other headers the ports are not where one looks for them.
+        // IPv6: behind extension headers the ports are not at offset 40, so the hash is used instead.
         plain(LOAD_BYTE, IP + 6),
         Instruction { code: IF_EQUAL, yes: 2, no: 0, k: TCP },
         plain(LOAD_WORD, HASH),
@@ -66,7 +66,7 @@ pub fn program(slots: &[Slot]) -> Vec<Instruction> {
         plain(MODULO, count),
     ];
     debug_assert!(program.len() <= HEAD);
-    // From a place in the list to the slot that stands there.
+    // Maps an index in the list to the slot at that index.
     for (place, slot) in runs.into_iter().rev() {
         if slot == place {
             program.push(Instruction { code: IF_AT_LEAST, yes: 0, no: 1, k: place });
@@ -81,8 +81,8 @@ pub fn program(slots: &[Slot]) -> Vec<Instruction> {
     program
 }
 
-/// Slots in a row, as (place in the list, slot), and how many slots that are in all: with more gaps than a program can hold
-/// those at the end get nothing.
+/// The runs of consecutive slots, as (index in the list, slot), and the number of slots in all runs. With more runs than a program
+/// can hold, the slots at the end are left out and get no connections.
 fn runs(slots: &[Slot]) -> (Vec<(u32, Slot)>, u32) {
     let mut runs: Vec<(u32, Slot)> = Vec::new();
     let mut count = 0;
@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// A packet as the program sees it.
+    /// The data of a packet that the program reads.
     #[derive(Clone, Default)]
     struct Packet {
         from_ip: Vec<u8>,
@@ -128,7 +128,7 @@ mod tests {
         Packet { from_ip, hash: 12_346 }
     }
 
-    /// What the kernel makes of a program. A load of what is not there ends it with 0.
+    /// Runs a program as the kernel does. A load outside the packet ends the program with 0.
     fn run(program: &[Instruction], packet: &Packet) -> u32 {
         let (mut a, mut x, mut at) = (0_u32, 0_u32, 0);
         let load = |k: u32, width: usize| -> Option<u32> {
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// How often each slot is chosen, over all ports.
+    /// The number of ports for which each slot is chosen.
     fn spread(slots: &[Slot], packet: impl Fn(u16) -> Packet) -> BTreeMap<Slot, u32> {
         let program = program(slots);
         assert!(program.len() <= INSTRUCTIONS_MAX);
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn what_has_no_port_where_it_should_is_spread_by_its_hash() {
         assert_eq!(run(&program(&[4, 5, 6]), &six(1, 0)), 5);
-        // Cut off.
+        // A packet without its IP header.
         assert_eq!(run(&program(&[4, 5]), &Packet::default()), 0);
     }
 
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_ports_of_a_linux_client_are_spread_evenly() {
-        // Steps of 2 to 16, as the kernel makes them since 5.18.
+        // The source port advances by 2 to 16, as the kernel does since 5.18.
         let program = program(&[0, 1, 2, 3]);
         let (mut random, mut port, mut sum) = (1_u64, 32_768_u32, 0.0);
         const ROUNDS: u32 = 400;

@@ -10,7 +10,7 @@ use crate::sys::fd::{RESERVED_FD_BASE, inherited, open_numbers};
 use crate::sys::spawn::{Birth, ErrorPipe, spawn};
 use crate::sys::testing::{self, Output, descriptors_of, ended, is_close_on_exec, low};
 
-/// Runs a test of this file in a process that gets these descriptors from 3 on, as systemd would start it: `true` there.
+/// Runs a test of this file in a child process that gets these descriptors from 3 on, as from systemd. Returns `true` in the child.
 fn activated(test: &str, descriptors: impl FnOnce() -> Vec<Arc<OwnedFd>>, env: &[&str]) -> bool {
     const MARK: &str = "RATOON_TEST_ACTIVATED";
     if std::env::var_os(MARK).is_some_and(|name| name == test) {
@@ -43,7 +43,7 @@ fn own_environment(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// Own values over those of the process.
+/// The environment of this process with some variables changed or removed.
 fn with<'a>(changed: &'a [(&'a str, Option<&'a str>)]) -> impl Fn(&str) -> Option<OsString> + 'a {
     |name| match changed.iter().find(|(key, _)| *key == name) {
         Some((_, value)) => value.map(OsString::from),
@@ -95,11 +95,11 @@ fn what_systemd_hands_over() {
     assert!(all.warnings[0].contains("/dev/full"), "{:?}", all.warnings);
     assert!(all.listeners[0].address.starts_with("127.0.0.1:"));
     assert!(all.listeners[1].address.ends_with("/stream"), "{}", all.listeners[1].address);
-    // Nothing stays where a worker's descriptors go, and nothing leaks over an exec.
+    // No descriptor keeps a number that a worker's descriptors use, and none is inherited by an executed program.
     let fds = all.listeners.iter().map(|listener| &*listener.fd).chain(all.stored.iter().map(|(_, fd)| fd));
     assert!(fds.clone().count() == 9 && fds.clone().all(|fd| fd.as_raw_fd() >= RESERVED_FD_BASE && is_close_on_exec(fd)));
     assert!((3..12).all(|number| inherited(number).is_err()));
-    // Announced twice it is not taken twice.
+    // A second call finds no descriptor to take.
     let again = from_systemd(own_environment).unwrap().unwrap();
     assert!(again.listeners.is_empty() && again.stored.is_empty());
     assert_eq!(again.warnings, ["LISTEN_FDS=9, but only 0 of these descriptors are there"]);
@@ -150,7 +150,7 @@ fn an_announcement_that_lies() {
         let error = from_systemd(with(&[(name, Some(value))])).unwrap_err().to_string();
         assert!(error.contains(&format!("{name}={value:?}")), "{error}");
     }
-    // A number beyond all that is open costs nothing and takes only what is there; names that don't fit are said.
+    // A number larger than all open descriptors costs no time and takes only open ones. A wrong number of names is a warning.
     let all =
         from_systemd(with(&[("LISTEN_FDS", Some("18446744073709551615")), ("LISTEN_FDNAMES", Some("one"))])).unwrap().unwrap();
     let names: Vec<&str> = all.listeners.iter().map(|listener| listener.name.as_str()).collect();
@@ -178,7 +178,7 @@ fn a_hole_keeps_the_other_names_right() {
     assert_eq!(all.warnings, ["LISTEN_FDS=3, but only 2 of these descriptors are there"]);
 }
 
-/// The flag belongs to all who share the socket: whatever it was, it stays.
+/// `O_NONBLOCK` belongs to all processes that share the socket, so it stays as it was.
 #[test]
 fn non_blocking_is_left_alone() {
     let test = "master::listeners::sockets::tests::non_blocking_is_left_alone";
@@ -227,7 +227,7 @@ fn a_full_table_leaves_descriptors_where_they_are() {
 
 #[test]
 fn ipv4_and_ipv6_of_one_port_are_bound_together() {
-    // A port that is free for both.
+    // A port that is free for IPv4 and IPv6.
     let free = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
     for specs in [["0.0.0.0", "[::]"], ["[::]", "127.0.0.1"]] {
         let specs = specs.map(|host| format!("{host}:{free}"));
@@ -236,7 +236,7 @@ fn ipv4_and_ipv6_of_one_port_are_bound_together() {
         TcpStream::connect(("127.0.0.1", free)).unwrap();
         TcpStream::connect(("::1", free)).unwrap();
     }
-    // Alone it takes both, as ever.
+    // Without an IPv4 address beside it, `[::]` follows the system's default for IPv4.
     let alone = bind_all(&[format!("[::]:{free}")]).unwrap();
     assert_eq!(sockopt::ipv6_v6only(&alone[0].fd).unwrap(), sockopt::ipv6_v6only(&bind("[::]:0").unwrap().fd).unwrap());
     assert!(!is_beside_ipv4("[::]:80", &["udp:0.0.0.0:80".to_owned(), "0.0.0.0:81".to_owned()]));
@@ -254,12 +254,12 @@ fn tcp_of_our_own() {
     let mut byte = [0];
     accepted.read_exact(&mut byte).unwrap();
 
-    // The port is taken, and the error says who to look for.
+    // The port is taken, and the error says how to find the process that has it.
     let error = bind(&listener.address).unwrap_err().to_string();
     let port = listener.address.rsplit(':').next().unwrap();
     assert!(error.contains("another process has this port") && error.contains(&format!("sport = :{port}")), "{error}");
 
-    // A connection that we closed first lingers (TIME_WAIT): no reason not to listen again.
+    // A connection that this side closed first stays in TIME_WAIT; the port can be bound nevertheless.
     drop(accepted);
     let address = listener.address.clone();
     drop(listener);
@@ -284,7 +284,7 @@ fn a_socket_file() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
     UnixStream::connect(&path).unwrap();
 
-    // While somebody listens it stays his, also when his queue is full; afterwards it is stale.
+    // The socket file stays while a process listens on it. After the close it is stale, and is replaced.
     assert!(bind(spec).unwrap_err().to_string().contains("another process listens there"));
     drop(listener);
     assert!(UnixStream::connect(&path).is_err() && path.exists());

@@ -1,7 +1,7 @@
-//! A control group for each worker, below the one that systemd delegated to us (`Delegate=yes`, cgroup v2 only).
+//! A control group for each worker, below the group that systemd delegated to the master (`Delegate=yes`, cgroup v2 only).
 //!
-//! Law: only a group that was handed to us is touched, and in it only `master/` and `w-<worker id>`; the limits of the
-//! unit's own group are systemd's. Without delegation everything works, less what only a group can do.
+//! Law: the master changes only a delegated group, and in it only `master/` and `w-<worker id>`. The limits of the unit's own group
+//! are systemd's. Without delegation everything works except what needs a control group.
 
 mod find;
 mod group;
@@ -19,12 +19,12 @@ pub use self::group::{Limits, WorkerGroup, processes};
 
 /// The master's own group below the delegated one.
 const MASTER: &str = "master";
-/// By this variable a unit of a user's systemd, which marks no group, says that it has `Delegate=yes`.
+/// A unit of a user's systemd sets this variable when it has `Delegate=yes`, because a user's systemd marks no group.
 const DELEGATED: &str = "RATOON_DELEGATED";
-/// What the controllers that we use are called.
+/// The controllers that the master enables.
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
-/// The delegated group, and the watch over the workers' groups in it.
+/// The delegated group, and inotify watches for the workers' groups in it.
 #[derive(Debug)]
 pub struct Cgroups {
     base: PathBuf,
@@ -34,12 +34,12 @@ pub struct Cgroups {
     watches: HashMap<i32, (u64, PathBuf)>,
 }
 
-/// A worker's group that was there before this master: left by one that died.
+/// A worker's group that a dead master left.
 #[derive(Debug)]
 pub struct Stray {
     /// The worker's id.
     pub worker: u64,
-    /// Its generation and slot, when the dead master could note them.
+    /// The worker's generation and slot; `None` if the dead master could not note them.
     pub place: Option<(u64, u32)>,
     /// The group itself.
     pub group: WorkerGroup,
@@ -48,10 +48,10 @@ pub struct Stray {
 impl Cgroups {
     /// Looks for a delegated group, moves this process into `master/` below it and enables the controllers.
     ///
-    /// `Ok(None)`: nothing was delegated to us (no systemd, no `Delegate=`, no cgroup v2).
+    /// `Ok(None)`: no group was delegated (no systemd, no `Delegate=`, no cgroup v2).
     ///
     /// # Errors
-    /// Something was delegated and cannot be used; the text says why, to be said once.
+    /// A group was delegated and cannot be used. The text says why; log it once.
     pub fn detect() -> Result<Option<Cgroups>, String> {
         let read =
             |path: &str| fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}; workers get no cgroups"));
@@ -60,7 +60,7 @@ impl Cgroups {
         Self::at(&own, told)
     }
 
-    /// The same for a process that is in the group with this path, and whose unit has told that it is delegated, or not.
+    /// [`Self::detect`] for a process in the group `own`. `told`: the unit said that the group is delegated.
     fn at(own: &Path, told: bool) -> Result<Option<Cgroups>, String> {
         let is_delegated = |group: &Path| find::is_delegated(group) || (told && find::is_ours(group));
         let parent = own.parent().filter(|_| own.file_name().is_some_and(|name| name == MASTER));
@@ -73,7 +73,7 @@ impl Cgroups {
             _ => return Ok(None),
         };
         let (controllers, missing) = enable_controllers(base);
-        // Without inotify (too many instances of this user) the loop has to ask; nothing else is lost.
+        // Without inotify (this user has too many instances) the loop has to poll the groups; nothing else changes.
         let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
         Ok(Some(Cgroups { base: base.to_owned(), controllers, missing, inotify, watches: HashMap::new() }))
     }
@@ -83,18 +83,18 @@ impl Cgroups {
         &self.base
     }
 
-    /// Which of memory, pids and cpu work here.
+    /// The enabled controllers, of memory, pids and cpu.
     pub fn controllers(&self) -> &[&'static str] {
         &self.controllers
     }
 
-    /// What could not be enabled, as sentences to be said once.
+    /// The controllers that could not be enabled, each as a sentence. Log it once.
     pub fn missing(&self) -> &[String] {
         &self.missing
     }
 
-    /// Makes the group `w-<worker>` with these limits. What could not be applied stands in [`WorkerGroup::unapplied`].
-    /// The generation and slot are noted at the group, so that a later master knows them ([`Self::strays`]).
+    /// Makes the group `w-<worker>` with these limits. [`WorkerGroup::unapplied`] has the limits that could not be applied.
+    /// The generation and slot are noted at the group, so that a later master finds them ([`Self::strays`]).
     ///
     /// # Errors
     /// The group cannot be made (ENOSPC, EAGAIN: `cgroup.max.descendants`), or one of this name holds processes (EBUSY).
@@ -104,7 +104,7 @@ impl Cgroups {
             if error.kind() != io::ErrorKind::AlreadyExists {
                 return Err(error);
             }
-            // Left by a master that died: an empty one is made anew, a living one is not ours to share.
+            // A dead master left this group. An empty group is made anew; a group with processes is an error, because it cannot be shared.
             group::remove_tree(&path)?;
             fs::create_dir(&path)?;
         }
@@ -115,7 +115,7 @@ impl Cgroups {
         Ok(group)
     }
 
-    /// Lets [`Self::drain`] report this group; [`Self::create`] and [`Self::strays`] have done it for theirs.
+    /// Lets [`Self::drain`] report this group. [`Self::create`] and [`Self::strays`] call it for their groups.
     fn watch(&mut self, group: &WorkerGroup) {
         let Some(inotify) = &self.inotify else { return };
         let events = group.path().join("cgroup.events");
@@ -124,13 +124,13 @@ impl Cgroups {
         }
     }
 
-    /// Removes the group and sub-groups that its worker has made. Do it for strays, too, when they are empty.
+    /// Removes the group and its sub-groups. Call it for strays, too, when they are empty.
     ///
     /// # Errors
-    /// Processes are left in it (EBUSY): ask again when [`Self::drain`] says that it is empty.
+    /// Processes are left in the group (EBUSY): call again when [`Self::drain`] reports it as empty.
     pub fn remove(&mut self, group: &WorkerGroup) -> io::Result<()> {
         group::remove_tree(group.path())?;
-        // The kernel keeps the watch of a removed group for ever, and its inode by it.
+        // The kernel keeps the watch of a removed group for ever, and the watch keeps the inode.
         if let (Some(inotify), Some(watch)) =
             (&self.inotify, self.watches.iter().find(|(_, (worker, _))| *worker == group.worker()).map(|(watch, _)| *watch))
         {
@@ -140,14 +140,14 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Readable (EPOLLIN) when [`Self::drain`] has something to say; `None` where the kernel gave no inotify, and the
-    /// loop has to ask [`WorkerGroup::populated`] when a main process has ended.
+    /// Readable (EPOLLIN) when [`Self::drain`] has groups to report. `None` without inotify: then the loop has to call
+    /// [`WorkerGroup::populated`] when a main process has ended.
     pub fn events_fd(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    /// The workers whose group changed and is empty now. A hint: one may be named twice, and, after the kernel's own
-    /// queue ran over, also one into whose group nothing was started yet.
+    /// The workers whose group changed and is empty now. This is a hint: a worker may be reported twice. After an overflow of the
+    /// kernel's event queue, a worker may be reported before any process was started in its group.
     pub fn drain(&mut self) -> Vec<u64> {
         let Some(inotify) = &self.inotify else { return Vec::new() };
         let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -158,7 +158,7 @@ impl Cgroups {
             if event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW) {
                 all = true;
             } else {
-                // Also IGNORED, of a watch that we have removed and do not know any more.
+                // IGNORED events of removed watches come here too; no watch is found for them below.
                 changed.push(event.wd());
             }
         }
@@ -171,8 +171,8 @@ impl Cgroups {
         watched.filter(|(_, path)| group::is_empty(path)).map(|(worker, _)| *worker).collect()
     }
 
-    /// The workers' groups that are there already, by id, empty ones too; for the start of a master, before it makes its
-    /// own. It must not give out their ids again while they live.
+    /// The existing workers' groups, ordered by worker id, with the empty ones. Call it at the start of a master, before
+    /// [`Self::create`]. The master must not use their ids again while the groups exist.
     pub fn strays(&mut self) -> Vec<Stray> {
         let mut strays = Vec::new();
         for entry in fs::read_dir(&self.base).into_iter().flatten().flatten() {
@@ -188,8 +188,8 @@ impl Cgroups {
     }
 }
 
-/// systemd < 254 knows no `DelegateSubgroup=`: go down ourselves, or no controller can be enabled (no processes in inner
-/// groups). A group that others live in is not ours alone, and stays as it is.
+/// Moves this process into `master/`, because systemd < 254 has no `DelegateSubgroup=`. No controller can be enabled in a group that
+/// has processes itself. A group with other processes is not the master's alone, and stays as it is.
 fn move_to_master(own: &Path) -> Result<(), String> {
     let me = std::process::id();
     let procs = own.join("cgroup.procs");
@@ -210,7 +210,7 @@ fn move_to_master(own: &Path) -> Result<(), String> {
     made.map_err(|error| format!("cannot move into {}: {error}; workers get no cgroups", master.display()))
 }
 
-/// Enables what exists; returns what works and, as sentences, what does not.
+/// Enables the existing controllers. Returns the enabled ones, and a sentence for each that could not be enabled.
 fn enable_controllers(base: &Path) -> (Vec<&'static str>, Vec<String>) {
     let words = |file: &str| fs::read_to_string(base.join(file)).unwrap_or_default();
     let exist = words("cgroup.controllers");

@@ -1,20 +1,20 @@
-//! Descriptors that workers attach to their notifications (SCM_RIGHTS), dropped outside the loop.
+//! Drops descriptors that workers attach to their notifications (SCM_RIGHTS), outside of the loop.
 //!
-//! Law: the loop never holds a descriptor that a worker made. It reads such a datagram with MSG_PEEK and room for credentials only, and
-//! a helper process ([`crate::sys::discard`]) takes it out of the socket; until then nothing else of that worker is read.
-//! A helper that has not answered for [`LIMIT`] is left alone, and another one serves the other workers.
+//! Law: the loop never holds a descriptor that a worker made. The loop reads such a datagram with MSG_PEEK and room for credentials
+//! only. A helper process ([`crate::sys::discard`]) takes the datagram out of the socket; until then the loop reads no other
+//! datagram of that worker. A helper that has not answered within [`LIMIT`] is abandoned, and another helper serves the other workers.
 //!
-//! System calls of the loop that something which a worker or another user controls could block:
+//! System calls of the loop that could block because of a worker or another user:
 //!
 //! | call | what could block it | what prevents that |
 //! |---|---|---|
-//! | recvmsg(2) on a notify socket | the last reference to a received file | MSG_PEEK takes none, see above |
-//! | close(2) of a notify socket | the same, for datagrams that nobody has read | shutdown(2), then the helper takes what is left |
-//! | read(2) on the control socket | the same: the reader drops descriptors that are sent to it | SO_PASSRIGHTS=0 from Linux 6.16 on; **nothing before** |
-//! | sendmsg(2) to systemd, write(2) to connections | a reader that does not read | non-blocking; the rest is kept for later |
+//! | recvmsg(2) on a notify socket | close of the last reference to a received file | MSG_PEEK takes no descriptor, see above |
+//! | close(2) of a notify socket | the same, for unread datagrams | shutdown(2), then the helper takes the unread datagrams |
+//! | read(2) on the control socket | the same: it drops received descriptors | SO_PASSRIGHTS=0 from Linux 6.16 on; **nothing before** |
+//! | sendmsg(2) to systemd, write(2) to connections | a peer that does not read | non-blocking; unsent bytes are kept for later |
 //! | pidfd_send_signal(2), waitid(2) | nothing | WNOHANG |
 //! | `/proc/PID/stat`, `/proc/PID/cgroup` | nothing: neither takes the mmap_lock of the process | |
-//! | `/proc/PID/environ` (workers without a control group) | the mmap_lock of the process, its execve(2) | a thread that may be lost, [`crate::sys::environ`]: at most half a second, once a process |
+//! | `/proc/PID/environ` (no control groups) | its mmap_lock, its execve(2) | a thread, at most 0.5 s a scan ([`crate::sys::environ`]) |
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,38 +28,38 @@ use crate::sys::discard::{self, Answer, Helper, Request};
 use crate::sys::notify::{MESSAGE_MAX, NotifySocket};
 use crate::sys::thread;
 
-/// A helper that needs longer is left alone.
+/// The longest wait for a helper's answer. After it the helper is abandoned.
 const LIMIT: Duration = Duration::from_secs(2);
-/// A helper with nothing to do exits after this time.
+/// An idle helper exits after this time.
 const IDLE: Duration = Duration::from_secs(1);
-/// So many helpers may hang at the same time; then the others wait for one of them.
+/// The number of helpers that may hang at the same time. At this number, further jobs wait until one of them answers.
 const LOST_MAX: usize = 16;
-/// A worker whose datagram could not be given to the helper is read again after this time.
+/// The pause before a worker's sockets are read again, when its datagram could not be given to the helper.
 const RETRY: Duration = Duration::from_secs(1);
-/// So many datagrams without descriptors are taken from a socket that is to be closed.
+/// The most datagrams without descriptors that the loop takes from a socket before it closes the socket.
 const CLOSING_MAX: usize = 64;
 
-/// What the thread that talks to the helpers tells the loop.
+/// A report of the helpers' thread to the loop.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
     /// The datagram is out of the socket.
     Done,
     /// The helper has not answered for [`LIMIT`].
     Hangs,
-    /// A helper that was given up has answered.
+    /// An abandoned helper has answered.
     Returned,
-    /// No helper could be started, and why; the thread does what the helper should.
+    /// No helper could be started, with the reason; the thread does the helper's work.
     Unstarted(String),
     /// [`LOST_MAX`] helpers hang.
     Full,
 }
 
-/// Why nothing is read from the sockets of a worker.
+/// The reason why the loop does not read a worker's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {
-    /// Until the helper has taken a datagram.
+    /// A datagram is with the helper; reading goes on when the helper has taken it.
     Discarding,
-    /// The worker has ended, and all that it said has been read.
+    /// The worker has ended, and all its notifications have been read.
     Ended,
 }
 
@@ -69,7 +69,7 @@ struct Job {
     socket: OwnedFd,
 }
 
-/// The workers whose datagrams are with the helper, and the way to the thread that talks to it.
+/// The workers whose sockets are not read, and the channel to the helpers' thread.
 #[derive(Default)]
 pub struct Discarder {
     jobs: Option<Sender<Job>>,
@@ -77,17 +77,18 @@ pub struct Discarder {
 }
 
 impl Discarder {
-    /// Whether nothing may be read from the sockets of this worker.
+    /// Whether the sockets of this worker must not be read.
     pub fn holds(&self, worker: WorkerId) -> bool {
         self.holds.contains_key(&worker)
     }
 
-    /// The worker has ended. Whether a datagram of it is with the helper, so that what is behind that one is to be read in place.
+    /// Notes that the worker has ended. Returns whether a datagram of it is with the helper: then the datagrams behind it have to be
+    /// read in place, without taking them.
     pub fn end(&mut self, worker: WorkerId) -> bool {
         self.holds.get_mut(&worker).is_some_and(|hold| std::mem::replace(hold, Hold::Ended) == Hold::Discarding)
     }
 
-    /// The helper has taken the datagram. Whether the worker is to be read again.
+    /// Notes that the helper has taken the datagram. Returns whether the worker's sockets are to be read again.
     fn release(&mut self, worker: WorkerId) -> bool {
         let discarded = self.holds.get(&worker) == Some(&Hold::Discarding);
         if discarded {
@@ -110,7 +111,8 @@ impl Discarder {
 }
 
 impl Master {
-    /// The datagram at the head of this socket has descriptors: another process takes it, and until then nothing of the worker is read.
+    /// Gives the first datagram of this socket, which has descriptors, to the helper. Until the helper has taken it, no socket of the
+    /// worker is read.
     pub(in crate::master) fn discard(&mut self, worker: WorkerId, socket: usize) {
         let Some(process) = self.processes.get(&worker) else { return };
         for socket in process.sockets() {
@@ -130,7 +132,7 @@ impl Master {
         }
     }
 
-    /// News of the helper.
+    /// Handles a report of the helpers' thread.
     pub(in crate::master) fn discarded(&mut self, worker: WorkerId, progress: Progress) {
         match progress {
             Progress::Done | Progress::Returned => {
@@ -154,7 +156,7 @@ impl Master {
         }
     }
 
-    /// Tells of processes whose environment could not be read in time.
+    /// Warns of processes whose environment could not be read in time.
     pub(in crate::master) fn warn_of_unanswered(&mut self) {
         for pid in crate::sys::environ::take_unanswered() {
             self.warn(format!(
@@ -164,7 +166,7 @@ impl Master {
         }
     }
 
-    /// Closes the notify socket of a worker that is gone: here when it holds no descriptors, else in the helper.
+    /// Closes the notify socket of a worker that is gone. The helper closes it if its datagrams have descriptors, or if it has too many.
     pub(in crate::master) fn close_notify(&mut self, worker: WorkerId, socket: NotifySocket) {
         self.discarder.holds.remove(&worker);
         socket.refuse();
@@ -184,7 +186,7 @@ impl Master {
     }
 }
 
-/// The thread: one job after the other, each for at most [`LIMIT`].
+/// The helpers' thread: carries out one job after the other, each for at most [`LIMIT`].
 fn work(jobs: &Receiver<Job>, start: impl Fn() -> std::io::Result<Helper>, tell: impl Fn(WorkerId, Progress)) {
     let mut helper: Option<Helper> = None;
     let mut lost: Vec<(WorkerId, Helper)> = Vec::new();
@@ -197,7 +199,7 @@ fn work(jobs: &Receiver<Job>, start: impl Fn() -> std::io::Result<Helper>, tell:
         let job = match next {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout) => {
-                // Its end of the channel closes, and it exits.
+                // Dropping the helper closes the channel, so the helper process exits.
                 helper = None;
                 continue;
             }
@@ -221,7 +223,7 @@ fn carry_out(
     start: impl Fn() -> std::io::Result<Helper>,
     tell: impl Fn(WorkerId, Progress),
 ) {
-    // A helper that was killed is started again once.
+    // If the helper was killed, another one is started, once.
     for _ in 0..2 {
         let asked = match helper.take().map_or_else(&start, Ok) {
             Ok(asked) => asked,
@@ -244,13 +246,13 @@ fn carry_out(
             Answer::Gone => {}
         }
     }
-    // An executable that does not know the verb (a program that has the master as a library) exits at once.
+    // An executable without the helper's verb (a program that has the master as a library) exits at once.
     tell(job.worker, Progress::Unstarted("it exits".to_owned()));
     discard::carry_out(job.request, job.socket.as_fd());
     tell(job.worker, Progress::Done);
 }
 
-/// Helpers that were given up and have answered since exit.
+/// Drops the abandoned helpers that have answered since, so that they exit.
 fn look_at_lost(lost: &mut Vec<(WorkerId, Helper)>, tell: impl Fn(WorkerId, Progress)) {
     lost.retain(|(worker, helper)| {
         let hangs = helper.wait(Duration::ZERO) == Answer::Late;

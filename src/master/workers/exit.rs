@@ -1,6 +1,6 @@
-//! A worker's end: seen on a descriptor, understood, told to the pool, and nothing of it left.
+//! The exit of a worker: detects it by pidfd, finds the cause, reports it to the pool, and releases the worker's resources.
 //!
-//! Law: what a worker said before it ended is heard before its end is told.
+//! Law: the notifications that a worker sent before its exit are read before the exit is reported.
 
 use std::time::Duration;
 
@@ -13,12 +13,11 @@ use crate::sys::awaited::is_awaited;
 use crate::sys::descendants;
 use crate::sys::process::{Ended, PidFd, of_the_first_thread, reap_orphans};
 
-/// So long systemd may take to reap a worker that an earlier master has started: less than any worker waits for its
-/// replacement.
+/// The longest wait for systemd to reap a worker that an earlier master started. Shorter than any delay before a replacement.
 const REAPING: Duration = Duration::from_millis(50);
 
 impl Master {
-    /// Main processes ended.
+    /// Handles the exit of main processes.
     pub(in crate::master) fn ended(&mut self, workers: &[WorkerId]) {
         if workers.is_empty() {
             return;
@@ -29,7 +28,8 @@ impl Master {
         for error in self.errors.drain() {
             self.spawn_errors.insert(error.tag, error);
         }
-        // Without control groups: whoever loses its parents becomes our child. If no stranger is, nobody left anything.
+        // Without control groups: a process that loses its parent becomes a child of the master. If the master has no child but the
+        // workers, no worker left an orphaned process.
         let strangers = self.cgroups.is_none() && self.strangers();
         for worker in workers {
             self.one_ended(*worker, strangers);
@@ -45,7 +45,7 @@ impl Master {
             Ok(Some(Ended::Unknown))
                 if process.pidfd.is_untold() && self.awaiting_status.get(&worker).is_none_or(|until| *until > self.now) =>
             {
-                // Not our child: systemd reaps it, in a moment, and then it is told how it ended.
+                // The worker is not a child of this master: systemd reaps it soon, and only then the kernel gives the exit status.
                 if !self.awaiting_status.contains_key(&worker) {
                     let _ = self.poll.get_ref().pause(&process.pidfd, Token::Exit(worker).to_u64());
                     self.awaiting_status.insert(worker, self.now + REAPING);
@@ -64,7 +64,8 @@ impl Master {
                 group.populated()
             }
             None => {
-                // Who was its main process once is known to us, and so no stranger. It is reaped when it is forgotten.
+                // A former main process is in `pids`, so it does not count as a stranger. The main process stays a zombie until it is
+                // reaped in `cleared` or `forget`.
                 (strangers || !process.former().is_empty())
                     && descendants::any_left(&Self::family(&self.runtime_dir, worker, process))
             }
@@ -85,7 +86,7 @@ impl Master {
         self.events.push_back(Event::Exited { worker, how, left });
     }
 
-    /// Workers that ended and that nobody has reaped yet: those whose time is up ended, nobody knows how.
+    /// Reports the exit of workers whose status did not come within [`REAPING`], with an unknown cause.
     pub(in crate::master) fn check_awaiting_status(&mut self) {
         let due: Vec<WorkerId> =
             self.awaiting_status.iter().filter(|(_, until)| **until <= self.now).map(|(worker, _)| *worker).collect();
@@ -95,7 +96,7 @@ impl Master {
         }
     }
 
-    /// Control groups that became empty.
+    /// Handles control groups that became empty.
     pub(in crate::master) fn groups_emptied(&mut self) {
         let Some(cgroups) = self.cgroups.as_mut() else { return };
         for worker in cgroups.drain() {
@@ -103,7 +104,7 @@ impl Master {
         }
     }
 
-    /// Whether a worker whose main process is gone has nobody left by now.
+    /// Reports the worker as cleared if its main process is gone and its control group is empty.
     pub(in crate::master) fn look_whether_cleared(&mut self, worker: WorkerId) {
         if self.processes.get(&worker).and_then(|process| process.group.as_ref()).is_some_and(|group| !group.populated()) {
             self.cleared(worker);
@@ -118,15 +119,15 @@ impl Master {
         }
     }
 
-    /// A child ended: orphans of workers are reaped, and whoever waited for them to be gone is told.
+    /// Handles the exit of children: reaps orphaned processes, and reports the workers that have none left.
     pub(in crate::master) fn children(&mut self) {
         let pids = &self.pids;
-        // Workers, and hooks, checks and journalctl, for which a thread waits. All else is nobody's: what workers and hooks have left,
-        // and children that this process had before it became the master.
+        // Not reaped here: workers; and hooks, checks and journalctl, for which a thread waits. All other children are reaped: orphaned
+        // processes of workers and hooks, and children that this process had before it became the master.
         let reaped = reap_orphans(|pid| pids.contains_key(&pid) || is_awaited(pid));
         self.dismissed.retain(|pidfd| matches!(pidfd.wait(), Ok(None)));
         if reaped.is_ok_and(|reaped| reaped.more && !reaped.ended.is_empty()) {
-            // No signal tells of those that are left: the next turn looks again.
+            // No further signal comes for the children that are left, so the next loop iteration reaps them.
             let _ = self.result_sender.send(TaskResult::Orphans);
         }
         let waiting: Vec<WorkerId> = self
@@ -146,7 +147,7 @@ impl Master {
         }
     }
 
-    /// A process that was a worker's main one before ended: that is not the worker's end.
+    /// Handles the exit of former main processes of a worker. The worker itself goes on.
     pub(in crate::master) fn former_ended(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.get_mut(&worker) else { return };
         let (poll, pids) = (self.poll.get_ref(), &mut self.pids);
@@ -161,24 +162,24 @@ impl Master {
         });
     }
 
-    /// Whether we have a child that is no worker: an orphan that a worker left.
+    /// Whether the master has a child that is no worker: an orphaned process that a worker left.
     fn strangers(&self) -> bool {
         match of_the_first_thread() {
-            // The loop, which starts the workers, runs on another one: not even with a thousand of them is this a long list.
+            // Workers are children of the loop's thread, not of the first thread, so this list is short even with a thousand workers.
             Some(children) => children.iter().any(|pid| !self.pids.contains_key(pid)),
-            // A kernel that does not tell: look the long way.
+            // The kernel does not list children: the caller scans all processes instead.
             None => true,
         }
     }
 
-    /// Reaps a process that we have started and that is no worker's any more, now or when it ends.
+    /// Reaps a child that belongs to no worker any more, now or when it exits.
     pub(in crate::master) fn dismiss(&mut self, pidfd: PidFd) {
         if matches!(pidfd.wait(), Ok(None)) {
             self.dismissed.push(pidfd);
         }
     }
 
-    /// How the processes of a worker are known.
+    /// The data by which the processes of a worker are found.
     pub(in crate::master) fn family<'a>(
         runtime_dir: &RuntimeDir,
         worker: WorkerId,
@@ -188,7 +189,7 @@ impl Master {
         descendants::Worker { pidfd: &process.pidfd, pid: process.pid, id: worker, notify_socket }
     }
 
-    /// Nothing of the worker is left: what was held for it goes.
+    /// Releases all resources of a worker that has no process left.
     pub(in crate::master) fn forget(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.remove(&worker) else { return };
         let _ = process.pidfd.wait();

@@ -1,19 +1,19 @@
-//! Worker processes: started, heard, looked at, reaped, with what is left of them.
+//! Worker processes: spawn, notifications, readiness, exit, and orphaned processes.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `processes` | the processes by worker, and what is held for each |
+//! | `processes` | the table of worker processes, with the resources of each |
 //! | `spawn` | starts a worker |
-//! | `start_failure` | why a worker could not be started, in words |
-//! | `exit` | a worker ends: how, and what it leaves |
+//! | `start_failure` | the text of a failed start |
+//! | `exit` | the exit of a worker: its cause, and processes and resources that are left |
 //! | `orphaned` | processes that outlive the main process of their worker |
 //! | `runtime_dir` | the control socket and the workers' notify sockets |
-//! | `notify_reader` | reads notifications, a bounded number a turn |
-//! | `sd_notify` | parses them (sd_notify(3)) |
-//! | `senders` | which processes may speak for a worker |
+//! | `notify_reader` | reads notifications, a bounded number per loop iteration |
+//! | `sd_notify` | parses notifications (sd_notify(3)) |
+//! | `senders` | which processes may send notifications for a worker |
 //! | `discarder` | descriptors that workers send, closed by another process |
-//! | `readiness` | looks at starting workers from outside: whether they accept |
-//! | `recycle_limits` | workers that have reached an age, a size or a number of requests |
+//! | `readiness` | observes whether starting workers accept connections |
+//! | `recycle_limits` | workers that have reached a memory size or a number of requests |
 //! | `cgroup` | control groups |
 
 pub mod cgroup;

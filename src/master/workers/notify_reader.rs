@@ -1,7 +1,8 @@
-//! What workers say, on a socket of each worker's own.
+//! Reads the workers' notifications. Each worker has its own notify socket.
 //!
-//! Law: the socket says for which worker a message is, and `senders.rs` whether its process may send it. A few words a
-//! turn, and no more a second than [`crate::master::workers::processes::Budget`] gives: who floods waits, its neighbours do not.
+//! Law: the socket tells which worker a datagram is for, and `senders.rs` decides whether the sending process may send it. The loop
+//! reads a few datagrams of a worker per iteration, and per second no more than [`crate::master::workers::processes::Budget`] allows:
+//! a worker that floods its socket waits, other workers do not.
 
 use std::time::Duration;
 
@@ -14,34 +15,34 @@ use crate::sys::descendants;
 use crate::sys::notify::{MESSAGE_MAX, NotifySocket, Received};
 use crate::sys::process::PidFd;
 
-/// So many datagrams of one worker a turn.
+/// The most datagrams of one worker that are read per loop iteration.
 const WORDS: usize = 8;
-/// So many at its end, when there will be no other turn.
+/// The most datagrams that are read when a worker has exited, because no later iteration reads them.
 const FINAL_NOTIFICATIONS: usize = 1024;
 
-/// So many former main processes of a worker are watched, each with a descriptor.
+/// The most former main processes of a worker that are watched. Each needs a descriptor.
 const FORMER_MAX: usize = 8;
 
-/// What came of listening once.
+/// The result of reading one datagram: its assignments, or the reason why it is ignored.
 enum Heard {
     Assignment(Vec<Assignment>),
     Ignored(String),
 }
 
-/// A datagram that was listened to, and on which of the worker's sockets.
+/// A datagram that was read, and the index of the socket among the worker's sockets.
 struct Listened {
     heard: Heard,
     bytes: Vec<u8>,
     socket: usize,
-    /// It has descriptors, which are dropped elsewhere.
+    /// Whether the datagram has descriptors, which the helper process drops.
     attached: bool,
 }
 
-/// What is known of a datagram beside its bytes: user, process, whether a part of it is missing.
+/// The sender of a datagram: user id, process id, and whether the datagram was truncated.
 type From = (Option<u32>, Option<u32>, bool);
 
 impl Assignment {
-    /// The next master could not do without it: all but what is said again and again, or only shown.
+    /// Whether the next master needs this assignment. It does not need assignments that workers repeat or that are only shown.
     fn matters(&self) -> bool {
         !matches!(
             self,
@@ -56,10 +57,10 @@ impl Assignment {
 }
 
 impl Master {
-    /// A worker has something to say.
+    /// Reads a worker's notifications, a bounded number of datagrams.
     pub(in crate::master) fn read_notifications(&mut self, worker: WorkerId) {
         if self.discarder.holds(worker) {
-            // A socket that was made meanwhile, or the end of another pause.
+            // The event comes from a socket that was made meanwhile, or from the end of another pause.
             let Some(process) = self.processes.get(&worker) else { return };
             for socket in process.sockets() {
                 let _ = self.poll.get_ref().pause(socket, Token::Notify(worker).to_u64());
@@ -83,7 +84,7 @@ impl Master {
         }
     }
 
-    /// Everything that a worker said before it ended.
+    /// Reads all notifications that a worker sent before its exit.
     pub(in crate::master) fn hear_out(&mut self, worker: WorkerId) {
         for _ in 0..FINAL_NOTIFICATIONS {
             if self.discarder.holds(worker) || !self.hear_one(worker) {
@@ -96,14 +97,14 @@ impl Master {
         }
     }
 
-    /// Everything in the sockets of a worker that has ended while another process takes a datagram with descriptors; that one
-    /// may be heard twice.
+    /// Reads all notifications of an exited worker without taking them out of the sockets, while the helper process takes a datagram
+    /// with descriptors. That datagram may be read twice.
     fn hear_in_place(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.get(&worker) else { return };
         let mut left = Vec::new();
         for socket in process.sockets() {
             let take = |it: Received<'_>| left.push(((it.uid, it.pid, it.truncated), it.bytes.to_vec()));
-            // It fails when the kernel does not know SO_PEEK_OFF (before 3.4) only.
+            // This fails only if the kernel has no SO_PEEK_OFF (before 3.4).
             let _ = socket.peek_all(FINAL_NOTIFICATIONS, take);
         }
         for (from, bytes) in left {
@@ -114,7 +115,7 @@ impl Master {
         }
     }
 
-    /// Workers whose pause is over are heard again.
+    /// Reads the sockets of workers again whose pause is over.
     pub(in crate::master) fn resume_paused(&mut self) {
         while let Some((until, worker)) = self.paused.first().copied().filter(|(until, _)| *until <= self.now) {
             self.paused.remove(&(until, worker));
@@ -126,15 +127,15 @@ impl Master {
         }
     }
 
-    /// What a dead master had heard, and had not made part of its state.
+    /// Handles a notification that a dead master read but did not make part of its state.
     pub(in crate::master) fn hear_again(&mut self, worker: WorkerId, bytes: &[u8]) {
         for word in parse(bytes).unwrap_or_default() {
             self.understand(worker, word);
         }
     }
 
-    /// One datagram; `false` when there is none, or nothing may be read behind it for now. It is looked at, written down where a
-    /// master may follow a dead one, and only then taken: whenever the master dies, the next one hears it too.
+    /// Reads one datagram. Returns `false` when there is none, or when the datagrams behind it must not be read yet. The datagram is
+    /// peeked, stored for the next master (with `survive.conf`), and only then taken: if the master dies, the next one has it too.
     fn hear_one(&mut self, worker: WorkerId) -> bool {
         let Some(Listened { heard, bytes, socket, attached }) = self.listen(worker) else { return false };
         self.note(worker, &heard, &bytes);
@@ -178,7 +179,7 @@ impl Master {
         })
     }
 
-    /// Whether a message is heard, and what it says. `from`: user, process, and whether a part of it is missing.
+    /// Checks the sender of a datagram, and parses it.
     fn judge(&self, worker: WorkerId, process: &Process, from: From, bytes: &[u8]) -> Heard {
         let (uid, pid, truncated) = from;
         if let Err(why) = self.may_speak(worker, process, uid, pid) {
@@ -211,7 +212,7 @@ impl Master {
             }
             Assignment::Counters(counters) => {
                 if let Some(process) = self.processes.get_mut(&worker) {
-                    // Running totals: a name that is not said this time keeps its value.
+                    // Running totals: a name that is missing in this notification keeps its value.
                     let known = &mut process.more().counters;
                     known.extend(counters);
                     while known.len() > crate::master::workers::sd_notify::COUNTERS_MAX {
@@ -243,11 +244,11 @@ impl Master {
         self.events.push_back(Event::Notification(worker, said));
     }
 
-    /// `MAINPID=`: another process of the same worker is its main process from now on.
+    /// Handles `MAINPID=`: another process of the worker becomes its main process.
     fn main_pid(&mut self, worker: WorkerId, pid: u32) {
         match self.follow(worker, pid) {
             Ok(()) => {}
-            // Without the number: there are millions of those.
+            // The text has no process id: warnings are logged once per text, and there are millions of ids.
             Err(why) => self.warn_once(&format!("worker {worker}: MAINPID= is not followed: {why}")),
         }
     }
@@ -262,7 +263,7 @@ impl Master {
         if process.former().len() >= FORMER_MAX {
             return Err(format!("{FORMER_MAX} processes that were its main one before still live"));
         }
-        // The descriptor first: what is found out then is true of this very process.
+        // The pidfd is opened first, so that the checks below are about this very process.
         let pidfd = PidFd::open(pid).map_err(|error| error.to_string())?;
         let own = match &process.group {
             Some(group) => group.holds(pid),

@@ -1,7 +1,8 @@
-//! Orphaned processes: those of a worker that live on when its main process has ended. Their drain, and the SIGKILL that ends them.
+//! Orphaned processes are the processes of a worker that live on after the exit of its main process. This module drains them, and
+//! ends them with SIGKILL.
 //!
-//! Law: a process is looked for on a thread, opened there, and signalled through that descriptor. The stop signal reaches a process
-//! once. SIGKILL to anything but a main process names the processes in the log.
+//! Law: another thread finds the orphaned processes and opens a pidfd of each; signals are sent through the pidfd. A process gets the
+//! stop signal once. A SIGKILL to other processes than the main process is logged with their names.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -17,31 +18,31 @@ use crate::status::kernel;
 use crate::sys::process::{self, PidFd, Stat};
 use crate::sys::{descendants, signals};
 
-/// The longest name of a process, bytes: the kernel's 15, and room for what stands in place of invalid UTF-8.
+/// The longest name of a process, bytes: the kernel's 15, with room for the replacement characters of invalid UTF-8.
 const NAME_MAX: usize = 48;
-/// A line of the log names no more processes than this.
+/// The most processes that a log line names.
 const NAMED_MAX: usize = 8;
 
 /// A process that outlived the main process of its worker.
 #[derive(Debug)]
 pub struct OrphanedProcess {
     pid: u32,
-    /// Ticks since boot; with the number an identity.
+    /// Start time, clock ticks since boot. Together with `pid` it identifies the process.
     start: u64,
     name: String,
     pidfd: PidFd,
-    /// Whether it holds a listening socket or an accepted connection.
+    /// Whether the process holds a listening socket or an accepted connection.
     serves: bool,
 }
 
-/// Which orphaned processes have got the stop signal.
+/// The orphaned processes that have got the stop signal, by worker.
 #[derive(Default)]
 pub(in crate::master) struct Orphaned {
     signalled: HashMap<WorkerId, Vec<(u32, u64)>>,
 }
 
 impl Orphaned {
-    /// Whether the process gets the signal now, for the first time.
+    /// Whether the process has not got the stop signal yet. Notes that it gets the signal now.
     fn is_first(&mut self, worker: WorkerId, process: &OrphanedProcess) -> bool {
         let signalled = self.signalled.entry(worker).or_default();
         let identity = (process.pid, process.start);
@@ -52,38 +53,38 @@ impl Orphaned {
         first
     }
 
-    /// Those of an earlier program of this process.
+    /// Restores the list that an earlier program of this process saved (upgrade in place).
     pub fn resume(signalled: BTreeMap<WorkerId, Vec<(u32, u64)>>) -> Orphaned {
         Orphaned { signalled: signalled.into_iter().collect() }
     }
 
-    /// For the next program: the number and the start of each.
+    /// The process id and the start time of each, for the next program of this process.
     pub fn signalled(&self) -> BTreeMap<WorkerId, Vec<(u32, u64)>> {
         self.signalled.iter().map(|(worker, signalled)| (*worker, signalled.clone())).collect()
     }
 
-    /// Nothing of the worker is left.
+    /// Forgets a worker that has no process left.
     pub fn forget(&mut self, worker: WorkerId) {
         self.signalled.remove(&worker);
     }
 }
 
-/// Where the processes of a worker are found, on another thread.
+/// Where another thread finds the processes of a worker.
 enum Place {
-    /// The path of its control group.
+    /// In the worker's control group, by its path.
     Group(PathBuf),
-    /// Without one: by descent.
+    /// By descent, when the worker has no control group.
     Descent { pidfd: PidFd, pid: u32, id: WorkerId, notify_socket: PathBuf },
 }
 
 impl Place {
-    /// The living processes, each open.
+    /// The living processes, each with a pidfd.
     fn processes(&self) -> Vec<(u32, PidFd)> {
         match self {
             Place::Group(path) => {
                 let open = |pid| Some((pid, PidFd::open(pid).ok()?));
                 let opened: Vec<_> = cgroup::processes(path).into_iter().filter_map(open).collect();
-                // Listed again with the descriptors open: the numbers are still those of the group's processes.
+                // The group is listed again with the pidfds open: a number in both lists is still a process of the group.
                 let listed = cgroup::processes(path);
                 opened.into_iter().filter(|(pid, _)| listed.contains(pid)).collect()
             }
@@ -109,12 +110,12 @@ impl Place {
 impl Master {
     /// Looks for the orphaned processes of a worker on another thread.
     pub(in crate::master) fn look_for_orphaned(&mut self, worker: WorkerId) {
-        // Otherwise the worker is cleared, and the pool is about to hear of it.
+        // Without orphaned processes the worker is cleared already, and the event to the pool is on its way.
         let Some(process) = self.processes.get(&worker).filter(|process| process.left_behind) else { return };
         let place = match &process.group {
             Some(group) => Place::Group(group.path().to_owned()),
             None => {
-                // Without a descriptor to spare the pool's stop timeout ends the worker.
+                // If no descriptor is free, the pool's stop timeout ends the worker.
                 let Ok(pidfd) = process.pidfd.try_clone() else { return };
                 Place::Descent { pidfd, pid: process.pid, id: worker, notify_socket: self.runtime_dir.notify_path(worker) }
             }
@@ -122,13 +123,13 @@ impl Master {
         let sockets: Vec<Arc<OwnedFd>> =
             self.slots.shown(&self.context.listeners).into_iter().flat_map(|(_, sockets)| sockets).collect();
         let results = self.result_sender.clone();
-        // Where no task can start, the pool asks again.
+        // If the task cannot start, the pool asks again later.
         let _ = self.start_task(move |_, _| {
             let _ = results.send(TaskResult::Orphaned(worker, place.look(&sockets)));
         });
     }
 
-    /// The orphaned processes of a worker are known: those that serve get the stop signal.
+    /// Handles the found orphaned processes of a worker: the ones that serve get the stop signal.
     pub(in crate::master) fn orphaned_found(&mut self, worker: WorkerId, found: Vec<OrphanedProcess>) {
         if !self.processes.get(&worker).is_some_and(|process| process.left_behind) {
             return;
@@ -149,13 +150,13 @@ impl Master {
         self.events.push_back(Event::Orphaned { worker, serving: !serving.is_empty() });
     }
 
-    /// SIGKILL for every process of a worker.
+    /// Sends SIGKILL to every process of a worker.
     pub(in crate::master) fn kill(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.get(&worker) else { return };
         let mut hit = Vec::new();
         let killed = match &process.group {
             Some(group) => {
-                // The names first: of a process that is gone nothing is known.
+                // The names are read before the kill, because the name of a process that is gone cannot be read.
                 hit.extend(cgroup::processes(group.path()).into_iter().map(|pid| (pid, name(pid))));
                 group.kill().map_err(|error| error.to_string())
             }
@@ -178,7 +179,7 @@ impl Master {
         }
     }
 
-    /// A line about a worker, with its slot and generation.
+    /// Logs a line about a worker, with its slot and generation.
     fn record_of(&self, worker: WorkerId, level: Level, what: &str) {
         let known = self.pool.worker(worker);
         let (slot, generation) = (known.map(|it| it.slot), known.map(|it| it.generation));
@@ -188,12 +189,12 @@ impl Master {
     }
 }
 
-/// The name of a process, fit for a line.
+/// The name of a process, shortened and without control characters, for a log line.
 fn name(pid: u32) -> String {
     one_line(&process::name(pid).unwrap_or_default(), NAME_MAX)
 }
 
-/// `sleep (pid 12), node (pid 13) and 4 more`
+/// A list of processes for a log line: `sleep (pid 12), node (pid 13) and 4 more`.
 fn listed(processes: &[(u32, String)]) -> String {
     let named: Vec<String> = processes.iter().take(NAMED_MAX).map(|(pid, name)| format!("{name} (pid {pid})")).collect();
     let more = processes.len() - named.len();
@@ -224,7 +225,7 @@ mod tests {
         let mut orphaned = Orphaned::default();
         assert!(orphaned.is_first(1, &process(5)));
         assert!(!orphaned.is_first(1, &process(5)));
-        // Another process with the same number.
+        // Another process with the same process id.
         assert!(orphaned.is_first(1, &process(6)));
         orphaned.forget(1);
         assert!(orphaned.is_first(1, &process(5)));

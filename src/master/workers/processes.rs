@@ -1,4 +1,4 @@
-//! The workers' processes as the master holds them: by descriptor, never by number.
+//! The table of the workers' processes. The master refers to a process by pidfd, never by process id.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -15,57 +15,57 @@ use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
 use crate::table::Table;
 
-/// What is held for one worker until nothing of it is left.
+/// The resources of one worker, kept until it has no process left.
 pub struct Process {
-    /// Its generation.
+    /// The worker's generation.
     pub generation: GenerationId,
-    /// Its main process; to show, never to kill.
+    /// The process id of the main process: only to show, never to send signals to.
     pub pid: u32,
-    /// Its main process.
+    /// The main process.
     pub pidfd: PidFd,
-    /// Where it speaks.
+    /// The worker's notify socket.
     pub notify: NotifySocket,
-    /// Where it speaks since the socket's path was removed under it: whoever had connected before still uses the first.
+    /// A second notify socket, bound after the path of the first was removed. A process that had connected before still uses the first.
     pub notify_again: Option<NotifySocket>,
-    /// Its control group, where one was delegated.
+    /// The worker's control group, if a group was delegated.
     pub group: Option<Box<WorkerGroup>>,
-    /// Its status page.
+    /// The worker's status page.
     pub scoreboard: Option<Arc<Scoreboard>>,
-    /// When it was started.
+    /// The start time of the worker.
     pub started_at: SystemTime,
-    /// What most workers have not.
+    /// Data that most workers don't have; boxed to save memory.
     pub more: Option<Box<More>>,
-    /// How many more `ERRNO=` of it are worth a line in the log.
+    /// The number of further `ERRNO=` assignments that are logged.
     pub errnos_left: u8,
-    /// How much it has said lately.
+    /// Rate limit of the worker's notifications.
     pub budget: Budget,
-    /// Its main process is gone, others are left.
+    /// Whether the main process is gone and other processes of the worker are left.
     pub left_behind: bool,
-    /// How it is known that it is ready, as far as it was looked at.
+    /// The evidence of the worker's readiness; `None` before an observation shows any.
     pub readiness: Option<Known>,
 }
 
-/// What only some workers have.
+/// Data that only some workers have.
 #[derive(Default)]
 pub struct More {
-    /// Main processes that it had before (`MAINPID=`), until they end.
+    /// Former main processes (`MAINPID=`), process id and pidfd, until they exit.
     pub former: Vec<(u32, PidFd)>,
-    /// Copies of the reading ends of its output, for systemd's store.
+    /// Copies of the reading ends of the worker's output pipes, for systemd's descriptor store.
     pub output: Vec<OwnedFd>,
-    /// What it says of itself.
+    /// The last `X_RATOON_INFO=` of the worker.
     pub info: Map<String, Value>,
-    /// Its own running totals.
+    /// The running totals of `X_RATOON_COUNTERS=`.
     pub counters: BTreeMap<String, f64>,
 }
 
-/// The counters of a worker that has told none.
+/// The counters of a worker that has sent none.
 static NO_COUNTERS: BTreeMap<String, f64> = BTreeMap::new();
 
-/// So many `ERRNO=` of one worker are told.
+/// The number of `ERRNO=` assignments of one worker that are logged.
 pub const ERRNOS: u8 = 8;
 
 impl Process {
-    /// Where it may speak.
+    /// The worker's notify sockets: one, or two after the path of the first was removed.
     pub fn sockets(&self) -> impl Iterator<Item = &NotifySocket> {
         std::iter::once(&self.notify).chain(&self.notify_again)
     }
@@ -90,52 +90,54 @@ impl Process {
         self.more.as_ref().map_or(&NO_COUNTERS, |more| &more.counters)
     }
 
-    /// To put something there.
+    /// The rare data, for writing. Allocated at the first call.
     pub fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }
 }
 
-/// How many datagrams a worker has sent lately: a bucket with a leak. Who has filled it waits until half of it has run out.
+/// The number of datagrams that a worker has sent lately, as a leaky bucket. When the bucket is full, the worker waits until half of
+/// it has leaked.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     used: u32,
     since: Instant,
 }
 
-/// Every worker may send so many datagrams …
+/// The most datagrams that a worker may send in each [`BUDGET_SPAN`].
 const BUDGET: u32 = 200;
-/// … in each such span; one that wants more waits.
+/// The time span of [`BUDGET`], [`BUDGET_OF_ALL`] and [`BUDGET_LEAST`].
 const BUDGET_SPAN: std::time::Duration = std::time::Duration::from_millis(100);
-/// But so many at once only: flooders and those who read them keep all CPUs busy for so long, while others wait for one.
+/// The most datagrams of a worker at once. While workers flood their sockets and the loop reads them, all CPUs may be busy and other
+/// processes wait.
 const BUDGET_AT_ONCE: u32 = 40;
-/// All workers together may send so many in a span; at some 4 µs a datagram that is a twelfth of a CPU …
+/// The most datagrams of all workers together in each span. At about 4 µs a datagram this is a twelfth of a CPU.
 const BUDGET_OF_ALL: u32 = 2000;
-/// … but that each of them may always send so many.
+/// The number of datagrams that each worker may always send in a span, whatever [`BUDGET_OF_ALL`] allows.
 const BUDGET_LEAST: u32 = 10;
 
 impl Budget {
-    /// A whole one.
+    /// A budget of which nothing is used.
     pub fn new(now: Instant) -> Budget {
         Budget { used: 0, since: now }
     }
 
-    /// How many datagrams each of so many workers may send in a span.
+    /// The number of datagrams that each worker may send in a span, for this number of workers.
     pub fn share(workers: usize) -> u32 {
         (BUDGET_OF_ALL / u32::try_from(workers.max(1)).unwrap_or(u32::MAX)).clamp(BUDGET_LEAST, BUDGET)
     }
 
-    /// When a worker that has used its budget up is heard again.
+    /// The time at which the sockets of a worker that has used up its budget are read again.
     pub fn paused_until(&self, share: u32) -> Instant {
         self.since + BUDGET_SPAN * (share.min(BUDGET_AT_ONCE) / 2) / share
     }
 
-    /// Takes one datagram off; `false`: the worker must wait until [`Budget::paused_until`].
+    /// Counts one datagram. `false`: the budget is used up, and the worker must wait until [`Budget::paused_until`].
     pub fn take(&mut self, now: Instant, share: u32) -> bool {
         let each = BUDGET_SPAN / share;
         let leaked = u32::try_from(now.saturating_duration_since(self.since).as_nanos() / each.as_nanos()).unwrap_or(u32::MAX);
         match self.used.checked_sub(leaked) {
-            // What has leaked in part goes on leaking.
+            // The remainder of the division stays in `since`: a datagram that has leaked in part counts at the next call.
             Some(left) => (self.used, self.since) = (left, self.since + each * leaked),
             None => *self = Budget::new(now),
         }
@@ -145,13 +147,13 @@ impl Budget {
     }
 }
 
-/// All workers' processes.
+/// The processes of all workers, by worker id.
 pub type Processes = Table<WorkerId, Box<Process>>;
 
-/// A worker may cost the master a kibibyte, and this is the largest part of it.
+/// A worker may cost the master 1 KiB of memory, and this structure is the largest part of it.
 const _: () = assert!(size_of::<Process>() <= 104);
 
-/// What an event descriptor stands for.
+/// The meaning of a descriptor in the epoll set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Token {
     /// A signal for the master.
@@ -160,16 +162,16 @@ pub enum Token {
     Exit(WorkerId),
     /// A control group became empty.
     Cgroups,
-    /// A worker says something.
+    /// A worker's notify socket has a datagram.
     Notify(WorkerId),
     /// A former main process of a worker ended (`MAINPID=`).
     Former(WorkerId),
-    /// Something in the runtime directory was removed.
+    /// A file of the runtime directory was removed.
     Directory,
 }
 
 impl Token {
-    /// As the number that the kernel keeps.
+    /// The token as the number that epoll_ctl(2) stores.
     pub fn to_u64(self) -> u64 {
         match self {
             Token::Signal => 0,
@@ -181,7 +183,7 @@ impl Token {
         }
     }
 
-    /// And back.
+    /// The token of a number from [`Token::to_u64`].
     pub fn from_u64(number: u64) -> Token {
         match (number & 7, number >> 3) {
             (0, _) => Token::Signal,
@@ -224,7 +226,7 @@ mod tests {
             let mut budget = Budget::new(start);
             assert!((0..at_once).all(|_| budget.take(start, share)));
             assert!(!budget.take(start, share));
-            // Whoever floods on is heard at its rate, half of what it may say at once at a time.
+            // A worker that goes on sending is read at its rate, in portions of half its budget at once.
             let (mut now, mut heard) = (start, 0);
             while now < start + 10 * BUDGET_SPAN {
                 now = budget.paused_until(share);
@@ -244,10 +246,10 @@ mod tests {
         let mut budget = Budget::new(start);
         let each = BUDGET_SPAN / BUDGET;
         assert!((0..10_000).all(|turn| budget.take(start + each * turn, BUDGET)));
-        // Nor does who says much after a silence.
+        // A worker that sends many datagrams after a pause does not wait either.
         let later = start + each * 10_000 + BUDGET_SPAN;
         assert!((0..BUDGET_AT_ONCE).all(|_| budget.take(later, BUDGET)));
-        // A clock that stands still, or an instant before the last one, is no reason to hear more.
+        // A clock that does not advance, or an earlier time, gives no further budget.
         assert!(!budget.take(start, BUDGET));
     }
 

@@ -1,7 +1,8 @@
-//! Looks at starting workers from outside: whether they accept connections, as the kernel shows it.
+//! Observes from outside whether starting workers accept connections, as the kernel shows it.
 //!
-//! Reading `/proc` may block, so a thread looks; it exists while a worker is watched. A worker is looked at when it has said READY=1, and
-//! else after growing pauses, which are never shorter than ten times what the last round cost: at most a tenth of a CPU is spent.
+//! Reading `/proc` may block, so a thread does it; the thread exists while a worker is watched. The thread observes a worker when it has
+//! sent READY=1, and otherwise after growing pauses. A pause is at least ten times as long as the last round, so the thread takes at
+//! most a tenth of a CPU.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -14,30 +15,30 @@ use crate::pool::{Accepting, Event, WorkerId};
 use crate::status::kernel::Subject;
 use crate::status::kernel::accepting::{Evidence, Observation, observe};
 
-/// The pause after the first look; it doubles with each.
+/// The pause after the first observation. The pause doubles with each observation.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-/// A round's pause is at least so many times what the round took.
+/// The pause after a round is at least the duration of the round times this factor.
 const SHARE: u32 = 10;
-/// After so many looks in a row that ran out of time, what they did not reach counts as hidden.
+/// After this number of consecutive observations that ran out of time, everything that they did not reach counts as hidden.
 const CUT_SHORT_MAX: u32 = 20;
-/// Stack of the thread, bytes: it reads files of /proc into the heap.
+/// The stack size of the thread, bytes. The thread reads files of /proc into the heap.
 const STACK: usize = 2 << 20;
 
-/// How it is known that a worker is ready; the words of the status document.
+/// The evidence that a worker is ready, as in the status document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// It said READY=1, and nothing was looked at.
+    /// The worker sent READY=1, and was not observed.
     Said,
-    /// It was seen to accept.
+    /// The worker was seen accepting.
     Seen(Evidence),
-    /// The kernel did not show it.
+    /// The kernel did not show whether the worker accepts.
     Unseen,
 }
 
 impl Known {
-    /// The word.
+    /// The word in the status document.
     pub fn as_str(self) -> &'static str {
         match self {
             Known::Said => "said",
@@ -47,7 +48,7 @@ impl Known {
     }
 }
 
-/// What the pool is told of an observation, and what the status shows.
+/// The result of an observation for the pool, and for the status document.
 pub fn judge(observation: &Observation) -> (Accepting, Option<Known>) {
     let bit = |at: usize| 1 << at.min(31);
     let accepted = observation.sockets.iter().enumerate().filter(|(_, evidence)| evidence.is_some());
@@ -62,7 +63,7 @@ enum Order {
     Forget(WorkerId),
 }
 
-/// Watches starting workers; tells of each change of what is seen.
+/// Watches starting workers, and reports each changed observation.
 pub struct ReadinessWatch {
     thread: Option<Sender<Order>>,
     tell: Arc<dyn Fn(WorkerId, Observation) + Send + Sync>,
@@ -75,10 +76,10 @@ impl ReadinessWatch {
         ReadinessWatch { thread: None, tell: Arc::new(tell), watched: HashMap::new() }
     }
 
-    /// Looks at a worker until it is forgotten. A worker whose main process is another now is watched anew.
+    /// Observes a worker until [`Self::forget`]. A worker with a new main process is watched anew.
     ///
     /// # Errors
-    /// The thread could not be started: the worker cannot be seen.
+    /// The thread cannot be started, so the worker cannot be observed.
     pub fn watch(&mut self, subject: Subject, listeners: Vec<Arc<OwnedFd>>) -> std::io::Result<()> {
         let (worker, pid) = (subject.0, subject.1);
         if self.watched.insert(worker, pid) == Some(pid) {
@@ -87,14 +88,14 @@ impl ReadinessWatch {
         self.send(Order::Watch(subject, listeners))
     }
 
-    /// A watched worker has said something that makes a look worth it.
+    /// Observes a watched worker at once: call it after a notification that makes a change likely.
     pub fn look_now(&mut self, worker: WorkerId) {
         if self.watched.contains_key(&worker) {
             let _ = self.send(Order::LookNow(worker));
         }
     }
 
-    /// Nothing depends on this worker's readiness any more.
+    /// Stops watching a worker. The thread ends with the last watched worker.
     pub fn forget(&mut self, worker: WorkerId) {
         if self.watched.remove(&worker).is_none() {
             return;
@@ -124,7 +125,7 @@ impl ReadinessWatch {
     }
 }
 
-/// The thread.
+/// The state of the thread.
 struct Watcher {
     orders: Receiver<Order>,
     tell: Arc<dyn Fn(WorkerId, Observation) + Send + Sync>,
@@ -137,12 +138,13 @@ struct Watched {
     next: Instant,
     pause: Duration,
     last: Option<Observation>,
-    /// Looks in a row that ran out of time.
+    /// The number of consecutive observations that ran out of time.
     cut_short: u32,
 }
 
 impl Watched {
-    /// What is told of a look: what differs from the last one. A look that ran out of time is not told before others have shown no more.
+    /// The observation to report: `None` if it equals the last one. An observation that ran out of time and saw no evidence is not
+    /// reported before [`CUT_SHORT_MAX`] of them in a row.
     fn news(&mut self, mut seen: Observation) -> Option<Observation> {
         self.cut_short = if seen.cut_short { self.cut_short + 1 } else { 0 };
         if seen.cut_short && self.cut_short < CUT_SHORT_MAX && seen.best().is_none() {
@@ -154,7 +156,7 @@ impl Watched {
 }
 
 impl Watcher {
-    /// Ends when the other side is gone.
+    /// Runs until the sender of orders is dropped.
     fn run(mut self) {
         loop {
             let next = self.workers.values().map(|watched| watched.next).min();
@@ -213,7 +215,7 @@ impl Watcher {
 }
 
 impl Master {
-    /// Begins or ends the looks at a worker, as the pool wants it.
+    /// Starts or stops watching a worker, as the pool asks.
     pub(in crate::master) fn follow_readiness(&mut self, worker: WorkerId) {
         if !self.pool.wants_a_look(worker) {
             return self.readiness.forget(worker);
@@ -237,7 +239,7 @@ impl Master {
         }
     }
 
-    /// After an upgrade, or the death of a master: workers that were starting are looked at again.
+    /// Watches all starting workers again, after an upgrade or the end of an earlier master.
     pub(in crate::master) fn follow_readiness_of_all(&mut self) {
         let workers: Vec<WorkerId> = self.pool.workers().map(|(id, _)| id).collect();
         for worker in workers {
@@ -245,7 +247,7 @@ impl Master {
         }
     }
 
-    /// A look from outside showed something new.
+    /// Handles a changed observation of a worker.
     pub(in crate::master) fn readiness_seen(&mut self, worker: WorkerId, observation: &Observation) {
         let (accepting, known) = judge(observation);
         if let Some(process) = self.processes.get_mut(&worker) {
@@ -254,7 +256,7 @@ impl Master {
         self.events.push_back(Event::Seen(worker, accepting));
     }
 
-    /// What tells observations to the loop.
+    /// Makes the watch that sends observations to the loop.
     pub(in crate::master) fn readiness_watch(result_sender: &tokio::sync::mpsc::UnboundedSender<TaskResult>) -> ReadinessWatch {
         let results = result_sender.clone();
         ReadinessWatch::new(move |worker, observation| {
@@ -302,7 +304,7 @@ mod tests {
         watch.look_now(7);
         assert_eq!(told.recv_timeout(DEADLINE), Ok((7, Some(Evidence::Accept))));
         watch.forget(7);
-        // The thread has ended: its sender is gone.
+        // The channel is closed, so the thread has ended.
         drop(watch);
         assert_eq!(told.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected));
         child.kill().expect("killed");

@@ -1,6 +1,7 @@
-//! Workers that have used up what they may: `recycle.max_memory`, `recycle.max_requests`.
+//! Finds workers that have reached a limit: `recycle.max_memory`, `recycle.max_requests`.
 //!
-//! Law: looked at only where the configuration asks for it, on another thread; a figure that is not known recycles nobody.
+//! Law: workers are checked only if the configuration sets a limit, and memory is read on another thread. An unknown figure recycles
+//! no worker.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +11,17 @@ use crate::pool::{Phase, RecycleReason, WorkerId};
 use crate::status::kernel;
 use crate::status::scoreboard::Scoreboard;
 
-/// So often the workers are looked at, where a limit is set.
+/// The interval of the checks, if a limit is set.
 const PERIOD: Duration = Duration::from_secs(5);
 
 impl Master {
-    /// When the workers are looked at next; never without a limit.
+    /// The time of the next check; `None` without a limit.
     pub(in crate::master) fn recycle_deadline(&self) -> Option<Instant> {
         let recycle = &self.releases.get(&self.pool.generation())?.config.recycle;
         (recycle.max_memory.is_some() || recycle.max_requests.is_some()).then_some(self.recycle_check_at)
     }
 
-    /// Looks at them, when it is time.
+    /// Checks the workers, when it is time.
     pub(in crate::master) fn check_recycle_limits(&mut self) {
         if self.recycle_deadline().is_none_or(|at| at > self.now) {
             return;
@@ -39,7 +40,7 @@ impl Master {
         let mut subjects = Vec::new();
         for worker in ready {
             let Some(process) = self.processes.get(&worker) else { continue };
-            // Up to a tenth less for each, so that workers that wear alike do not go together.
+            // The limit is up to a tenth lower, different for each worker, so that similar workers are not recycled together.
             let share = 1.0 - (worker.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as f64 / 10_240.0;
             if let Some(limit) = recycle.max_requests {
                 let totals = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());

@@ -1,7 +1,7 @@
-//! The runtime directory: the control socket, the workers' notify sockets, and the watch over both.
+//! The runtime directory: the control socket, the workers' notify sockets, and the inotify watch for both.
 //!
-//! Law: whoever removes a socket under us (a cleaner of /tmp, a hand) takes it away for a moment only. All of it goes
-//! with the instance.
+//! Law: a socket that another process removes (a cleaner of /tmp, an administrator) is bound again at once. The instance removes the
+//! sockets and the directory at its end.
 
 use std::fs;
 use std::mem::MaybeUninit;
@@ -27,14 +27,14 @@ use crate::sys::notify::NotifySocket;
 /// The directory below the runtime directory that holds the workers' sockets.
 const NOTIFY: &str = "notify";
 
-/// The runtime directory's keeper.
+/// The control socket, and the directory with it and the notify sockets. Dropping it removes them.
 pub struct RuntimeDir {
     control: Control,
     directory: PathBuf,
     handle: Handle,
     registry: Arc<http::ConnectionRegistry>,
     serving: Option<JoinHandle<()>>,
-    /// `None` when the kernel gives none: then what is removed stays removed.
+    /// `None` when the kernel gives no inotify instance: then a removed socket is not bound again.
     inotify: Option<OwnedFd>,
     watches: Watches,
 }
@@ -45,7 +45,7 @@ struct Watches {
     notify: i32,
 }
 
-/// What has been removed.
+/// The removed sockets and directories.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Removed {
     control: bool,
@@ -54,8 +54,8 @@ struct Removed {
 }
 
 impl RuntimeDir {
-    /// Takes over a bound control socket, and makes the directory for notify sockets; what a dead master left there goes,
-    /// unless this master is to `go_on` with it.
+    /// Takes over a bound control socket, and makes the directory for notify sockets. Notify sockets of a dead master are removed,
+    /// unless `go_on`: then this master goes on with them.
     ///
     /// # Errors
     /// The directory cannot be made.
@@ -75,12 +75,12 @@ impl RuntimeDir {
         Ok(dir)
     }
 
-    /// The front ends' way to the loop.
+    /// The handle by which front ends send requests to the loop.
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
 
-    /// The control socket, for the next program.
+    /// The descriptors and the state of the control socket, for the next program of this process.
     pub(in crate::master) fn save<'a>(&'a self, fds: &mut Outgoing<'a>) -> state::Control {
         let (listener, lock) = self.control.descriptors();
         state::Control {
@@ -92,27 +92,27 @@ impl RuntimeDir {
         }
     }
 
-    /// Where the workers' notify sockets are.
+    /// The directory of the workers' notify sockets.
     pub fn notify(&self) -> PathBuf {
         self.directory.join(NOTIFY)
     }
 
-    /// A worker's notify socket.
+    /// The path of a worker's notify socket.
     pub fn notify_path(&self, worker: WorkerId) -> PathBuf {
         let mut path = self.notify();
         path.push(worker.to_string());
         path
     }
 
-    /// Readable when something was removed.
+    /// Readable (EPOLLIN) when a file in the directory, or the directory, was removed.
     pub fn watch(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    /// Serves the control socket from now on, within a tokio runtime.
+    /// Starts to serve the control socket. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// The runtime does not take the socket.
+    /// tokio cannot register the socket.
     pub fn serve(&mut self) -> Result<(), String> {
         let listener = self.control.listener().and_then(tokio::net::UnixListener::from_std);
         let listener = http::Listener::Unix(listener.map_err(|error| format!("control socket: {error}"))?);
@@ -123,12 +123,12 @@ impl RuntimeDir {
         Ok(())
     }
 
-    /// Makes the directories, and watches them.
+    /// Makes the directories, and adds the inotify watches.
     fn make(&mut self) -> std::io::Result<()> {
         let notify = self.notify();
         fs::create_dir_all(&notify)?;
-        // By path: the runtime directory of a root master is root's (control/listen.rs).
-        // Workers of other users must get at their own socket, and need not see their neighbours'.
+        // By path: the runtime directory of a root master belongs to root (control/listen.rs).
+        // Workers of other users must reach their own socket, and need not list the sockets of other workers.
         fs::set_permissions(&notify, fs::Permissions::from_mode(0o711))?;
         if let Some(inotify) = &self.inotify {
             let gone = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF;
@@ -161,8 +161,8 @@ impl RuntimeDir {
 
 impl Drop for RuntimeDir {
     fn drop(&mut self) {
-        // Before the control socket, whose end takes the directory along.
-        // It is empty by now; and to look into it would take a descriptor.
+        // This runs before the drop of the control socket, which removes the runtime directory.
+        // The directory is empty by now: remove_dir needs no descriptor, remove_dir_all would need one.
         if fs::remove_dir(self.notify()).is_err() {
             let _ = fs::remove_dir_all(self.notify());
         }
@@ -170,7 +170,7 @@ impl Drop for RuntimeDir {
 }
 
 impl Master {
-    /// Something in the runtime directory was removed: what is still needed comes back.
+    /// Handles removed files in the runtime directory: makes the ones again that are still needed.
     pub(in crate::master) fn directory_changed(&mut self) {
         let removed = self.runtime_dir.removed();
         if removed.directory {
@@ -187,7 +187,7 @@ impl Master {
         }
     }
 
-    /// Makes the runtime directory again, and all that is to be in it.
+    /// Makes the runtime directory again, with the control socket and the notify sockets.
     pub(in crate::master) fn restore_directory(&mut self) -> std::io::Result<()> {
         self.runtime_dir.make()?;
         self.control_again();
@@ -209,7 +209,7 @@ impl Master {
         });
     }
 
-    /// A worker's notify socket was removed: a second one takes its path.
+    /// Binds a second notify socket at the path of a worker's notify socket that was removed.
     fn socket_again(&mut self, worker: WorkerId) {
         let path = self.runtime_dir.notify_path(worker);
         let Some(process) = self.processes.get_mut(&worker).filter(|_| !exists(&path)) else { return };

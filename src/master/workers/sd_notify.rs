@@ -1,7 +1,7 @@
-//! What a worker says: the assignments of sd_notify(3) and our own `X_RATOON_` ones, as data.
+//! Parses a worker's notification: the assignments of sd_notify(3), and Ratoon's own `X_RATOON_` assignments.
 //!
-//! Law: as tolerant as PID 1 and a bit more, never a panic. A bad value spoils its own assignment, not the message;
-//! only what isn't a message at all (a NUL inside) is refused whole.
+//! Law: the parser is slightly more tolerant than PID 1, and never panics. A bad value makes only its own assignment invalid. A
+//! datagram is refused as a whole only if it is empty or has a NUL before its end.
 
 use std::collections::BTreeMap;
 
@@ -34,18 +34,18 @@ pub enum Assignment {
     Info(serde_json::Map<String, serde_json::Value>),
     /// `X_RATOON_COUNTERS=`: running totals, each finite and at least 0.
     Counters(BTreeMap<String, f64>),
-    /// A value that makes no sense under this key: ignored, but worth a line in the log.
+    /// An invalid value of this key: ignored, and logged.
     Bad(&'static str),
-    /// A key that means nothing to us.
+    /// An unknown key, or a line without `=`.
     Unknown,
 }
 
-/// Why a datagram is no message.
+/// The reason why a datagram is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bad {
-    /// It says nothing.
+    /// The datagram has no assignment.
     Empty,
-    /// There is a NUL before its end.
+    /// The datagram has a NUL before its end.
     Nul,
 }
 
@@ -62,7 +62,7 @@ impl std::error::Error for Bad {}
 
 /// The longest `X_RATOON_INFO`, bytes.
 const INFO_MAX: usize = 3 << 10;
-/// The most counters, and the longest name of one, bytes.
+/// The most counters of a worker; also the longest name of a counter, bytes.
 pub const COUNTERS_MAX: usize = 64;
 /// The largest pid that Linux can have (`PID_MAX_LIMIT`).
 const PID_MAX: u64 = 1 << 22;
@@ -72,8 +72,8 @@ const ERRNO_MAX: u64 = 4095;
 /// The most assignments of one datagram that are read.
 const WORDS_MAX: usize = 64;
 
-/// The assignments of one datagram, in their order, the first of each kind: 4,096 bytes of small ones must not cost more
-/// than a few. One trailing NUL and any number of newlines are allowed.
+/// Parses the assignments of one datagram. The result has them in their order, only the first of each kind: 4,096 bytes of small
+/// assignments must not cost more than a few. One trailing NUL and any number of newlines are allowed.
 pub fn parse(message: &[u8]) -> Result<Vec<Assignment>, Bad> {
     let message = message.strip_suffix(b"\0").unwrap_or(message);
     if message.contains(&0) {
@@ -89,7 +89,7 @@ pub fn parse(message: &[u8]) -> Result<Vec<Assignment>, Bad> {
     if words.is_empty() { Err(Bad::Empty) } else { Ok(words) }
 }
 
-/// Whether two words say the same kind of thing.
+/// Whether two assignments are of the same kind.
 fn alike(one: &Assignment, other: &Assignment) -> bool {
     match (one, other) {
         (Assignment::Bad(one), Assignment::Bad(other)) => one == other,
@@ -127,18 +127,18 @@ fn word(line: &[u8]) -> Assignment {
     }
 }
 
-/// Such a key has no other value than 1; `READY=0` says nothing.
+/// The assignment of a key whose only valid value is 1; `READY=0` is invalid.
 fn only_one(value: &[u8], word: Assignment, key: &'static str) -> Assignment {
     if value == b"1" { word } else { Assignment::Bad(key) }
 }
 
 fn number(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?.trim();
-    // Digits only: `parse` would take a plus sign.
+    // Digits only, because `parse` would accept a plus sign.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
-/// For people to read: what isn't UTF-8 or would disturb a terminal is replaced.
+/// The value as text for people: invalid UTF-8 and control characters are replaced.
 fn line_of_text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(parse(b"STATUS=gr\xfc\xdfe").unwrap(), [Assignment::Status("gr\u{fffd}\u{fffd}e".to_owned())]);
         assert_eq!(one("STATUS=\x1b[31mred\u{7}\tend"), Assignment::Status("\u{fffd}[31mred\u{fffd}\u{fffd}end".to_owned()));
         assert_eq!(one("STATUS="), Assignment::Status(String::new()));
-        // A newline ends it: what follows is another assignment, as for PID 1.
+        // A newline ends the status; the next line is another assignment, as for PID 1.
         assert_eq!(parse(b"STATUS=a\nREADY=1").unwrap(), [Assignment::Status("a".to_owned()), Assignment::Ready]);
     }
 
@@ -274,7 +274,7 @@ mod tests {
         let named = |length: usize| format!("X_RATOON_COUNTERS={{\"{}\":1}}", "n".repeat(length));
         assert!(matches!(one(&named(64)), Assignment::Counters(_)));
         assert_eq!(one(&named(65)), Assignment::Bad("X_RATOON_COUNTERS"));
-        // Deep nesting is refused by the parser, not by the stack.
+        // The parser refuses deep nesting before the stack overflows.
         assert_eq!(one(&format!("X_RATOON_INFO={{\"a\":{}", "[".repeat(3000))), Assignment::Bad("X_RATOON_INFO"));
     }
 

@@ -1,9 +1,9 @@
-//! The process that a notification comes from.
+//! Checks the process that sent a notification.
 //!
-//! Law: the socket of a worker hears the processes of that worker, whatever their user is, and no other process. A process is the
-//! worker's by its control group, by its parents, or by its session; a process that has lost all of these, by its environment.
-//! A process that has ended before its datagram is read (`systemd-notify` in a script) cannot be looked at any more: it is heard
-//! when its user is that of the worker, or of the worker's main process.
+//! Law: only processes of a worker may send notifications for it, whatever their user is. A process belongs to the worker by its
+//! control group, its parents or its session; a process that has lost all of these belongs to the worker by its environment.
+//! A process that exits before its datagram is read (`systemd-notify` in a script) cannot be examined. Its notification is accepted
+//! if its user is the worker's user, or the user of the worker's main process.
 
 use crate::master::turn::Master;
 use crate::master::workers::processes::Process;
@@ -12,27 +12,27 @@ use crate::sys::credentials::own_uid;
 use crate::sys::descendants;
 use crate::sys::process::{Stat, effective_uid};
 
-/// More parents than any process has.
+/// The most parents that are followed; more than any process has.
 const PARENTS_MAX: usize = 1024;
 
-/// Where the way from a process up its parents ends.
+/// The end of the walk from a process up its parents.
 #[derive(Debug, PartialEq, Eq)]
 enum Descent {
-    /// At a process of this worker.
+    /// A main process or a session of this worker was found.
     Worker(WorkerId),
-    /// At the master, which is the parent of processes that have lost theirs.
+    /// The walk ended at the master, which is the parent of processes that have lost theirs.
     Orphan,
-    /// Outside.
+    /// The walk ended at a process outside of the instance.
     Stranger,
-    /// The process has ended.
+    /// The process itself has ended.
     Ended,
 }
 
 impl Master {
-    /// Whether this process may speak for the worker.
+    /// Checks whether this process may send notifications for the worker.
     ///
     /// # Errors
-    /// Why not, in words that are the same for all processes of a kind: they are told once.
+    /// It may not. The text is the same for all processes of a kind, because it is logged once.
     pub(in crate::master) fn may_speak(
         &self,
         worker: WorkerId,
@@ -42,7 +42,7 @@ impl Master {
     ) -> Result<(), String> {
         let Some(uid) = uid else { return Err("a message without credentials".to_owned()) };
         let foreign = || Err(format!("a message of user {uid} from a process that is none of the worker's"));
-        // A sender in an outer PID namespace has no number here.
+        // A sender in an outer PID namespace has no process id here.
         let Some(pid) = pid else { return foreign() };
         let owner = |pid: u32| self.pids.get(&pid).copied();
         if process.group.as_ref().is_some_and(|group| owner(pid) != Some(worker) && group.holds(pid)) {
@@ -66,7 +66,7 @@ impl Master {
         }
     }
 
-    /// The worker whose marks a process has in its environment.
+    /// The worker to which a process belongs by the variables in its environment.
     fn marked(&self, pid: u32) -> Option<WorkerId> {
         let worker = descendants::mark(pid)?;
         let process = self.processes.get(&worker)?;
@@ -74,7 +74,8 @@ impl Master {
     }
 }
 
-/// The way up the parents. `owner`: the worker whose main process has this number; `look`: parent and session of a process.
+/// Walks up the parents of a process. `owner` returns the worker whose main process has this id; `look` returns the parent and the
+/// session of a process.
 fn descent(pid: u32, own: u32, owner: impl Fn(u32) -> Option<WorkerId>, look: impl Fn(u32) -> Option<(u32, u32)>) -> Descent {
     let mut next = pid;
     for _ in 0..PARENTS_MAX {
@@ -89,7 +90,7 @@ fn descent(pid: u32, own: u32, owner: impl Fn(u32) -> Option<WorkerId>, look: im
         }
         match parent {
             0 | 1 if parent != own => return Descent::Stranger,
-            // The master itself is no orphan of its own.
+            // The parent is compared, not the process itself, so that the master is no orphan.
             parent if parent == own => return Descent::Orphan,
             parent => next = parent,
         }
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!([20, 21, 22, 32].map(found), [7; 4].map(Descent::Worker), "itself, child, grandchild, session");
         assert_eq!([30, 31].map(found), [Descent::Orphan, Descent::Orphan]);
         assert_eq!([40, 50, 60].map(found), [Descent::Stranger, Descent::Stranger, Descent::Ended]);
-        // As PID 1 the master is the parent of all orphans.
+        // A master with PID 1 is the parent of all orphaned processes.
         assert_eq!(descent(40, 1, owner, look), Descent::Orphan);
         let circle = |pid: u32| Some((pid ^ 1, 99));
         assert_eq!(descent(2, 10, owner, circle), Descent::Stranger);

@@ -1,7 +1,7 @@
-//! A worker's beginning: its notify socket, its streams, its control group, its status page, its process.
+//! Starts a worker: its notify socket, output streams, control group, status page and process.
 //!
-//! Law: what cannot be had is either done without (control group, status page) or makes this start fail as an event;
-//! nothing that was made for a start that failed is left.
+//! Law: a worker starts without a control group or a status page that cannot be made. Any other failure makes the start fail with an
+//! event. A failed start leaves no resources.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,13 +18,14 @@ use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::spawn::{Birth, describe, spawn};
 
-/// More than the longest arguments and environment that execve(2) takes, 6 MiB, with what the kernel needs beside them; bytes.
+/// A `memory_max` below this limit, bytes, counts as small. The limit is more than the longest arguments and environment of
+/// execve(2), 6 MiB, and the memory that the kernel needs for them.
 const SMALL: u64 = 16 << 20;
 
-/// So many pages are made beforehand.
+/// The number of status pages that are made in advance.
 const PAGES: usize = 4;
 
-/// Status pages that are made beforehand, when there is nothing to do: a start waits for each call to the kernel.
+/// Status pages that are made in advance, while the loop is idle, because each system call delays a spawn.
 #[derive(Default)]
 pub(in crate::master) struct Pages {
     stop_timeout: Duration,
@@ -50,7 +51,7 @@ impl Pages {
 }
 
 impl Master {
-    /// Pages for the next workers, when none is on its way.
+    /// Makes status pages for the next workers, when no worker is about to start.
     pub(in crate::master) fn fill_pages(&mut self) {
         let calm = self.pool.candidate().is_none() && self.pool.ready() >= self.pool.target();
         if calm && let Some(release) = self.releases.get(&self.pool.generation()) {
@@ -58,7 +59,7 @@ impl Master {
         }
     }
 
-    /// Starts a worker, or says why it can't be.
+    /// Starts a worker, and reports the process id or the failure to the pool.
     pub(in crate::master) fn spawn_worker(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId) {
         self.status_cache.touch();
         let event = match self.try_birth(worker, slot, generation) {
@@ -90,7 +91,7 @@ impl Master {
     fn notify_socket(&mut self, path: &Path, release: &Release) -> Result<NotifySocket, String> {
         let owner = release.plan.identity.as_ref().map(|identity| (identity.uid, identity.gid));
         let mut bound = NotifySocket::bind(path, owner);
-        // A name is never used twice by one master; what is there was left by another that died.
+        // A master never uses a name twice, so a dead master left the socket at this path.
         if bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) && std::fs::remove_file(path).is_ok()
         {
             bound = NotifySocket::bind(path, owner);
@@ -167,7 +168,7 @@ impl Master {
             poll.add(&notify, Token::Notify(worker).to_u64())
         };
         if let Err(error) = watch(self.poll.get_ref()) {
-            // A process that we cannot watch is one that we must not have; SIGCHLD tells when it can be reaped.
+            // A process that cannot be watched must not go on. It is reaped at SIGCHLD.
             let _ = child.pidfd.signal(libc::SIGKILL);
             self.dismiss(child.pidfd);
             return Err(format!("epoll: {error}"));
@@ -209,7 +210,7 @@ impl Master {
     }
 }
 
-/// What a worker's control group is to allow it.
+/// The limits of a worker's control group.
 pub(in crate::master) fn limits(release: &Release) -> Limits {
     let limits = &release.config.worker.limits;
     Limits {
@@ -220,7 +221,7 @@ pub(in crate::master) fn limits(release: &Release) -> Limits {
     }
 }
 
-/// An error as a failure's `how` has it: in words alone.
+/// The text of an error as in `failures[].how`, without the error number.
 fn told(error: &std::io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), describe)
 }

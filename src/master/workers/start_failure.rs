@@ -1,11 +1,11 @@
-//! Why a worker's process could not be started, in words: with the path and the user where these are the cause.
+//! The text of a failed start of a worker's process, with the path and the user where these are the cause.
 
 use std::os::fd::AsRawFd;
 
 use crate::master::releases::prepare::Release;
 use crate::sys::spawn::{SpawnError, Stage, describe};
 
-/// `chdir to /srv/web as user web: Permission denied`, or what the error says by itself.
+/// The text, such as `chdir to /srv/web as user web: Permission denied`. For all stages but chdir(2) it is the error's own text.
 pub fn in_words(error: &SpawnError, release: Option<&Release>) -> String {
     let Some(release) = release.filter(|_| error.stage == Stage::Chdir) else { return error.to_string() };
     let link = format!("/proc/self/fd/{}", release.plan.directory.as_raw_fd());

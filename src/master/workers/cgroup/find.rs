@@ -1,10 +1,10 @@
-//! Which control group is ours, and whether it was handed to us.
+//! Finds the master's control group, and whether systemd delegated it.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The directory of our own cgroup v2 group, from the texts of `/proc/self/cgroup` and `/proc/self/mountinfo` (proc(5)).
+/// The directory of this process's cgroup v2 group, from the texts of `/proc/self/cgroup` and `/proc/self/mountinfo` (proc(5)).
 pub(super) fn own_group(cgroup: &str, mountinfo: &str) -> Option<PathBuf> {
     // "0::/system.slice/x.service"; a process outside of the cgroup namespace's root shows "/..".
     let group = Path::new(cgroup.lines().find_map(|line| line.strip_prefix("0::"))?);
@@ -20,14 +20,14 @@ pub(super) fn own_group(cgroup: &str, mountinfo: &str) -> Option<PathBuf> {
         let mut fields = front.split(' ').skip(3);
         Some((unescape(fields.next()?), unescape(fields.next()?)))
     });
-    // The mount may show only a part of the hierarchy; the last one that shows our group covers earlier ones.
+    // A mount may show only a part of the hierarchy. The last mount that shows this group covers the earlier ones.
     let mut seen = mounts.filter_map(|(root, point)| Some(point.join(group.strip_prefix(&root).ok()?)));
     let found = seen.next()?;
-    // "join" of an empty rest leaves a slash at the end.
+    // `join` of an empty path leaves a slash at the end; collecting the components removes it.
     Some(found.components().collect())
 }
 
-/// `\040` and its like stand for blank, tab, newline and backslash.
+/// Replaces octal escapes such as `\040`: blank, tab, newline and backslash are escaped in mountinfo.
 fn unescape(field: &str) -> PathBuf {
     let bytes = field.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -48,8 +48,8 @@ fn unescape(field: &str) -> PathBuf {
     PathBuf::from(std::ffi::OsStr::from_bytes(&out))
 }
 
-/// Whether systemd has handed this group to whoever runs in it: it says so by an extended attribute (`user.delegate` since
-/// 251, `trusted.delegate` before, which only root sees), and before that by giving the directory to the unit's user.
+/// Whether systemd delegated this group to its processes. systemd sets an extended attribute (`user.delegate` since 251,
+/// `trusted.delegate` before, which only root can read). Older versions only make the unit's user the owner of the directory.
 pub(super) fn is_delegated(group: &Path) -> bool {
     let said = |name: &str| {
         let mut value = [0u8; 8];
@@ -58,13 +58,13 @@ pub(super) fn is_delegated(group: &Path) -> bool {
     if said("user.delegate") || said("trusted.delegate") {
         return true;
     }
-    // Below a group of ours everything is ours too (a user's own systemd): only the border of what is ours says something.
+    // A user's systemd owns all groups below its own, so ownership proves delegation only where the parent's owner is another user.
     let me = rustix::process::geteuid().as_raw();
     let owner = |path: &Path| path.metadata().ok().map(|data| data.uid());
     me != 0 && owner(group) == Some(me) && group.parent().and_then(owner).is_some_and(|above| above != me)
 }
 
-/// Whether the group's directory is this user's.
+/// Whether this process's effective user owns the group's directory.
 pub(super) fn is_ours(group: &Path) -> bool {
     group.metadata().is_ok_and(|data| data.uid() == rustix::process::geteuid().as_raw())
 }

@@ -1,4 +1,4 @@
-//! One worker's control group: its limits, its end, what it counts.
+//! One worker's control group: its limits, SIGKILL to its processes, its memory figures.
 
 use std::fmt::Display;
 use std::fs;
@@ -12,19 +12,19 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 
-/// Where generation and slot are noted at a group, for a master that comes after a dead one.
+/// The extended attribute that holds the generation and slot of a group, for the master that follows a dead one.
 const PLACE: &str = "user.ratoon";
-/// How deep below a worker's group its own sub-groups are followed.
+/// The depth to which sub-groups below a worker's group are followed, levels.
 const DEPTH_MAX: u32 = 16;
 
 /// A worker's own limits; `None` leaves the kernel's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// `memory.max`, bytes: at this the kernel reclaims, then kills.
+    /// `memory.max`, bytes: at this limit the kernel reclaims memory, then kills.
     pub memory_max: Option<u64>,
-    /// `memory.high`, bytes: above this the kernel reclaims and slows down.
+    /// `memory.high`, bytes: above this limit the kernel reclaims memory and slows the processes down.
     pub memory_high: Option<u64>,
-    /// `pids.max`: processes and threads.
+    /// `pids.max`, processes and threads.
     pub tasks_max: Option<u64>,
     /// `cpu.weight`, 1 … 10000; 100 is the default.
     pub cpu_weight: Option<u64>,
@@ -42,7 +42,7 @@ pub struct WorkerGroup {
 impl WorkerGroup {
     pub(super) fn open(worker: u64, path: PathBuf) -> io::Result<WorkerGroup> {
         let dir = rustix::fs::open(&path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        // One a worker: out of the way of the low numbers, which are copied for each child.
+        // One descriptor per worker: it gets a high number, because the table of the low numbers is copied for each child.
         Ok(WorkerGroup { worker, path, dir: dup_high(dir, RESERVED_FD_BASE), unapplied: Vec::new() })
     }
 
@@ -51,11 +51,11 @@ impl WorkerGroup {
         self.worker
     }
 
-    /// Whether a process is in this group, or in one that the worker made below it.
+    /// Whether a process is in this group, or in a sub-group that the worker made.
     pub fn holds(&self, pid: u32) -> bool {
         let Ok(groups) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
         let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
-        // What the kernel tells is relative to the root of our cgroup namespace; our path begins where that is mounted.
+        // The kernel's path is relative to the root of the cgroup namespace; `self.path` begins at the mount point of that root.
         Path::new(path)
             .ancestors()
             .any(|group| group.file_name().is_some() && group.file_name() == self.path.file_name() && self.path.ends_with(group))
@@ -66,12 +66,12 @@ impl WorkerGroup {
         &self.path
     }
 
-    /// The same as a descriptor, for clone3(2) with CLONE_INTO_CGROUP.
+    /// A descriptor of the group's directory, for clone3(2) with CLONE_INTO_CGROUP.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 
-    /// `cgroup.procs`, opened for writing (close-on-exec): a forked child that writes `0` to it is in the group.
+    /// `cgroup.procs`, opened for writing (close-on-exec): a forked child that writes `0` to it joins the group.
     ///
     /// # Errors
     /// The group is gone, or the master is out of descriptors.
@@ -79,19 +79,19 @@ impl WorkerGroup {
         Ok(openat(&self.dir, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    /// Which limits could not be applied, each as a sentence with the reason; the same for all workers, so say it once.
+    /// The limits that could not be applied, each as a sentence with the reason. All workers have the same, so log it once.
     pub fn unapplied(&self) -> &[String] {
         &self.unapplied
     }
 
-    /// Writes the limits that there are; also again, when the controllers were taken back meanwhile (`survive.conf`).
+    /// Writes the limits that are set. Call it again when the controllers were disabled meanwhile (`survive.conf`).
     pub fn apply(&mut self, limits: &Limits) {
         self.limit("memory.max", "memory_max", limits.memory_max);
         self.limit("memory.high", "memory_high", limits.memory_high);
         self.limit("pids.max", "tasks_max", limits.tasks_max);
         self.limit("cpu.weight", "cpu_weight", limits.cpu_weight);
-        // One process of a worker killed for memory leaves half a worker: let the kernel take all or none. Where there is
-        // no memory controller there is nobody to do it.
+        // The kernel kills all processes of a worker for lack of memory, or none: a worker without one of its processes is broken.
+        // Without the memory controller the kernel cannot do this.
         let _ = self.set("memory.oom.group", 1);
     }
 
@@ -111,24 +111,24 @@ impl WorkerGroup {
         write_fd(openat(&self.dir, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?, &value.to_string())
     }
 
-    /// SIGKILL to every process in the group and below it, also to those that are being forked right now.
+    /// Sends SIGKILL to every process in the group and its sub-groups, also to processes that are being forked.
     ///
     /// # Errors
-    /// The kernel refuses; some of them may have been killed.
+    /// The kernel refuses; some processes may have been killed.
     pub fn kill(&self) -> io::Result<()> {
         match self.set("cgroup.kill", 1) {
-            // Linux before 5.14, or the group is gone.
+            // Linux before 5.14 has no `cgroup.kill`; or the group is gone.
             Err(error) if error.kind() == io::ErrorKind::NotFound => kill_each(&self.path, 0),
             other => other,
         }
     }
 
-    /// Whether a process (a zombie counts not) lives in the group or below; a group that is gone holds none.
+    /// Whether the group or a sub-group has a process; zombies don't count. `false` for a removed group.
     pub fn populated(&self) -> bool {
         !is_empty(&self.path)
     }
 
-    /// How many processes of the group the kernel has killed for lack of memory; `None` without the memory controller.
+    /// The number of processes that the kernel killed for lack of memory; `None` without the memory controller.
     pub fn oom_kills(&self) -> Option<u64> {
         flat_value(&self.read("memory.events")?, "oom_kill")
     }
@@ -138,7 +138,7 @@ impl WorkerGroup {
         self.read("memory.current")?.trim().parse().ok()
     }
 
-    /// `memory.peak`, bytes: the most that the group ever had (Linux 5.19 and later, with the memory controller).
+    /// `memory.peak`, bytes: the largest `memory.current` so far (Linux 5.19 and later, with the memory controller).
     pub fn memory_peak(&self) -> Option<u64> {
         self.read("memory.peak")?.trim().parse().ok()
     }
@@ -151,7 +151,7 @@ impl WorkerGroup {
     }
 
     pub(super) fn note_place(&self, generation: u64, slot: u32) {
-        // A convenience for the next master; kernels before 5.7 have no such attributes here.
+        // Optional for the next master. Kernels before 5.7 have no extended attributes of cgroups.
         let _ = rustix::fs::fsetxattr(&self.dir, PLACE, format!("{generation} {slot}").as_bytes(), XattrFlags::empty());
     }
 
@@ -163,7 +163,7 @@ impl WorkerGroup {
     }
 }
 
-/// The processes in the group with this path and below it.
+/// The processes in the group with this path, and in its sub-groups.
 pub fn processes(group: &Path) -> Vec<u32> {
     fn below(group: &Path, depth: u32, found: &mut Vec<u32>) {
         found.extend(members(group).unwrap_or_default().into_iter().map(|pid| pid.as_raw_nonzero().get().unsigned_abs()));
@@ -180,7 +180,7 @@ pub fn processes(group: &Path) -> Vec<u32> {
     found
 }
 
-/// Writes a file of the kernel's, which must exist.
+/// Writes to an existing file of the cgroup file system.
 pub(super) fn write(path: &Path, value: &str) -> io::Result<()> {
     write_fd(rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?, value)
 }
@@ -189,7 +189,7 @@ fn write_fd(fd: OwnedFd, value: &str) -> io::Result<()> {
     fs::File::from(fd).write_all(value.as_bytes())
 }
 
-/// Whether no process lives in the group with this path or below it; also when there is no such group.
+/// Whether the group with this path and its sub-groups have no process, or the group does not exist.
 pub(super) fn is_empty(group: &Path) -> bool {
     match fs::read_to_string(group.join("cgroup.events")) {
         Ok(text) => flat_value(&text, "populated") == Some(0),
@@ -203,7 +203,7 @@ fn flat_value(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
-/// Removes a group, its sub-groups first; there is nothing else in such a directory that can be removed.
+/// Removes a group, its sub-groups first. Nothing else in a cgroup directory can be removed.
 pub(super) fn remove_tree(group: &Path) -> io::Result<()> {
     fn below(group: &Path, depth: u32) -> io::Result<()> {
         if depth < DEPTH_MAX {
@@ -221,9 +221,9 @@ pub(super) fn remove_tree(group: &Path) -> io::Result<()> {
     below(group, 0)
 }
 
-/// `cgroup.kill` by hand: until nobody is left that could fork.
+/// Replaces `cgroup.kill` where the kernel has none: kills each process, until no process is left that could fork.
 pub(super) fn kill_each(group: &Path, depth: u32) -> io::Result<()> {
-    // A process with SIGKILL pending cannot fork any more: when a round sees nobody new, nobody is left that could.
+    // A process with a pending SIGKILL cannot fork any more, so after a round without a new process none is left that could.
     let mut killed = std::collections::HashSet::new();
     loop {
         let before = killed.len();
@@ -231,7 +231,7 @@ pub(super) fn kill_each(group: &Path, depth: u32) -> io::Result<()> {
             if killed.contains(&pid) {
                 continue;
             }
-            // The number may have been given to another process since it was read: hold it, then look again.
+            // Another process may have got the number since it was read: open a pidfd, then check that the number is still in the group.
             let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
             if members(group)?.contains(&pid) {
                 match pidfd_send_signal(&pidfd, Signal::KILL) {
@@ -241,7 +241,7 @@ pub(super) fn kill_each(group: &Path, depth: u32) -> io::Result<()> {
                 killed.insert(pid);
             }
         }
-        // The bound is against a fork bomb that wins each time: the caller asks again while the group is populated.
+        // The bound, in processes, ends the loop for a fork bomb; the caller calls again while the group is populated.
         if killed.len() == before || killed.len() > 10_000 {
             break;
         }
@@ -258,7 +258,7 @@ pub(super) fn kill_each(group: &Path, depth: u32) -> io::Result<()> {
 
 fn members(group: &Path) -> io::Result<Vec<Pid>> {
     match fs::read_to_string(group.join("cgroup.procs")) {
-        // 0 is a process that our pid namespace cannot name.
+        // 0 stands for a process outside of the master's PID namespace.
         Ok(list) => Ok(list.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),

@@ -1,4 +1,4 @@
-//! On the real cgroup v2 tree of this machine, below a group of the test's own that is marked as systemd marks a delegated one.
+//! Tests on the real cgroup v2 tree of this machine. Each test makes its own group, marked as systemd marks a delegated group.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use rustix::fs::XattrFlags;
 use super::*;
 use crate::master::testing::in_own_process;
 
-/// A delegated group, removed with all that is below it.
+/// A delegated group. Dropping it removes the group and its sub-groups.
 struct Delegated(PathBuf);
 
 impl Delegated {
@@ -30,7 +30,7 @@ impl Delegated {
         rustix::fs::setxattr(path, "user.delegate", b"1", XattrFlags::empty()).expect("an attribute");
     }
 
-    /// As a unit with `DelegateSubgroup=master` has it, without this process in it.
+    /// The group as in a unit with `DelegateSubgroup=master`, but this process is not in it.
     fn cgroups(&self) -> Cgroups {
         fs::create_dir_all(self.0.join(MASTER)).expect("a group");
         Cgroups::at(&self.0.join(MASTER), false).expect("usable").expect("delegated")
@@ -47,7 +47,7 @@ impl Drop for Delegated {
     }
 }
 
-/// A shell in the group; it has printed "in" when this returns.
+/// Starts a shell in the group, and waits until it has printed "in".
 fn start(group: &WorkerGroup, script: &str) -> Child {
     let procs = group.path().join("cgroup.procs");
     let script = format!("echo 0 > {}; echo in; {script}", procs.display());
@@ -76,7 +76,7 @@ fn a_worker_and_its_grandchildren_live_and_end_in_their_group() {
     let mut cgroups = base.cgroups();
     let group = cgroups.create(7, 1, 0, &Limits::default()).expect("a group");
     assert!(!group.populated());
-    // A grandchild that has left the session and lost its parent.
+    // The script leaves a grandchild in another session, without its parent.
     let mut child = start(&group, "setsid sh -c 'sleep 1000 & sleep 1000' & sleep 1000");
     assert!(group.populated());
     assert!(cgroups.drain().is_empty(), "a group with processes is not empty");
@@ -100,7 +100,7 @@ fn killing_by_hand_reaches_the_same_processes() {
     let script = format!("setsid sleep 1000 & (echo 0 > {}/cgroup.procs; exec sleep 1000) & sleep 1000", below.display());
     let mut child = start(&group, &script);
     group::kill_each(group.path(), 0).expect("killed");
-    // The subshell may have moved between the looks; the caller asks again while the group is populated.
+    // The subshell may have changed its group during the scan, so kill again while the group is populated.
     while group.populated() {
         group::kill_each(group.path(), 0).expect("killed");
     }
@@ -116,7 +116,7 @@ fn a_group_with_processes_is_not_removed() {
     let mut child = start(&group, "sleep 1000");
     assert!(cgroups.remove(&group).is_err());
     group.kill().expect("killed");
-    // Its end is still reported.
+    // The group is still reported when it becomes empty.
     wait_for_empty(&mut cgroups, 1);
     cgroups.remove(&group).expect("empty");
     child.wait().expect("a child");
@@ -202,7 +202,7 @@ fn the_master_moves_itself_down() {
     assert_eq!(cgroups.base(), base.0);
     let own = || fs::read_to_string("/proc/self/cgroup").expect("procfs");
     assert!(own().contains(&format!("{}/master\n", base.0.file_name().expect("a name").to_str().expect("ASCII"))), "{}", own());
-    // Again, as after an upgrade in place: it is there already, and stays.
+    // A second call, as after an upgrade in place: the process is already in `master/`, and stays there.
     assert_eq!(Cgroups::detect().expect("usable").expect("delegated").base(), base.0);
     group::write(&base.0.parent().expect("a root").join("cgroup.procs"), "0").expect("moved back");
 }
@@ -231,12 +231,12 @@ fn what_was_not_delegated_is_left_alone() {
     assert!(Cgroups::at(&base.0, false).expect("no error").is_none());
     assert!(Cgroups::at(&base.0.join(MASTER), false).expect("no error").is_none());
     assert_eq!(fs::read_dir(base.0.join(MASTER)).expect("a group").flatten().filter(|entry| entry.path().is_dir()).count(), 0);
-    // A user's systemd marks nothing: there the unit tells it.
+    // A user's systemd marks no group; there the unit says that the group is delegated.
     assert!(Cgroups::at(&base.0.join(MASTER), true).expect("usable").is_some());
-    // An attribute that does not say "1".
+    // The value of the attribute is not "1".
     rustix::fs::setxattr(&base.0, "user.delegate", b"0", XattrFlags::empty()).expect("an attribute");
     assert!(Cgroups::at(&base.0, false).expect("no error").is_none());
-    // Below a delegated group that is not ours (the one of a user's systemd), whatever its name but `master`.
+    // A group below a delegated group is not delegated itself (as below a user's systemd), unless its name is `master`.
     Delegated::mark(&base.0);
     fs::create_dir(base.0.join("x.service")).expect("a group");
     assert!(Cgroups::at(&base.0.join("x.service"), false).expect("no error").is_none());

@@ -1,6 +1,6 @@
-//! What the end of a worker's main process means: whether it is a failure, and whether its slot needs another worker.
+//! Classifies the end of a worker's main process: whether it is a failure, and whether the slot needs another worker.
 //!
-//! Law: an end that was not clean is a failure with a record, also that of a worker that drains: it may have cut requests off.
+//! Law: every end that is not clean is recorded as a failure, also the end of a draining worker, which may have cut requests off.
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ use super::generation::Role;
 use super::vocabulary::{Outcome, Settings, Slot, WorkerId};
 use super::worker::{StopReason, Worker};
 
-/// What an end is to the pool.
+/// The class of an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The worker did what it was asked to, or said that it would.
+    /// The worker ended as it was asked to, or as it had announced by `STOPPING=1`.
     Clean,
-    /// It drained and failed at that: a record, but its slot has, or needs, no other worker because of it.
+    /// The worker failed while it drained. The failure is recorded, but starts no other worker for the slot.
     FailedDrain,
-    /// It failed while it was to serve: its slot needs another worker, or its reload fails.
+    /// The worker failed before or while it served. Its slot needs another worker, or its reload fails.
     Crash,
 }
 
-/// An end as it is recorded.
+/// The end of a worker's main process, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ending {
     pub how: ExitCause,
     pub verdict: Verdict,
-    /// A failure of a worker that nobody had asked to end.
+    /// The end is a failure of a worker that was not asked to end.
     pub unasked: bool,
 }
 
 impl Ending {
-    /// The end of a worker that nobody had asked to end.
+    /// The end of a worker that was not asked to end and sent no `STOPPING=1`.
     pub fn unasked(how: ExitCause) -> Ending {
         Ending { how, verdict: Verdict::Crash, unasked: true }
     }
 
-    /// The end of `worker`, before it is noted in it. `killed`: SIGKILL was sent to it because it had not stopped in time, or
-    /// because the whole instance was to end at once.
+    /// Classifies the end of `worker`, whose `how` is not set yet. `killed`: the worker got SIGKILL because it had not stopped in time,
+    /// or because the whole instance ends at once.
     pub fn of(worker: &Worker, how: ExitCause, killed: bool, settings: &Settings) -> Ending {
         let clean = is_clean(&how, settings.stop_signal);
         let failed_drain = |how, unasked| Ending { how, verdict: Verdict::FailedDrain, unasked };
@@ -56,20 +56,20 @@ impl Ending {
     }
 }
 
-/// Whether this is how a worker ends that stops as it is told: with status 0, or by the stop signal, which shells and Java
-/// report as status 128 + its number.
+/// Whether a worker that was told to stop ended cleanly: with status 0, or by the stop signal, which shells and Java report as status
+/// 128 + the signal's number.
 fn is_clean(how: &ExitCause, stop_signal: i32) -> bool {
     match how {
         ExitCause::Exit(status) => *status == 0 || *status == 128 + stop_signal,
         ExitCause::Signal { signal, core: _ } => *signal == stop_signal,
-        // Nothing ran; nothing is known; or it is said by itself.
+        // No program ran, the end is not known, or the end was clean by definition.
         ExitCause::NotStarted(_) | ExitCause::Unknown | ExitCause::Left => true,
         ExitCause::OutOfMemory | ExitCause::StartTimeout(_) | ExitCause::StopTimeout(_) | ExitCause::Watchdog => false,
     }
 }
 
 impl Pool {
-    /// `STOPPING=1`: its replacement starts at once, if it has lived a life.
+    /// A worker sent `STOPPING=1`. Its replacement starts at once if the worker was ready for `restart.initial`; else the backoff applies.
     pub(super) fn leaves(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (generation, slot) = (worker.generation, worker.slot);
@@ -95,7 +95,7 @@ impl Pool {
             Role::Retired => self.drain(id, StopReason::Leaving),
         }
     }
-    /// It is not the first of its slot to leave before it has served: that is a failure, and what the pool may be degraded by.
+    /// Records `STOPPING=1` as a failure, which may degrade the pool: the worker was never ready, or its slot had failed before.
     fn leaves_at_once(&mut self, id: WorkerId, slot: Slot) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.stop_reason = Some(StopReason::LeavingAtOnce);

@@ -1,4 +1,4 @@
-//! How a worker ended, and how that is said: `exit 1`, `signal SIGSEGV (core dumped)`, `start timeout after 10s` …
+//! How a worker ended, and the text for it: `exit 1`, `signal SIGSEGV (core dumped)`, `start timeout after 10s` …
 
 use std::fmt;
 use std::time::Duration;
@@ -8,37 +8,38 @@ use serde::{Deserialize, Serialize};
 /// How a worker ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitCause {
-    /// Its main process exited with this status.
+    /// The main process exited with this status.
     Exit(i32),
-    /// Its main process was ended by a signal.
+    /// A signal ended the main process.
     Signal {
-        /// Its number.
+        /// The signal's number.
         signal: i32,
-        /// It left a core dump.
+        /// The process dumped core.
         core: bool,
     },
-    /// It never ran: which step failed and why (`exec: No such file or directory`).
+    /// The program was never executed: the step that failed, and why (`exec: No such file or directory`).
     NotStarted(String),
-    /// The kernel killed it for its memory.
+    /// The kernel killed the worker because of its memory use.
     OutOfMemory,
-    /// It was not ready in time.
+    /// The worker was not ready within this time.
     StartTimeout(Duration),
-    /// It did not stop in time.
+    /// The worker did not stop within this time.
     StopTimeout(Duration),
-    /// It was silent for too long.
+    /// The worker's watchdog timeout expired, or the worker sent `WATCHDOG=trigger`.
     Watchdog,
-    /// It said `STOPPING=1` as soon as it was ready, or before, in a slot that had failed before, and ended cleanly.
+    /// The worker ended cleanly after it had sent `STOPPING=1` before it was ready, or less than `restart.initial` after that in a slot
+    /// that had failed before.
     Left,
-    /// It ended while nobody watched.
+    /// The worker ended while no master was there to see how.
     Unknown,
 }
 
 impl ExitCause {
-    /// The words of [`ExitCause::cause`].
+    /// All values of [`ExitCause::cause`].
     pub const CAUSES: [&str; 9] =
         ["exit", "signal", "not-started", "out-of-memory", "start-timeout", "stop-timeout", "watchdog", "left", "unknown"];
 
-    /// The kind of end, for who counts them.
+    /// The kind of the end, for counters such as the metrics.
     pub fn cause(&self) -> &'static str {
         let number = match self {
             ExitCause::Exit(_) => 0,
@@ -73,7 +74,7 @@ impl fmt::Display for ExitCause {
     }
 }
 
-/// A span of time as the configuration writes it: `10s`, `500ms`, `1min 30s`.
+/// Formats a duration as in the configuration: `10s`, `500ms`, `1min 30s`.
 pub struct Span(pub Duration);
 
 impl fmt::Display for Span {
@@ -95,7 +96,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// A signal's name as in signal(7) on Linux.
+/// Formats a signal number as its name in `signal(7)` on Linux.
 struct SignalName(i32);
 
 impl fmt::Display for SignalName {

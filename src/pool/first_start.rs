@@ -1,36 +1,36 @@
-//! The first start: it ends when it cannot succeed, so that `systemctl start` fails at once and says why.
+//! The first start: the instance ends if its start cannot succeed, so that `systemctl start` fails at once and says why.
 //!
-//! Law: a pool that had a ready worker once goes on for ever. One that serves beside workers of an earlier master does, too.
+//! Law: the start of a pool does not end the instance once a worker was ready, nor beside serving workers of an earlier master.
 
 use super::vocabulary::Kind;
 use super::{Pool, Stopping};
 
-/// Failures of every slot after which a first start cannot succeed.
+/// The number of failures of each slot after which a first start counts as hopeless.
 const ATTEMPTS: u32 = 3;
 
 impl Stopping {
-    /// Nobody asked for the end: the instance cannot go on.
+    /// Whether the instance ends by itself, because it cannot go on, and not on request.
     pub(super) fn by_itself(self) -> bool {
         self.code != 0 && !self.now
     }
 }
 
 impl Pool {
-    /// The same, beside workers of an earlier master, which serve: its start does not end by itself.
+    /// The same pool, whose failed start does not end the instance, because workers of an earlier master still serve.
     #[must_use]
     pub fn beside_other_workers(mut self) -> Pool {
         self.unproven = false;
         self
     }
 
-    /// No worker of this pool was ever ready, and some have failed.
+    /// Whether no worker of this pool was ever ready and some have failed.
     pub fn start_fails(&self) -> bool {
         let ends = self.stopping.is_none_or(Stopping::by_itself);
         self.unproven && ends && self.failing_slot().is_some()
     }
 
-    /// Ends the instance when no worker was ever ready and every slot has failed [`ATTEMPTS`] times. A reload that is under way
-    /// may bring a release that starts: it is waited for.
+    /// Ends the instance when no worker was ever ready and every slot has failed [`ATTEMPTS`] times. Not during a reload, whose release
+    /// may be able to start.
     pub(super) fn end_hopeless_start(&mut self) {
         if !self.unproven || self.stopping.is_some() || self.reload.is_some() {
             return;

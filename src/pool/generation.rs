@@ -1,6 +1,6 @@
-//! One release's workers: the places of a generation, who stands in each, and how their number changes.
+//! Generations: the slots of a generation, the workers in each slot, and changes of the number of slots.
 //!
-//! Law: there is one current generation; a place's worker is replaced only in its own generation.
+//! Law: there is one current generation. A worker is replaced only by a worker of its own generation.
 
 use std::time::Duration;
 
@@ -13,51 +13,54 @@ use super::timers::Key;
 use super::vocabulary::{Action, GenerationId, Settings, Slot, WorkerId};
 use super::worker::{Phase, StopReason};
 
-/// What a generation is to the instance.
+/// The role of a generation in the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Role {
-    /// It starts, and may be rolled back.
+    /// The generation starts, and may be rolled back.
     Candidate,
-    /// It is the one.
+    /// The generation serves: it is the committed one, or the first one while it starts.
     Current,
-    /// Its workers drain.
+    /// The generation's workers drain.
     Retired,
 }
 
 /// A slot of a generation.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct SlotState {
-    /// Who stands here.
+    /// The worker of the slot.
     pub worker: Option<WorkerId>,
-    /// Who shall stand here when it is ready (recycling).
+    /// The worker that takes over the slot when it is ready (recycling).
     pub successor: Option<WorkerId>,
-    /// Who serves here for a rolled-back generation until `worker` is ready again (only after a reload with small surge).
+    /// The ready worker of a rolled-back generation that serves in this slot until `worker` is ready again. Only after a reload with a
+    /// surge smaller than the pool.
     pub stand_in: Option<WorkerId>,
-    /// Failures in a row.
+    /// Failures in a row. The failure of a worker that was ready for `restart.max` counts as the first again.
     pub consecutive_failures: u32,
-    /// Its failures of late.
+    /// The slot's failures within the last `restart.interval`, and the last one; `None` without failures.
     pub failures: Option<Box<History>>,
-    /// The wait before the next worker, counted from the end of the last.
+    /// The delay before the next worker, counted from the end of the last process of the former worker.
     pub delay: Duration,
-    /// Given up to the candidate (current generation), or taken over whole (candidate).
+    /// In the current generation: the slot was given up to the candidate. In the candidate: the old worker of the slot is gone, or
+    /// there was none.
     pub settled: bool,
 }
 
-/// A generation.
+/// All workers from one reading of configuration and release.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Generation {
     pub settings: Settings,
     pub role: Role,
     pub slots: Vec<SlotState>,
-    /// How many of its workers are ready.
+    /// The number of ready workers of the generation.
     pub ready: u32,
-    /// How many workers of it live.
+    /// The number of workers of the generation in the table.
     pub members: u32,
-    /// The listening sockets on which its ready workers were seen to accept, as in [`Accepting`](super::Accepting).
+    /// The listening sockets on which ready workers of the generation were observed to accept, as in [`Accepting`](super::Accepting).
     pub accepted_on: u32,
-    /// One of its workers has said READY=1.
+    /// At least one worker of the generation has sent READY=1.
     pub says_ready: bool,
-    /// Each of its workers that got ready had said READY=1 and was seen to accept.
+    /// Each worker of the generation that became ready had sent READY=1 and was observed to accept, where an observation counts (not
+    /// without listening sockets, and not with `worker.ready = "notify"`).
     pub proven: bool,
 }
 
@@ -68,12 +71,12 @@ impl Generation {
 }
 
 impl Pool {
-    /// The place in the current generation.
+    /// The state of a slot of the current generation.
     pub(super) fn slot_state(&mut self, slot: Slot) -> Option<&mut SlotState> {
         self.generations.get_mut(&self.current)?.slots.get_mut(slot as usize)
     }
 
-    /// Starts a worker in an empty place of the current generation.
+    /// Starts a worker in a slot of the current generation if the slot is empty and not given up to a candidate.
     fn fill(&mut self, slot: Slot) {
         if self.stopping.is_some() {
             return;
@@ -88,7 +91,7 @@ impl Pool {
         }
     }
 
-    /// Fills the place when the delay is over.
+    /// Fills the slot after the delay; at once when the delay is zero.
     pub(super) fn restart_in(&mut self, generation: GenerationId, slot: Slot, delay: Duration) {
         if generation != self.current {
             return;
@@ -100,14 +103,14 @@ impl Pool {
         }
     }
 
-    /// The delay is over.
+    /// The delay of [`Pool::restart_in`] is over.
     pub(super) fn restart_due(&mut self, generation: GenerationId, slot: Slot) {
         if generation == self.current {
             self.fill(slot);
         }
     }
 
-    /// Takes a worker of the current generation out of its place; whether the place is empty now.
+    /// Removes a worker of the current generation from its slot. Returns whether the slot is empty because of that.
     pub(super) fn unlink(&mut self, id: WorkerId) -> bool {
         let Some(slot) = self.workers.get(&id).map(|worker| worker.slot) else { return false };
         let Some(place) = self.slot_state(slot) else { return false };
@@ -137,7 +140,7 @@ impl Pool {
         }
     }
 
-    /// A worker of the current generation failed; its place is filled again when it is cleared.
+    /// A worker of the current generation failed. Its slot is filled again when the last process of the worker is gone.
     pub(super) fn place_crashed(&mut self, id: WorkerId, slot: Slot, ready_for: Option<Duration>, how: &ExitCause) {
         if self.stopping.is_some() {
             return;
@@ -152,7 +155,7 @@ impl Pool {
         }
     }
 
-    /// Nothing is left of a worker of the current generation.
+    /// The last process of a worker of the current generation is gone.
     pub(super) fn place_cleared(&mut self, id: WorkerId, slot: Slot) {
         let generation = self.current;
         let Some(place) = self.slot_state(slot) else { return };
@@ -167,7 +170,7 @@ impl Pool {
         }
     }
 
-    /// The one who held a place for a rolled-back generation is gone.
+    /// A worker is gone: if it was the stand-in of the slot, the slot has none any more.
     pub(super) fn holder_gone(&mut self, id: WorkerId, slot: Slot) {
         if let Some(place) = self.slot_state(slot)
             && place.stand_in == Some(id)
@@ -176,7 +179,7 @@ impl Pool {
         }
     }
 
-    /// Changes how many workers a generation has.
+    /// Changes the number of slots of a generation.
     pub(super) fn resize(&mut self, number: GenerationId, count: u32) {
         let count = count as usize;
         let Some(home) = self.generations.get_mut(&number) else { return };
@@ -196,7 +199,7 @@ impl Pool {
         }
     }
 
-    /// Drains every worker of a generation that is not the one any more.
+    /// Drains every worker of a generation that is no longer the current one.
     pub(super) fn retire(&mut self, number: GenerationId) {
         let Some(home) = self.generations.get_mut(&number) else { return };
         home.role = Role::Retired;
@@ -212,12 +215,12 @@ impl Pool {
         self.release_if_empty(number);
     }
 
-    /// All living workers of a generation.
+    /// The ids of all workers of a generation in the table.
     pub(super) fn members(&self, number: GenerationId) -> Vec<WorkerId> {
         self.workers.iter().filter(|(_, worker)| worker.generation == number).map(|(id, _)| *id).collect()
     }
 
-    /// Lets a retired generation's release go with its last worker.
+    /// Releases a retired generation that has no workers left.
     pub(super) fn release_if_empty(&mut self, number: GenerationId) {
         if self.generations.get(&number).is_some_and(|home| home.role == Role::Retired && home.members == 0) {
             self.generations.remove(&number);
@@ -225,7 +228,7 @@ impl Pool {
         }
     }
 
-    /// Whether a worker may be replaced within the generation.
+    /// Whether a worker may be recycled: it is ready, it is the worker of its slot in the current generation, and it has no successor.
     pub(super) fn stands(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| {
             worker.phase == Phase::Ready

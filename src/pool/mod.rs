@@ -1,7 +1,7 @@
-//! What should happen. Pure: no I/O, no async, no clock, no `unsafe`.
+//! The pool decides which workers start, drain and are replaced. Pure: no I/O, no async, no clock, no `unsafe`.
 //!
-//! Law: every event is legal in every state; an action's outcome comes back as an event, and the pool believes only
-//! events. One [`Pool::step`], then carry out every action; [`Pool::deadline`] is the one timer that the world keeps.
+//! Law: every event is legal in every state. An action's outcome comes back as an event, and the pool relies on events only.
+//! The caller carries out every action of one [`Pool::step`] before the next, and keeps one timer, for [`Pool::deadline`].
 //!
 //! ```text
 //!                    Start                      Reload                        all ready (and probation over)
@@ -55,42 +55,42 @@ use reload::{Reload, Requesters};
 use timers::{Key, Timers};
 use worker::StopReason;
 
-/// Room for so many actions is kept from step to step.
+/// Capacity of the action list, in actions, that is kept between steps.
 const ACTIONS: usize = 16;
 
 /// The pool of one instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Pool {
-    /// The instant of the step in work.
+    /// The time of the current step.
     now: Time,
-    /// What this step decided so far; empty between steps.
+    /// The actions that the current step has decided so far; empty between steps.
     #[serde(skip)]
     actions: Vec<Action>,
     workers: Table<WorkerId, Box<Worker>>,
     generations: BTreeMap<GenerationId, Generation>,
-    /// The committed generation; 0 before the start.
+    /// The committed generation, or the first one while it starts; 0 before the start.
     current: GenerationId,
     last_worker: WorkerId,
     last_number: GenerationId,
-    /// How many workers there shall be.
+    /// The wanted number of workers (`worker.count`, or the last `scale`).
     target: u32,
-    /// How many the configuration of the current generation wants.
+    /// `worker.count` in the configuration of the current generation.
     configured: u32,
     reload: Option<Reload>,
     waiting: Option<Requesters>,
     recycling: Recycling,
-    /// A slot failed more often than the configuration allows, and not all has been well since.
+    /// A slot failed more often than `restart.limit` allows, and the pool has not recovered since.
     degraded: bool,
-    /// How the last reload failed, until the next begins.
+    /// Why the last reload failed, until the next one begins; or why the instance ends by itself. For the status text.
     failure_text: Option<String>,
     timers: Timers,
     stopping: Option<Stopping>,
-    /// No worker was ever ready.
+    /// No worker of this pool was ever ready.
     unproven: bool,
-    /// The world was told that all are ready.
+    /// [`Action::Ready`] was returned: all workers were ready once.
     announced: bool,
     crashes: u64,
-    /// The state of a small generator; jitter needs no better one.
+    /// State of the random number generator (xorshift64) for the jitter; never 0.
     random: u64,
 }
 
@@ -102,7 +102,7 @@ struct Stopping {
 }
 
 impl Pool {
-    /// An empty pool; `seed` feeds the jitter.
+    /// An empty pool; `seed` initialises the random numbers for the jitter.
     pub fn new(now: Time, seed: u64) -> Pool {
         Pool {
             now,
@@ -128,14 +128,14 @@ impl Pool {
         }
     }
 
-    /// The same, with worker ids behind this one: there may be workers that an earlier pool has numbered.
+    /// The same pool, whose worker ids begin after `last`: workers of an earlier master may still live and keep their ids.
     #[must_use]
     pub fn with_workers_after(mut self, last: WorkerId) -> Pool {
         self.last_worker = self.last_worker.max(last);
         self
     }
 
-    /// Takes one event in and appends what shall be done, in that order.
+    /// Handles one event and appends the resulting actions to `out`, in the order in which they must be carried out.
     pub fn step(&mut self, now: Time, event: Event, out: &mut Vec<Action>) {
         self.now = self.now.max(now);
         match event {
@@ -163,16 +163,16 @@ impl Pool {
         }
         self.after_step();
         out.append(&mut self.actions);
-        // A thousand starts at once are not kept room for.
+        // Frees the memory that a step with many actions needed, such as a start of a thousand workers.
         self.actions.shrink_to(ACTIONS);
     }
 
-    /// When [`Event::Due`] is due; `None`: nothing is awaited.
+    /// The time at which the pool needs [`Event::Due`]; `None` when no deadline is set.
     pub fn deadline(&self) -> Option<Time> {
         self.timers.next()
     }
 
-    /// The generation whose workers are kept up: the committed one, or the first while it comes up.
+    /// The current generation: the committed one, or the first one while it starts. Its failed workers are replaced.
     pub fn generation(&self) -> GenerationId {
         self.current
     }
@@ -182,38 +182,38 @@ impl Pool {
         if self.announced { self.current } else { 0 }
     }
 
-    /// The generation that a reload is bringing up.
+    /// The generation that the running reload starts; `None` without a reload.
     pub fn candidate(&self) -> Option<GenerationId> {
         self.reload.as_ref().map(|reload| reload.number)
     }
 
-    /// How many workers there shall be.
+    /// The wanted number of workers.
     pub fn target(&self) -> u32 {
         self.target
     }
 
-    /// All were ready once: the instance has come up.
+    /// Whether all workers of the current generation were ready at the same time once: the start is complete.
     pub fn announced(&self) -> bool {
         self.announced
     }
 
-    /// More failures than the configuration allows.
+    /// Whether a slot failed more often than `restart.limit` allows, and the pool has not recovered since.
     pub fn degraded(&self) -> bool {
         self.degraded
     }
 
-    /// Unasked ends of workers so far.
+    /// The number of failures so far of workers that were not asked to end.
     pub fn crashes(&self) -> u64 {
         self.crashes
     }
 
-    /// The living workers.
+    /// All workers in the table, with their ids. A worker stays in it until its last process is gone.
     pub fn workers(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
         self.workers.iter().map(|(id, worker)| (*id, &**worker))
     }
 
-    /// Whether a look from outside at this worker would decide something: it starts, and `worker.ready` asks for it or the length
-    /// of the probation depends on it.
+    /// Whether the master must observe from outside if this worker accepts: the worker starts, and `worker.ready` or the length of the
+    /// probation depends on the observation.
     pub fn wants_a_look(&self, id: WorkerId) -> bool {
         let Some(worker) = self.workers.get(&id).filter(|worker| worker.phase == Phase::Starting && worker.pid.is_some()) else {
             return false;
@@ -223,12 +223,12 @@ impl Pool {
             .is_some_and(|settings| settings.listens && matches!(settings.ready, Readiness::Accepting(_) | Readiness::Auto(_)))
     }
 
-    /// A worker said READY=1, and no look from outside has shown that it accepts.
+    /// Whether the worker sent READY=1 and no observation from outside has shown that the worker accepts.
     pub fn said_ready_alone(&self, id: WorkerId) -> bool {
         self.workers.get(&id).is_some_and(|worker| worker.signs.said && worker.signs.seen.sockets == 0)
     }
 
-    /// A living worker.
+    /// The worker with this id, if it is in the table.
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(&id).map(|worker| &**worker)
     }
@@ -258,7 +258,7 @@ impl Pool {
                 Key::Restart(generation, slot) => self.restart_due(generation, slot),
                 Key::Probation => self.probation_over(),
                 Key::GiveUp => self.give_up(),
-                // `after_step` looks.
+                // `after_step` calls `recover` after every step.
                 Key::Recover => {}
             }
         }
@@ -300,7 +300,7 @@ impl Pool {
             }
         }
         if let Some(stopping) = self.stopping.as_mut().filter(|_| now) {
-            // Drains were cut short: no clean end.
+            // The drains are cut short, so the exit status is 1.
             (stopping.now, stopping.code) = (true, 1);
             for id in self.workers.keys().copied().collect::<Vec<_>>() {
                 self.act(Action::Kill(id));
@@ -308,7 +308,7 @@ impl Pool {
         }
     }
 
-    /// What is true after every step.
+    /// Checks that follow every step: readiness, recovery, giving up, the end of the instance.
     fn after_step(&mut self) {
         let all_ready = self.current != 0 && self.ready() == self.target;
         if all_ready && !self.announced && self.stopping.is_none() {
@@ -343,7 +343,7 @@ impl Pool {
         self.act(Action::Log(Log { kind, message, generation, worker, slot }));
     }
 
-    /// An event that the state gives no meaning to: said, never fatal.
+    /// Logs an event that has no meaning in the present state, at debug level. Such an event is never fatal.
     fn ignore_event(&mut self, what: &str, worker: Option<WorkerId>) {
         self.act(Action::Log(Log {
             kind: Kind::Debug,
@@ -358,7 +358,7 @@ impl Pool {
         self.now + span
     }
 
-    /// A number from 0 to 1 (xorshift64).
+    /// A random number from 0 up to, but not including, 1 (xorshift64).
     fn chance(&mut self) -> f64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;

@@ -1,7 +1,8 @@
-//! Orphaned processes: the processes of a worker that live on when its main process has ended at a stop.
+//! Orphaned processes: the processes of a worker that still live after the worker's main process has ended.
 //!
-//! A wrapper that does not `exec` its server dies of the stop signal alone. [`GRACE`] later the orphaned processes that serve get the
-//! signal, too. When none of them serves any more, the rest has [`GRACE`], then SIGKILL. `worker.stop_timeout` bounds the whole.
+//! The stop signal goes to the main process only, so a wrapper that does not `exec` its server ends without the server. [`GRACE`] later
+//! the orphaned processes that serve get the signal, too. When none of them serves any more, the others get SIGKILL after [`GRACE`].
+//! `worker.stop_timeout` limits the whole.
 
 use std::time::Duration;
 
@@ -10,26 +11,26 @@ use super::timers::Key;
 use super::vocabulary::{Action, Notification, WorkerId};
 use super::worker::{FOREVER, KILL_AGAIN, Phase};
 
-/// A wrapper that forwards the signal has so long to do it; processes that serve nothing have so long to end by themselves.
+/// Time for a wrapper to forward the stop signal, and for orphaned processes that serve nothing to end by themselves.
 const GRACE: Duration = Duration::from_secs(1);
-/// The answer to a look that takes longer is not waited for: its thread may be lost, or the master be another one by now.
+/// Longest wait for [`Event::Orphaned`](super::Event::Orphaned) before the next inspection: the thread may be lost, or the master replaced.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
-/// While orphaned processes serve, they are looked at this often.
+/// Interval of the inspections while orphaned processes serve.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 impl Pool {
-    /// The main process of a worker has ended before other processes of the worker; `failed`: not in good order.
+    /// The main process of a worker ended before the worker's other processes; `failed`: it crashed, or the master killed the worker.
     pub(super) fn orphaned(&mut self, id: WorkerId, failed: bool) {
         if failed || self.stopping.is_some_and(|stopping| stopping.now) {
             return self.kill_orphaned(id);
         }
         let was_ready = self.workers.get(&id).is_some_and(|worker| worker.ready_at.is_some());
-        // A start that failed has promised no client anything.
+        // A worker that was never ready serves no client: its processes are killed without an inspection.
         let key = if was_ready { Key::Orphaned(id) } else { Key::KillOrphaned(id) };
         self.timers.set(key, self.after(GRACE));
     }
 
-    /// A server whose wrapper is gone may still ask for time to drain.
+    /// A notification from an orphaned process. Only `EXTEND_TIMEOUT_USEC=` counts: a server whose wrapper is gone may need time to drain.
     pub(super) fn orphaned_said(&mut self, id: WorkerId, said: Notification) {
         let until = match said {
             Notification::Extend(by) => self.after(by.min(FOREVER)),
@@ -47,13 +48,13 @@ impl Pool {
         }
     }
 
-    /// It is time to look at the orphaned processes.
+    /// Asks the master to inspect the orphaned processes.
     pub(super) fn look_at_orphaned(&mut self, id: WorkerId) {
         self.act(Action::DrainOrphaned(id));
         self.timers.set(Key::Orphaned(id), self.after(LOOK_TIMEOUT));
     }
 
-    /// The orphaned processes were looked at, and those that serve have the stop signal.
+    /// The master has inspected the orphaned processes and sent the stop signal to those that serve; `serving`: at least one serves.
     pub(super) fn orphans_seen(&mut self, id: WorkerId, serving: bool) {
         if self.workers.get(&id).is_none_or(|worker| worker.how.is_none()) {
             return self.ignore_event("orphaned processes of a worker whose main process lives", Some(id));
@@ -67,7 +68,7 @@ impl Pool {
         }
     }
 
-    /// None of the orphaned processes has served for [`GRACE`], or none is to be waited for.
+    /// Kills the orphaned processes: none has served for [`GRACE`], or the pool does not wait for them.
     pub(super) fn kill_orphaned(&mut self, id: WorkerId) {
         self.timers.clear(Key::Orphaned(id));
         self.act(Action::Kill(id));

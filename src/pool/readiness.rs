@@ -1,7 +1,7 @@
-//! When a starting worker is ready: what it said, and what was seen of it from outside.
+//! Decides when a starting worker is ready, from its READY=1 and from observations from outside.
 //!
-//! READY=1 is a promise that many servers break: gunicorn's parent process says it before the application is imported. So with
-//! `worker.ready = "auto"` it counts only together with a look from outside, which shows that the worker accepts.
+//! Many servers send READY=1 too early: gunicorn's parent process sends it before the application is imported. With
+//! `worker.ready = "auto"` READY=1 therefore counts only together with an observation from outside that the worker accepts.
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use super::timers::Key;
 use super::vocabulary::{Accepting, GenerationId, Readiness, WorkerId};
 use super::worker::Phase;
 
-/// What is known of a worker's readiness.
+/// The evidence for a worker's readiness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Signs {
-    /// It said READY=1.
+    /// The worker sent READY=1.
     pub said: bool,
-    /// What the last look from outside showed.
+    /// The result of the last observation from outside.
     pub seen: Accepting,
 }
 
 impl Pool {
-    /// READY=1.
+    /// A worker sent READY=1.
     pub(super) fn said_ready(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.signs.said = true;
@@ -35,9 +35,9 @@ impl Pool {
         }
     }
 
-    /// A look from outside.
+    /// A worker was observed from outside.
     pub(super) fn seen_accepting(&mut self, id: WorkerId, seen: Accepting) {
-        // A worker that has ended meanwhile is nothing to log.
+        // The worker may have ended since the observation; that is not worth a log line.
         let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.how.is_none()) else { return };
         worker.signs.seen = seen;
         if worker.phase == Phase::Starting {
@@ -55,7 +55,7 @@ impl Pool {
             Readiness::Accepting(_) if accepts => self.become_ready(id),
             Readiness::Accepting(_) | Readiness::Auto(_) if signs.said && (accepts || signs.seen.hidden) => self.become_ready(id),
             Readiness::Auto(settle) | Readiness::Accepting(settle) if !signs.said => {
-                // Counted from the first look that shows it.
+                // The settle time starts with the first observation that the worker accepts.
                 let waits = self.timers.is_set(Key::Settle(id));
                 match accepts || signs.seen.hidden {
                     true if !waits => self.timers.set(Key::Settle(id), self.after(settle)),
@@ -67,7 +67,8 @@ impl Pool {
         }
     }
 
-    /// A worker has been silent for `worker.settle`, and was seen to accept or could not be seen, or it only had to live for so long.
+    /// `worker.settle` is over. With `worker.ready = "running"` the worker has lived for so long; otherwise it has sent no READY=1 for
+    /// so long and was observed to accept, or could not be observed.
     pub(super) fn settled(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let generation = worker.generation;
@@ -75,14 +76,15 @@ impl Pool {
         let committed_says_ready = self.generations.get(&self.current).is_some_and(|current| current.says_ready);
         match home.settings.ready {
             Readiness::Running(_) | Readiness::Accepting(_) => self.become_ready(id),
-            // Workers of the committed generation say READY=1: so does this one, or it does not get ready.
+            // Workers of the committed generation send READY=1, so this worker must send it too.
             Readiness::Auto(_) if committed_says_ready => {}
             Readiness::Auto(_) => self.become_ready(id),
             Readiness::Notify => {}
         }
     }
 
-    /// What a worker lacked that was not ready in time; empty when it said nothing, or its word alone was asked for.
+    /// For the message of a start timeout: what the worker lacked. Empty with `notify` and `running`, and with `auto` if the worker
+    /// neither sent READY=1 nor was observed to accept.
     pub(super) fn why_not_ready(&self, id: WorkerId) -> &'static str {
         let Some(worker) = self.workers.get(&id) else { return "" };
         match self.generations.get(&worker.generation).map(|home| home.settings.ready) {
@@ -100,32 +102,33 @@ impl Pool {
         }
     }
 
-    /// Whether a worker accepts on each socket on which the committed generation accepted; before there is one, on any.
+    /// Whether a worker accepts on each socket on which the committed generation accepted; on at least one socket if the worker is of
+    /// that generation, or if no socket of that generation is known.
     fn accepts_enough(&self, generation: GenerationId, seen: Accepting) -> bool {
         let committed = self.generations.get(&self.current).filter(|_| self.current != generation);
         let needed = committed.map_or(0, |home| home.accepted_on);
         if needed == 0 { seen.sockets != 0 } else { seen.sockets & needed == needed }
     }
 
-    /// A worker became ready: its generation accepts on what this worker accepts on.
+    /// A worker became ready: adds the worker's sockets and evidence to its generation.
     pub(super) fn note_readiness(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (signs, generation) = (worker.signs, worker.generation);
         if let Some(home) = self.generations.get_mut(&generation) {
             home.accepted_on |= signs.seen.sockets;
-            // With `notify` the configuration vouches for what the worker says.
+            // With `notify` the configuration relies on READY=1 alone.
             let seen = signs.seen.sockets != 0 || !home.settings.listens || home.settings.ready == Readiness::Notify;
             home.proven &= signs.said && seen;
         }
     }
 
-    /// How long a candidate is on probation: as configured, else not at all when every worker of it said READY=1 and was seen to
-    /// accept, and [`UNPROVEN_PROBATION`] otherwise.
+    /// The probation of a candidate: `reload.probation` if it is set; else zero if the candidate is proven (every worker sent READY=1 and
+    /// was observed to accept), and [`UNPROVEN_PROBATION`] otherwise.
     pub(super) fn probation_of(&self, generation: GenerationId) -> Duration {
         let Some(home) = self.generations.get(&generation) else { return Duration::ZERO };
         home.settings.probation.unwrap_or(if home.proven { Duration::ZERO } else { UNPROVEN_PROBATION })
     }
 }
 
-/// Probation of a generation whose readiness is less than certain, when `reload.probation` is not set.
+/// The probation without `reload.probation` of a generation whose workers did not all send READY=1 and were observed to accept.
 pub const UNPROVEN_PROBATION: Duration = Duration::from_secs(3);

@@ -1,7 +1,7 @@
-//! Why a worker or a reload failed: the cause, which everyone may know, apart from what a program said.
+//! Why a worker or a reload failed: the cause, which is public, and separately the text and output of programs.
 //!
-//! Law: no word of a worker, a hook or a check is in a cause. STATUS, the properties and signals on the bus, `/events` and readers
-//! without details get the cause alone; the requester, the log and readers with details get all of it.
+//! Law: a cause contains no text from a worker, a hook or a check. STATUS, the properties and signals on the bus, `/events` and
+//! readers without details get the cause alone; the requester, the log and readers with details get the whole reason.
 
 use std::fmt;
 
@@ -9,19 +9,19 @@ use super::exit_cause::ExitCause;
 use super::vocabulary::WorkerId;
 use super::worker::Phase;
 
-/// How a worker failed, and when in its life: `exit 1 before it was ready`.
+/// How a worker failed, and in which phase: `exit 1 before it was ready`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// How its main process ended.
+    /// How the worker's main process ended.
     pub how: ExitCause,
-    /// Where it was in its life.
+    /// The worker's phase when its main process ended.
     pub phase: Phase,
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when = match (&self.how, self.phase) {
-            // These say it themselves.
+            // These texts name the phase themselves, or the worker served.
             (ExitCause::StartTimeout(_) | ExitCause::StopTimeout(_) | ExitCause::Left, _) | (_, Phase::Ready) => "",
             (_, Phase::Starting) => " before it was ready",
             (_, Phase::Draining) => " while it drained",
@@ -30,21 +30,21 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Why a reload, or its worker, failed.
+/// Why a reload, or a worker, failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reason {
-    /// For everyone.
+    /// The cause; every reader may see it.
     pub cause: String,
-    /// What a program said that explains it; not for everyone.
+    /// Text from a program that explains the failure, such as the worker's last status; only for readers with details.
     pub detail: Option<String>,
-    /// Lines that a program printed; not for everyone.
+    /// Lines that a program printed; only for readers with details.
     pub output: Vec<String>,
     /// The worker that failed.
     pub worker: Option<WorkerId>,
 }
 
 impl Reason {
-    /// Cause and output in one text, for the log; without output the detail stands for it.
+    /// The cause and the output in one text, for the log; the cause and the detail if there is no output.
     pub fn in_full(&self) -> String {
         match (&self.detail, self.output.is_empty()) {
             (_, false) => format!("{}: {}", self.cause, self.output.join("\n")),

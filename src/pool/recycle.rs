@@ -1,4 +1,4 @@
-//! Recycling: workers of the current generation replaced one at a time, the new one ready before the old one drains.
+//! Recycling: replaces workers of the current generation one at a time. The new worker is ready before the old one drains.
 
 use std::collections::VecDeque;
 
@@ -9,21 +9,22 @@ use super::timers::Key;
 use super::vocabulary::{Action, Answer, Kind, RecycleReason, RequesterId, WorkerId};
 use super::worker::Phase;
 
-/// A worker that shall be replaced.
+/// A worker that is to be replaced.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Job {
     pub worker: WorkerId,
     pub why: RecycleReason,
-    /// Who is told when it fails, and, with the last job of a wish, when it is done.
+    /// The requester. It is answered when a job fails, or when the last job of its request is done.
     pub requester: Option<RequesterId>,
+    /// The job is the last one of its request.
     pub last: bool,
 }
 
-/// What is to be recycled, and what is being.
+/// The waiting jobs and the running job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Recycling {
     pub queue: VecDeque<Job>,
-    /// The job in work and the worker that shall take the place.
+    /// The running job and the successor that will take over the slot.
     pub running: Option<(Job, WorkerId)>,
 }
 
@@ -52,7 +53,7 @@ impl Pool {
         self.recycle_next();
     }
 
-    /// A worker has used up what it may.
+    /// A worker has reached a limit of `recycle.*`, or its listening socket was bound anew.
     pub(super) fn recycle_due(&mut self, id: WorkerId, why: RecycleReason) {
         let queued = self.recycling.queue.iter().any(|job| job.worker == id);
         if self.stands(id) && !queued && self.stopping.is_none() {
@@ -65,7 +66,7 @@ impl Pool {
         while self.recycling.running.is_none() && self.reload.is_none() && self.stopping.is_none() {
             let Some(job) = self.recycling.queue.pop_front() else { return };
             if !self.stands(job.worker) {
-                // It is gone, or was replaced meanwhile.
+                // The worker is gone or was replaced since the request.
                 self.job_done(&job);
                 continue;
             }
@@ -80,7 +81,7 @@ impl Pool {
         }
     }
 
-    /// The new worker is ready and has the place.
+    /// The successor of the running job is ready and has taken over the slot.
     pub(super) fn recycled(&mut self, successor: WorkerId) {
         if self.recycling.running.as_ref().is_some_and(|(_, running)| *running == successor)
             && let Some((job, _)) = self.recycling.running.take()
@@ -91,7 +92,7 @@ impl Pool {
         }
     }
 
-    /// The new worker came to nothing; the old one stays.
+    /// The successor failed: the old worker stays.
     pub(super) fn recycle_failed(&mut self, successor: WorkerId, why: &str) {
         if self.recycling.running.as_ref().is_none_or(|(_, running)| *running != successor) {
             return;
@@ -102,7 +103,7 @@ impl Pool {
             self.recycling.queue.retain(|other| other.requester != Some(requester));
             self.answer(Some(requester), Answer::Failed(format!("worker {} stays: {why}", job.worker)));
         } else if self.workers.get(&job.worker).is_some_and(|worker| worker.phase == Phase::Ready) {
-            // What wears out is tried again, but not at once.
+            // A job that a limit caused is tried again after `restart.max`.
             let again = self.generations.get(&self.current).map_or(self.now, |home| self.after(home.settings.restart.max));
             self.timers.set(Key::Age(job.worker), again);
         }
@@ -114,7 +115,7 @@ impl Pool {
         }
     }
 
-    /// Nothing more is recycled: a new generation has replaced every worker, or the instance ends.
+    /// Ends all recycling: a new generation has replaced every worker, or the instance stops.
     pub(super) fn recycle_over(&mut self, answer: &Answer) {
         let Recycling { queue, running } = std::mem::take(&mut self.recycling);
         let jobs = running.map(|(job, _)| job).into_iter().chain(queue);

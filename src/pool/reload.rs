@@ -1,7 +1,7 @@
-//! Reloads: one runs, at most one waits, and who waits for each.
+//! Reloads: at most one runs and one waits, each with its requesters.
 //!
-//! Law: the old generation is touched only after the commit, but for slots that make room when `reload.surge` is
-//! smaller than the pool; every requester is answered exactly once, with the outcome of the reload that covers its wish.
+//! Law: the old generation is touched only after the commit, except for slots that make room when `reload.surge` is smaller than the
+//! pool. Every requester is answered exactly once, with the outcome of the reload that covers its request.
 
 use std::collections::BTreeMap;
 
@@ -14,11 +14,11 @@ use super::timers::Key;
 use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, RequesterId, Settings, Slot, WorkerId};
 use super::worker::{Phase, StopReason};
 
-/// Who waits for a reload.
+/// The requesters of a reload.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Requesters {
     pub(super) waiting: Vec<RequesterId>,
-    /// Somebody asked who does not wait (SIGHUP): it runs to its end whoever goes away.
+    /// A request without a waiting requester (SIGHUP) was made: the reload runs to its end, whichever requesters disconnect.
     pub(super) unattended: bool,
 }
 
@@ -30,7 +30,7 @@ impl Requesters {
         }
     }
 
-    /// Strikes one off; whether nobody is left that wants it.
+    /// Removes a requester. Returns whether it was the last one and the reload has no unattended request.
     fn leave(&mut self, requester: RequesterId) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|waiting| *waiting != requester);
@@ -38,29 +38,30 @@ impl Requesters {
     }
 }
 
-/// How far a reload is.
+/// The stage of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
-    /// Configuration, check, hooks, pinning.
+    /// The master reads the configuration, runs the check and the hooks, and pins the release.
     Preparing,
-    /// Its workers start.
+    /// The new workers start.
     Starting,
-    /// All are ready; a crash still rolls back.
+    /// All new workers are ready; a crash still rolls back.
     Probation,
 }
 
-/// The reload that runs.
+/// The running reload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Reload {
     pub number: GenerationId,
     pub stage: Stage,
     pub requesters: Requesters,
-    /// How many workers the new generation shall have.
+    /// The wanted number of workers of the new generation.
     pub target: u32,
-    /// How many of its slots have been started, and how many of those still stand beside an old worker.
+    /// The number of slots of the new generation whose worker was started.
     pub started: u32,
+    /// The number of started slots that are not `settled`: an old worker may serve there too.
     pub unsettled: u32,
-    /// Old workers that make room, and for which slot.
+    /// Old workers that drain to make room for the surge, each with its slot.
     pub draining_for_surge: BTreeMap<WorkerId, Slot>,
 }
 
@@ -103,7 +104,7 @@ impl Pool {
     pub(super) fn prepared(&mut self, number: GenerationId, settings: Settings) {
         let Some(reload) = self.reload.as_mut().filter(|reload| reload.number == number && reload.stage == Stage::Preparing)
         else {
-            // It was aborted meanwhile.
+            // The reload was aborted during the preparation.
             return self.act(Action::Release(number));
         };
         reload.stage = Stage::Starting;
@@ -151,7 +152,7 @@ impl Pool {
         self.check_candidate();
     }
 
-    /// The old worker of this slot ends, so that one more new worker can start.
+    /// Drains the old worker of a slot, so that one more new worker can start.
     fn make_room(&mut self, slot: Slot) {
         self.timers.clear(Key::Restart(self.current, slot));
         let (old, others) = match self.slot_state(slot) {
@@ -174,14 +175,14 @@ impl Pool {
         }
     }
 
-    /// A worker is gone: if it made room, the room is there.
+    /// A worker is gone: if it drained to make room, its slot is settled.
     pub(super) fn yielded(&mut self, id: WorkerId) {
         if let Some(slot) = self.reload.as_mut().and_then(|reload| reload.draining_for_surge.remove(&id)) {
             self.settle(slot);
         }
     }
 
-    /// The candidate has the slot for itself.
+    /// The slot has no old worker any more: marks it as settled and starts the next new worker.
     fn settle(&mut self, slot: Slot) {
         let Some(reload) = self.reload.as_mut() else { return };
         let place = self.generations.get_mut(&reload.number).and_then(|home| home.slots.get_mut(slot as usize));
@@ -192,7 +193,7 @@ impl Pool {
         }
     }
 
-    /// Commits when all of the candidate are ready, after its probation.
+    /// Commits when all workers of the candidate are ready, after the candidate's probation.
     fn check_candidate(&mut self) {
         let Some(reload) = self.reload.as_ref() else { return };
         let Some(candidate) = self.generations.get(&reload.number) else { return };
@@ -215,7 +216,7 @@ impl Pool {
         let Some(reload) = self.reload.as_mut() else { return };
         let ready = self.generations.get(&reload.number).map_or(0, |candidate| candidate.ready);
         if ready < reload.target {
-            // The pool was scaled up meanwhile: the new ones must prove themselves too.
+            // The pool was scaled up during the probation: the additional workers need to be ready and on probation, too.
             reload.stage = Stage::Starting;
         } else {
             self.commit();
@@ -244,7 +245,7 @@ impl Pool {
         self.finish(number, reload.requesters, Outcome::Committed, Reason::default());
     }
 
-    /// Ends the reload that runs without a commit: the new generation goes, the old one stays.
+    /// Ends the running reload without a commit: the new generation drains, the old one stays.
     pub(super) fn rollback(&mut self, outcome: Outcome, reason: Reason) {
         let Some(reload) = self.reload.take() else { return };
         let number = reload.number;
@@ -276,7 +277,7 @@ impl Pool {
         self.finish(number, reload.requesters, outcome, reason);
     }
 
-    /// Ready workers of the candidate go on serving in slots that the old generation had given up, until it is back.
+    /// Makes ready workers of the candidate stand-ins in slots that the old generation gave up, until it has a ready worker there.
     fn hold(&mut self, number: GenerationId, replaced: &[Slot]) {
         if self.stopping.is_some() {
             return;
@@ -293,7 +294,7 @@ impl Pool {
         }
     }
 
-    /// Drains the candidate, but for those who hold a place.
+    /// Drains the workers of the candidate, except the stand-ins.
     fn retire_candidate(&mut self, number: GenerationId) {
         let stand_ins: Vec<WorkerId> = self
             .generations
@@ -344,7 +345,7 @@ impl Pool {
         }
     }
 
-    /// The candidate's part of a change of size.
+    /// Applies a change of the number of workers to the candidate.
     pub(super) fn scale_candidate(&mut self, count: u32) {
         let Some(reload) = self.reload.as_mut() else { return };
         reload.target = count;
@@ -365,7 +366,7 @@ impl Pool {
         self.check_candidate();
     }
 
-    /// The candidate has grown: slots that waited for the commit beside their old workers must make room after all.
+    /// The candidate has more slots now: slots whose old workers would have served until the commit must make room after all.
     fn make_room_for_more(&mut self) {
         let Some(reload) = self.reload.as_ref().filter(|reload| reload.started < reload.target) else { return };
         let Some(candidate) = self.generations.get(&reload.number) else { return };

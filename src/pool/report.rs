@@ -1,18 +1,18 @@
-//! What the pool says of itself: its state in a word, and the line that systemd shows as `Status:`.
+//! The pool's state, and the status text that systemd shows as `Status:`.
 
 use super::Pool;
 use super::reload::Stage;
 
-/// What a pool is doing.
+/// The state of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolState {
     /// Not all workers of the first generation are ready yet.
     Starting,
-    /// One generation serves, and nothing else is asked.
+    /// One generation serves, and no reload is under way.
     Running,
     /// A reload is under way.
     Reloading,
-    /// All workers drain, and the master ends.
+    /// All workers drain, then the master ends.
     Stopping,
 }
 
@@ -20,7 +20,7 @@ impl PoolState {
     /// Every state, for the metrics.
     pub const ALL: [PoolState; 4] = [Self::Starting, Self::Running, Self::Reloading, Self::Stopping];
 
-    /// The word of `docs/contract.md` §6.
+    /// The name in `docs/contract.md` §6.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -40,12 +40,12 @@ pub fn workers(count: usize) -> String {
 }
 
 impl Pool {
-    /// SIGTERM, or a reason to give up: all workers drain, and no generation begins any more.
+    /// Whether the instance stops, on request or by itself: all workers drain, and no generation starts any more.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 
-    /// What the pool is doing.
+    /// The state of the pool.
     pub fn state(&self) -> PoolState {
         if self.stopping.is_some() {
             PoolState::Stopping
@@ -58,19 +58,19 @@ impl Pool {
         }
     }
 
-    /// How many workers of the current generation are ready.
+    /// The number of ready workers of the current generation.
     pub fn ready(&self) -> u32 {
         self.generations.get(&self.current).map_or(0, |home| home.ready)
     }
 
-    /// One line for people, as in docs/contract.md §7.
+    /// The status text, one line, as in `docs/contract.md` §7.
     pub fn status_text(&self) -> String {
         if let Some(stopping) = &self.stopping {
             let mut text = match self.workers.len() {
                 0 => "stopping".to_owned(),
                 left => format!("stopping: {} left", workers(left)),
             };
-            // It ends by itself: why.
+            // The reason, if the instance ends by itself.
             if let Some(failure) = self.failure_text.as_ref().filter(|_| stopping.by_itself()) {
                 text += "; ";
                 text += failure;

@@ -1,7 +1,8 @@
-//! Replacing workers that failed: backoff and limit of each slot, *degraded*, giving up.
+//! Replacement of failed workers: backoff and limit of each slot, *degraded*, `restart.give_up`.
 //!
-//! Law: a slot that has served well is filled again at once; one that fails in a row waits, twice as long each time. Without a
-//! ready worker one slot is tried again within [`OUTAGE_DELAY`], whatever it has done.
+//! Law: after the first failure of a slot in a row, if its worker was ready, the slot is filled again at once. After further failures
+//! the slot waits, twice as long each time. While no worker is ready, one slot gets a new worker within [`OUTAGE_DELAY`], whatever
+//! its backoff is.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,14 +16,15 @@ use super::timers::Key;
 use super::vocabulary::{GenerationId, Kind, Restart, Slot};
 use super::worker::Phase;
 
-/// The longest delay of one slot while no worker is ready. No shorter one: a crash loop forks at most once a second and worker.
+/// The longest delay of one slot while no worker is ready. Not shorter, so that a crash loop forks at most once per second and worker.
 pub(super) const OUTAGE_DELAY: Duration = Duration::from_secs(1);
 
-/// The failures of a slot within the last `restart.interval`.
+/// The failures of a slot.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct History {
+    /// The times of the failures within the last `restart.interval`, oldest first; at most `restart.limit` + 1.
     pub at: VecDeque<Time>,
-    /// There were more of them than `restart.limit`, and the slot has not recovered since.
+    /// The failures were more than `restart.limit`, and the slot has not recovered since.
     pub degraded: bool,
     pub last: Option<Failure>,
 }
@@ -31,25 +33,25 @@ pub(super) struct History {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub how: ExitCause,
-    /// The worker was never ready, or not for long enough to have served.
+    /// The worker was never ready, or sent `STOPPING=1` at once.
     pub at_once: bool,
 }
 
 impl History {
-    /// Forgets what is older than the interval.
+    /// Removes failures that are older than the interval.
     fn prune(&mut self, now: Time, interval: Duration) {
         while self.at.front().is_some_and(|at| now - *at > interval) {
             self.at.pop_front();
         }
     }
 
-    /// Whether there were more failures than the limit.
+    /// Whether there are more failures within the interval than the limit.
     fn over(&mut self, now: Time, rule: Restart) -> bool {
         self.prune(now, rule.interval);
         self.at.len() > rule.limit as usize
     }
 
-    /// Remembers one; no more than are needed to tell.
+    /// Adds a failure. Keeps at most `restart.limit` + 1 of them, which is enough for [`History::over`].
     fn push(&mut self, now: Time, rule: Restart) {
         self.at.push_back(now);
         if self.at.len() > rule.limit as usize + 1 {
@@ -59,7 +61,7 @@ impl History {
 }
 
 impl Pool {
-    /// A failure in a slot: how long to wait before its next worker.
+    /// Counts a failure of a slot. Returns the delay before the next worker of the slot.
     pub(super) fn strike(&mut self, generation: GenerationId, slot: Slot, ready_for: Option<Duration>) -> Duration {
         let now = self.now;
         let Some(home) = self.generations.get_mut(&generation) else { return Duration::ZERO };
@@ -68,7 +70,7 @@ impl Pool {
         if ready_for.is_some_and(|life| life >= rule.max) {
             place.consecutive_failures = 0;
         }
-        // A worker that was ready once may fall without a wait; one that never was, may not.
+        // The first failure in a row has no delay if the worker was ready, and `restart.initial` if it never was.
         let doublings =
             if ready_for.is_some() { place.consecutive_failures.checked_sub(1) } else { Some(place.consecutive_failures) };
         place.consecutive_failures = place.consecutive_failures.saturating_add(1);
@@ -82,7 +84,7 @@ impl Pool {
             self.log(Kind::Degraded, message, Some(generation), None);
         }
         if self.degraded {
-            // Just past the interval: then the failures of now have left the window.
+            // 1 ms after the interval, when the present failure is no longer counted.
             self.timers.set(Key::Recover, self.after(rule.interval + Duration::from_millis(1)));
         }
         let Some(doublings) = doublings else { return Duration::ZERO };
@@ -94,15 +96,15 @@ impl Pool {
         delay.mul_f64(0.8 + 0.2 * self.chance())
     }
 
-    /// Remembers what a failure that was counted was like.
+    /// Stores how the last counted failure of a slot happened, for the status text.
     pub(super) fn remember_failure(&mut self, slot: Slot, how: ExitCause, at_once: bool) {
         if let Some(place) = self.slot_state(slot) {
             place.failures.get_or_insert_default().last = Some(Failure { how, at_once });
         }
     }
 
-    /// The slot that is to be named for its failures, with the last of them: one without a ready worker, else (`true`) one that
-    /// has a ready worker and degrades the pool.
+    /// The slot that the status text names, whether it has a ready worker, and its last failure. A failed slot without a ready worker
+    /// comes first; else it is a degraded slot that has a ready worker.
     pub(super) fn failing_slot(&self) -> Option<(Slot, bool, &Failure)> {
         let home = self.generations.get(&self.current)?;
         let failed = home.slots.iter().enumerate().filter_map(|(slot, place)| {
@@ -115,7 +117,7 @@ impl Pool {
         Some((slot, ready, failure))
     }
 
-    /// What the status line says of failures.
+    /// The part of the status text about failures.
     pub(super) fn failures_in_words(&self) -> Option<String> {
         let (slot, ready, Failure { how, at_once }) = self.failing_slot()?;
         Some(match (at_once, how) {
@@ -129,7 +131,7 @@ impl Pool {
         })
     }
 
-    /// Looks whether all is well again.
+    /// Ends *degraded* when all workers are ready and no slot is over its limit.
     pub(super) fn recover(&mut self) {
         if !self.degraded {
             return;
@@ -151,7 +153,7 @@ impl Pool {
         }
     }
 
-    /// A new beginning: the failures so far do not count any more.
+    /// Ends *degraded* and forgets the failures of all slots of the current generation.
     pub(super) fn reset_backoff(&mut self) {
         self.degraded = false;
         self.timers.clear(Key::Recover);
@@ -162,25 +164,25 @@ impl Pool {
         }
     }
 
-    /// While no worker is ready, one slot waits no longer than [`OUTAGE_DELAY`] for its next worker.
+    /// While no worker is ready, shortens the delay of the slot that is next to at most [`OUTAGE_DELAY`].
     pub(super) fn limit_outage(&mut self) {
         let Some(home) = self.generations.get(&self.current) else { return };
         if home.ready > 0 || self.stopping.is_some() {
             return;
         }
-        // The place of a failed worker, once nothing is left of it.
+        // Slots of failed workers whose last process is gone.
         let waits = home.slots.iter().enumerate().filter(|(_, place)| place.worker.is_none() && place.consecutive_failures > 0);
         let restart = |slot: usize| Key::Restart(self.current, slot as Slot);
         let next = waits.filter_map(|(slot, _)| Some((self.timers.get(restart(slot))?, restart(slot)))).min();
         let latest = self.after(OUTAGE_DELAY);
         let Some((_, key)) = next.filter(|(at, _)| *at > latest) else { return };
-        // Workers of a reload, or of one that was rolled back, serve too.
+        // Ready workers of a running or rolled-back reload serve too, so there is no outage.
         if !self.workers.values().any(|worker| worker.phase == Phase::Ready && worker.how.is_none()) {
             self.timers.set(key, latest);
         }
     }
 
-    /// Watches over the time without a ready worker.
+    /// Sets the `restart.give_up` deadline when no worker of the current generation is ready, and clears it otherwise.
     pub(super) fn watch_give_up(&mut self) {
         let Some(home) = self.generations.get(&self.current) else { return };
         match (home.settings.restart.give_up, home.ready) {
@@ -193,7 +195,7 @@ impl Pool {
         }
     }
 
-    /// No worker was ready for too long.
+    /// No worker was ready for `restart.give_up`: ends the instance with status 1.
     pub(super) fn give_up(&mut self) {
         let reason = "no worker was ready for restart.give_up: the instance ends".to_owned();
         self.log(Kind::GaveUp, reason.clone(), Some(self.current), None);

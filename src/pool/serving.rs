@@ -1,7 +1,7 @@
-//! With a queue for each slot: which slots get new connections, and who empties a queue before it stops.
+//! Accept queues with `worker.balance = "per-slot"`: which slots get new connections, and which workers drain a queue before they stop.
 //!
-//! Law: a new connection goes to a slot that has a ready worker, if there is any. The last worker of a queue that the pool
-//! itself gives up serves on until nothing waits there; the queue of a worker that failed waits for its replacement.
+//! Law: a new connection goes to a slot that has a ready worker, if there is any. When the pool itself gives up a queue, the last
+//! worker of the queue serves until no connection waits in it. The queue of a failed worker waits for the worker's replacement.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,12 +11,13 @@ use super::timers::Key;
 use super::vocabulary::{Action, Kind, Slot, WorkerId};
 use super::worker::{Phase, Worker};
 
-/// The longest that a worker which is to stop waits for its queue to be empty.
+/// Longest time that a worker that is to stop serves on to empty its accept queue.
 pub(super) const VACATE_LIMIT: Duration = Duration::from_secs(5);
 
 impl Pool {
-    /// The slots whose queues get new connections. Without a ready worker: those whose workers are on their way; before the
-    /// first is ready, and when the instance ends, the first alone, which is systemd's and outlives the instance.
+    /// The slots whose queues get new connections: those with a ready worker; if no worker is ready, all slots, because each slot gets a
+    /// replacement. Only slot 0, whose socket is systemd's and outlives the instance: when the instance stops; and if no worker is ready
+    /// before all were ready once, or with one queue for all workers.
     pub fn serving(&self) -> BTreeSet<Slot> {
         let first = BTreeSet::from([0]);
         if self.stopping.is_some() {
@@ -30,12 +31,12 @@ impl Pool {
         }
     }
 
-    /// Workers that are to stop once their queue is empty.
+    /// The workers that stop when their accept queue is empty.
     pub fn vacating(&self) -> impl Iterator<Item = WorkerId> {
         self.workers.iter().filter(|(_, worker)| worker.vacating).map(|(id, _)| *id)
     }
 
-    /// The slot whose queue the worker serves: its own, or the one that all share.
+    /// The slot whose queue the worker serves: the worker's own, or slot 0, whose queue all workers share.
     pub fn queue(&self, worker: &Worker) -> Slot {
         if self.has_queues(worker.generation) { worker.slot } else { 0 }
     }
@@ -44,7 +45,7 @@ impl Pool {
         self.generations.get(&generation).is_some_and(|home| home.settings.per_slot)
     }
 
-    /// Whether a worker that is to stop is the last that serves its queue, and others can take what is new.
+    /// Whether a worker that is to stop is the last to serve its queue, and new connections can go to other queues.
     pub(super) fn has_a_queue_to_empty(&self, id: WorkerId) -> bool {
         let serves = |worker: &&Worker| worker.serves() && worker.pid.is_some() && self.has_queues(worker.generation);
         let Some(worker) = self.worker(id).filter(serves) else { return false };
@@ -64,9 +65,9 @@ impl Pool {
         }
     }
 
-    /// Somebody serves a queue now: who waited for it to be empty need not any more.
+    /// A worker became ready and serves its queue: workers that waited for this queue to be empty stop now.
     pub(super) fn queue_is_served(&mut self, by: WorkerId) {
-        // Said of each worker that gets ready: with one queue for all, none of a thousand others is looked at.
+        // Called for each worker that becomes ready. With one queue for all workers the search through all of them is skipped.
         if !self.generations.values().any(|home| home.settings.per_slot) {
             return;
         }
@@ -77,7 +78,7 @@ impl Pool {
         }
     }
 
-    /// The queue did not get empty in time.
+    /// The queue was not empty after [`VACATE_LIMIT`]: the worker is stopped.
     pub(super) fn queue_is_left(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (generation, slot) = (worker.generation, worker.slot);
@@ -98,7 +99,7 @@ impl Pool {
 }
 
 impl Worker {
-    /// Whether it takes connections.
+    /// Whether the worker accepts connections.
     fn serves(&self) -> bool {
         self.phase == Phase::Ready && self.how.is_none()
     }

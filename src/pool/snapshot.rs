@@ -1,7 +1,7 @@
-//! The pool as one program writes it down and the next one reads it: its own types, by serde.
+//! The snapshot of the pool, which one master writes and the next one reads: the pool's own types, by serde.
 //!
-//! Law: a pool that was written and read decides as if nothing had happened. What is read may be damaged: [`Pool::resume`] refuses in a
-//! sentence what a pool never is, so that no later step meets it.
+//! Law: a pool that was written and read decides as if it had not been. The data may be damaged: [`Pool::resume`] refuses a state that a
+//! pool can never have, with a sentence that says what is wrong, so that no later step depends on such a state.
 
 use super::Pool;
 use super::generation::{Generation, Role};
@@ -10,16 +10,16 @@ use super::time::Time;
 use super::timers::Key;
 use super::vocabulary::{GenerationId, WorkerId};
 
-/// More slots than a generation can have.
+/// Upper limit of the slots of a generation in a snapshot; a real generation has fewer.
 const SLOTS_MAX: usize = 1_000_000;
-/// More workers and generations than an instance can number.
+/// Upper limit of worker ids and generation numbers in a snapshot; an instance never reaches it.
 const NUMBER_MAX: u64 = u64::MAX >> 1;
 
 impl Pool {
-    /// A pool that was read goes on at this time.
+    /// Validates a pool that was read and lets it go on at this time.
     ///
     /// # Errors
-    /// A sentence: what of it contradicts itself.
+    /// A sentence that says what in the snapshot is contradictory.
     pub fn resume(mut self, now: Time) -> Result<Pool, String> {
         self.validate()?;
         self.now = now;
@@ -75,7 +75,7 @@ impl Pool {
         ensure((last_number..NUMBER_MAX).contains(&self.last_number), || {
             format!("{} cannot be the last generation of the saved pool: it has generation {last_number}", self.last_number)
         })?;
-        // The generator of random numbers never leaves 0.
+        // The random number generator would return only 0 from this state.
         ensure(self.random != 0, || "the random state of the saved pool is 0".to_owned())
     }
 
@@ -92,7 +92,7 @@ impl Pool {
                 "generation {number} of the saved pool says {ready} ready of {members} workers, but has {counted} of {living}"
             )
         })?;
-        // The slots of a retired generation are not used any more, and may name workers that are gone.
+        // The slots of a retired generation are no longer used and may name workers that are gone.
         let used = slots.iter().filter(|_| role != Role::Retired);
         let named = used.flat_map(|slot| [slot.worker, slot.successor, slot.stand_in]);
         named.flatten().try_for_each(|worker| self.known(worker, &format!("a worker in a slot of generation {number}")))

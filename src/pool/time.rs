@@ -1,25 +1,24 @@
-//! The pool's time.
+//! The pool's time: a duration since the machine's boot (`CLOCK_MONOTONIC`).
 //!
-//! A span since the machine's boot (`CLOCK_MONOTONIC`), not an [`Instant`](std::time::Instant): it can be written down, and the program
-//! that goes on from it has the same clock. Sums and differences end at the ends of the clock, so that a time that was
-//! read from a damaged state can do no harm.
+//! [`Time`] can be serialized, unlike [`Instant`](std::time::Instant), and the next master has the same clock. Sums and differences
+//! saturate, so that a time from a damaged snapshot cannot cause a panic.
 
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A moment, as a span since the machine's boot.
+/// A point in time, as a duration since the machine's boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Time(Duration);
 
 impl Time {
-    /// So long after the boot.
+    /// The time at this duration after the boot.
     pub const fn since_boot(span: Duration) -> Time {
         Time(span)
     }
 
-    /// The span since the boot.
+    /// The duration since the boot.
     pub const fn span(self) -> Duration {
         self.0
     }
@@ -39,7 +38,7 @@ impl AddAssign<Duration> for Time {
     }
 }
 
-/// The span from an earlier moment; zero when that is the later one.
+/// The duration since `earlier`; zero if `earlier` is later.
 impl Sub for Time {
     type Output = Duration;
 

@@ -1,7 +1,7 @@
-//! The pool's deadlines: one instant a key, the next one found at once.
+//! The pool's deadlines: at most one time per key, and constant-time access to the earliest.
 //!
-//! Law: they lie in two tables, not in thousands of nodes between what lives on: a start sets one for each worker, and when all
-//! are ready the memory is free again.
+//! Law: the deadlines are in two tables, not in thousands of heap nodes between longer-lived allocations. A start sets a deadline for
+//! each worker, and the memory is free again when all workers are ready.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -12,53 +12,53 @@ use serde::{Deserialize, Serialize};
 use super::time::Time;
 use super::vocabulary::{GenerationId, Slot, WorkerId};
 
-/// What a deadline is for.
+/// The purpose of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Key {
-    /// A worker must be ready.
+    /// The start timeout of a worker.
     Start(WorkerId),
-    /// A worker has lived long enough to count as ready.
+    /// The end of `worker.settle`, after which a worker may count as ready.
     Settle(WorkerId),
-    /// A ready worker must have said something.
+    /// The watchdog timeout of a ready worker.
     Watchdog(WorkerId),
-    /// A worker is old enough to be recycled.
+    /// The age at which a worker is recycled.
     Age(WorkerId),
-    /// A draining worker must be gone.
+    /// The stop timeout of a draining worker, the limit for its accept queue, or the next SIGKILL.
     Stop(WorkerId),
-    /// A worker's orphaned processes are looked at.
+    /// The next inspection of a worker's orphaned processes.
     Orphaned(WorkerId),
-    /// A worker's orphaned processes are killed.
+    /// The time at which a worker's orphaned processes are killed.
     KillOrphaned(WorkerId),
-    /// A slot's next worker may be started.
+    /// The end of a slot's backoff: its next worker may start.
     Restart(GenerationId, Slot),
-    /// The candidate has proved itself.
+    /// The end of the candidate's probation.
     Probation,
-    /// No worker was ready for too long.
+    /// The end of `restart.give_up`.
     GiveUp,
-    /// Long enough without a failure to look whether all is well.
+    /// The time after the last failure at which the pool may have recovered.
     Recover,
 }
 
-/// So much room is kept when there are few.
+/// Spare capacity, in entries, that both tables may keep.
 const ROOM: usize = 64;
 
-/// All deadlines.
+/// All deadlines of the pool.
 #[derive(Clone, Default, Deserialize)]
 #[serde(from = "Vec<(Key, Time)>")]
 pub struct Timers {
     at: HashMap<Key, Time>,
-    /// Those of `at`, and others that were taken back or moved; the first is never one of the latter.
+    /// The deadlines of `at` by time, and stale entries for deadlines that were cleared or moved. The first entry is never stale.
     order: BinaryHeap<Reverse<(Time, Key)>>,
 }
 
-/// What it means, not how it lies.
+/// Shows the deadlines by key, not the internal tables.
 impl std::fmt::Debug for Timers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
 }
 
-/// As a list of pairs: the rest follows.
+/// Serializes a list of pairs; `order` is rebuilt from it.
 impl Serialize for Timers {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter())
@@ -83,14 +83,14 @@ impl Timers {
         self.tidy();
     }
 
-    /// Moves a deadline that exists to a later instant; never to an earlier one.
+    /// Moves an existing deadline to a later time, never to an earlier one.
     pub fn extend(&mut self, key: Key, at: Time) {
         if self.at.get(&key).is_some_and(|current| *current < at) {
             self.set(key, at);
         }
     }
 
-    /// Moves every deadline by so much.
+    /// Moves every deadline later by this duration.
     pub fn shift(&mut self, by: Duration) {
         for at in self.at.values_mut() {
             *at += by;
@@ -98,14 +98,14 @@ impl Timers {
         self.order = self.at.iter().map(|(key, at)| Reverse((*at, *key))).collect();
     }
 
-    /// Takes a deadline back.
+    /// Clears a key's deadline.
     pub fn clear(&mut self, key: Key) {
         if self.at.remove(&key).is_some() {
             self.tidy();
         }
     }
 
-    /// The key's deadline.
+    /// The key's deadline, if it is set.
     pub fn get(&self, key: Key) -> Option<Time> {
         self.at.get(&key).copied()
     }
@@ -115,19 +115,19 @@ impl Timers {
         self.at.contains_key(&key)
     }
 
-    /// The next deadline.
+    /// The earliest deadline.
     pub fn next(&self) -> Option<Time> {
         self.order.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// All of them, in the order of their keys.
+    /// All deadlines, ordered by key.
     pub fn iter(&self) -> impl Iterator<Item = (Key, Time)> {
         let mut all: Vec<_> = self.at.iter().map(|(key, at)| (*key, *at)).collect();
         all.sort_unstable();
         all.into_iter()
     }
 
-    /// Takes the earliest deadline that `now` has reached.
+    /// Removes the earliest deadline, if it is not after `now`, and returns its key.
     pub fn pop(&mut self, now: Time) -> Option<Key> {
         let Reverse((at, key)) = *self.order.peek()?;
         if at > now {
@@ -137,7 +137,7 @@ impl Timers {
         Some(key)
     }
 
-    /// Takes back all deadlines of a worker.
+    /// Clears all deadlines of a worker.
     pub fn clear_worker(&mut self, worker: WorkerId) {
         let keys = [Key::Start, Key::Settle, Key::Watchdog, Key::Age, Key::Stop, Key::Orphaned, Key::KillOrphaned];
         for key in keys {
@@ -145,7 +145,7 @@ impl Timers {
         }
     }
 
-    /// Forgets what is none any more: at once where it would be the next, and all of it when it is most of what there is.
+    /// Removes stale entries: those at the front always, and all of them once they are the majority. Then frees spare capacity.
     fn tidy(&mut self) {
         if self.order.len() > 2 * self.at.len() + ROOM {
             self.order = self.at.iter().map(|(key, at)| Reverse((*at, *key))).collect();
@@ -174,7 +174,7 @@ mod tests {
         timers.set(Key::Start(1), after(3));
         timers.set(Key::Start(2), after(1));
         timers.set(Key::Stop(3), after(2));
-        // Moved away and back: it is there once.
+        // A deadline that is moved away and back is popped only once.
         timers.set(Key::Start(2), after(9));
         assert_eq!(timers.next(), Some(after(2)));
         timers.set(Key::Start(2), after(1));

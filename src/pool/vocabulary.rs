@@ -1,5 +1,5 @@
-//! The words between the pool and the world: what can happen ([`Event`]), what shall be done ([`Action`]), and the
-//! settings of a generation. Plain data; whoever adds a word adds it to the simulation too.
+//! The types between the pool and the master: what happened ([`Event`]), what the master must do ([`Action`]), and the
+//! settings of a generation. Plain data. A new variant also needs a place in the simulation (`tests/simulation.rs`).
 
 use std::time::Duration;
 
@@ -9,93 +9,94 @@ use super::exit_cause::ExitCause;
 use super::reason::{Cause, Reason};
 use super::worker::Phase;
 
-/// A worker's number, never used twice in an instance's life.
+/// A worker's number; an instance never uses a number twice.
 pub type WorkerId = u64;
 /// A generation's number, from 1.
 pub type GenerationId = u64;
-/// A worker's place, `0 … N-1`.
+/// The index of a worker's slot, `0 … N-1`.
 pub type Slot = u32;
-/// Who waits for an answer.
+/// The number of a requester, which waits for an [`Answer`].
 pub type RequesterId = u64;
 
-/// What the pool must know of a generation's configuration.
+/// The part of a generation's configuration that the pool needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// How many workers the configuration wants (`worker.count`).
+    /// The configured number of workers (`worker.count`).
     pub count: u32,
-    /// How a worker becomes ready.
+    /// What makes a worker ready (`worker.ready`).
     pub ready: Readiness,
-    /// To readiness.
+    /// Longest time from a worker's start to its readiness (`worker.start_timeout`).
     pub start_timeout: Duration,
-    /// From the stop signal to SIGKILL.
+    /// Time from the stop signal to SIGKILL (`worker.stop_timeout`).
     pub stop_timeout: Duration,
-    /// Begins a drain; a worker that ends by it ended cleanly.
+    /// The signal that starts a drain (`worker.stop_signal`). A drained worker that this signal ends has ended cleanly.
     pub stop_signal: i32,
-    /// Longest silence of a ready worker; `None`: not watched.
+    /// Longest time between two `WATCHDOG=1` of a ready worker (`worker.watchdog`); `None`: no watchdog.
     pub watchdog: Option<Duration>,
-    /// Replacing workers that failed.
+    /// Backoff and limits for the replacement of failed workers (`restart.*`).
     pub restart: Restart,
-    /// How many new workers may live beside the old.
+    /// How many new workers a reload may run beside the old ones at once (`reload.surge`).
     pub surge: Surge,
-    /// Time after all are ready in which a crash still rolls back; `None`: it depends on how they got ready.
+    /// Time after all new workers are ready in which a crash still rolls back (`reload.probation`); `None`: it depends on how the
+    /// workers became ready ([`UNPROVEN_PROBATION`](super::UNPROVEN_PROBATION)).
     pub probation: Option<Duration>,
-    /// A worker older than this is replaced.
+    /// A worker is recycled at this age, less up to a tenth at random (`recycle.max_age`).
     pub max_age: Option<Duration>,
-    /// Each slot has a queue of its own (`worker.balance = "per-slot"`).
+    /// Each slot has its own accept queue (`worker.balance = "per-slot"`).
     pub per_slot: bool,
-    /// There are listening sockets.
+    /// The instance has listening sockets.
     pub listens: bool,
 }
 
-/// `worker.ready`.
+/// The condition under which a starting worker becomes ready (`worker.ready`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Readiness {
-    /// It says `READY=1`.
+    /// The worker sends `READY=1`.
     Notify,
-    /// It lived for so long.
+    /// The worker's process has lived for this time, or the worker sent `READY=1` before.
     Running(Duration),
-    /// It was seen to accept; where that cannot be seen, it said `READY=1` or lived for so long.
+    /// The worker was observed to accept. Where that cannot be observed, the worker sent `READY=1` or was silent for this time.
     Accepting(Duration),
-    /// It said `READY=1` and was seen to accept; or it was seen to accept and was silent for so long, when no worker of the committed
-    /// generation said `READY=1`.
+    /// The worker sent `READY=1` and was observed to accept. If no worker of the committed generation sent `READY=1`, it is also
+    /// enough that the worker was observed to accept and sent no `READY=1` for this time.
     Auto(Duration),
 }
 
-/// What a look from outside showed of a worker.
+/// The result of an observation from outside: on which sockets a worker accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepting {
-    /// The listening sockets on which it accepts: bit 0 is the first, bit 31 the 32nd and all behind it.
+    /// The listening sockets on which the worker accepts: bit 0 is the first, bit 31 stands for the 32nd and all after it.
     pub sockets: u32,
-    /// Something could not be seen.
+    /// Some of the worker's state could not be observed.
     pub hidden: bool,
 }
 
-/// `restart.*`.
+/// Backoff and limits for failed workers (`restart.*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restart {
-    /// The first delay of a slot.
+    /// The first delay of a slot (`restart.initial`).
     pub initial: Duration,
-    /// The longest delay; also the life after which a slot starts afresh.
+    /// The longest delay (`restart.max`). A worker that was ready for this time resets the backoff of its slot.
     pub max: Duration,
-    /// More failures of one slot than this within `interval`: degraded.
+    /// The pool is degraded after more failures than this of one slot within `interval` (`restart.limit`).
     pub limit: u32,
-    /// See `limit`.
+    /// The time in which `limit` counts failures (`restart.interval`).
     pub interval: Duration,
-    /// With no worker ready for so long the instance ends with status 1.
+    /// The instance ends with status 1 after this time without a ready worker (`restart.give_up`).
     pub give_up: Option<Duration>,
 }
 
-/// `reload.surge`.
+/// How many new workers a reload may run beside the old ones at once (`reload.surge`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Surge {
-    /// Of the number of workers, rounded up.
+    /// Percent of the number of workers, rounded up.
     Percent(u32),
-    /// So many.
+    /// A number of workers.
     Count(u32),
 }
 
 impl Surge {
-    /// How many workers that is, at least one.
+    /// The surge in workers for a pool of `count` workers; at least 1.
     pub fn of(self, count: u32) -> u32 {
         match self {
             Surge::Percent(percent) => (u64::from(count) * u64::from(percent)).div_ceil(100).clamp(1, u64::from(u32::MAX)) as u32,
@@ -104,74 +105,74 @@ impl Surge {
     }
 }
 
-/// Something happened.
+/// An input of the pool: something happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The instance begins: the first generation's configuration was read.
+    /// The instance starts, with the configuration of the first generation.
     Start(Settings),
-    /// The deadline that [`super::Pool::deadline`] gave is reached.
+    /// The deadline of [`super::Pool::deadline`] has passed.
     Due,
-    /// The master did not run for so long: every deadline is that much later.
+    /// The master did not run for this time: every deadline moves by as much.
     Absent(Duration),
-    /// The process of a worker exists.
+    /// The process of a worker was started; its pid.
     Spawned(WorkerId, u32),
-    /// It could not be made (fork failed, a cgroup could not be made …).
+    /// The process of a worker could not be started, and why (fork failed, a cgroup could not be made …).
     SpawnFailed(WorkerId, String),
-    /// Another process of the worker is its main one now.
+    /// Another process of the worker is its main process now; its pid (`MAINPID=`).
     MainPid(WorkerId, u32),
-    /// A worker said something.
+    /// A worker sent a notification.
     Notification(WorkerId, Notification),
-    /// A starting worker was looked at from outside.
+    /// The master observed from outside on which sockets a starting worker accepts.
     Seen(WorkerId, Accepting),
-    /// A worker's main process ended; `left` says whether other processes of it still live.
+    /// A worker's main process ended.
     Exited {
-        /// Which worker.
+        /// The worker.
         worker: WorkerId,
-        /// How.
+        /// How the process ended.
         how: ExitCause,
-        /// Other processes of it still live; [`Event::Cleared`] follows.
+        /// Other processes of the worker still live; [`Event::Cleared`] follows.
         left: bool,
     },
-    /// Nothing of the worker is left.
+    /// The last process of the worker is gone.
     Cleared(WorkerId),
     /// The answer to [`Action::DrainOrphaned`].
     Orphaned {
-        /// Which worker.
+        /// The worker.
         worker: WorkerId,
-        /// An orphaned process of it holds a listening socket or an accepted connection.
+        /// An orphaned process of the worker holds a listening socket or an accepted connection.
         serving: bool,
     },
-    /// Nothing waits any more in the queue that the worker served; the answer to [`Action::Vacate`].
+    /// No connection waits in the accept queue of the worker any more; the answer to [`Action::Vacate`].
     Vacated(WorkerId),
-    /// The worker has used up what it may (memory, requests): recycle it.
+    /// The worker has reached a limit (`recycle.max_memory` …) and is to be recycled.
     RecycleDue(WorkerId, RecycleReason),
-    /// Somebody wants a new generation; nobody waits when `None`.
+    /// A reload is requested; `None`: no requester waits for its outcome.
     Reload(Option<RequesterId>),
-    /// The release of that generation is pinned, its configuration read.
+    /// The release of the generation is pinned and its configuration is read; the answer to [`Action::Prepare`].
     Prepared(GenerationId, Settings),
-    /// It can't be.
+    /// The generation cannot be prepared; the other answer to [`Action::Prepare`].
     Refused(GenerationId, Reason),
-    /// Roll back the reload that is under way.
+    /// Roll back the running reload.
     Abort(Option<RequesterId>),
-    /// A requester went away.
+    /// A requester disconnected and no longer waits for its answer.
     RequesterGone(RequesterId),
-    /// Have so many workers.
+    /// Change the number of workers.
     Scale(u32, Option<RequesterId>),
-    /// Replace one worker or all, within the generation.
+    /// Replace one worker, or all (`None`), within the current generation.
     Recycle(Option<WorkerId>, Option<RequesterId>),
-    /// Drain all and end; `now`: kill all and end.
+    /// End the instance.
     Stop {
-        /// Without drain.
+        /// Kill all workers instead of draining them.
         now: bool,
     },
 }
 
-/// What a worker can say that concerns the pool.
+/// A message of a worker that concerns the pool, as in `sd_notify(3)`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notification {
     /// `READY=1`.
     Ready,
-    /// `STOPPING=1`: it leaves by its own will.
+    /// `STOPPING=1`: the worker ends without having been asked to.
     Stopping,
     /// `STATUS=`.
     Status(String),
@@ -179,47 +180,47 @@ pub enum Notification {
     Watchdog,
     /// `WATCHDOG=trigger`.
     WatchdogTrigger,
-    /// `WATCHDOG_USEC=`; zero turns it off.
+    /// `WATCHDOG_USEC=`: a new watchdog interval; zero turns the watchdog off.
     WatchdogEvery(Duration),
-    /// `EXTEND_TIMEOUT_USEC=`.
+    /// `EXTEND_TIMEOUT_USEC=`: time, from now on, to which the present timeout is extended.
     Extend(Duration),
 }
 
-/// Something shall be done.
+/// An output of the pool: the master must do this.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Read the configuration, pin the release; answer with `Prepared` or `Refused`.
+    /// Read the configuration and pin the release; answer with [`Event::Prepared`] or [`Event::Refused`].
     Prepare(GenerationId),
-    /// Start a worker; answer with `Spawned` or `SpawnFailed`.
+    /// Start a worker's process; answer with [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn {
-        /// Its id.
+        /// The worker's id.
         worker: WorkerId,
-        /// Its slot.
+        /// The worker's slot.
         slot: Slot,
-        /// Its generation.
+        /// The worker's generation.
         generation: GenerationId,
     },
     /// Send the generation's stop signal to the worker's main process.
     Stop(WorkerId),
-    /// Watch the queue that the worker serves, to which no new connection goes any more ([`super::Pool::serving`]); answer with
-    /// `Vacated` when it has been empty for a moment.
+    /// Watch the accept queue of the worker, which gets no new connections any more ([`super::Pool::serving`]); answer with
+    /// [`Event::Vacated`] when the queue has been empty for a moment.
     Vacate(WorkerId),
     /// Send SIGABRT to the worker's main process.
     Abort(WorkerId),
     /// Send SIGKILL to every process of the worker.
     Kill(WorkerId),
-    /// Send the stop signal to each orphaned process of the worker that holds a listening socket or an accepted connection and has
-    /// not got the signal yet; answer with [`Event::Orphaned`].
+    /// Send the stop signal to each orphaned process of the worker that holds a listening socket or an accepted connection and did
+    /// not get the signal before; answer with [`Event::Orphaned`].
     DrainOrphaned(WorkerId),
-    /// The worker's state, pid or status is another now.
+    /// The worker's phase, pid or status changed.
     Changed(WorkerId),
-    /// The worker's main process is gone.
+    /// The worker's main process ended: record it.
     Ended(Ended),
-    /// A worker was recycled: its successor is ready and has its place.
+    /// A worker was recycled: the worker's successor is ready and has taken over the slot.
     Recycled(RecycleReason),
-    /// Nothing of the worker is left: what was held for it can go.
+    /// The last process of the worker is gone: free everything that is held for the worker.
     Forget(WorkerId),
-    /// No worker of that generation is left and none will come.
+    /// Free the release of the generation: the generation has no worker left and will get none.
     Release(GenerationId),
     /// A reload began.
     ReloadStarted(GenerationId),
@@ -227,20 +228,20 @@ pub enum Action {
     ReloadFinished(GenerationId, Outcome, Reason),
     /// Answer a requester.
     Answer(RequesterId, Answer),
-    /// All workers of the first committed generation are ready.
+    /// All workers of the first committed generation are ready: report READY=1 to systemd. At most once.
     Ready,
-    /// The instance begins to end.
+    /// The instance starts to stop.
     Stopping,
-    /// End, with this exit status.
+    /// End the master with this exit status.
     Exit(u8),
-    /// Tell people.
+    /// Write a log line.
     Log(Log),
 }
 
 /// Why a worker is recycled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RecycleReason {
-    /// Somebody asked for it.
+    /// A requester asked for it.
     Request,
     /// `recycle.max_age`
     Age,
@@ -248,15 +249,15 @@ pub enum RecycleReason {
     Memory,
     /// `recycle.max_requests`
     Requests,
-    /// Its listening socket was bound anew for the master after it.
+    /// Clients no longer reach the worker's listening socket: its address was bound anew for the present master.
     Socket,
 }
 
 impl RecycleReason {
-    /// All there are.
+    /// Every reason.
     pub const ALL: [RecycleReason; 5] = [Self::Request, Self::Age, Self::Memory, Self::Requests, Self::Socket];
 
-    /// As the status document and the metrics have it.
+    /// The name in the status document and the metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",
@@ -267,7 +268,7 @@ impl RecycleReason {
         }
     }
 
-    /// As the log has it.
+    /// The text for the log.
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Request => "on request",
@@ -279,29 +280,29 @@ impl RecycleReason {
     }
 }
 
-/// How a worker ended.
+/// The record of the end of a worker's main process.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ended {
-    /// Its id.
+    /// The worker's id.
     pub worker: WorkerId,
-    /// Its slot.
+    /// The worker's slot.
     pub slot: Slot,
-    /// Its generation.
+    /// The worker's generation.
     pub generation: GenerationId,
-    /// Its process, if there ever was one.
+    /// The pid of the main process; `None` if the worker never had a process.
     pub pid: Option<u32>,
-    /// How.
+    /// How the process ended.
     pub how: ExitCause,
-    /// Where it was in its life.
+    /// The worker's phase when the process ended.
     pub phase: Phase,
-    /// Nobody had asked it to go, or it had to be killed.
+    /// The end is a failure: the worker was not asked to end, had to be killed, or did not end cleanly while it drained.
     pub failed: bool,
-    /// Its last `STATUS=`.
+    /// The worker's last `STATUS=`.
     pub status: String,
 }
 
 impl Ended {
-    /// How it ended, and when in its life.
+    /// How the worker ended, and in which phase.
     pub fn cause(&self) -> Cause {
         Cause { how: self.how.clone(), phase: self.phase }
     }
@@ -310,21 +311,21 @@ impl Ended {
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The new generation is the one.
+    /// The new generation is the current one.
     Committed,
-    /// It failed; the old one stays.
+    /// The new generation failed; the old one stays.
     RolledBack,
-    /// It never began: configuration, check or hook said no.
+    /// No worker was started: the configuration, the check or a hook failed.
     Refused,
-    /// Somebody wanted it to end.
+    /// The reload was ended on request, by the loss of its last requester, or by the end of the instance.
     Aborted,
 }
 
 impl Outcome {
-    /// All there are.
+    /// Every outcome.
     pub const ALL: [Outcome; 4] = [Outcome::Committed, Outcome::RolledBack, Outcome::Refused, Outcome::Aborted];
 
-    /// The contract's word.
+    /// The name in `docs/contract.md`.
     pub fn as_str(self) -> &'static str {
         match self {
             Outcome::Committed => "committed",
@@ -335,40 +336,40 @@ impl Outcome {
     }
 }
 
-/// What a requester is told.
+/// The answer to a requester.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// Its reload ended so.
+    /// The outcome of the requested reload.
     Reload(GenerationId, Outcome, Reason),
-    /// Done.
+    /// The request was carried out.
     Done,
-    /// Not done, and why.
+    /// The request was not carried out, and why.
     Failed(String),
 }
 
-/// A line for people, with what it is about.
+/// A log line, with the generation and worker that it is about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
-    /// What kind of happening; the journal's catalog explains it.
+    /// The kind of the event; the journal's message catalog explains each kind.
     pub kind: Kind,
-    /// The sentence.
+    /// The text.
     pub message: String,
-    /// The generation that it is about.
+    /// The generation that the line is about.
     pub generation: Option<GenerationId>,
-    /// The worker that it is about.
+    /// The worker that the line is about.
     pub worker: Option<WorkerId>,
-    /// Its slot.
+    /// The slot of that worker.
     pub slot: Option<Slot>,
 }
 
-/// Kinds of happenings.
+/// The kind of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing special.
+    /// Ordinary information.
     Info,
-    /// Worth a look.
+    /// A problem that the administrator should look at.
     Warning,
-    /// A detail.
+    /// A detail for debugging.
     Debug,
     /// A reload began.
     ReloadStarted,
@@ -378,20 +379,20 @@ pub enum Kind {
     RolledBack,
     /// A reload was refused.
     Refused,
-    /// A worker ended without having been asked to.
+    /// A worker ended without having been asked to, or did not end cleanly while it drained.
     WorkerFailed,
     /// A worker was not ready in time.
     StartTimeout,
     /// A worker did not stop in time.
     StopTimeout,
-    /// A worker's watchdog ran out.
+    /// A worker's watchdog timeout expired, or the worker sent `WATCHDOG=trigger`.
     Watchdog,
-    /// More failures than the configuration allows.
+    /// A slot failed more often than `restart.limit` allows.
     Degraded,
-    /// All is well again.
+    /// The pool is no longer degraded.
     Recovered,
-    /// No worker was ready for too long.
+    /// No worker was ready for `restart.give_up`.
     GaveUp,
-    /// Every slot failed several times, and no worker was ever ready.
+    /// Every slot failed several times and no worker was ever ready: the first start ends.
     CannotStart,
 }

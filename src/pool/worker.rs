@@ -1,7 +1,7 @@
-//! One worker's life: `Starting → Ready → Draining → gone`, and what may cut it short.
+//! The states of one worker: `Starting → Ready → Draining → gone`, with its timeouts, notifications and end.
 //!
-//! Law: a worker leaves the table only when nothing of it is left ([`Event::Cleared`](super::Event)); what its end
-//! means for its place is decided once, here, by the role of its generation.
+//! Law: a worker leaves the table only when the last of its processes is gone ([`Event::Cleared`](super::Event::Cleared)). The
+//! consequence of a worker's end for its slot is decided once, here, by the role of the worker's generation.
 
 use std::time::Duration;
 
@@ -18,26 +18,26 @@ use super::time::Time;
 use super::timers::Key;
 use super::vocabulary::{Action, Ended, GenerationId, Kind, Notification, Outcome, Readiness, Slot, WorkerId};
 
-/// The longest that a watchdog's SIGABRT is given before SIGKILL: time for a core dump, not for a hang.
+/// Longest time from the SIGABRT of a watchdog to SIGKILL: enough for a core dump.
 const ABORT_GRACE: Duration = Duration::from_secs(10);
-/// A SIGKILL that left something alive is sent again after so long.
+/// SIGKILL is sent again after this time if processes of the worker are still alive.
 pub(super) const KILL_AGAIN: Duration = Duration::from_secs(5);
-/// No extension or interval that a worker asks for counts for more than this.
+/// Upper limit of a timeout extension or watchdog interval that a worker asks for: 366 days.
 pub(super) const FOREVER: Duration = Duration::from_secs(366 * 24 * 3600);
 
-/// Where a worker is in its life.
+/// The state of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// Its process is being made, or has not said `READY=1` yet.
+    /// The worker's process is being started, or is not ready yet.
     Starting,
-    /// It serves.
+    /// The worker serves.
     Ready,
-    /// It has been asked to end, or leaves by itself.
+    /// The worker was asked to end, or ends by itself (`STOPPING=1`).
     Draining,
 }
 
 impl Phase {
-    /// The contract's word.
+    /// The name in `docs/contract.md` §6.
     pub fn as_str(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
@@ -50,52 +50,52 @@ impl Phase {
 /// Why a worker drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum StopReason {
-    /// It is not wanted any more.
+    /// The pool does not need the worker any more.
     Asked,
-    /// It said `STOPPING=1`.
+    /// The worker sent `STOPPING=1`.
     Leaving,
-    /// It said `STOPPING=1` before it had served for `restart.initial`, and its slot had failed before.
+    /// The worker sent `STOPPING=1` before it was ready, or less than `restart.initial` after that in a slot that had failed before.
     LeavingAtOnce,
-    /// It was not ready in time.
+    /// The worker was not ready within this time.
     StartTimeout(Duration),
-    /// It was silent for too long.
+    /// The worker's watchdog timeout expired, or the worker sent `WATCHDOG=trigger`.
     Watchdog,
 }
 
 /// One worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Worker {
-    /// Its place.
+    /// The worker's slot.
     pub slot: Slot,
-    /// Its generation.
+    /// The worker's generation.
     pub generation: GenerationId,
-    /// Its process, once there is one.
+    /// The pid of the main process; `None` until the process is started.
     pub pid: Option<u32>,
-    /// Where it is in its life.
+    /// The worker's state.
     pub phase: Phase,
-    /// Its last `STATUS=`.
+    /// The worker's last `STATUS=`.
     pub status: String,
     pub(super) stop_reason: Option<StopReason>,
     pub(super) ready_at: Option<Time>,
-    /// What is known of its readiness.
+    /// The evidence for the worker's readiness.
     pub(super) signs: Signs,
-    /// How often it must be heard of when ready.
+    /// Longest time between two `WATCHDOG=1` while the worker is ready; `None`: no watchdog.
     pub(super) watchdog: Option<Duration>,
-    /// It is one of its generation's `ready`.
+    /// The worker is counted in the `ready` of its generation.
     pub(super) counted: bool,
-    /// It shall stop, but serves on until the queue that nobody else serves is empty.
+    /// The worker is to stop, but serves on until its accept queue is empty, because no other worker serves that queue.
     pub(super) vacating: bool,
-    /// The stop timeout ran out and SIGKILL was sent.
+    /// The stop timeout expired and SIGKILL was sent.
     pub(super) killed: bool,
-    /// Its main process is gone.
+    /// How the main process ended; `None` while it lives.
     pub(super) how: Option<Box<ExitCause>>,
 }
 
-/// A worker may cost the master a kibibyte, and this is a part of it.
+/// The master may use at most 1 KiB of memory for each worker, and this struct is a part of that.
 const _: () = assert!(size_of::<Worker>() <= 120);
 
 impl Pool {
-    /// Begins a worker's life; the caller puts it into its place.
+    /// Adds a starting worker to the table and asks for its process; the caller puts the worker into its slot.
     pub(super) fn spawn(&mut self, generation: GenerationId, slot: Slot) -> WorkerId {
         self.last_worker += 1;
         let id = self.last_worker;
@@ -132,7 +132,7 @@ impl Pool {
         if self.stopping.as_ref().is_some_and(|stopping| stopping.now) {
             self.act(Action::Kill(id));
         } else if phase == Phase::Draining {
-            // It was given up between the decision and the fork.
+            // The worker was stopped between `Action::Spawn` and the fork.
             self.act(if stop_reason == Some(StopReason::Watchdog) { Action::Abort(id) } else { Action::Stop(id) });
         } else if let Some(Readiness::Running(settle)) = self.generations.get(&generation).map(|home| home.settings.ready) {
             self.timers.set(Key::Settle(id), self.after(settle));
@@ -180,7 +180,7 @@ impl Pool {
                     (Some(_), Phase::Starting | Phase::Draining) => {}
                 }
             }
-            // How long it takes to stop is counted from when it is asked to.
+            // The stop timeout starts with the stop signal, which comes when the queue is empty.
             (Notification::Extend(_), Phase::Draining) if worker.vacating => {}
             (Notification::Extend(by), phase) => {
                 let until = now + by.min(FOREVER);
@@ -219,7 +219,7 @@ impl Pool {
         home.ready += 1;
         let (role, max_age) = (home.role, home.settings.max_age);
         if let Some(age) = max_age {
-            // Up to a tenth earlier, so that workers born together don't go together.
+            // Up to a tenth earlier, so that workers that were spawned together are not recycled together.
             let age = age.mul_f64(1.0 - 0.1 * self.chance());
             self.timers.set(Key::Age(id), now + age);
         }
@@ -230,7 +230,7 @@ impl Pool {
         }
     }
 
-    /// Not one of its generation's ready workers any more.
+    /// Removes the worker from the `ready` count of its generation.
     fn uncount(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if std::mem::take(&mut worker.counted) {
@@ -241,7 +241,7 @@ impl Pool {
         }
     }
 
-    /// Asks a worker to end; the caller has taken it out of its place, or leaves it there until it is gone.
+    /// Asks a worker to end. The caller has removed the worker from its slot, or leaves it there until its last process is gone.
     pub(super) fn drain(&mut self, id: WorkerId, stop_reason: StopReason) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if worker.phase == Phase::Draining || worker.how.is_some() {
@@ -318,7 +318,7 @@ impl Pool {
         self.timers.set(Key::Stop(id), self.after(KILL_AGAIN));
     }
 
-    /// The main process is gone.
+    /// The main process of a worker ended; `left`: other processes of the worker still live.
     pub(super) fn exited(&mut self, id: WorkerId, how: ExitCause, left: bool) {
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&id) else { return self.ignore_event("the end of an unknown worker", Some(id)) };
@@ -353,7 +353,7 @@ impl Pool {
             self.log(Kind::WorkerFailed, reason.in_full(), Some(generation), Some((id, slot)));
         }
         if crashed {
-            // A start timeout was logged when the time was over.
+            // A start timeout was logged when it expired.
             if !matches!(how, ExitCause::StartTimeout(_)) {
                 self.log(Kind::WorkerFailed, reason.in_full(), Some(generation), Some((id, slot)));
             }
@@ -367,7 +367,7 @@ impl Pool {
         if left { self.orphaned(id, crashed || killed_by_us) } else { self.cleared(id) }
     }
 
-    /// Nothing of the worker is left.
+    /// The last process of the worker is gone.
     pub(super) fn cleared(&mut self, id: WorkerId) {
         if self.workers.get(&id).is_some_and(|worker| worker.how.is_none()) {
             return self.ignore_event("nothing left of a worker that lives", Some(id));
@@ -389,7 +389,7 @@ impl Pool {
         self.release_if_empty(generation);
     }
 
-    /// Why a worker is blamed: the cause in words, and apart from it what the worker said last.
+    /// The reason for a failure of a worker: the cause, and as its detail the worker's last `STATUS=`.
     pub(super) fn reason(&self, id: WorkerId, cause: String) -> Reason {
         let Some(worker) = self.workers.get(&id) else { return cause.into() };
         let detail = (!worker.status.is_empty()).then(|| format!("its last status: {}", worker.status));

@@ -1,4 +1,4 @@
-//! The pool's tests: stories, the table of all states and all events, and a simulation of a hostile world.
+//! The pool's tests: stories (scenarios), a table of all states and events, and a randomized simulation.
 
 mod orphaned;
 mod queues;
@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use super::{Readiness, Restart, Settings, Surge};
 
-/// Milliseconds.
+/// A duration in milliseconds.
 fn ms(amount: u64) -> Duration {
     Duration::from_millis(amount)
 }
 
-/// The contract's defaults, for so many workers.
+/// Settings for `count` workers: the configuration's defaults, except that READY=1 alone makes a worker ready, without probation.
 fn settings(count: u32) -> Settings {
     Settings {
         count,

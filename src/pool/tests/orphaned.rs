@@ -1,10 +1,10 @@
-//! Stories of orphaned processes: what outlives the main process of a worker that was told to stop.
+//! Scenarios of orphaned processes, which outlive the main process of a worker that was told to stop.
 
 use super::world::World;
 use super::{ms, settings};
 use crate::pool::{Event, ExitCause};
 
-/// One worker that was told to stop, and whose main process has ended before its others.
+/// A pool of one worker that was told to stop, and whose main process has ended before the worker's other processes.
 fn orphaned(ready: bool, serving: bool) -> World {
     let mut world = World::new(settings(1));
     if ready {

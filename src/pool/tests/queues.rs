@@ -1,4 +1,4 @@
-//! Stories of `worker.balance = "per-slot"`: who gets new connections, and what becomes of those that wait.
+//! Scenarios of `worker.balance = "per-slot"`: which slots get new connections, and what happens to waiting connections.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ fn per_slot(count: u32) -> Settings {
     Settings { per_slot: true, ..settings(count) }
 }
 
-/// A pool that serves.
+/// A pool with a queue per slot whose workers are all ready.
 fn serving(count: u32) -> World {
     let mut world = World::new(per_slot(count));
     world.all_ready();
@@ -21,7 +21,7 @@ fn slots(world: &World) -> Vec<Slot> {
     world.pool.serving().into_iter().collect()
 }
 
-/// Those whose queue is watched, and those that were told to stop.
+/// The workers whose queue is watched, and the workers that got the stop signal.
 fn on_the_way_out(world: &World) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let of = |wanted: fn(&super::world::Process) -> bool| {
         world.processes.iter().filter(|(_, process)| wanted(process)).map(|(id, _)| *id).collect()
@@ -70,10 +70,10 @@ fn fewer_workers_empty_their_queues_before_they_stop() {
     assert_eq!(on_the_way_out(&world), (BTreeSet::from([3, 4]), BTreeSet::new()));
     world.vacate(4);
     assert_eq!(on_the_way_out(&world), (BTreeSet::from([3]), BTreeSet::from([4])));
-    // One whose queue does not get empty is stopped all the same.
+    // A worker whose queue does not become empty is stopped, too.
     world.pass(super::super::serving::VACATE_LIMIT);
     assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([3, 4])));
-    // And from then on has as long as any other.
+    // The worker then has the whole stop timeout.
     world.pass(super::ms(29_000));
     assert!(!world.processes[&3].killed);
     world.pass(super::ms(2_000));
@@ -158,7 +158,7 @@ fn one_by_one_no_queue_is_left_either() {
     world.prepare();
     let new = world.of(2);
     world.ready(new[0]);
-    // The new one shares the first queue with the old one of slot 0, which may go.
+    // The new worker shares the first queue with the old worker of slot 0, which may stop.
     assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([1])));
     world.exit(1, ExitCause::Exit(0));
     let new = world.of(2);
@@ -181,7 +181,7 @@ fn the_last_worker_of_all_is_not_asked_to_wait() {
     let mut world = serving(2);
     world.exit(1, ExitCause::Exit(1));
     let first = world.of(1)[0];
-    // Only slot 1 serves; who recycles it has its replacement in the same slot.
+    // Only slot 1 serves; the replacement of its recycled worker is in the same slot.
     world.step(Event::Recycle(Some(2), None));
     world.all_ready();
     assert_eq!(on_the_way_out(&world).0, BTreeSet::new());
@@ -196,7 +196,7 @@ fn what_waits_survives_the_hand_over() {
     assert_eq!(world.pool.vacating().collect::<Vec<_>>(), [2, 3]);
     world.vacate(2);
     world.exit(2, ExitCause::Exit(0));
-    // Who ends by itself meanwhile leaves nothing to wait for.
+    // A worker that ends by itself is no longer waited for.
     world.exit(3, ExitCause::Exit(0));
     assert_eq!(world.pool.vacating().count(), 0);
     world.be_kind();

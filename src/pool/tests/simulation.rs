@@ -1,4 +1,4 @@
-//! A hostile world plays every trick at every moment; the laws hold, and a kind end follows.
+//! Randomized simulation: arbitrary events and faults at any time. The laws hold, and without further faults the pool recovers and stops.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -7,7 +7,7 @@ use super::world::{What, World};
 use super::{ms, settings};
 use crate::pool::{Accepting, Event, ExitCause, Notification, Readiness, Settings, Surge};
 
-/// One move of the world. Numbers pick among what there is at that moment.
+/// One step of the simulation. A `usize` selects one of the processes or requesters that exist at that time.
 #[derive(Clone, Debug)]
 enum Move {
     Pass(u64),
@@ -79,7 +79,7 @@ fn moves() -> impl Strategy<Value = Move> {
     ]
 }
 
-/// A configuration out of a count and some bits.
+/// Settings from a number of workers and some bits.
 fn config(count: u32, how: u16) -> Settings {
     let mut settings = settings(count);
     if how & 1 != 0 {
@@ -205,7 +205,7 @@ fn one_move(world: &mut World, one: Move) {
                 world.step(Event::MainPid(worker, 77));
             }
         }
-        // Things that the world would never say of a living worker.
+        // False events, which a real master never sends.
         Move::Lie(which) => match which % 5 {
             0 => world.step(Event::Prepared(u64::MAX, settings(2))),
             1 => world.step(Event::Refused(u64::MAX, "no".into())),
@@ -213,7 +213,7 @@ fn one_move(world: &mut World, one: Move) {
             3 => world.step(Event::Spawned(u64::MAX, 1)),
             _ => world.step(Event::Start(settings(3))),
         },
-        // Which of two sockets, and whether something was hidden.
+        // Bits 0 and 1: the sockets; bit 2: something was hidden.
         Move::See(which, what) => {
             if let Some(worker) = pick(world, which, anyone) {
                 world.step(Event::Seen(worker, Accepting { sockets: u32::from(what & 3), hidden: what & 4 != 0 }));
@@ -258,7 +258,7 @@ fn one_move(world: &mut World, one: Move) {
     }
 }
 
-/// The same 10,000 histories each time; with `RATOON_HISTORIES` so many that nobody has seen yet.
+/// The same 10,000 histories in each run; with `RATOON_HISTORIES=N`, N random ones.
 fn histories() -> ProptestConfig {
     let (cases, rng_seed) = match std::env::var("RATOON_HISTORIES") {
         Ok(number) => (number.parse().expect("RATOON_HISTORIES: a number"), RngSeed::Random),
@@ -280,7 +280,7 @@ proptest! {
     }
 }
 
-/// Found by chance: of two workers of a slot the old one makes way for the other, which is found hanging in the same moment.
+/// Found by the simulation: the old worker of a slot stops for the new one, whose watchdog timeout expires in the same step.
 #[test]
 fn a_queue_whose_next_server_fails_in_the_same_moment() {
     let mut world = World::new(config(3, 13_084));
@@ -302,7 +302,7 @@ fn a_queue_whose_next_server_fails_in_the_same_moment() {
     world.check_rest_and_stop();
 }
 
-/// Found by chance: while a queue is to get empty, all who could take what is new are found hanging in the same moment.
+/// Found by the simulation: a queue is to be emptied, and the watchdogs of all workers that could take new connections expire at once.
 #[test]
 fn queue_that_waits_while_all_others_fail_at_once() {
     let mut world = World::new(config(1, 34_060));

@@ -1,4 +1,4 @@
-//! The pool behind its written form: the same, or refused with what was wrong.
+//! The snapshot: a pool is the same after writing and reading, and a damaged snapshot is refused with the reason, or harmless.
 
 use std::time::Duration;
 
@@ -29,14 +29,14 @@ fn every_state_is_the_same_behind_the_hand_over() {
     }
 }
 
-/// What is changed in a snapshot.
+/// A function that damages a snapshot.
 type Damage<'a> = &'a dyn Fn(&mut Value);
 
 #[test]
 fn contradictions_are_refused_in_a_sentence() {
     let world = World::new(settings(2));
     let whole = snapshot(&world);
-    // A number that nothing has.
+    // An id that no worker has.
     const STRANGER: u64 = 7_777_777_777_777;
     let slot = |saved: &mut Value, key: &str| saved["generations"]["1"]["slots"][0][key] = json!(STRANGER);
     let reload = json!({
@@ -80,7 +80,7 @@ fn contradictions_are_refused_in_a_sentence() {
     }
 }
 
-/// The paths of all numbers and texts in a value.
+/// Collects the JSON pointers of all leaf values: null, booleans, numbers and strings.
 fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(key, value)| leaves(value, &format!("{path}/{key}"), found)),

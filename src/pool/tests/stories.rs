@@ -1,4 +1,4 @@
-//! Stories: what an administrator would tell, one behaviour each. A history that the simulation found becomes one.
+//! Stories: scenarios of one behaviour each, from an administrator's view. A history that the simulation found becomes a story, too.
 
 mod endings;
 mod first_start;
@@ -18,14 +18,14 @@ fn reload_answer(world: &World, requester: u64) -> (u64, Outcome, String) {
     }
 }
 
-/// A pool that serves.
+/// A pool whose workers are all ready.
 fn serving(count: u32) -> World {
     let mut world = World::new(settings(count));
     world.all_ready();
     world
 }
 
-/// What is told to stop, stops.
+/// All workers that got the stop signal end with status 0.
 fn obey(world: &mut World) {
     let told: Vec<u64> = world.processes.iter().filter(|(_, process)| process.stopped).map(|(id, _)| *id).collect();
     for worker in told {

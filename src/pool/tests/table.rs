@@ -1,4 +1,4 @@
-//! Every event in every state: none panics, none breaks a law, and a kind world comes to rest after it.
+//! Every event in every state: none panics or breaks a law, and without further faults the pool recovers and stops afterwards.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::world::World;
 use super::{ms, settings};
 use crate::pool::{Event, ExitCause, Notification, Surge};
 
-/// Makes a pool in some state.
+/// A function that makes a pool in one state.
 pub(super) type State = fn() -> World;
 
-/// A pool in each state that there is, by name.
+/// The states of a pool, by name.
 pub(super) fn states() -> Vec<(&'static str, State)> {
     fn serving() -> World {
         let mut world = World::new(settings(2));
@@ -95,7 +95,7 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
     ]
 }
 
-/// Every event; those of a worker for each that may be there, and one that never was.
+/// Events to try in each state. Events of a worker are there for each worker that may exist, and for one that never existed.
 fn events() -> Vec<Event> {
     let mut events = vec![
         Event::Start(settings(1)),
@@ -141,13 +141,13 @@ fn events() -> Vec<Event> {
 #[test]
 fn every_event_is_legal_in_every_state() {
     for (name, state) in states() {
-        // Each twice: by the master that brought the state about, and by its successor.
+        // Each event twice: in the original pool, and after a handover to the next master.
         for (event, handed_over) in events().into_iter().flat_map(|event| [(event.clone(), false), (event, true)]) {
             let mut world = state();
             if handed_over {
                 world.hand_over();
             }
-            // The world answers the question that it was asked, so that it does not answer twice.
+            // An event that answers the pool goes through the world's own functions, so that the world does not answer twice.
             if let Event::Prepared(2, _) | Event::Refused(2, _) = event {
                 if world.preparing.contains(&2) {
                     if matches!(event, Event::Prepared(..)) { world.prepare() } else { world.refuse() }

@@ -1,4 +1,4 @@
-//! A world without processes: it carries out the pool's actions, owns the clock, and checks the laws after every step.
+//! A simulated master without processes: it carries out the pool's actions, owns the clock, and checks the laws after every step.
 
 mod laws;
 mod queues;
@@ -11,25 +11,25 @@ use crate::pool::{
     RequesterId, Settings, Slot, Time, Worker, WorkerId,
 };
 
-/// A process as the world sees it.
+/// The simulated main process of a worker.
 #[derive(Clone, Debug)]
 pub struct Process {
     pub slot: Slot,
     pub generation: GenerationId,
-    /// Its queue is watched, and it is to be stopped when that is empty.
+    /// The worker's accept queue is watched, and the worker stops when the queue is empty.
     pub vacating: bool,
-    /// It was told to stop (or to abort).
+    /// The process got the stop signal, or SIGABRT.
     pub stopped: bool,
     pub killed: bool,
-    /// Its main process is gone, others may be left.
+    /// The main process has ended; other processes of the worker may be left.
     pub gone: bool,
 }
 
-/// What somebody asked, and what came of it.
+/// A request, and its answer.
 #[derive(Clone, Debug)]
 pub struct Asked {
     pub what: What,
-    /// How many reloads had begun when it was asked.
+    /// The number of reloads that had begun before the request.
     pub begun: usize,
     pub answer: Option<Answer>,
     pub left: bool,
@@ -41,23 +41,23 @@ pub enum What {
     Other,
 }
 
-/// The world and the pool in it.
+/// The simulated master and its pool.
 pub struct World {
     pub pool: Pool,
     pub now: Time,
     pub processes: BTreeMap<WorkerId, Process>,
     pub asked: BTreeMap<RequesterId, Asked>,
-    /// Generations whose preparation waits for an answer.
+    /// Generations in preparation, for which the pool waits for an answer.
     pub preparing: Vec<GenerationId>,
-    /// What the next preparations yield.
+    /// The settings of the next generations that are prepared.
     pub next: Settings,
-    /// So many forks fail from now on.
+    /// The number of next forks that fail.
     pub forks_fail: u32,
-    /// Orphaned processes hold a listening socket or an accepted connection.
+    /// Whether orphaned processes hold a listening socket or an accepted connection.
     pub orphans_serve: bool,
     pub ended: Vec<Ended>,
     pub finished: Vec<(GenerationId, Outcome, String)>,
-    /// Log lines.
+    /// The log lines.
     pub logs: Vec<(Kind, String)>,
     pub spawns: Vec<(WorkerId, Slot, GenerationId, Time)>,
     pub ready_told: bool,
@@ -68,7 +68,7 @@ pub struct World {
     prepared: BTreeMap<GenerationId, Settings>,
     said_stopping: BTreeSet<WorkerId>,
     stopping: bool,
-    /// Who is found failing later in the same step, and was well when the present action was decided.
+    /// Workers that get SIGABRT later in the same step, and so still served when the present action was decided.
     fail_next: BTreeSet<WorkerId>,
     last_pid: u32,
 }
@@ -108,7 +108,7 @@ impl World {
         world
     }
 
-    /// One event, every action, every law; then what the actions brought about at once.
+    /// Gives one event to the pool, carries out the actions and checks the laws; then the same for the events that the actions caused.
     pub fn step(&mut self, event: Event) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
@@ -123,13 +123,13 @@ impl World {
                 self.carry_out(action, generation, &mut follow);
             }
             self.laws(&event, before);
-            // In the order of the actions: the last pushed is taken first.
+            // Reversed, because `pop` takes the last event first.
             follow.reverse();
             events.extend(follow);
         }
     }
 
-    /// Lets time pass; the world's one timer rings when it must.
+    /// Lets time pass, with an [`Event::Due`] at each deadline.
     pub fn pass(&mut self, span: Duration) {
         let until = self.now + span;
         while let Some(at) = self.pool.deadline().filter(|at| *at <= until) {
@@ -140,19 +140,19 @@ impl World {
         self.now = until;
     }
 
-    /// The master is replaced: the pool goes through its saved form, as text, and is the same behind it.
+    /// Replaces the master: the pool is written as text and read again, and must be the same afterwards.
     pub fn hand_over(&mut self) {
         let text = serde_json::to_string(&self.pool).expect("plain data");
         let read: Pool = serde_json::from_str(&text).expect("what was just written");
         let restored = read.resume(self.now).unwrap_or_else(|why| panic!("{why}: {text}"));
-        // Of the last step's instant nothing is left but that no later one lies before it.
+        // `resume` replaces the time of the last step; everything else is the same.
         let former = Pool { now: self.now, ..std::mem::replace(&mut self.pool, restored) };
         if format!("{:?}", self.pool) != format!("{former:?}") {
             assert_eq!(format!("{:#?}", self.pool), format!("{former:#?}"), "{text}");
         }
     }
 
-    /// The worker accepts on both sockets that the tests know, as a look from outside shows where it counts, and says READY=1.
+    /// The worker sends READY=1. Where an observation counts, the worker is first observed to accept on both sockets of the tests.
     pub fn ready(&mut self, worker: WorkerId) {
         if self.pool.wants_a_look(worker) {
             self.see(worker, 0b11);
@@ -160,12 +160,12 @@ impl World {
         self.step(Event::Notification(worker, Notification::Ready));
     }
 
-    /// A look from outside shows that the worker accepts on these sockets (a bit each).
+    /// The worker is observed to accept on these sockets (one bit each).
     pub fn see(&mut self, worker: WorkerId, sockets: u32) {
         self.step(Event::Seen(worker, Accepting { sockets, hidden: false }));
     }
 
-    /// All starting workers say READY=1, also those that start because of it.
+    /// All starting workers send READY=1, also those that start because of it.
     pub fn all_ready(&mut self) {
         loop {
             let starting = self.pool.workers().find(|(_, worker)| worker.phase == Phase::Starting).map(|(id, _)| id);
@@ -197,7 +197,7 @@ impl World {
         }
     }
 
-    /// Nothing waits any more in the worker's queue.
+    /// The worker's accept queue becomes empty.
     pub fn vacate(&mut self, worker: WorkerId) {
         if self.processes.get(&worker).is_some_and(|process| process.vacating && !process.gone) {
             self.step(Event::Vacated(worker));
@@ -240,7 +240,7 @@ impl World {
         self.asked[&requester].answer.as_ref()
     }
 
-    /// Workers that serve, of a generation or of all.
+    /// The number of ready workers with a live process, of one generation or of all.
     pub fn serving(&self, generation: Option<GenerationId>) -> u32 {
         let serves = |id, worker: &Worker| {
             worker.phase == Phase::Ready && self.alive(id) && generation.is_none_or(|number| worker.generation == number)
@@ -248,7 +248,7 @@ impl World {
         self.pool.workers().filter(|(id, worker)| serves(*id, worker)).count() as u32
     }
 
-    /// The living workers of a generation, by slot.
+    /// The workers of a generation in the pool's table, ordered by slot and id.
     pub fn of(&self, generation: GenerationId) -> Vec<WorkerId> {
         let mut workers: Vec<_> = self.pool.workers().filter(|(_, worker)| worker.generation == generation).collect();
         workers.sort_by_key(|(id, worker)| (worker.slot, *id));
@@ -259,7 +259,7 @@ impl World {
         self.pool.worker(worker).map(|worker| worker.phase)
     }
 
-    /// From now on the world is kind: what is told to stop stops, what starts becomes ready, time passes.
+    /// Runs without further faults until nothing is left to do: stopped workers end, starting workers become ready, time passes.
     pub fn be_kind(&mut self) {
         self.forks_fail = 0;
         for _ in 0..10_000 {
@@ -289,13 +289,13 @@ impl World {
                 self.ready(worker);
                 continue;
             }
-            // Those who leave by themselves do leave.
+            // Workers that sent STOPPING=1 end.
             let leaving = self.pool.workers().find(|(id, worker)| worker.phase == Phase::Draining && self.alive(*id));
             if let Some(worker) = leaving.map(|(id, _)| id) {
                 self.exit(worker, ExitCause::Exit(0));
                 continue;
             }
-            // Nobody hangs any more.
+            // No worker hangs any more: watchdogs are turned off.
             let watched = self.pool.workers().find(|(_, worker)| worker.phase == Phase::Ready && worker.watchdog.is_some());
             if let Some(worker) = watched.map(|(id, _)| id) {
                 self.step(Event::Notification(worker, Notification::WatchdogEvery(Duration::ZERO)));
@@ -312,7 +312,7 @@ impl World {
         panic!("a kind world does not come to rest");
     }
 
-    /// At rest everything is as it was asked for; then the instance ends and nothing is left.
+    /// Checks that the pool has the wanted state; then stops the instance and checks that no process, timer or request is left.
     pub fn check_rest_and_stop(&mut self) {
         if self.exit.is_none() && !self.stopping {
             assert_eq!(self.pool.state(), PoolState::Running);
@@ -396,7 +396,7 @@ impl World {
                 process.vacating = true;
                 let slot = process.slot;
                 assert!(!self.ready_queues().contains_key(&slot), "who is not the last waits for its queue");
-                // Where connections go is known for the end of the step: others may have failed by then.
+                // `serving` shows the end of the step, when the other workers may have failed.
                 let nobody_else = !self.pool.workers().any(|(id, worker)| worker.phase == Phase::Ready && self.alive(id));
                 assert!(nobody_else || !self.pool.serving().contains(&slot), "a queue that shall get empty gets connections");
             }
@@ -416,7 +416,7 @@ impl World {
             Action::Ended(ended) => self.ended.push(ended.clone()),
             Action::Recycled(_) => {}
             Action::Forget(worker) => assert!(!self.alive(*worker), "a living worker is forgotten"),
-            // The answer to a lie.
+            // The answer to the false `Prepared(u64::MAX, …)` of `Move::Lie`.
             Action::Release(u64::MAX) => {}
             Action::Release(number) => {
                 assert!(self.released.insert(*number), "generation {number} released twice");

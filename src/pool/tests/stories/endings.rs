@@ -1,8 +1,8 @@
-//! Ends of workers that drain: each one that was not clean is a failure with a record.
+//! Ends of draining workers: every end that is not clean is recorded as a failure.
 
 use super::*;
 
-/// A pool of one worker that drains for a reload.
+/// A pool whose only old worker drains after a reload.
 fn draining() -> World {
     let mut world = serving(1);
     world.reload();
@@ -12,7 +12,7 @@ fn draining() -> World {
     world
 }
 
-/// How the last record says that the worker ended; `None` when it is no failure.
+/// How the last recorded worker ended; `None` if its end is no failure.
 fn recorded(world: &World) -> Option<ExitCause> {
     world.ended.last().filter(|ended| ended.failed).map(|ended| ended.how.clone())
 }
@@ -69,7 +69,7 @@ fn starting_worker_that_crashes_at_its_stop_is_a_failure() {
     world.exit(4, ExitCause::Signal { signal: 11, core: false });
     assert_eq!(recorded(&world), Some(ExitCause::Signal { signal: 11, core: false }));
     assert_eq!(world.ended.last().map(|ended| ended.cause().to_string()).as_deref(), Some("signal SIGSEGV while it drained"));
-    // One that ends as it is asked to is none.
+    // A worker that ends by the stop signal is no failure.
     world.reload();
     world.prepare();
     world.exit(5, ExitCause::Exit(1));
@@ -95,7 +95,7 @@ fn pool_degraded_by_workers_that_leave_names_them() {
         world.ready(worker);
         world.step(Event::Notification(worker, Notification::Stopping));
         world.exit(worker, ExitCause::Exit(0));
-        // The first of a slot may leave whenever it likes; those that follow wait like workers that crash.
+        // The first STOPPING=1 of a slot at once is no failure. The next ones are, and have a backoff as after crashes.
         let expected = if world.ended.len() == 1 { None } else { Some(ExitCause::Left) };
         assert_eq!(recorded(&world), expected, "after {} ends", world.ended.len());
         while world.of(1).is_empty() {

@@ -1,9 +1,9 @@
-//! A first start that cannot succeed ends; every other pool goes on.
+//! A first start that cannot succeed ends the instance; every other pool goes on.
 
 use super::*;
 use crate::pool::PoolState;
 
-/// Whatever starts fails, until the instance ends or this time is over.
+/// Every worker that starts exits with status 3, until the instance ends or this time is over.
 fn fail_for(world: &mut World, span: std::time::Duration) {
     let end = world.now + span;
     while world.exit.is_none() && world.now < end {
@@ -41,7 +41,7 @@ fn start_goes_on_while_a_slot_has_not_failed_three_times() {
         world.pass(ms(1_500));
     }
     assert_eq!((world.exit, world.pool.state()), (None, PoolState::Starting));
-    // The worker of the other slot hangs for ever: three times the start timeout.
+    // Now the workers of both slots fail.
     fail_for(&mut world, ms(60_000));
     assert_eq!(world.exit, Some(1));
 }

@@ -1,4 +1,4 @@
-//! How the pool is kept whole: failures, size, age, and its end.
+//! Scenarios of failures, scaling, recycling and the end of the instance.
 
 use super::*;
 use crate::pool::PoolState;
@@ -9,7 +9,7 @@ fn a_worker_that_served_is_replaced_at_once_and_then_ever_more_slowly() {
     config.restart.limit = 10;
     let mut world = World::new(config);
     world.all_ready();
-    // The other slot serves on: without a ready worker no delay would be longer than a second.
+    // The worker of the other slot stays ready, because without a ready worker no delay is longer than a second.
     let in_first = |world: &World| world.pool.workers().find(|(_, worker)| worker.slot == 0).map(|(id, _)| id);
     let mut delays = Vec::new();
     for _ in 0..9 {
@@ -28,7 +28,7 @@ fn a_worker_that_served_is_replaced_at_once_and_then_ever_more_slowly() {
         let whole = 100 << (index - 1);
         assert!((whole * 8 / 10..=whole).contains(delay), "delay {index}: {delay} ms of {whole}");
     }
-    // A good life, and it is as if nothing had been.
+    // A worker that was ready for `restart.max` resets the backoff.
     let worker = in_first(&world).unwrap();
     world.ready(worker);
     world.pass(ms(30_000));
@@ -98,7 +98,7 @@ fn who_leaves_by_its_own_will_is_replaced_at_once_and_not_signalled() {
     assert!(!world.processes[&1].stopped);
     world.exit(1, ExitCause::Exit(0));
     assert_eq!(world.pool.crashes(), 0);
-    // Who says so as soon as it is ready has not lived: it waits like one that crashes.
+    // After STOPPING=1 as soon as a worker is ready, the backoff applies as after a crash.
     let worker = world.of(1)[0];
     world.ready(worker);
     world.step(Event::Notification(worker, Notification::Stopping));

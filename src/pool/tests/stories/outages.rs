@@ -1,8 +1,8 @@
-//! Outages: failures are counted for each slot, and without a ready worker one slot is tried again within a second.
+//! Outages: failures are counted per slot, and without a ready worker one slot gets a new worker within a second.
 
 use super::*;
 
-/// Lets time pass until so many workers have been started.
+/// Lets time pass until `count` workers have been started.
 fn until_started(world: &mut World, count: usize) {
     while world.spawns.len() < count {
         let at = world.pool.deadline().expect("a restart");
@@ -10,7 +10,7 @@ fn until_started(world: &mut World, count: usize) {
     }
 }
 
-/// The worker of this slot becomes ready and crashes, so many times.
+/// The worker of this slot becomes ready and crashes, `times` times.
 fn crash(world: &mut World, slot: u32, times: u32) {
     for _ in 0..times {
         let in_slot = |world: &World| {
@@ -36,7 +36,7 @@ fn limit_counts_the_failures_of_each_slot() {
     assert!(!world.pool.degraded(), "20 failures, but of no slot more than 5");
     crash(&mut world, 2, 1);
     assert!(world.pool.degraded(), "the sixth of slot 2");
-    // A slot that is not degraded waits no longer because another one is.
+    // A degraded slot does not lengthen the delay of another slot.
     let (before, started) = (world.now, world.spawns.len());
     crash(&mut world, 0, 1);
     until_started(&mut world, started + 1);
@@ -46,7 +46,7 @@ fn limit_counts_the_failures_of_each_slot() {
 #[test]
 fn requests_that_crash_workers_cause_no_long_outage() {
     let mut world = serving(4);
-    // A client repeats a request that ends the worker that gets it, a minute long.
+    // For a minute a client repeats a request that crashes each worker that gets it.
     let (begin, mut dark) = (world.now, ms(0));
     while world.now - begin < ms(60_000) {
         let ready = world.pool.workers().find(|(_, worker)| worker.phase == Phase::Ready).map(|(id, _)| id);
@@ -93,11 +93,11 @@ fn status_names_a_slot_that_has_no_ready_worker() {
     crash(&mut world, 1, 6);
     assert!(world.pool.degraded());
     assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready, degraded: slot 1 fails (exit 1)");
-    // Another slot fails later, and is back at once.
+    // Another slot fails later, and has a ready worker again at once.
     crash(&mut world, 0, 1);
     world.all_ready();
     assert_eq!(world.pool.status_text(), "generation 1: 2/3 ready, degraded: slot 1 fails (exit 1)");
-    // All are ready, and the pool is still degraded: by what had happened, not by a worker that is ready.
+    // All workers are ready and the pool is still degraded: the text names the former failures, not a failing worker.
     while world.of(1).len() < 3 {
         let at = world.pool.deadline().expect("a restart");
         world.pass(at - world.now);

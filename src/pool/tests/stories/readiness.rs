@@ -1,4 +1,4 @@
-//! Readiness that is checked from outside.
+//! Readiness that depends on observations from outside.
 
 use super::*;
 use crate::pool::{Accepting, Settings};
@@ -7,7 +7,7 @@ fn auto(count: u32) -> Settings {
     Settings { ready: Readiness::Auto(ms(1_000)), probation: None, ..settings(count) }
 }
 
-/// A pool whose workers have said READY=1 and were seen to accept on the first socket.
+/// A pool whose workers have sent READY=1 and were observed to accept on the first socket.
 fn serving_auto(count: u32) -> World {
     let mut world = World::new(auto(count));
     for worker in world.of(1) {
@@ -17,7 +17,7 @@ fn serving_auto(count: u32) -> World {
     world
 }
 
-/// A reload has begun; its first worker.
+/// Begins a reload. Returns the requester and the first new worker.
 fn candidate(world: &mut World) -> (u64, u64) {
     let requester = world.reload();
     world.prepare();

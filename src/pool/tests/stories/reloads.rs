@@ -1,4 +1,4 @@
-//! What becomes of reloads.
+//! Scenarios of reloads and their outcomes.
 
 use super::*;
 use crate::pool::PoolState;
@@ -77,11 +77,11 @@ fn a_worker_that_hangs_before_ready_rolls_back_after_the_start_timeout() {
     world.pass(ms(1));
     let reason = "worker 2 (slot 0): start timeout after 10s";
     assert_eq!(reload_answer(&world, requester), (2, Outcome::RolledBack, reason.to_owned()));
-    // What the worker said stands beside the cause, which everyone reads.
+    // The worker's status text is in the detail, not in the cause, which every reader may see.
     let Some(Answer::Reload(.., told)) = world.answer(requester) else { panic!("no answer") };
     assert_eq!((told.detail.as_deref(), told.worker), (Some("its last status: loading 3 of 9"), Some(2)));
     assert!(!world.pool.status_text().contains("loading"), "{}", world.pool.status_text());
-    // Ignores the stop signal too: SIGKILL when the stop timeout is over, and its end is still told as what it was.
+    // The worker also ignores the stop signal: SIGKILL follows after the stop timeout, and its end is still recorded as a start timeout.
     world.pass(ms(30_000));
     assert!(world.processes[&2].killed);
     world.exit(2, ExitCause::Signal { signal: 9, core: false });
@@ -114,7 +114,7 @@ fn a_crash_of_an_old_worker_during_a_reload_is_replaced_by_its_own_generation() 
     world.exit(1, ExitCause::Signal { signal: 9, core: false });
     let (worker, slot, generation, _) = *world.spawns.last().unwrap();
     assert_eq!((slot, generation), (0, 1));
-    // The replacement of the old does not keep the new from committing.
+    // The replacement of the old worker does not prevent the commit of the new generation.
     for new in world.of(2) {
         world.ready(new);
     }
@@ -184,7 +184,7 @@ fn the_last_requester_that_goes_away_takes_the_reload_along() {
     world.prepare();
     world.gone(first);
     assert_eq!(world.finished.last().unwrap().1, Outcome::Aborted);
-    // The one who waited gets a reload of its own.
+    // The second requester gets a reload of its own.
     world.prepare();
     let new = world.of(3)[0];
     world.ready(new);
@@ -275,7 +275,7 @@ fn a_failure_half_way_through_a_rolling_reload_gives_the_slots_back() {
     let (_, outcome, reason) = reload_answer(&world, requester);
     assert_eq!(outcome, Outcome::RolledBack);
     assert!(reason.ends_with("slots [0] had been replaced and go back to generation 1"), "{reason}");
-    // The new worker serves on until the old program serves in its slot again.
+    // The new worker serves on until a worker of the old generation is ready in its slot again.
     assert_eq!(world.phase(new), Some(Phase::Ready));
     let (back, slot, generation, _) = *world.spawns.last().unwrap();
     assert_eq!((slot, generation), (0, 1));

@@ -1,4 +1,4 @@
-//! The laws that hold whatever happens: capacity, generations, and who may be stopped.
+//! The laws that hold after every step: capacity, generations, and the reasons for which a worker may be stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use crate::pool::timers::Key;
 use crate::pool::{Event, GenerationId, Notification, Phase, Slot, WorkerId};
 
 impl World {
-    /// Law 6: who serves is stopped only for a reason.
+    /// Law 6: a serving worker is stopped only for one of the known reasons.
     pub(super) fn may_be_stopped(&self, worker: WorkerId, abort: bool) {
         let Some(process) = self.processes.get(&worker) else { return };
         let current = self.pool.generation();
@@ -33,9 +33,9 @@ impl World {
         self.pool.worker(worker).is_some_and(|worker| worker.ready_at.is_some())
     }
 
-    /// What holds after every step.
+    /// Checks the laws that hold after every step.
     pub(super) fn laws(&self, event: &Event, before: u32) {
-        // What the pool itself decides never costs capacity that the pool should have.
+        // Decisions of the pool itself never reduce the capacity below its target.
         let own = matches!(
             event,
             Event::Reload(_)
@@ -74,7 +74,7 @@ impl World {
             self.outages_are_short();
         }
         if self.begun.len() == self.finished.len() {
-            // No reload runs: no worker starts but in the current generation.
+            // Without a running reload, workers start only in the current generation.
             for (id, worker) in self.pool.workers() {
                 assert!(
                     worker.phase != Phase::Starting || worker.generation == generation || !self.alive(id),
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// While nobody serves, one slot that waits for its next worker waits no longer than a second.
+    /// While no worker serves, at least one of the slots that wait for a worker waits no longer than [`OUTAGE_DELAY`].
     fn outages_are_short(&self) {
         let generation = self.pool.generation();
         let restart = |slot| self.pool.timers.get(Key::Restart(generation, slot));

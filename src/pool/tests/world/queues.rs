@@ -1,4 +1,4 @@
-//! The law of queues, as the hostile world sees it: no queue with connections in it is left to nobody.
+//! The law of accept queues: no queue in which connections may wait is left without a worker.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::World;
 use crate::pool::{Phase, Slot, Worker, WorkerId};
 
 impl World {
-    /// How many ready workers each queue has.
+    /// The number of ready workers of each queue.
     pub(super) fn ready_queues(&self) -> BTreeMap<Slot, u32> {
         let mut queues = BTreeMap::new();
         let serves =
@@ -17,7 +17,8 @@ impl World {
         queues
     }
 
-    /// Who served a queue of its own does not go before somebody else serves it, or it is empty, if there is a way out.
+    /// A worker that served a queue of its own stops only if another worker serves the queue or the queue is empty, unless no other queue
+    /// has a ready worker.
     pub(super) fn leaves_no_queue(&self, worker: WorkerId) {
         let Some(process) = self.processes.get(&worker) else { return };
         let per_slot = match process.generation {

@@ -1,57 +1,58 @@
-//! Absence: times in which the loop did not run although it was to (SIGSTOP, a frozen control group, a machine without a CPU to spare).
+//! Absence: the loop did not run although it should have (SIGSTOP, a frozen control group, a machine without a CPU to spare).
 //!
-//! A deadline that passes in such a time says nothing about a worker. The loop is late by as much as it wakes behind the instant that
-//! it had planned; it plans no more than a quarter of the time to the next deadline at once, so that no absence is missed that matters.
+//! A deadline that passes during an absence says nothing about a worker. The loop measures how long after its planned wake-up it
+//! wakes. It plans at most a quarter of the time to the next deadline ahead, so that it notices every absence that matters.
 
 use std::time::{Duration, Instant};
 
 use crate::master::turn::Master;
 use crate::pool::{Event, Span};
 
-/// A loop that is late by no more than this is not absent: other programs want the CPU, too.
+/// A loop that is late by at most this time is not absent: other programs want the CPU, too.
 const SLACK: Duration = Duration::from_millis(500);
-/// A sleep of no more than this is not divided.
+/// A sleep of at most this time is not divided.
 const STEP: Duration = Duration::from_millis(500);
 
-/// Where a sleep to this deadline is interrupted.
+/// The instant at which a sleep until `deadline` is interrupted, to notice an absence.
 pub(super) fn step(now: Instant, deadline: Instant) -> Instant {
     let left = deadline.saturating_duration_since(now);
     if left <= STEP { deadline } else { now + (left / 4).max(STEP) }
 }
 
-/// When the loop is to be awake again, and what it reads before it judges.
+/// When the loop plans to wake, and whether it reads queued input before it acts on deadlines.
 pub(super) struct Absence {
     turn: Instant,
     planned: Option<Instant>,
-    /// So many turns have put off what is due, since there is more to read.
+    /// Consecutive turns in which deadlines were put off because more input was queued.
     put_off: usize,
 }
 
 impl Absence {
-    /// Before the first turn.
+    /// State before the first turn.
     pub fn new(now: Instant) -> Absence {
         Absence { turn: now, planned: None, put_off: 0 }
     }
 
-    /// The turn is over; the loop sleeps until `planned` at the latest, for ever without. Returns how long the turn was cut off.
+    /// Call at the end of a turn, before a sleep until `planned` at the latest (`None`: without a limit). Returns the duration of the
+    /// turn if it is longer than `SLACK`: the turn was interrupted.
     pub fn sleeps(&mut self, now: Instant, planned: Option<Instant>) -> Option<Duration> {
         self.planned = planned.map(|planned| planned.max(now));
         beyond(now, self.turn)
     }
 
-    /// The loop is awake. Returns by how much it is late.
+    /// Call when the loop wakes. Returns by how much it is late, if that is more than `SLACK`.
     pub fn woke(&mut self, now: Instant) -> Option<Duration> {
         self.turn = now;
         self.planned.take().and_then(|planned| beyond(now, planned))
     }
 
-    /// As many descriptors were served as fit into a turn, or all of them. What is queued counts before a deadline, but for no more
-    /// turns than it takes to serve each descriptor: `rounds`.
+    /// Call after a turn has served descriptors. `full`: as many were ready as a turn serves, so more may be queued. Queued input is read
+    /// before deadlines are judged, for at most 2 * `rounds` + 1 turns; `rounds` is the turns that serve one descriptor of each process.
     pub fn has_served(&mut self, full: bool, rounds: usize) {
         self.put_off = if full && self.put_off <= 2 * rounds { self.put_off + 1 } else { 0 };
     }
 
-    /// Whether there is more to read before anything that is due.
+    /// Whether the loop reads queued input before it judges deadlines.
     pub fn reads_first(&self) -> bool {
         self.put_off > 0
     }
@@ -62,21 +63,21 @@ fn beyond(now: Instant, planned: Instant) -> Option<Duration> {
 }
 
 impl Master {
-    /// The turn is over: the loop will be awake by `planned`. Whether it was cut off, so that its plan is of no use any more.
+    /// Call at the end of a turn, with the planned wake-up. Returns whether the turn was interrupted, so that the plan is out of date.
     pub(super) fn plan_to_wake(&mut self, planned: Option<Instant>) -> bool {
         let cut_off = self.absence.sleeps(Instant::now(), planned);
         self.was_absent(cut_off);
         cut_off.is_some()
     }
 
-    /// The loop is awake.
+    /// Call when the loop wakes.
     pub(super) fn is_awake(&mut self) {
         self.now = Instant::now();
         let late = self.absence.woke(self.now);
         self.was_absent(late);
     }
 
-    /// The loop did not run for a while: nothing is judged by that time.
+    /// After an absence: warns, and moves every deadline by its length.
     fn was_absent(&mut self, span: Option<Duration>) {
         let Some(span) = span else { return };
         self.warn(format!("the master did not run for {}: every deadline is that much later", Span(span)));
@@ -97,10 +98,10 @@ mod tests {
         let mut absence = Absence::new(start);
         assert_eq!(absence.sleeps(after(10), Some(after(1_000))), None);
         assert_eq!(absence.woke(after(1_500)), None);
-        // A turn that was cut off.
+        // An interrupted turn.
         assert_eq!(absence.sleeps(after(4_500), Some(after(2_000))), Some(Duration::from_secs(3)));
         assert_eq!(absence.woke(after(9_500)), Some(Duration::from_secs(5)));
-        // With no deadline nothing is judged.
+        // Without a deadline there is nothing to be late for.
         assert_eq!(absence.sleeps(after(9_500), None), None);
         assert_eq!(absence.woke(after(99_500)), None);
     }

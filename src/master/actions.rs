@@ -1,4 +1,4 @@
-//! Carrying out what the pool decides, word by word.
+//! Carries out the actions that the pool decides on.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use crate::master::status::publish::LastReload;
 use crate::master::turn::Master;
 use crate::pool::{Action, Answer, Ended, ExitCause, GenerationId, Kind, Log, Outcome, Reason, RequesterId, WorkerId};
 
-/// What systemd is asked for beyond what the workers may take.
+/// Time that systemd is asked for in addition to the workers' own timeouts.
 const MARGIN: Duration = Duration::from_secs(10);
 
 impl Master {
@@ -22,7 +22,7 @@ impl Master {
             Action::Stop(worker) => {
                 let signal = self.stop_signal(worker);
                 self.signal(worker, signal);
-                // A stopped process hears nothing until it goes on.
+                // A stopped process (SIGSTOP) handles no signal before SIGCONT.
                 self.signal(worker, libc::SIGCONT);
             }
             Action::Vacate(worker) => self.vacate(worker),
@@ -64,14 +64,14 @@ impl Master {
     pub(super) fn signal(&mut self, worker: WorkerId, signal: i32) {
         let Some(process) = self.processes.get(&worker) else { return };
         if let Err(error) = process.pidfd.signal(signal) {
-            // ESRCH: it has just ended, which is told by another way.
+            // ESRCH: the process has just ended; its pidfd reports that.
             if error.raw_os_error() != Some(libc::ESRCH) {
                 self.warn(format!("cannot signal worker {worker} (pid {}): {error}", process.pid));
             }
         }
     }
 
-    /// `worker` is another now.
+    /// Follows the readiness of a worker whose state has changed, and queues the change for listeners.
     fn changed(&mut self, worker: WorkerId) {
         self.follow_readiness(worker);
         if let Some(view) = self.view(worker) {
@@ -79,7 +79,7 @@ impl Master {
         }
     }
 
-    /// The end of a worker is told to D-Bus and to the listeners of `/events`.
+    /// Queues the exit of a worker for D-Bus and the listeners of `/events`.
     pub(super) fn tell_end(&mut self, ended: &Ended) {
         self.changes.push(Change::WorkerExited {
             id: ended.worker,
@@ -90,7 +90,7 @@ impl Master {
         });
     }
 
-    /// The end of a worker, which has been told, is written down.
+    /// Records the exit of a worker, which [`Self::tell_end`] has announced: a failure in the list, any other exit in the debug log.
     fn record_end(&mut self, ended: Ended) {
         let how = ended.how.to_string();
         if ended.failed {
@@ -135,7 +135,7 @@ impl Master {
         let Reason { cause, detail, output, worker } = reason;
         let reason: Arc<str> = cause.into();
         let ended = SystemTime::now();
-        // One that is refused at once has no beginning.
+        // A reload that is refused at once has no start time.
         let (began, since) = self.published.reload_began.take().unwrap_or((ended, self.now));
         let took = self.now.saturating_duration_since(since);
         let reloads = self.published.reloads.entry(outcome.as_str().to_owned()).or_default();
@@ -150,11 +150,11 @@ impl Master {
         self.published.at_once = true;
     }
 
-    /// Says what is dangerous or odd about a release, beside the loop.
+    /// Logs what is dangerous or odd about a release, from a task's thread.
     pub(super) fn warn_of_release(&mut self, number: GenerationId) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
         let (journal, directory) = (self.journal.clone(), self.source.directory.clone());
-        // It only warns: where no task can start, there is worse to say.
+        // The task only warns. If no task can start, there is worse to report.
         let _ = self.start_task(move |_, _| {
             for warning in warnings::of(&release, &directory) {
                 journal.log(Record::new(Level::Warning, warning));
@@ -179,7 +179,7 @@ impl Master {
     fn all_ready(&mut self) {
         self.published.committed_at.get_or_insert_with(SystemTime::now);
         self.published.at_once = true;
-        // The line first: whoever sees the unit active sees what it is.
+        // The status line is sent before READY=1, so that an active unit shows it.
         let line = self.status_line();
         self.systemd.status(&line, true, self.now);
         self.systemd.ready(self.now);
@@ -194,7 +194,7 @@ impl Master {
         self.published.at_once = true;
     }
 
-    /// Work makes progress: systemd waits for the slowest worker once more.
+    /// Work makes progress: extends systemd's timeout by the longest time that a worker may take.
     pub(super) fn extend(&mut self) {
         let slowest = self.releases.values().map(|release| {
             let config = &release.config;
@@ -210,7 +210,7 @@ impl Master {
     fn log(&mut self, log: Log) {
         let (level, id) = catalog::entry(log.kind);
         let pid = log.worker.and_then(|worker| self.processes.get(&worker)).map(|process| process.pid);
-        // "worker 3 (slot 0): exit 1": the catalog's texts ask for what stands behind the colon.
+        // "worker 3 (slot 0): exit 1": the catalog's texts need the part after the colon.
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
         let (how, reason) = match log.kind {
             Kind::WorkerFailed | Kind::StartTimeout | Kind::Watchdog | Kind::Degraded => (why, None),
@@ -233,7 +233,7 @@ impl Master {
         self.record(Record::new(Level::Warning, message));
     }
 
-    /// It is written when the loop has done what is more urgent.
+    /// Queues a log record, which is written after the loop's more urgent work.
     pub(super) fn record(&self, record: Record) {
         self.journal.put(record);
     }

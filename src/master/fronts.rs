@@ -1,6 +1,6 @@
 //! The front ends beside the control socket: the status address and D-Bus.
 //!
-//! Law: the pool serves without them; what cannot be had is said, and never a reason to end.
+//! Law: the pool serves without them. A front end that cannot start is logged; it is no reason to end.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::control::http;
 use crate::master::log::journal::{Journal, Level, Record, Target};
 use crate::sys::credentials::own_uid;
 
-/// The socket of `status.listen`, if one is wanted and can be had.
+/// The socket of `status.listen`; `None` if none is configured, or if it cannot be bound, which is logged.
 pub fn bind_status(config: &Config, journal: &Journal) -> Option<OwnedFd> {
     let address = config.status.listen.as_ref()?;
     let bound = listen(address);
     bound.map_err(|error| journal.log(Record::new(Level::Error, format!("status.listen = {address:?}: {error}")))).ok()
 }
 
-/// Serves it within a tokio runtime, from a copy.
+/// Serves a copy of the status socket within a tokio runtime.
 ///
 /// # Errors
-/// The runtime does not take it, or out of descriptors.
+/// The runtime does not take the socket, or no descriptor is left.
 pub fn serve_status(
     socket: &OwnedFd,
     handle: &Handle,
@@ -38,7 +38,7 @@ pub fn serve_status(
     Ok(tokio::spawn(http::serve_with(listener, handle.clone(), None, registry.clone())).abort_handle())
 }
 
-/// Starts the D-Bus service; it is to be stopped at the end, so that its callers get their answers.
+/// Starts the D-Bus service. Stop it at the end, so that its callers get their answers.
 pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_systemd: bool) -> dbus::Service {
     let log = journal.clone();
     let options = dbus::Options {
@@ -65,7 +65,7 @@ pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_syste
 pub fn listen(address: &str) -> std::io::Result<OwnedFd> {
     if address.starts_with('/') {
         crate::master::listeners::sockets::check_directory(std::path::Path::new(address)).map_err(std::io::Error::other)?;
-        // Only a socket that nobody answers at may go; any other file makes the bind fail.
+        // Only a socket that no process accepts on is removed; any other file makes bind(2) fail.
         let is_socket =
             std::fs::symlink_metadata(address).is_ok_and(|it| std::os::unix::fs::FileTypeExt::is_socket(&it.file_type()));
         if is_socket && std::os::unix::net::UnixStream::connect(address).is_err() {
@@ -80,13 +80,13 @@ pub fn listen(address: &str) -> std::io::Result<OwnedFd> {
     Ok(listener.into())
 }
 
-/// The unit that this process belongs to, by its control group: `ratoon@web.service`.
+/// The unit of this process, from its control group: `ratoon@web.service`.
 pub fn own_unit() -> Option<String> {
     unit_of(&std::fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 
 fn unit_of(groups: &str) -> Option<String> {
-    // On a hybrid machine either hierarchy may be the one that systemd uses.
+    // On a machine with both cgroup hierarchies systemd may use either one.
     let paths = groups.lines().filter_map(|line| line.strip_prefix("0::").or_else(|| Some(line.split_once(":name=systemd:")?.1)));
     paths.flat_map(|path| path.rsplit('/')).find(|part| part.ends_with(".service")).map(str::to_owned)
 }
@@ -94,7 +94,7 @@ fn unit_of(groups: &str) -> Option<String> {
 /// `org.freedesktop.LogControl1` over the master's log.
 struct JournalControl(Journal);
 
-/// syslog(3)'s names for the levels that the log knows.
+/// The log's levels by their names in syslog(3).
 const LEVELS: [(&str, Level); 4] =
     [("err", Level::Error), ("warning", Level::Warning), ("info", Level::Info), ("debug", Level::Debug)];
 

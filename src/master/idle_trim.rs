@@ -1,7 +1,7 @@
-//! At rest the master lets go of the memory that only a start, a reload or a question needed.
+//! Idle trim: gives memory that only a start, a reload or a status request needed back to the kernel.
 //!
-//! Law: once for each of them, a second after the last change, and not before what was made for questions is forgotten: what
-//! is freed or mapped after it would stay. A master that is left alone does not wake for it.
+//! Law: one trim for each of them, a second after the last change, and only after the cached status document is dropped: memory that
+//! is freed or mapped after the trim would stay. An idle master does not wake up for it.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use crate::api::Summary;
 use crate::master::status::status_cache::Forgotten;
 use crate::sys::trim::trim;
 
-/// So long nothing changes before it is worth while.
+/// Time without a change before a trim is worth its cost.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// Whoever has something to be dropped before the master rests.
+/// Sends cached documents to the idle-trim task, which drops them before it trims.
 pub(super) struct IdleTrim {
     forgotten: mpsc::UnboundedSender<Forgotten>,
 }
 
 impl IdleTrim {
-    /// Within a tokio runtime; it ends with the master's loop.
+    /// Spawns the idle-trim task within a tokio runtime; the task ends with the master's loop.
     pub fn new(summary: watch::Receiver<Summary>) -> IdleTrim {
         let (forgotten, to_drop) = mpsc::unbounded_channel();
         tokio::spawn(run(summary, to_drop));
         IdleTrim { forgotten }
     }
 
-    /// This is dropped, then all that is free is given back.
+    /// Drops `forgotten` on another thread, then trims; after a recent change the trim follows when nothing has changed for a second.
     pub fn tidy(&self, forgotten: Forgotten) {
         let _ = self.forgotten.send(forgotten);
     }
@@ -38,7 +38,7 @@ async fn run(mut summary: watch::Receiver<Summary>, mut to_drop: mpsc::Unbounded
     let mut changed_at = Instant::now();
     let mut untidy = true;
     loop {
-        // The outcome of a job is not waited for: what runs after it maps again what it has let go of.
+        // The job is not awaited: code that runs after it would map the memory again that it has given back.
         tokio::select! {
             changed = summary.changed() => {
                 if changed.is_err() {

@@ -1,27 +1,28 @@
-//! The world: one loop that turns it into events for the pool, and carries out the pool's actions. Nothing else.
+//! The master process: one loop that turns what happens outside into events for the pool, and carries out the pool's actions.
+//! Nothing else.
 //!
-//! Law: the loop never waits, for nobody. What may block has a thread or a queue that drops and says so. The master
-//! does not die of an error: what it cannot do it says, and goes on with what it has.
+//! Law: the loop never blocks. Work that may block has a thread, or a queue that drops entries and reports that. An error does not
+//! end the master: it reports what it cannot do, and goes on with what it has.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `start` | from the command line to a turning loop |
-//! | `turn` | the loop: what is served, in which order, and how much of it a turn |
-//! | `actions` | carries out what the pool decides |
-//! | `requests`, `stop_signals`, `terminal` | what the front ends and the signals ask |
+//! | `start` | startup, from the command line to the running loop |
+//! | `turn` | the loop: what it serves, in which order, and how much per turn |
+//! | `actions` | carries out the pool's actions |
+//! | `requests`, `stop_signals`, `terminal` | requests of the front ends and by signals |
 //! | `request_table` | requesters that wait for an answer |
 //! | `workers` | worker processes: spawn, notifications, readiness, exit, control groups |
 //! | `releases` | a release: read, checked, pinned; hooks, memory |
 //! | `listeners` | listening sockets: inherited, bound, one for each slot |
 //! | `status` | the summary, changes, the status document |
-//! | `service_manager` | what systemd is told, and what its version and the unit allow |
-//! | `log`, `output` | the master's log; what workers print |
-//! | `handover` | the upgrade in place, and the way back after a death of the master |
-//! | `fronts` | starts the front ends: the control socket, the status address, D-Bus |
-//! | `tasks` | work on other threads that may block for ever, with its deadlines |
-//! | `absence` | times in which the loop did not run, by which no deadline is judged |
-//! | `pool_clock` | the pool's time |
-//! | `idle_trim` | gives memory back to the kernel when nothing happens |
+//! | `service_manager` | messages to systemd, and what its version and the unit allow |
+//! | `log`, `output` | the master's log; the workers' output |
+//! | `handover` | the upgrade in place, and the recovery after a death of the master |
+//! | `fronts` | starts the front ends beside the control socket: the status address, D-Bus |
+//! | `tasks` | work on other threads that may block for ever, with deadlines |
+//! | `absence` | times in which the loop did not run; they move every deadline |
+//! | `pool_clock` | converts between instants and the pool's time |
+//! | `idle_trim` | gives memory back to the kernel when the master is idle |
 #![forbid(unsafe_code)]
 
 mod absence;

@@ -1,4 +1,4 @@
-//! The pool's clock: `CLOCK_MONOTONIC`, which every program of one boot has in common.
+//! The pool's clock: `CLOCK_MONOTONIC`, which all programs share until the next boot.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::pool::Time;
 
-/// The machine's boot. An [`Instant`] is a moment of the same clock that doesn't tell how far from its beginning.
+/// The boot of the machine, from which the pool's time counts. An [`Instant`] is of the same clock, but does not tell its time since boot.
 static BOOT: LazyLock<Instant> = LazyLock::new(|| {
     let now = clock_gettime(ClockId::Monotonic);
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0));
@@ -15,12 +15,12 @@ static BOOT: LazyLock<Instant> = LazyLock::new(|| {
     instant.checked_sub(Duration::new(seconds, nanoseconds)).unwrap_or(instant)
 });
 
-/// The pool's time at this instant.
+/// The pool's time at an instant.
 pub fn time(at: Instant) -> Time {
     Time::since_boot(at.saturating_duration_since(*BOOT))
 }
 
-/// The instant of a time; one beyond the clock's range is as good as a year from now.
+/// The instant of a pool time. A time beyond the clock's range becomes a year from now.
 pub fn instant(at: Time) -> Instant {
     BOOT.checked_add(at.span()).unwrap_or_else(|| Instant::now() + Duration::from_secs(366 * 24 * 3600))
 }

@@ -1,4 +1,4 @@
-//! Requesters that wait for an answer. Each is answered exactly once, after the state that its answer speaks of is published.
+//! Requesters that wait for an answer. Each gets exactly one, after the state that the answer describes is published.
 
 use std::collections::HashMap;
 
@@ -14,19 +14,19 @@ pub(super) struct RequestTable {
 }
 
 impl RequestTable {
-    /// A requester waits from now on.
+    /// Adds a requester, whose answer goes to `reply`.
     pub(super) fn insert(&mut self, requester: RequesterId, reply: oneshot::Sender<Reply>) {
         self.waiting.insert(requester, reply);
     }
 
-    /// Takes down the answer of a requester; [`Self::send`] sends it. `false` if the requester does not wait (any more).
+    /// Stores the answer for a requester; [`Self::send`] sends it. `false` if the requester does not wait (any more).
     pub(super) fn answer(&mut self, requester: RequesterId, answer: Reply) -> bool {
         let Some(reply) = self.waiting.remove(&requester) else { return false };
         self.answers.push((reply, answer));
         true
     }
 
-    /// Answers at once. For a master whose program is about to be replaced: no turn of the loop follows.
+    /// Answers at once, for a master that is about to replace its program: no turn of the loop follows.
     pub(super) fn answer_now(&mut self, requester: RequesterId, answer: Reply) {
         if let Some(reply) = self.waiting.remove(&requester) {
             // A requester that went away meanwhile needs no answer.
@@ -34,7 +34,7 @@ impl RequestTable {
         }
     }
 
-    /// Forgets a requester that went away. `false` if it had been answered.
+    /// Removes a requester that went away. `false` if it was answered before.
     pub(super) fn remove(&mut self, requester: RequesterId) -> bool {
         self.waiting.remove(&requester).is_some()
     }
@@ -49,7 +49,7 @@ impl RequestTable {
         !self.answers.is_empty()
     }
 
-    /// Sends the answers, each completed by `complete`, but for those that `holds_back` keeps for a later turn.
+    /// Sends the stored answers, each completed by `complete`. Answers that `holds_back` selects stay for a later turn.
     pub(super) fn send(&mut self, holds_back: impl Fn(&Reply) -> bool, complete: impl Fn(&mut Reply)) {
         for (reply, mut answer) in self.answers.extract_if(.., |(_, answer)| !holds_back(answer)) {
             complete(&mut answer);

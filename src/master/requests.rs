@@ -1,4 +1,4 @@
-//! What the front ends, the signals and other threads ask of the loop.
+//! Handles the requests of the front ends, the signals to the master, and the results of other threads.
 
 use crate::api::{Command, Reply, Request, RequesterId};
 use crate::master::log::journal::{Level, Record};
@@ -8,13 +8,13 @@ use crate::master::turn::{Master, TaskResult};
 use crate::pool::{self, Event, PoolState};
 use crate::sys::signals;
 
-/// So many signals are served a turn.
+/// Signals handled per turn.
 const SIGNALS: usize = 16;
 
 impl Master {
-    /// Signals to the master (docs/contract.md §2).
+    /// Handles signals to the master (docs/contract.md §2).
     pub(super) fn signals(&mut self) {
-        // No more a turn than there are kinds: who sends them without end must not keep the loop here.
+        // A bounded number per turn: a process that sends signals without end must not keep the loop here.
         for _ in 0..SIGNALS {
             let Some(signal) = self.signals.read() else { return };
             match signal {
@@ -31,7 +31,7 @@ impl Master {
         }
     }
 
-    /// A front end wants something.
+    /// Handles a command of a front end.
     pub(super) fn request(&mut self, command: Command) {
         if !matches!(command, Command::Document(_) | Command::Workers(_)) {
             self.status_cache.touch();
@@ -73,7 +73,7 @@ impl Master {
         }
     }
 
-    /// Answers without asking the pool.
+    /// Refuses a request without asking the pool. Without a requester that waits, the reason is logged.
     pub(super) fn refuse(&mut self, requester: Option<RequesterId>, why: String) {
         let answered = requester.is_some_and(|requester| self.requests.answer(requester, Reply::Failed(why.clone())));
         if !answered {
@@ -81,7 +81,7 @@ impl Master {
         }
     }
 
-    /// systemd is told that a reload runs: only between READY and STOPPING, for the READY=1 that ends it must not say more.
+    /// Tells systemd that a reload runs, but only between READY=1 and STOPPING=1: the READY=1 that ends a reload must mean no more.
     pub(super) fn announce_reload(&mut self) {
         if self.pool.announced() && self.pool.state() != PoolState::Stopping {
             self.systemd.reloading(self.now);
@@ -89,7 +89,7 @@ impl Master {
     }
 
     fn scale_by(&mut self, by: i32) {
-        // Of two signals at once the second counts from the first.
+        // The second of two signals counts from the target that the first one set.
         self.take_in();
         let count = self.pool.target().saturating_add_signed(by).clamp(1, crate::config::COUNT_MAX);
         self.scale(count, None);
@@ -104,7 +104,7 @@ impl Master {
         }
     }
 
-    /// HUP: a reload, but where the terminal has closed that the master was started on.
+    /// SIGHUP: a reload, unless the terminal that the master was started on has closed.
     fn hang_up(&mut self) {
         match self.terminal.hang_up() {
             HangUp::Reload => self.begin_reload(None, true),
@@ -121,7 +121,7 @@ impl Master {
         }
     }
 
-    /// TERM, INT or QUIT: drain and end; another one more than a second later: end at once.
+    /// SIGTERM, SIGINT or SIGQUIT: drain and end. Another one more than a second later: end at once.
     fn stop(&mut self, signal: i32) {
         match self.stop_signals.take(self.now) {
             StopRequest::Drain => self.begin_to_stop(),
@@ -130,7 +130,7 @@ impl Master {
         }
     }
 
-    /// Kills all workers, says so, and waits for no hook.
+    /// Kills all workers, logs that, and waits for no hook.
     fn stop_at_once(&mut self, signal: i32) {
         let count = self.pool.workers().filter(|(_, worker)| worker.pid.is_some()).count();
         self.record(Record::new(Level::Warning, format!("second {}: {} killed", signals::name(signal), pool::workers(count))));
@@ -143,7 +143,7 @@ impl Master {
 
     /// Runs `hooks.before_shutdown`, then drains.
     fn begin_to_stop(&mut self) {
-        // The pool may have given up by itself, and a terminal may close before a signal comes.
+        // A stop may have begun already: the pool may have given up, and a terminal may have closed before the signal.
         if self.pool.state() == PoolState::Stopping || self.ending.is_some() {
             return;
         }
@@ -152,7 +152,7 @@ impl Master {
         }
     }
 
-    /// What another thread has finished.
+    /// Handles a result of another thread.
     pub(super) fn take_result(&mut self, results: TaskResult) {
         if !matches!(results, TaskResult::Composed) {
             self.status_cache.touch();

@@ -1,7 +1,7 @@
-//! From the command line to a turning loop: everything that is asked of the machine once.
+//! Startup, from the command line to the running loop: everything that is done once.
 //!
-//! Law: what is absent (systemd, D-Bus, root, control groups) is done without and said once; what is wrong is said
-//! with its hint, and the exit status is 1.
+//! Law: the master does without what is absent (systemd, D-Bus, root, control groups) and logs that once. What is wrong is
+//! reported with its hint, and the exit status is 1 (2 if no valid instance name is given).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -67,29 +67,29 @@ pub(super) const SIGNALS: [i32; 9] = [
     libc::SIGTTOU,
     libc::SIGCHLD,
 ];
-/// So long the log and the workers' last words may take at the end.
+/// Time that the log, and the workers' last output, each may take to be written at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What `ratoon run` was told.
+/// Options of `ratoon run`.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The configuration file.
     pub config: Option<PathBuf>,
     /// The instance's name.
     pub name: Option<String>,
-    /// Sockets to bind when systemd hands over none.
+    /// Sockets to bind when systemd passes none.
     pub listen: Vec<String>,
-    /// Keys of the configuration as flags, and the command.
+    /// Configuration keys given as flags, and the command.
     pub flags: Overrides,
 }
 
-/// Runs an instance to its end.
+/// Runs an instance until it ends.
 pub fn run(options: Options) -> ExitCode {
     heap::tune_malloc();
-    // Before any descriptor is opened, and before any thread is made: threads inherit the mask.
+    // Before any descriptor is opened and before any thread is started: threads inherit the signal mask.
     let left = replace::left();
     fd::make_room();
-    // A program that replaced itself has blocked all signals, so that none was lost on the way; others inherit anything.
+    // A master that replaced its program has blocked all signals, so that none is lost; in other cases any mask may be inherited.
     if let Err(error) = signals::only(&SIGNALS) {
         eprintln!("ratoon: cannot block signals: {error}");
         return ExitCode::FAILURE;
@@ -103,7 +103,8 @@ pub fn run(options: Options) -> ExitCode {
         }
     };
     let journal = journal::start(&name);
-    // The kernel gives orphans to the first thread: there, and among them alone, they are found at once.
+    // The kernel makes orphans children of the first thread. The loop runs on another thread, so that the first one's children are
+    // orphans alone and are found at once.
     let result = thread::aside("ratoon-loop", || begin(options, &name, &journal, left, terminal));
     let code = match result {
         Ok(code) => code,
@@ -116,7 +117,7 @@ pub fn run(options: Options) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// `--name`, else the configuration's name, else the program's.
+/// The instance's name: `--name`, else the stem of the configuration's file name, else that of the program's.
 fn instance_name(options: &Options) -> Result<String, String> {
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let program = || options.flags.command().first().and_then(|program| stem(Path::new(program)));
@@ -132,13 +133,13 @@ fn source(options: &Options, name: &str, under_systemd: bool) -> Source {
         let default = PathBuf::from(format!("/etc/ratoon/{name}.toml"));
         (!options.flags.has_command()).then_some(default)
     });
-    // The reload reads it again, from wherever the master may be then.
+    // A reload reads the file again, when the master may have another working directory.
     let file = file.map(|file| std::path::absolute(&file).unwrap_or(file));
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     Source { file, flags: options.flags.clone(), directory: if under_systemd { PathBuf::from("/") } else { here } }
 }
 
-/// What every start knows, the first of an instance or one that goes on.
+/// Inputs of every start: of the first one of an instance, and of one that goes on from an earlier master.
 pub(super) struct Start<'a> {
     pub name: &'a str,
     pub source: &'a Source,
@@ -148,13 +149,13 @@ pub(super) struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// systemd looks after what a dead master leaves; without it the workers drain.
+    /// The signal that workers get when the master dies: SIGTERM, so that they drain. `None` under systemd, which handles them itself.
     pub fn die_with_parent(&self) -> Option<i32> {
         (!self.under_systemd).then_some(libc::SIGTERM)
     }
 }
 
-/// Where a master begins.
+/// The state that a master begins with.
 pub(super) struct Origin {
     pub context: InstanceContext,
     /// See [`Source::directory`].
@@ -166,26 +167,26 @@ pub(super) struct Origin {
     pub started_at: SystemTime,
     /// The socket of `status.listen`.
     pub status: Option<OwnedFd>,
-    /// The address of that, as the configuration calls it.
+    /// The address of `status`, as the configuration writes it.
     pub status_address: Option<String>,
     pub errors: ErrorPipe,
     pub mode: Mode,
-    /// What an earlier program had in hand of the workers' output.
+    /// Output of workers that an earlier program had not written yet.
     pub output: RelayState,
-    /// Its other descriptors.
+    /// The other descriptors of that earlier program.
     pub fds: Incoming,
-    /// The last number that it gave to an requester.
+    /// The last requester number that the earlier program gave out.
     pub last_requester: RequesterId,
     pub releases: HashMap<GenerationId, Release>,
     pub troubles: Troubles,
     pub first: First,
 }
 
-/// What it does first.
+/// What a master does first.
 pub(super) enum First {
-    /// Start the first generation from this release, beside these workers.
+    /// Start the first generation from this release, beside workers of an earlier master.
     Start(Box<Release>, Orphans),
-    /// Go on.
+    /// Go on from the state of an earlier program.
     GoOn(Box<restore::Rest>),
 }
 
@@ -196,14 +197,14 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
     let mut source = source(&options, name, under_systemd);
     let start = Start { name, source: &source, journal, systemd: &systemd, under_systemd };
     let begun_by_systemd = left.is_none() && under_systemd && env("INVOCATION_ID").is_some();
-    // Before there is any other process of ours in the unit's group.
+    // Before there is any other process of this master in the unit's control group.
     let cgroups = cgroups(journal);
     let origin = match left {
         None => fresh(&options, &start)?,
         Some(left) => resume::go_on(left, &start)?,
     };
     source.directory = origin.working_directory.clone();
-    // It asks a child: not before the control group is known to be ours alone.
+    // This starts a child process, so the control group must be known to be this master's alone.
     if begun_by_systemd {
         crate::master::service_manager::systemd_version::look(journal);
     }
@@ -228,7 +229,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
         loop {
             match master.turn().await {
                 End::Exit(code) => {
-                    // Who asks now is told that it ends.
+                    // A request that arrives after this is answered that the master ends.
                     drop(master);
                     last_answers(bus).await;
                     outputs.flush(FLUSH_TIMEOUT);
@@ -237,9 +238,9 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
                 End::Leave => {
                     journal.log(Record::new(Level::Info, "the master ends; its workers serve on until the next one is there"));
                     last_answers(bus).await;
-                    // What workers print from now on waits in their pipes for the next master.
+                    // Output that workers print from now on waits in their pipes for the next master.
                     drop(outputs.settle().await);
-                    // What would go with it is theirs.
+                    // Dropping the master would take away what belongs to its workers.
                     std::mem::forget(master);
                     return Ok(0);
                 }
@@ -253,12 +254,12 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
             }
         }
     })?;
-    // The blocking threads may hang on a dead mount; the end does not wait for them.
+    // A blocking thread may hang on a dead mount; the end does not wait for it.
     runtime.shutdown_background();
     Ok(code)
 }
 
-/// Whoever was answered in the last turn shall get the answer.
+/// Stops the D-Bus service, and lets other tasks run so that requesters get the answers of the last turn.
 async fn last_answers(bus: dbus::Service) {
     bus.stop().await;
     for _ in 0..64 {
@@ -266,7 +267,7 @@ async fn last_answers(bus: dbus::Service) {
     }
 }
 
-/// The first start of an instance.
+/// The start of an instance without an earlier program in this process; after a death of the master, with what systemd kept.
 fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
     let Start { name, source, journal, .. } = start;
     let mut inherited = sockets::from_systemd(|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
@@ -314,17 +315,17 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
     })
 }
 
-/// Makes the first thread for what may block, which then stays: tokio panics when it has work for such a thread, has none
-/// and the kernel gives none (TasksMax=, RLIMIT_NPROC); with one the work waits.
+/// Starts the first blocking thread, which then stays. tokio panics when it has blocking work, no such thread, and the kernel refuses
+/// a new one (TasksMax=, RLIMIT_NPROC); with one thread the work waits.
 fn keep_a_thread(runtime: &tokio::runtime::Runtime) -> Result<(), String> {
     let none = |error| format!("cannot start a thread: {error}; raise TasksMax= or the user's limit of processes (ulimit -u)");
-    // Asked in a way that may be refused.
+    // This call returns an error if the kernel refuses a thread.
     thread::spawn("ratoon-first", || {}).map_err(none)?;
     drop(runtime.spawn_blocking(|| {}));
     Ok(())
 }
 
-/// From systemd, else from `--listen`.
+/// The listening sockets: those that systemd passed, else those of `--listen`.
 fn listeners(options: &Options, inherited: Option<Inherited>, journal: &Journal) -> Result<Vec<Listener>, String> {
     if let Some(inherited) = inherited {
         if !options.listen.is_empty() && !inherited.listeners.is_empty() {
@@ -337,7 +338,7 @@ fn listeners(options: &Options, inherited: Option<Inherited>, journal: &Journal)
     sockets::bind_all(&options.listen).map_err(|error| error.to_string())
 }
 
-/// A pool may do without, but who forgot its socket should hear of it.
+/// The log line for an instance without sockets. A pool may do without, but a user who forgot the socket should learn of it.
 fn no_socket(name: &str, under_systemd: bool) -> String {
     let hint = if under_systemd {
         format!(
@@ -360,7 +361,8 @@ fn cgroups(journal: &Journal) -> Option<Cgroups> {
             journal.log(Record::new(Level::Debug, what.clone()));
         }
     }
-    // Workers' orphans become our children: their ends can be known, and without control groups they can be found.
+    // As a subreaper (prctl(2)) the master becomes the parent of workers' orphans: it learns of their exits, and finds them even without
+    // control groups.
     if let Err(error) = process::set_subreaper() {
         journal.log(Record::new(Level::Warning, format!("orphans of workers are not adopted: {error}")));
     }
@@ -382,7 +384,7 @@ fn first_summary(name: &str, started_at: SystemTime) -> Summary {
     }
 }
 
-/// What a master is made of.
+/// The parts that a master is built from.
 struct Parts<'a> {
     source: Source,
     journal: &'a Journal,
@@ -414,7 +416,7 @@ impl Master {
         let outputs = Outputs::new(mode, &context.instance, store::is_wanted());
         outputs.take_over(output);
         let (result_sender, results) = mpsc::unbounded_channel();
-        // The clock and the pid are as good as any die: nobody gains by knowing the jitter.
+        // The clock and the pid suffice as a seed: nobody gains by knowing the jitter.
         let seed = started_at.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |span| span.as_nanos() as u64)
             ^ u64::from(std::process::id());
         let mut master = Master {
@@ -502,7 +504,7 @@ impl Master {
     }
 }
 
-/// Where the loop hears of everything.
+/// Creates the poll set of the loop, with the descriptors that it always watches.
 fn watch(cgroups: &Option<Cgroups>, runtime_dir: &RuntimeDir) -> std::io::Result<(Poll, SignalFd)> {
     let poll = Poll::new()?;
     let signals = SignalFd::new(&SIGNALS)?;

@@ -1,32 +1,32 @@
 //! Stop signals to the master (SIGTERM, SIGINT, SIGQUIT): the first one drains, a later one ends at once.
 //!
-//! A terminal's Ctrl-C reaches the master and its parent, and GNU `timeout` and npm forward it: the master gets the signal twice in
-//! a moment, for one request.
+//! Ctrl-C on a terminal reaches the master and its parent, and GNU `timeout` and npm forward it. The master then gets the signal
+//! twice within a moment, for one request.
 
 use std::time::{Duration, Instant};
 
-/// Stop signals within this time after the first are that first one.
+/// Stop signals within this time after the first one count as the same request.
 const ONE: Duration = Duration::from_secs(1);
 
-/// What a stop signal asks for.
+/// The request that a stop signal makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StopRequest {
     /// Drain all workers and end.
     Drain,
-    /// Nothing: it is the first signal once more.
+    /// Nothing: a repetition of the first signal.
     Repeated,
     /// Kill all workers and end.
     Kill,
 }
 
-/// The stop signals so far.
+/// When the first stop signal arrived.
 #[derive(Default)]
 pub(super) struct StopSignals {
     first: Option<Instant>,
 }
 
 impl StopSignals {
-    /// What the signal that arrived at `now` asks for.
+    /// The request of a signal that arrived at `now`.
     pub fn take(&mut self, now: Instant) -> StopRequest {
         match self.first {
             None => {

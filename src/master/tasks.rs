@@ -1,7 +1,7 @@
-//! Tasks that may block for ever: a file on a mount whose server is gone, a program that cannot be killed.
+//! Tasks that may block for ever: reading from a mount whose server is gone, running a program that cannot be killed.
 //!
-//! Law: each task has a thread of its own and a deadline for each of its steps. A task that hangs costs its requester that
-//! deadline and the process one thread; it costs nobody else anything. The loop never joins such a thread.
+//! Law: each task has its own thread and a deadline for each of its steps. A task that hangs costs its requester that deadline and
+//! the process one thread, and no other request anything. The loop never joins such a thread.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::master::start::SIGNALS;
 use crate::pool::Span;
 use crate::sys::{signals, thread};
 
-/// Threads of tasks, hung ones included. More are refused: each holds memory and counts for `TasksMax=`.
+/// Threads of tasks at most, hung ones included. More are refused: each holds memory and counts for `TasksMax=`.
 const THREADS: usize = 16;
 
 /// A task's number; never used twice by one master.
@@ -27,7 +27,7 @@ struct Step {
     limit: Duration,
 }
 
-/// What a task's own thread has in hand: the way to hear that nobody wants the result, and to say what it does.
+/// The side of the task's own thread: it learns of a cancellation, and reports the current step.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// Ends the programs that the task runs.
@@ -37,10 +37,10 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job that nobody watches.
+    /// A job without deadlines.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// No descriptor is left.
     pub fn unwatched() -> std::io::Result<Job> {
         Job::new(Duration::MAX)
     }
@@ -51,12 +51,12 @@ impl Job {
         Ok(Job { cancel: Cancel::new()?, step: Arc::new(Mutex::new(step)), limit })
     }
 
-    /// The next step reads this file or directory.
+    /// Begins a step that reads this file or directory.
     pub fn reading(&self, what: impl Display) {
         self.begin(format!("reading {what}"), self.limit);
     }
 
-    /// The next step runs a program, which is ended after `at_most`.
+    /// Begins a step that runs a program, which is ended after `at_most`.
     pub fn running(&self, what: impl Display, at_most: Duration) {
         self.begin(format!("running {what}"), self.limit.saturating_add(at_most));
     }
@@ -74,23 +74,23 @@ pub struct Task {
 }
 
 impl Task {
-    /// Its number, which its result carries.
+    /// The number of the task, which its result carries.
     pub fn id(&self) -> TaskId {
         self.id
     }
 
-    /// Nobody wants its result any more.
+    /// Cancels the task, whose result is not wanted any more.
     pub fn cancel(&self) {
         self.job.cancel.cancel();
     }
 
-    /// When the step of this moment is overdue. A later step has a later deadline, so look again then.
+    /// When the current step is overdue. A later step has a later deadline, so check again at that time.
     pub fn deadline(&self) -> Option<Instant> {
         let step = self.job.step.lock().unwrap_or_else(PoisonError::into_inner);
         step.since.checked_add(step.limit)
     }
 
-    /// What to tell the requester if the step of this moment is overdue.
+    /// The error for the requester, if the current step is overdue.
     pub fn overdue(&self, now: Instant) -> Option<String> {
         let step = self.job.step.lock().unwrap_or_else(PoisonError::into_inner);
         let late = step.since.checked_add(step.limit).is_some_and(|at| at <= now);
@@ -112,7 +112,7 @@ pub struct Tasks {
     threads: Arc<AtomicUsize>,
 }
 
-/// One of the threads; counted until it ends.
+/// Counts one thread until it ends.
 struct Seat(Arc<AtomicUsize>);
 
 impl Drop for Seat {
@@ -122,11 +122,11 @@ impl Drop for Seat {
 }
 
 impl Tasks {
-    /// Starts a task whose steps may take `limit` each. `body` gets the task's number and its job, and reports the result by
+    /// Starts a task whose steps may take `limit` each. `body` gets the task's number and its job, and reports the result
     /// itself.
     ///
     /// # Errors
-    /// A sentence that says what is lacking: descriptors, threads, or an end of earlier tasks.
+    /// A sentence that says what is lacking: descriptors, threads, or the end of earlier tasks.
     pub fn start(&mut self, limit: Duration, body: impl FnOnce(TaskId, &Job) + Send + 'static) -> Result<Task, String> {
         let seat = Seat(self.threads.clone());
         if self.threads.fetch_add(1, Ordering::SeqCst) >= THREADS {
@@ -141,7 +141,7 @@ impl Tasks {
         let (id, inside) = (self.last, job.clone());
         let run = move || {
             let _seat = seat;
-            // What a task runs inherits this mask; a program that could not die of SIGSEGV would seem to succeed.
+            // Programs that the task runs inherit this mask. With SIGSEGV blocked, a program that crashes would seem to succeed.
             let _ = signals::only(&SIGNALS);
             body(id, &inside);
         };
@@ -197,7 +197,7 @@ mod tests {
         let why = tasks.start(LIMIT, |_, _| ()).expect_err("one too many");
         assert!(why.contains("16 earlier tasks still hang"), "{why}");
         drop(hung);
-        // Every thread ends now: then there is room again.
+        // Every thread ends now, so that a new task can start.
         let deadline = Instant::now() + LIMIT;
         while tasks.start(LIMIT, |_, _| ()).is_err() {
             assert!(Instant::now() < deadline, "the threads are still counted");

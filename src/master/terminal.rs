@@ -1,7 +1,7 @@
-//! The controlling terminal of the master: what a SIGHUP means.
+//! The controlling terminal of the master, which decides what a SIGHUP means.
 //!
-//! The kernel sends SIGHUP when a terminal closes, administrators send it for a reload. Only a master that was started on a terminal
-//! can lose one; `nohup` starts it with SIGHUP ignored, and then the loss changes nothing.
+//! The kernel sends SIGHUP when a terminal closes; administrators send it for a reload. Only a master that was started on a terminal
+//! can lose one. `nohup` starts it with SIGHUP ignored, and then the loss changes nothing.
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -18,18 +18,18 @@ pub(super) enum HangUp {
     Ignore,
 }
 
-/// What is known of the controlling terminal. Survives an upgrade in place.
+/// State of the controlling terminal; kept over an upgrade in place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Terminal {
-    /// The master has one, as far as is known.
+    /// The master has a controlling terminal, as far as it knows.
     has: bool,
     /// SIGHUP was ignored when the master was started.
     nohup: bool,
 }
 
 impl Terminal {
-    /// Of a master that starts now.
+    /// The state of a master that starts now.
     pub fn at_start(nohup: bool) -> Terminal {
         Terminal { has: is_open(), nohup }
     }
@@ -43,13 +43,13 @@ impl Terminal {
         if !self.has || open {
             return HangUp::Reload;
         }
-        // A terminal closes once; later signals are somebody's request.
+        // A terminal closes once; a later SIGHUP is a request for a reload.
         self.has = false;
         if self.nohup { HangUp::Ignore } else { HangUp::Stop }
     }
 }
 
-/// Whether `/dev/tty` opens. Only the kernel's word that there is no terminal counts, no want of descriptors.
+/// Whether `/dev/tty` opens. Only an error that means "no terminal" counts, not a lack of descriptors.
 fn is_open() -> bool {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match open("/dev/tty", flags, Mode::empty()) {

@@ -1,18 +1,18 @@
-//! What tests of this module share: a test that runs itself again in a process of its own, so that it can be moved
-//! (to a namespace, to a cgroup) without moving its neighbours.
+//! Helpers for tests: a test runs itself again in a process of its own, so that it can be moved (to a namespace, to a cgroup)
+//! without moving other tests.
 
 use std::process::{Command, Output, Stdio};
 
-/// Says to the second run that it is the second.
+/// The environment variable that marks the second run.
 const AGAIN: &str = "RATOON_TEST_AGAIN";
 
-/// `None` in the second run: go on with the test. In the first run: runs the test with this full name (below the crate) again
-/// under `wrapper`, fails if that fails, and returns what it printed.
+/// In the second run: returns `None`, and the test goes on. In the first run: runs the test with this full name (below the crate)
+/// again under `wrapper`, fails if that run fails, and returns its output.
 pub fn in_own_process(test: &str, wrapper: &[&str]) -> Option<Output> {
     in_own_process_with(test, wrapper, Stdio::null())
 }
 
-/// The same with a standard input.
+/// As [`in_own_process`], with a standard input.
 pub fn in_own_process_with(test: &str, wrapper: &[&str], stdin: Stdio) -> Option<Output> {
     if std::env::var(AGAIN).is_ok_and(|name| name == test) {
         return None;
@@ -29,6 +29,6 @@ pub fn in_own_process_with(test: &str, wrapper: &[&str], stdin: Stdio) -> Option
     Some(output)
 }
 
-/// A wrapper that gives the test a `/run` of its own (root only, as CI is; elsewhere the test fails and says so).
+/// A wrapper that gives the test a `/run` of its own. It needs root, as in CI; without root the test fails and says so.
 pub const OWN_RUN: [&str; 6] =
     ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && exec \"$@\"", "sh"];

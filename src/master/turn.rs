@@ -1,7 +1,7 @@
-//! The loop: what is served, in which order, and how much of it a turn.
+//! The event loop: what it serves, in which order, and how much per turn. A turn is one iteration of the loop.
 //!
-//! Law: signals and ends before words, words before requests; of everything a bounded amount a turn, so that nobody's
-//! noise keeps another waiting. With nothing to do it sleeps without a tick.
+//! Law: signals and exits before notifications, notifications before requests; a bounded number of each per turn, so that no
+//! source of events keeps another waiting. With nothing to do the loop sleeps without a tick.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -52,92 +52,92 @@ use crate::sys::signals::SignalFd;
 use crate::sys::spawn::{ErrorPipe, SpawnError};
 use crate::table::Table;
 
-/// At most so many descriptors are served a turn …
+/// Descriptors served per turn.
 const DESCRIPTORS: usize = 64;
-/// … so many requests heard …
+/// Requests handled per turn, and as many task results.
 const REQUESTS: usize = 32;
-/// … and so many workers started: with a thousand to start, the loop is never deaf for long.
+/// Spawns per turn; further ones wait, so that signals are handled in between even with a thousand workers to start.
 const SPAWNS_PER_TURN: usize = 8;
 
-/// What does not hasten a start waits so long for its end, if nothing else happens.
+/// Deferred actions run this long after a spawn at the latest, so that they do not compete with it for the CPU.
 const LATER: Duration = Duration::from_millis(2);
 
-/// What other threads and tasks bring back to the loop.
+/// Results that other threads and tasks send to the loop.
 pub enum TaskResult {
-    /// A release is made, or refused.
+    /// A release is prepared, or refused.
     Prepared(TaskId, GenerationId, Result<(Settings, Box<Release>), Reason>),
     /// `hooks.before_shutdown` has run.
     ReadyToStop(TaskId, Result<(), Reason>),
-    /// The first and last lines that a failed worker printed, and what it was serving.
+    /// The first and last lines that a failed worker printed, and the requests that it was serving.
     Tail(WorkerId, Printed, (Vec<Request>, u64)),
-    /// A release of which a worker failed has changed since it was pinned.
+    /// Files of a release have changed since it was pinned; looked for after a failure of one of its workers.
     ReleaseChanged(GenerationId, String),
     /// systemd has addresses for which it passed no socket.
     SocketsMissing(String),
     /// The orphaned processes of a worker.
     Orphaned(WorkerId, Vec<OrphanedProcess>),
-    /// The process that drops descriptors of workers has news.
+    /// News from the process that drops descriptors of workers.
     Discarded(WorkerId, discarder::Progress),
-    /// There are more ended orphans than one turn reaps.
+    /// More orphans have exited than one turn reaps.
     Orphans,
-    /// A worker has used up what it may.
+    /// A worker has reached a recycle limit.
     RecycleDue(WorkerId, RecycleReason),
-    /// A look at a starting worker from outside showed something new.
+    /// An observation of a starting worker from outside showed something new.
     Readiness(WorkerId, Observation),
-    /// A document is composed, and others wait for the next.
+    /// A status document is composed, and requesters wait for the next one.
     Composed,
-    /// The program that is to come could go on, or why it can't.
+    /// The next program could go on from here, or why it can't.
     Checked(TaskId, Result<(), String>),
 }
 
-/// Why the loop came to its end.
+/// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// All is over; the exit status.
+    /// The instance is over; the exit status.
     Exit(u8),
-    /// Another program shall go on from here ([`Master::replace`]).
+    /// Another program is to go on from here ([`Master::replace`]).
     Replace,
-    /// The workers stay, for the master that follows.
+    /// The master ends, and its workers stay for the next one.
     Leave,
 }
 
-/// The master.
+/// The state of the master.
 pub struct Master {
     pub(super) now: Instant,
     pub(super) pool: Pool,
-    /// Events that are to be taken in, oldest first.
+    /// Events for the pool, oldest first.
     pub(super) events: VecDeque<Event>,
     pub(super) poll: AsyncFd<Poll>,
     pub(super) signals: SignalFd,
     pub(super) errors: ErrorPipe,
-    /// Why processes could not become workers; read before their end is.
+    /// Errors of children that could not become workers; read before their exits.
     pub(super) spawn_errors: HashMap<WorkerId, SpawnError>,
     pub(super) processes: Processes,
-    /// Main processes by number, to know whose words are whose.
+    /// Workers by the pid of their main process, to find the sender of a notification.
     pub(super) pids: Table<u32, WorkerId>,
-    /// What is carried out later, for nobody waits for it: at the next event, or at `later_at`.
+    /// Deferred actions, for which nobody waits: they run at the next event, or at `later_at`.
     pub(super) later: Vec<Action>,
-    /// A start is under way, and shall have the CPUs for itself until then.
+    /// `Some` after a spawn: deferred actions wait until then, so that the start has the CPUs for itself.
     pub(super) later_at: Option<Instant>,
     pub(super) pages: Pages,
-    /// Workers that are still to be started.
+    /// Workers that are still to be spawned.
     pub(super) spawns: VecDeque<(WorkerId, Slot, GenerationId)>,
-    /// Workers that ended and of which it will be known in a moment how; until when that is waited for.
+    /// Exited workers whose exit status is not known yet, and until when the master waits for it.
     pub(super) awaiting_status: HashMap<WorkerId, Instant>,
-    /// Workers that talk too much, by when they are heard again.
+    /// Workers that sent too many notifications, by the time at which the master reads from them again.
     pub(super) paused: BTreeSet<(Instant, WorkerId)>,
     pub(super) releases: HashMap<GenerationId, Arc<Release>>,
-    /// The release in the making.
+    /// The release that is being prepared.
     pub(super) preparing: Option<(GenerationId, Task)>,
-    /// The hook before the end, while it runs.
+    /// The hook `before_shutdown`, while it runs.
     pub(super) ending: Option<Task>,
     pub(super) tasks: Tasks,
     pub(super) context: InstanceContext,
     pub(super) source: Source,
-    /// The sockets of the slots, where each has its own.
+    /// The sockets of the slots, where each slot has its own.
     pub(super) slots: Slots,
     pub(super) nonblocking: Nonblocking,
-    /// Whether the loop runs when it is to.
+    /// Notices when the loop did not run.
     pub(super) absence: Absence,
     pub(super) terminal: Terminal,
     pub(super) stop_signals: StopSignals,
@@ -145,7 +145,7 @@ pub struct Master {
     pub(super) orphaned: Orphaned,
     /// Drops the descriptors that workers send.
     pub(super) discarder: Discarder,
-    /// Workers that are to stop when their queue is empty.
+    /// Workers that are to stop once their accept queue is empty.
     pub(super) vacating: AcceptQueueDrain,
     pub(super) runtime_dir: RuntimeDir,
     pub(super) cgroups: Option<Cgroups>,
@@ -155,7 +155,7 @@ pub struct Master {
     pub(super) ends: Backend,
     pub(super) results: mpsc::UnboundedReceiver<TaskResult>,
     pub(super) result_sender: mpsc::UnboundedSender<TaskResult>,
-    /// Looks at starting workers.
+    /// Observes starting workers from outside.
     pub(super) readiness: ReadinessWatch,
     /// Requesters that wait for an answer.
     pub(super) requests: RequestTable,
@@ -163,34 +163,34 @@ pub struct Master {
     pub(super) changes: PendingChanges,
     pub(super) failures: VecDeque<Failure>,
     pub(super) past: Ended,
-    /// Asks the kernel, and remembers which connection is whose.
+    /// Asks the kernel for figures, and remembers which connection belongs to which worker.
     pub(super) surveyor: Surveyor,
-    /// Where the status document is asked for.
+    /// The cached status document, and the requesters that wait for one.
     pub(super) status_cache: StatusCache,
-    /// Lets go of what nobody needs any more.
+    /// Gives memory back to the kernel when the master is idle.
     pub(super) idle_trim: IdleTrim,
     pub(super) started_at: SystemTime,
-    /// A child has ended; whether it was an orphan is looked at when there is nothing more urgent.
+    /// A child has exited. Whether it was an orphan is checked when there is nothing more urgent.
     pub(super) child_ended: bool,
-    /// Processes that we have started, have no use for, and have not reaped yet.
+    /// Child processes that the master has no use for and has not reaped yet.
     pub(super) dismissed: Vec<PidFd>,
-    /// When the workers' wear is looked at next.
+    /// When the workers' recycle limits are checked next.
     pub(super) recycle_check_at: Instant,
-    /// Workers that an earlier program left and that nothing else is known of.
+    /// Workers of an earlier program of which nothing else is known.
     pub(super) orphans: Orphans,
-    /// Where the program of this process is found.
+    /// The path of this process's program.
     pub(super) program: PathBuf,
-    /// The upgrade that is under way.
+    /// The upgrade in progress.
     pub(super) upgrade: Option<Upgrade>,
     /// The connections of the control socket and of `status.listen`.
     pub(super) registry: Arc<ConnectionRegistry>,
     pub(super) status: StatusListener,
     pub(super) conditions: Conditions,
-    /// What is kept for the master after this one, should it die.
+    /// The state kept for the next master, in case this one dies.
     pub(super) store: Option<Store>,
-    /// What degrades the instance although its workers are well.
+    /// Problems that degrade the instance although its workers are well.
     pub(super) troubles: Troubles,
-    /// It is to end, the workers are not.
+    /// The master is to end, its workers are not.
     pub(super) leaves: bool,
     pub(super) exit: Option<u8>,
 }
@@ -204,15 +204,15 @@ enum Woken {
 }
 
 impl Master {
-    /// Turns until the pool says that all is over, or another program is to go on.
+    /// Runs turns until the instance is over, the master leaves its workers to the next one, or another program is to go on.
     pub async fn turn(&mut self) -> End {
         loop {
             self.decide();
-            // Whoever is answered finds everything done, and nothing is left undone at the end.
+            // A requester that gets its answer finds every action done, and no action is left undone at the end.
             if self.later_at.is_none() || self.requests.has_answers() || self.leaves || self.exit.is_some() {
                 self.do_later();
             }
-            // Whoever is told of something may rely on it, also if the master dies now.
+            // The store is updated before anything is published, so that published state holds even if the master dies now.
             self.keep_current();
             self.publish();
             if self.leaves {
@@ -226,7 +226,7 @@ impl Master {
             }
             let woken = self.wait().await;
             self.is_awake();
-            // What is results asks for nothing, and may be what a start has waited for.
+            // A task result needs no deferred action, and a start may have waited for it.
             if !matches!(woken, Woken::TaskResult(_)) {
                 self.do_later();
             }
@@ -239,7 +239,7 @@ impl Master {
                 Woken::Time => self.absence.has_served(false, 0),
             }
             self.run_due();
-            // The front ends run on this thread too.
+            // The front ends run on this thread, too.
             tokio::task::yield_now().await;
         }
     }
@@ -278,7 +278,7 @@ impl Master {
                     let mut tokens = Vec::new();
                     let _ = guard.get_inner().ready(&mut tokens, DESCRIPTORS);
                     if tokens.is_empty() {
-                        // Only now: tokio hears of changes, and what was left unserved is none.
+                        // Only when no descriptor is ready: tokio reports changes, and a descriptor left unserved is no change.
                         guard.clear_ready();
                         continue;
                     }
@@ -316,7 +316,7 @@ impl Master {
         self.ended(&ended);
     }
 
-    /// What there may be beside that for which the loop woke.
+    /// Handles what else is due, beside the event that woke the loop.
     fn run_due(&mut self) {
         for _ in 0..REQUESTS {
             let Ok(request) = self.ends.commands.try_recv() else { break };
@@ -350,24 +350,24 @@ impl Master {
         if self.spawns.is_empty() {
             self.spawns.shrink_to(SPAWNS_PER_TURN);
         }
-        // A replacement is waited for, an orphan is not; and to look takes the longer the more workers there are.
+        // A replacement is more urgent than an orphan, and the check takes longer the more workers there are.
         if self.spawns.is_empty() && std::mem::take(&mut self.child_ended) {
             self.children();
         }
     }
 
-    /// Gives the pool every event, and carries out every action, until it is quiet.
+    /// Gives the pool every event and carries out every action, deferred ones included, until none is left.
     pub(super) fn take_in(&mut self) {
         self.decide();
         self.do_later();
     }
 
-    /// A start is under way: threads that are woken now would take a CPU from it.
+    /// Defers actions while workers are spawned: threads that are woken now would take a CPU from the start.
     pub(super) fn hasten(&mut self) {
         self.later_at = Some(self.now + LATER);
     }
 
-    /// Does what nobody waits for.
+    /// Does the deferred work: actions, workers' output, the log, status pages for the next workers.
     fn do_later(&mut self) {
         self.later_at = None;
         for action in std::mem::take(&mut self.later) {
@@ -378,7 +378,7 @@ impl Master {
         self.fill_pages();
     }
 
-    /// [`Self::take_in`] without [`Self::do_later`].
+    /// As [`Self::take_in`], but leaves the deferred work to [`Self::do_later`].
     fn decide(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop_front() {
@@ -387,21 +387,22 @@ impl Master {
                 store.touch(&event, self.now);
             }
             self.pool.step(pool_clock::time(self.now), event, &mut actions);
-            // Before anybody is stopped.
+            // New connections are steered before any worker is stopped.
             if actions
                 .iter()
                 .any(|action| matches!(action, Action::Changed(_) | Action::Ended(_) | Action::Spawn { .. } | Action::Stopping))
             {
                 self.steer();
             }
-            // A decision that workers feel is written down first: the next master must not decide otherwise.
+            // A decision that affects workers is stored first: the next master must not decide otherwise.
             if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::Abort(_) | Action::Kill(_))) {
                 self.do_later();
                 self.keep_current();
             }
             for action in actions.drain(..) {
                 match action {
-                    // A dead worker's record, and what was held for it: the longer part of a death. The end itself is told in its order.
+                    // Recording an exit and freeing what was held for the worker take longest, so they are deferred. The exit itself is
+                    // announced in order.
                     Action::Ended(ended) => {
                         self.tell_end(&ended);
                         self.later.push(Action::Ended(ended));
@@ -414,7 +415,7 @@ impl Master {
     }
 }
 
-/// Sleeps until then; for ever without a deadline.
+/// Sleeps until `deadline`; for ever without one.
 async fn time_of(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,

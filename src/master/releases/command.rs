@@ -67,8 +67,8 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Start(why) => f.write_str(why),
-            Failure::Ended(how, said) => write!(f, "{how}{}", Notification(said)),
-            Failure::TimedOut(after, said) => write!(f, "not finished after {}{}", Span(*after), Notification(said)),
+            Failure::Ended(how, said) => write!(f, "{how}{}", CommandOutput(said)),
+            Failure::TimedOut(after, said) => write!(f, "not finished after {}{}", Span(*after), CommandOutput(said)),
             Failure::Cancelled => f.write_str("cancelled"),
         }
     }
@@ -90,9 +90,9 @@ impl Failure {
 }
 
 /// The output of a command, in a message behind how the command ended.
-struct Notification<'a>(&'a str);
+struct CommandOutput<'a>(&'a str);
 
-impl fmt::Display for Notification<'_> {
+impl fmt::Display for CommandOutput<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.trim() {
             "" => Ok(()),

@@ -160,7 +160,8 @@ fn a_journald_that_does_not_read_stops_nobody_and_the_loss_is_told() {
 
 #[test]
 fn without_journald_entries_go_to_stderr_and_come_back_to_it() {
-    let output = in_own_process("master::log::journal::tests::without_journald_entries_go_to_stderr_and_come_back_to_it", &OWN_RUN);
+    let output =
+        in_own_process("master::log::journal::tests::without_journald_entries_go_to_stderr_and_come_back_to_it", &OWN_RUN);
     if let Some(output) = output {
         let stderr = String::from_utf8_lossy(&output.stderr);
         // stderr is a pipe here: no time, no colour.

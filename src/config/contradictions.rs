@@ -1,15 +1,15 @@
-//! Values that are fine alone and wrong together.
+//! Values that are valid alone and contradict each other.
 
 use super::Ready;
 use super::types::Config;
 
-/// One contradiction: the keys that make it, most telling first, and what is wrong with them.
+/// One contradiction: the keys that make it, the most telling first, and the error message.
 pub(super) struct Contradiction {
     pub keys: &'static [&'static str],
     pub message: String,
 }
 
-/// All that contradicts itself.
+/// All contradictions of a configuration.
 pub(super) fn find(config: &Config) -> Vec<Contradiction> {
     let mut found = Vec::new();
     let (worker, restart) = (&config.worker, &config.restart);

@@ -1,11 +1,10 @@
 //! Environment variables: environment files as systemd's `EnvironmentFile=` reads them, and the merge of all sources.
 //!
-//! The syntax is that of `systemd.exec(5)`: `NAME=value` lines, `#` and `;` comments, single and double quotes,
-//! a backslash at the end of a line joins it with the next, nothing is expanded. What systemd skips with a warning
-//! is an error here. A comment ends with its line, as since systemd 254.
+//! The syntax is that of `systemd.exec(5)`: `NAME=value` lines, `#` and `;` comments, single and double quotes.
+//! A backslash at the end of a line joins it with the next, and nothing is expanded. A line that systemd skips with a warning
+//! is an error here. A comment ends with its line, as in systemd since version 254.
 //!
-//! Law: no value is ever quoted in an error. These files hold passwords, and errors end up in a status that anybody
-//! may read.
+//! Law: an error never quotes a value. These files hold passwords, and errors appear in a status that anybody may read.
 
 use std::iter::Peekable;
 use std::path::Path;
@@ -15,16 +14,16 @@ use super::error::{Error, quoted};
 use super::file;
 use super::types::Config;
 
-/// The kernel takes no longer `NAME=value` (`MAX_ARG_STRLEN` of `execve(2)`, less the final NUL).
+/// Longest `NAME=value` that the kernel takes, in bytes (`MAX_ARG_STRLEN` of `execve(2)`, less the final NUL).
 const ASSIGNMENT_MAX: usize = 131_071;
-/// What a worker is given by its master, and nobody else may.
+/// Variables that the master sets for each worker; the configuration may not set them.
 const OURS: &[&str] =
     &["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 impl Config {
-    /// The variables to be added to the master's own. Read anew at each call: first `worker.environment`, over it the
-    /// files in their order (as in systemd, `EnvironmentFile=` wins over `Environment=`), over all the flags.
-    /// No name comes twice. Relative files are looked up in `base_directory`.
+    /// The variables to add to the master's own, read anew at each call. Later sources win: `worker.environment`, then the
+    /// files in their order (as in systemd, `EnvironmentFile=` wins over `Environment=`), then the flags.
+    /// Each name occurs once. Relative files are looked up in `base_directory`.
     ///
     /// # Errors
     /// A file that cannot be read or has a bad line.
@@ -61,7 +60,7 @@ impl Config {
     }
 }
 
-/// Keeps the last value of each name, at the place of the first.
+/// Keeps the last value of each name, at the position of the name's first occurrence.
 fn last_of_each(all: Vec<(String, String)>) -> Vec<(String, String)> {
     let mut places = std::collections::HashMap::new();
     let mut kept: Vec<(String, String)> = Vec::new();
@@ -80,7 +79,7 @@ fn last_of_each(all: Vec<(String, String)>) -> Vec<(String, String)> {
     kept
 }
 
-/// `NAME=value`, checked.
+/// Splits `NAME=value` and checks both parts.
 pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     let Some((name, value)) = text.split_once('=') else {
         return Err("this is no assignment: it has no \"=\"; write \"NAME=value\"".to_owned());
@@ -90,7 +89,7 @@ pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Whether a variable may have this name.
+/// Checks the name of a variable.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     if name.strip_prefix("export").is_some_and(|rest| rest.starts_with([' ', '\t'])) {
         return Err("no shell reads this; leave out the word \"export\"".to_owned());
@@ -110,7 +109,7 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the variable `name` may have this value.
+/// Checks the value of the variable `name`.
 pub(super) fn check_value(name: &str, value: &str) -> Result<(), String> {
     if value.contains('\0') {
         return Err(format!("the value of {name} has a NUL byte in it, which no environment can hold"));
@@ -122,7 +121,7 @@ pub(super) fn check_value(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The assignments of a file, or the line (from 1) and what is wrong with it.
+/// The assignments of a file, or the line of the first error (from 1) and its message.
 fn parse(text: &str) -> Result<Vec<(String, String)>, (usize, String)> {
     let mut scanner = Scanner { rest: text.strip_prefix('\u{feff}').unwrap_or(text).chars().peekable(), line: 1 };
     let mut assignments = Vec::new();
@@ -169,7 +168,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Up to the `=`; nothing when the line ends before.
+    /// Reads the name up to the `=`; `None` when the line ends before.
     fn name(&mut self) -> Option<String> {
         let mut name = String::new();
         loop {
@@ -183,8 +182,8 @@ impl Scanner<'_> {
         Some(name)
     }
 
-    /// Up to the end of the line that no backslash joins with the next. Quoted pieces come first, one after the other;
-    /// within what follows them, quotes are ordinary characters.
+    /// Reads the value up to the end of a line that no backslash joins with the next. Quoted parts come first, one after the other;
+    /// in the text after them, quotes are ordinary characters.
     fn value(&mut self) -> Result<String, (usize, &'static str)> {
         let mut value = String::new();
         loop {
@@ -198,7 +197,7 @@ impl Scanner<'_> {
             }
         }
         let quoted = value.len();
-        // White space at the end is stripped, but for what a backslash stands before or after.
+        // White space at the end is stripped, except next to a backslash (before or after it).
         let mut keep = quoted;
         while let Some(c) = self.next() {
             match c {
@@ -260,7 +259,7 @@ mod tests {
 
     use super::*;
 
-    /// What the text says, as `NAME=value` pieces.
+    /// The assignments of the text, as `NAME=value`.
     fn read(text: &str) -> Vec<String> {
         parse(text).unwrap().into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
@@ -317,7 +316,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), Err((line, expected.to_owned())), "{text:?}");
         }
-        // Close to ours, and not ours.
+        // These names resemble the reserved ones, and are allowed.
         assert_eq!(read("LISTEN_ADDRESS=a\nWATCHDOG=b\nRATOON=c").len(), 3);
     }
 

@@ -1,30 +1,30 @@
-//! How what is wrong is said: where, what, the line itself, and a caret under it.
+//! Errors of the configuration: the place, the message, the line itself, and a caret under it.
 //!
-//! Law: a line of the file is shown so that it can do no harm to a terminal or a log.
+//! Law: a line of the file is shown so that it cannot harm a terminal or a log.
 
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// So many problems of one file are told; who has more begins with these.
+/// Problems of one file that are shown; further ones are only counted.
 pub(super) const SHOWN: usize = 20;
-/// So much of a long line is shown.
+/// Characters shown of a long line.
 const WIDTH: usize = 100;
 
-/// Everything that is wrong with a configuration, in the order of the file.
+/// All problems of a configuration, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     problems: Vec<Problem>,
     untold: usize,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Problem {
-    /// `/etc/ratoon/web.toml:3:9`
+    /// Where the problem is: `/etc/ratoon/web.toml:3:9`.
     place: String,
     message: String,
-    /// The line and the caret, empty where there is none.
+    /// The line and the caret; empty where there is no line.
     excerpt: String,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Place {
     Flags,
 }
 
-/// What errors call the flags.
+/// The name of the flags in errors.
 pub(super) const FLAGS: &str = "command line";
 
 impl Error {
@@ -68,7 +68,7 @@ impl Error {
         Self { problems: found.into_iter().take(SHOWN).map(problem).collect(), untold }
     }
 
-    /// The first problem on one line, for a status or a log: without the excerpt, and with the number of the others.
+    /// The first problem on one line, for a status or a log: without the excerpt, and with the number of the other problems.
     pub fn summary(&self) -> String {
         let mut line = self.problems.first().map_or_else(String::new, |first| format!("{}: {}", first.place, first.message));
         if let Some(end) = line.find('\n') {
@@ -99,7 +99,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Where bytes of a text are, as a person counts: from 1, in characters.
+/// The place of some bytes in a text, as a person counts (from 1, in characters), and the excerpt.
 struct Position {
     line: usize,
     column: usize,
@@ -133,7 +133,7 @@ fn excerpt(number: usize, source: &str, before: usize, marked: usize) -> String 
     format!("\n  {number} | {shown}\n  {margin} | {indent}{carets}")
 }
 
-/// Control characters, and those that turn the direction of writing, would let a file write over what we say of it.
+/// Replaces control characters and those that change the direction of writing: they would let a file overwrite the message.
 fn harmless(c: char) -> char {
     match c {
         '\t' => ' ',
@@ -146,7 +146,7 @@ fn harmless(c: char) -> char {
     }
 }
 
-/// A text as an error shows it: harmless, and not a page long.
+/// A text in quotes for an error message: escaped, and cut after 60 characters.
 pub(super) fn quoted(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{:?}…", &text[..end]),

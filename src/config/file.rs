@@ -1,6 +1,6 @@
-//! Opening a file that somebody else wrote: it may be a fifo that nobody feeds, a directory, or 1 GB.
+//! Reads a file that somebody else wrote: it may be a FIFO without a writer, a directory, or 1 GB.
 //!
-//! Law: reading never blocks on a file's kind, never takes more than [`LIMIT`], and says path, cause and hint.
+//! Law: reading never blocks because of the file's type, never takes more than [`LIMIT`] bytes, and an error says path, cause and hint.
 
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
@@ -10,10 +10,10 @@ use std::path::Path;
 use super::error::Error;
 use crate::sys::access::{self, Want};
 
-/// No configuration is longer.
+/// Longest file, in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// What is read: the hints differ.
+/// Which file is read; the hints of errors differ.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Configuration,
@@ -29,7 +29,7 @@ impl Kind {
     }
 }
 
-/// The text of the file.
+/// Reads the text of the file.
 pub(super) fn read(path: &Path, kind: Kind) -> Result<String, Error> {
     let Some(text) = read_if_there(path, kind)? else {
         let hint = match kind {
@@ -43,7 +43,7 @@ pub(super) fn read(path: &Path, kind: Kind) -> Result<String, Error> {
     Ok(text)
 }
 
-/// The text of the file, or nothing when there is none.
+/// Reads the text of the file; `None` when there is no file.
 pub(super) fn read_if_there(path: &Path, kind: Kind) -> Result<Option<String>, Error> {
     let bytes = match bytes(path) {
         Ok(bytes) => bytes,
@@ -76,7 +76,7 @@ impl From<io::Error> for Trouble {
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, Trouble> {
-    // Opening some devices has effects of its own, so look before; and look again at what was opened.
+    // Opening some devices has side effects, so the type is checked before. The opened file may be another one, so it is checked again.
     regular(std::fs::metadata(path)?.file_type())?;
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
     let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

@@ -1,4 +1,4 @@
-//! The keys of the file as flags of `ratoon run`. A flag is read exactly as its key, and wins over it, at every reload too.
+//! The keys of the file as flags of `ratoon run`. A flag is read exactly as its key, and overrides it, at every reload too.
 
 use std::ffi::OsStr;
 
@@ -9,25 +9,25 @@ use super::row::{DefaultValue, Flag, Key, plain};
 use super::table::TABLES;
 use super::types::Config;
 
-/// What the command line says over the file. For `#[command(flatten)]`.
+/// Flags and command of the command line, which override the file. For `#[command(flatten)]`.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// Full names of keys, and the texts of their flags, which are valid.
+    /// Full names of keys, and the texts of their flags, which were checked.
     flags: Vec<(&'static str, String)>,
     command: Vec<String>,
 }
 
-/// Id of the words after `--`.
+/// Id of the argument for the words after `--`.
 const COMMAND: &str = "command";
 const HEADING: &str = "Configuration, over the file's";
 
-/// Every key that is a flag, too.
+/// Every key that has a flag.
 fn all() -> impl Iterator<Item = (&'static Key, &'static Flag)> {
     TABLES.iter().flat_map(|table| table.keys).filter_map(|key| Some((key, key.flag.as_ref()?)))
 }
 
 impl Overrides {
-    /// No flag but this command.
+    /// A command without flags.
     pub fn for_command(command: Vec<String>) -> Self {
         Self { command, ..Self::default() }
     }
@@ -42,11 +42,11 @@ impl Overrides {
         !self.command.is_empty()
     }
 
-    /// Puts what the flags say in the place of what stands in `config`.
+    /// Overwrites values in `config` with those of the flags and the command.
     pub fn apply(&self, config: &mut Config) {
         for (name, text) in &self.flags {
             if let Some((_, flag)) = all().find(|(key, _)| key.full == *name) {
-                // The text was read once when the command line was parsed.
+                // The text was checked when the command line was parsed.
                 let _ = (flag.read)(config, text);
             }
         }
@@ -81,7 +81,7 @@ impl FromArgMatches for Overrides {
     }
 }
 
-/// The flag as clap knows it.
+/// The clap argument of a flag.
 fn argument(key: &'static Key, flag: &'static Flag) -> Arg {
     let mut names = flag.names();
     let hint = match flag.value_name() {
@@ -90,7 +90,7 @@ fn argument(key: &'static Key, flag: &'static Flag) -> Arg {
         _ => ValueHint::Other,
     };
     let words = (key.words)().join("|");
-    // A switch alone is on.
+    // A switch without a value means `true`.
     let is_switch = words == "true|false";
     Arg::new(key.full)
         .long(names.next().unwrap_or(key.name))
@@ -119,13 +119,13 @@ fn help(key: &Key, flag: &Flag) -> String {
     }
 }
 
-/// The reader of the key `full` (`worker.ready`), which has a flag, for a flag of another verb.
+/// The value parser of the key `full` (such as `worker.ready`) for a flag of another subcommand. The key must have a flag.
 pub fn value_reader(full: &str) -> impl TypedValueParser<Value = String> {
     let found = all().find(|(key, _)| key.full == full);
     found.map(|(key, flag)| ValueReader { key, flag }).unwrap_or_else(|| unreachable!("no flag sets {full}"))
 }
 
-/// Refuses a flag's text by the reader of its key.
+/// Checks a flag's text with the reader of its key.
 #[derive(Clone)]
 struct ValueReader {
     key: &'static Key,

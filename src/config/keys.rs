@@ -1,4 +1,4 @@
-//! Look-up in the table of keys: what is in a table, and which key was meant by an unknown one.
+//! Look-up in the table of keys: the contents of a table, and the key that an unknown one probably means.
 
 use super::error::quoted;
 use super::row::{Key, Table};
@@ -9,7 +9,7 @@ pub(super) fn table(name: &str) -> Option<&'static Table> {
     TABLES.iter().find(|table| table.name == name)
 }
 
-/// The tables in the table `name` (`""`: the top), each with its name there and its full name.
+/// The tables in the table `name` (`""`: the top), each with its own name and its full name.
 pub(super) fn tables_of(name: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
     TABLES.iter().filter_map(move |table| {
         let (above, own) = table.name.rsplit_once('.').unwrap_or(("", table.name));
@@ -23,7 +23,7 @@ pub(super) fn names(name: &str) -> impl Iterator<Item = &'static str> {
     keys.iter().map(|key| key.name).chain(tables_of(name).map(|(own, _)| own))
 }
 
-/// Says that `key` is none of `table` (`""`: the top), and which one was probably meant.
+/// The error for a `key` that is not in `table` (`""`: the top); it names the key that was probably meant.
 pub(super) fn unknown(table: &str, key: &str, is_table: bool) -> String {
     let shown = quoted(key);
     let bracketed = format!("[{}]", shown.trim_matches('"'));
@@ -91,7 +91,7 @@ fn guess(table: &str, key: &str, is_table: bool) -> Option<String> {
     nearest(&wanted, all().filter(|(of, _)| *of == table).map(named)).or_else(|| nearest(&wanted, all().map(named)))
 }
 
-/// The one that differs least, if that is little.
+/// The name with the smallest edit distance, if that is at most a third of the length of `wanted` (at least 1).
 fn nearest(wanted: &str, known: impl Iterator<Item = (String, String)>) -> Option<String> {
     if wanted.len() > 40 {
         return None;
@@ -104,7 +104,7 @@ fn nearest(wanted: &str, known: impl Iterator<Item = (String, String)>) -> Optio
         .map(|(_, full)| full)
 }
 
-/// Without what spellings differ in: `startTimeout`, `start-timeout` and `start_timeout` are one.
+/// A name in lower case without `_` and `-`: `startTimeout`, `start-timeout` and `start_timeout` are the same.
 fn plain(key: &str) -> String {
     key.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect()
 }
@@ -113,7 +113,7 @@ fn is_table_name(name: &str) -> bool {
     table(name).is_some()
 }
 
-/// `[worker], [worker.limits]`
+/// The names of all tables: `[worker], [worker.limits]`.
 fn list() -> String {
     TABLES.iter().map(|table| format!("[{}]", table.name)).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,6 @@
-//! Values of more than one word: a command, environment files, environment variables.
+//! Values that are more than one word: a command, environment files, environment variables.
 //!
-//! Law: nothing leaves here that `execve(2)` would choke on or cut short.
+//! Law: execve(2) neither refuses nor truncates a value that is accepted here.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -56,7 +56,7 @@ impl Shape for Argv {
 
 field!(Argv => Vec<String>);
 
-/// Somebody wrote a command line where a list belongs: show the list, when it is plain what it would be.
+/// The error for a command line written in place of a list; it shows the list, if the words are unambiguous.
 fn one_string(text: &str) -> String {
     let plain =
         text.len() <= 200 && text.chars().all(|c| c.is_ascii_graphic() && !"'\"\\$`|&;<>(){}*?#~".contains(c) || c == ' ');
@@ -93,7 +93,7 @@ scalar!(Argument);
 #[derive(Clone, Debug)]
 pub(super) struct OneOrMore<T>(pub Vec<T>);
 
-/// A value that may stand in a list of its kind.
+/// A value that may be an element of a list.
 pub(super) trait Listed: Scalar {
     /// Completes the sentence "expected …" for the list.
     const LIST: &'static str;
@@ -194,7 +194,7 @@ impl<'de> Deserialize<'de> for Variables {
                     check_value(&name, &value).map_err(A::Error::custom)?;
                     variables.push((place, name, value));
                 }
-                // The table gives them by name; the order in the file is what its author will look for.
+                // The table gives the variables by name; the author of the file expects the order of the file.
                 variables.sort_by_key(|(place, ..)| *place);
                 Ok(Variables(variables.into_iter().map(|(_, name, value)| (name, value)).collect()))
             }

@@ -1,22 +1,22 @@
-//! The configuration: `/etc/ratoon/NAME.toml`, the flags of `ratoon run`, and what both come to.
+//! The configuration: `/etc/ratoon/NAME.toml`, the flags of `ratoon run`, and the result of both.
 //!
-//! Law: what is written in the file is hostile until it was checked; whoever holds a [`Config`] need not check again.
+//! Law: the content of the file is untrusted until it is checked; code that has a [`Config`] need not check again.
 //! Every error names the file, the line and the column, what was wrong and what to write instead.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `table.rs` | the one table of keys: name, type, default, flag, doc text; a new key is a row there |
-//! | `row.rs` | what a row has, and the macros that make structs, readers and lists of the rows |
+//! | `row.rs` | the fields of a row, and the macros that make structs, readers and lists from the rows |
 //! | `types.rs` | the whole configuration |
 //! | `read.rs` | from text to types, key by key |
-//! | `keys.rs` | look-up in the table, and which key was meant by an unknown one |
+//! | `keys.rs` | look-up in the table, and the key that an unknown one probably means |
 //! | `schema.rs` | JSON Schema of the file |
-//! | `values.rs`, `words.rs`, `lists.rs`, `units.rs` | what a single value may look like, in the file and on the command line |
-//! | `contradictions.rs` | values that are fine alone and wrong together |
+//! | `values.rs`, `words.rs`, `lists.rs`, `units.rs` | the forms of a single value, in the file and on the command line |
+//! | `contradictions.rs` | values that are valid alone and contradict each other |
 //! | `flags.rs` | the same keys as flags |
-//! | `file.rs` | opening what may be a fifo, a directory, or 1 GB |
-//! | `environment.rs` | environment files, and the merge |
-//! | `error.rs` | how all this is said |
+//! | `file.rs` | reads a file that may be a FIFO, a directory, or 1 GB |
+//! | `environment.rs` | environment files, and the merge of all sources of variables |
+//! | `error.rs` | errors with their place, the line and a caret |
 #![forbid(unsafe_code)]
 
 use std::path::Path;
@@ -48,12 +48,12 @@ pub use types::{COUNT_MAX, Config, Surge, usable_cpus};
 /// Reads the file at `path`.
 ///
 /// # Errors
-/// Everything that is wrong with it, each with line and column; or why it cannot be read.
+/// All problems of the file, each with line and column; or why the file cannot be read.
 pub fn load(path: &Path) -> Result<Config, Error> {
     load_with(path, &Overrides::default())
 }
 
-/// Reads the file at `path`; what the flags say wins. With a command among the flags the file need not have one.
+/// Reads the file at `path`; flags override it. If the flags have a command, the file need not have one.
 ///
 /// # Errors
 /// As [`load`].
@@ -61,15 +61,15 @@ pub fn load_with(path: &Path, flags: &Overrides) -> Result<Config, Error> {
     parse_with(&file::read(path, file::Kind::Configuration)?, path, flags)
 }
 
-/// Reads a configuration from `text`; `name` is what errors call it.
+/// Reads a configuration from `text`; errors use `name` as the file's name.
 ///
 /// # Errors
-/// Everything that is wrong with it, each with line and column.
+/// All problems of the text, each with line and column.
 pub fn parse(text: &str, name: &Path) -> Result<Config, Error> {
     parse_with(text, name, &Overrides::default())
 }
 
-/// As [`parse`], and what the flags say wins.
+/// As [`parse`], but flags override the text.
 ///
 /// # Errors
 /// As [`parse`].
@@ -81,7 +81,7 @@ pub fn parse_with(text: &str, name: &Path, flags: &Overrides) -> Result<Config, 
     reading.finish(config)
 }
 
-/// The configuration without a file: the defaults, and the flags.
+/// The configuration without a file: the defaults and the flags.
 ///
 /// # Errors
 /// A missing command, or flags that contradict each other.

@@ -1,6 +1,6 @@
-//! From the text of a file to types, key by key of `table.rs`.
+//! Reads the text of a file into the types, key by key of `table.rs`.
 //!
-//! Law: a mistake does not hide the next one. What is misread keeps its default for the time of the reading, and
+//! Law: a mistake does not hide the next one. A key that cannot be read keeps its default while reading goes on, and
 //! [`Reading::finish`] gives a configuration only when nothing was wrong.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use super::{contradictions, keys};
 
 const EXAMPLE: &str = "[worker]\n    command = [\"/usr/bin/my-server\", \"--flag\"]";
 
-/// The reading of one text: what was wrong so far, and where each key stands.
+/// The state of reading one text: the problems so far, and the place of each key.
 pub(super) struct Reading<'t> {
     text: &'t str,
     name: &'t Path,
@@ -29,7 +29,7 @@ impl<'t> Reading<'t> {
         Self { text, name, problems: Vec::new(), places: BTreeMap::new() }
     }
 
-    /// The whole document. With `has_command` the command may be missing, as the flags give one.
+    /// Reads the whole document. With `has_command` the command may be missing, because the flags give one.
     pub(super) fn document(&mut self, has_command: bool) -> Config {
         let mut config = Config::for_command(Vec::new());
         let table = match DeTable::parse(self.text) {
@@ -40,7 +40,7 @@ impl<'t> Reading<'t> {
             }
         };
         self.table(&mut config, "", table);
-        // A misspelt worker.command, or one in the wrong table, is a problem already.
+        // A misspelt worker.command, or one in the wrong table, has been reported already.
         if !has_command && !self.places.contains_key("worker.command") && self.problems.is_empty() {
             let place = self.places.get("worker").cloned().map_or(Place::Whole, Place::At);
             self.problems.push((place, format!("the key worker.command is missing: what is to be run? Write\n    {EXAMPLE}")));
@@ -48,7 +48,7 @@ impl<'t> Reading<'t> {
         config
     }
 
-    /// The keys of the table `name` (`""`: the top), and of the tables in it; what is left is unknown.
+    /// Reads the keys of the table `name` (`""`: the top) and of the tables in it; all other keys are unknown.
     fn table(&mut self, config: &mut Config, name: &str, mut table: DeTable<'_>) {
         for key in keys::table(name).map_or(&[][..], |table| table.keys) {
             let Some((_, value)) = table.remove_entry(key.name) else { continue };
@@ -75,13 +75,13 @@ impl<'t> Reading<'t> {
         left.sort_by_key(|(key, _)| key.span().start);
         for (number, (key, value)) in left.into_iter().enumerate() {
             let is_table = matches!(value.get_ref(), DeValue::Table(_));
-            // A hostile file has a hundred thousand unknown keys; the later ones are counted, never shown.
+            // A hostile file may have a hundred thousand unknown keys; the later ones are counted, never shown.
             let message = if number < SHOWN { keys::unknown(name, key.get_ref(), is_table) } else { String::new() };
             self.problem(key.span(), message);
         }
     }
 
-    /// Adds what contradicts itself, at the first of its keys that the file has.
+    /// Adds the contradictions, each at the first of its keys that the file has.
     pub(super) fn contradictions(&mut self, config: &Config) {
         if !self.problems.is_empty() {
             return;
@@ -92,7 +92,7 @@ impl<'t> Reading<'t> {
         }
     }
 
-    /// The configuration, or everything that was wrong.
+    /// The configuration, or all problems.
     pub(super) fn finish(self, config: Config) -> Result<Config, Error> {
         if self.problems.is_empty() { Ok(config) } else { Err(Error::of(self.name, self.text, self.problems)) }
     }
@@ -109,11 +109,11 @@ impl<'t> Reading<'t> {
     }
 }
 
-/// What is wrong with the TOML, which stands after `before` and is `words`.
+/// The message for a TOML syntax error at `words`, which follow `before`.
 fn syntax(message: &str, before: &str, words: &str) -> String {
     let is_word = words.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '~' | '.' | '$'));
     let unquoted = message.contains("must be quoted") || (is_word && before.ends_with(['=', '[', ',']));
-    // Typographic quotes, which editors for prose put in place of " and '; a pair of them stands around or before the place of the error.
+    // Typographic quotes, which editors for prose put in place of " and '.
     let smart = |c: char| matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}');
     match message {
         _ if words.starts_with(smart) => "this is a quotation mark of prose; TOML takes \" or ' only".to_owned(),

@@ -1,6 +1,6 @@
-//! What a row of the table of keys has, and the macros that make structs, readers, flags and schema of the rows.
+//! The fields of a row of the table of keys, and the macros that make structs, readers, flags and schema from the rows.
 //!
-//! The rows are in `table.rs`; everything that lists keys goes through [`Table`] and [`Key`].
+//! The rows are in `table.rs`; all code that lists keys uses [`Table`] and [`Key`].
 
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -8,33 +8,33 @@ use toml::de::ValueDeserializer;
 
 use super::types::Config;
 
-/// One table of the file, `[worker.limits]`.
+/// One table of the file, such as `[worker.limits]`.
 pub(super) struct Table {
-    /// `worker.limits`
+    /// The full name: `worker.limits`.
     pub(super) name: &'static str,
-    /// Doc comment of the table, a line an element.
+    /// Doc comment of the table, one line per element.
     pub(super) about: &'static [&'static str],
     pub(super) keys: &'static [Key],
 }
 
 /// One key.
 pub(super) struct Key {
-    /// `start_timeout`
+    /// The name in its table: `start_timeout`.
     pub(super) name: &'static str,
-    /// `worker.start_timeout`
+    /// The full name: `worker.start_timeout`.
     pub(super) full: &'static str,
-    /// Doc comment, a line an element; literals stand between backquotes.
+    /// Doc comment, one line per element; literals stand between backquotes.
     pub(super) doc: &'static [&'static str],
     pub(super) default: DefaultValue,
-    /// A value to show where there is no default, in TOML.
+    /// A value for the example where there is no default, in TOML.
     #[cfg_attr(not(test), expect(dead_code, reason = "the example is written by a test"))]
     pub(super) example: Option<&'static str>,
     pub(super) flag: Option<Flag>,
-    /// Names in other programs, without case, `_` and `-`.
+    /// Names in other programs, in lower case and without `_` and `-`, separated by spaces.
     pub(super) other_names: &'static str,
     /// JSON Schema of the value.
     pub(super) schema: fn() -> Json,
-    /// The words of an enum; else empty.
+    /// The words of an enum; empty for another type.
     pub(super) words: fn() -> &'static [&'static str],
     /// Reads the value from the file into the configuration.
     pub(super) read: fn(&mut Config, ValueDeserializer<'_>) -> Result<(), toml::de::Error>,
@@ -44,13 +44,13 @@ pub(super) struct Key {
 pub(super) enum DefaultValue {
     /// A value, in TOML.
     Value(&'static str),
-    /// No value: what holds then, in words.
+    /// No value; the text says what holds then.
     None(&'static str),
 }
 
 /// A key as a flag of `ratoon run`.
 pub(super) struct Flag {
-    /// `workers|count N`: names, and what stands for the value in the help (an enum has its words there).
+    /// `workers|count N`: the names, and the placeholder of the value in the help (an enum shows its words there).
     pub(super) usage: &'static str,
     /// Whether the flag may be given several times.
     pub(super) repeated: bool,
@@ -59,12 +59,12 @@ pub(super) struct Flag {
 }
 
 impl Flag {
-    /// The flag's names without `--`: the one that the help shows first, and its aliases.
+    /// The flag's names without `--`: first the one that the help shows, then its aliases.
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.usage.split(' ').next().unwrap_or_default().split('|')
     }
 
-    /// What stands for the value in the help: `TIME`; nothing for an enum.
+    /// The placeholder of the value in the help: `TIME`; empty for an enum.
     pub(super) fn value_name(&self) -> &'static str {
         self.usage.split_once(' ').map_or("", |(_, value)| value)
     }
@@ -75,7 +75,7 @@ pub(super) fn plain(text: &str) -> String {
     text.replace(['`', '*'], "").trim().to_owned()
 }
 
-/// A value as it is written, which becomes a field of the configuration.
+/// A value as the file writes it, which becomes a field of the configuration.
 pub(super) trait Field<T>: for<'de> Deserialize<'de> {
     /// The field's value.
     fn field(self) -> T;
@@ -86,7 +86,7 @@ pub(super) trait Shape {
     /// JSON Schema (draft 7) of what may be written.
     fn schema() -> Json;
 
-    /// The words of an enum; else empty.
+    /// The words of an enum; empty for another type.
     fn words() -> &'static [&'static str] {
         &[]
     }
@@ -94,25 +94,25 @@ pub(super) trait Shape {
 
 /// The struct of one table, within the configuration.
 pub(super) trait Section {
-    /// The struct's place.
+    /// This struct in the configuration.
     fn of(config: &mut Config) -> &mut Self;
 }
 
-/// The field for a default that is written in the table.
+/// The field's value for a default that the table writes as TOML.
 pub(super) fn default_of<T, V: Field<T>>(text: &str) -> T {
     let value = ValueDeserializer::parse(text).and_then(V::deserialize);
     value.unwrap_or_else(|error| unreachable!("the default {text}: {error}")).field()
 }
 
-/// Makes of each table its struct with `Default`, and of all tables the list `TABLES`. A row is
+/// Makes the struct of each table, with `Default`, and the list `TABLES` of all tables. A row is
 ///
 /// ```text
 /// /// Doc comment.
 /// key: FieldType as WrittenType, default "TOML", example "TOML", flag("names VALUE"), also "other names";
 /// ```
 ///
-/// where `none "what holds then"` can stand in place of `default`, and everything after it may be left out. A flag that
-/// may be given several times is `flag("names VALUE", Type => field)`: each value goes to the end of that field.
+/// where `none "what holds then"` can replace `default`, and everything after it may be left out. A flag that may be given
+/// several times is `flag("names VALUE", Type => field)`: each value is appended to that field.
 macro_rules! tables {
     ($(
         $(#[doc = $about:literal])*

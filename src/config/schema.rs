@@ -1,4 +1,4 @@
-//! JSON Schema (draft 7, which TOML editors read) of the file, from the table of keys.
+//! JSON Schema (draft 7, which TOML editors read) of the file, made from the table of keys.
 
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
@@ -43,7 +43,7 @@ fn value(key: &Key) -> Json {
     schema
 }
 
-/// A doc comment as one paragraph without marks.
+/// A doc comment as one paragraph without markup.
 fn text(lines: &[&str]) -> String {
     plain(&lines.concat())
 }

@@ -1,4 +1,4 @@
-//! The configuration as its users meet it: what the file may say, and the exact words for what it may not.
+//! Tests of the configuration: what the file may say, and the exact error messages for what it may not.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ mod hostile;
 mod pages;
 mod schema;
 
-/// The configuration that the text gives, or what is said of it.
+/// The configuration of the text, or its error message.
 fn read(text: &str) -> Result<Config, String> {
     parse(text, Path::new("web.toml")).map_err(|error| error.to_string())
 }

@@ -1,13 +1,13 @@
-//! The whole configuration: a struct for each table of `table.rs`, checked and in the unit that its user wants.
+//! The whole configuration: a struct for each table of `table.rs`, with values that are checked and in the unit that the code uses.
 
 use serde::{Deserialize, Serialize};
 
 use super::table::{Details, Hooks, Recycle, Reload, Restart, Status, Worker};
 
-/// More workers than this are refused: a slip of the finger should not fork the machine to death.
+/// Largest number of workers. More are refused, because a typing error should not exhaust the machine.
 pub const COUNT_MAX: u32 = 10_000;
 
-/// Everything that a generation is started from, and how the master behaves.
+/// The settings that a generation is started from, and those of the master.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -25,12 +25,12 @@ pub struct Config {
     pub status: Status,
 }
 
-/// `reload.surge`: how many new workers may live beside the old at once.
+/// `reload.surge`: how many new workers may live beside the old ones at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Surge {
-    /// Of the number of workers; 1 to 100.
+    /// A percentage of the number of workers, 1 to 100.
     Percent(u32),
-    /// So many; at least 1.
+    /// A number of workers, at least 1.
     Count(u32),
 }
 
@@ -44,26 +44,26 @@ impl Config {
 }
 
 impl Worker {
-    /// How many workers this configuration asks for: its number, or one a usable CPU.
+    /// The number of workers that this configuration asks for: `worker.count`, or one per usable CPU.
     pub fn workers(&self) -> u32 {
         self.count.unwrap_or_else(usable_cpus)
     }
 }
 
-/// The CPUs that this process may use: its affinity mask and its cgroup's quota, at least 1.
+/// The number of CPUs that this process may use, by its affinity mask and its cgroup's quota; at least 1.
 pub fn usable_cpus() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     u32::try_from(cpus).unwrap_or(COUNT_MAX).clamp(1, COUNT_MAX)
 }
 
-/// As without the key `status.details`.
+/// The default of the key `status.details`.
 impl Default for Details {
     fn default() -> Self {
         Status::default().details
     }
 }
 
-/// As it is read: `"50%"` or a number.
+/// Written as it is read: `"50%"` or a number.
 impl Serialize for Surge {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -74,7 +74,7 @@ impl Serialize for Surge {
 }
 
 impl Surge {
-    /// How many new workers may live beside the old when there are so many `workers`; at least 1, at most all.
+    /// How many new workers may live beside this number of old `workers`; at least 1, at most `workers`.
     pub fn of(self, workers: u32) -> u32 {
         let surge = match self {
             Surge::Percent(percent) => (u64::from(workers) * u64::from(percent)).div_ceil(100),

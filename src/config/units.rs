@@ -1,17 +1,17 @@
 //! Durations and sizes as systemd writes them: `systemd.time(7)`, and the sizes of `systemd.resource-control(5)`.
 //!
-//! Law: no float arithmetic, nothing overflows, and what is not understood is refused with what would be.
+//! Law: no floating-point arithmetic and no overflow. A text that is not understood is refused, and the error says what is expected.
 
 use std::time::Duration;
 
 use super::error::quoted;
 
-/// What may stand before a unit: more digits than these are no honest number.
+/// Most digits of a number, before and after its point each; no plausible value needs more.
 const DIGITS_MAX: usize = 18;
-/// No duration of ours is longer: the clock's arithmetic stays far from its end.
+/// Longest duration (ten years): the clock's arithmetic stays far from its limits.
 const LONGEST: Duration = Duration::from_secs(10 * 31_557_600);
 
-/// `"500ms"`, `"1h 30min"`, `"1.5s"`, `"30"` (seconds).
+/// Reads a duration: `"500ms"`, `"1h 30min"`, `"1.5s"`, `"30"` (seconds).
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     if rest.is_empty() {
@@ -45,7 +45,7 @@ fn too_long() -> String {
     "is longer than ten years".to_owned()
 }
 
-/// `"512M"`, `"1.5G"`, `"4096"`: bytes, each unit 1024 of the one before.
+/// Reads a size in bytes: `"512M"`, `"1.5G"`, `"4096"`. Each unit is 1024 times the one before.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let mut rest = text.trim();
     let number = Number::take(&mut rest)?;
@@ -64,7 +64,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 struct Number {
     whole: u64,
     fraction: u64,
-    /// 10 to the number of digits of the fraction.
+    /// 10 to the power of the number of digits of the fraction.
     scale: u64,
 }
 
@@ -93,7 +93,7 @@ impl Number {
         Ok(Self { whole: parse(whole), fraction: parse(fraction), scale: 10_u64.pow(fraction.len() as u32) })
     }
 
-    /// The number of units, rounded down to a whole one of the smallest.
+    /// This number of units, in the smallest unit and rounded down.
     fn times(&self, unit: u64) -> Option<u64> {
         let fraction = u128::from(self.fraction) * u128::from(unit) / u128::from(self.scale);
         self.whole.checked_mul(unit)?.checked_add(u64::try_from(fraction).ok()?)

@@ -1,6 +1,6 @@
-//! What a single value may look like. Each type is read the same way from the file (serde) and from a flag ([`from_flag`]).
+//! Single values. Each type is read the same way from the file (serde) and from a flag ([`from_flag`]).
 //!
-//! Law: an error says what stands there and what may stand there.
+//! Law: an error says what is written and what is expected.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,22 +19,22 @@ pub(super) trait Scalar: Sized {
     /// Completes the sentence "expected …".
     fn expected() -> String;
 
-    /// From text in quotes, or from a flag's.
+    /// Reads text in quotes, or the text of a flag.
     fn from_text(text: &str) -> Result<Self, String> {
         Err(format!("{} is text; expected {}", quoted(text), Self::expected()))
     }
 
-    /// From a whole number.
+    /// Reads a whole number.
     fn from_number(number: i128) -> Result<Self, String> {
         Err(format!("{number} is a number; expected {}", Self::expected()))
     }
 
-    /// JSON Schema of what the two readers above take.
+    /// JSON Schema of what `from_text` and `from_number` accept.
     fn schema() -> Json {
         json!({ "type": "string" })
     }
 
-    /// The words of an enum; else empty.
+    /// The words of an enum; empty for another type.
     fn words() -> &'static [&'static str] {
         &[]
     }
@@ -50,14 +50,14 @@ impl<T: Scalar> Shape for T {
     }
 }
 
-/// A value that is a field as it is: an enum, a switch.
+/// A value that becomes a field unchanged: an enum, a switch.
 impl<T: Scalar + for<'de> Deserialize<'de>> Field<T> for T {
     fn field(self) -> T {
         self
     }
 }
 
-/// `"a", "b" or "c"`
+/// Lists the words: `"a", "b" or "c"`.
 pub(super) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
     match quoted.split_last() {
@@ -67,7 +67,7 @@ pub(super) fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// Reads a [`Scalar`] from the file by [`ScalarVisitor`].
+/// Makes a [`Scalar`] readable from the file, by [`ScalarVisitor`].
 macro_rules! scalar {
     ($type:ty $(, for $($generics:tt)*)?) => {
         impl<'de, $($($generics)*)?> serde::Deserialize<'de> for $type {
@@ -79,7 +79,7 @@ macro_rules! scalar {
 }
 pub(super) use scalar;
 
-/// Makes a written type, which holds its value alone, a [`Field`] of what such a value becomes.
+/// Makes a type that wraps one value a [`Field`] of every type that the value converts into.
 macro_rules! field {
     ($type:ty => $value:ty $(, for $($generics:tt)*)?) => {
         impl<F: From<$value>, $($($generics)*)?> $crate::config::row::Field<F> for $type {
@@ -91,7 +91,7 @@ macro_rules! field {
 }
 pub(super) use field;
 
-/// A flag has no quotes that would tell a number from a text.
+/// Reads the text of a flag. A flag has no quotes that would tell a text from a number, so a whole number is read as a number.
 pub(super) fn from_flag<T: Scalar>(text: &str) -> Result<T, String> {
     match text.parse::<i128>() {
         Ok(number) => T::from_number(number),
@@ -99,7 +99,7 @@ pub(super) fn from_flag<T: Scalar>(text: &str) -> Result<T, String> {
     }
 }
 
-/// The words of serde for what has the wrong type, made ours.
+/// Replaces serde's messages for a wrong type with ours.
 pub(super) fn own_words(message: &str) -> String {
     if message == "integer number overflowed" || message == "floating-point number overflowed" {
         return "this number is out of range".to_owned();
@@ -110,7 +110,7 @@ pub(super) fn own_words(message: &str) -> String {
     let what = match what {
         "sequence" => "a list",
         "map" => "a table or a date",
-        // It stands between backquotes: integer `3`.
+        // The value stands between backquotes: integer `3`.
         other => other.split('`').nth(1).unwrap_or(other),
     };
     format!("{what} does not fit here; expected {expected}")
@@ -143,7 +143,7 @@ impl<T: Scalar> Visitor<'_> for ScalarVisitor<T> {
     }
 }
 
-/// In the file without quotes; there serde reads it.
+/// A switch: without quotes in the file, where serde reads it.
 impl Scalar for bool {
     fn expected() -> String {
         "true or false".to_owned()
@@ -162,7 +162,7 @@ impl Scalar for bool {
     }
 }
 
-/// A duration; 0 only if `ZERO`.
+/// A duration; 0 is allowed only with `ZERO`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span<const ZERO: bool>(Duration);
 
@@ -203,16 +203,16 @@ impl<const ZERO: bool> Scalar for Span<ZERO> {
 scalar!(Span<ZERO>, for const ZERO: bool);
 field!(Span<ZERO> => Duration, for const ZERO: bool);
 
-/// `systemd.time(7)`, as [`units::duration`] reads it.
+/// Regular expression of a duration (`systemd.time(7)`), as [`units::duration`] reads it.
 const DURATION: &str = concat!(
     r"^\s*([0-9]+(\.[0-9]+)?\s*",
     "(us|usec|µs|μs|ms|msec|s|sec|seconds?|m|min|minutes?|h|hr|hours?|d|days?|w|weeks?|M|months?|y|years?)?",
     r"\s*)+$"
 );
-/// As [`units::size`] reads it.
+/// Regular expression of a size, as [`units::size`] reads it.
 const SIZE: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*(B|[KMGT](iB)?)?\s*$";
 
-/// Bytes, at least one.
+/// A size in bytes, at least 1.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size(pub u64);
 
@@ -244,7 +244,7 @@ impl Scalar for Size {
 scalar!(Size);
 field!(Size => u64);
 
-/// A whole number of a range.
+/// A whole number from `MIN` to `MAX`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Number<const MIN: u64, const MAX: u64>(pub u64);
 
@@ -277,7 +277,7 @@ impl<const MIN: u64, const MAX: u64> Field<u64> for Number<MIN, MAX> {
     }
 }
 
-/// For numbers whose range fits.
+/// For numbers whose range fits into `u32`.
 impl<const MIN: u64, const MAX: u64> Field<u32> for Number<MIN, MAX> {
     fn field(self) -> u32 {
         u32::try_from(self.0).unwrap_or(u32::MAX)
@@ -293,20 +293,20 @@ where
     }
 }
 
-/// Workers.
+/// A number of workers.
 pub(super) type Count = Number<1, { COUNT_MAX as u64 }>;
-/// Crashes of a pool.
+/// A number of crashes.
 pub(super) type Crashes = Number<0, 1_000_000>;
-/// Requests of a worker.
+/// A number of requests of a worker.
 pub(super) type Requests = Number<1, { i64::MAX as u64 }>;
-/// Processes and threads: no kernel has more (`PID_MAX_LIMIT`).
+/// A number of processes and threads, at most what any kernel has (`PID_MAX_LIMIT`).
 pub(super) type Tasks = Number<1, 4_194_304>;
-/// What `cpu.weight` takes.
+/// A weight, in the range of `cpu.weight`.
 pub(super) type Weight = Number<1, 10_000>;
-/// Open files: below 16 there is no room for the sockets, and no kernel has more (`sysctl_nr_open_max`).
+/// A number of open files. Below 16 there is no room for the sockets, and no kernel allows more than `sysctl_nr_open_max`.
 pub(super) type Files = Number<16, 1_073_741_816>;
 
-/// A value, or no limit: `"off"` or `"infinity"`, of which errors name the word that fits the key. 0 is no limit only if `ZERO`.
+/// A value, or no limit: `"off"` or `"infinity"`. Errors name the word that fits the key. 0 means no limit only with `ZERO`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OrNone<T, const ZERO: bool>(Option<T>);
 

@@ -1,6 +1,7 @@
 //! Values that name something: a signal, a share, an account, a path, an address.
 //!
-//! Law: what is accepted has the form that the kernel or the system's tables take; whether it is there, its user sees.
+//! Law: an accepted value has the form that the kernel or the system's tables take. The code that uses it finds out whether the
+//! named thing exists.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ impl Scalar for Signal {
 scalar!(Signal);
 field!(Signal => i32);
 
-/// The name of a host as it stands in a URL, in lower case and without the root's dot.
+/// The name of a host as it stands in a URL, in lower case and without the final dot.
 #[derive(Clone, Debug)]
 pub(super) struct HostName(pub String);
 
@@ -134,7 +135,7 @@ impl Scalar for Account {
 scalar!(Account);
 field!(Account => String);
 
-/// A path: not empty, and nothing in it that the kernel refuses.
+/// A path: not empty, and without a NUL byte.
 #[derive(Clone, Debug)]
 pub(super) struct FilePath(pub PathBuf);
 
@@ -157,7 +158,7 @@ impl Scalar for FilePath {
 scalar!(FilePath);
 field!(FilePath => PathBuf);
 
-/// Where to listen: a numeric address with its port, or an absolute path.
+/// An address to listen on: a numeric address with its port, or an absolute path.
 #[derive(Clone, Debug)]
 pub(super) struct Address(pub String);
 
@@ -189,5 +190,5 @@ impl Scalar for Address {
 scalar!(Address);
 field!(Address => String);
 
-/// `sun_path` of `unix(7)` less its final NUL.
+/// Longest path of a socket, in bytes: `sun_path` of `unix(7)` less its final NUL.
 const PATH_MAX: usize = 107;

@@ -1,4 +1,4 @@
-//! The exact words of every error: `snapshots/` holds what is said of each of these texts.
+//! The exact text of every error: `snapshots/` holds the message for each of these texts.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use super::table::TABLES;
 use super::{keys, parse, read};
 
-/// Each text, and what is said of it.
+/// Each text with its error message.
 fn said(texts: &[&str]) -> String {
     let mut all = String::new();
     for text in texts {
@@ -19,19 +19,19 @@ fn said(texts: &[&str]) -> String {
     all
 }
 
-/// The answer without the list of a table's keys, so that a new key changes no snapshot.
+/// The error message without the list of a table's keys, so that a new key changes no snapshot.
 fn without_list(answer: &str, table: &str) -> String {
     let list = keys::names(table).collect::<Vec<_>>().join(", ");
     answer.replace(&format!("its keys are {list}\n"), &format!("its keys are (those of [{table}])\n"))
 }
 
-/// The same for lines of `[worker]`, after its command.
+/// As [`said`], for lines of `[worker]` after its command.
 fn said_of_worker(lines: &[&str]) -> String {
     let texts: Vec<String> = lines.iter().map(|line| format!("[worker]\ncommand = [\"web\"]\n{line}")).collect();
     said(&texts.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The expression would only repeat what the snapshot shows.
+/// Compares with a snapshot that omits the expression, which would only repeat what the snapshot shows.
 macro_rules! assert_said {
     ($name:literal, $said:expr) => {
         insta::with_settings!({omit_expression => true, prepend_module_to_snapshot => false}, {

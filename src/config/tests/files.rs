@@ -1,4 +1,4 @@
-//! Files that are no files, or not readable, or too much.
+//! Files that are no regular files, cannot be read, or are too long.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// What is said of the file `name` in `directory`, with the directory's own path taken out.
+/// The error message for the file `name` in `directory`, without the directory's own path.
 fn said(directory: &Path, name: &str) -> String {
     let error = load(&directory.join(name)).unwrap_err().to_string();
     error.replace(&format!("{}/", directory.display()), "")
@@ -44,10 +44,10 @@ fn what_may_not_be_read() {
     let directory = tempfile::tempdir().unwrap();
     let path = write(directory.path(), "web.toml", b"[worker]\ncommand = ['web']\n");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
-    // Root reads it all the same: the words are tried without the file.
+    // Root can read the file all the same, so the message is tested without reading it.
     let error = std::io::Error::from_raw_os_error(libc::EACCES);
     let said = super::super::file::unreadable(&path, &error);
-    // Never for everyone: such files hold secrets.
+    // The hint never makes the file readable for everyone: such files hold secrets.
     let hint = format!("with mode 0000; give it to that user's group: chgrp {{}} {0} && chmod 640 {0}", path.display());
     let (before, after) = hint.split_once("{}").unwrap();
     assert!(said.starts_with("user ") && said.contains(" may not read it, which belongs to "), "{said}");
@@ -96,7 +96,7 @@ fn a_mark_and_foreign_line_ends_do_no_harm() {
     assert_eq!(said(directory.path(), "bad.toml"), expected);
 }
 
-/// A configuration with these environment files, and what it comes to.
+/// The environment of a configuration with these environment files and variables, or the error message.
 fn environment(directory: &Path, files: &str, variables: &str) -> Result<Vec<(String, String)>, String> {
     let config = read(&format!("[worker]\ncommand = ['web']\nenvironment_file = {files}\nenvironment = {variables}")).unwrap();
     config.environment(directory).map_err(|error| error.to_string().replace(&format!("{}/", directory.display()), ""))

@@ -1,4 +1,4 @@
-//! The flags of `ratoon run`: read as their keys are, and winning.
+//! The flags of `ratoon run`: they are read as their keys are, and override them.
 
 use clap::Parser;
 
@@ -13,12 +13,12 @@ struct Command {
     flags: Overrides,
 }
 
-/// The flags of a command line, words between spaces.
+/// Reads the flags of a command line, whose words are separated by spaces.
 fn flags(line: &str) -> Result<Overrides, String> {
     Command::try_parse_from(line.split_whitespace()).map(|command| command.flags).map_err(|error| error.to_string())
 }
 
-/// The configuration that file and flags come to.
+/// The configuration of a file's text and the flags.
 fn both(text: &str, line: &str) -> Result<Config, String> {
     parse_with(text, Path::new("web.toml"), &flags(line).unwrap()).map_err(|error| error.to_string())
 }
@@ -80,7 +80,7 @@ hosts = ["b.example", "c"]
     assert_eq!(from_flags(&flags(all).unwrap()).unwrap().worker.count, Some(4));
 }
 
-/// The example of a key and the words of an enum, in TOML.
+/// The example of a key and the words of its enum, in TOML.
 fn values(key: &Key) -> impl Iterator<Item = String> {
     let words =
         (key.words)().iter().map(|word| if matches!(*word, "true" | "false") { (*word).to_owned() } else { format!("{word:?}") });

@@ -1,4 +1,4 @@
-//! Whatever the bytes are, the reading ends with a configuration or with errors that can be shown.
+//! For any bytes, reading ends with a configuration or with errors that can be shown.
 
 use proptest::prelude::*;
 
@@ -6,15 +6,15 @@ use super::row::Table;
 use super::table::TABLES;
 use super::*;
 
-/// A file with every key; the example that is shipped.
+/// The example that is shipped, which has every key.
 const EXAMPLE: &str = include_str!("../../../examples/web.toml");
 
-/// The lines of the example with every key switched on.
+/// The lines of the example with every key uncommented.
 pub(super) fn every_key() -> String {
     EXAMPLE.lines().map(uncommented).collect()
 }
 
-/// A line with its key switched on: `#count = 4` is a key, `# Words.` is a comment.
+/// A line with its key uncommented: `#count = 4` is a key, `# Words.` is a comment.
 fn uncommented(line: &str) -> String {
     let line = match line.strip_prefix('#') {
         Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => key,
@@ -23,7 +23,7 @@ fn uncommented(line: &str) -> String {
     format!("{line}\n")
 }
 
-/// Reads, and shows what is wrong, as `ratoon check` and a status do.
+/// Reads the text and formats its errors, as `ratoon check` and a status do.
 fn try_to_read(text: &str) {
     match parse(text, Path::new("web.toml")) {
         Ok(config) => {
@@ -72,7 +72,7 @@ fn the_example_shows_the_defaults_where_there_are_any() {
     assert_eq!((config.worker.ready, config.worker.balance), (default.worker.ready, default.worker.balance));
 }
 
-/// A change to a valid text: cut, put in, doubled, or a character made another.
+/// A valid text with a part cut, inserted or doubled, or with another character.
 fn mutated() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         any::<char>().prop_map(String::from),

@@ -1,6 +1,6 @@
 //! The lists of keys in the manual pages and in the example come from the table of keys.
 //!
-//! `RATOON_WRITE_PAGES=1 cargo test --lib pages` writes them anew; without it a difference fails.
+//! `RATOON_WRITE_PAGES=1 cargo test --lib pages` writes the lists anew; without the variable a difference fails the test.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use super::super::row::{DefaultValue, Key, Table, plain};
 use super::super::table::TABLES;
 use super::*;
 
-/// What holds without the key, as the pages say it; marked as doc comments are.
+/// The default of a key, or what holds without the key, as the pages say it; with the markup of doc comments.
 fn default(key: &Key) -> String {
     match key.default {
         DefaultValue::Value(value) => format!("Default: `{value}`."),
@@ -25,7 +25,7 @@ fn lines(key: &Key) -> Vec<String> {
     lines
 }
 
-/// A line of a doc comment in roff: literals bold, a page's name bold before its section, emphasis in italics.
+/// A line of a doc comment in roff: literals bold, a manual page's name bold before its section, emphasis in italics.
 fn roff(line: &str) -> String {
     let mut text = String::new();
     for (number, part) in line.trim().split('`').enumerate() {
@@ -72,7 +72,7 @@ fn flags() -> String {
     rows
 }
 
-/// Words in comments of at most 118 columns.
+/// The text as comment lines of at most 118 columns.
 fn comment(text: &str) -> String {
     let mut lines = vec!["#".to_owned()];
     for word in plain(text).split_whitespace() {
@@ -84,7 +84,7 @@ fn comment(text: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// The tables of the example: a key with a default shows it, another one an example.
+/// The tables of the example file: a key shows its default or, without one, its example.
 fn example() -> String {
     let mut tables: Vec<String> = Vec::new();
     for Table { name, about, keys, .. } in TABLES {
@@ -106,7 +106,7 @@ fn example() -> String {
     tables.join("\n")
 }
 
-/// Compares what stands in `path` between two marks with `wanted`, or writes it.
+/// Compares the part of `path` between two marks with `wanted`, or writes it.
 fn compare(path: &str, from: &str, to: &str, wanted: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     let text = std::fs::read_to_string(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The JSON Schema against the reader: what the reader takes, the schema takes; what it refuses, the schema refuses.
+//! The JSON Schema against the reader: the schema accepts what the reader accepts, and refuses what the reader refuses.
 
 use proptest::prelude::*;
 

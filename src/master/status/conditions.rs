@@ -1,28 +1,28 @@
-//! Conditions: what an operator must know of a configuration that is not wholly applied. They do not degrade the instance; what
-//! does is in `troubles.rs`.
+//! Conditions: parts of the configuration that are not applied, which an operator must know of. They do not degrade the instance;
+//! see `troubles.rs` for what does.
 //!
-//! Law: a condition stands in STATUS, in the status document and on D-Bus alike, for all three show the one summary.
+//! Law: STATUS=, the status document and D-Bus show the same conditions, because all three show the one summary.
 
 use std::time::{Duration, Instant};
 
 use crate::pool::GenerationId;
 
-/// The time between two looks at a release for changed files.
+/// Time between two checks of a release for changed files.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The conditions of this moment.
+/// The present conditions.
 #[derive(Debug, Default)]
 pub struct Conditions {
     /// Warnings of the reload that was prepared last.
     reload: Option<(GenerationId, Vec<String>)>,
-    /// What the committed configuration asks for and is not done; each a sentence.
+    /// Parts of the committed configuration that are not applied; each a sentence.
     unapplied: Vec<String>,
-    /// When a release was last looked at for changed files.
+    /// When a release was last checked for changed files.
     looked_at: Option<Instant>,
 }
 
 impl Conditions {
-    /// A reload was prepared, with these warnings.
+    /// Keeps the warnings of a reload that was prepared.
     pub fn prepared(&mut self, number: GenerationId, warnings: Vec<String>) {
         self.reload = Some((number, warnings));
     }
@@ -32,12 +32,12 @@ impl Conditions {
         self.reload.as_ref().filter(|(of, _)| *of == number).map_or(&[], |(_, warnings)| warnings)
     }
 
-    /// A generation was committed, and these parts of its configuration are not applied.
+    /// Keeps the parts of a committed generation's configuration that are not applied.
     pub fn committed(&mut self, unapplied: Vec<String>) {
         self.unapplied = unapplied;
     }
 
-    /// Whether a release may be looked at for changed files now; not again for a while then, however many workers fail.
+    /// Whether a release may be checked for changed files now. After a `true` not again for `LOOK`, however many workers fail.
     pub fn may_look_for_changes(&mut self, now: Instant) -> bool {
         let may = self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK);
         if may {
@@ -46,7 +46,7 @@ impl Conditions {
         may
     }
 
-    /// The pool's line with the conditions behind it.
+    /// The pool's status line, followed by the conditions.
     pub fn line(&self, mut line: String) -> String {
         for sentence in &self.unapplied {
             line += "; ";

@@ -1,7 +1,7 @@
-//! The status document: the loop gives what it holds, another thread asks the kernel and the status pages.
+//! The status document: the loop copies what it holds; another thread asks the kernel and reads the workers' status pages.
 //!
-//! Law: the loop's part is a copy of what it has in memory; no file is read and no worker asked by it (the page of a worker is
-//! memory, too).
+//! Law: the loop's part is a copy of what it has in memory: it reads no file and asks no worker. (A worker's status page is memory,
+//! too.)
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ use crate::status::scoreboard::{Scoreboard, Totals};
 use crate::status::tree::{self, Document};
 use crate::sys::drops::drops;
 
-/// What the loop knows, copied.
+/// A copy of what the loop knows.
 struct Facts {
     summary: Summary,
     last_reload: Option<LastReload>,
@@ -35,7 +35,7 @@ struct Facts {
     committed_at: Option<SystemTime>,
     limits: tree::Limits,
     workers: Vec<One>,
-    /// Each with its queues, of which it has several where slots have their own.
+    /// Each listener with its queues; it has several where each slot has its own socket.
     listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
     failures: Vec<tree::Failure>,
     past: Ended,
@@ -53,13 +53,13 @@ struct One {
 }
 
 impl Master {
-    /// Answers with the document, off the loop.
+    /// Answers the requester with the document, which another thread composes.
     pub(in crate::master) fn document(&mut self, requester: Requester) {
         let job = self.status_cache.ask(requester);
         self.compose(job);
     }
 
-    /// A document is there; others may wait for one that was begun later.
+    /// Called when a document is composed: begins the next one, if requesters wait for it.
     pub(in crate::master) fn composed(&mut self) {
         let job = self.status_cache.next();
         self.compose(job);
@@ -107,7 +107,7 @@ impl Master {
         }
     }
 
-    /// Nobody has asked for a while: memory is given back.
+    /// Gives memory back when nobody has requested a document for a while.
     pub(in crate::master) fn forget_documents(&mut self) {
         if let Some(forgotten) = self.status_cache.forget(self.now) {
             self.surveyor.forget();
@@ -116,18 +116,18 @@ impl Master {
     }
 }
 
-/// RFC 3339, in UTC, to the millisecond.
+/// The time by RFC 3339, in UTC, to the millisecond.
 pub(in crate::master) fn time(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |at| format!("{at:.3}"))
 }
 
-/// The document; in a small pool also what the pages were like before they were read.
+/// Composes the document. In a small pool it also returns the marks of the pages from before they were read.
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let Ended { totals: mut all } = past;
-    // Each page is read once: what is summed is what is shown.
+    // Each page is read once, so that the sums match the workers shown.
     let mut told_by = Vec::with_capacity(workers.len());
     let (mut lists, mut claims) = (Lists::default(), Claims::default());
     let pages = || workers.iter().filter_map(|one| one.scoreboard.clone());
@@ -208,7 +208,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     (RenderedStatus::new(document, &lists), pages)
 }
 
-/// A socket and what waits in its queue, or in those of all slots.
+/// A socket, and the connections that wait in its queue (for sockets of slots: the sum of all queues).
 fn socket(listener: &Listener, queues: Vec<Option<Queue>>, dropped: Option<u64>) -> tree::Socket {
     let sum = |of: fn(&Queue) -> u64| queues.iter().flatten().map(of).reduce(|sum, more| sum.saturating_add(more));
     let slots = queues.iter().map(|queue| queue.map(|queue| queue.waiting)).filter(|_| queues.len() > 1);
@@ -222,18 +222,18 @@ fn socket(listener: &Listener, queues: Vec<Option<Queue>>, dropped: Option<u64>)
     }
 }
 
-/// Connections that the kernel refused on a socket's queues; only TCP counts them.
+/// Connections that the kernel refused on a socket's queues. Only TCP counts them.
 fn dropped(listener: &Listener, queues: &[Arc<OwnedFd>]) -> Option<u64> {
     let each = || queues.iter().map(|queue| drops(queue).ok().map(u64::from));
     (listener.kind == Kind::TcpStream).then(|| each().sum()).flatten()
 }
 
-/// What a worker told by its page and by words.
+/// The figures that a worker reported, by its status page and by notifications.
 struct Told {
     totals: Totals,
-    /// Open connections that its page has no room for; `None` without a page.
+    /// Open connections for which the page has no room; `None` without a page.
     unlisted: Option<u64>,
-    /// Requests in work, by the page alone.
+    /// Requests in work, which only the page tells.
     active: Option<u64>,
 }
 
@@ -276,7 +276,7 @@ fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
         counters: totals.counters,
         info: Some(info),
         unlisted_connections: unlisted,
-        // They are in the lists.
+        // The connections are in `Lists`.
         active_connections: Vec::new(),
     }
 }

@@ -1,15 +1,15 @@
-//! What everybody may know: summary, changes, the status document.
+//! The published state: the summary, changes, the status document.
 //!
 //! | module | owns |
 //! |---|---|
-//! | `publish` | the summary, failures and totals; what is told at the end of a turn |
+//! | `publish` | the summary, failures and totals; publishes them at the end of a turn |
 //! | `pending_changes` | changes that wait for the summary of their turn |
 //! | `document` | composes the status document, on another thread |
-//! | `status_cache` | documents and worker pages that can be given again |
+//! | `status_cache` | the status document, kept as long as it may be given again, and the requesters that wait for one |
 //! | `status_listener` | the socket of `status.listen` |
 //! | `reader_rules` | which readers see details |
 //! | `conditions` | parts of the configuration that a reload could not apply |
-//! | `troubles` | what degrades the instance although its workers are well |
+//! | `troubles` | problems that degrade the instance although its workers are well |
 
 pub(in crate::master) mod conditions;
 pub(in crate::master) mod document;

@@ -1,11 +1,11 @@
-//! The changes of one turn of the loop.
+//! The changes of one turn of the loop, until its summary is published.
 //!
-//! Law: first the state, then the event: a listener that hears of a change finds it in the summary and in the status document.
+//! Law: the state is published before the event: a listener that gets a change finds it in the summary and in the status document.
 
 use crate::api::Change;
 use crate::api::changes::ChangeFeed;
 
-/// Changes for which memory is kept from turn to turn.
+/// Changes for which memory is kept between turns.
 const KEPT: usize = 16;
 
 /// Changes that wait for the summary of this turn.
@@ -13,15 +13,15 @@ const KEPT: usize = 16;
 pub struct PendingChanges(Vec<Change>);
 
 impl PendingChanges {
-    /// Something has changed.
+    /// Adds a change.
     pub fn push(&mut self, change: Change) {
         self.0.push(change);
     }
 
-    /// Tells all of them, in their order. Call after the summary is told.
+    /// Sends all changes to the listeners, in order. Call it after the summary is published.
     pub fn tell(&mut self, changes: &ChangeFeed) {
         for change in self.0.drain(..) {
-            // Without a listener it is kept for one that comes back.
+            // Without a listener the feed keeps the change for one that comes back.
             let _ = changes.send(change);
         }
         self.0.shrink_to(KEPT);

@@ -1,4 +1,4 @@
-//! What everybody may know, told when it changes: the summary, systemd's status line, views of workers, failures.
+//! The published state, updated when it changes: the summary, systemd's status line, views of workers, failures.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use crate::status::hint::hint;
 use crate::status::scoreboard::{Counted, Scoreboard, Totals, plausible};
 use crate::status::tree::{Failure, Reloads, Request};
 
-/// So many failures are kept.
+/// Failures kept; the oldest are dropped first.
 const FAILURES: usize = 20;
-/// So many different warnings are said once each; who makes us say more is not worth it.
+/// Different warnings that are logged once each. Further ones are not worth a log line.
 const WARNINGS: usize = 1000;
 
 /// How the last reload ended.
 #[derive(Clone, Debug)]
 pub struct LastReload {
-    /// The generation that it wanted to bring.
+    /// The generation that the reload was to start.
     pub generation: u64,
-    /// The contract's word.
+    /// How the reload ended, in the contract's words.
     pub outcome: Outcome,
-    /// Why, for everyone; empty when committed.
+    /// Why, for every reader; empty after a commit.
     pub reason: Arc<str>,
-    /// What a program said that explains it.
+    /// The part of a program's output that explains the reason.
     pub detail: Option<String>,
-    /// The first and the last lines that it printed.
+    /// The first and the last lines that the program printed.
     pub output: Vec<String>,
     /// The worker that failed.
     pub worker: Option<WorkerId>,
-    /// When it began.
+    /// When the reload began.
     pub began: SystemTime,
-    /// When it ended.
+    /// When the reload ended.
     pub ended: SystemTime,
-    /// How long it took, whatever was done to the wall clock meanwhile.
+    /// How long the reload took by the monotonic clock, which a change of the wall clock does not affect.
     pub took: Duration,
 }
 
-/// What has been told, and what the telling needs.
+/// What was published, and what publishing needs.
 pub struct Published {
     pub(in crate::master) last_reload: Option<LastReload>,
     /// Reloads by result.
@@ -54,22 +54,22 @@ pub struct Published {
     pub(in crate::master) failures: BTreeMap<String, u64>,
     /// Recycled workers by reason.
     pub(in crate::master) recycled: BTreeMap<String, u64>,
-    /// When the present generation was committed.
+    /// When the current generation was committed.
     pub(in crate::master) committed_at: Option<SystemTime>,
-    /// By the wall clock, which may be set, and by the one that is not.
+    /// When the reload began, by the wall clock, which may be set, and by the monotonic clock.
     pub(in crate::master) reload_began: Option<(SystemTime, Instant)>,
-    /// More than a count has changed: systemd is told now.
+    /// More than a count has changed, so systemd gets the status line at once.
     pub(in crate::master) at_once: bool,
-    /// The state told last, and how many were ready: progress is when it changes.
+    /// The state and the number of ready workers published last. Another state or more ready workers are progress.
     state: PoolState,
     ready: u32,
     warned: HashSet<String>,
-    /// Failed workers whose last lines are being fetched, and their generations.
+    /// Failed workers whose last lines are still being fetched, and their generations.
     tails: HashMap<WorkerId, GenerationId>,
 }
 
 impl Published {
-    /// Nothing yet.
+    /// The state before the first turn.
     pub fn new() -> Published {
         Published {
             last_reload: None,
@@ -87,21 +87,21 @@ impl Published {
     }
 }
 
-/// What workers did that have ended.
+/// Figures of workers that have exited.
 #[derive(Clone, Debug, Default)]
 pub struct Ended {
-    /// Their sums.
+    /// The sums over these workers.
     pub totals: Totals,
 }
 
 impl Ended {
-    /// Adds a worker that has ended.
+    /// Adds a worker that has exited.
     pub fn add(&mut self, process: &Process) {
         self.totals.add(&told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters()));
     }
 }
 
-/// What a worker told of itself, by its page or by words.
+/// The figures that a worker reported: those of its status page, else of its notifications; named counters of both.
 pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> Totals {
     let by_word = |name: &str| words.get(name).map(|value| plausible(*value as u64));
     let mut totals = page.unwrap_or_else(|| Totals {
@@ -121,7 +121,7 @@ pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> Totals {
     totals
 }
 
-/// `worker 7 (slot 1): signal SIGSEGV while serving GET /report/17 for 3.2 s`; `None` when it served nothing.
+/// `worker 7 (slot 1): signal SIGSEGV while serving GET /report/17 for 3.2 s`; `None` when the worker served nothing.
 fn died_in(failure: &Failure) -> Option<String> {
     let Failure { worker, slot, how, .. } = failure;
     let Some((longest, others)) = failure.serving.split_first() else {
@@ -147,19 +147,19 @@ fn died_in(failure: &Failure) -> Option<String> {
 }
 
 impl Published {
-    /// A worker was recycled.
+    /// Counts a recycled worker.
     pub(in crate::master) fn count_recycled(&mut self, reason: RecycleReason) {
         *self.recycled.entry(reason.as_str().to_owned()).or_default() += 1;
     }
 
-    /// No failure waits for its worker's last lines.
+    /// Whether no failure waits for its worker's last lines.
     pub fn no_tails(&self) -> bool {
         self.tails.is_empty()
     }
 }
 
 impl Master {
-    /// Tells what has changed in this turn, then answers whoever waits for it.
+    /// Publishes what has changed in this turn, then sends the answers that wait for it.
     pub(in crate::master) fn publish(&mut self) {
         let summary = self.summary();
         let progress = summary.workers_ready > self.published.ready || summary.state != self.published.state;
@@ -181,7 +181,7 @@ impl Master {
         }
         self.changes.tell(&self.ends.changes);
         let tails = &self.published.tails;
-        // Whoever is told of a failed reload asks next what the failed worker printed: then it shall be there.
+        // The requester of a failed reload asks next what the failed worker printed: the answer waits until that is known.
         let waits = |answer: &Reply| match answer {
             Reply::Reload(answer) if answer.outcome == Outcome::RolledBack => {
                 tails.values().any(|generation| *generation == answer.generation)
@@ -213,7 +213,7 @@ impl Master {
             instance: self.context.instance.clone(),
             state: self.pool.state(),
             degraded: self.pool.degraded() || !self.orphans.is_empty() || !self.troubles.is_empty(),
-            // What a check printed may have many lines, what a worker said anything.
+            // The output of a check may have many lines, and a worker's status any text.
             status_text: crate::master::log::text::one_line(
                 self.status_line().as_bytes(),
                 crate::master::service_manager::systemd::STATUS_MAX,
@@ -232,7 +232,7 @@ impl Master {
         }
     }
 
-    /// A worker as others see it.
+    /// A worker as the front ends show it.
     pub(in crate::master) fn view(&self, id: WorkerId) -> Option<WorkerView> {
         let worker = self.pool.worker(id)?;
         let process = self.processes.get(&id);
@@ -242,18 +242,18 @@ impl Master {
             generation: worker.generation,
             pid: worker.pid.unwrap_or(0),
             state: worker.phase,
-            // An empty one takes no memory.
+            // An empty `Arc<str>` takes no memory.
             status_text: if worker.status.is_empty() { Arc::default() } else { worker.status.as_str().into() },
             started_at: process.map_or_else(SystemTime::now, |process| process.started_at),
         })
     }
 
-    /// All of them.
+    /// Views of all workers.
     pub(in crate::master) fn views(&self) -> Vec<WorkerView> {
         self.pool.workers().filter_map(|(id, _)| self.view(id)).collect()
     }
 
-    /// Keeps the record of a failure; its last lines come later.
+    /// Records a failure; the worker's last lines are added later, by [`Self::tail_known`].
     pub(in crate::master) fn record_failure(&mut self, ended: &pool::Ended, how: &str) {
         *self.published.failures.entry(ended.how.cause().to_owned()).or_default() += 1;
         let known = self.failures.iter().rev().find(|failure| failure.generation == ended.generation);
@@ -294,7 +294,7 @@ impl Master {
         });
     }
 
-    /// The first and the last lines of a failed worker, and what it was serving.
+    /// Adds the first and last lines of a failed worker, and the requests that it was serving, to its failure; logs what they explain.
     pub(in crate::master) fn tail_known(&mut self, worker: WorkerId, printed: Printed, serving: (Vec<Request>, u64)) {
         self.published.tails.remove(&worker);
         let Some(failure) = self.failures.iter_mut().rev().find(|failure| failure.worker == worker) else { return };
@@ -324,19 +324,19 @@ impl Master {
         }
     }
 
-    /// Says each warning once.
+    /// Logs each warning once.
     pub(in crate::master) fn warn_once(&mut self, message: &str) {
         if self.warns_first(message) {
             self.warn(message.to_owned());
         }
     }
 
-    /// Whether this warning was not said yet; from now on it was.
+    /// Whether this warning is new. Afterwards it is not.
     fn warns_first(&mut self, message: &str) -> bool {
         self.published.warned.len() < WARNINGS && self.published.warned.insert(message.to_owned())
     }
 
-    /// To somebody who sits at a terminal: what to do next.
+    /// Logs that the generation serves and, without systemd, what a user at a terminal can do next.
     pub(in crate::master) fn say_hello(&self) {
         let target = self.pool.target();
         let addresses: Vec<&str> = self.context.listeners.iter().map(|listener| listener.address.as_str()).collect();
@@ -398,7 +398,7 @@ mod tests {
         assert_eq!(died_in(&failure).as_deref(), Some(sentence));
         failure.serving.push(request("/", "2026-07-14T11:30:02Z"));
         assert_eq!(died_in(&failure), Some(format!("{sentence}, and 1 more")));
-        // Times that make no sense are left out; a clock that was set back makes no negative time.
+        // A time that cannot be parsed is left out; a clock that was set back gives no negative duration.
         failure.serving = vec![request("/", "")];
         assert_eq!(died_in(&failure).as_deref(), Some("worker 7 (slot 1): signal SIGSEGV while serving GET /"));
         failure.serving = vec![request("/", "2026-07-14T12:00:00Z")];

@@ -1,7 +1,7 @@
-//! What the committed configuration says of readers, handed to the front ends when it changes.
+//! Which readers may see what, by the committed configuration. The front ends get these rules when they change.
 //!
-//! Law: a failed reload changes nothing: the rules are those of the committed generation. Workers of every living generation
-//! see details, since they serve until they have drained.
+//! Law: a failed reload changes no rule: the rules are those of the committed generation. The users of all live generations' workers
+//! see details, since these workers serve until they have drained.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::master::turn::Master;
 use crate::pool::GenerationId;
 
 impl Master {
-    /// Lets the rules of the committed generation hold, if they are not those that hold already.
+    /// Puts the rules of the committed generation into effect, if they differ from the present ones.
     pub(in crate::master) fn keep_reader_rules(&self) {
         let readers = self.runtime_dir.handle().readers();
         let rules = rules(&self.releases, self.pool.generation());
@@ -22,7 +22,7 @@ impl Master {
     }
 }
 
-/// Before the first commit the newest release stands for the committed one.
+/// The rules of the committed generation; before the first commit, those of the newest release.
 fn rules(releases: &HashMap<GenerationId, Arc<Release>>, committed: GenerationId) -> Rules {
     let newest = releases.keys().max().copied().unwrap_or_default();
     let status = releases.get(&committed).or_else(|| releases.get(&newest)).map(|release| release.config.status.clone());

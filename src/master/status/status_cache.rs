@@ -1,9 +1,9 @@
-//! Where the status document is asked for: given again while it is true, composed once for all who wait for it.
+//! Status cache: gives a status document again while it is true, and composes one document for all requesters that wait.
 //!
-//! Law: whoever has heard of a change and asks then is told of it: a document is given again only while nothing has changed
-//! that the loop knows of (its *revision*). What only workers' pages and the kernel know is told as it was at most
-//! [`keep::until`] ago, and in a small pool the pages as they are. One document is composed at a time; who asks meanwhile
-//! waits for it, or, when something has changed since it was begun, for the next.
+//! Law: a requester that knows of a change gets a document that shows it: a document is given again only while nothing has changed
+//! that the loop knows of (its *revision*). Data that only workers' pages and the kernel hold is at most as old as [`keep::until`]
+//! allows; in a small pool the pages' data is current. One document is composed at a time. A requester that asks meanwhile
+//! waits for it or, if something has changed since it was begun, for the next one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -14,21 +14,21 @@ use crate::status::keep::{self, Clock};
 use crate::status::rendered::RenderedStatus;
 use crate::status::scoreboard::Scoreboard;
 
-/// To compose what costs less is no more work than to be asked for it: such a document is given again only when it says
-/// what a new one would.
+/// A document that costs less CPU time than this is no more work to compose than to request. It is given again only if a new one
+/// would say the same.
 const CHEAP: Duration = Duration::from_millis(1);
-/// So long after the last document, what was kept for the next is forgotten.
+/// The cached document is dropped this long after the last one was begun.
 const LINGERS: Duration = Duration::from_secs(1);
-/// With more pages the loop does not look whether they are as they were.
+/// With more pages than this the cache does not check whether they have changed.
 pub(in crate::master) const PAGES: usize = 16;
 
-/// Who waits for a document.
+/// The channel on which a requester waits for a document.
 pub(in crate::master) type Requester = oneshot::Sender<Arc<RenderedStatus>>;
 
-/// Pages as they were before they were read, and until when the rest of what was composed with them holds.
+/// The pages' marks from before they were read, and until when the other data of their document holds.
 pub(in crate::master) struct Pages {
     pub until: Instant,
-    /// Whose worker is gone has none.
+    /// Each page with its mark. The page is gone once its worker is.
     pub marks: Vec<(Weak<Scoreboard>, u64)>,
 }
 
@@ -39,7 +39,7 @@ struct Kept {
     pages: Option<Pages>,
 }
 
-/// What was kept and is not any more.
+/// A document that is not cached any more and is still to be dropped.
 pub(in crate::master) struct Forgotten {
     _kept: Option<Kept>,
 }
@@ -47,29 +47,29 @@ pub(in crate::master) struct Forgotten {
 #[derive(Default)]
 struct Shared {
     kept: Option<Kept>,
-    /// The document that is being composed: its number and its revision.
+    /// The number and the revision of the document that is being composed.
     composing: Option<(u64, u64)>,
-    /// How many were begun.
+    /// The number of documents begun.
     begun: u64,
-    /// Who asked before it was begun.
+    /// Requesters that asked before the document was begun.
     waiting: Vec<Requester>,
-    /// Who asked since then, when nothing was known to have changed.
+    /// Requesters that asked since then, when nothing was known to have changed.
     joined: Vec<Requester>,
-    /// Who waits for the one after it.
+    /// Requesters that wait for the next document.
     later: Vec<Requester>,
     lingers_until: Option<Instant>,
 }
 
-/// The loop's side.
+/// The loop's side of the cache.
 pub(in crate::master) struct StatusCache {
     revision: u64,
     shared: Arc<Mutex<Shared>>,
     clock: Arc<dyn Clock>,
-    /// When to look whether what is kept can be forgotten.
+    /// When to check whether the cached document can be dropped.
     forget_at: Option<Instant>,
 }
 
-/// A document is to be composed from what the loop knows now; [`Self::done`] tells it to all who wait.
+/// A document to compose from what the loop knows now; [`Self::done`] sends it to all requesters that wait.
 pub(in crate::master) struct Job {
     number: u64,
     revision: u64,
@@ -83,12 +83,12 @@ impl StatusCache {
         StatusCache { revision: 0, shared: Arc::default(), clock, forget_at: None }
     }
 
-    /// Something has changed, or may have.
+    /// Call when something has changed, or may have.
     pub fn touch(&mut self) {
         self.revision += 1;
     }
 
-    /// Somebody asks; `Some` when a document has to be composed for that.
+    /// Answers the requester from the cache, or lets it wait. Returns `Some` when a document has to be composed for it.
     pub fn ask(&mut self, requester: Requester) -> Option<Job> {
         let mut shared = lock(&self.shared);
         let now = self.clock.now();
@@ -108,7 +108,7 @@ impl StatusCache {
         None
     }
 
-    /// Begins the next document, if anybody waits for it and none is being composed.
+    /// Begins the next document, if requesters wait for it and none is being composed.
     pub fn next(&mut self) -> Option<Job> {
         let mut shared = lock(&self.shared);
         if shared.composing.is_some() || shared.later.is_empty() {
@@ -127,8 +127,8 @@ impl StatusCache {
         self.forget_at
     }
 
-    /// What was kept, when nobody has asked for a while; what it was made from may be forgotten, too. A large document has
-    /// thousands of pieces: not to be dropped on the loop.
+    /// Takes the cached document when nobody has asked for a while; the data behind it can be dropped, too. A large document has
+    /// thousands of allocations, so do not drop it on the loop.
     pub fn forget(&mut self, now: Instant) -> Option<Forgotten> {
         if self.forget_at.is_none_or(|at| at > now) {
             return None;
@@ -157,7 +157,7 @@ impl Pages {
 }
 
 impl Job {
-    /// Composes on this thread, and tells it to all who wait; `true` when others wait for the next.
+    /// Composes on this thread, and sends the document to all requesters that wait. Returns whether others wait for the next one.
     pub fn done(self, compose: impl FnOnce() -> (RenderedStatus, Option<Pages>)) -> bool {
         let spent = self.clock.spent();
         let (document, pages) = compose();
@@ -172,7 +172,7 @@ impl Job {
             shared.lingers_until = Some(self.began + LINGERS);
             let mut waiting = std::mem::take(&mut shared.waiting);
             let joined = std::mem::take(&mut shared.joined);
-            // What pages said may have changed before they asked.
+            // The pages may have changed after they were read and before these requesters asked.
             if cheap {
                 shared.later.extend(joined)
             } else {
@@ -190,7 +190,7 @@ impl Job {
 }
 
 impl Drop for Job {
-    /// Whatever happened to it, nobody waits for it any more.
+    /// However the job ended, no requester waits for it any more.
     fn drop(&mut self) {
         let mut shared = lock(&self.shared);
         if shared.composing.is_some_and(|(number, _)| number == self.number) {
@@ -215,7 +215,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A status_cache, its clock, and how often a document was composed: each has the number of its turn as its generation.
+    /// A status cache, its clock, and the number of documents composed; each document has its number as its generation.
     struct Room {
         status_cache: StatusCache,
         clock: Arc<Told>,
@@ -239,7 +239,7 @@ mod tests {
             job.done(|| (document.into(), pages))
         }
 
-        /// Asks, composes if that is wanted, and says which document came.
+        /// Asks, composes if that is needed, and returns the number of the document.
         fn told(&mut self) -> u64 {
             let (job, answer) = self.ask();
             if let Some(job) = job {
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(room.told(), 1);
         room.clock.pass(MS);
         assert_eq!([room.told(), room.told()], [2, 2]);
-        // A quarter of a second at most.
+        // For 250 ms at most.
         let mut room = Room::new(1000 * MS);
         assert_eq!(room.told(), 1);
         room.clock.pass(249 * MS);
@@ -324,7 +324,7 @@ mod tests {
             let before = room.composed;
             assert_eq!(room.told() - before, next - 1);
         }
-        // The kernel's figures are older than they may be, and the worker's page is gone.
+        // First the kernel's figures are too old, then the worker's page is gone.
         for age in [2 * MS, Duration::ZERO] {
             room.status_cache.touch();
             let (job, _) = room.ask();

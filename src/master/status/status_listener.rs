@@ -1,7 +1,7 @@
-//! The socket of `status.listen`: served from the start, and changed by a reload that names another address.
+//! The socket of `status.listen`: served from the start, and replaced by a reload that names another address.
 //!
-//! Law: the socket of a reload is bound before its generation starts, and served only after the commit. Where it cannot be
-//! bound, the reload says so and the earlier address stays.
+//! Law: the socket of a reload is bound before its generation starts, and served only after the commit. If it cannot be bound,
+//! the reload reports that, and the earlier address stays.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::control::http::ConnectionRegistry;
 use crate::master::fronts;
 use crate::pool::GenerationId;
 
-/// What a reload makes of `status.listen`.
+/// The change that a reload makes to `status.listen`.
 #[derive(Debug)]
 pub struct StatusChange {
     address: Option<String>,
@@ -21,11 +21,11 @@ pub struct StatusChange {
 }
 
 impl StatusChange {
-    /// The socket for another address than the one that is served; `None` when nothing changes. Blocks: binding may ask the
+    /// The socket for an address other than the one that is served; `None` when nothing changes. Blocks: binding may access the
     /// file system.
     ///
     /// # Errors
-    /// A sentence that says why the address cannot be served, and what is served instead.
+    /// A sentence that says why the address cannot be served, and which address still is.
     pub fn prepare(served: Option<&str>, wanted: Option<&str>) -> Result<Option<StatusChange>, String> {
         if served == wanted {
             return Ok(None);
@@ -43,7 +43,7 @@ impl StatusChange {
     }
 }
 
-/// The socket that is served, and one that waits for its commit.
+/// The socket that is served, and the one of a reload that is not committed yet.
 #[derive(Debug, Default)]
 pub struct StatusListener {
     address: Option<String>,
@@ -53,10 +53,10 @@ pub struct StatusListener {
 }
 
 impl StatusListener {
-    /// Serves a socket; the address is how the configuration calls it.
+    /// Serves a socket. `address` is its address as the configuration writes it.
     ///
     /// # Errors
-    /// The runtime does not take it, or out of descriptors; the socket is kept all the same.
+    /// The runtime does not take the socket, or no descriptor is left. The socket is kept all the same.
     pub fn begin(
         address: Option<String>,
         socket: Option<OwnedFd>,
@@ -78,17 +78,17 @@ impl StatusListener {
         self.socket.as_ref().map(AsFd::as_fd)
     }
 
-    /// A reload was prepared; its change waits for the commit.
+    /// Keeps the change of a prepared reload until its commit.
     pub fn prepared(&mut self, number: GenerationId, change: Option<StatusChange>) {
         self.candidate = change.map(|change| (number, change));
     }
 
-    /// The reload came to nothing: its socket is closed.
+    /// Drops the change of a reload that failed, and closes its socket.
     pub fn withdrawn(&mut self) {
         self.candidate = None;
     }
 
-    /// The reload was committed: its socket is served in place of the earlier one, whose connections end.
+    /// Serves the socket of a committed reload in place of the earlier one, whose connections end.
     ///
     /// # Errors
     /// As [`StatusListener::begin`].

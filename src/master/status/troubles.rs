@@ -1,10 +1,10 @@
-//! Troubles: what degrades the instance although its workers are well, each a sentence that says what to type.
+//! Troubles: problems that degrade the instance although its workers are well. Each is a sentence that says what to type.
 //!
-//! Law: a trouble stays until the condition behind it is gone; it goes along over an upgrade in place.
+//! Law: a trouble stays until the condition behind it is gone; an upgrade in place keeps it.
 
 use std::collections::BTreeMap;
 
-/// A listening socket that only this pool holds: the next stop is the last that its clients see of it.
+/// A listening socket that only this instance holds: the next stop closes it for good.
 pub const DETACHED: &str = "sockets-detached";
 /// A listening socket that only the workers hold.
 pub const MISSING: &str = "sockets-missing";
@@ -16,37 +16,37 @@ pub const NOT_PASSED: &str = "sockets-not-passed";
 pub struct Troubles(BTreeMap<String, String>);
 
 impl Troubles {
-    /// Those that an earlier program had.
+    /// The troubles that an earlier program saved.
     pub fn from_saved(saved: BTreeMap<String, String>) -> Troubles {
         Troubles(saved)
     }
 
-    /// For the next program.
+    /// The troubles to save for the next program.
     pub fn saved(&self) -> BTreeMap<String, String> {
         self.0.clone()
     }
 
-    /// There is a trouble of this kind, in a sentence without a full stop.
+    /// Adds a trouble of this kind; the sentence has no full stop.
     pub fn begin(&mut self, kind: &str, sentence: String) {
         self.0.insert(kind.to_owned(), sentence);
     }
 
-    /// There is none.
+    /// Whether there is no trouble.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Each in a sentence.
+    /// The sentences of all troubles.
     pub fn sentences(&self) -> impl Iterator<Item = &str> {
         self.0.values().map(String::as_str)
     }
 
-    /// Why no new generation may be committed, if so.
+    /// Why no new generation may be committed; `None` if one may.
     pub fn refusal(&self) -> Option<String> {
         self.0.get(MISSING).map(|why| format!("new workers would have fewer sockets than the present ones: {why}"))
     }
 
-    /// The status line of the pool, with the troubles. `degraded`: the line says so itself.
+    /// The status line of the pool, followed by the troubles. With `degraded` the word "degraded" is not added to the line.
     pub fn add_to(&self, mut line: String, degraded: bool) -> String {
         if self.0.is_empty() {
             return line;

@@ -27,8 +27,8 @@ pub enum ExitCause {
     StopTimeout(Duration),
     /// The worker's watchdog timeout expired, or the worker sent `WATCHDOG=trigger`.
     Watchdog,
-    /// The worker ended cleanly after it had sent `STOPPING=1` before it was ready, or less than `restart.initial` after that in a slot
-    /// that had failed before.
+    /// The worker sent `STOPPING=1` before it was ready, or less than `restart.initial` after that in a slot that had failed before; then
+    /// the worker ended cleanly.
     Left,
     /// The worker ended while no master was there to see how.
     Unknown,

@@ -1,6 +1,6 @@
 //! The first start: the instance ends if its start cannot succeed, so that `systemctl start` fails at once and says why.
 //!
-//! Law: the start of a pool does not end the instance once a worker was ready, nor beside serving workers of an earlier master.
+//! Law: a failing start does not end the instance if a worker of the pool was ever ready, or if workers of an earlier master serve.
 
 use super::vocabulary::Kind;
 use super::{Pool, Stopping};

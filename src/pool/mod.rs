@@ -212,7 +212,7 @@ impl Pool {
         self.workers.iter().map(|(id, worker)| (*id, &**worker))
     }
 
-    /// Whether the master must observe from outside if this worker accepts: the worker starts, and `worker.ready` or the length of the
+    /// Whether the pool needs an observation from outside of this worker: the worker starts, and `worker.ready` or the length of the
     /// probation depends on the observation.
     pub fn wants_a_look(&self, id: WorkerId) -> bool {
         let Some(worker) = self.workers.get(&id).filter(|worker| worker.phase == Phase::Starting && worker.pid.is_some()) else {

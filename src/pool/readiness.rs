@@ -130,5 +130,6 @@ impl Pool {
     }
 }
 
-/// The probation without `reload.probation` of a generation whose workers did not all send READY=1 and were observed to accept.
+/// The probation, if `reload.probation` is not set, of a generation in which at least one worker became ready without READY=1 or
+/// without an observation that the worker accepts.
 pub const UNPROVEN_PROBATION: Duration = Duration::from_secs(3);

@@ -164,7 +164,7 @@ impl Pool {
         }
     }
 
-    /// While no worker is ready, shortens the delay of the slot that is next to at most [`OUTAGE_DELAY`].
+    /// While no worker is ready, limits the delay of the slot that restarts next to [`OUTAGE_DELAY`].
     pub(super) fn limit_outage(&mut self) {
         let Some(home) = self.generations.get(&self.current) else { return };
         if home.ready > 0 || self.stopping.is_some() {

@@ -1,4 +1,4 @@
-//! Reads a file that somebody else wrote: it may be a FIFO without a writer, a directory, or 1 GB.
+//! Reads a file that another user may have written: it may be a FIFO without a writer, a directory, or 1 GB.
 //!
 //! Law: reading never blocks because of the file's type, never takes more than [`LIMIT`] bytes, and an error says path, cause and hint.
 

@@ -81,7 +81,7 @@ impl Master {
         }
     }
 
-    /// Tells systemd that a reload runs, but only between READY=1 and STOPPING=1: the READY=1 that ends a reload must mean no more.
+    /// Tells systemd that a reload runs, but only between READY=1 and STOPPING=1: the READY=1 that ends a reload must mean that alone.
     pub(super) fn announce_reload(&mut self) {
         if self.pool.announced() && self.pool.state() != PoolState::Stopping {
             self.systemd.reloading(self.now);

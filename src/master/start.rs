@@ -117,7 +117,7 @@ pub fn run(options: Options) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The instance's name: `--name`, else the stem of the configuration's file name, else that of the program's.
+/// The instance's name: `--name`, else the configuration's file name without its extension, else the program's.
 fn instance_name(options: &Options) -> Result<String, String> {
     let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let program = || options.flags.command().first().and_then(|program| stem(Path::new(program)));
@@ -149,7 +149,7 @@ pub(super) struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// The signal that workers get when the master dies: SIGTERM, so that they drain. `None` under systemd, which handles them itself.
+    /// The signal that workers get when the master dies: SIGTERM, so that they drain. `None` under systemd, which looks after them.
     pub fn die_with_parent(&self) -> Option<i32> {
         (!self.under_systemd).then_some(libc::SIGTERM)
     }

@@ -115,7 +115,7 @@ pub struct Master {
     pub(super) processes: Processes,
     /// Workers by the pid of their main process, to find the sender of a notification.
     pub(super) pids: Table<u32, WorkerId>,
-    /// Deferred actions, for which nobody waits: they run at the next event, or at `later_at`.
+    /// Deferred actions, which no requester waits for: they run at the next event, or at `later_at`.
     pub(super) later: Vec<Action>,
     /// `Some` after a spawn: deferred actions wait until then, so that the start has the CPUs for itself.
     pub(super) later_at: Option<Instant>,

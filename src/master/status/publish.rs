@@ -331,7 +331,7 @@ impl Master {
         }
     }
 
-    /// Whether this warning is new. Afterwards it is not.
+    /// Whether this warning has not been logged yet; remembers it.
     fn warns_first(&mut self, message: &str) -> bool {
         self.published.warned.len() < WARNINGS && self.published.warned.insert(message.to_owned())
     }

@@ -1,6 +1,6 @@
-//! Changes with numbers, and the last of them: a listener that was away for a moment gets what it missed.
+//! The feed of numbered changes. It keeps the last `KEPT` changes, so that a listener that reconnects gets what it missed.
 //!
-//! Law: the loop never waits for a listener. The lock is held for a push here, and for a copy of at most `KEPT` changes there.
+//! Law: the loop never waits for a listener. `send` holds the lock for one push, `subscribe_after` for a copy of at most `KEPT` changes.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,26 +11,27 @@ use tokio::sync::broadcast::error::SendError;
 
 use super::Change;
 
-/// Changes that a listener which comes back can still get.
+/// Number of changes that are kept for listeners that reconnect.
 const KEPT: usize = 256;
-/// Changes that wait for a slow listener.
+/// Capacity of the channel: the number of changes that may wait for a slow listener.
 const WAITING: usize = 1024;
 
-/// A change and its number; the first of a master has number 1.
+/// A change and its number. The first change of a master has number 1.
 #[derive(Clone, Debug)]
 pub struct Numbered {
-    /// Counts from 1.
+    /// The number of the change, from 1.
     pub number: u64,
-    /// What is told.
+    /// The change itself.
     pub change: Change,
 }
 
-/// Where the loop tells changes. Cheap to clone.
+/// The feed to which the loop sends changes. Cheap to clone.
 #[derive(Clone)]
 pub struct ChangeFeed(Arc<Inner>);
 
 struct Inner {
-    /// Tells the numbers of this master from those of another: an upgrade or a restart begins anew.
+    /// Start of this feed, microseconds since 1970. It tells the ids of this master from those of another: after an upgrade or a
+    /// restart the numbers begin anew.
     master: u64,
     sender: broadcast::Sender<Numbered>,
     kept: Mutex<Kept>,
@@ -41,15 +42,15 @@ struct Kept {
     changes: VecDeque<Numbered>,
 }
 
-/// What a listener begins with.
+/// The state with which a listener begins.
 pub struct Listening {
-    /// The changes from now on.
+    /// A receiver of the changes from now on.
     pub receiver: broadcast::Receiver<Numbered>,
-    /// The number of the last change before those.
+    /// The number of the last change before those of `receiver`.
     pub last: u64,
-    /// Changes since the one that the listener saw last, as far as they are kept.
+    /// Kept changes after the one that the listener saw last.
     pub missed: Vec<Numbered>,
-    /// How many of those since then are not kept any more.
+    /// Number of missed changes that are no longer kept.
     pub lost: u64,
 }
 
@@ -66,10 +67,10 @@ impl Default for ChangeFeed {
 }
 
 impl ChangeFeed {
-    /// Tells a change to all listeners, and keeps it for those that come back.
+    /// Sends a change to all listeners, and keeps it for listeners that reconnect.
     ///
     /// # Errors
-    /// Nobody listens; it is kept all the same.
+    /// There is no listener. The change is kept all the same.
     pub fn send(&self, change: Change) -> Result<usize, SendError<Numbered>> {
         let mut kept = self.kept();
         kept.last += 1;
@@ -78,16 +79,16 @@ impl ChangeFeed {
             kept.changes.pop_front();
         }
         kept.changes.push_back(numbered.clone());
-        // Within the lock, so that all listeners see the numbers in their order.
+        // Sent under the lock, so that all listeners see the numbers in order.
         self.0.sender.send(numbered)
     }
 
-    /// The changes from now on.
+    /// A receiver of the changes from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Numbered> {
         self.0.sender.subscribe()
     }
 
-    /// The changes behind the one with this id, and those from now on. An id of another master is as none.
+    /// The kept changes after the one with this id, and a receiver of later ones. An id of another master counts as no id.
     pub fn subscribe_after(&self, id: Option<&str>) -> Listening {
         let kept = self.kept();
         let receiver = self.0.sender.subscribe();
@@ -97,7 +98,7 @@ impl ChangeFeed {
         Listening { receiver, last, lost: last - seen - missed.len() as u64, missed }
     }
 
-    /// How a listener names the change with this number: `HEX-NUMBER`.
+    /// The id of the change with this number, as listeners send it: `HEX-NUMBER`.
     pub fn id(&self, number: u64) -> String {
         format!("{:x}-{number}", self.0.master)
     }
@@ -107,7 +108,7 @@ impl ChangeFeed {
         (master == format!("{:x}", self.0.master)).then(|| number.parse().ok())?
     }
 
-    /// How many listen.
+    /// Number of listeners.
     pub fn receiver_count(&self) -> usize {
         self.0.sender.receiver_count()
     }
@@ -133,7 +134,7 @@ mod tests {
         let again = changes.subscribe_after(Some(&changes.id(3)));
         assert_eq!((numbers(&again.missed), again.last, again.lost), (vec![4, 5], 5, 0));
         assert!(matches!(again.missed[0].change, Change::ReloadStarted { generation: 4 }));
-        // Nothing is missed by a listener that has all, that names none, or that heard another master.
+        // A listener has missed nothing when its id is the last one, is none or malformed, is too large, or is of another master.
         let other = format!("{:x}-2", changes.0.master + 1);
         for id in
             [Some(changes.id(5)), None, Some(other), Some(changes.id(6)), Some("".into()), Some("x-1".into()), Some("-".into())]

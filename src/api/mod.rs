@@ -1,7 +1,7 @@
-//! What front ends (HTTP, D-Bus) and the master say to each other.
+//! The interface between the front ends (HTTP, D-Bus) and the master's loop: requests, answers, the summary, changes.
 //!
-//! Law: nobody but the loop touches the pool. A front end holds a [`Handle`], sends commands, awaits one answer to
-//! each, and reads what the loop publishes. A requester that goes away (its future is dropped) is reported to the loop.
+//! Law: only the loop touches the pool. A front end holds a [`Handle`], sends commands, awaits one answer to each, and reads
+//! what the loop publishes. When a requester's future is dropped, the loop is told that the requester went away.
 #![forbid(unsafe_code)]
 
 pub mod changes;
@@ -18,17 +18,17 @@ use self::readers::Readers;
 use crate::pool::{Outcome, Phase, PoolState};
 use crate::status::rendered::RenderedStatus;
 
-/// Who waits for an answer; never used twice.
+/// Number of a requester, which waits for an answer; never used twice.
 pub type RequesterId = u64;
 
-/// What can be asked of the pool.
+/// A request to change the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Start a new generation; answered at its end.
     Reload,
     /// Roll back the reload that is under way.
     Abort,
-    /// Have so many workers from now on.
+    /// Set the number of workers.
     Scale(u32),
     /// Replace this worker, or all, within the generation.
     Recycle(Option<u64>),
@@ -36,147 +36,147 @@ pub enum Request {
     Upgrade,
 }
 
-/// The answer to an [`Request`].
+/// The answer to a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// To [`Request::Reload`].
+    /// The answer to [`Request::Reload`].
     Reload(ReloadAnswer),
-    /// Done.
+    /// The request was carried out.
     Done,
-    /// Not done, and why.
+    /// The request was not carried out; the reason.
     Failed(String),
 }
 
-/// How a reload ended.
+/// The outcome of a reload and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReloadAnswer {
-    /// The generation that the reload wanted to bring.
+    /// The reload's new generation.
     pub generation: u64,
-    /// How it ended.
+    /// The outcome of the reload.
     pub outcome: Outcome,
-    /// Why, in words for everyone; empty when committed.
+    /// The reason as text, for every reader; empty when committed.
     pub reason: String,
-    /// What a program said that explains it.
+    /// Output of a program that explains the reason.
     pub detail: Option<String>,
-    /// The first and the last lines that it printed.
+    /// The first and the last lines that this program printed.
     pub output: Vec<String>,
     /// The worker that failed.
     pub worker: Option<u64>,
-    /// What the requester should know beside the outcome; each a sentence.
+    /// Warnings for the requester beside the outcome, a sentence each.
     pub warnings: Vec<String>,
-    /// The instance is stopping: no later request for a reload can succeed.
+    /// Whether the instance is stopping, so that no later request for a reload can succeed.
     pub stopping: bool,
 }
 
 impl ReloadAnswer {
-    /// An outcome of which no more is known than its reason.
+    /// An answer that has an outcome and a reason, and nothing else.
     pub fn new(generation: u64, outcome: Outcome, reason: impl Into<String>) -> ReloadAnswer {
         let (reason, output, warnings) = (reason.into(), Vec::new(), Vec::new());
         ReloadAnswer { generation, outcome, reason, detail: None, output, worker: None, warnings, stopping: false }
     }
 }
 
-/// What the loop receives from its front ends.
+/// A command from a front end to the loop.
 #[derive(Debug)]
 pub enum Command {
-    /// Somebody asks; `reply` is `None` when nobody waits for the outcome.
+    /// A request; `reply` is `None` when no requester waits for the outcome.
     Request {
-        /// Who.
+        /// The number of the requester.
         requester: RequesterId,
-        /// What.
+        /// The request.
         request: Request,
-        /// Where the answer goes.
+        /// The channel for the answer.
         reply: Option<oneshot::Sender<Reply>>,
-        /// systemd shall be told that a reload runs: it does not know of it from its own `ExecReload=`.
+        /// Whether systemd is told that a reload runs, because its own `ExecReload=` did not start that reload.
         announce: bool,
     },
-    /// The requester went away before it was answered.
+    /// The requester went away before the answer.
     Gone(RequesterId),
-    /// Give the whole document.
+    /// Get the whole status document.
     Document(oneshot::Sender<Arc<RenderedStatus>>),
-    /// Give the workers as the loop knows them (no kernel figures).
+    /// Get the workers as the loop knows them, without the kernel's figures.
     Workers(oneshot::Sender<Vec<WorkerView>>),
 }
 
-/// What is known of the pool at a glance; published by the loop whenever it changes.
+/// A summary of the pool. The loop publishes it whenever it changes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// The instance's name.
     pub instance: Arc<str>,
-    /// What the pool is doing.
+    /// State of the pool.
     pub state: PoolState,
-    /// More crashes than allowed.
+    /// Whether workers crash more often than the configuration allows.
     pub degraded: bool,
-    /// The line that systemd shows.
+    /// The status text that systemd shows.
     pub status_text: Arc<str>,
     /// The committed generation.
     pub generation: u64,
-    /// How many workers there should be.
+    /// Number of workers that there should be.
     pub workers_configured: u32,
-    /// How many of the committed generation are ready.
+    /// Number of ready workers of the committed generation.
     pub workers_ready: u32,
-    /// Unasked ends of workers so far.
+    /// Number of workers that ended without having been asked to, since the instance began.
     pub crashes: u64,
-    /// When the instance began.
+    /// Start time of the instance.
     pub started_at: SystemTime,
-    /// The last reload: generation, outcome, reason, end.
+    /// The last reload: generation, outcome, reason, time of its end.
     pub last_reload: Option<(u64, Outcome, Arc<str>, SystemTime)>,
 }
 
 /// A worker as the loop knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerView {
-    /// Never used twice.
+    /// The worker's id; never used twice.
     pub id: u64,
-    /// Its place.
+    /// The worker's slot.
     pub slot: u32,
-    /// Its generation.
+    /// The worker's generation.
     pub generation: u64,
-    /// Its main process, 0 before it has one.
+    /// PID of the worker's main process; 0 before there is one.
     pub pid: u32,
-    /// Where it is in its life.
+    /// The worker's phase.
     pub state: Phase,
-    /// Its last `STATUS=`.
+    /// The worker's last `STATUS=`.
     pub status_text: Arc<str>,
-    /// When it was started.
+    /// Start time of the worker.
     pub started_at: SystemTime,
 }
 
-/// One change, told to whoever listens (server-sent events, D-Bus signals, the progress of a reload).
+/// One change, sent to all listeners (server-sent events, D-Bus signals, the progress of a reload).
 #[derive(Clone, Debug)]
 pub enum Change {
     /// A worker was started, or its state or status changed.
     Worker(WorkerView),
-    /// A worker is gone; `how` as in docs/contract.md §6, `failed` when nobody had asked it to go.
+    /// A worker exited; `how` as in docs/contract.md §6.
     WorkerExited {
-        /// Its id.
+        /// The worker's id.
         id: u64,
-        /// Its slot.
+        /// The worker's slot.
         slot: u32,
-        /// Its generation.
+        /// The worker's generation.
         generation: u64,
         /// `exit 1`, `signal SIGSEGV (core dumped)` …
         how: Arc<str>,
-        /// Nobody had asked it to go.
+        /// Whether the worker ended without having been asked to.
         failed: bool,
     },
     /// A reload began.
     ReloadStarted {
-        /// The generation that it wants to bring.
+        /// The reload's new generation.
         generation: u64,
     },
     /// A reload ended.
     ReloadFinished {
-        /// The generation that it wanted to bring.
+        /// The reload's new generation.
         generation: u64,
-        /// How it ended.
+        /// The outcome of the reload.
         outcome: Outcome,
-        /// Why, in words; empty when committed.
+        /// The reason as text; empty when committed.
         reason: Arc<str>,
     },
 }
 
-/// The master does not turn any more.
+/// The error of a call to a master whose loop has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed;
 
@@ -186,7 +186,7 @@ impl std::fmt::Display for Closed {
     }
 }
 
-/// A front end's way to the loop. Cheap to clone.
+/// A front end's handle to the loop. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
@@ -197,20 +197,20 @@ pub struct Handle {
     announces: bool,
 }
 
-/// The loop's end of the same: commands come in, the summary and the changes go out.
+/// The loop's end of the channels: commands come in, the summary and the changes go out.
 pub struct Backend {
-    /// What the front ends ask.
+    /// Commands from the front ends.
     pub commands: mpsc::UnboundedReceiver<Command>,
-    /// Where the loop publishes the summary.
+    /// The channel on which the loop publishes the summary.
     pub summary: watch::Sender<Summary>,
-    /// Where the loop tells changes; slow listeners lose the oldest and learn that they did.
+    /// The feed on which the loop publishes changes. A slow listener loses the oldest changes and is told that it did.
     pub changes: ChangeFeed,
 }
 
-/// When this program of the master began: another time after an upgrade in place.
+/// Start time of this program of the master. After an upgrade in place it differs from that of the instance.
 pub static PROGRAM_STARTED: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
 
-/// Makes both ends.
+/// Makes both ends of the channels: a front end's handle and the loop's backend.
 pub fn channel(first: Summary) -> (Handle, Backend) {
     LazyLock::force(&PROGRAM_STARTED);
     let (command_in, commands) = mpsc::unbounded_channel();
@@ -228,17 +228,17 @@ pub fn channel(first: Summary) -> (Handle, Backend) {
 }
 
 impl Handle {
-    /// What readers may see; the loop sets it, the front ends ask it.
+    /// The rules on what readers may see. The loop sets them, the front ends read them.
     pub fn readers(&self) -> &Arc<Readers> {
         &self.readers
     }
 
-    /// The same way for a front end whose reloads systemd shall be told of.
+    /// A handle for a front end whose reloads are announced to systemd.
     pub fn announcing(&self) -> Handle {
         Handle { announces: true, ..self.clone() }
     }
 
-    /// Asks and waits for the answer. Dropping the future before that tells the loop that the requester went away.
+    /// Sends a request and waits for the answer. Dropping the future before that tells the loop that the requester went away.
     ///
     /// # Errors
     /// [`Closed`] when the master ends before it answers.
@@ -258,12 +258,12 @@ impl Handle {
         self.requesters.load(Ordering::Relaxed)
     }
 
-    /// Numbers requesters from behind this one on: those before were a predecessor's.
+    /// Gives later requesters numbers above `last`: an earlier program of this master has used those up to it.
     pub fn number_requesters_after(&self, last: RequesterId) {
         self.requesters.fetch_max(last, Ordering::Relaxed);
     }
 
-    /// Asks without waiting: such a reload runs to its end whoever goes away.
+    /// Sends a request and does not wait for the answer. A reload that was requested so runs to its end.
     pub fn ask_unattended(&self, request: Request) {
         let _ = self.commands.send(Command::Request { requester: self.next_requester(), request, reply: None, announce: true });
     }
@@ -288,12 +288,12 @@ impl Handle {
         answer.await.map_err(|_| Closed)
     }
 
-    /// The summary, as a value that can also be awaited.
+    /// A receiver of the summary, which can be read at once or awaited.
     pub fn summary(&self) -> watch::Receiver<Summary> {
         self.summary.clone()
     }
 
-    /// The changes from now on, and those before that can still be had.
+    /// The feed of changes: later ones, and those before that are still kept.
     pub fn changes(&self) -> &ChangeFeed {
         &self.changes
     }
@@ -304,7 +304,7 @@ impl Handle {
     }
 }
 
-/// Tells the loop when the requester's future is dropped unanswered.
+/// Tells the loop when a requester's future is dropped before the answer.
 struct Guard<'a> {
     requester: RequesterId,
     commands: &'a mpsc::UnboundedSender<Command>,

@@ -1,6 +1,6 @@
 //! Readers and what they see of the status document: everything, or the document without details ([`crate::status::redact`]).
 //!
-//! Law: a reader whose user and groups are not known sees no details. No name of a group is looked up on the loop's thread.
+//! Law: a reader whose user and groups are not known sees no details. Names of groups are not looked up on the loop's thread.
 
 use std::sync::{Arc, Once, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::sys::{accounts, thread};
 
 /// Members of these groups read the journal, and so see what workers print anyway (`systemd-journald.service(8)`).
 const GROUPS: [&str; 2] = ["adm", "systemd-journal"];
-/// The longest wait for that thread; a reader that waited in vain sees no details.
+/// The longest wait for the thread that looks up the groups. After it the reader sees no details.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The user and the groups of a reader, as the kernel or the bus vouches for them.
@@ -25,14 +25,14 @@ pub struct Reader {
     pub groups: Vec<u32>,
 }
 
-/// What the configuration says of readers.
+/// The configuration's rules for readers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// `status.details`
     pub details: Details,
     /// `status.hosts`
     pub hosts: Vec<String>,
-    /// Users of workers, which ask for the document by the worker libraries.
+    /// User ids of workers, which read the document through the worker libraries.
     pub worker_uids: Vec<u32>,
 }
 
@@ -55,12 +55,12 @@ impl Readers {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets these rules hold from now on.
+    /// Replaces the rules.
     pub fn set(&self, rules: Rules) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
     }
 
-    /// Whether this reader sees details; `None` is a reader of whom nothing is known.
+    /// Whether this reader sees details; `None` is a reader whose user is not known.
     pub async fn sees_details(&self, reader: Option<&Reader>) -> bool {
         let rules = self.rules();
         if rules.details == Details::Everyone {
@@ -73,11 +73,11 @@ impl Readers {
         !reader.groups.is_empty() && self.trusted_groups().await.iter().any(|group| reader.groups.contains(group))
     }
 
-    /// The numbers of [`GROUPS`]; empty while they can't be looked up.
+    /// The group ids of [`GROUPS`]; empty while they can't be looked up.
     async fn trusted_groups(&self) -> Arc<[u32]> {
         let groups = self.groups.clone();
         self.lookup.call_once(|| {
-            // A refused thread leaves the groups unknown: details stay hidden.
+            // If no thread can be started, the groups stay unknown and details stay hidden.
             let _ = thread::spawn("ratoon-groups", move || {
                 let found = GROUPS.iter().filter_map(|name| accounts::group(name)).collect();
                 groups.send_replace(Some(found));

@@ -1,12 +1,12 @@
-//! The line of a program's output that looks like its error: Python's last line of a traceback, Node's `Error:` line, Ruby's first
-//! line, Java's root cause, Go's panic. With the file and the line of the program's own code where the output tells them.
+//! Finds the line of a program's output that looks like its error: the last line of a Python traceback, Node's `Error:` line, Ruby's
+//! first line, Java's root cause, Go's panic. Adds the file and the line of the program's own code where the output has them.
 //!
-//! Law: the output is hostile text. A wrong guess does no harm: the lines themselves stand beside it.
+//! Law: the output is hostile text. A wrong guess does no harm, since the lines themselves are shown beside it.
 
-/// The longest text that is told, bytes.
+/// The longest result, bytes.
 const MAX: usize = 500;
 
-/// What looks like the error in these lines, oldest first; `None` when nothing does. Lines in between may be missing.
+/// The error in these lines, which are oldest first; `None` when no line looks like one. Lines in between may be missing.
 pub fn error_line<S: AsRef<str>>(lines: &[S]) -> Option<String> {
     let lines: Vec<&str> = lines.iter().map(AsRef::as_ref).collect();
     let finders = [python, java, ruby, node, go, rust, php, perl, plain];
@@ -28,7 +28,7 @@ fn located(error: &str, place: Option<String>) -> String {
     }
 }
 
-/// Python: the first line behind the last frame (`  File "app.py", line 3, in f`) that is not indented.
+/// Python: the first line after the last frame (`  File "app.py", line 3, in f`) that is not indented.
 fn python(lines: &[&str]) -> Option<String> {
     let frame = |line: &str| {
         let (file, rest) = line.trim_start().strip_prefix("File \"")?.split_once("\", line ")?;
@@ -64,7 +64,7 @@ fn java(lines: &[&str]) -> Option<String> {
     Some(located(lines[index], place.map(str::to_owned)))
 }
 
-/// Ruby: the line before the first `from`, which names file and line itself; and what Puma says of an application that fails.
+/// Ruby: the line before the first `from`, which has the file and the line itself; or Puma's message that an application fails to load.
 fn ruby(lines: &[&str]) -> Option<String> {
     if let Some(line) = lines.iter().find(|line| line.starts_with("! Unable to load application: ")) {
         return Some(line.trim_start_matches("! ").to_owned());
@@ -88,14 +88,14 @@ fn node(lines: &[&str]) -> Option<String> {
         names_exception(line.split([':', '[']).next().unwrap_or_default().trim_end()) && name.ends_with("Error")
     };
     let index = (0..lines.len()).rev().find(|index| error(lines[*index]) && lines[index + 1..].iter().any(|line| frame(line)))?;
-    // In front of the error Node shows the line of source code below its place.
+    // Before the error, Node prints the place of the error and below it that line of source code.
     let shown = lines[..index].iter().rev().take(6).find_map(|line| place_of_source(line));
     let foreign = |place: &str| place.starts_with("node:") || place.contains("/node_modules/");
     let frames = || lines[index + 1..].iter().filter(|line| frame(line)).filter_map(|line| place_of_frame(line));
     Some(located(lines[index], shown.or_else(|| frames().find(|place| !foreign(place)))))
 }
 
-/// `/srv/app/server.js:3`, alone on its line.
+/// Reads a place that is alone on its line: `/srv/app/server.js:3`.
 fn place_of_source(line: &str) -> Option<String> {
     let (file, number) = line.strip_prefix("file://").unwrap_or(line).rsplit_once(':')?;
     let is_place =
@@ -110,7 +110,7 @@ fn place_of_frame(line: &str) -> Option<String> {
     column.bytes().all(|byte| byte.is_ascii_digit()).then(|| place.to_owned())
 }
 
-/// Go: `panic: …` or `fatal error: …`, with the first place that is not the runtime's.
+/// Go: `panic: …` or `fatal error: …`, with the first place outside the runtime.
 fn go(lines: &[&str]) -> Option<String> {
     let starts = |line: &&&str| line.starts_with("panic: ") || line.starts_with("fatal error: ");
     let index = lines.iter().position(|line| starts(&line))?;
@@ -122,7 +122,7 @@ fn go(lines: &[&str]) -> Option<String> {
     Some(located(lines[index], own))
 }
 
-/// Rust: `thread 'main' panicked at src/main.rs:4:5:`, whose text stands in the next line.
+/// Rust: `thread 'main' panicked at src/main.rs:4:5:`, and the next line, which has the text of the panic.
 fn rust(lines: &[&str]) -> Option<String> {
     let index = lines.iter().rposition(|line| line.starts_with("thread '") && line.contains(" panicked at "))?;
     let text = lines.get(index + 1).filter(|_| lines[index].ends_with(':')).map_or_else(String::new, |text| format!(" {text}"));
@@ -148,7 +148,7 @@ fn perl(lines: &[&str]) -> Option<String> {
     lines.iter().find(|line| dies(line)).map(|line| line.trim().to_owned())
 }
 
-/// Any other program: the last line that speaks of an error.
+/// Any other program: the last line that has a word for an error.
 fn plain(lines: &[&str]) -> Option<String> {
     const WORDS: [&str; 9] =
         ["error", "fatal", "exception", "panic", "cannot ", "can't ", "not found", "denied", "no such file or directory"];
@@ -163,7 +163,7 @@ fn plain(lines: &[&str]) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// Real output of real programs; the line behind `==` says what is to be found.
+    /// Recorded output of real programs; the line that begins with `==` has the expected result.
     const RECORDED: &str = include_str!("recorded/tracebacks.txt");
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
         for section in RECORDED.split("\n== ").skip(1) {
             let mut lines = section.lines();
             let wanted = lines.next().expect("what is to be found");
-            // The place may be in what is cut out, the error itself is not.
+            // The lines that are cut out may have the place, but never the error itself.
             let error = wanted.split(" (/").next().unwrap_or_default();
             let all: Vec<&str> = lines.filter(|line| !line.trim().is_empty()).collect();
             let cut = all.len().saturating_sub(20).max(10).min(all.len());

@@ -1,8 +1,8 @@
-//! From how a worker ended and what it printed to what probably helps: for those mistakes that nearly everybody makes once.
+//! Advice for frequent mistakes, chosen by how a worker ended and by its last lines of output.
 //!
-//! Law: only what is sure enough to be said. Who reads it has the failure itself beside it.
+//! Law: a hint is given only where the cause is nearly certain. It is shown beside the failure itself.
 
-/// What to do about a worker that ended like this, if that can be told. `how` is the failure's, `log_tail` its last lines.
+/// Advice about a worker that ended like this; `None` when there is none. `how` and `log_tail` are those of the failure.
 pub fn hint(how: &str, log_tail: &[String]) -> Option<&'static str> {
     let printed = |words: &[&str]| log_tail.iter().any(|line| words.iter().any(|word| line.contains(word)));
     Some(match how {

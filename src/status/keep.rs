@@ -1,23 +1,23 @@
-//! How long what was learned may be told again.
+//! The lifetime of cached figures: how long a figure may be reused.
 //!
-//! Law: what cost much to learn is kept for a small multiple of that cost, so that whoever asks without end costs at most a
-//! fifth of a CPU; never longer than [`MOST`], and only while nothing is known to have changed. What it cost is CPU time: a
-//! machine that is busy with other things makes nothing older.
+//! Law: a figure is kept for a small multiple of the CPU time that it cost, so that a client that asks without pause costs at most
+//! a fifth of a CPU. It is never kept longer than [`MOST`], and only while no change is known. The cost is CPU time, so a machine
+//! that is busy with other things keeps no figure longer.
 
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// So many times what it cost.
+/// Lifetime of a figure, as a multiple of its cost.
 const MULTIPLE: u32 = 4;
-/// The longest time that anything is kept.
+/// The longest lifetime of a figure.
 pub const MOST: Duration = Duration::from_millis(250);
 
-/// What the keeping needs to know of time.
+/// The clocks on which the lifetime of figures depends.
 pub trait Clock: Send + Sync {
-    /// The time.
+    /// The current time.
     fn now(&self) -> Instant;
-    /// What this thread has spent of a CPU's time.
+    /// CPU time that this thread has used.
     fn spent(&self) -> Duration;
 }
 
@@ -36,12 +36,12 @@ impl Clock for Clocks {
     }
 }
 
-/// Until when something may be told that was true at `taken` and cost so much to learn.
+/// The end of the lifetime of a figure that was read at `taken` and cost this much CPU time.
 pub fn until(taken: Instant, cost: Duration) -> Instant {
     taken + (cost * MULTIPLE).min(MOST)
 }
 
-/// Clocks of a test's: they go when they are told to, and every look at what was spent costs.
+/// Clocks for tests: `pass` advances the time, and each call of `spent` costs CPU time.
 #[cfg(test)]
 pub(crate) mod testing {
     use std::sync::Mutex;
@@ -52,7 +52,7 @@ pub(crate) mod testing {
     pub struct Told(Mutex<(Instant, Duration)>, Duration);
 
     impl Told {
-        /// Between two looks at what was spent so much is spent.
+        /// Each call of `spent` adds `each` to the CPU time.
         pub fn costing(each: Duration) -> Self {
             Told(Mutex::new((Instant::now(), Duration::ZERO)), each)
         }

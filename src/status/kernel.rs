@@ -1,8 +1,8 @@
-//! The kernel's own figures, for workers that say nothing: memory, CPU, open connections, accept queues.
+//! The kernel's figures, which exist also for workers that report nothing: memory, CPU time, open connections, accept queues.
 //!
-//! Law: what cannot be learned is `None`, never 0. A survey reads `/proc`, the workers' cgroups and one `sock_diag` dump for
-//! each address family, whatever the number of workers. It blocks: run it on a thread of its own, off the loop. Nothing that
-//! a worker does makes it fail, and it ends within [`BUDGET`] and a little.
+//! Law: an unknown figure is `None`, never 0. A survey reads `/proc`, the workers' cgroups and one `sock_diag` dump for each
+//! address family, for any number of workers. It blocks: run it on a separate thread, off the loop. No action of a worker
+//! makes a survey fail, and a survey ends at most a little later than [`BUDGET`].
 
 pub mod accepting;
 mod claims;
@@ -27,40 +27,40 @@ use self::kept::Remembered;
 use self::process::Process;
 use crate::status::keep::Clock;
 
-/// After so long the figures of the remaining workers are left unknown.
+/// Time limit of a survey. After it the figures of the remaining workers stay unknown.
 pub const BUDGET: Duration = Duration::from_secs(2);
-/// How many processes of one worker are looked at.
+/// The most processes of one worker that are examined.
 const PROCESSES_MAX: usize = 1024;
 
-/// A worker to be looked at: its id, its main process, and its cgroup's directory where it has one.
+/// A worker to examine: its id, the PID of its main process, and the directory of its cgroup, if it has one.
 pub type Subject = (u64, u32, Option<PathBuf>);
 
-/// What the kernel knows.
+/// The result of a survey.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Survey {
     workers: HashMap<u64, Figures>,
     queues: Vec<Option<Queue>>,
     /// The master's own figures.
     pub master: Master,
-    /// Until when another survey would say the same, if pages and workers are as they were; `None`: this is not kept.
+    /// Time until which another survey gives the same result if pages and workers do not change; `None` when nothing is kept.
     pub until: Option<Instant>,
 }
 
-/// What the kernel knows of one worker.
+/// The kernel's figures of one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
-    /// Resident memory, bytes: of all its processes (those of its cgroup, else its main one and the descendants of that), from
-    /// `/proc/PID/statm`; pages that they share count for each.
+    /// Resident memory of the worker's processes, bytes, from `/proc/PID/statm`: the processes of its cgroup, else its main process
+    /// and the descendants of that. A shared page counts for each process.
     pub rss: Option<u64>,
-    /// `memory.current` of its cgroup, bytes: with the page cache that it causes; only where there is a memory controller.
+    /// `memory.current` of the worker's cgroup, bytes, page cache included; only with a memory controller.
     pub memory_current: Option<u64>,
-    /// CPU time, microseconds: that of its cgroup, else of its main process and the children that this has waited for.
+    /// CPU time, microseconds: that of the worker's cgroup, else of its main process and the children that this process has waited for.
     pub cpu_usec: Option<u64>,
-    /// When its main process began (a hundredth of a second is all that the kernel tells).
+    /// Start time of the worker's main process, to a hundredth of a second, as the kernel has it.
     pub started: Option<SystemTime>,
-    /// Connections of the listening sockets that its processes hold open.
+    /// Number of connections of the listening sockets that the worker's processes hold open.
     pub open_connections: Option<u64>,
-    /// Whether one of its processes holds a listening socket open.
+    /// Whether a process of the worker holds a listening socket open.
     pub listening: Option<bool>,
 }
 
@@ -69,7 +69,7 @@ pub struct Figures {
 pub struct Queue {
     /// Connections that wait to be accepted.
     pub waiting: u64,
-    /// How many may wait: the lesser of listen(2)'s backlog and `net.core.somaxconn`.
+    /// Number of connections that may wait: the lesser of listen(2)'s backlog and `net.core.somaxconn`.
     pub max: u64,
 }
 
@@ -78,11 +78,11 @@ pub struct Queue {
 pub struct Master {
     /// Resident memory, bytes.
     pub rss: Option<u64>,
-    /// Proportional memory, bytes: shared pages are divided by those that share them.
+    /// Proportional memory, bytes: a shared page is divided by the number of processes that share it.
     pub pss: Option<u64>,
     /// CPU time, microseconds.
     pub cpu_usec: Option<u64>,
-    /// When this process began.
+    /// Start time of this process.
     pub started: Option<SystemTime>,
 }
 
@@ -92,17 +92,17 @@ impl Survey {
         self.workers.get(&id)
     }
 
-    /// The accept queue of the listening socket at this place of the list; `None` also for one that has none (UDP).
+    /// The accept queue of the listening socket at this index of the list; `None` also for a socket without a queue (UDP).
     pub fn queue(&self, listener: usize) -> Option<Queue> {
         self.queues.get(listener).copied().flatten()
     }
 }
 
-/// Makes surveys, and remembers from one to the next who holds which connection. Cheap to clone.
+/// Makes surveys, and remembers from one to the next which worker holds which connection. Cheap to clone.
 ///
-/// One that [`Self::keeps`] gives what it has learned again for a small multiple of what that cost
-/// ([`crate::status::keep`]). Not kept are a worker that is new, has another process or begins to drain, and who holds which
-/// connections when the pages claim others.
+/// A surveyor made by [`Self::keeps`] reuses its figures for a small multiple of what they cost ([`crate::status::keep`]). It still
+/// examines a worker that is new, has another process or begins to drain, and finds the holders of connections again when the
+/// pages claim other connections.
 #[derive(Clone, Default)]
 pub struct Surveyor {
     memory: Arc<Mutex<Remembered>>,
@@ -110,20 +110,20 @@ pub struct Surveyor {
 }
 
 impl Surveyor {
-    /// A surveyor that keeps what it has learned for a while, by this clock.
+    /// A surveyor that reuses its figures for a while, by this clock.
     pub fn keeps(clock: Arc<dyn Clock>) -> Self {
         Surveyor { clock: Some(clock), ..Surveyor::default() }
     }
 
-    /// Looks at these workers and these listening sockets now, or says what was seen a moment ago. Surveys at the same time
-    /// wait for each other.
+    /// Examines these workers and listening sockets now, or returns the figures of a moment ago. Concurrent surveys wait for each
+    /// other.
     pub fn survey(&self, workers: &[Subject], listeners: &[impl AsFd], claims: &Claims) -> Survey {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
         memory.survey(workers, &listeners, claims, self.clock.as_deref())
     }
 
-    /// Forgets what is kept: nobody asks. Does not wait for a survey.
+    /// Forgets the kept figures, when there is no reader. Forgets nothing while a survey runs, rather than wait for it.
     pub fn forget(&self) {
         if let Ok(mut memory) = self.memory.try_lock() {
             memory.forget();
@@ -131,8 +131,8 @@ impl Surveyor {
     }
 }
 
-/// Which of these processes hold one of the listening sockets, or a connection that was accepted from one. A living process whose
-/// descriptors cannot be seen counts as one that does. Blocks as a survey does.
+/// The processes of this list that hold a listening socket, or a connection that was accepted from one. A living process whose
+/// descriptors cannot be read counts as a holder. Blocks like a survey.
 pub fn serving(processes: &[u32], listeners: &[impl AsFd]) -> Vec<u32> {
     let end = Instant::now() + BUDGET;
     let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
@@ -148,7 +148,7 @@ pub fn serving(processes: &[u32], listeners: &[impl AsFd]) -> Vec<u32> {
     processes.iter().copied().filter(serves).collect()
 }
 
-/// A survey that remembers nothing.
+/// Makes a survey that neither uses nor keeps earlier results.
 pub fn survey(workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
     Surveyor::default().survey(workers, listeners, &Claims::default())
 }
@@ -166,7 +166,7 @@ pub fn master() -> Master {
     }
 }
 
-/// A listening socket, as the dumps know it.
+/// A listening socket, by what identifies it in the dumps.
 struct Listener {
     inode: Inode,
     local: Local,
@@ -181,7 +181,7 @@ enum Local {
     Unix {
         name: Vec<u8>,
     },
-    /// It accepts no connections, or we know no dump that has it.
+    /// The socket accepts no connections, or no dump that is made here has it.
     Other,
 }
 

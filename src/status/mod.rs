@@ -1,6 +1,7 @@
-//! What is known: the status document ([`tree`]) and where its figures come from (`kernel`, `scoreboard`);
-//! what looks like the error in a program's output (`error_line`), what helps against usual mistakes (`hint`); how long what was learned may be told again (`keep`), a document that is
-//! told to several (`finished`), and one without details (`redact`).
+//! The status document ([`tree`]) and the sources of its figures: the kernel (`kernel`) and the workers' pages (`scoreboard`).
+//!
+//! `rendered` writes a document out once for several readers, `redact` removes its details, and `keep` says how long figures are
+//! reused. `error_line` finds the error in a program's output, and `hint` has advice against usual mistakes.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "master")]

@@ -1,12 +1,12 @@
-//! The status document without details: for readers that may not change the pool.
+//! Makes the status document without details, for readers who may not see them (`status.details`).
 //!
-//! Law: what is hidden is `null` or `[]`, never a text that could be taken for the truth. Hidden are lines that workers
-//! printed, what they said last, what a check or a hook printed, their `info`, URLs and addresses of clients: all that may hold a secret. What systemd and the
-//! bus show to everyone (a living worker's `STATUS=`) stays.
+//! Law: a hidden field is `null` or `[]`, never a text that could be taken for the truth. All fields that may hold a secret are
+//! hidden: lines that workers printed, the last status of a failed worker, the output of a check or a hook, `info`, URLs, and
+//! addresses of clients. A living worker's `STATUS=` stays, since systemd and the bus show it to everyone.
 
 use super::tree::{Connection, Document, Failure, Request, Worker};
 
-/// The JSON of a document, in one line with the line's end, without its details. Takes as long as reading and writing it.
+/// The JSON of a document without its details, in one line that ends with a newline. Takes as long as parsing and writing the document.
 ///
 /// # Errors
 /// serde_json could not read or write it.
@@ -97,7 +97,7 @@ mod tests {
             (&failure["how"], &failure["log_tail"], &failure["serving"][0]["url"]),
             (&json!("exit 1"), &json!([]), &Value::Null)
         );
-        // A reader of our own gets along with it.
+        // Our own reader accepts the result.
         serde_json::from_value::<Document>(told).expect("a document");
     }
 }

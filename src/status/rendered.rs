@@ -1,7 +1,7 @@
-//! A status document that is told to several: written out once.
+//! A status document with its JSON, which is written once for all readers.
 //!
-//! Law: what whoever reads it gets is the JSON of [`Document`], byte for byte; only the connections, of which there may be ten
-//! thousand, were never values.
+//! Law: every reader gets the JSON of [`Document`], byte for byte. Only the connections, which may be ten thousand, are text
+//! from the start and never values.
 
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
@@ -22,7 +22,7 @@ pub struct RenderedStatus {
     redacted: OnceLock<serde_json::Result<String>>,
 }
 
-/// The connections of one worker after the other, as JSON.
+/// The connections of all workers as JSON: one list for each worker, one after the other.
 #[derive(Debug, Default)]
 pub struct Lists {
     text: Vec<u8>,
@@ -32,7 +32,7 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Reads the next worker's page, and tells what else is on it; a worker may have none.
+    /// Appends the connections of the next worker's page, and returns the other content of the page; a worker may have no page.
     pub fn read(&mut self, page: Option<&Scoreboard>) -> Option<Shown> {
         let from = self.text.len();
         let shown = page.and_then(|page| page.read(&mut self.buffers, &mut self.text));
@@ -49,23 +49,23 @@ impl Lists {
     }
 }
 
-/// How no connections are written.
+/// An empty list of connections.
 const NONE: &[u8] = b"[]";
-/// How a worker ends of which no connections are written, and how a document ends without workers and failures.
+/// The end of a worker's JSON with an empty list of connections, and the end of a document's without workers and failures.
 const WORKER_END: &str = r#"[]}"#;
 const HEAD_END: &str = r#""workers":[],"failures":[]}"#;
-/// About so long is a worker.
+/// Estimated length of a worker's JSON without connections, bytes.
 const WORKER: usize = 512;
 
 impl RenderedStatus {
-    /// Writes a document out whose workers have their connections in these lists, each in its place; a large one takes
+    /// Writes a document out. The lists hold the connections of its workers, in the order of the workers. A large document takes
     /// milliseconds.
     pub fn new(mut document: Document, lists: &Lists) -> Self {
         let line = written(&mut document, lists);
         RenderedStatus { document, connections: lists.connections, line, redacted: OnceLock::new() }
     }
 
-    /// Its JSON in one line, with the line's end.
+    /// The JSON of the document in one line that ends with a newline.
     ///
     /// # Errors
     /// serde_json could not write it.
@@ -73,7 +73,7 @@ impl RenderedStatus {
         self.line.as_deref()
     }
 
-    /// The same without details. The first call makes it, which takes milliseconds where the document is large.
+    /// The same line without details. The first call makes it, which takes milliseconds for a large document.
     ///
     /// # Errors
     /// serde_json could not write or read it.
@@ -85,7 +85,7 @@ impl RenderedStatus {
         made.as_deref()
     }
 
-    /// How many connections it shows.
+    /// Number of connections that the document shows.
     pub fn connections(&self) -> usize {
         self.connections
     }
@@ -114,7 +114,7 @@ fn written(document: &mut Document, lists: &Lists) -> serde_json::Result<String>
     String::from_utf8(json).map_err(Error::custom)
 }
 
-/// Cuts off what was written to be replaced.
+/// Removes `end` from the end of the JSON, to replace it.
 fn cut(json: &mut Vec<u8>, end: &str) -> serde_json::Result<()> {
     let rest = json.strip_suffix(end.as_bytes()).map(<[u8]>::len);
     json.truncate(rest.ok_or_else(|| Error::custom(format!("the document does not end with {end}")))?);
@@ -122,7 +122,7 @@ fn cut(json: &mut Vec<u8>, end: &str) -> serde_json::Result<()> {
 }
 
 impl From<Document> for RenderedStatus {
-    /// Writes out a document whose workers have their connections as values.
+    /// Writes out a document whose workers hold their connections as values.
     fn from(document: Document) -> Self {
         let mut line = serde_json::to_string(&document);
         if let Ok(line) = &mut line {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::status::tree::{Connection, Failure, Request, Worker};
 
-    /// Texts that look like what is cut off.
+    /// Texts that look like the ends that `cut` removes.
     fn text() -> impl Strategy<Value = String> {
         prop_oneof![
             Just(HEAD_END.to_owned()),

@@ -1,8 +1,8 @@
-//! The master's side of the scoreboard: makes a worker's page, and reads it.
+//! The master's side of the scoreboard: makes a worker's status page, and reads it.
 //!
-//! Law: the page is hostile. It is read with `pread`, not mapped, so nothing that happens to it can harm the reader; every
-//! offset and length is checked; what makes no sense is left out. A reading never waits for the writer: what was being
-//! written whenever we looked is shown without its request.
+//! Law: the page is hostile. It is read with pread(2), not mapped, so nothing that happens to it can harm the reader. Every
+//! offset and length is checked; invalid entries are left out. A read never waits for the writer: a connection that was
+//! being written at every try is shown without its request.
 
 mod json;
 
@@ -22,33 +22,33 @@ use crate::status::tree::{Connection, Counters, Request};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::map;
 
-/// How often a slot that changes under us is read again.
+/// How many times a slot that changes while it is read is read again.
 const TRIES: usize = 8;
 
-/// So much of a page is read at once: its header, and the counters where we put them.
+/// Bytes at the beginning of a page that are read at once: the header, and the counters where the master puts them.
 const BEGIN: usize = (header::WORDS + COUNTERS * counter::WORDS) * 8;
 /// Bytes of a slot that this version knows.
 const SLOT: usize = slot::WORDS * 8;
 
-/// With more slots than this in use a page has no [`Scoreboard::mark`].
+/// The most slots in use with which a page has a [`Scoreboard::mark`].
 pub const MARKED: usize = 8;
 
-/// A worker's page, and its size in bytes, which cannot change.
+/// A worker's page, and the size of the page in bytes, which cannot change.
 #[derive(Debug)]
 pub struct Scoreboard(File, u32);
 
-/// The largest figure that is believed: what readers of JSON can count exactly, and more than any worker does in its life.
-/// One that lies then does not bring the pool's sums to an end at which they stand still.
+/// The largest figure that is accepted from a page: the limit up to which readers of JSON count exactly, and more than a worker
+/// can reach. A worker that writes a larger one thus does not saturate the pool's sums.
 const PLAUSIBLE: u64 = 1 << 53;
-/// So many names the counters of a pool may have. Each life of a worker may bring some dozens; nothing else would end that.
+/// The most names that the counters of a pool may have. Each worker may add some dozens, and nothing else would limit their number.
 const NAMES: usize = 1024;
 
-/// A figure that a worker told, 0 when it makes no sense.
+/// A figure from a worker's page; 0 when it is implausibly large (above 2^53).
 pub fn plausible(figure: u64) -> u64 {
     if figure <= PLAUSIBLE { figure } else { 0 }
 }
 
-/// What a worker has done since its start.
+/// Totals of a worker since its start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Totals {
@@ -60,13 +60,13 @@ pub struct Totals {
     pub bytes_read: u64,
     /// Bytes written to clients.
     pub bytes_written: u64,
-    /// The application's own.
+    /// The application's own counters.
     pub counters: Counters,
-    /// Which of the figures were counted by somebody.
+    /// Which of the figures are counted.
     pub counted: Counted,
 }
 
-/// Which figures are counted. A figure that nobody counts is not known, which is not 0.
+/// Which figures are counted. A figure that no worker counts is unknown, which is not 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counted {
@@ -81,7 +81,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// By a page with this word 22.
+    /// The figures that a page counts, by its word 22.
     fn by_page(word: u64) -> Counted {
         Counted {
             connections: word & not_counted::CONNECTIONS == 0,
@@ -91,7 +91,7 @@ impl Counted {
         }
     }
 
-    /// By either.
+    /// The figures that are counted by one of the two.
     fn or(self, other: Counted) -> Counted {
         Counted {
             connections: self.connections || other.connections,
@@ -127,13 +127,13 @@ impl Totals {
         known(self.bytes_written, self.counted.bytes_written)
     }
 
-    /// With numbers only that JSON can hold.
+    /// The totals with each infinite or NaN counter replaced by `f64::MAX`, since JSON has only finite numbers.
     pub fn finite(mut self) -> Totals {
         self.counters.values_mut().filter(|value| !value.is_finite()).for_each(|value| *value = f64::MAX);
         self
     }
 
-    /// Adds another worker's. Sums stay finite, for JSON has no infinity; counters whose names have no room are left out.
+    /// Adds another worker's totals. Sums stay finite, since JSON has no infinity; a counter whose name has no room is left out.
     pub fn add(&mut self, other: &Totals) {
         self.connections = self.connections.saturating_add(other.connections);
         self.requests = self.requests.saturating_add(other.requests);
@@ -151,24 +151,24 @@ impl Totals {
     }
 }
 
-/// All that a page says.
+/// Content of a page without the connections themselves.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shown {
-    /// What was done.
+    /// Totals since the worker's start.
     pub totals: Totals,
-    /// How many open connections it shows.
+    /// Number of open connections that the page lists.
     pub connections: usize,
-    /// How many of them have a request in work.
+    /// Number of listed connections that have a request in work.
     pub active: usize,
-    /// Their peers, as far as they are told.
+    /// Peers of the listed connections, as far as the page has them.
     pub peers: Vec<SocketAddr>,
-    /// These are all open connections, as far as the page knows.
+    /// Whether the page lists all open connections, as far as the page itself tells.
     pub all: bool,
-    /// How many open connections it has no room for.
+    /// Number of open connections for which the page has no room.
     pub unlisted: u64,
 }
 
-/// Memory for the reading of one page after the other.
+/// Buffers that are reused from page to page.
 #[derive(Debug, Default)]
 pub struct Buffers {
     first: Vec<u8>,
@@ -176,16 +176,15 @@ pub struct Buffers {
 }
 
 impl Scoreboard {
-    /// Makes an empty page for a worker whose drain may take so long. Its descriptor is close-on-exec; the worker's copy
-    /// must not be.
+    /// Makes an empty page for a worker with this stop timeout. The descriptor is close-on-exec; the worker's copy must not be.
     pub fn create(stop_timeout: Duration) -> io::Result<Self> {
         Self::with_slots(SLOTS, stop_timeout)
     }
 
-    /// The same, with room for so many connections.
+    /// Makes an empty page with room for `slots` connections.
     pub fn with_slots(slots: usize, stop_timeout: Duration) -> io::Result<Self> {
         let geometry = Geometry::new(slots);
-        // One a worker: out of the way of the low numbers, which are copied for each child.
+        // Each worker has such a descriptor; its high number keeps it out of the low numbers, which are copied for each child.
         let file = File::from(dup_high(map::sealed("ratoon-scoreboard", geometry.size)?, RESERVED_FD_BASE));
         let mut head = [0; header::STOP_TIMEOUT + 1];
         head[..8].copy_from_slice(&geometry.header());
@@ -195,7 +194,7 @@ impl Scoreboard {
         Ok(Scoreboard(file, geometry.size as u32))
     }
 
-    /// A page that was made before, by this process's predecessor. Refused when it is no sealed file of memory.
+    /// A page that an earlier program of this process made. Refused when the descriptor is not a sealed file in memory.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let size = map::sealed_size(&fd)?;
         if size > map::MOST {
@@ -204,13 +203,13 @@ impl Scoreboard {
         Ok(Scoreboard(fd.into(), size as u32))
     }
 
-    /// What the worker did; `None` when it has never written the page, or says what makes no sense.
+    /// Totals of the worker; `None` when the worker has never written the page, or its header is invalid.
     pub fn totals(&self) -> Option<Totals> {
         self.open().map(|page| page.totals())
     }
 
-    /// Everything; `None` as above. The open connections are written to the end of `json`, a list of
-    /// [`Connection`] each time: ten thousand of them as values would be a hundred thousand small allocations.
+    /// The whole page; `None` as for [`Self::totals`]. The open connections are appended to `json` as a list of [`Connection`]:
+    /// as values, ten thousand connections would take a hundred thousand small allocations.
     pub fn read(&self, buffers: &mut Buffers, json: &mut Vec<u8>) -> Option<Shown> {
         let page = self.open()?;
         let clock = Clock::now();
@@ -237,8 +236,8 @@ impl Scoreboard {
         })
     }
 
-    /// A number that is another when the page says something else. `None` when more than [`MARKED`] slots are in use, or it is
-    /// not laid out as it was made.
+    /// A checksum that changes with the content of the page; 0 before the worker writes it. `None` when more than [`MARKED`] slots are
+    /// in use, or the layout is not the one that the master made.
     pub fn mark(&self) -> Option<u64> {
         let Some(page) = self.open() else { return Some(0) };
         let (used, size) = (page.slots_used(), page.geometry.slot_words * 8);
@@ -255,8 +254,8 @@ impl Scoreboard {
         Some(words.fold(1, mix))
     }
 
-    /// The requests that are in work, longest first: what a worker that hangs hangs in, what a dead one died in. With the
-    /// number of connections that have a request in work, too, but no room on the page.
+    /// The requests in work, the longest-running first: the cause of a hang or a crash may be among them. The second value is the
+    /// number of connections that have a request in work, but no room on the page.
     pub fn serving(&self) -> (Vec<Request>, u64) {
         let unlisted = self.open().map_or(0, |page| plausible(page.word(header::UNLISTED_IN_WORK)));
         let mut json = Vec::new();
@@ -277,13 +276,13 @@ impl Scoreboard {
         (page.word(header::PID) != 0).then_some(page)
     }
 
-    /// Reads so many bytes from an offset in words on.
+    /// Fills `bytes` from the offset `at`, in words of 8 bytes.
     fn bytes(&self, at: usize, bytes: &mut [u8]) -> Option<()> {
         self.0.read_exact_at(bytes, at as u64 * 8).ok()
     }
 }
 
-/// The number at this word.
+/// The number at this index, in words of 8 bytes.
 fn word_of(bytes: &[u8], word: usize) -> u64 {
     bytes.as_chunks().0.get(word).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
@@ -300,10 +299,10 @@ impl From<Scoreboard> for OwnedFd {
     }
 }
 
-/// A page whose header makes sense.
+/// A page whose header is valid.
 struct Page<'a> {
     board: &'a Scoreboard,
-    /// Its first bytes: the header and, as we make pages, the counters.
+    /// The first bytes of the page: the header and, in the layout that the master makes, the counters.
     begin: [u8; BEGIN],
     geometry: Geometry,
 }
@@ -348,14 +347,14 @@ impl Page<'_> {
         usize::try_from(self.word(header::SLOTS_USED)).unwrap_or(usize::MAX).min(self.geometry.slots)
     }
 
-    /// Hands over every connection.
+    /// Calls `each` with every connection.
     fn connections(&self, first: &mut Vec<u8>, second: &mut Vec<u8>, mut each: impl FnMut(Entry)) {
         let used = self.slots_used();
         let size = self.geometry.slot_words * 8;
         if used == 0 {
             return;
         }
-        // Everything twice: two equal readings, one after the other, are of one moment between them.
+        // All slots are read twice: if two reads in a row are equal, both show the state of one moment between them.
         for bytes in [&mut *first, &mut *second] {
             bytes.resize(used * size, 0);
             if self.board.bytes(self.geometry.slots_at, bytes).is_none() {
@@ -366,7 +365,7 @@ impl Page<'_> {
         slots.filter_map(|(number, (first, second))| self.slot(number, first, second)).for_each(&mut each);
     }
 
-    /// One slot, read until two readings agree.
+    /// One slot, read again until two reads agree, at most [`TRIES`] times.
     fn slot(&self, number: usize, first: &[u8], second: &[u8]) -> Option<Entry> {
         let entry = |bytes: &[u8], whole| Entry::read(&std::array::from_fn(|word| word_of(bytes, word)), whole);
         let (first, second) = (first.first_chunk::<SLOT>()?, second.first_chunk::<SLOT>()?);
@@ -388,7 +387,7 @@ impl Page<'_> {
     }
 }
 
-/// Whether what the sequence guards was whole in both readings, and the same.
+/// Whether the words that the sequence guards were complete and equal in both reads.
 fn same(before: &[u8; SLOT], after: &[u8; SLOT]) -> bool {
     let sequence = word_of(before, slot::SEQUENCE);
     sequence.is_multiple_of(2)

@@ -1,4 +1,4 @@
-//! Writer and reader together; hostile pages; a writer that is killed.
+//! Tests of the writer and the reader together, of hostile pages, and of a writer that is killed.
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
@@ -26,7 +26,7 @@ fn pair() -> (Scoreboard, Arc<Board>) {
     (page, Arc::new(board))
 }
 
-/// What a page says, and the connections, as many as it says they are.
+/// The content of a page, and its connections.
 fn read(page: &Scoreboard) -> Option<(Shown, Vec<Connection>)> {
     let mut json = b"before".to_vec();
     let shown = page.read(&mut Buffers::default(), &mut json);
@@ -56,18 +56,18 @@ fn peer() -> Option<SocketAddr> {
 #[test]
 fn no_lie_of_a_worker_s_spoils_the_sums_of_the_pool() {
     let told = |name: String, value| Totals { counters: [(name, value)].into(), ..Totals::default() };
-    // Each is a number, their sum would not be one, and JSON has no word for it.
+    // Each value is finite; their sum would be infinite, which JSON cannot express.
     let mut sums = Totals::default();
     (0..3).for_each(|_| sums.add(&told("jobs".into(), 1e308)));
     let text = serde_json::to_string(&sums).unwrap();
     assert_eq!(serde_json::from_str::<Totals>(&text).unwrap_or_else(|error| panic!("{error}: {text}")), sums);
-    // A worker that takes another name in each of its lives.
+    // A worker that uses another counter name after each restart.
     (0..5000).for_each(|life| sums.add(&told(format!("life {life}"), 1.0)));
     sums.add(&told("life 7".into(), 1.0));
     assert!(sums.counters.len() <= 1024, "{}", sums.counters.len());
     assert_eq!(sums.counters["life 7"], 2.0, "what is known is still counted");
 
-    // A figure that nobody can have reached is not believed: with it, the sum could not grow any more.
+    // An implausibly large figure is ignored: with it the sum could not grow any more.
     let (page, board) = pair();
     let memory = crate::sys::map::Words::shared(&page).unwrap();
     for word in header::CONNECTIONS..=header::BYTES_WRITTEN {
@@ -191,7 +191,7 @@ fn more_connections_than_slots_are_counted_all_the_same() {
 fn figures_are_unknown_only_where_the_writer_says_so() {
     let (page, board) = pair();
     let connection = Writer::new(board.clone(), peer());
-    // A request in work, of whose answer nothing is written yet.
+    // A request in work, with no byte of its answer written yet.
     connection.begin(get("/"));
     let totals = page.totals().unwrap();
     assert_eq!((totals.known_bytes_written(), totals.known_connections()), (Some(0), Some(1)));
@@ -206,7 +206,7 @@ fn figures_are_unknown_only_where_the_writer_says_so() {
         assert_eq!((totals.known_connections(), totals.known_bytes_read(), totals.known_bytes_written()), (None, None, None));
         Writer::unknown(board.clone()).begin(get("/"));
     }
-    // The sum is known as soon as one of them counts.
+    // The sum is known as soon as one page counts it.
     let mut sum = Totals::default();
     assert_eq!(sum.known_requests(), None);
     sum.add(&page.totals().unwrap());
@@ -243,7 +243,7 @@ fn counters_of_many_threads_lose_nothing() {
     assert!(board.counter("").is_none());
 }
 
-/// Method, URL and info always belong together, whenever we look.
+/// Method, URL and info of a request always belong together, at whatever moment the page is read.
 #[test]
 fn no_torn_request_is_shown() {
     let (page, board) = pair();
@@ -287,7 +287,7 @@ fn a_page_has_one_writer() {
     assert_eq!(Board::shared(&page).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
 }
 
-/// The same test program is the other process: it writes its inherited page, and dies by SIGKILL in the midst of it.
+/// The test program runs itself as the other process, which writes its inherited page and is killed by SIGKILL while it writes.
 #[test]
 fn totals_and_the_request_survive_a_killed_writer() {
     const PAGE: &str = "RATOON_TEST_SCOREBOARD";
@@ -331,7 +331,7 @@ fn hostile_word() -> impl Strategy<Value = u64> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
-    /// Whatever the header says, reading ends, and shows no more than there is room for.
+    /// With every header, reading ends, and shows no more connections than the page has room for.
     #[test]
     fn no_header_harms_the_reader(lies in prop::collection::vec((0..28usize, hostile_word()), 1..6)) {
         let (page, board) = pair();
@@ -345,7 +345,7 @@ proptest! {
         }
     }
 
-    /// Whatever slots and counters say, what is shown is bounded, and is valid JSON.
+    /// With every content of slots and counters, the output is bounded and is valid JSON.
     #[test]
     fn no_slot_harms_the_reader(words in prop::collection::vec(hostile_word(), slot::WORDS), state in 0..4u64, even: bool) {
         let (page, board) = pair();

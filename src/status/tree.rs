@@ -1,7 +1,7 @@
-//! The status document, docs/contract.md §6: the one shape in which everything that is known is told.
+//! The status document, docs/contract.md §6, as types: the master writes them, clients read them.
 //!
-//! Law: times are RFC 3339 strings, sizes bytes; what is not known, or not for this reader, is `null` (`None`), never 0. A reader gets along with
-//! the document of an older or newer master.
+//! Law: times are RFC 3339 strings, sizes bytes. A figure that is unknown, or hidden from this reader, is `null` (`None`), never 0.
+//! A reader accepts the document of an older or newer master.
 
 use std::collections::BTreeMap;
 
@@ -21,23 +21,23 @@ pub struct Document {
     pub version: String,
     /// `starting`, `running`, `reloading` or `stopping`.
     pub state: String,
-    /// More crashes than the configuration allows.
+    /// Whether workers crash more often than the configuration allows.
     pub degraded: bool,
-    /// The line that systemd shows as `Status:`.
+    /// The text that systemd shows as `Status:`.
     pub status_text: String,
     /// The committed generation; 0 before the first.
     pub generation: u64,
-    /// When the instance began.
+    /// Start time of the instance.
     pub start_time: String,
     /// Workers that ended without having been asked to, since the instance began.
     pub worker_crashes: u64,
-    /// How many workers there should be.
+    /// Number of workers that there should be.
     pub workers_configured: u32,
-    /// How many of the committed generation are ready.
+    /// Number of ready workers of the committed generation.
     pub workers_ready: u32,
-    /// Connections accepted by all workers that tell, ended ones included.
+    /// Connections accepted by all workers that count them, ended workers included.
     pub connections: Option<u64>,
-    /// Requests served by all workers that tell, ended ones included.
+    /// Requests served by all workers that count them, ended workers included.
     pub requests: Option<u64>,
     /// Bytes read from clients.
     pub bytes_read: Option<u64>,
@@ -45,9 +45,9 @@ pub struct Document {
     pub bytes_written: Option<u64>,
     /// Sums of the application's own counters.
     pub counters: Counters,
-    /// When the present generation was committed; `None` before the first is.
+    /// Time of the commit of the present generation; `None` before the first commit.
     pub committed_at: Option<String>,
-    /// How the last reload ended.
+    /// The outcome of the last reload.
     pub last_reload: Option<LastReload>,
     /// Reloads by result, since the instance began.
     pub reloads: BTreeMap<String, Reloads>,
@@ -70,24 +70,24 @@ pub struct Document {
     pub failures: Vec<Failure>,
 }
 
-/// How the last reload ended.
+/// The outcome of the last reload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastReload {
-    /// The generation that it wanted to bring.
+    /// The reload's new generation.
     pub generation: u64,
     /// `committed`, `rolled-back`, `refused` or `aborted`.
     pub result: String,
-    /// Why, in words; empty when committed.
+    /// The reason as text; empty when committed.
     pub reason: String,
-    /// What looks like the error in what the check, the hook or the failed worker printed; `None` for readers without details.
+    /// The line that looks like the error in the output of the check, the hook or the failed worker; `None` for readers without details.
     pub detail: Option<String>,
-    /// The first and the last lines that it printed; empty for readers without details.
+    /// The first and the last lines of that output; empty for readers without details.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
-    /// When it began.
+    /// Start time.
     pub start_time: String,
-    /// How long it took.
+    /// Duration of the reload, milliseconds.
     pub duration_ms: u64,
 }
 
@@ -95,11 +95,11 @@ pub struct LastReload {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Reloads {
-    /// How many.
+    /// Number of reloads.
     pub count: u64,
-    /// How long they took, in sum.
+    /// Sum of their durations, milliseconds.
     pub duration_ms: u64,
-    /// How many took at most as long as each of [`RELOAD_BOUNDS_MS`].
+    /// For each of [`RELOAD_BOUNDS_MS`], the number of reloads that took at most so long.
     pub within: Vec<u64>,
 }
 
@@ -107,11 +107,11 @@ pub struct Reloads {
 pub const RELOAD_BOUNDS_MS: [u64; 10] = [100, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000];
 
 impl Reloads {
-    /// Counts one that took so long.
+    /// Counts one reload with this duration.
     pub fn add(&mut self, took_ms: u64) {
         self.count += 1;
         self.duration_ms = self.duration_ms.saturating_add(took_ms);
-        // Those that a master without bounds has counted are in none.
+        // Reloads that an older master counted without bounds are below no bound.
         self.within.resize(RELOAD_BOUNDS_MS.len(), 0);
         for (within, bound) in self.within.iter_mut().zip(RELOAD_BOUNDS_MS) {
             *within += u64::from(took_ms <= bound);
@@ -119,7 +119,7 @@ impl Reloads {
     }
 }
 
-/// Limits that the configuration sets, for alerts before they are reached; `None` where there is none.
+/// Limits that the configuration sets, for alerts before they are reached; `None` without a limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
@@ -141,7 +141,7 @@ pub struct Limits {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Master {
-    /// Its process.
+    /// PID of the master.
     pub pid: u32,
     /// Resident memory, bytes.
     pub memory_rss: Option<u64>,
@@ -149,7 +149,7 @@ pub struct Master {
     pub memory_pss: Option<u64>,
     /// CPU time, microseconds.
     pub cpu_usec: Option<u64>,
-    /// When this process began.
+    /// Start time of this process.
     pub start_time: String,
 }
 
@@ -157,18 +157,18 @@ pub struct Master {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Socket {
-    /// Its name (`FileDescriptorName=` or from `--listen name=…`).
+    /// Name of the socket (`FileDescriptorName=` or from `--listen name=…`).
     pub name: String,
-    /// Where it listens.
+    /// Address on which the socket listens.
     pub address: String,
     /// Connections that wait to be accepted.
     pub queue: Option<u64>,
-    /// How many may wait.
+    /// Number of connections that may wait.
     pub queue_max: Option<u64>,
     /// Connections that the kernel refused since the socket was made, most often because the queue was full (TCP).
     pub dropped: Option<u64>,
-    /// With a queue for each slot (`worker.balance = "per-slot"`): how many wait in each, by slot; `queue` and `queue_max` are
-    /// the sums. Else it is not there.
+    /// Connections that wait in the queue of each slot, with `worker.balance = "per-slot"`; `queue` and `queue_max` are then the sums.
+    /// Absent otherwise.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<Option<u64>>,
 }
@@ -177,35 +177,35 @@ pub struct Socket {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Worker {
-    /// Its number, never used twice.
+    /// The worker's id; never used twice.
     pub id: u64,
-    /// Its place.
+    /// The worker's slot.
     pub slot: u32,
-    /// Its generation.
+    /// The worker's generation.
     pub generation: u64,
-    /// Its main process.
+    /// PID of the worker's main process.
     pub pid: Option<u32>,
     /// `starting`, `ready` or `draining`.
     pub state: String,
-    /// What it said last as `STATUS=`.
+    /// The worker's last `STATUS=`.
     pub status: Option<String>,
-    /// How it is known that it is ready: `said` (READY=1 alone), `epoll`, `accept`, `connection` (it was seen to accept), or `unseen`.
+    /// The evidence of readiness: `said` (READY=1 alone), `epoll`, `accept`, `connection` (the worker was seen to accept), or `unseen`.
     pub readiness: Option<String>,
-    /// When it was started.
+    /// Start time of the worker.
     pub start_time: String,
-    /// Resident memory of all its processes, bytes.
+    /// Resident memory of all processes of the worker, bytes.
     pub memory_rss: Option<u64>,
     /// CPU time, microseconds.
     pub cpu_usec: Option<u64>,
-    /// Connections that it holds now (the kernel's figure).
+    /// Connections that the worker holds now (the kernel's figure).
     pub open_connections: Option<u64>,
-    /// Whether it still holds a listening socket open (the kernel's figure); says of a draining one whether it may still accept.
+    /// Whether the worker holds a listening socket open (the kernel's figure). A draining worker that does may still accept.
     pub listening: Option<bool>,
-    /// Requests in work, as far as its page lists connections.
+    /// Requests in work, as far as the worker's page lists connections.
     pub requests_in_work: Option<u64>,
-    /// Connections accepted since its start.
+    /// Connections accepted since the worker's start.
     pub connections: Option<u64>,
-    /// Requests served since its start.
+    /// Requests served since the worker's start.
     pub requests: Option<u64>,
     /// Bytes read from clients.
     pub bytes_read: Option<u64>,
@@ -213,12 +213,12 @@ pub struct Worker {
     pub bytes_written: Option<u64>,
     /// The application's own counters.
     pub counters: Counters,
-    /// What the application says of itself (`X_RATOON_INFO`); `None` for readers without details.
+    /// The application's own `X_RATOON_INFO`; `None` for readers without details.
     pub info: Option<Map<String, Value>>,
     /// Open connections that the worker's page has no room for; they are not in `active_connections`. `None` without a page.
     pub unlisted_connections: Option<u64>,
-    /// Its open connections, as far as it tells them. In a master that writes a document they are text from the beginning
-    /// (`status::finished`), and this is empty.
+    /// The worker's open connections, as far as its page lists them. Empty in a master that writes a document, where connections are
+    /// JSON text from the start (`status::rendered`).
     pub active_connections: Vec<Connection>,
 }
 
@@ -228,15 +228,15 @@ pub struct Worker {
 pub struct Connection {
     /// `active` or `idle`.
     pub state: String,
-    /// When it was accepted.
+    /// Time of the accept.
     pub start_time: String,
     /// The peer's address.
     pub remote_address: Option<String>,
     /// The peer's port.
     pub remote_port: Option<u16>,
-    /// Since when no request is in work.
+    /// Time since which no request is in work.
     pub idle_since: Option<String>,
-    /// Requests begun on it.
+    /// Requests begun on the connection.
     pub requests: u64,
     /// Bytes read.
     pub bytes_read: u64,
@@ -252,7 +252,7 @@ pub struct Connection {
 pub struct Request {
     /// `processing`, `sending`, `finished` or `aborted`.
     pub state: String,
-    /// When it began.
+    /// Start time.
     pub start_time: String,
     /// The client's address.
     pub ip: Option<String>,
@@ -262,39 +262,39 @@ pub struct Request {
     pub url: Option<String>,
     /// `1.0`, `1.1`, `2`.
     pub http_version: String,
-    /// What the application says of it; `None` for readers without details.
+    /// The application's information about the request; `None` for readers without details.
     pub info: Option<Map<String, Value>>,
 }
 
-/// A worker that ended without having been asked to, that failed to start, or whose end was not clean although it was asked to end.
+/// A worker that ended without having been asked to, that failed to start, or that was asked to end and did not end cleanly.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Failure {
     /// The worker's id.
     pub worker: u64,
-    /// Its slot.
+    /// The worker's slot.
     pub slot: u32,
-    /// Its generation.
+    /// The worker's generation.
     pub generation: u64,
-    /// Its process, if there ever was one.
+    /// PID of the worker's process, if there ever was one.
     pub pid: Option<u32>,
-    /// When it ended.
+    /// Time of the worker's end.
     pub time: String,
     /// `exit 1`, `signal SIGSEGV (core dumped)`, `start timeout after 10s` …
     pub how: String,
-    /// `how`, and when in its life: `exit 1 before it was ready`.
+    /// `how`, and the phase of the worker at its end: `exit 1 before it was ready`.
     pub cause: String,
-    /// What looks like the error in the lines that it printed; `None` for readers without details.
+    /// The line that looks like the error in the worker's output; `None` for readers without details.
     pub detail: Option<String>,
-    /// Files that its generation runs and that changed in place since the release was pinned: the worker may have run a mixture.
+    /// Files of the worker's generation that changed in place since the release was pinned: the worker may have run a mixture.
     pub release_changed: Option<String>,
-    /// Its last `STATUS=`.
+    /// The worker's last `STATUS=`.
     pub last_status: Option<String>,
-    /// The first lines that it printed, unless they are in `log_tail`; lines between the two may be missing.
+    /// The first lines that the worker printed, unless they are in `log_tail`; lines between the two may be missing.
     pub log_head: Vec<String>,
-    /// The last lines that it printed, oldest first.
+    /// The last lines that the worker printed, oldest first.
     pub log_tail: Vec<String>,
-    /// What it was serving.
+    /// Requests that were in work when the worker ended.
     pub serving: Vec<Request>,
     /// Connections with a request in work that the worker's page had no room for; they are not in `serving`.
     pub serving_unlisted: u64,

@@ -22,17 +22,17 @@ use super::process::{Process, descendants, group_members};
 use super::ring;
 use super::{Listener as Known, Local, PROCESSES_MAX, Subject};
 
-/// A look at one worker takes no longer than this.
+/// Time limit of the observation of one worker.
 const BUDGET: Duration = Duration::from_millis(500);
-/// More threads than this in one process are not looked at.
+/// The most threads of one process that are examined.
 const THREADS_MAX: usize = 4096;
-/// Entries of a poll set, and descriptors of a select set, that are looked at.
+/// The most entries of a poll set, and descriptors of a select set, that are examined.
 const SET_MAX: usize = 65_536;
 
-/// How a worker showed that it accepts.
+/// The evidence that a worker accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Evidence {
-    /// It holds an open connection of the socket.
+    /// The worker holds an open connection of the socket.
     Connection,
     /// A thread waits for the socket: accept, select, poll, or a receive call.
     Accept,
@@ -41,7 +41,7 @@ pub enum Evidence {
 }
 
 impl Evidence {
-    /// The word of the status document.
+    /// The value in the status document.
     pub fn as_str(self) -> &'static str {
         match self {
             Evidence::Connection => "connection",
@@ -51,15 +51,15 @@ impl Evidence {
     }
 }
 
-/// What a look at one worker showed.
+/// The result of the observation of one worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
-    /// For each listening socket, in their order: how the worker accepts on it.
+    /// The evidence for each listening socket, in the order of the sockets.
     pub sockets: Vec<Option<Evidence>>,
-    /// Something of the worker could not be seen: another user's process without CAP_SYS_PTRACE, one that is not dumpable, or io_uring.
-    /// What was seen is true all the same.
+    /// Whether a part of the worker could not be seen: another user's process without CAP_SYS_PTRACE, a process that is not dumpable, or
+    /// io_uring. The evidence that was found is valid all the same.
     pub hidden: bool,
-    /// The look ran out of time before everything was looked at; another look may show more.
+    /// Whether the time ran out before everything was examined; another observation may show more.
     pub cut_short: bool,
 }
 
@@ -70,7 +70,7 @@ impl Observation {
     }
 }
 
-/// Looks at one worker now.
+/// Observes one worker now.
 pub fn observe(worker: &Subject, listeners: &[impl AsFd]) -> Observation {
     observe_until(Instant::now() + BUDGET, worker, listeners)
 }
@@ -88,7 +88,7 @@ fn observe_until(end: Instant, worker: &Subject, listeners: &[impl AsFd]) -> Obs
     observation
 }
 
-/// The processes of a worker: its cgroup's, else its main one and the descendants of that.
+/// The processes of a worker: those of its cgroup, else its main process and the descendants of that.
 fn processes_of((_, main, group): &Subject) -> Vec<u32> {
     if let Some(members) = group.as_ref().and_then(|group| group_members(group, PROCESSES_MAX)) {
         return members;
@@ -102,7 +102,7 @@ struct Socket {
     inode: Inode,
     /// `sdev` of an epoll set's entries: the device of all sockets, as the kernel writes it.
     device: u64,
-    /// It takes datagrams: waiting to receive is accepting.
+    /// Whether the socket takes datagrams: a thread that waits to receive then counts as accepting.
     datagrams: bool,
     known: Option<Known>,
 }
@@ -116,7 +116,7 @@ impl Socket {
     }
 }
 
-/// A look at one process.
+/// The examination of one process.
 struct Look<'a> {
     pid: u32,
     sockets: &'a [Option<Socket>],
@@ -128,7 +128,7 @@ struct Look<'a> {
 
 impl Look<'_> {
     fn all(&mut self) {
-        // Descriptor number and socket, of the listening sockets.
+        // Descriptor number and index in `sockets` of each listening socket that the process holds.
         let mut listening: Vec<(u32, usize)> = Vec::new();
         let (sockets, held) = (self.sockets, &mut *self.held);
         let Some(process) = Process::of(self.pid) else { return };
@@ -162,14 +162,14 @@ impl Look<'_> {
         *seen = (*seen).max(Some(evidence));
     }
 
-    /// proc_pid_fdinfo(5): "tfd: 7 events: 19 data: 7 pos:0 ino:4b1e sdev:8".
+    /// Reads the epoll sets of the process, proc_pid_fdinfo(5): "tfd: 7 events: 19 data: 7 pos:0 ino:4b1e sdev:8".
     fn epoll_sets(&mut self) {
         let Ok(descriptors) = fs::read_dir(self.path("fd")) else { return };
         for descriptor in descriptors.flatten() {
             let Ok(link) = fs::read_link(descriptor.path()) else { continue };
             let file = self.path("fdinfo").join(descriptor.file_name());
             if link.as_os_str() == "anon_inode:[io_uring]" {
-                // Which descriptor a waiting request of a ring is about is not shown.
+                // The kernel does not show for which descriptor a request of a ring waits.
                 self.seen.hidden |= fs::read_to_string(&file).map_or(true, |text| ring::may_wait(&text));
             }
             if link.as_os_str() != "anon_inode:[eventpoll]" {
@@ -210,7 +210,7 @@ impl Look<'_> {
         }
     }
 
-    /// One thread's system call: "43 0x3 0x7ffd… …", or "running" (proc_pid_syscall(5)).
+    /// Reads the system call of one thread: "43 0x3 0x7ffd… …", or "running" (proc_pid_syscall(5)).
     fn call(&mut self, text: &str, listening: &[(u32, usize)]) {
         let mut fields = text.split_ascii_whitespace();
         let Some(number) = fields.next().and_then(|number| number.parse::<i64>().ok()) else { return };
@@ -233,7 +233,7 @@ impl Look<'_> {
         listening.iter().filter(|(number, at)| u64::from(*number) == descriptor && is(*at)).map(|(_, at)| *at).collect()
     }
 
-    /// The set of readable descriptors of select(2): a bit each, in words of the machine.
+    /// The listening sockets in the read set of select(2), which has one bit a descriptor, in words of the machine.
     fn select_set(&mut self, count: u64, address: u64, listening: &[(u32, usize)]) -> Vec<usize> {
         let bytes = (count as usize).min(SET_MAX).div_ceil(64) * 8;
         let Some(set) = self.memory(address, bytes) else { return Vec::new() };
@@ -245,7 +245,7 @@ impl Look<'_> {
         listening.iter().filter(|(number, _)| contains(*number)).map(|(_, at)| *at).collect()
     }
 
-    /// The set of poll(2): `struct pollfd`, a descriptor (int) and two shorts each.
+    /// The listening sockets in the set of poll(2), an array of `struct pollfd`: a descriptor (int) and two shorts each.
     fn poll_set(&mut self, address: u64, count: u64, listening: &[(u32, usize)]) -> Vec<usize> {
         let Some(set) = self.memory(address, (count as usize).min(SET_MAX) * 8) else { return Vec::new() };
         let readable = |entry: &[u8]| i16::from_ne_bytes([entry[4], entry[5]]) & libc::POLLIN != 0;
@@ -258,7 +258,7 @@ impl Look<'_> {
         listening.iter().filter(|(number, _)| watches(*number)).map(|(_, at)| *at).collect()
     }
 
-    /// Memory of the process; `None`, and hidden, when the kernel refuses.
+    /// Reads memory of the process; `None` when that fails. If the kernel denies it, the observation is marked as hidden.
     fn memory(&mut self, address: u64, bytes: usize) -> Option<Vec<u8>> {
         if address == 0 || bytes == 0 {
             return None;
@@ -299,7 +299,7 @@ impl Call {
     }
 }
 
-/// Open connections of the sockets that nothing else was seen of.
+/// Looks for open connections of the sockets without other evidence.
 fn connections(sockets: &[Option<Socket>], held: &HashSet<Inode>, observation: &mut Observation) {
     for (at, socket) in sockets.iter().enumerate() {
         let Some(known) = socket.as_ref().and_then(|socket| socket.known.as_ref()) else { continue };

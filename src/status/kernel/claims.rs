@@ -1,38 +1,38 @@
-//! Which peers the workers' status pages name: cheaper than to look through their descriptors.
+//! Claims: the peers of connections that the workers' status pages name. To read them is cheaper than to read all descriptors.
 //!
-//! Law: a page may lie. It can only claim a connection that the kernel knows, that nobody was seen to hold, and that no other page
-//! names: else the descriptors decide. So a lie changes the figures of nobody else. Memory of this kind is keyed by the kernel's own
-//! numbers, which nobody outside can choose.
+//! Law: a page may lie. A page can claim only a connection that the kernel knows, that no worker was seen to hold, and that no other
+//! page names; otherwise the descriptors decide. So a lie changes the figures of no other worker. Maps with the `Quick` hasher are
+//! keyed by numbers of the kernel or the master, which nobody outside can choose.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
-/// What the workers claim, by their ids.
+/// The claims of the workers' pages, by worker id.
 #[derive(Debug, Default)]
 pub struct Claims {
     peers: HashMap<u64, Vec<SocketAddr>, Quick>,
     leaving: HashSet<u64, Quick>,
-    /// A sum that differs when the claims do.
+    /// A checksum of the claims.
     mark: u64,
 }
 
 impl Claims {
-    /// A worker that shows all its connections, and their peers.
+    /// Adds a worker whose page shows all its connections, with their peers.
     pub fn add(&mut self, worker: u64, peers: Vec<SocketAddr>) {
         let mut hasher = DefaultHasher::new();
         (worker, &peers).hash(&mut hasher);
-        // Whichever came first.
+        // A sum, so that the order of the workers does not matter.
         self.mark = self.mark.wrapping_add(hasher.finish());
         self.peers.insert(worker, peers);
     }
 
-    /// A worker that drains.
+    /// Marks a worker as draining.
     pub fn leaves(&mut self, worker: u64) {
         self.leaving.insert(worker);
     }
 
-    /// Other claims have another.
+    /// The checksum of the claims.
     pub(super) fn mark(&self) -> u64 {
         self.mark
     }
@@ -42,27 +42,28 @@ impl Claims {
         self.leaving.contains(&worker)
     }
 
-    /// Whether the worker shows its connections.
+    /// Whether the worker's page shows its connections.
     pub(super) fn tells(&self, worker: u64) -> bool {
         self.peers.contains_key(&worker)
     }
 
-    /// Whether it shows them and does not drain: it has no reason to give up its listening socket.
+    /// Whether the worker's page shows its connections and the worker does not drain. Such a worker has no reason to close its listening
+    /// socket.
     pub(super) fn stays(&self, worker: u64) -> bool {
         self.tells(worker) && !self.is_leaving(worker)
     }
 
-    /// How many show their connections.
+    /// Number of workers whose pages show their connections.
     pub(super) fn count(&self) -> usize {
         self.peers.len()
     }
 
-    /// Whether a page names more connections than its worker has by `of`.
+    /// Whether a page names more connections than `of` gives for its worker.
     pub(super) fn exceed(&self, of: impl Fn(u64) -> u64) -> bool {
         self.peers.iter().any(|(worker, peers)| peers.len() as u64 > of(*worker))
     }
 
-    /// Every peer that is named, and the worker that alone names it, once; `None` where there are several.
+    /// Every named peer with the worker whose page names it; `None` when several pages name the peer, or one page names it twice.
     pub(super) fn named(&self) -> HashMap<SocketAddr, Option<u64>> {
         let mut named = HashMap::with_capacity(self.peers.values().map(Vec::len).sum());
         for (worker, peers) in &self.peers {
@@ -74,7 +75,7 @@ impl Claims {
     }
 }
 
-/// Hashes numbers that nobody outside can choose.
+/// A fast hasher for numbers that nobody outside can choose.
 pub(super) type Quick = BuildHasherDefault<Mixer>;
 
 /// See [`Quick`].
@@ -95,7 +96,7 @@ impl Hasher for Mixer {
     }
 
     fn write_u64(&mut self, number: u64) {
-        // A large odd number; then the well mixed upper bits to where the table looks first.
+        // Multiplies by a large odd number, then rotates the well mixed upper bits to where the table looks first.
         self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
     }
 }

@@ -1,6 +1,6 @@
-//! The bytes of sock_diag(7): what is asked, and what the answers say.
+//! The messages of sock_diag(7): builds the requests and reads the answers.
 //!
-//! Law: every length is checked; what makes no sense is left out.
+//! Law: every length is checked; invalid answers are left out.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use super::{Queue, netlink};
 /// A socket's inode number, as the dumps and `/proc/PID/fd` have it.
 pub(super) type Inode = u32;
 
-/// What tells a socket apart from all that ever were.
+/// The kernel's cookie of a socket, which no other socket ever has.
 pub(super) type Cookie = u64;
 
 const AF_UNIX: u8 = 1;
@@ -21,7 +21,7 @@ const IPPROTO_TCP: u8 = 6;
 /// States of a socket, `enum` in the kernel's tcp_states.h; Unix sockets use the first and the last.
 const ESTABLISHED: u8 = 1;
 const LISTEN: u8 = 10;
-/// Established, and on the way down while a process may still hold it: FIN_WAIT1 and 2, CLOSE_WAIT, LAST_ACK, CLOSING.
+/// Established, and the closing states in which a process may still hold the socket: FIN_WAIT1 and 2, CLOSE_WAIT, LAST_ACK, CLOSING.
 const CONNECTED: u32 = 1 << ESTABLISHED | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 
 /// `struct inet_diag_req_v2` and `struct inet_diag_msg` without attributes, bytes.
@@ -31,7 +31,7 @@ const INET_ANSWER: usize = 72;
 const UNIX_ANSWER: usize = 16;
 /// INET_DIAG_REQ_BYTECODE
 const BYTECODE: u16 = 1;
-/// With more ports than this the kernel's filter is not used.
+/// The most ports with which the kernel's filter is used.
 const PORTS_MAX: usize = 1000;
 
 const UDIAG_SHOW_NAME: u32 = 0x01;
@@ -39,7 +39,7 @@ const UDIAG_SHOW_RQLEN: u32 = 0x10;
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_RQLEN: u16 = 4;
 
-/// What the dumps have said.
+/// The sockets from the dumps.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
     /// The accept queues of listening sockets.
@@ -53,28 +53,28 @@ pub(super) struct Sockets {
 pub(super) struct Connection {
     pub inode: Inode,
     pub cookie: Cookie,
-    /// Who is at the other end of a TCP connection.
+    /// The address of the peer of a TCP connection.
     pub peer: Option<SocketAddr>,
 }
 
 impl Sockets {
-    /// Asks for the TCP sockets at these local ports. An error leaves out what it concerns.
+    /// Adds the TCP sockets at these local ports. After an error, sockets that were not read yet are missing.
     pub fn add_tcp(&mut self, six: bool, ports: &HashSet<u16>) {
         let request = tcp_request(six, ports);
         let _ = netlink::dump(&request, |answer| self.tcp_answer(answer, ports));
     }
 
-    /// Asks for the Unix sockets with these names.
+    /// Adds the Unix sockets with these names.
     pub fn add_unix(&mut self, names: &HashSet<&[u8]>) {
         let _ = netlink::dump(&unix_request(), |answer| self.unix_answer(answer, names));
     }
 
-    /// Takes one `struct inet_diag_msg`.
+    /// Reads one `struct inet_diag_msg`.
     fn tcp_answer(&mut self, answer: &[u8], ports: &HashSet<u16>) {
         let Some(head) = answer.get(..INET_ANSWER) else { return };
         let port = u16::from_be_bytes([head[4], head[5]]);
         let inode = number(head, 68);
-        // Inode 0: no process has accepted it yet, or none holds it any more.
+        // Inode 0: no process has accepted the connection yet, or no process holds it any more.
         if inode == 0 || !ports.contains(&port) {
             return;
         }
@@ -86,7 +86,7 @@ impl Sockets {
         }
     }
 
-    /// Takes one `struct unix_diag_msg` with its attributes.
+    /// Reads one `struct unix_diag_msg` with its attributes.
     fn unix_answer(&mut self, answer: &[u8], names: &HashSet<&[u8]>) {
         let Some((head, rest)) = answer.split_at_checked(UNIX_ANSWER) else { return };
         let inode = number(head, 4);
@@ -106,14 +106,14 @@ impl Sockets {
         }
         match (head[2], queue) {
             (LISTEN, Some(queue)) => drop(self.queues.insert(inode, queue)),
-            // An accepted one has the name of the socket that it was accepted from.
+            // An accepted socket has the name of its listening socket.
             (ESTABLISHED, _) => self.connections.push(Connection { inode, cookie: cookie(head, 8), peer: None }),
             _ => {}
         }
     }
 }
 
-/// The number at this place; the caller has checked the length.
+/// The number at this offset; the caller has checked the length.
 fn number(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
@@ -122,7 +122,7 @@ fn cookie(bytes: &[u8], at: usize) -> Cookie {
     Cookie::from(number(bytes, at)) | Cookie::from(number(bytes, at + 4)) << 32
 }
 
-/// The other end's address in a `struct inet_diag_msg`; one of IPv4 in the other's form is told in its own.
+/// The address of the peer in a `struct inet_diag_msg`; an IPv4 address that is mapped to IPv6 becomes IPv4 again.
 fn peer(head: &[u8]) -> Option<SocketAddr> {
     let port = u16::from_be_bytes([head[6], head[7]]);
     let address = match head[0] {
@@ -133,7 +133,7 @@ fn peer(head: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, port))
 }
 
-/// A name without the zero bytes that end a path; an abstract one begins with a zero and is taken whole.
+/// The name of a Unix socket without the zero bytes that end a path. An abstract name begins with a zero and is taken whole.
 pub(super) fn unix_name(bytes: &[u8]) -> &[u8] {
     match bytes.first() {
         Some(0) | None => bytes,
@@ -153,8 +153,8 @@ fn tcp_request(six: bool, ports: &HashSet<u16>) -> Vec<u8> {
     request
 }
 
-/// The kernel's filter program for "local port is one of these" (`struct inet_diag_bc_op`): conditional jumps forward; to
-/// arrive exactly at the end accepts, to jump beyond it rejects.
+/// The kernel's filter program for "local port is one of these" (`struct inet_diag_bc_op`). It has conditional jumps forward: a jump
+/// exactly to the end accepts the socket, a jump beyond the end rejects it.
 fn port_filter(ports: &HashSet<u16>) -> Vec<u8> {
     const JMP: u8 = 1;
     const AT_LEAST: u8 = 2;
@@ -164,12 +164,12 @@ fn port_filter(ports: &HashSet<u16>) -> Vec<u8> {
     let mut program = Vec::with_capacity(ports.len() * BLOCK);
     let mut op = |code: u8, yes: u8, no: usize| {
         program.extend_from_slice(&[code, yes]);
-        // At most PORTS_MAX blocks: it fits.
+        // The number fits, since there are at most PORTS_MAX blocks.
         program.extend_from_slice(&u16::try_from(no).unwrap_or(u16::MAX).to_ne_bytes());
     };
     for (n, port) in ports.iter().enumerate() {
         let after = (ports.len() - n - 1) * BLOCK;
-        // Not this port: to the next block, or for the last one beyond the end.
+        // For another port, jump to the next block, or from the last block beyond the end.
         let miss = if after == 0 { 4 } else { 0 };
         op(AT_LEAST, 8, BLOCK + miss);
         op(0, 0, usize::from(*port));

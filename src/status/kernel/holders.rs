@@ -1,11 +1,10 @@
 //! Which worker holds which connection, and whether it still holds a listening socket.
 //!
-//! Law: to look through a process's descriptors is dear (two to four microseconds each), so what was learned once is
-//! remembered: a connection stays with the worker that was seen to hold it. Those that nobody was seen to hold are looked for at the
-//! workers whose pages do not show their connections; then they belong to the worker whose page alone names their peer, for as
-//! long as no other page names it. Where pages contradict each other, the descriptors decide, once and for all. A worker is looked
-//! through only as long as there are connections that nobody is known to hold, or when it does not hold the listening socket where
-//! it held it before.
+//! Law: to read the descriptors of a process is expensive (two to four microseconds each), so results are remembered: a connection
+//! stays with the worker that was seen to hold it. A connection without a known holder is searched for at the workers whose pages
+//! do not show their connections. After that it belongs to the worker whose page alone names its peer, as long as no other page
+//! names that peer. Where pages contradict each other, the descriptors decide, once and for all. The descriptors of a worker are
+//! read only while connections have no known holder, or when the listening socket is not at its former descriptor number.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -14,46 +13,46 @@ use super::claims::{Claims, Quick};
 use super::diag::{Connection, Cookie, Inode};
 use super::process::Process;
 
-/// How often a connection that no worker holds is looked for. It is another program's that shares the address; but one that
-/// was just being passed from process to process deserves a second look.
+/// Number of surveys that search for a connection that no worker holds. Usually another program that shares the address holds it;
+/// the search is repeated because the connection may just have been passed from process to process.
 const TRIES: u8 = 3;
-/// With more workers than this that show their connections, a few connections on no page are no reason to look through them:
-/// such a connection has begun or ended between the kernel's word and the pages'. One that is still on no page the next time is.
+/// With more workers than this whose pages show their connections, a few connections on no page do not cause a search at these
+/// workers: they began or ended between the kernel's dump and the pages. A connection on no page in two surveys causes a search.
 const MANY: usize = 64;
-/// See [`MANY`]: a few are so many, and one of so many connections.
+/// See [`MANY`]: "a few" is the first number, plus one for each second number of connections.
 const FEW: (usize, usize) = (32, 50);
-/// With so many, a worker that shows its connections and does not drain is asked for its listening socket every so many
-/// surveys: 3 milliseconds of a survey of a thousand, for what never changes.
+/// With more than [`MANY`] such workers, a worker that does not drain is checked for its listening socket only every so many
+/// surveys. To check a thousand workers takes 3 milliseconds of a survey, and the result does not change.
 const ROUND: u64 = 8;
-/// Where the listening sockets of a worker begin, sd_listen_fds(3).
+/// Descriptor number of a worker's first listening socket, sd_listen_fds(3).
 const LISTEN_FDS_START: u32 = 3;
 
-/// What is remembered from one survey to the next.
+/// Memory from one survey to the next.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Who holds it, as was seen.
+    /// The worker that was seen to hold each connection.
     owners: HashMap<Cookie, u64, Quick>,
-    /// Who says so.
+    /// The worker whose page alone claims each connection.
     said: HashMap<Cookie, u64, Quick>,
-    /// Whose pages show their connections.
+    /// Workers whose pages show their connections.
     telling: HashSet<u64, Quick>,
-    /// Held by nobody whom we could see, and how often that was so.
+    /// Connections that no visible worker held, and in how many surveys.
     foreign: HashMap<Cookie, u8, Quick>,
-    /// On no page, and not looked for.
+    /// Connections on no page that were not searched for.
     passed_over: HashSet<Cookie, Quick>,
-    /// At which number a worker's main process held a listening socket.
+    /// Descriptor number at which the main process of each worker held a listening socket.
     listening: HashMap<u64, u32, Quick>,
     /// Surveys so far.
     surveys: u64,
 }
 
 impl Memory {
-    /// All workers will be looked at.
+    /// Counts a survey that examines all workers.
     pub fn next_survey(&mut self) {
         self.surveys = self.surveys.wrapping_add(1);
     }
 
-    /// How many connections each worker is known to hold.
+    /// Number of connections that each worker is known to hold.
     fn counts(&self) -> HashMap<u64, u64, Quick> {
         let mut counts = HashMap::default();
         self.owners.values().chain(self.said.values()).for_each(|id| *counts.entry(*id).or_default() += 1);
@@ -68,7 +67,7 @@ impl Memory {
     }
 }
 
-/// One survey's look at who holds what.
+/// The search of one survey for the holders of connections and listening sockets.
 pub(super) struct Holders<'a> {
     memory: &'a mut Memory,
     listeners: HashSet<Inode>,
@@ -76,26 +75,26 @@ pub(super) struct Holders<'a> {
     open: HashMap<Inode, Cookie, Quick>,
     claims: &'a Claims,
     connections: &'a [Connection],
-    /// On no page the last time, and not looked for.
+    /// Connections on no page in the last survey that were not searched for.
     passed_over: HashSet<Cookie, Quick>,
-    /// Who shows its connections is not looked through.
+    /// Whether workers whose pages show their connections are left out of the search.
     trusting: bool,
     end: Instant,
-    /// Somebody could not be looked through.
+    /// Whether the descriptors of a worker could not be read.
     hidden: bool,
 }
 
-/// What was seen at one worker.
+/// The result of the search at one worker.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
-    /// Holds a listening socket; `None` when it cannot be seen.
+    /// Whether the worker holds a listening socket; `None` when that cannot be seen.
     pub listening: Option<bool>,
-    /// All of it that was looked at could be seen.
+    /// Whether all examined parts of the worker could be seen.
     pub visible: bool,
 }
 
 impl<'a> Holders<'a> {
-    /// Begins with these sockets; forgets what is gone.
+    /// Begins a search with these sockets; forgets connections and workers that are gone.
     pub fn new(
         memory: &'a mut Memory,
         listeners: HashSet<Inode>,
@@ -126,7 +125,8 @@ impl<'a> Holders<'a> {
                 }
             }
         }
-        // What was only said is asked again as soon as anything is new, or a page names more than its worker has.
+        // Claims are checked again when a connection has no known holder, when other workers show their connections, or when a page names
+        // more connections than its worker has.
         let counts = memory.counts();
         memory.telling = workers.iter().copied().filter(|id| claims.tells(*id)).collect();
         if !open.is_empty() || memory.telling != before.telling || claims.exceed(|id| counts.get(&id).copied().unwrap_or(0)) {
@@ -138,16 +138,16 @@ impl<'a> Holders<'a> {
         Holders { memory, listeners, open, claims, connections, passed_over, trusting: false, end, hidden: false }
     }
 
-    /// When those were looked at whose pages do not show their connections: what nobody of them holds belongs to whose page
-    /// alone names it.
+    /// Gives each connection without a known holder to the worker whose page alone names its peer. Call after the workers whose pages
+    /// do not show their connections were examined.
     pub fn believe(&mut self) {
-        // Whoever could not be looked through may hold anything.
+        // A worker whose descriptors could not be read may hold any connection.
         if self.open.is_empty() || self.claims.count() == 0 || self.hidden {
             return;
         }
         let named = self.claims.named();
         let open = || self.connections.iter().filter(|connection| self.open.contains_key(&connection.inode));
-        // With several listening sockets, connections of one peer can be several.
+        // With several listening sockets, one peer can have several connections.
         let mut times = HashMap::with_capacity(self.open.len());
         open().filter_map(|connection| connection.peer).for_each(|peer| *times.entry(peer).or_insert(0) += 1);
         let (mut said, mut disputed) = (Vec::new(), false);
@@ -167,18 +167,18 @@ impl<'a> Holders<'a> {
         self.trusting = self.claims.count() > MANY && self.open.len() <= few && !again && !disputed;
     }
 
-    /// Goes on with what was learned the last time: no connection is looked for.
+    /// Reuses the result of the last survey: no connection is searched for.
     pub fn again(memory: &'a mut Memory, listeners: HashSet<Inode>, claims: &'a Claims, end: Instant) -> Holders<'a> {
         let (open, passed_over) = Default::default();
         Holders { memory, listeners, open, claims, connections: &[], passed_over, trusting: false, end, hidden: false }
     }
 
-    /// Whether there is anything that a worker might hold; without listening sockets nobody needs to be looked through.
+    /// Whether there are listening sockets; without them no worker needs to be examined.
     pub fn any(&self) -> bool {
         !self.listeners.is_empty()
     }
 
-    /// Looks at a worker's main process.
+    /// Examines the main process of a worker.
     pub fn main(&mut self, id: u64, process: &Process) -> Seen {
         if self.listens_as_before(id, process) {
             let visible = !self.wants(id) || self.through(id, process, None);
@@ -192,18 +192,18 @@ impl<'a> Holders<'a> {
         Seen { listening: if visible { Some(held.is_some()) } else { held.map(|_| true) }, visible }
     }
 
-    /// Whether the other processes of a worker with this main process are worth a look.
+    /// Whether the other processes of a worker need to be examined, after this result of its main process.
     pub fn wants_others(&self, id: u64, main: Seen) -> bool {
         self.wants(id) || main.listening != Some(true)
     }
 
-    /// Whether this worker may hold a connection that nobody is known to hold.
+    /// Whether this worker may hold a connection without a known holder.
     pub fn wants(&self, id: u64) -> bool {
         let trusted = self.trusting && self.claims.tells(id);
         !self.open.is_empty() && !trusted
     }
 
-    /// Looks at another process of a worker; one that has ended meanwhile holds nothing.
+    /// Examines another process of a worker; a process that has ended meanwhile holds nothing.
     pub fn other(&mut self, id: u64, process: &Process, seen: &mut Seen) {
         let mut held = None;
         let visible = self.through(id, process, Some(&mut held)) || process.stat().is_none();
@@ -215,8 +215,8 @@ impl<'a> Holders<'a> {
         };
     }
 
-    /// When all workers were looked at: how many connections each holds. `None` in place of a number would be right where
-    /// the second value is `true`: some connections are nobody's, and this worker could not be looked through.
+    /// Number of connections of each worker; call after all workers were examined. The second value tells whether some connections have
+    /// no known holder: if so, the number of a worker that could not be examined is unknown.
     pub fn count(self) -> (HashMap<u64, u64, Quick>, bool) {
         if self.trusting {
             self.memory.passed_over.extend(self.open.values());
@@ -228,12 +228,12 @@ impl<'a> Holders<'a> {
         (self.memory.counts(), !self.open.is_empty() || !self.memory.foreign.is_empty())
     }
 
-    /// Tells that a worker, or a part of it, could not be looked at.
+    /// Records that a worker, or a part of it, could not be examined.
     pub fn hide(&mut self) {
         self.hidden = true;
     }
 
-    /// One look at where it was, or where we have put it.
+    /// Whether the process holds a listening socket at its former descriptor number, or at the numbers that the master gives the sockets.
     fn listens_as_before(&mut self, id: u64, process: &Process) -> bool {
         let holds = |number: &u32| process.socket(*number).is_some_and(|inode| self.listeners.contains(&inode));
         if let Some(number) = self.memory.listening.get(&id) {
@@ -252,7 +252,7 @@ impl<'a> Holders<'a> {
         found.is_some()
     }
 
-    /// Looks through all descriptors; `false` when they could not all be seen.
+    /// Examines all descriptors of a process; `false` when not all of them could be seen.
     fn through(&mut self, id: u64, process: &Process, mut listening: Option<&mut Option<u32>>) -> bool {
         let visible = process.sockets(self.end, |number, inode| {
             if let Some(cookie) = self.open.remove(&inode) {

@@ -1,7 +1,7 @@
-//! One survey, and what is kept of it for the next.
+//! One survey, and the figures that are kept from it for the next.
 //!
-//! Law: all of it is of one moment and cost one sum, and is looked at anew when that is too long ago; what is missing from it,
-//! or is known to have changed, is looked at earlier, alone.
+//! Law: all kept figures are of one moment, have one common cost and expire together. A figure that is missing, or is known to
+//! have changed, is read earlier, alone.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -14,13 +14,13 @@ use super::process::{self, Process};
 use super::{BUDGET, Figures, Listener, Local, Master, PROCESSES_MAX, Queue, Subject, Survey};
 use crate::status::keep::{self, Clock};
 
-/// What is remembered from one survey to the next.
+/// Memory from one survey to the next.
 #[derive(Default)]
 pub(super) struct Remembered {
     holders: Memory,
-    /// Until when the rest may be told.
+    /// Time until which the fields below may be reused.
     until: Option<Instant>,
-    /// For which listening sockets and which claims the connections were dumped.
+    /// The listening sockets and the checksum of the claims for which the connections were dumped.
     dumped_for: Option<(Vec<Option<Inode>>, u64)>,
     dumped: Dumped,
     ones: HashMap<u64, One, Quick>,
@@ -29,7 +29,7 @@ pub(super) struct Remembered {
     pub(super) looks: Looks,
 }
 
-/// How often the kernel was asked.
+/// Counts of reads from the kernel.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Looks {
@@ -38,24 +38,24 @@ pub(super) struct Looks {
     pub masters: u32,
 }
 
-/// What the dumps of sockets said.
+/// The results of the socket dumps.
 #[derive(Default)]
 struct Dumped {
     queues: Vec<Option<Queue>>,
-    /// All listening sockets that accept were in them.
+    /// Whether the dumps had all listening sockets that accept.
     complete: bool,
-    /// How many connections each worker holds.
+    /// Number of connections that each worker holds.
     counts: HashMap<u64, u64, Quick>,
-    /// Some are nobody's.
+    /// Whether some connections have no known holder.
     unexplained: bool,
 }
 
-/// A worker that was looked at.
+/// The kept result for one worker.
 struct One {
-    /// Then.
+    /// PID of the main process at that time.
     pid: u32,
     leaving: bool,
-    /// `None`: it had ended.
+    /// `None` when the worker had ended.
     living: Option<(Seen, Figures)>,
 }
 
@@ -96,7 +96,7 @@ impl Remembered {
             #[cfg(test)]
             (self.looks.dumps += 1);
             let queues = listeners.iter().map(|listener| sockets.queues.get(&listener.as_ref()?.inode).copied()).collect();
-            // A socket of another network namespace (PrivateNetwork=) is in no dump of ours, nor are its connections.
+            // A socket of another network namespace (PrivateNetwork=) is in none of these dumps, and neither are its connections.
             let mut accepting = listeners.iter().flatten().filter(|listener| listener.local != Local::Other).peekable();
             let complete = accepting.peek().is_some() && accepting.all(|it| sockets.queues.contains_key(&it.inode));
             let (counts, unexplained) = holders.count();
@@ -118,7 +118,7 @@ impl Remembered {
         told
     }
 
-    /// Forgets what is of one moment only.
+    /// Forgets the figures of one moment. The holders of connections are kept.
     pub fn forget(&mut self) {
         self.until = None;
         self.dumped_for = None;
@@ -143,18 +143,19 @@ impl Dumped {
     }
 }
 
-/// A worker while it is looked at.
+/// A worker that is being examined.
 struct Look {
     id: u64,
     pid: u32,
     main: Process,
-    /// The processes of its cgroup, else its descendants; `None`: a cgroup that could not be read is no reason to guess.
+    /// The processes of the worker's cgroup, else the descendants of its main process. `None` when they could not be read: the
+    /// descendants are no substitute for a cgroup.
     others: Option<Vec<u32>>,
     seen: Seen,
     figures: Figures,
 }
 
-/// Looks at those that nothing is kept of, and at those that may hold what nobody is known to hold; at how many.
+/// Examines the workers without a kept result, and those that may hold a connection without a known holder. Returns their number.
 fn look_at_workers(
     workers: &[Subject],
     ones: &mut HashMap<u64, One, Quick>,
@@ -162,7 +163,7 @@ fn look_at_workers(
     claims: &Claims,
     end: Instant,
 ) -> u32 {
-    // First those who do not show their connections: what they hold can be claimed by nobody.
+    // First the workers whose pages do not show their connections: no page can then claim a connection that one of them holds.
     let (telling, silent): (Vec<_>, Vec<_>) = workers.iter().partition(|(id, ..)| claims.tells(*id));
     let looked = look_at(&silent, ones, holders, claims, end);
     holders.believe();
@@ -199,7 +200,7 @@ fn look_at(
             None => holders.hide(),
         }
     }
-    // Whatever the main processes do not hold, their other processes do.
+    // A connection that no main process holds is held by another process of a worker.
     for look in &mut looks {
         if !holders.any() || !holders.wants_others(look.id, look.seen) {
             continue;
@@ -229,7 +230,7 @@ impl Look {
             Some(group) => process::group_members(group, PROCESSES_MAX),
             None => process::descendants(&main, PROCESSES_MAX),
         };
-        // One that has ended meanwhile has no memory.
+        // A process that has ended meanwhile has no memory.
         let of_others = |others: &Vec<u32>| {
             let others = others.iter().filter(|other| **other != pid);
             others.filter_map(|other| Process::of(*other)?.rss()).fold(0, u64::saturating_add)
@@ -245,7 +246,7 @@ impl Look {
     }
 }
 
-/// All listening sockets' queues and connections, in as few dumps as the kernel allows.
+/// The queues and connections of all listening sockets, in as few dumps as the kernel allows.
 pub(super) fn look_at_sockets(listeners: &[Option<Listener>]) -> Sockets {
     let mut sockets = Sockets::default();
     let locals = || listeners.iter().flatten().map(|listener| &listener.local);

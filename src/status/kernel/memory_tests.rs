@@ -1,4 +1,4 @@
-//! Memory of real processes: of the whole tree, whether a control group tells it or descent.
+//! Tests with the memory of real processes: the sum over the whole tree, found by the cgroup or by descent.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -7,10 +7,10 @@ use std::process::Stdio;
 use super::tests::{Group, Worker, cgroups};
 use super::*;
 
-/// 32 MiB that a child of the worker has, and the few of the worker's main process.
+/// Memory of the worker's child: 32 MiB. The worker's main process has a few MiB.
 const OF_CHILD: u64 = 32 << 20;
 
-/// A worker whose memory is nearly all its child's; `before`: what its main process does first.
+/// A worker whose child has nearly all of its memory; `before` is the first command of the main process.
 fn worker_with_a_large_child(before: &str) -> Worker {
     let child = format!("x=$(head -c {OF_CHILD} /dev/zero | tr '\\0' x); echo up; while :; do sleep 1000; done");
     Worker::sh(&format!("{before}; ({child}) & wait"), Stdio::null())

@@ -1,4 +1,4 @@
-//! One question to the kernel over netlink(7), and its answers.
+//! One request to the kernel over netlink(7), and its answers.
 
 use std::io;
 use std::time::Duration;
@@ -16,12 +16,12 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const REQUEST_DUMP: u16 = 0x01 | 0x300;
 /// The kernel fills at most 32 KiB at once.
 const BUFFER: usize = 64 * 1024;
-/// A dump is made as we read it, so there is never a wait; if the kernel should disagree, this ends it.
+/// Timeout of a receive. The kernel makes a dump while it is read, so no wait is expected; the timeout bounds one all the same.
 const WITHIN: Duration = Duration::from_millis(250);
-/// The number that the answers to our one question carry.
+/// Sequence number of the request, which the answers carry.
 const SEQUENCE: u32 = 1;
 
-/// Sends a sock_diag(7) dump request and hands over each answer (without its header).
+/// Sends a sock_diag(7) dump request and calls `each` with every answer, without its header.
 ///
 /// # Errors
 /// No netlink here (RestrictAddressFamilies=), the kernel refuses the request, or the answer is cut off.
@@ -50,7 +50,7 @@ pub(super) fn dump(request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()
     }
 }
 
-/// Takes one datagram of answers; `true` when it was the last.
+/// Reads one datagram of answers; `true` when it was the last.
 fn take(mut bytes: &[u8], each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "a netlink answer makes no sense");
     if bytes.is_empty() {
@@ -77,7 +77,7 @@ fn take(mut bytes: &[u8], each: &mut impl FnMut(&[u8])) -> io::Result<bool> {
     Ok(false)
 }
 
-/// The attributes (`struct nlattr`) in these bytes, up to the first that makes no sense.
+/// The attributes (`struct nlattr`) in these bytes, up to the first that is invalid.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header = bytes.get(..4)?;
@@ -140,7 +140,7 @@ mod tests {
         assert!(bodies(&message(2, 1, &i32::MIN.to_ne_bytes())).1.is_err());
         assert!(bodies(&message(2, 1, b"")).1.is_err());
         assert!(bodies(b"").1.is_err());
-        // A length of 0 must not turn for ever, one that is too large not read beyond the end.
+        // A length of 0 must not loop forever, and a length that is too large must not read beyond the end.
         for length in [0u32, 15, 17, u32::MAX] {
             let mut bytes = message(20, 1, b"");
             bytes[..4].copy_from_slice(&length.to_ne_bytes());

@@ -12,45 +12,45 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::diag::Inode;
 
-/// More descriptors than this in one process are not counted.
+/// The most descriptors of one process that are read.
 const DESCRIPTORS_MAX: u32 = 65_536;
-/// How deep the descendants of a worker are followed where it has no cgroup.
+/// Levels below its children to which the descendants of a worker without a cgroup are followed.
 const DEPTH_MAX: u32 = 8;
-/// How many threads of a process are asked for their children.
+/// The most threads of a process whose children are read.
 const THREADS_MAX: usize = 1024;
 
-/// A process, by its number. That of a worker is nobody else's until the master has reaped it; where it is asked for in that
-/// very moment, or for a process that others reap, a later one of the same number would be told: numbers come round
+/// A process, by its PID. The PID of a worker belongs to no other process until the master has reaped the worker. A read at that
+/// very moment, or of a process that another parent reaps, could show a later process with the same PID; PIDs are reused
 /// after tens of thousands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Process(u32);
 
-/// From `/proc/PID/stat`.
+/// Figures from `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
-    /// Its own CPU time and that of the children it has waited for, microseconds.
+    /// CPU time of the process and of the children that it has waited for, microseconds.
     pub cpu_usec: u64,
-    /// Since the boot.
+    /// Start of the process, as the time since the boot.
     pub started: Duration,
-    /// How many threads it has.
+    /// Number of threads.
     pub threads: u64,
 }
 
 impl Process {
-    /// `None` for what is no process's number.
+    /// `None` for 0, which is the PID of no process.
     pub fn of(pid: u32) -> Option<Process> {
         (pid != 0).then_some(Process(pid))
     }
 
-    /// `None` when it has ended, or is a zombie.
+    /// `None` when the process has ended or is a zombie.
     pub fn stat(&self) -> Option<Stat> {
         let mut buffer = [0; 1024];
         let text = self.read("stat", &mut buffer)?;
         parse_stat(text, rustix::param::clock_ticks_per_second())
     }
 
-    /// Resident memory, bytes, from `statm`: the kernel sums its counters of each CPU for it, and waits for no lock of the process
-    /// (`smaps_rollup` does, `stat` is too low by what the CPUs have not told yet).
+    /// Resident memory, bytes, from `statm`. For `statm` the kernel sums its counters of all CPUs, and waits for no lock of the process:
+    /// `smaps_rollup` waits for one, and `stat` is too low by the counts that the CPUs have not added yet.
     pub fn rss(&self) -> Option<u64> {
         let mut buffer = [0; 256];
         let pages: u64 = self.read("statm", &mut buffer)?.split_ascii_whitespace().nth(1)?.parse().ok()?;
@@ -64,8 +64,8 @@ impl Process {
         socket_inode(link)
     }
 
-    /// Calls `each` with the number and the inode of every socket that it holds; `false` when they cannot be (all) seen: another user's
-    /// process, one that is not dumpable, too many descriptors, or no time left.
+    /// Calls `each` with the descriptor number and the inode of every socket that the process holds. `false` when not all of them can be
+    /// seen: another user's process, a process that is not dumpable, too many descriptors, or no time left.
     pub fn sockets(&self, end: Instant, mut each: impl FnMut(u32, Inode)) -> bool {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(dir) = openat(CWD, self.path("fd"), flags, Mode::empty()) else { return false };
@@ -114,7 +114,7 @@ impl Process {
                     return None;
                 }
                 if thread != self.0 {
-                    // One that has ended meanwhile has none: they are another thread's now.
+                    // A thread that has ended meanwhile has no children: they are another thread's now.
                     children.extend(self.children_of(thread).into_iter().flatten());
                 }
             }
@@ -129,7 +129,7 @@ impl Process {
     }
 }
 
-/// `/proc/PID/stat` from the parenthesis that ends the name on, proc(5); fields are numbered from 3 behind it.
+/// Reads `/proc/PID/stat` from the parenthesis that ends the name on, proc(5); the first field after it has number 3.
 fn parse_stat(text: &str, ticks: u64) -> Option<Stat> {
     let fields: Vec<&str> = text.strip_prefix(')')?.split_ascii_whitespace().collect();
     let field = |number: usize| -> Option<u64> { fields.get(number - 3)?.parse::<i64>().ok()?.try_into().ok() };
@@ -150,14 +150,14 @@ fn socket_inode(link: &[u8]) -> Option<Inode> {
     std::str::from_utf8(link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?).ok()?.parse().ok()
 }
 
-/// When the machine booted, by the wall clock of now.
+/// Time of the machine's boot, by the present wall clock.
 pub(super) fn boot_time() -> Option<SystemTime> {
     let up = clock_gettime(ClockId::Boottime);
     let up = Duration::new(up.tv_sec.try_into().ok()?, up.tv_nsec.try_into().ok()?);
     SystemTime::now().checked_sub(up)
 }
 
-/// CPU time of this process, microseconds: without that of the workers and hooks that it has waited for.
+/// CPU time of this process, microseconds, without that of the workers and hooks that it has waited for.
 pub(super) fn own_cpu() -> u64 {
     let spent = clock_gettime(ClockId::ProcessCPUTime);
     (spent.tv_sec.unsigned_abs() * 1_000_000).saturating_add(spent.tv_nsec.unsigned_abs() / 1000)
@@ -173,7 +173,7 @@ pub(super) fn own_rollup() -> (Option<u64>, Option<u64>) {
     (field("Rss:"), field("Pss:"))
 }
 
-/// The one number in a file of a cgroup.
+/// The number in a cgroup's file that holds a single number.
 pub(super) fn number(path: &Path) -> Option<u64> {
     let mut text = String::new();
     File::open(path).ok()?.take(64).read_to_string(&mut text).ok()?;
@@ -200,7 +200,7 @@ pub(super) fn descendants(main: &Process, max: usize) -> Option<Vec<u32>> {
     let mut all = main.children()?;
     let mut level = all.clone();
     for _ in 0..DEPTH_MAX {
-        // One that has ended meanwhile has none.
+        // A process that has ended meanwhile has no children.
         level = level.iter().filter_map(|pid| Process::of(*pid)?.children()).flatten().collect();
         all.extend_from_slice(&level);
         if level.is_empty() || all.len() > max {
@@ -214,7 +214,7 @@ pub(super) fn descendants(main: &Process, max: usize) -> Option<Vec<u32>> {
 mod tests {
     use super::*;
 
-    /// Recorded; behind the name.
+    /// A recorded `/proc/PID/stat`, without what stands before the end of the name.
     const STAT: &str = ") S 1 900 900 0 -1 4194560 1234 0 5 0 150 50 7 3 20 0 4 0 4242 12345678 256 18446744073709551615 1 1 0";
 
     #[test]

@@ -1,10 +1,10 @@
-//! What a ring of io_uring(7) waits for, as its file of `/proc/PID/fdinfo` shows it.
+//! Reads from `/proc/PID/fdinfo` whether a ring of io_uring(7) waits for a descriptor.
 //!
-//! libuv from 1.45 on (Node.js 20, uvloop) makes a ring for each event loop and waits for sockets by epoll all the same: a ring in which
-//! no request waits for a descriptor hides nothing.
+//! libuv from 1.45 on (Node.js 20, uvloop) makes a ring for each event loop, but waits for sockets by epoll. A ring in which no
+//! request waits for a descriptor hides nothing.
 
 /// Whether a request of the ring may wait for a descriptor. `fdinfo` lists such requests between "PollList:" and the next heading, as
-/// "  op=13, task_works=0"; a kernel that writes no list leaves it open.
+/// "  op=13, task_works=0". If the kernel writes no list, a request may wait.
 pub fn may_wait(fdinfo: &str) -> bool {
     let Some((_, list)) = fdinfo.split_once("PollList:\n") else { return true };
     list.lines().next().is_none_or(|line| line.trim_start().starts_with("op="))

@@ -1,4 +1,4 @@
-//! Real sockets and processes; this process is the worker where nothing else is said.
+//! Tests with real sockets and processes; where no other is given, the worker is this process.
 
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ use super::*;
 use crate::master::testing::in_own_process_with;
 use crate::status::keep::testing::Told;
 
-/// A child that ends with the test.
+/// A child process that is killed at the end of the test.
 pub(super) struct Worker(Child);
 
 impl Worker {
@@ -40,7 +40,7 @@ impl Drop for Worker {
     }
 }
 
-/// A cgroup that ends with the test.
+/// A cgroup that is removed at the end of the test.
 pub(super) struct Group(pub(super) PathBuf);
 
 impl Drop for Group {
@@ -83,7 +83,7 @@ fn tcp_connections_and_the_queue_of_both_families() {
         let figures = seen.worker(1).expect("ourselves");
         assert_eq!(figures.open_connections, Some(2), "{address}");
         assert_eq!(figures.listening, Some(true), "{address}");
-        // A client that has gone: the connection is still held, until the worker closes it.
+        // The client is gone, but the worker holds the connection until it closes it.
         drop(clients);
         assert_eq!(survey(&[me()], &[&listener]).worker(1).expect("ourselves").open_connections, Some(2), "{address}");
         drop(accepted);
@@ -131,7 +131,7 @@ fn several_listeners_and_such_as_accept_nothing() {
     assert_eq!(seen.worker(1).expect("ourselves").open_connections, Some(held.len() as u64 + 1));
     assert!((0..31).all(|n| seen.queue(n).is_some_and(|queue| queue.waiting == 0)));
     assert!((31..40).all(|n| seen.queue(n).is_none()));
-    // With nothing that accepts there is no number of connections.
+    // Without a socket that accepts, the number of connections is unknown.
     assert_eq!(survey(&[me()], &[&udp]).worker(1).expect("ourselves").open_connections, None);
     assert_eq!(survey(&[me()], &[&udp]).worker(1).expect("ourselves").listening, Some(true));
     drop((client, accepted));
@@ -143,14 +143,14 @@ fn a_worker_is_told_apart_from_its_neighbours() {
     let clients: Vec<_> =
         (0..2).map(|_| TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection")).collect();
     let give = || Stdio::from(OwnedFd::from(listener.accept().expect("a connection").0));
-    // A shell that waits for a child: both have the connection, which counts once.
+    // A shell that waits for a child: both hold the connection, which counts once.
     let shell = Worker::sh("echo up; sleep 1000; true", give());
     let listens = Worker::sh("echo up; exec sleep 1000", Stdio::from(OwnedFd::from(listener.try_clone().expect("a descriptor"))));
     let other = Worker::sh("echo up; exec sleep 1000", Stdio::null());
     let mut gone = Command::new("true").spawn().expect("true");
     gone.wait().expect("our child");
     let zombie = Command::new("true").stdout(Stdio::piped()).spawn().expect("true");
-    // Not reaped: wait for its end without taking its status.
+    // The child must not be reaped: wait for its end without taking its status.
     let pid = rustix::process::Pid::from_raw(zombie.id().cast_signed()).expect("a pid");
     let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
     rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).expect("our child");
@@ -191,7 +191,7 @@ fn the_processes_of_a_cgroup_count_together() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     let connection = Stdio::from(OwnedFd::from(listener.accept().expect("a connection").0));
-    // The main process holds nothing; one that has left it by a double fork has the connection.
+    // The main process holds nothing; a process that has left it by a double fork holds the connection.
     let script = format!(
         "echo 0 > {0}/cgroup.procs; exec 3<&0 </dev/null; (setsid sleep 1000 & ); exec 3<&-; echo up; while :; do sleep 1000; done",
         group.display()
@@ -206,7 +206,7 @@ fn the_processes_of_a_cgroup_count_together() {
     if memory.is_none() {
         println!("SKIPPED memory.current: this machine's cgroup v2 has no memory controller");
     }
-    // A group that is gone: not zero, but unknown.
+    // For a cgroup that is gone the figures are unknown, not zero.
     let seen = survey(&[(2, worker.pid(), Some(group.join("none")))], &[&listener]);
     let lost = seen.worker(2).expect("a worker");
     assert_eq!((lost.open_connections, lost.listening), (None, None));
@@ -215,7 +215,7 @@ fn the_processes_of_a_cgroup_count_together() {
     drop((worker, client));
 }
 
-/// Where this machine's control groups are.
+/// Mount point of this machine's cgroups.
 pub(super) fn cgroups() -> String {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs");
     let mount = mounts.lines().find(|line| line.contains(" - cgroup2 ")).and_then(|line| line.split(' ').nth(4));
@@ -242,7 +242,7 @@ fn a_socket_of_another_network_namespace_is_unknown_not_zero() {
 fn a_process_that_cannot_be_seen_is_unknown_not_zero() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let name = "status::kernel::tests::a_process_that_cannot_be_seen_is_unknown_not_zero";
-    // As a user that may not look into the descriptors of root's processes.
+    // The test runs again as a user that may not read the descriptors of root's processes.
     let wrapper = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
     let stdin = Stdio::from(OwnedFd::from(listener.try_clone().expect("a descriptor")));
     let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
@@ -255,7 +255,7 @@ fn a_process_that_cannot_be_seen_is_unknown_not_zero() {
     let parent = std::os::unix::process::parent_id();
     let seen = survey(&[(1, parent, None), (2, std::process::id(), None)], &[&stdin]);
     let figures = seen.worker(1).expect("the parent");
-    // What can be seen of it is its child, ourselves, which holds the listening socket.
+    // Only the child of that worker can be seen, which is this process; it holds the listening socket.
     assert_eq!((figures.open_connections, figures.listening), (None, Some(true)));
     assert!(figures.rss.is_some());
     let figures = seen.worker(2).expect("ourselves");
@@ -282,11 +282,11 @@ fn what_was_seen_once_is_remembered_and_stays_true() {
     assert_eq!(count(&[me()]), Some(4));
     pairs.truncate(1);
     gone(|| count(&[me()]) == Some(1));
-    // Another id for the same process: what the gone worker held is looked for anew.
+    // The same process under another id: the connections of the gone worker are searched for again.
     let renamed = surveyor.survey(&[(2, std::process::id(), None)], &[&listener], &Claims::default());
     assert_eq!(renamed.worker(2).expect("a worker").open_connections, Some(1));
     assert_eq!(count(&[me()]), Some(1));
-    // A connection that no worker holds, but some other process (here: we, when only the shell is a worker).
+    // A connection that another process holds, and no worker (here this process holds it, and only the shell is a worker).
     let other = Worker::sh("echo up; exec sleep 1000", Stdio::null());
     for _ in 0..5 {
         let seen = surveyor.survey(&[(3, other.pid(), None)], &[&listener], &Claims::default());
@@ -325,7 +325,7 @@ fn the_master_itself() {
     let master = master();
     assert!(master.pss.expect("smaps_rollup") <= master.rss.expect("smaps_rollup"));
     assert!(master.pss.is_some_and(|pss| pss > 100_000));
-    // What children used that were waited for is theirs.
+    // CPU time of children that were waited for does not count for this process.
     let cpu = master.cpu_usec.expect("a clock");
     assert!((before..=super::process::own_cpu()).contains(&cpu), "{cpu}");
     assert!(master.started.is_some_and(|started| started <= SystemTime::now()));
@@ -381,12 +381,12 @@ fn a_page_that_alone_names_a_connection_is_believed_and_takes_nothing_from_other
         [Some(1), Some(1)],
         "what nobody has counts for none"
     );
-    // Who shows nothing is looked through first.
+    // A worker whose page shows no connections is examined first.
     assert_eq!(counts(&new(), &claims(None, &peers)), [Some(2), Some(0)]);
-    // Two name it, or one does twice: their descriptors decide.
+    // If two pages name a peer, or one page names it twice, the descriptors decide.
     assert_eq!(counts(&new(), &claims(Some(&peers), &peers[..1])), [Some(2), Some(0)]);
     assert_eq!(counts(&new(), &claims(Some(&[]), &[peers[0], peers[0]])), [Some(2), Some(0)]);
-    // A lie that came first is over when another page, or the end of one, contradicts it.
+    // A false claim that came first ends when another page claims the connection, or when another page is gone.
     for truth in [Some(&peers[..]), None] {
         let surveyor = new();
         assert_eq!(counts(&surveyor, &claims(Some(&[]), &peers)), [Some(0), Some(2)]);
@@ -425,7 +425,7 @@ fn among_many_pages_a_connection_on_none_is_looked_for_the_second_time() {
     assert_eq!([count(&claims), count(&claims), count(&claims)], [Some(1), Some(2), Some(2)]);
     drop(held);
     gone(|| count(&claims) == Some(0));
-    // Whoever shows no connections is looked through at once, and so are all in a small pool.
+    // A worker whose page shows no connections is examined at once, and so are all workers of a small pool.
     let mut others = Claims::default();
     (100..200).for_each(|id| others.add(id, vec![]));
     let mut few = Claims::default();
@@ -454,7 +454,7 @@ fn among_many_pages_who_stays_is_asked_for_its_listening_socket_now_and_then() {
         surveyor.survey(&[(1, pid, None)], &[&listener], &claims).worker(1).and_then(|figures| figures.listening)
     };
     assert_eq!(listens(worker.pid(), false), Some(true));
-    // One that does not listen, in its place: seen within a round, and at once when it drains.
+    // A worker that does not listen replaces it: that is noticed within a round, and at once when the worker drains.
     let silent = Worker::sh("echo up; exec sleep 1000", Stdio::null());
     let answers: Vec<_> = (0..16).map(|_| listens(silent.pid(), false)).collect();
     let after = answers.iter().position(|answer| *answer == Some(false)).expect("seen");
@@ -489,9 +489,9 @@ fn the_kernel_is_asked_as_often_as_a_fifth_of_a_cpu_allows_and_at_once_for_what_
     let (none, both) = (claims(&[]), claims(&peers));
     assert_eq!(asked(&workers, &none), (1, 1, 1));
     assert_eq!([asked(&workers, &none), asked(&workers, &none)], [(0, 0, 0); 2]);
-    // A page claims others: who holds them is known still.
+    // A page claims other connections, whose holders are still known.
     assert_eq!(asked(&workers, &both), (1, 0, 0));
-    // A worker that is new, one that is another process, one that drains.
+    // A new worker, a worker with another process, a draining worker.
     workers.push((2, other.pid(), None));
     assert_eq!([asked(&workers, &both), asked(&workers, &both)], [(0, 1, 0), (0, 0, 0)]);
     workers[1].1 = std::process::id();

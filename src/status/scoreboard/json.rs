@@ -1,6 +1,6 @@
-//! A connection as JSON, in the shape of `tree::Connection`, written straight from what its slot says.
+//! Writes a connection as JSON, in the form of `tree::Connection`, directly from the slot of the page.
 //!
-//! Law: whatever a slot says, this is valid JSON; texts go through serde_json, which escapes them.
+//! Law: the output is valid JSON for every content of a slot; serde_json escapes the texts.
 
 use std::cell::Cell;
 use std::io::Write;
@@ -71,7 +71,7 @@ fn text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Into memory, and of values that JSON has: it cannot fail.
+/// Appends a value. Cannot fail: the target is memory, and JSON has all values that are written here.
 fn value<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     let _ = serde_json::to_writer(out, value);
 }
@@ -90,11 +90,11 @@ fn address(out: &mut Vec<u8>, address: Option<IpAddr>) {
     }
 }
 
-/// Makes times of the day of times of the monotonic clock.
+/// Converts times of the monotonic clock to times of the wall clock.
 pub(super) struct Clock {
     today: SystemTime,
     monotonic: u64,
-    /// The last day that was written, counted from 1970, and how it is written: `2026-07-14T`.
+    /// The last day that was written, in days since 1970, and its text: `2026-07-14T`.
     day: Cell<Option<(i64, [u8; 11])>>,
 }
 
@@ -105,8 +105,8 @@ impl Clock {
         Clock { today: SystemTime::now(), monotonic, day: Cell::new(None) }
     }
 
-    /// RFC 3339; a time that has not come is now, one that nobody knows is empty. To the millisecond: the two clocks are read
-    /// one after the other, so the microseconds of one moment would differ from reading to reading.
+    /// Writes a time as RFC 3339, to the millisecond; a time in the future as now, an unknown one as an empty text. The two clocks are
+    /// read one after the other, so the microseconds of one moment would differ between two reads.
     fn write(&self, out: &mut Vec<u8>, time: Option<u64>) {
         text(out, "\"");
         if let Some(digits) = time.and_then(|time| self.digits(time)) {
@@ -135,7 +135,7 @@ impl Clock {
             return Some(text);
         }
         let midnight = Timestamp::from_millisecond(day.checked_mul(MILLISECONDS_A_DAY)?).ok()?;
-        // A year that does not have four digits makes another length.
+        // A year without exactly four digits makes a text of another length.
         let text: [u8; 11] = midnight.to_string().as_bytes().first_chunk().copied().filter(|text| text.ends_with(b"T"))?;
         self.day.set(Some((day, text)));
         Some(text)

@@ -1,4 +1,4 @@
-//! Python programs that accept, or do not, in every way that is looked for.
+//! Tests with Python programs that accept, or do not, in every way that is detected.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -25,7 +25,7 @@ impl Drop for Program {
     }
 }
 
-/// A Python program with the socket as standard input; it has come to where it prints a line.
+/// A Python program with the socket as standard input; returns after the program has printed its first line.
 fn program(socket: impl Into<std::os::fd::OwnedFd>, code: &str) -> (Program, Subject) {
     let text = format!("import socket, select, sys, time\ns = socket.socket(fileno=0)\nprint('here', flush=True)\n{code}");
     let mut command = Command::new("python3");
@@ -40,7 +40,7 @@ fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").expect("a port")
 }
 
-/// Looks until this is seen; fails after 30 s.
+/// Observes the program until it shows this evidence; fails after 30 s.
 #[track_caller]
 fn shows(code: &str, evidence: Evidence) {
     let listener = listener();

@@ -226,15 +226,15 @@ fn output_of_a_failed_worker_is_for_its_requester_alone() {
     assert_not_public(&master, "exit 3 before it was ready");
 }
 
-/// A free port of 127.0.0.1.
+/// A free port of 127.0.0.2, where the pool, which listens on 127.0.0.1, cannot take it.
 fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = std::net::TcpListener::bind("127.0.0.2:0").expect("a port");
     listener.local_addr().expect("an address").port()
 }
 
 /// Status code and body of `GET path` at `status.listen`, with this line of a Host.
 fn get_with(port: u16, path: &str, host: Option<&str>) -> (u16, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("status.listen");
+    let mut stream = TcpStream::connect(("127.0.0.2", port)).expect("status.listen");
     stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
     let host = host.map(|host| format!("Host: {host}\r\n")).unwrap_or_default();
     write!(stream, "GET {path} HTTP/1.1\r\n{host}Connection: close\r\n\r\n").expect("written");
@@ -245,7 +245,7 @@ fn get_with(port: u16, path: &str, host: Option<&str>) -> (u16, String) {
 }
 
 fn listening(place: Place, port: u16, more: &str) -> Plan {
-    place.pool("count = 1", &format!("[status]\nlisten = '127.0.0.1:{port}'\n{more}"))
+    place.pool("count = 1", &format!("[status]\nlisten = '127.0.0.2:{port}'\n{more}"))
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn status_address_refuses_a_foreign_host() {
     assert_eq!(get_with(port, "/status", Some("localhost\r\nHost: evil.example")).0, 421);
     assert_eq!(get_with(port, "http://evil.example/status", Some("localhost")).0, 421);
     // A reload applies another list.
-    master.place.configure("count = 1", &format!("[status]\nlisten = '127.0.0.1:{port}'\nhosts = ['evil.example']"));
+    master.place.configure("count = 1", &format!("[status]\nlisten = '127.0.0.2:{port}'\nhosts = ['evil.example']"));
     master.ok(&["reload"]);
     assert_eq!(get_with(port, "/status", Some("evil.example")).0, 200);
     assert_eq!(get_with(port, "/status", Some("status.example.org")).0, 421);

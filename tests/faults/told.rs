@@ -4,9 +4,9 @@ use std::net::TcpListener;
 
 use super::harness::{Master, Place, Plan, eventually, http};
 
-/// An address that is free.
+/// A free address, where the pool, which listens on 127.0.0.1, cannot take it.
 fn free() -> String {
-    TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a port").to_string()
+    TcpListener::bind("127.0.0.2:0").and_then(|port| port.local_addr()).expect("a port").to_string()
 }
 
 fn answers(address: &str) -> bool {

@@ -250,6 +250,8 @@ impl Plan {
             if session && unsafe { libc::setsid() < 0 || terminal.is_some_and(|it| libc::ioctl(it, libc::TIOCSCTTY, 0) < 0) } {
                 return Err(std::io::Error::last_os_error());
             }
+            // SAFETY: SIG_DFL runs no code. The test program itself may have been started by nohup(1).
+            unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) };
             for number in &ignored {
                 // SAFETY: SIG_IGN runs no code.
                 unsafe { libc::signal(*number, libc::SIG_IGN) };

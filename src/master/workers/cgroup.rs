@@ -130,14 +130,26 @@ impl Cgroups {
     /// Processes are left in the group (EBUSY): call again when [`Self::drain`] reports it as empty.
     pub fn remove(&mut self, group: &WorkerGroup) -> io::Result<()> {
         group::remove_tree(group.path())?;
-        // The kernel keeps the watch of a removed group for ever, and the watch keeps the inode.
+        self.unwatch(group.worker());
+        Ok(())
+    }
+
+    /// Removes the group of a worker that could not be started, if it has one. A group whose process is still ending stays; the next
+    /// master removes it.
+    pub fn discard(&mut self, worker: u64) {
+        if group::remove_tree(&self.base.join(format!("w-{worker}"))).is_ok() {
+            self.unwatch(worker);
+        }
+    }
+
+    /// The kernel keeps the watch of a removed group for ever, and the watch keeps the inode.
+    fn unwatch(&mut self, worker: u64) {
         if let (Some(inotify), Some(watch)) =
-            (&self.inotify, self.watches.iter().find(|(_, (worker, _))| *worker == group.worker()).map(|(watch, _)| *watch))
+            (&self.inotify, self.watches.iter().find(|(_, (other, _))| *other == worker).map(|(watch, _)| *watch))
         {
             let _ = inotify::remove_watch(inotify, watch);
             self.watches.remove(&watch);
         }
-        Ok(())
     }
 
     /// Readable (EPOLLIN) when [`Self::drain`] has groups to report. `None` without inotify: then the loop has to call

@@ -83,6 +83,9 @@ impl Master {
             Ok(pid) => Ok(pid),
             Err(why) => {
                 let _ = std::fs::remove_file(&notify_path);
+                if let Some(cgroups) = &mut self.cgroups {
+                    cgroups.discard(worker);
+                }
                 Err(why)
             }
         }

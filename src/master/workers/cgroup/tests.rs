@@ -123,6 +123,18 @@ fn a_group_with_processes_is_not_removed() {
 }
 
 #[test]
+fn group_of_a_failed_start_is_discarded_with_its_watch() {
+    let base = Delegated::new("discard");
+    let mut cgroups = base.cgroups();
+    let path = cgroups.create(4, 1, 0, &Limits::default()).expect("a group").path().to_owned();
+    assert!(path.exists());
+    cgroups.discard(4);
+    assert!(!path.exists() && cgroups.watches.is_empty());
+    // A worker that has no group: nothing happens.
+    cgroups.discard(5);
+}
+
+#[test]
 fn a_later_master_finds_what_a_dead_one_left() {
     let base = Delegated::new("strays");
     let mut child = {

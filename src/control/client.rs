@@ -1,7 +1,7 @@
-//! The client of the control socket: one connection a request, typed calls, errors that name cause and hint.
+//! The client of the control socket: one connection for each request, typed calls, errors with a cause and a hint.
 //!
-//! Law: dropping a call's future closes its connection at once, and that is how a reload is withdrawn. What a master of
-//! another version says besides is ignored; what it leaves out is filled in.
+//! Law: dropping a call's future closes its connection at once, and that withdraws a reload. Unknown fields in answers of a master
+//! of another version are ignored; missing fields get defaults.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,37 +22,37 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::messages::{ChangeMessage, ErrorMessage, Event, ReloadMessage, SummaryMessage};
 use crate::status::tree::Document;
 
-/// What the control socket of this version says in the header `server`.
+/// Value of the header `server` in answers of this version.
 pub const OWN: &str = concat!("ratoon/", env!("CARGO_PKG_VERSION"));
-/// How long a master may take for what it answers at once.
+/// Timeout of requests that a master answers at once.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a question is begun that could not even be sent.
+/// Number of tries to send a request.
 const TRIES: u32 = 5;
-/// How long events that were under way may take after a reload's answer.
+/// Timeout for the last events after the answer to a reload.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
-/// The largest answer that is read, bytes: a document of 1,000 workers with 10,000 connections has about 5 MB.
+/// The largest answer that is read, bytes. A document of 1,000 workers with 10,000 connections has about 5 MB.
 const LARGEST: usize = 256 << 20;
 /// The largest single event, bytes.
 const LARGEST_EVENT: usize = 1 << 20;
 
-/// Why the master could not be asked.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub enum Error {
-    /// No socket there.
+    /// There is no socket at the path.
     Missing(PathBuf),
-    /// A socket that nobody listens to.
+    /// No process listens on the socket.
     Dead(PathBuf),
-    /// Not allowed to open the socket.
+    /// The user may not open the socket.
     Denied(PathBuf),
-    /// Not allowed to change; the master's own words.
+    /// The user may not change the pool; the message is the master's.
     Forbidden(String),
-    /// The path does not fit into an address.
+    /// The path does not fit into a Unix socket's address.
     TooLong(PathBuf),
-    /// No answer in time.
+    /// The answer did not come within this time.
     Silent(PathBuf, Duration),
     /// The connection broke.
     Broken(PathBuf, String),
-    /// An answer that cannot be understood, or that names an error: status and words.
+    /// The answer cannot be read, or is an error: HTTP status and message.
     Answer(PathBuf, u16, String),
 }
 
@@ -100,7 +100,7 @@ impl std::fmt::Display for Error {
     }
 }
 
-/// A way to one master. It connects anew for each call.
+/// A client of one master. It opens a connection for each call.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
@@ -108,12 +108,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// For the control socket at `path`.
+    /// A client of the control socket at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Client { path: path.into(), patience: TIMEOUT }
     }
 
-    /// The same with another limit for what is answered at once.
+    /// The client with another timeout of requests that a master answers at once.
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -127,13 +127,13 @@ impl Client {
     /// The status document.
     ///
     /// # Errors
-    /// [`Error`], as all calls.
+    /// [`Error`], as for all calls.
     pub async fn status(&self) -> Result<Document, Error> {
         let answer = self.within(self.ask(Method::GET, "/status")).await?;
         if answer.status == StatusCode::OK { self.understood(&answer) } else { Err(self.refusal(&answer)) }
     }
 
-    /// The status document as the master wrote it, with what this version may not know.
+    /// The status document as the master wrote it, with fields that this version may not know.
     ///
     /// # Errors
     /// [`Error`]
@@ -142,7 +142,7 @@ impl Client {
         if answer.status == StatusCode::OK { Ok(answer.body) } else { Err(self.refusal(&answer)) }
     }
 
-    /// The pool at a glance.
+    /// The summary of the pool.
     ///
     /// # Errors
     /// [`Error`]
@@ -154,7 +154,7 @@ impl Client {
         }
     }
 
-    /// The changes from now on; the first event is the summary.
+    /// A stream of the changes from now on; the first event is the summary.
     ///
     /// # Errors
     /// [`Error`]
@@ -169,8 +169,8 @@ impl Client {
         .await
     }
 
-    /// Asks for a new generation and waits for the end, however long that takes. `progress` gets the events meanwhile,
-    /// beginning with the summary; with a master that has no events it gets none.
+    /// Requests a reload and waits for its end without a timeout. `progress` gets the events meanwhile, beginning with the summary;
+    /// with a master that has no events it gets none.
     ///
     /// # Errors
     /// [`Error`]
@@ -228,7 +228,7 @@ impl Client {
         self.change("/abort").await
     }
 
-    /// So many workers from now on.
+    /// Sets the number of workers.
     ///
     /// # Errors
     /// [`Error`]
@@ -236,7 +236,7 @@ impl Client {
         self.change(&format!("/scale?workers={workers}")).await
     }
 
-    /// Replaces this worker, or all.
+    /// Replaces this worker, or all workers.
     ///
     /// # Errors
     /// [`Error`]
@@ -255,8 +255,8 @@ impl Client {
         self.change("/upgrade").await
     }
 
-    /// A change that is answered with `done` or `failed`; waits as long as it takes, but not for a master that does not
-    /// turn at all.
+    /// Requests a change that is answered with `done` or `failed`. Waits for the answer without a timeout, but first checks that the
+    /// master answers at all.
     async fn change(&self, path: &str) -> Result<ChangeMessage, Error> {
         self.summary().await?;
         let answer = self.ask(Method::POST, path).await?;
@@ -271,7 +271,7 @@ impl Client {
         self.answered(answer).await
     }
 
-    /// Connects and asks.
+    /// Connects and sends the request.
     async fn begin(&self, method: Method, path: &str) -> Result<(Talk, Response<Incoming>), Error> {
         let uri: Uri = path.parse().map_err(|error: InvalidUri| Error::Broken(self.path.clone(), error.to_string()))?;
         let mut tries = TRIES;
@@ -279,7 +279,7 @@ impl Client {
             let mut talk = self.connect().await?;
             match talk.request(&method, &uri).await {
                 Ok(answer) => return Ok((talk, answer)),
-                // The other end was quicker to turn us away than we to ask: nothing has been sent.
+                // The server closed the connection before the request was sent: try again.
                 Err(error) if error.is_canceled() && tries > 1 => tries -= 1,
                 Err(error) => return Err(self.broken(&error)),
             }
@@ -318,7 +318,7 @@ impl Client {
             match UnixStream::connect(&self.path).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => match error.kind() {
-                    // The queue of the socket is full; connecting does not wait for a place in it.
+                    // The accept queue of the socket is full; a non-blocking connect(2) does not wait for a place in it.
                     io::ErrorKind::WouldBlock => sleep(Duration::from_millis(20)).await,
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => return Err(Error::Missing(self.path.clone())),
                     io::ErrorKind::ConnectionRefused => return Err(Error::Dead(self.path.clone())),
@@ -353,7 +353,7 @@ impl Client {
     }
 }
 
-/// Whether a body is an error's rather than the summary of a pool that is not ready.
+/// Whether a body is an error, and not the summary of a pool that is not ready.
 fn is_error(body: &[u8]) -> bool {
     serde_json::from_slice::<ErrorMessage>(body).is_ok_and(|message| !message.error.is_empty())
 }
@@ -361,13 +361,13 @@ fn is_error(body: &[u8]) -> bool {
 /// A whole answer.
 struct Answered {
     status: StatusCode,
-    /// What serves there: `ratoon/0.1.0`.
+    /// The header `server`: `ratoon/0.1.0`.
     server: Option<String>,
     body: Bytes,
 }
 
 impl Answered {
-    /// Who answered, if it was not a Ratoon of our version; put behind what is wrong with the answer.
+    /// A hint for the end of an error message: the server's version, if it is not this one.
     fn whose(&self) -> String {
         match self.server.as_deref() {
             Some(OWN) => String::new(),
@@ -405,7 +405,7 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event; `None` when the master ends the stream. May be dropped and called again: nothing is lost.
+    /// The next event; `None` when the master ends the stream. Dropping the future loses no event.
     ///
     /// # Errors
     /// [`Error::Broken`]
@@ -433,7 +433,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).position(|window| window == what)
 }
 
-/// One event of the stream; `None` for a comment or an unknown name.
+/// Reads one event of the stream; `None` for a comment or an unknown name.
 fn read_block(block: &str) -> Option<Event> {
     let (mut name, mut data) = ("", String::new());
     for line in block.lines() {

@@ -1,7 +1,7 @@
-//! Binds the control socket: one master a name, and no socket of a dead one in the way.
+//! Binds the control socket: one master for each name. A socket that a dead master has left is replaced.
 //!
-//! Law: a socket is replaced only by whoever holds the lock beside it, so of two masters that start at once one wins
-//! and the other says so. The lock goes with the process, however that ends.
+//! Law: a master replaces a socket only while it holds the lock beside the socket. Of two masters that start at once, one gets
+//! the lock and the other reports that. The kernel releases the lock when the process ends, in whatever way.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -18,25 +18,25 @@ use super::paths::{Env, LONGEST, SOCKET, weak_directory};
 use crate::sys::trust::{self, Untrusted};
 use crate::sys::unix_socket::{bind_with_mode, refuse_descriptors};
 
-/// Connections that may wait, as std has it; the kernel cuts it down to `net.core.somaxconn`.
+/// Number of connections that may wait, as in std; the kernel limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// The lock's name beside the socket.
+/// Name of the lock file beside the socket.
 const LOCK: &str = "lock";
 
 /// Why the control socket cannot be bound.
 #[derive(Debug)]
 pub enum Error {
-    /// Another master has this directory.
+    /// Another master uses this directory.
     Taken(PathBuf),
     /// The path does not fit into a socket's address.
     TooLong(PathBuf),
-    /// Somebody else owns the directory under `/tmp`; its owner and the user that we are.
+    /// Another user owns the directory under `/tmp`: the directory, its owner, and the user of this process.
     Foreign(PathBuf, u32, u32),
-    /// Every user may write to a directory under `/tmp` on the way.
+    /// Every user may write to this directory between `/tmp` and the socket.
     Open(PathBuf),
-    /// The directory of a root master, and what on its path another user may change.
+    /// The directory of a master that runs as root, and the part of its path that another user may change.
     Unsafe(PathBuf, Untrusted),
-    /// What failed, on what, and how.
+    /// The operation that failed, the path, and the error.
     Io(&'static str, PathBuf, io::Error),
 }
 
@@ -87,7 +87,7 @@ impl std::fmt::Display for Error {
     }
 }
 
-/// A bound control socket. When dropped, the socket, the lock and a directory that was made for them are removed.
+/// A bound control socket. Dropping it removes the socket, the lock, and the directory if it was made for them.
 #[derive(Debug)]
 pub struct Control {
     listener: UnixListener,
@@ -98,12 +98,12 @@ pub struct Control {
     lock: File,
 }
 
-/// What a [`Control`] is made of, see [`Control::from_parts`].
+/// The parts of a [`Control`], see [`Control::from_parts`].
 #[derive(Debug)]
 pub struct Parts {
     /// The runtime directory.
     pub directory: PathBuf,
-    /// We made it.
+    /// Whether this process made the directory.
     pub made: bool,
     /// Device and inode of the socket's file.
     pub identity: (u64, u64),
@@ -114,8 +114,8 @@ pub struct Parts {
 }
 
 impl Control {
-    /// Binds `control` in `directory` (of [`super::paths::runtime_directory`]), which is made if need be. The listener
-    /// does not block.
+    /// Binds `control` in `directory` (from [`super::paths::runtime_directory`]), and makes the directory if it is missing. The
+    /// listener does not block.
     ///
     /// # Errors
     /// [`Error`]
@@ -125,13 +125,13 @@ impl Control {
             return Err(Error::TooLong(path));
         }
         let made = make(directory, env)?;
-        // Law 11: sockets are made, given to workers and removed there by path.
+        // Law 11: sockets in this directory are made, given to workers and removed by path.
         if env.uid == 0 {
             let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
             trust::check(&absolute).map_err(|untrusted| Error::Unsafe(directory.to_owned(), untrusted))?;
         }
         let lock = lock(directory)?;
-        // A master that was handed over or lost its lock may still answer here; only a dead socket may go.
+        // A master that was handed over or has lost its lock may still answer here. Only a dead socket may be removed.
         if UnixStream::connect(&path).is_ok() {
             return Err(Error::Taken(directory.to_owned()));
         }
@@ -150,13 +150,13 @@ impl Control {
         self.directory.join(SOCKET)
     }
 
-    /// One that an earlier program of this process has bound.
+    /// A control socket that an earlier program of this process has bound.
     pub fn from_parts(parts: Parts) -> Control {
         let Parts { directory, made, identity, listener, lock } = parts;
         Control { listener: listener.into(), directory, made, identity, lock: lock.into() }
     }
 
-    /// Whether its directory was made for it.
+    /// Whether the directory was made for the socket.
     pub fn made(&self) -> bool {
         self.made
     }
@@ -171,10 +171,10 @@ impl Control {
         (self.listener.as_fd(), self.lock.as_fd())
     }
 
-    /// The listener, for who serves it.
+    /// A copy of the listener, for the server.
     ///
     /// # Errors
-    /// Out of descriptors.
+    /// The process has no free descriptor.
     pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
@@ -208,7 +208,7 @@ impl Drop for Control {
     }
 }
 
-/// Makes the directory and tells whether it was not there. Under `/tmp` anyone may have made it before us.
+/// Makes the directory; returns whether it was missing. Under `/tmp` any user may have made it earlier, so its owner is checked.
 fn make(directory: &Path, env: &Env) -> Result<bool, Error> {
     let made = !directory.exists();
     let shared = directory.starts_with(&env.tmp);
@@ -239,7 +239,8 @@ fn lock(directory: &Path) -> Result<File, Error> {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(Error::Taken(directory.to_owned())),
             Err(error) => return Err(failed("lock", error.into())),
         }
-        // Its last holder removes it; then what we hold is nobody's lock any more.
+        // The last holder removes the lock file. If that happened before the lock was taken, the locked file is not the one at the path:
+        // try again.
         let held = file.metadata().map(|it| (it.dev(), it.ino())).map_err(|error| failed("look at", error))?;
         if identity(&path).is_ok_and(|found| found == held) {
             return Ok(file);
@@ -247,14 +248,14 @@ fn lock(directory: &Path) -> Result<File, Error> {
     }
 }
 
-/// Binds a socket that everyone may open who may enter its directory: reads are for all, changes are checked by user.
+/// Binds a socket that every user with access to its directory may open: reads are for all, changes are checked by user.
 fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
     let failed = |what| move |error| Error::Io(what, path.to_owned(), error);
     let bind = || {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         bind_with_mode(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?, 0o666)?;
-        // Before Linux 6.16 the kernel cannot.
+        // Not possible before Linux 6.16.
         let _ = refuse_descriptors(&socket);
         rustix::net::listen(&socket, BACKLOG)?;
         Ok::<_, io::Error>(UnixListener::from(socket))
@@ -341,7 +342,7 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         Control::bind(&directory, &env).unwrap();
         if env.uid == 0 {
-            // A directory of root's would be no danger.
+            // A directory that root owns would be accepted.
             std::os::unix::fs::chown(env.tmp.join("ratoon-1"), Some(65534), None).unwrap();
         }
         env.uid += 1;
@@ -363,7 +364,7 @@ mod tests {
         assert!(matches!(refused, Error::Open(..)) && refused.to_string().contains("chmod o-w"), "{refused}");
     }
 
-    /// Only root can make a directory that is root's.
+    /// The result depends on the user of the test, because only root can make a directory that root owns.
     #[test]
     fn under_tmp_a_parent_of_root_is_no_danger() {
         let base = tempfile::tempdir().unwrap();

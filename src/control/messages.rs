@@ -1,7 +1,7 @@
-//! The JSON that goes over the control socket beside the status document: the summary, the events, the answers.
+//! The JSON messages of the control socket beside the status document: the summary, the events, the answers.
 //!
-//! Law: server and client share these types, so that neither can drift. A reader ignores fields that it does not know
-//! and gets along without those that an older master does not send.
+//! Law: server and client share these types, so that the two cannot differ. A reader ignores fields that it does not know,
+//! and accepts messages without the fields that an older master does not send.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Change, ReloadAnswer, Summary, WorkerView};
 
-/// The pool at a glance: body of `GET /readyz`, and the event `summary`.
+/// The summary of the pool: body of `GET /readyz`, and the event `summary`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SummaryMessage {
@@ -17,25 +17,25 @@ pub struct SummaryMessage {
     pub instance: String,
     /// The version of the master's program.
     pub version: String,
-    /// The master's process.
+    /// PID of the master.
     pub pid: u32,
     /// `starting`, `running`, `reloading` or `stopping`.
     pub state: String,
-    /// More crashes than the configuration allows.
+    /// Whether workers crash more often than the configuration allows.
     pub degraded: bool,
-    /// The line that systemd shows.
+    /// The status text that systemd shows.
     pub status_text: String,
     /// The committed generation; 0 before the first.
     pub generation: u64,
-    /// How many workers there should be.
+    /// Number of workers that there should be.
     pub workers_configured: u32,
-    /// How many of the committed generation are ready.
+    /// Number of ready workers of the committed generation.
     pub workers_ready: u32,
-    /// Unasked ends of workers so far.
+    /// Number of workers that ended without having been asked to, since the instance began.
     pub worker_crashes: u64,
-    /// When the instance began, RFC 3339.
+    /// Start time of the instance, RFC 3339.
     pub start_time: String,
-    /// When this program of the master began, RFC 3339: another one after an upgrade in place.
+    /// Start time of this program of the master, RFC 3339. After an upgrade in place it differs from that of the instance.
     pub program_start_time: String,
 }
 
@@ -43,67 +43,67 @@ pub struct SummaryMessage {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WorkerMessage {
-    /// Never used twice.
+    /// The worker's id; never used twice.
     pub id: u64,
-    /// Its place.
+    /// The worker's slot.
     pub slot: u32,
-    /// Its generation.
+    /// The worker's generation.
     pub generation: u64,
-    /// Its main process; `null` before it has one.
+    /// PID of the worker's main process; `null` before there is one.
     pub pid: Option<u32>,
     /// `starting`, `ready` or `draining`.
     pub state: String,
-    /// Its last `STATUS=`.
+    /// The worker's last `STATUS=`.
     pub status: String,
-    /// When it was started, RFC 3339.
+    /// Start time of the worker, RFC 3339.
     pub start_time: String,
 }
 
-/// A worker is gone: the event `worker-exited`.
+/// The exit of a worker: the event `worker-exited`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExitMessage {
-    /// Its id.
+    /// The worker's id.
     pub id: u64,
-    /// Its slot.
+    /// The worker's slot.
     pub slot: u32,
-    /// Its generation.
+    /// The worker's generation.
     pub generation: u64,
-    /// As in the status document: `exit 1`, `signal SIGSEGV (core dumped)` …
+    /// The cause of the exit, as in the status document: `exit 1`, `signal SIGSEGV (core dumped)` …
     pub how: String,
-    /// Nobody had asked it to go.
+    /// Whether the worker ended without having been asked to.
     pub failed: bool,
 }
 
-/// How a reload ended: the answer to `POST /reload`, and the event `reload-finished`.
+/// The outcome of a reload: the answer to `POST /reload`, and the event `reload-finished`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReloadMessage {
-    /// The generation that it wanted to bring.
+    /// The reload's new generation.
     pub generation: u64,
     /// `committed`, `rolled-back`, `refused` or `aborted`.
     pub result: String,
-    /// Why, in words; empty when committed.
+    /// The reason as text; empty when committed.
     pub reason: String,
-    /// What looks like the error in what the check, the hook or the failed worker printed; only in the answer.
+    /// The line that looks like the error in the output of the check, the hook or the failed worker; only in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// The first and the last lines that it printed; only in the answer, and left out when there are none.
+    /// The first and the last lines of that output; only in the answer, and left out when there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
     /// The failed worker; only in the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<u64>,
-    /// What the requester should know beside the outcome; only in the answer, and left out when there is nothing.
+    /// Warnings for the requester beside the outcome; only in the answer, and left out when there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// The instance is stopping; only in the answer, and left out when it is not.
+    /// Whether the instance is stopping; only in the answer, and left out when it is not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stopping: bool,
 }
 
 impl ReloadMessage {
-    /// The new generation serves.
+    /// Whether the new generation was committed.
     pub fn committed(&self) -> bool {
         self.result == "committed"
     }
@@ -115,15 +115,15 @@ impl ReloadMessage {
 pub struct ChangeMessage {
     /// `done` or `failed`.
     pub result: String,
-    /// Why it failed; empty when done.
+    /// The reason of the failure; empty when done.
     pub reason: String,
 }
 
-/// A request that was not carried out: body of every other answer that is not 2xx.
+/// The error of a request that was not carried out: body of every other answer that is not 2xx.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ErrorMessage {
-    /// What was wrong, and what to do.
+    /// The error as a sentence: what was wrong, and what to do.
     pub error: String,
 }
 
@@ -142,17 +142,17 @@ struct Lagged {
 /// One server-sent event of `GET /events`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// `summary`: the first one, and again whenever it changes.
+    /// `summary`: the first event, and again whenever the summary changes.
     Summary(SummaryMessage),
-    /// `worker`: started, or its state or status changed.
+    /// `worker`: a worker was started, or its state or status changed.
     Worker(WorkerMessage),
     /// `worker-exited`
     WorkerExited(ExitMessage),
-    /// `reload-started`, with the generation that it wants to bring.
+    /// `reload-started`, with the reload's new generation.
     ReloadStarted(u64),
     /// `reload-finished`
     ReloadFinished(ReloadMessage),
-    /// `lagged`: the listener was too slow and lost so many events; a fresh `summary` follows.
+    /// `lagged`: the listener was too slow and lost this number of events; a fresh `summary` follows.
     Lagged(u64),
 }
 
@@ -169,7 +169,7 @@ impl Event {
         }
     }
 
-    /// The event as it stands in the stream: three lines and an empty one. A listener that comes back says the last `id` that it saw.
+    /// The event as text of the stream: three lines and an empty one. A listener that reconnects sends the last `id` that it saw.
     pub fn to_stream(&self, id: &str) -> String {
         let data = match self {
             Event::Summary(message) => json(message),
@@ -196,7 +196,7 @@ impl Event {
     }
 }
 
-/// A message as one line of JSON. Our own types have only string keys and plain numbers, which always can be written.
+/// A message as one line of JSON. These types have only string keys and plain numbers, so writing cannot fail.
 pub fn json<T: Serialize>(message: &T) -> String {
     serde_json::to_string(message).unwrap_or_else(|_| "{}".to_owned())
 }

@@ -1,5 +1,5 @@
-//! How the pool is asked and watched from outside: HTTP on a Unix socket, D-Bus, and the client of the first. They know the master by
-//! [`crate::api`] alone.
+//! The front ends for control and status: HTTP on a Unix socket, its client, and D-Bus. They reach the master through [`crate::api`]
+//! alone.
 #![forbid(unsafe_code)]
 
 pub mod client;

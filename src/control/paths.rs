@@ -1,5 +1,5 @@
-//! Where an instance keeps its control socket: one set of rules for the master that binds it and the clients that look
-//! for it (docs/contract.md §5).
+//! The paths of control sockets: one set of rules for the master, which binds the socket, and the clients, which look for it
+//! (docs/contract.md §5).
 //!
 //! | who | where |
 //! |---|---|
@@ -21,25 +21,25 @@ pub const SOCKET: &str = "control";
 /// The longest path that fits into a Unix socket's address.
 pub const LONGEST: usize = 107;
 
-/// What the rules depend on.
+/// The environment on which the rules depend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Env {
     /// `$RUNTIME_DIRECTORY`, set by systemd for `RuntimeDirectory=`.
     pub runtime_directory: Option<PathBuf>,
-    /// `$XDG_RUNTIME_DIR`, the user's own.
+    /// `$XDG_RUNTIME_DIR`, the user's own directory.
     pub xdg_runtime_dir: Option<PathBuf>,
     /// `$RATOON_CONTROL`, set for workers.
     pub control: Option<PathBuf>,
-    /// The user.
+    /// Effective user id.
     pub uid: u32,
-    /// `/run`, but for tests.
+    /// `/run`, except in tests.
     pub run: PathBuf,
-    /// `/tmp`, but for tests.
+    /// `/tmp`, except in tests.
     pub tmp: PathBuf,
 }
 
 impl Env {
-    /// From this process.
+    /// Reads the environment of this process.
     pub fn of_process() -> Self {
         Env {
             // systemd separates several directories by colons; the first is the instance's.
@@ -55,7 +55,7 @@ impl Env {
         }
     }
 
-    /// Where a user's own instances are, when there is no systemd to say so.
+    /// Parent directory of the user's own instances, where systemd does not set the directory.
     fn own_base(&self) -> PathBuf {
         match &self.xdg_runtime_dir {
             Some(directory) => directory.join("ratoon"),
@@ -63,27 +63,27 @@ impl Env {
         }
     }
 
-    /// Every directory whose entries may be instances, in the order in which a name is looked up.
+    /// All directories whose entries may be instances, in the order in which a name is looked up.
     fn bases(&self) -> Vec<PathBuf> {
         let system = self.run.join("ratoon");
         match (self.uid, &self.xdg_runtime_dir) {
             (0, None) => vec![system],
             (0, Some(_)) => vec![system, self.own_base()],
-            // A user means the instance that a user can change.
+            // For a user, the user's own instances come first, because those are the ones that the user can change.
             _ => vec![self.own_base(), system],
         }
     }
 }
 
-/// An environment variable that holds an absolute path; anything else is as good as unset.
+/// The value of an environment variable that holds an absolute path; any other value counts as unset.
 fn absolute(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| value.as_bytes().starts_with(b"/"))
 }
 
-/// Whether this can name an instance: what can name a directory, and be shown on one line.
+/// Whether `name` can name an instance: it must be able to name a directory, and be shown on one line.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// A sentence that says what is wrong with the name.
 pub fn check_name(name: &str) -> Result<(), String> {
     if name.starts_with("ratoon@") || [".service", ".socket"].iter().any(|kind| name.ends_with(kind)) {
         return Err(format!(
@@ -110,7 +110,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The instance that is meant by `NAME`, `ratoon@NAME` or `ratoon@NAME.service`.
+/// The instance's name in `NAME`, `ratoon@NAME`, `ratoon@NAME.service` or `ratoon@NAME.socket`.
 ///
 /// # Errors
 /// As [`check_name`].
@@ -122,14 +122,14 @@ pub fn instance_of(text: &str) -> Result<&str, String> {
     check_name(name).map(|()| name)
 }
 
-/// Whether systemd holds listening sockets for the instance `name`: its socket unit is active.
+/// Whether systemd holds listening sockets for the instance `name`, which means that its socket unit is active.
 pub fn has_active_socket_unit(name: &str, env: &Env) -> bool {
     // systemd keeps a link here for each unit that is not inactive.
     let link = format!("systemd/units/invocation:ratoon@{name}.socket");
     std::iter::once(&env.run).chain(&env.xdg_runtime_dir).any(|base| base.join(&link).symlink_metadata().is_ok())
 }
 
-/// The directory that the instance `name` has to itself.
+/// The directory that belongs to the instance `name` alone.
 pub fn runtime_directory(name: &str, env: &Env) -> PathBuf {
     match (&env.runtime_directory, env.uid) {
         (Some(directory), _) => directory.clone(),
@@ -138,17 +138,17 @@ pub fn runtime_directory(name: &str, env: &Env) -> PathBuf {
     }
 }
 
-/// An instance's control socket, alive or not.
+/// The control socket of an instance, alive or dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The name of its directory, which is the instance's.
+    /// The name of the socket's directory, which is the instance's name.
     pub name: String,
     /// The socket.
     pub control: PathBuf,
 }
 
-/// Every place where the instance `name` may have its control socket, the likeliest first. Only those that exist and
-/// whose owner can be trusted: in a directory that others may write to, anyone could wait for an administrator.
+/// The paths where the instance `name` may have its control socket, the likeliest first. Only sockets that exist and whose owner is
+/// trusted: in a directory that others may write to, any user could put a socket there and wait for an administrator.
 pub fn candidates(name: &str, env: &Env) -> Vec<PathBuf> {
     let own = env.runtime_directory.iter().filter(|directory| directory.file_name() == Some(OsStr::new(name))).cloned();
     let mut found = Vec::new();
@@ -161,13 +161,13 @@ pub fn candidates(name: &str, env: &Env) -> Vec<PathBuf> {
     found
 }
 
-/// The instances that this user may mean by leaving out the name, by name: the system's and the user's own.
+/// The instances that a command without a name may mean, sorted by name: those of the system and the user's own.
 pub fn instances(env: &Env) -> Vec<Found> {
     instances_in(&env.bases(), env)
 }
 
-/// All instances of this machine that this user can see, by name. Root sees those of `systemctl --user` too, but never
-/// means one of them without saying so: their users may put there what they like.
+/// All instances of this machine that this user can see, sorted by name. For root these include the instances of `systemctl --user`.
+/// [`instances`] leaves those out, so that root must name them: their users may put any socket there.
 pub fn all_instances(env: &Env) -> Vec<Found> {
     let mut bases = env.bases();
     if env.uid == 0 {
@@ -190,7 +190,7 @@ fn instances_in(bases: &[PathBuf], env: &Env) -> Vec<Found> {
     found
 }
 
-/// The socket that the environment names: of the worker that we are, or of the unit that we run in.
+/// The control socket that the environment names: of the instance whose worker this process is, or of the unit that it runs in.
 pub fn own_control(env: &Env) -> Option<PathBuf> {
     let of_unit = env.runtime_directory.as_ref().map(|directory| directory.join(SOCKET));
     env.control.iter().cloned().chain(of_unit).find(|path| is_socket(path))
@@ -201,7 +201,7 @@ fn is_socket(path: &Path) -> bool {
 }
 
 fn is_trusted_socket(path: &Path, env: &Env) -> bool {
-    // Under /run only root makes directories; what is under /tmp must be ours, behind directories that nobody else can change.
+    // Under /run only root makes directories. A socket under /tmp must belong to this user, and its directories must be safe from others.
     let shared = path.starts_with(&env.tmp);
     let is_safe = || fs::symlink_metadata(path).is_ok_and(|it| it.uid() == env.uid) && weak_directory(path, env).is_none();
     match fs::symlink_metadata(path) {
@@ -210,8 +210,8 @@ fn is_trusted_socket(path: &Path, env: &Env) -> bool {
     }
 }
 
-/// The first directory between `/tmp` and this path in which another user than its owner, root and ours could put or replace
-/// something, and whose it is; `None` when there is none.
+/// The first directory above this path, up to `/tmp`, in which a user other than root and the present one could add or replace a
+/// file, with the owner of that directory; `None` when all are safe.
 pub fn weak_directory(path: &Path, env: &Env) -> Option<(PathBuf, u32)> {
     let between = path.ancestors().skip(1).take_while(|directory| **directory != env.tmp);
     let weak = |directory: &Path| match fs::symlink_metadata(directory) {
@@ -325,7 +325,7 @@ mod tests {
         mode(0o777);
         assert_eq!(weak_directory(&path, &env), Some((env.tmp.join("parent"), env.uid)));
         mode(0o755);
-        // Root's directories cannot be attacked by a user; another user's can.
+        // A user cannot attack the directories of root; the directories of another user are unsafe.
         let other = Env { uid: env.uid + 1, ..env.clone() };
         assert_eq!(weak_directory(&path, &other).is_none(), env.uid == 0);
     }
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(own_control(&env), Some(of_unit.clone()));
         env.control = Some(of_worker.clone());
         assert_eq!(own_control(&env), Some(of_worker));
-        // What is not there any more is not meant.
+        // A socket that does not exist any more is skipped.
         env.control = Some(base.path().join("gone"));
         assert_eq!(own_control(&env), Some(of_unit));
         env.runtime_directory = Some(base.path().join("gone"));

@@ -1,16 +1,16 @@
-//! Which of two kinds of answer a client wants: its `Accept` header (RFC 9110, 12.5.1).
+//! Chooses between two content types by the client's `Accept` header (RFC 9110, 12.5.1).
 //!
-//! Law: any header gives an answer; what cannot be read in it counts for nothing.
+//! Law: every header gives a result; parts of it that cannot be read are ignored.
 
 use hyper::header::{ACCEPT, HeaderMap};
 
-/// Whether the client wants `this` more than `usual`. One that has no wish, or wants both as much, gets what is usual.
+/// Whether the client prefers `this` to `usual`. A client without a preference gets `usual`.
 pub(super) fn prefers(headers: &HeaderMap, this: &str, usual: &str) -> bool {
     let values = || headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     quality(values(), this) > quality(values(), usual)
 }
 
-/// What a kind is worth to the client: that of the most specific range that has it; 0 when none has.
+/// The quality value of a content type: that of the most specific range that includes it; 0 when none does.
 fn quality<'a>(values: impl Iterator<Item = &'a str>, kind: &str) -> f32 {
     let group = kind.split_once('/').map_or(kind, |(group, _)| group);
     let (mut best, mut worth) = (0, 0.0);
@@ -25,7 +25,7 @@ fn quality<'a>(values: impl Iterator<Item = &'a str>, kind: &str) -> f32 {
         };
         let q = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
         let q = q.map_or(1.0, |q| q.parse().unwrap_or(0.0_f32)).clamp(0.0, 1.0);
-        // The same kind in several versions: the best of them.
+        // If the same type occurs in several versions, the highest value counts.
         if specific > best || (specific == best && q > worth) {
             (best, worth) = (specific, q);
         }
@@ -59,7 +59,7 @@ mod tests {
             &["text/plain;q=0"],
             &["text/plain;q=nonsense"],
             &["", ",;,", "/", "text", ";q=1", "text/plain;q=NaN"],
-            // What Prometheus 2 and 3 ask with.
+            // The headers of Prometheus 2 and 3.
             &[
                 "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
             ],

@@ -1,4 +1,4 @@
-//! What goes back to the peer: a body that is whole or fed piece by piece, and the few shapes of an answer.
+//! Answers to the peer: a body that is whole or comes piece by piece, and the functions that build an answer.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,14 +13,14 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::wire::Serving;
 use crate::control::messages::{ErrorMessage, json};
 
-/// An answer on its way.
+/// An answer with its body.
 pub type Answer = Response<Reply>;
 
-/// `application/json`, as every answer but events, metrics and the page.
+/// `application/json`, the type of every answer except events, metrics and the page.
 pub const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// An answer's body. What it holds (a place among the large answers, the connection's turn) is given back when hyper
-/// drops it.
+/// The body of an answer. It holds a place among the large answers and the connection's [`Serving`] guard, and releases both when
+/// hyper drops it.
 pub struct Reply {
     source: Source,
     permit: Option<OwnedSemaphorePermit>,
@@ -33,7 +33,7 @@ enum Source {
 }
 
 impl Reply {
-    /// A body that is there as a whole.
+    /// A body that is complete.
     pub fn whole(bytes: impl Into<Bytes>) -> Self {
         Reply { source: Source::Whole(Some(bytes.into())), permit: None, serving: None }
     }
@@ -43,13 +43,13 @@ impl Reply {
         Reply { source: Source::Fed(pieces), permit: None, serving: None }
     }
 
-    /// Holds a place among the large answers until the body is gone.
+    /// Holds a place among the large answers until the body is dropped.
     pub fn with_permit(mut self, permit: OwnedSemaphorePermit) -> Self {
         self.permit = Some(permit);
         self
     }
 
-    /// Holds the connection's turn until the body is gone.
+    /// Holds the connection's [`Serving`] guard until the body is dropped.
     pub fn with_serving(mut self, serving: Serving) -> Self {
         self.serving = Some(serving);
         self
@@ -79,7 +79,7 @@ impl Body for Reply {
     }
 }
 
-/// An answer of this type; never cached, never guessed at by a browser, readable by no other site.
+/// An answer of this content type. Its headers forbid caching and content sniffing by a browser; no other site can read it.
 pub fn answer(status: StatusCode, content_type: HeaderValue, body: Reply) -> Answer {
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
@@ -90,12 +90,12 @@ pub fn answer(status: StatusCode, content_type: HeaderValue, body: Reply) -> Ans
     answer
 }
 
-/// A message as JSON and a newline, for those who read it in a terminal.
+/// An answer with a message as JSON and a newline, which helps readers in a terminal.
 pub fn message<T: Serialize>(status: StatusCode, message: &T) -> Answer {
     answer(status, JSON, Reply::whole(json(message) + "\n"))
 }
 
-/// Not carried out, and why.
+/// The answer to a request that was not carried out, with the reason.
 pub fn error(status: StatusCode, sentence: impl Into<String>) -> Answer {
     message(status, &ErrorMessage { error: sentence.into() })
 }

@@ -1,4 +1,4 @@
-//! What can be changed. Each waits for the loop's answer; a peer that goes away before that is reported to the loop.
+//! Handlers of changes. Each waits for the loop's answer. If the peer goes away before that, the loop is told.
 
 use hyper::StatusCode;
 
@@ -8,7 +8,7 @@ use crate::api::{Reply, Request};
 use crate::config::COUNT_MAX;
 use crate::control::messages::{ChangeMessage, ReloadMessage};
 
-/// `POST /reload`: answers at the end.
+/// `POST /reload`: answers at the end of the reload.
 pub(super) async fn reload(call: Call<'_>) -> Answer {
     plain(call, Request::Reload).await
 }
@@ -60,9 +60,9 @@ async fn ask(call: Call<'_>, what: Request) -> Answer {
     let reply = tokio::select! {
         biased;
         reply = connection.server.handle.ask(what) => reply,
-        // The other future is dropped here, and that tells the loop.
+        // The other future is dropped here, which tells the loop that the requester went away.
         () = connection.stream.gone() => {
-            // Only who closed one direction can read this.
+            // Only a peer that closed one direction can read this.
             return error(
                 StatusCode::REQUEST_TIMEOUT,
                 "the connection was closed before the end, so the request is withdrawn; keep both directions open",

@@ -1,7 +1,7 @@
-//! The open connections of the servers: whether new ones are accepted, and which of them have an answer to come.
+//! The open connections of the servers: whether new ones are accepted, and how many still wait for an answer.
 //!
-//! Law: a connection does not outlive the program that accepted it. Before an upgrade in place no new one is accepted (it
-//! waits in the kernel's queue for the next program), and those with an answer to come get it first.
+//! Law: a connection does not outlive the program that accepted it. Before an upgrade in place no new connection is accepted (it
+//! waits in the kernel's queue for the next program), and connections that wait for an answer get it first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -22,7 +22,7 @@ impl Default for ConnectionRegistry {
 }
 
 impl ConnectionRegistry {
-    /// No new connections for a while, or again. Streams of events end when no more are accepted: their listeners come back.
+    /// Stops or resumes accepting connections. When it stops, streams of events end; their listeners reconnect.
     pub fn accept(&self, accept: bool) {
         self.accepting.send_replace(accept);
     }
@@ -31,7 +31,7 @@ impl ConnectionRegistry {
         self.accepting.subscribe()
     }
 
-    /// How many connections have an answer to come, or have sent no request yet. Requests that wait for the loop and streams of
+    /// Number of connections that wait for an answer, or have sent no request yet. Requests that wait for the loop and streams of
     /// events don't count.
     pub fn busy(&self) -> usize {
         self.open().iter().filter_map(Weak::upgrade).filter(|turn| turn.is_busy()).count()

@@ -1,8 +1,9 @@
 //! `GET /events`: each change as a server-sent event with a stable name and an `id`.
 //!
-//! Law: a slow listener costs a fixed amount. Changes wait in the channel that all listeners share, a few more in the
-//! connection's own; a listener that falls behind loses the oldest, is told so (`lagged`), and gets a fresh `summary` and all workers.
-//! A listener that comes back and says the last `id` that it saw (`Last-Event-ID`) gets what it missed, as far as that is kept.
+//! Law: a slow listener costs a fixed amount of memory. Changes wait in the channel that all listeners share, a few more in the
+//! channel of the connection. A listener that falls behind loses the oldest changes, is told so (`lagged`), and gets a fresh
+//! `summary` and all workers. A listener that reconnects with the last `id` that it saw (`Last-Event-ID`) gets the events that it
+//! missed, as far as they are kept.
 
 use std::sync::Arc;
 
@@ -19,16 +20,16 @@ use crate::api::changes::Listening;
 use crate::api::{Closed, Handle};
 use crate::control::messages::{Event, SummaryMessage};
 
-/// Pieces that wait for one listener's connection.
+/// Number of pieces that may wait for one listener's connection.
 const WAITING: usize = 4;
-/// When a browser comes back after the connection broke.
+/// Time after which a browser reconnects when the connection broke, milliseconds.
 const RETRY: &str = "retry: 2000\n\n";
-/// Which header says what was seen last.
+/// Header with the id of the last event that the listener saw.
 const LAST_EVENT_ID: &str = "last-event-id";
-/// The most bytes of snapshot that make one piece.
+/// Bytes of the list of workers from which on a piece is sent.
 const PIECE: usize = 32 * 1024;
 
-/// Answers at once and goes on until the listener leaves or the master ends.
+/// Answers at once; the stream goes on until the listener leaves or the master ends.
 pub(super) async fn events(call: Call<'_>) -> Answer {
     let body = if call.head_only {
         no_body()
@@ -37,7 +38,7 @@ pub(super) async fn events(call: Call<'_>) -> Answer {
         let (pieces, body) = mpsc::channel(WAITING);
         let handle = call.connection.server.handle.clone();
         let last = call.headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-        // From here on nothing is missed.
+        // From here on no change is missed.
         let listening = handle.changes().subscribe_after(last);
         let accepting = call.connection.server.registry.accepting();
         let feed = Feed { handle, stream: Arc::clone(&call.connection.stream), pieces, seen: 0 };
@@ -52,16 +53,16 @@ async fn closes(accepting: &mut watch::Receiver<bool>) {
     let _ = accepting.wait_for(|accepting| !accepting).await.map(drop);
 }
 
-/// Puts events into one listener's connection.
+/// Writes events to one listener's connection.
 struct Feed {
     handle: Handle,
     stream: Arc<Stream>,
     pieces: mpsc::Sender<Bytes>,
-    /// The number of the last notice that the listener was sent.
+    /// The number of the last change that was sent to the listener.
     seen: u64,
 }
 
-/// The listener has left, or the master ends.
+/// The error that the listener has left, or that the master ends.
 struct Over;
 
 impl From<Closed> for Over {
@@ -71,7 +72,7 @@ impl From<Closed> for Over {
 }
 
 impl Feed {
-    /// Ends when the listener leaves, when the master ends, and when `accepting` says that its program is to be replaced.
+    /// Ends when the listener leaves, when the master ends, and when `accepting` tells that the master's program is to be replaced.
     async fn run(mut self, listening: Listening, mut accepting: watch::Receiver<bool>) -> Result<(), Over> {
         let Listening { receiver: mut notices, last, missed, lost } = listening;
         let mut summary = self.handle.summary();
@@ -99,7 +100,7 @@ impl Feed {
                 }
                 notice = notices.recv() => match notice {
                     Ok(numbered) => {
-                        // First the state, then the event, whichever of the two channels is looked at first.
+                        // The summary goes before the event, whichever of the two channels is read first.
                         if summary.has_changed().map_err(|_| Over)? {
                             let event = Event::Summary(SummaryMessage::from(&*summary.borrow_and_update()));
                             self.event(&event).await?;
@@ -120,7 +121,7 @@ impl Feed {
         }
     }
 
-    /// All workers as they are now.
+    /// Sends all workers in their present state.
     async fn workers(&self) -> Result<(), Over> {
         let mut piece = String::new();
         for view in self.handle.workers().await? {

@@ -1,7 +1,7 @@
-//! The host that a request is for, checked on `status.listen`: without it a web page could read the status by DNS rebinding.
+//! Checks the host of a request on `status.listen`. Without the check a web page could read the status by DNS rebinding.
 //!
-//! Law: only a name that nobody else can point at this machine is answered: an address literal, `localhost`, the machine's own
-//! names, and those of `status.hosts`. A request without a host comes from no browser.
+//! Law: only hosts that nobody else can point at this machine are answered: an address literal, `localhost`, the machine's own
+//! names, and those of `status.hosts`. A request without a host is answered, because it comes from no browser.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,7 @@ use hyper::http::Uri;
 pub struct OwnNames(Vec<String>);
 
 impl OwnNames {
-    /// The node's name, its first label, and the names beside them in `hosts` (hosts(5)).
+    /// The node's name, the first label of that name, and the names on the same lines of `hosts` (hosts(5)).
     pub fn new(node: &str, hosts: &str) -> Self {
         let node = plain(node).to_ascii_lowercase();
         let first = node.split('.').next().unwrap_or_default().to_owned();
@@ -29,14 +29,14 @@ impl OwnNames {
         OwnNames(names)
     }
 
-    /// Those of this machine now. Reads a file: for the start of a server, not for a request.
+    /// The present names of this machine. Reads a file, so call it at the start of a server, not for each request.
     pub fn of_machine() -> Self {
         let node = rustix::system::uname();
         Self::new(&node.nodename().to_string_lossy(), &std::fs::read_to_string("/etc/hosts").unwrap_or_default())
     }
 }
 
-/// The first host of a request that is not answered for; `None` when all are fine.
+/// The first host of a request for which the server does not answer; `None` when all are accepted.
 pub fn foreign(uri: &Uri, headers: &HeaderMap, own: &OwnNames, configured: &[String]) -> Option<String> {
     let target = uri.authority().map(|authority| authority.as_str().as_bytes());
     let named = headers.get_all(HOST).iter().map(|value| value.as_bytes());
@@ -70,7 +70,7 @@ fn is_port(text: &str) -> bool {
     text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A name without the root's dot.
+/// A name without the final dot, which stands for the DNS root.
 fn plain(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }

@@ -1,7 +1,7 @@
-//! `GET /metrics`: the document as OpenMetrics 1.0 text; as Prometheus's older text format for who asks for that alone.
+//! `GET /metrics`: the document as OpenMetrics 1.0 text, or as Prometheus's older text format for a client that prefers that.
 //!
-//! Law: what is not known is left out, never 0. Names and units are stable, and samples have the same names in both formats:
-//! a dashboard depends on them.
+//! Law: an unknown figure is left out, never 0. Names and units are stable, and samples have the same names in both formats,
+//! because dashboards depend on them.
 
 mod slots;
 mod text;
@@ -34,7 +34,7 @@ pub(super) async fn metrics(call: Call<'_>) -> Answer {
     }
 }
 
-/// The whole exposition, `# EOF` included where the format has it.
+/// The whole exposition, with `# EOF` where the format has it.
 pub(super) fn render(document: &Document, format: Format) -> String {
     let mut text = Text { text: String::with_capacity(4096), instance: &document.instance, format };
     pool(&mut text, document);
@@ -75,7 +75,7 @@ fn pool(text: &mut Text<'_>, document: &Document) {
         "Workers that ended without having been asked to.",
         Some(document.worker_crashes),
     );
-    // A worker without a page is not known to be busy or idle.
+    // For a worker without a page it is unknown whether it is busy.
     let in_work: Vec<u64> = document.workers.iter().filter_map(|worker| worker.requests_in_work).collect();
     let (sum, busy) = (in_work.iter().sum::<u64>(), in_work.iter().filter(|requests| **requests > 0).count());
     let known = !in_work.is_empty();
@@ -129,7 +129,7 @@ fn counts(text: &mut Text<'_>, document: &Document) {
     }
 }
 
-/// A bound of a histogram: milliseconds, shown as seconds in the one spelling that OpenMetrics allows.
+/// A bound of a histogram: milliseconds, written as seconds in the only spelling that OpenMetrics allows.
 struct Bound(u64);
 
 impl Display for Bound {
@@ -138,7 +138,7 @@ impl Display for Bound {
     }
 }
 
-/// Limits that the configuration sets, beside the figures that they limit.
+/// Limits that the configuration sets, for comparison with the figures that they limit.
 fn limits(text: &mut Text<'_>, document: &Document) {
     let limits = &document.limits;
     for (name, unit, help, limit) in [
@@ -194,7 +194,7 @@ fn sockets(text: &mut Text<'_>, document: &Document) {
         }
         text.family(name, kind, "", help);
         for (number, socket) in document.sockets.iter().enumerate() {
-            // Two sockets may share name and address (SO_REUSEPORT); the number keeps them apart.
+            // Two sockets may share name and address (SO_REUSEPORT); the number distinguishes them.
             let labels: &[(&str, &dyn Display)] = &[("socket", &number), ("name", &socket.name), ("address", &socket.address)];
             text.sample(&text::sample_name(name, kind), labels, figure(socket));
         }
@@ -297,7 +297,7 @@ mod tests {
         let [ours, classic] = [Format::OpenMetrics, Format::Classic].map(|format| render(&document, format));
         heads_and_samples(&ours, Format::OpenMetrics);
         heads_and_samples(&classic, Format::Classic);
-        // What a dashboard asks for has one name.
+        // Samples, which dashboards query, have the same names in both formats.
         let samples = |text: &str| text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(samples(&ours), samples(&classic));
         assert!(!classic.contains("# EOF") && !classic.contains("# UNIT"));

@@ -1,7 +1,7 @@
 //! HTTP on the control socket and, for reads only, on `status.listen` (docs/contract.md §5).
 //!
-//! Law: a bounded front. So many connections, so many large answers, so many bytes of head and body, and no peer is
-//! waited for without limit but one that waits itself for the end of a reload. Nothing that comes in can end it.
+//! Law: all resources are bounded: connections, large answers, and the bytes of a request's head and body. Every wait for a peer has
+//! a timeout, except for a peer that itself waits for the end of a reload. No input can end the server.
 #![forbid(unsafe_code)]
 
 mod accept;
@@ -38,21 +38,21 @@ use wire::{ConnState, Stream, Wire};
 
 pub use connection_registry::ConnectionRegistry;
 
-/// Connections at once, for everyone; [`RESERVED`] more are kept for root and the master's own user, so that a
-/// stranger who takes all others does not lock the administrator out.
+/// Number of concurrent connections for all peers. [`RESERVED`] more are kept for root and the master's own user, so that another
+/// user who takes all others does not lock the administrator out.
 const CONNECTIONS: usize = 960;
 /// See [`CONNECTIONS`].
 const RESERVED: usize = 64;
-/// Whole documents on their way at once, for each of the two kinds of peers.
+/// Number of large answers that are sent at once, for each of the two kinds of peers.
 const DOCUMENTS: usize = 16;
 /// The largest head of a request, bytes.
 const HEAD: usize = 16 * 1024;
-/// The most header lines.
+/// The most header lines of a request.
 const HEADERS: usize = 64;
-/// How many are turned away at once; with them more wait in the kernel's queue.
+/// Number of connections that are turned away at once; further ones wait in the kernel's queue.
 const LEAVING: usize = 64;
 
-/// What a server's connections share.
+/// The state that a server's connections share.
 struct Server {
     handle: Handle,
     registry: Arc<ConnectionRegistry>,
@@ -60,7 +60,7 @@ struct Server {
     reserved: Arc<Semaphore>,
     documents: Arc<Semaphore>,
     reserved_documents: Arc<Semaphore>,
-    /// The names that requests of web pages may be for; `None` where no web page gets at.
+    /// The host names that a request may have; `None` on a Unix socket, which no web page can reach.
     own_names: Option<OwnNames>,
 }
 
@@ -83,14 +83,14 @@ impl Server {
     }
 }
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peer {
     /// Root or the master's own user.
     Owner,
-    /// Anyone else on the control socket; `None` when the kernel does not say who.
+    /// Another user on the control socket; `None` when the kernel does not tell the user id.
     Stranger(Option<u32>),
-    /// Came by `status.listen`, where nobody may change anything.
+    /// A peer on `status.listen`, where no peer may change anything.
     Remote,
 }
 
@@ -109,7 +109,7 @@ impl Peer {
     }
 }
 
-/// The reader at the other end of a Unix socket; `None` over TCP.
+/// The user and groups of the peer of a Unix socket; `None` over TCP.
 fn reader(stream: &Stream) -> Option<Reader> {
     let Stream::Unix(stream) = stream else { return None };
     let peer = credentials::peer(stream).ok()?;
@@ -118,7 +118,7 @@ fn reader(stream: &Stream) -> Option<Reader> {
     Some(Reader { uid: peer.uid, groups })
 }
 
-/// A connection, as its handlers see it.
+/// A connection with the state that handlers need.
 struct Connection {
     server: Arc<Server>,
     stream: Arc<Stream>,
@@ -127,17 +127,17 @@ struct Connection {
     reader: Option<Reader>,
 }
 
-/// Serves the control socket until dropped. Changes are for uid 0 and `own_uid`.
+/// Serves the control socket until dropped. Only uid 0 and `own_uid` may change the pool.
 pub async fn serve_control(listener: UnixListener, handle: Handle, own_uid: u32) {
     serve_with(Listener::Unix(listener), handle, Some(own_uid), Arc::default()).await;
 }
 
-/// Serves `status.listen` until dropped: reads only, whoever asks.
+/// Serves `status.listen` until dropped: reads only, for every peer.
 pub async fn serve_status(listener: Listener, handle: Handle) {
     serve_with(listener, handle, None, Arc::default()).await;
 }
 
-/// Where to accept connections.
+/// A socket on which connections are accepted.
 pub enum Listener {
     /// `127.0.0.1:9000`
     Tcp(TcpListener),
@@ -152,7 +152,7 @@ impl Listener {
             Listener::Tcp(listener) => {
                 let stream = listener.accept().await?.0;
                 let _ = stream.set_nodelay(true);
-                // A peer that vanished without a word would otherwise keep its connection to /events for ever.
+                // A peer that vanished without a FIN or RST would otherwise keep its connection to /events forever.
                 let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
                 Ok(Stream::Tcp(stream))
             }
@@ -160,13 +160,13 @@ impl Listener {
     }
 }
 
-/// Serves a socket until dropped, with its connections in `registry`. Changes are for uid 0 and `own_uid`; for nobody when that
-/// is `None`.
+/// Serves a socket until dropped, with its connections in `registry`. Only uid 0 and `own_uid` may change the pool; no peer may
+/// when that is `None`.
 pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>, registry: Arc<ConnectionRegistry>) {
     let mut accepting = registry.accepting();
     let own_names = matches!(listener, Listener::Tcp(_)).then(OwnNames::of_machine);
     let server = Server::new(handle, Arc::clone(&registry), own_names);
-    // Dropped with this future, and then ends all connections.
+    // Dropping this future drops the sets, which ends all connections.
     let (mut connections, mut leaving) = (JoinSet::new(), JoinSet::new());
     let mut reserve = Reserve::default();
     reserve.fill();
@@ -185,13 +185,13 @@ pub async fn serve_with(listener: Listener, handle: Handle, own_uid: Option<u32>
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             Some(_) = leaving.join_next(), if !leaving.is_empty() => {}
-            // The registry lives as long as this.
+            // Never an error: the registry lives as long as this future.
             _ = accepting.changed() => {}
         }
     }
 }
 
-/// Serves a connection, if there is a seat for it.
+/// The future that serves a connection; gives the stream back when no seat is free.
 fn seat(server: &Arc<Server>, stream: Stream, own_uid: Option<u32>) -> Result<impl Future<Output = ()> + use<>, Stream> {
     let peer = Peer::of(&stream, own_uid);
     let Some(seat) = server.seat(peer) else { return Err(stream) };
@@ -205,7 +205,7 @@ fn seat(server: &Arc<Server>, stream: Stream, own_uid: Option<u32>) -> Result<im
 }
 
 impl Connection {
-    /// Whether the peer sees the details of a document.
+    /// Whether the peer may see the details of a document.
     async fn sees_details(&self) -> bool {
         self.peer.may_change() || self.server.handle.readers().sees_details(self.reader.as_ref()).await
     }
@@ -222,10 +222,10 @@ impl Connection {
             }
         });
         let mut server = http1::Builder::new();
-        // A client that closes its sending side after a read still gets the answer (`printf … | socat`).
-        // Who goes away during a change is seen by `Stream::gone`.
+        // A client that closes its sending side after a request to read still gets the answer (`printf … | socat`).
+        // `Stream::gone` detects a peer that goes away during a change.
         server.half_close(true).max_headers(HEADERS).max_header_size(HEAD).max_buf_size(2 * HEAD);
-        // The wire has its own patience, which tells a slow head from an idle connection.
+        // `Wire` has its own timeouts, which tell a slow head from an idle connection.
         server.header_read_timeout(None).timer(TokioTimer::new());
         if let Err(error) = server.serve_connection(TokioIo::new(wire), service).await {
             tracing::trace!(%error, "a control connection ended early");

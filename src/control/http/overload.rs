@@ -1,7 +1,7 @@
-//! Who finds no place is told so: a reserve of one descriptor for the day when there is no other, and the answer itself.
+//! Turns connections away with an answer when no seat or no descriptor is free. A reserved descriptor serves for the latter case.
 //!
-//! Law: nobody waits without a word. An answer that comes before the question is lost on most clients, and so is one behind
-//! which the socket is closed while bytes are unread; so the question is read first, and the peer may close first.
+//! Law: a rejected peer gets an answer. Most clients lose an answer that comes before they have sent the request, and an answer after
+//! which the socket is closed with unread bytes. So the request is read first, and the peer gets time to close first.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -14,19 +14,19 @@ use super::{HEAD, Listener};
 use crate::control::client::OWN;
 use crate::control::messages::{ErrorMessage, json};
 
-/// All seats are taken.
+/// The message when all seats are taken.
 pub(super) const SEATS: &str = "too many connections are open; close some first";
-/// See [`Reserve`].
+/// The message when no descriptor is free, see [`Reserve`].
 const DESCRIPTORS: &str = "the master is at its limit of descriptors and has none for this connection; raise its LimitNOFILE= (`ulimit -n`), \
                            or have fewer workers and connections";
-/// How long the question may take, and how long the peer may then take to close.
+/// Timeout for the request, and then for the peer to close.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How long to wait when a connection cannot be accepted …
+/// Pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-/// … and how often, until those who wait are told so: most often there are descriptors again by then.
+/// Number of failed accepts, with a pause after each, before a waiting peer is turned away. Usually descriptors are free again by then.
 const TRIES: u32 = 20;
 
-/// Answers 503 with this sentence, and closes.
+/// Answers 503 with this sentence, and closes the connection.
 pub(super) async fn turn_away(stream: Stream, why: &str) {
     let _ = timeout(TIMEOUT, read_until(&stream, |head| head.windows(4).any(|end| end == b"\r\n\r\n"))).await;
     let body = json(&ErrorMessage { error: why.to_owned() }) + "\n";
@@ -35,14 +35,14 @@ pub(super) async fn turn_away(stream: Stream, why: &str) {
          content-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
-    // It fits into an empty buffer; nobody waits for one that does not read.
+    // The answer fits into an empty socket buffer, so there is no wait for a peer that does not read.
     let _ = stream.try_write(&[IoSlice::new(head.as_bytes()), IoSlice::new(body.as_bytes())]);
     if stream.shutdown().is_ok() {
         let _ = timeout(TIMEOUT, read_until(&stream, |_| false)).await;
     }
 }
 
-/// Reads until this holds for what was read, the peer's end, an error, or more than a head.
+/// Reads until `done` is true for the bytes so far, the peer closes, an error occurs, or the bytes exceed a head.
 async fn read_until(stream: &Stream, done: impl Fn(&[u8]) -> bool) {
     let (mut all, mut piece) = (Vec::new(), [0; 1024]);
     while all.len() < HEAD && !done(&all) {
@@ -53,7 +53,7 @@ async fn read_until(stream: &Stream, done: impl Fn(&[u8]) -> bool) {
     }
 }
 
-/// With it a connection can be accepted when there is no other descriptor, to say so.
+/// A reserved descriptor. It is closed to accept one connection when no other descriptor is free, and to turn that away.
 #[derive(Default)]
 pub(super) struct Reserve {
     kept: Option<File>,
@@ -61,7 +61,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// A connection was accepted: all is well.
+    /// Call after a connection was accepted: resets the failures and opens the reserve again.
     pub fn fill(&mut self) {
         self.failures = 0;
         self.keep();
@@ -73,14 +73,14 @@ impl Reserve {
         }
     }
 
-    /// A connection could not be accepted. After [`TRIES`] of that, one of those who wait is turned away.
+    /// Call after a connection could not be accepted. From [`TRIES`] failures in a row on, one waiting connection is turned away.
     pub async fn failed(&mut self, listener: &Listener, error: &io::Error) {
         tracing::debug!(%error, "cannot accept a connection on the control socket");
         sleep(PAUSE).await;
         self.failures = self.failures.saturating_add(1);
         if self.failures >= TRIES {
             self.kept = None;
-            // At once, or another was quicker to take the descriptor.
+            // Without a wait: another part of the process may have taken the descriptor already.
             if let Ok(Ok(stream)) = timeout_at(Instant::now(), listener.accept()).await {
                 turn_away(stream, DESCRIPTORS).await;
             }

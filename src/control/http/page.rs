@@ -1,7 +1,7 @@
-//! `GET /`: one self-contained page, live by `GET /events` and `GET /status` of the same address.
+//! `GET /`: one self-contained page, which updates itself by `GET /events` and `GET /status` of the same address.
 //!
-//! Law: the page loads nothing from anywhere and runs no script but its own: its policy admits what bears the answer's
-//! own nonce, and connections to where it came from. What workers say goes into it as text only.
+//! Law: the page loads nothing from other addresses and runs only its own script: its policy admits scripts and styles with the
+//! nonce of the answer, and connections to its own origin. Data from workers is inserted as text only.
 
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY};
@@ -12,10 +12,10 @@ use super::routes::Call;
 
 const FRAME: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/style.css");
-/// One script, in the order in which its parts build on each other.
+/// The script: its parts in the order in which they build on each other.
 const SCRIPT: &str = concat!(include_str!("page/model.js"), include_str!("page/draw.js"), include_str!("page/live.js"));
 
-/// Bytes that make a nonce.
+/// Length of a nonce, bytes.
 const NONCE: usize = 16;
 
 /// Answers with the page.
@@ -36,7 +36,7 @@ pub(super) async fn page(_: Call<'_>) -> Answer {
     answer
 }
 
-/// What a browser may do with the page. `data:` is for the icon, which stands in the page.
+/// The content security policy of the page. `data:` is for the icon, which is embedded in the page.
 fn policy(nonce: &str) -> String {
     format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'; \
@@ -44,12 +44,12 @@ fn policy(nonce: &str) -> String {
     )
 }
 
-/// The page, whose script and style bear this nonce.
+/// The page, with this nonce on its script and style.
 fn write(nonce: &str) -> String {
     FRAME.replace("{nonce}", nonce).replacen("{style}", STYLE.trim_end(), 1).replacen("{script}", SCRIPT.trim_end(), 1)
 }
 
-/// A number that nobody can guess and that is used once.
+/// A random number in hex that nobody can guess; each is used once. `None` when the kernel gives none.
 fn nonce() -> Option<String> {
     let mut bytes = [0; NONCE];
     let filled = getrandom(&mut bytes, GetRandomFlags::empty()).ok()?;
@@ -69,7 +69,7 @@ mod tests {
         }
         assert_eq!((page.matches("<script").count(), page.matches("<style").count()), (1, 1));
         assert_eq!((page.matches("</script>").count(), page.matches("</style>").count()), (1, 1));
-        // Names of XML namespaces are all that looks like an address.
+        // Only names of XML namespaces look like addresses.
         let page = page.replace("http://www.w3.org/2000/svg", "");
         for outside in ["http:", "https:", "//cdn", " src=", "@import", "url("] {
             assert!(!page.contains(outside), "{outside} is in the page");

@@ -1,4 +1,4 @@
-//! What can be read: the document, and whether the pool lives and serves.
+//! Handlers of reads: the status document, and whether the master runs and the pool serves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::control::messages::SummaryMessage;
 use crate::status::rendered::{Line, RenderedStatus};
 use crate::status::tree::Document;
 
-/// How long the loop may take to answer, and how long to wait for a place among the large answers.
+/// Timeout for the loop's answer, and for the wait for a place among the large answers.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// From this many workers and connections on, a document is written out on another thread.
+/// Number of workers and connections from which on a document is written out on another thread.
 const LARGE: usize = 64;
 
 /// `GET /status`: docs/contract.md §6.
@@ -28,7 +28,7 @@ pub(super) async fn status(call: Call<'_>) -> Answer {
     };
     let details = call.connection.sees_details().await;
     let line = Line { document: Arc::clone(&document), details };
-    // With details it is written already.
+    // The line with details is written already.
     let written = if details { Some(document.line().is_ok()) } else { redact(document).await };
     match written {
         Some(true) => answer(StatusCode::OK, JSON, Reply::whole(Bytes::from_owner(line)).with_permit(permit)),
@@ -36,7 +36,7 @@ pub(super) async fn status(call: Call<'_>) -> Answer {
     }
 }
 
-/// The document, and a place among the large answers that must be held until the answer is gone.
+/// The document, and a place among the large answers, which must be held until the answer is sent.
 pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<RenderedStatus>, OwnedSemaphorePermit), Answer> {
     let server = &call.connection.server;
     let places = if call.connection.peer == Peer::Owner { &server.reserved_documents } else { &server.documents };
@@ -50,7 +50,7 @@ pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<RenderedStatus>, Ow
     }
 }
 
-/// Makes the line without details, if no reader has needed it yet; whether it could be made.
+/// Makes the line without details, if no reader has needed it yet; returns whether it could be made.
 async fn redact(document: Arc<RenderedStatus>) -> Option<bool> {
     if document.workers.len() + document.connections() < LARGE {
         return Some(document.redacted_line().is_ok());
@@ -58,7 +58,7 @@ async fn redact(document: Arc<RenderedStatus>) -> Option<bool> {
     tokio::task::spawn_blocking(move || document.redacted_line().is_ok()).await.ok()
 }
 
-/// Writes a document out: a small one at once, a large one on a thread of its own, since this one turns the pool.
+/// Writes a document out: a small one at once, a large one on another thread, because the pool's loop runs on this one.
 pub(super) async fn off_loop<T: Send + 'static>(
     document: Arc<RenderedStatus>,
     write: impl FnOnce(&Document) -> T + Send + 'static,
@@ -69,7 +69,7 @@ pub(super) async fn off_loop<T: Send + 'static>(
     tokio::task::spawn_blocking(move || write(&document)).await.ok()
 }
 
-/// `GET /healthz`: 200 while the master turns, which is to say, its loop answers.
+/// `GET /healthz`: 200 while the master's loop answers.
 pub(super) async fn healthz(call: Call<'_>) -> Answer {
     match timeout(TIMEOUT, call.connection.server.handle.workers()).await {
         Ok(Ok(_)) => {

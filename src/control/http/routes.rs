@@ -1,4 +1,4 @@
-//! Which path does what. A new path is one more row in [`ROUTES`] and a function in a file of its own.
+//! The table of paths and their handlers. A new path is one more row in [`ROUTES`] and a function in a file of its own.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use super::{Connection, Peer, changes, events, host, metrics, page, reads};
 
 /// The largest body that a request may have; it is read and ignored.
 const BODY: usize = 64 * 1024;
-/// How long a request's body may take.
+/// Timeout for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a handler knows of its request.
+/// A request, as its handler sees it.
 pub(super) struct Call<'a> {
-    /// Where it came from.
+    /// The connection of the request.
     pub connection: &'a Connection,
-    /// What stands behind the question mark, empty when nothing does.
+    /// The query after the question mark; empty without one.
     pub query: &'a str,
     /// The request's headers.
     pub headers: &'a HeaderMap,
@@ -30,9 +30,9 @@ pub(super) struct Call<'a> {
 
 type Serve = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
-/// What a path does.
+/// The kind of a path, with its handler.
 enum Does {
-    /// `GET` and `HEAD`, for whoever may open the socket.
+    /// `GET` and `HEAD`, for every peer that may open the socket.
     Read(Serve),
     /// `POST`, for root and the master's own user.
     Change(Serve),
@@ -53,10 +53,10 @@ const ROUTES: &[(&str, Does)] = &[
     ("/upgrade", Does::Change(|call| Box::pin(changes::upgrade(call)))),
 ];
 
-/// Answers one request, whatever it is.
+/// Answers one request of any kind.
 pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
-    // The body means nothing here, but what is left unread of it would stand before the next request.
+    // The body is ignored, but its unread bytes would be taken for the next request.
     match tokio::time::timeout(BODY_TIMEOUT, drop_body(Limited::new(body, BODY))).await {
         Ok(Ok(())) => {}
         Ok(Err(_)) => return last(error(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is over 64 KiB; send none")),
@@ -82,7 +82,7 @@ pub(super) async fn serve(connection: &Connection, request: Request<Incoming>) -
     }
 }
 
-/// Reads a body to its end and keeps none of it: a thousand bodies cost no more memory than a thousand connections.
+/// Reads a body to its end and keeps none of it, so that a thousand bodies cost no more memory than a thousand connections.
 async fn drop_body<B: hyper::body::Body + Unpin>(mut body: B) -> Result<(), B::Error> {
     while let Some(frame) = body.frame().await {
         drop(frame?);
@@ -90,10 +90,10 @@ async fn drop_body<B: hyper::body::Body + Unpin>(mut body: B) -> Result<(), B::E
     Ok(())
 }
 
-/// Paths that tell whether the pool lives and serves, and nothing else: answered for every host, as load balancers ask.
+/// Paths that are answered for every host, because load balancers request them. They tell only whether the pool runs and serves.
 const FOR_EVERY_HOST: [&str; 2] = ["/healthz", "/readyz"];
 
-/// Why a request is not for this server: it names a host that could be another's.
+/// The error for a request that names a host for which this server does not answer; `None` when the host is accepted.
 fn misdirected(connection: &Connection, head: &hyper::http::request::Parts) -> Option<String> {
     let own = connection.server.own_names.as_ref().filter(|_| !FOR_EVERY_HOST.contains(&head.uri.path()))?;
     let rules = connection.server.handle.readers().rules();
@@ -104,7 +104,7 @@ fn misdirected(connection: &Connection, head: &hyper::http::request::Parts) -> O
     ))
 }
 
-/// Why this peer may not change anything.
+/// The error for a peer that may not change the pool; `None` when it may.
 fn forbidden(peer: Peer) -> Option<String> {
     match peer {
         Peer::Owner => None,
@@ -127,7 +127,7 @@ fn wrong_method(method: &Method, path: &str, allowed: &'static str) -> Answer {
     answer
 }
 
-/// The connection ends with this answer.
+/// Makes this answer the last one of its connection.
 fn last(mut answer: Answer) -> Answer {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     answer

@@ -1,8 +1,8 @@
-//! A peer's connection, with patience limited in both directions.
+//! A peer's connection, with timeouts in both directions.
 //!
-//! Law: nobody holds a connection for nothing. A request's head must arrive within [`HEAD_TIMEOUT`] of its first
-//! byte, an idle connection ends after [`IDLE_TIMEOUT`], and a reader must keep reading. While a request is being
-//! answered there is no limit: a reload takes as long as it takes.
+//! Law: no peer holds a connection without use. The head of a request must arrive within [`HEAD_TIMEOUT`] of its first byte, an idle
+//! connection ends after [`IDLE_TIMEOUT`], and a reader must keep reading. There is no limit while a request is being answered,
+//! because a reload may take any time.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -17,22 +17,22 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// How long a request's head may take.
+/// Timeout for the head of a request.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may wait between two requests.
+/// Timeout between two requests of a connection.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a reader may take for [`WRITE_STEP`] bytes once the kernel's buffer is full.
+/// Timeout for a reader to take [`WRITE_STEP`] bytes once the kernel's buffer is full.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// See [`WRITE_TIMEOUT`].
+/// Bytes, see [`WRITE_TIMEOUT`].
 const WRITE_STEP: usize = 64 * 1024;
 
-/// The most that is read at once, bytes. hyper doubles a connection's buffer whenever one read fills it, and never gives it back;
-/// below the 8 KiB that it begins with, only a long head makes it grow.
+/// The most bytes that are read at once. hyper doubles a connection's buffer whenever one read fills it, and never shrinks it. With
+/// reads below the 8 KiB of the initial buffer, only a long head makes it grow.
 const READ: usize = 4 * 1024;
-/// After so much a large answer lets the loop turn: the reader may take it as fast as we write.
+/// Bytes of an answer after which the write yields to the loop: the reader may take a large answer as fast as it is written.
 const BURST: usize = 128 * 1024;
 
-/// The socket itself; shared, so that a handler can watch it while hyper owns the reading and writing.
+/// The socket. It is shared, so that a handler can watch it while hyper reads and writes.
 pub enum Stream {
     /// On the control socket.
     Unix(UnixStream),
@@ -50,10 +50,10 @@ impl AsFd for Stream {
 }
 
 impl Stream {
-    /// Resolves as soon as the peer has closed its side, wholly or in one direction, even behind bytes that nobody
-    /// has read yet (hyper itself does not look past those).
+    /// Resolves as soon as the peer has closed the connection, wholly or in one direction, even behind bytes that are not read yet
+    /// (hyper itself does not look past those).
     pub async fn gone(&self) {
-        // Priority data is never sent to us; asked for alone, this interest is woken by nothing but the end.
+        // No peer sends priority data here, so this interest alone is woken only by the end of the connection.
         let _ = match self {
             Stream::Unix(stream) => stream.ready(Interest::PRIORITY).await,
             Stream::Tcp(stream) => stream.ready(Interest::PRIORITY).await,
@@ -74,7 +74,7 @@ impl Stream {
         }
     }
 
-    /// Reads what has come, or waits for it.
+    /// Reads the bytes that have arrived, or waits for some.
     pub async fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             poll_fn(|cx| self.poll_read_ready(cx)).await?;
@@ -92,7 +92,7 @@ impl Stream {
         }
     }
 
-    /// Writes what fits now.
+    /// Writes as many bytes as fit now.
     pub fn try_write(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Stream::Unix(stream) => stream.try_write_vectored(parts),
@@ -100,7 +100,7 @@ impl Stream {
         }
     }
 
-    /// Ends our half.
+    /// Closes the sending side.
     pub fn shutdown(&self) -> io::Result<()> {
         use rustix::net::{Shutdown, shutdown};
         match self {
@@ -111,38 +111,38 @@ impl Stream {
     }
 }
 
-/// Whether a request is being answered: set by the handler, read by the [`Wire`].
+/// The state of a connection: whether a request is being answered. The handler sets it, the [`Wire`] reads it.
 #[derive(Default)]
 pub struct ConnState {
     serving: AtomicBool,
     served: AtomicU32,
-    /// The answer is the loop's, which knows that it owes one.
+    /// The request waits for the loop, which itself keeps track of the answers that it has to give.
     asking: AtomicBool,
-    /// The peer does not take what is to be written.
+    /// The peer does not read the bytes that are to be written.
     blocked: AtomicBool,
-    /// The answer has no end (events).
+    /// The answer is a stream without an end (events).
     endless: AtomicBool,
 }
 
 impl ConnState {
-    /// A request's head is here. The guard lives until its answer has been handed over.
+    /// Marks that the head of a request has arrived. The guard lives until the answer has been passed on.
     pub fn begin(self: &Arc<Self>) -> Serving {
         self.serving.store(true, Ordering::Relaxed);
         Serving(Arc::clone(self))
     }
 
-    /// The answer that is being given has no end.
+    /// Marks the present answer as a stream without an end.
     pub fn set_endless(&self) {
         self.endless.store(true, Ordering::Relaxed);
     }
 
-    /// The request waits for the loop until the guard is dropped.
+    /// Marks the request as waiting for the loop, until the guard is dropped.
     pub fn ask(&self) -> Asking<'_> {
         self.asking.store(true, Ordering::Relaxed);
         Asking(self)
     }
 
-    /// An answer is still to come, or the first request.
+    /// Whether an answer, or the first request, is still to come.
     pub fn is_busy(&self) -> bool {
         let waits = self.serving.load(Ordering::Relaxed) || self.blocked.load(Ordering::Relaxed);
         let known = self.endless.load(Ordering::Relaxed) || self.asking.load(Ordering::Relaxed);
@@ -169,7 +169,7 @@ impl Drop for Serving {
     }
 }
 
-/// What hyper reads from and writes to.
+/// The stream from which hyper reads and to which it writes.
 pub struct Wire {
     stream: Arc<Stream>,
     turn: Arc<ConnState>,
@@ -180,13 +180,13 @@ pub struct Wire {
     /// The value of `turn.served` for which `write_by` holds.
     writing_for: u32,
     write_by: Option<Pin<Box<Sleep>>>,
-    /// Bytes since the loop last had its turn.
+    /// Bytes written since the last yield to the loop.
     burst: usize,
     written: usize,
 }
 
 impl Wire {
-    /// The first request's head must come within [`HEAD_TIMEOUT`].
+    /// A wire for a new connection. The head of the first request must come within [`HEAD_TIMEOUT`].
     pub fn new(stream: Arc<Stream>, turn: Arc<ConnState>) -> Self {
         let read_by = Some(Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT)));
         Wire { stream, turn, waiting_for: 0, head_begun: true, read_by, writing_for: 0, write_by: None, written: 0, burst: 0 }
@@ -201,7 +201,7 @@ impl Wire {
         }
     }
 
-    /// Nothing to read: for how long is that all right?
+    /// Checks the read timeout when there is nothing to read.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.turn.serving.load(Ordering::Relaxed) {
             self.read_by = None;

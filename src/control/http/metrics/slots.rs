@@ -1,9 +1,9 @@
-//! Figures of workers by slot: a series outlives its worker, so that a reload makes no new ones. What else is known of a worker
-//! stands on `ratoon_worker_info` alone.
+//! Figures of workers by slot: a series outlives its worker, so that a reload makes no new series. Other facts of a worker are labels
+//! of `ratoon_worker_info` alone.
 //!
-//! Law: a gauge is the sum over the slot's workers, the draining ones too. A counter is that of the slot's newest worker that is
-//! ready, and begins anew with each: Prometheus takes that for a restart, and counts right. Totals over all workers, ended ones
-//! too, are the pool's.
+//! Law: a gauge is the sum over the slot's workers, the draining ones included. A counter is that of the slot's newest ready worker,
+//! and begins anew with each worker: Prometheus takes that for a restart, and counts right. Totals over all workers, ended ones
+//! included, are figures of the pool.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -63,14 +63,14 @@ fn info(text: &mut Text<'_>, document: &Document) {
     }
 }
 
-/// A gauge with the sum of each slot; a slot of which nothing is known is left out.
+/// A gauge with the sum of each slot; a slot without a known figure is left out.
 fn sums(text: &mut Text<'_>, slots: &Slots<'_>, name: &str, unit: &str, help: &str, figure: fn(&Worker) -> Option<u64>) {
     let sum =
         |workers: &[&Worker]| workers.iter().filter_map(|worker| figure(worker)).reduce(|sum, more| sum.saturating_add(more));
     family(text, slots, (name, "gauge", unit, help), sum);
 }
 
-/// A figure of each slot's newest ready worker, or of its newest.
+/// A figure of each slot's newest ready worker; without a ready one, of the slot's newest worker.
 fn newest<T: Display>(
     text: &mut Text<'_>,
     slots: &Slots<'_>,

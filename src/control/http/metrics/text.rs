@@ -1,16 +1,16 @@
-//! The text of an exposition as it grows: families and samples, in both formats.
+//! Writes the text of an exposition, families and samples, in both formats.
 
 use std::fmt::{Display, Write};
 
 use hyper::header::HeaderValue;
 
-/// How the figures are written.
+/// The format of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Format {
     /// OpenMetrics 1.0.
     OpenMetrics,
-    /// Prometheus's text format 0.0.4: families are named as their samples, and have neither units nor the types `info` and
-    /// `stateset`. `promtool check metrics` reads this one.
+    /// Prometheus's text format 0.0.4: a family has the name of its samples, and there are neither units nor the types `info` and
+    /// `stateset`. `promtool check metrics` reads this format.
     Classic,
 }
 
@@ -23,7 +23,7 @@ impl Format {
     }
 }
 
-/// The text as it grows. Every sample carries the instance's name.
+/// The text written so far. Every sample has the instance's name as a label.
 pub(super) struct Text<'a> {
     pub text: String,
     pub instance: &'a str,
@@ -31,8 +31,8 @@ pub(super) struct Text<'a> {
 }
 
 impl Text<'_> {
-    /// Head of a family; a counter's samples then end in `_total`, an info's in `_info`. `help`: without quotes, backslashes
-    /// and line breaks, which each format escapes in its own way.
+    /// Writes the head of a family. The samples of a counter end in `_total`, those of an info in `_info`. `help` must have no quotes,
+    /// backslashes and line breaks, because each format escapes them in its own way.
     pub fn family(&mut self, name: &str, kind: &str, unit: &str, help: &str) {
         let sample = sample_name(name, kind);
         let (name, kind, unit) = match (self.format, kind) {
@@ -47,7 +47,7 @@ impl Text<'_> {
         let _ = writeln!(self.text, "# HELP {name} {help}");
     }
 
-    /// One sample, when its value is known.
+    /// Writes one sample, if its value is known.
     pub fn sample<T: Display>(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: Option<T>) {
         let Some(value) = value else { return };
         let _ = write!(self.text, "{name}{{instance=\"{}\"", Escaped(&self.instance));
@@ -57,7 +57,7 @@ impl Text<'_> {
         let _ = writeln!(self.text, "}} {value}");
     }
 
-    /// A family of one sample; left out when the value is not known.
+    /// Writes a family of one sample; left out when the value is not known.
     pub fn one<T: Display>(&mut self, name: &str, kind: &str, unit: &str, help: &str, value: Option<T>) {
         if value.is_some() {
             self.family(name, kind, unit, help);
@@ -74,7 +74,7 @@ pub(super) fn sample_name(family: &str, kind: &str) -> String {
     }
 }
 
-/// A label's value: backslash, quote and newline are escaped, as the format demands.
+/// The value of a label. Backslash, quote and newline are escaped, as the format demands.
 struct Escaped<T>(T);
 
 impl<T: Display> Display for Escaped<T> {

@@ -1,6 +1,6 @@
-//! Whether this user may read, enter or execute what a path leads to; and if not, what is in the way and what to type.
+//! Checks whether this user may read, enter or execute the file at a path. If not, names the obstacle and the commands that remove it.
 //!
-//! Asked for the effective user of the calling thread. May block (see `accounts`), so never on the loop.
+//! The check is for the effective user of the calling thread. It may block (see `accounts`), so the loop must not call it.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -12,31 +12,31 @@ use rustix::fs::{Access, AtFlags, CWD};
 use super::accounts;
 use super::credentials::{own_gid, own_uid};
 
-/// What a user wants of a path.
+/// The kind of access to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// To read a file.
+    /// Read a file.
     Read,
-    /// To enter a directory.
+    /// Enter a directory.
     Enter,
-    /// To execute a program.
+    /// Execute a program.
     Execute,
 }
 
-/// A path that this user may not use as wanted, and the cause.
+/// An access that was denied, with its cause.
 #[derive(Debug)]
 pub struct Denied {
     path: PathBuf,
-    /// What may not be used: the path itself, or a directory above it.
+    /// The file that denies the access: the path itself, or a directory above it.
     obstacle: PathBuf,
     want: Want,
     owner: Option<(u32, u32, u32)>,
 }
 
-/// Asks whether this user may.
+/// Checks whether this user has the wanted access to a path.
 ///
 /// # Errors
-/// The user may not, or it is not there.
+/// The user has no such access, or the file does not exist.
 pub fn check(path: &Path, want: Want) -> Result<(), Denied> {
     let access = if want == Want::Read { Access::READ_OK } else { Access::EXEC_OK };
     match rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS) {
@@ -45,21 +45,21 @@ pub fn check(path: &Path, want: Want) -> Result<(), Denied> {
     }
 }
 
-/// Asks whether this user may enter an open directory, however closed those above it are.
+/// Checks whether this user may enter an open directory. The directories above it are not checked.
 ///
 /// # Errors
-/// The user may not.
+/// The user may not enter it.
 pub fn check_directory(directory: impl AsFd, path: &Path) -> Result<(), Denied> {
     let entered = rustix::fs::accessat(directory, c".", Access::EXEC_OK, AtFlags::EACCESS);
     entered.map_err(|_| Denied { path: path.to_owned(), obstacle: path.to_owned(), want: Want::Enter, owner: facts(path) })
 }
 
-/// The cause, for a path that was refused.
+/// Finds the cause for a path to which access was denied.
 pub fn denied(path: &Path, want: Want) -> Denied {
     let closed = |directory: &&Path| {
         !directory.as_os_str().is_empty() && rustix::fs::accessat(CWD, *directory, Access::EXEC_OK, AtFlags::EACCESS).is_err()
     };
-    // From the root on: what is below a closed directory cannot be asked.
+    // Begin at the root, since nothing below a directory that denies access can be checked.
     let above: Vec<&Path> = path.ancestors().skip(1).collect();
     let (obstacle, want) = match above.into_iter().rev().find(closed) {
         Some(directory) => (directory, Want::Enter),
@@ -68,7 +68,7 @@ pub fn denied(path: &Path, want: Want) -> Denied {
     Denied { path: path.to_owned(), obstacle: obstacle.to_owned(), want, owner: facts(obstacle) }
 }
 
-/// Owner, group and mode.
+/// Owner, group and mode of a file.
 fn facts(path: &Path) -> Option<(u32, u32, u32)> {
     std::fs::metadata(path).ok().map(|it| (it.uid(), it.gid(), it.mode() & 0o7777))
 }
@@ -107,7 +107,7 @@ mod tests {
         std::fs::create_dir(place.path().join("closed")).unwrap();
         std::fs::write(&file, "").unwrap();
         assert!(check(&file, Want::Read).is_ok());
-        // No user may execute a file without a bit for it, root neither.
+        // No user may execute a file without an execute bit, not even root.
         let words = check(&file, Want::Execute).unwrap_err().to_string();
         let user = accounts::name(own_uid()).unwrap_or_else(|| own_uid().to_string());
         assert!(words.starts_with(&format!("user {user} may not execute it, which belongs to {user}:")), "{words}");

@@ -1,7 +1,7 @@
 //! Users and groups: getpwnam_r(3), getpwuid_r(3), getgrnam_r(3), getgrgid_r(3), getgrouplist(3), through the C library, so that every
-//! source that the machine knows (LDAP, systemd's own) is asked.
+//! source that the machine has configured (LDAP, systemd's own) is queried.
 //!
-//! Law: may block (a directory server), so never on the loop.
+//! Law: these functions may block on a directory server, so the loop must not call them.
 
 use std::ffi::{CStr, CString};
 
@@ -12,9 +12,9 @@ pub struct User {
     pub name: String,
     /// The user's number.
     pub uid: u32,
-    /// The account's own group.
+    /// The account's primary group.
     pub gid: u32,
-    /// All groups of the account, its own too.
+    /// All groups of the account, the primary group included.
     pub groups: Vec<u32>,
     /// The home directory.
     pub home: String,
@@ -22,12 +22,12 @@ pub struct User {
     pub shell: String,
 }
 
-/// Buffers grow to at most this.
+/// The largest buffer for an entry, bytes.
 const BUFFER_MAX: usize = 1 << 20;
 /// The kernel's own limit of groups (`NGROUPS_MAX`).
 const GROUPS_MAX: usize = 65_536;
 
-/// The account of a user by name, else by number; `None` when there is none.
+/// Looks up an account by user name, else by number; `None` when there is none.
 pub fn user(name: &str) -> Option<User> {
     let c_name = CString::new(name).ok()?;
     let by_name = |entry: *mut libc::passwd, buffer: &mut [u8], found: *mut *mut libc::passwd| {
@@ -37,7 +37,7 @@ pub fn user(name: &str) -> Option<User> {
     entry(by_name, account).flatten().or_else(|| user_by_number(number(name)?))
 }
 
-/// The account of a user by number; `None` when there is none.
+/// Looks up an account by user number; `None` when there is none.
 pub fn user_by_number(uid: u32) -> Option<User> {
     let by_number = |entry: *mut libc::passwd, buffer: &mut [u8], found: *mut *mut libc::passwd| {
         // SAFETY: entry, buffer (with its length) and found are valid for writing during the call.
@@ -46,8 +46,8 @@ pub fn user_by_number(uid: u32) -> Option<User> {
     entry(by_number, account).flatten()
 }
 
-/// The number of a user or group, in digits alone. The last one is none: to setresuid(2) and setresgid(2) it means "leave it
-/// as it is".
+/// Parses the number of a user or group, which consists of digits alone. 4294967295 is refused: to setresuid(2) and setresgid(2)
+/// it means "leave unchanged".
 pub fn number(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|number| digits && *number != u32::MAX)
@@ -63,7 +63,7 @@ fn account(passwd: &libc::passwd) -> Option<User> {
 }
 
 /// # Safety
-/// The pointer is null, or leads to a C string that lives during the call.
+/// The pointer is null, or points to a C string that lives during the call.
 unsafe fn text_of(text: *const libc::c_char) -> String {
     // SAFETY: as for this function.
     if text.is_null() { String::new() } else { unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned() }
@@ -84,7 +84,7 @@ pub fn group_name(gid: u32) -> Option<String> {
     entry(by_number, |group: &libc::group| unsafe { text_of(group.gr_name) })
 }
 
-/// A group's number by name or number; the number of a group that no table names is taken as it is.
+/// A group's number by name or number. A number without an entry in the group database is accepted.
 pub fn group(name: &str) -> Option<u32> {
     let c_name = CString::new(name).ok()?;
     let by_name = |entry: *mut libc::group, buffer: &mut [u8], found: *mut *mut libc::group| {
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn user_by_number_has_the_accounts_groups() {
-        // Of an account whose group has another number, where the machine has one (Debian: sync, 4, in nogroup).
+        // Includes accounts whose primary group has another number, where the machine has one (Debian: sync, 4, in nogroup).
         let table = std::fs::read_to_string("/etc/passwd").unwrap();
         for line in table.lines() {
             let fields: Vec<&str> = line.split(':').collect();

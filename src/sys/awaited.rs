@@ -1,7 +1,7 @@
-//! Children that a thread of ours has started and waits for: hooks, checks, journalctl.
+//! Children that a thread of this process has started and waits for: hooks, checks, journalctl.
 //!
-//! Law: whoever reaps orphans reaps every child but workers and these, by list: session and process group say nothing, since children
-//! that the process had before it became the master share both.
+//! Law: the reaper of orphans reaps every child except workers and the children in this list. Session and process group cannot tell
+//! them apart, since children that the process had before it became the master share both.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 struct Awaited {
-    /// Being started: their numbers are not known yet.
+    /// Number of children that are being started, whose process numbers are not known yet.
     starting: usize,
     pids: BTreeSet<u32>,
 }
@@ -20,7 +20,7 @@ fn awaited() -> MutexGuard<'static, Awaited> {
     AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// While this lives, [`is_awaited`] holds for a child.
+/// While this guard lives, [`is_awaited`] is true for its child.
 #[derive(Debug)]
 pub struct AwaitedChild(u32);
 
@@ -30,8 +30,8 @@ impl Drop for AwaitedChild {
     }
 }
 
-/// Starts a child that the caller waits for; whoever reaps orphans leaves it alone as long as the guard lives. Blocks until the child
-/// has executed its program.
+/// Starts a child that the caller waits for. The reaper of orphans does not reap it as long as the guard lives. Blocks until the
+/// child has executed its program.
 pub fn spawn_awaited(command: &mut Command) -> io::Result<(Child, AwaitedChild)> {
     awaited().starting += 1;
     let started = command.spawn();
@@ -43,7 +43,7 @@ pub fn spawn_awaited(command: &mut Command) -> io::Result<(Child, AwaitedChild)>
     Ok((child, guard))
 }
 
-/// Whether a thread waits for this child, or may: one is being started, whose end will be heard of, too.
+/// Whether a thread waits for this child. Also true for every child while one is being started: it could be this one.
 pub fn is_awaited(pid: u32) -> bool {
     let awaited = awaited();
     awaited.starting > 0 || awaited.pids.contains(&pid)

@@ -1,16 +1,16 @@
-//! Who is at the other end of a Unix socket, and who we are.
+//! Credentials of the peer of a Unix socket, and of this process.
 
 use std::io;
 use std::os::fd::AsFd;
 
-/// A process as the kernel vouches for it at the moment of its `connect(2)` (`SO_PEERCRED`, unix(7)).
+/// The peer's credentials at the moment of its `connect(2)`, as recorded by the kernel (`SO_PEERCRED`, unix(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Effective user.
+    /// Effective user of the peer.
     pub uid: u32,
-    /// Effective group.
+    /// Effective group of the peer.
     pub gid: u32,
-    /// Process; `None` when it is in a PID namespace that we can't see.
+    /// The peer's process; `None` when it is in a PID namespace that this process can't see.
     pub pid: Option<u32>,
 }
 
@@ -18,7 +18,7 @@ pub struct Peer {
 pub fn peer(stream: impl AsFd) -> io::Result<Peer> {
     let mut raw = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    // rustix's type holds a pid that can't be 0, which the kernel gives for a peer of an outer namespace.
+    // Not by rustix: its type can't hold the pid 0, which the kernel returns for a peer in an outer namespace.
     // SAFETY: both pointers are to locals of the size that `length` says.
     let result = unsafe {
         libc::getsockopt(
@@ -46,7 +46,7 @@ const GROUPS_MAX: usize = 65_536;
 /// The supplementary groups of the peer of a connected Unix stream at the moment of its `connect(2)`.
 ///
 /// # Errors
-/// No Unix stream, or a kernel before Linux 4.13.
+/// The socket is no Unix stream, or the kernel is older than Linux 4.13.
 pub fn peer_groups(stream: impl AsFd) -> io::Result<Vec<u32>> {
     let mut groups: Vec<u32> = vec![0; 32];
     loop {

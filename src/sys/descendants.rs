@@ -1,12 +1,12 @@
-//! Every process of a worker, on machines without a cgroup for it.
+//! Finds and kills every process of a worker, on machines without a cgroup for the worker.
 //!
-//! Law: a process is killed through a descriptor that was opened before the last look at who it is.
+//! Law: a process is killed only through a pidfd that was opened before the last check of the process's identity.
 //!
-//! A worker's process is known by what its environment said when it was executed (`RATOON_WORKER` and the worker's own
-//! `NOTIFY_SOCKET`). While the worker itself isn't reaped, and so keeps its number, also by the worker's session and by
-//! its ancestors. So: see the end of the worker with [`PidFd::peek`], kill its descendants, then reap it. What has left
-//! the session, dropped its environment *and* lost its parents is not found; a cgroup would. In the middle of an
-//! execve(2) a process has no environment for a moment, so after the reaping one look may miss it: look again.
+//! A process belongs to a worker if its environment at execve(2) had the worker's marks: `RATOON_WORKER` and the worker's own
+//! `NOTIFY_SOCKET`. While the worker itself isn't reaped, and so keeps its number, a process also belongs to it by session or by
+//! ancestry. So detect the worker's exit with [`PidFd::peek`], kill its descendants, then reap it. A process that has left the
+//! session, dropped its environment *and* lost its parents is not found; a cgroup would find it. During execve(2) a process
+//! has no environment for a moment, so one scan after the reaping may miss it: scan again.
 
 use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
@@ -15,29 +15,29 @@ use std::path::PathBuf;
 use super::environ;
 use super::process::{PidFd, Stat};
 
-/// Whose processes.
+/// The worker whose processes are wanted.
 #[derive(Clone, Debug)]
 pub struct Worker<'a> {
     /// The worker's process.
     pub pidfd: &'a PidFd,
-    /// Its number.
+    /// The number of the worker's process.
     pub pid: u32,
     /// The worker's id, as in its `RATOON_WORKER`.
     pub id: u64,
-    /// Its `NOTIFY_SOCKET`.
+    /// The worker's `NOTIFY_SOCKET`.
     pub notify_socket: PathBuf,
 }
 
-/// No more than this many looks at all processes: who forks faster is left to the next call.
+/// The most scans of all processes in one call. Processes that fork faster are left to the next call.
 const ROUNDS: usize = 8;
 
-/// No more than this many processes at once: each takes a descriptor.
+/// The most processes handled in one call, since each takes a descriptor.
 const HELD: usize = 4096;
 
-/// Kills (SIGKILL) every process of a worker, itself included, and returns the number and the name of each that was hit.
+/// Kills (SIGKILL) every process of a worker, the worker included. Returns number and name of each process that got the signal.
 ///
-/// All are stopped before the first is killed: who is stopped can't fork, and remains the parent by which its children
-/// are known. Reads all of /proc at least twice: some milliseconds for a thousand processes.
+/// All processes are stopped (SIGSTOP) before the first is killed: a stopped process can't fork, and remains the parent by which its
+/// children are found. Reads all of /proc at least twice, which takes some milliseconds for a thousand processes.
 pub fn kill(worker: &Worker<'_>) -> Vec<(u32, Vec<u8>)> {
     let mut held: HashMap<Process, PidFd> = HashMap::new();
     for _ in 0..ROUNDS {
@@ -51,47 +51,48 @@ pub fn kill(worker: &Worker<'_>) -> Vec<(u32, Vec<u8>)> {
                 held.insert(found.process, pidfd);
             }
         }
-        // Who was forked while we looked is seen in the next round.
+        // A process that was forked during this scan is found by the next one.
         if held.len() == before {
             break;
         }
     }
-    // The names first: of a process that is gone nothing is known.
+    // Read the names before the kill: a process that is gone has none.
     let named: Vec<_> =
         held.iter().map(|((pid, _), pidfd)| (pidfd, *pid, super::process::name(*pid).unwrap_or_default())).collect();
     named.into_iter().filter(|(pidfd, ..)| pidfd.signal(libc::SIGKILL).is_ok()).map(|(_, pid, name)| (pid, name)).collect()
 }
 
-/// The living processes of a worker, itself included. Reads all of /proc.
+/// The living processes of a worker, the worker included. Reads all of /proc.
 pub fn living(worker: &Worker<'_>) -> Vec<(u32, PidFd)> {
     find(worker).iter().take(HELD).filter_map(|found| Some((found.process.0, open(worker, found)?))).collect()
 }
 
-/// Whether a process of the worker, itself included, is still alive.
+/// Whether a process of the worker, the worker included, is still alive. Reads all of /proc.
 pub fn any_left(worker: &Worker<'_>) -> bool {
     !find(worker).is_empty()
 }
 
-/// Whether the process with this number is one of the worker's; ask with its pidfd open. Looks at it and its parents only.
+/// Whether the process with this number belongs to the worker. Call it with a pidfd of the process open, so that the number stays its
+/// own. Reads only the process and its ancestors.
 pub fn is_one(worker: &Worker<'_>, pid: u32) -> bool {
     let look = |pid| Stat::read(pid).map(|stat| (stat.parent, stat.start));
     let Some(stat) = Stat::read(pid).filter(|stat| !matches!(stat.state, b'Z' | b'X')) else { return false };
     let kin = stat.session == worker.pid || ancestry(worker.pid, pid, look).is_some();
-    // Asked after the look: then the number was the worker's own all the time.
+    // Checked after the read: if the worker is not reaped now, its number was its own during the read.
     (kin && worker.pidfd.signal(0).is_ok()) || has_marks(pid, worker)
 }
 
-/// The worker's id that stands in a process's environment: to be checked with [`has_marks`], since anybody can write it.
+/// The worker's id in a process's environment. Any process can set it, so check it with [`has_marks`].
 pub fn mark(pid: u32) -> Option<u64> {
     let environment = environ::read(pid)?;
     let mark = environment.split(|&byte| byte == 0).find_map(|entry| entry.strip_prefix(b"RATOON_WORKER="))?;
     std::str::from_utf8(mark).ok()?.parse().ok()
 }
 
-/// A process: its number and when it began.
+/// A process: its number and its start time, in clock ticks since boot.
 type Process = (u32, u64);
 
-/// A process of the worker, and why we think so.
+/// A process of the worker, and the evidence for that.
 struct Found {
     process: Process,
     why: Why,
@@ -99,18 +100,18 @@ struct Found {
 
 #[derive(PartialEq, Eq)]
 enum Why {
-    /// Its environment.
+    /// The marks in its environment.
     Marks,
-    /// Its session.
+    /// The worker's session.
     Session,
-    /// Its parents, from itself up to the worker.
+    /// Its ancestors, from the process itself up to the worker.
     Ancestry(Vec<Process>),
 }
 
 fn find(worker: &Worker<'_>) -> Vec<Found> {
     let own = std::process::id();
     let alive: HashMap<u32, Stat> = numbers().filter(|&pid| pid != own).filter_map(|pid| Some((pid, Stat::read(pid)?))).collect();
-    // Asked after the look: then the number was the worker's own all the time.
+    // Checked after the read: if the worker is not reaped now, its number was its own during the read.
     let unreaped = worker.pidfd.signal(0).is_ok();
     let why = |pid: u32, stat: &Stat| {
         if unreaped && stat.session == worker.pid {
@@ -131,16 +132,16 @@ fn find(worker: &Worker<'_>) -> Vec<Found> {
     found
 }
 
-/// Opens a process, and makes sure that the descriptor is of the process that was found.
+/// Opens a pidfd of a found process, and checks that it is of this very process.
 fn open(worker: &Worker<'_>, found: &Found) -> Option<PidFd> {
     let (pid, start) = found.process;
     let pidfd = PidFd::open(pid).ok()?;
-    // With the descriptor open, once more: is the number still that process, and is it the worker's?
+    // Check again with the pidfd open: the number must still be this process, and the process must belong to the worker.
     let stat = Stat::read(pid).filter(|stat| stat.start == start)?;
     let still = match &found.why {
         Why::Marks => has_marks(pid, worker),
         Why::Session => stat.session == worker.pid && worker.pidfd.signal(0).is_ok(),
-        // The same parents twice: so all of them were what they seemed at once, between the two looks.
+        // The same ancestors in two reads: so between the reads all of them existed at the same time.
         Why::Ancestry(chain) => {
             let look = |pid| Stat::read(pid).map(|stat| (stat.parent, stat.start));
             ancestry(worker.pid, pid, look).as_ref() == Some(chain) && worker.pidfd.signal(0).is_ok()
@@ -149,11 +150,12 @@ fn open(worker: &Worker<'_>, found: &Found) -> Option<PidFd> {
     still.then_some(pidfd)
 }
 
-/// The way from a process up to the worker, both included; `look` gives a process's parent and start.
+/// The ancestors of a process up to the worker, both included; `None` if the worker is no ancestor. `look` gives a process's parent
+/// and start time.
 fn ancestry(worker: u32, pid: u32, look: impl Fn(u32) -> Option<Process>) -> Option<Vec<Process>> {
     let mut chain = Vec::new();
     let mut next = pid;
-    // A bound, since what is read at different moments may form a circle.
+    // The length is bounded, since parents that are read at different moments may form a circle.
     while chain.len() < 1024 {
         let (parent, start) = look(next)?;
         chain.push((next, start));

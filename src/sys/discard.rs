@@ -1,12 +1,12 @@
 //! A helper process that drops the descriptors which other processes attach to datagrams (SCM_RIGHTS).
 //!
-//! To drop the last reference to a file may take long, or never end: a socket with SO_LINGER, a memfd of gigabytes, a file on a
-//! network file system. The kernel drops the descriptors of a datagram in the process that takes the datagram, or that closes
-//! the socket. Here that process is the helper: it can be lost, and another one started.
-//! The descriptors are never installed in a table, so that close(2), and with it FLUSH of a file system, is not called for them.
+//! Dropping the last reference to a file may block for long, or for ever: a socket with SO_LINGER, a memfd of gigabytes, a file on a
+//! network file system. The kernel drops the descriptors of a datagram in the process that receives the datagram, or that closes
+//! the socket. That process is the helper: if it blocks, another one is started.
+//! The descriptors are never installed in a descriptor table, so no close(2), and no FLUSH of a file system, is called for them.
 //!
-//! The channel is a SOCK_SEQPACKET pair, at the helper's end its standard input. A request is one byte and a socket, the answer
-//! is the same byte. At the end of the channel the helper exits, also when its parent has been killed.
+//! The channel is a SOCK_SEQPACKET socket pair; the helper's end is its standard input. A request is one byte and a socket; the answer
+//! is the same byte. The helper exits at the end of the channel, also when its parent was killed.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -25,15 +25,15 @@ use rustix::time::Timespec;
 use super::awaited::spawn_awaited;
 use super::fd::{RESERVED_FD_BASE, dup_high};
 
-/// The hidden verb of the program that is the helper.
+/// The hidden command-line verb that runs the helper.
 pub const VERB: &str = "discard-descriptors";
 
-/// What the helper does with a socket.
+/// A request to the helper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Takes the next datagram.
+    /// Receive and drop the next datagram.
     Next,
-    /// Takes all datagrams; nobody can send to the socket any more.
+    /// Shut the socket down for senders, then receive and drop all datagrams.
     Rest,
 }
 
@@ -46,25 +46,25 @@ impl Request {
     }
 }
 
-/// How a request went.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is done.
+    /// The helper has carried out the request.
     Done,
-    /// The time is up; the helper may answer later.
+    /// The time limit has passed; the helper may answer later.
     Late,
     /// The helper has exited.
     Gone,
 }
 
-/// The parent's end of the channel. Dropped, it ends the helper as soon as the helper's system call returns.
+/// The parent's end of the channel. When it is dropped, the helper exits as soon as its current system call returns.
 #[derive(Debug)]
 pub struct Helper {
     channel: OwnedFd,
 }
 
 impl Helper {
-    /// Starts the helper from the executable of this process. Blocks until exec(2), so not for a thread that must not wait.
+    /// Starts the helper from the executable of this process. Blocks until exec(2), so a thread that must not wait must not call it.
     ///
     /// # Errors
     /// No descriptor, process or memory is left, or the executable cannot be executed.
@@ -73,12 +73,12 @@ impl Helper {
         let mut command = Command::new("/proc/self/exe");
         command.arg(VERB).env_clear().current_dir("/");
         command.stdin(Stdio::from(far)).stdout(Stdio::null()).stderr(Stdio::null());
-        // The loop reaps it, as it does every child that nobody waits for.
+        // The loop reaps the helper, as it reaps every child that no thread waits for.
         spawn_awaited(&mut command)?;
         Ok(Helper { channel: dup_high(near, RESERVED_FD_BASE) })
     }
 
-    /// Asks for something; [`Helper::wait`] has the answer.
+    /// Sends a request; [`Helper::wait`] returns the answer.
     ///
     /// # Errors
     /// The helper has exited.
@@ -91,7 +91,7 @@ impl Helper {
         Ok(())
     }
 
-    /// Waits for the answer to a request, at most for `limit`.
+    /// Waits for the answer to a request, at most `limit`.
     pub fn wait(&self, limit: Duration) -> Answer {
         let timeout = Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         match rustix::event::poll(&mut [PollFd::new(&self.channel, PollFlags::IN)], Some(&timeout)) {
@@ -113,7 +113,7 @@ fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
 /// The helper: serves requests until the channel ends.
 ///
 /// # Errors
-/// The channel is none.
+/// The channel is not a socket, or its peer is gone.
 pub fn serve(channel: BorrowedFd<'_>) -> io::Result<()> {
     loop {
         let mut byte = [0u8; 1];
@@ -137,13 +137,13 @@ pub fn serve(channel: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Serves standard input, in a session of its own: signals of a terminal are for its parent.
+/// Runs the helper on standard input, in a session of its own, so that signals of a terminal reach only its parent.
 pub fn main() -> io::Result<()> {
     let _ = rustix::process::setsid();
     serve(rustix::stdio::stdin())
 }
 
-/// Does what is asked, in this process: it may never return.
+/// Carries out a request in this process; may never return.
 pub fn carry_out(request: Request, socket: BorrowedFd<'_>) {
     match request {
         Request::Next => {
@@ -156,7 +156,7 @@ pub fn carry_out(request: Request, socket: BorrowedFd<'_>) {
     }
 }
 
-/// Takes the next datagram, and drops it; `false` when there is none.
+/// Receives the next datagram and drops it; `false` when there is none.
 ///
 /// # Errors
 /// As recv(2).

@@ -1,15 +1,15 @@
-//! Connections that the kernel refused on behalf of a listening socket: `SO_MEMINFO` of socket(7), which the libc crate does not have.
+//! Number of connections that the kernel dropped at a listening socket: `SO_MEMINFO` of socket(7), which the libc crate does not have.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// <asm-generic/socket.h>
 const SO_MEMINFO: libc::c_int = 55;
-/// The place of the drops in it, <linux/sock_diag.h> `SK_MEMINFO_DROPS`.
+/// Index of the drops in `SO_MEMINFO`, <linux/sock_diag.h> `SK_MEMINFO_DROPS`.
 const DROPS: usize = 8;
 
-/// How many connections were refused since the socket was made: by TCP when the accept queue is full, or without memory. The counter
-/// has 32 bits and begins anew after them.
+/// Number of connections dropped since the socket was made: TCP drops them when the accept queue is full, or without memory. The
+/// counter has 32 bits and wraps around.
 ///
 /// # Errors
 /// Not a socket, or a kernel before Linux 4.12.
@@ -39,7 +39,7 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut kept = Vec::new();
-        // The queue holds two; the kernel drops what comes then, and the client's connect times out.
+        // The queue holds two connections. The kernel drops later ones, so the client's connect times out.
         while drops(&listener).expect("a socket") == 0 {
             assert!(Instant::now() < deadline, "{} connections were taken", kept.len());
             kept.extend(TcpStream::connect_timeout(&address, Duration::from_millis(50)));

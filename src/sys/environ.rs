@@ -1,8 +1,8 @@
-//! `/proc/PID/environ` of processes that may not answer.
+//! Reads `/proc/PID/environ` of processes whose file may block the reader.
 //!
-//! A read of it waits for the mmap_lock of the process, and for its execve(2): for ever, if the process, or the file system that it
-//! maps or executes, wants that. The read is done by other threads, for which the caller waits at most `LIMIT`, however many processes hang.
-//! A thread that does not come back is left alone, and that process is not read again until it does.
+//! A read waits for the mmap_lock of the process, and for its execve(2). A process, or the file system that it maps or executes, can
+//! make that wait endless. So other threads read, and the caller waits for them at most `LIMIT`, however many processes hang.
+//! A thread that does not return is left running, and its process is not read again until it returns.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
@@ -14,17 +14,17 @@ use super::thread;
 
 /// The longest wait for all processes of one scan.
 const LIMIT: Duration = Duration::from_millis(500);
-/// A thread that has not answered for this part of the limit gets another one beside it.
+/// If no thread answers for 1/`STEPS` of the limit, another thread is started.
 const STEPS: u32 = 8;
-/// So many threads may be left alone; then nothing is read until one of them comes back.
+/// The most threads that may hang. With so many, nothing is read until one of them returns.
 const LOST_MAX: usize = 16;
-/// So much of an environment is read, bytes.
+/// The most bytes read of an environment.
 const SIZE_MAX: u64 = 1 << 20;
 
 struct Reads {
-    /// Processes whose environment is being read, and since when.
+    /// Processes whose environment is being read, with the start of the read.
     running: BTreeMap<u32, Instant>,
-    /// Processes that did not answer and of which nobody has been told.
+    /// Processes that did not answer and that [`take_unanswered`] has not returned yet.
     untold: Vec<u32>,
 }
 
@@ -34,17 +34,17 @@ fn reads() -> MutexGuard<'static, Reads> {
     locked(&READS)
 }
 
-/// The environment that a process was executed with, its first MiB.
+/// The environment with which a process was executed, at most its first MiB.
 pub fn read(pid: u32) -> Option<Vec<u8>> {
     read_all(vec![pid], Some).pop().map(|(_, environment)| environment)
 }
 
-/// What `make` makes of the environments of these processes; those that cannot be read are left out.
+/// Reads the environments of these processes and returns the results of `make`. Processes that cannot be read are left out.
 pub fn read_all<T: Send + 'static>(pids: Vec<u32>, make: impl Fn(Vec<u8>) -> Option<T> + Send + Sync + 'static) -> Vec<(u32, T)> {
     read_all_with(read_file, pids, LIMIT, make)
 }
 
-/// The processes that have not answered since the last call: worth a line in the log.
+/// The processes that have not answered since the last call, for the log.
 pub fn take_unanswered() -> Vec<u32> {
     std::mem::take(&mut reads().untold)
 }
@@ -71,7 +71,7 @@ fn read_all_with<T: Send + 'static>(
     let start = || {
         let (queue, make, tell) = (Arc::clone(&queue), Arc::clone(&make), tell.clone());
         let work = move || {
-            // The lock is not held while a process is read.
+            // The lock of the queue is not held while a process is read.
             let next = || locked(&queue).pop_front();
             while let Some(pid) = next() {
                 reads().running.insert(pid, Instant::now());
@@ -92,12 +92,12 @@ fn read_all_with<T: Send + 'static>(
                 unanswered.remove(&pid);
                 made.extend(result.map(|result| (pid, result)));
             }
-            // All threads hang, or are slow: another one takes what is left.
+            // All threads hang or are slow: another thread reads the processes that are left.
             Err(_) if left.is_zero() => goes_on = false,
             Err(_) => goes_on = locked(&queue).is_empty() || start(),
         }
     }
-    // What no thread has begun is read the next time; the threads end.
+    // Processes that no thread has begun to read are left to the next call. The empty queue ends the threads.
     let skipped = std::mem::take(&mut *locked(&queue));
     skipped.iter().for_each(|pid| _ = unanswered.remove(pid));
     reads().untold.extend(unanswered);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn process_that_does_not_answer_is_given_up_and_left_out() {
-        // Numbers that no process has.
+        // Process numbers that do not exist.
         const HANGS: u32 = u32::MAX - 1;
         const ANSWERS: [u32; 2] = [u32::MAX - 2, u32::MAX - 3];
         static GATE: Mutex<()> = Mutex::new(());
@@ -141,7 +141,7 @@ mod tests {
             |limit| read_all_with(read, all(), limit, |_| Some(())).into_iter().map(|(pid, ())| pid).collect::<Vec<_>>();
         assert_eq!(answered(LIMIT), ANSWERS);
         assert!(take_unanswered().contains(&HANGS));
-        // It is not asked again, so the gate cannot keep this one.
+        // The hanging process is not read again, so the gate does not delay the second scan.
         let begun = Instant::now();
         while reads().running.get(&HANGS).is_none_or(|since| since.elapsed() < LIMIT) {
             assert!(begun.elapsed() < LONG, "the thread waits still");

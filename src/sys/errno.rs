@@ -1,8 +1,8 @@
-//! What users read of errno(3): the C library's words.
+//! Texts of errno(3) for users: those of the C library.
 //!
-//! Law: no number that `std` puts behind them; nobody learns from "os error 13" what "Permission denied" has not said.
+//! Law: a text never has the number that `std` appends; "os error 13" adds nothing to "Permission denied".
 
-/// The text without each ` (os error N)` in it.
+/// Removes each ` (os error N)` from a text.
 ///
 /// ```
 /// let text = format!("no bus ({})", std::io::Error::from_raw_os_error(2));

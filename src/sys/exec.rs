@@ -1,7 +1,7 @@
-//! Another program in this process's place, execve(2): same number, same children, same parent.
+//! Replaces the program of this process by execve(2): its number, children and parent stay the same.
 //!
-//! Law: no signal is lost or kills on the way: all are blocked before, and the new program finds them blocked (see
-//! [`super::signals::only`]). When it fails, nothing has changed.
+//! Law: no signal is lost or kills the process meanwhile: all signals are blocked before, and the new program starts with them blocked
+//! (see [`super::signals::only`]). If execve(2) fails, nothing has changed.
 
 use std::ffi::CString;
 use std::io;
@@ -11,11 +11,11 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 use super::spawn::{block_everything, pointers, restore};
 
-/// Replaces the program of this process; returns only when that failed, and why.
+/// Replaces the program of this process. Returns only on failure, with the error.
 ///
-/// `carried` stay open, under their numbers; every other descriptor of ours is close-on-exec. All other threads end
-/// at once, so call it from the thread that has started the workers: the kernel tells children of the end of such a thread
-/// (`PR_SET_PDEATHSIG`). It becomes the first thread of the new program, and they are its children there.
+/// The descriptors in `carried` stay open under their numbers; all others of this process are close-on-exec. All other threads end
+/// at once. So call it from the thread that started the workers: when such a thread ends, the kernel sends its children their
+/// `PR_SET_PDEATHSIG`. The calling thread becomes the first thread of the new program, and the workers stay its children.
 pub fn replace(path: &CString, argv: &[CString], env: &[CString], carried: &[BorrowedFd<'_>]) -> io::Error {
     let (argv, env) = (pointers(argv), pointers(env));
     let mask = match block_everything() {

@@ -1,6 +1,6 @@
-//! Descriptors by number: those that were inherited, and those that must stay out of the way.
+//! Descriptors by number: inherited descriptors, and descriptors that are moved above the numbers that workers use.
 //!
-//! Law: a descriptor of ours is close-on-exec from its first moment; one that is not can only have been inherited.
+//! Law: every descriptor that this process opens is close-on-exec from the start; a descriptor without the flag was inherited.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -9,27 +9,28 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 
-/// Where the master keeps what its workers inherit: above every number that it means in a worker.
+/// The lowest number for descriptors that workers inherit from the master: above every number that they get in a worker.
 pub const RESERVED_FD_BASE: RawFd = 512;
 
-/// The highest number that was ever given by [`dup_high`].
+/// The highest number that [`dup_high`] has ever returned.
 static HIGHEST: AtomicI32 = AtomicI32::new(0);
 
-/// Whether so many descriptors are (or were) stashed that to copy the table of all is work.
+/// Whether [`dup_high`] has moved so many descriptors (ever) that a copy of the descriptor table is costly.
 pub fn crowded() -> bool {
     HIGHEST.load(Ordering::Relaxed) > RESERVED_FD_BASE + 64
 }
 
-/// Makes the table of descriptors large enough for the dup_high, before there are threads: a table that threads share is made
-/// larger only after a grace period of the kernel's (RCU), which takes some ten milliseconds.
+/// Grows the descriptor table to the numbers that [`dup_high`] uses, before there are threads: a table that threads share
+/// grows only after an RCU grace period of the kernel, which takes some ten milliseconds.
 pub fn make_room() {
-    // A limit that is lower, or a standard input that is closed, is no fault: the table then grows when it must.
+    // Errors (a lower limit, a closed standard input) are ignored: the table then grows when it must.
     drop(fcntl_dupfd_cloexec(std::io::stdin(), RESERVED_FD_BASE));
 }
 
-/// Moves a descriptor to a number of at least `above`, or as high as the limit of open files allows; close-on-exec.
+/// Moves a descriptor to a number of at least `above`, close-on-exec. If the limit of open files is too low, `above` is halved until
+/// a number is free.
 ///
-/// When the table of descriptors is full it stays where it is, close-on-exec.
+/// When the descriptor table is full, the descriptor keeps its number and is set close-on-exec.
 pub fn dup_high(fd: OwnedFd, above: RawFd) -> OwnedFd {
     let mut least = above;
     while least > fd.as_raw_fd() {
@@ -45,10 +46,10 @@ pub fn dup_high(fd: OwnedFd, above: RawFd) -> OwnedFd {
     fd
 }
 
-/// Takes a descriptor that was inherited over exec, by its number, and makes it close-on-exec.
+/// Takes ownership of a descriptor that was inherited over exec, by its number, and sets it close-on-exec.
 ///
-/// Refused (`EBADF`) when it isn't open, is 0, 1 or 2, or is close-on-exec: then it was opened, or already taken, by
-/// this program and has an owner.
+/// Fails (`EBADF`) when the descriptor isn't open, is 0, 1 or 2, or is close-on-exec: then this program has opened or already taken
+/// it, and it has an owner.
 pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     if number < 3 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -65,13 +66,13 @@ pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The numbers of all open descriptors, from /proc; without it those up to 65536 that answer.
+/// The numbers of all open descriptors, from /proc; without /proc, those below 65536.
 pub fn open_numbers() -> Vec<RawFd> {
     let mut numbers: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
         Ok(entries) => entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect(),
         Err(_) => (0..65536).collect(),
     };
-    // The directory's own descriptor is among those read; only what is still open counts.
+    // The list includes the descriptor of the directory itself, which is closed by now: keep only open ones.
     // SAFETY: only borrowed for the call that asks whether it is open.
     numbers.retain(|&number| fcntl_getfd(unsafe { std::os::fd::BorrowedFd::borrow_raw(number) }).is_ok());
     numbers.sort_unstable();

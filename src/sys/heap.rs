@@ -1,17 +1,17 @@
-//! How the C library's allocator is told to keep its house: small, and without rooms that nobody enters again.
+//! malloc tuning for glibc: one arena, a low mmap threshold and eager trimming, so that the idle master stays small.
 //!
-//! Law: only advice; without this C library nothing happens.
+//! Law: the settings are only advice; with another C library nothing happens.
 
-/// Below this, bytes, memory comes from the heap; above it is the kernel's own again as soon as it is free, unless the heap has
-/// room for it.
+/// `M_MMAP_THRESHOLD`, bytes. Smaller blocks come from the heap. Larger ones are mapped, unless the heap has room for them, and
+/// return to the kernel when they are freed.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 16 << 10;
-/// So many bytes at the heap's end are kept for the next who need some, and so many are fetched at once.
+/// `M_TRIM_THRESHOLD` and `M_TOP_PAD`, bytes: free memory that may stay at the end of the heap, and extra memory per growth.
 #[cfg(target_env = "gnu")]
 const SPARE: [libc::c_int; 2] = [64 << 10, 16 << 10];
 
-/// One heap for all threads, each of which would else keep one of its own; large pieces apart from it: the table of a
-/// thousand workers leaves no hole when it has grown; and little that is free at its end. Call it before the first thread is made.
+/// Sets one arena for all threads (by default threads have arenas of their own), maps large blocks apart from the heap, so that a table
+/// that has grown leaves no hole, and keeps little free memory at the end of the heap. Call it before the first thread is made.
 pub fn tune_malloc() {
     #[cfg(target_env = "gnu")]
     // SAFETY: numbers; no other thread allocates meanwhile.
@@ -23,9 +23,9 @@ pub fn tune_malloc() {
     }
 }
 
-/// To be called by who has freed many small pieces: the C library sorts them when the next one asks for memory, which takes
-/// milliseconds for a large document's and may else be the loop.
+/// Call it after freeing many small blocks: the C library sorts them at the next allocation. For those of a large document
+/// that takes milliseconds, which would otherwise be spent in the loop.
 pub fn sort() {
-    // Larger than what is given without a look at what is free.
+    // A block of this size is too large for the caches of small blocks, so the C library sorts its free blocks.
     drop(std::hint::black_box(Vec::<u8>::with_capacity(8 << 10)));
 }

@@ -1,7 +1,7 @@
-//! Memory that is shared with another process, as words that are only touched atomically.
+//! Memory that is shared with another process, as words that are only accessed atomically.
 //!
-//! Law: what is mapped can't shrink (it is sealed, or anonymous), so no access can meet SIGBUS; and every access is an
-//! atomic one, so whatever another process does to the memory is no data race here.
+//! Law: mapped memory can't shrink (it is sealed, or anonymous), so no access raises SIGBUS. Every access is atomic, so
+//! writes by another process are no data race here.
 
 use std::io;
 use std::ops::Deref;
@@ -12,10 +12,10 @@ use std::sync::atomic::AtomicU64;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
-/// Larger mappings are refused.
+/// The largest mapping in bytes.
 pub const MOST: usize = 16 << 20;
 
-/// Makes a file of memory, close-on-exec, of `bytes` zeros that can neither shrink nor grow.
+/// Makes a memfd, close-on-exec, of `bytes` zeros that can neither shrink nor grow.
 pub fn sealed(name: &str, bytes: usize) -> io::Result<OwnedFd> {
     let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     ftruncate(&fd, bytes as u64)?;
@@ -23,7 +23,7 @@ pub fn sealed(name: &str, bytes: usize) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Makes a file of memory, close-on-exec, that holds these bytes and that nobody can change any more.
+/// Makes a memfd, close-on-exec, that holds these bytes and is sealed against every change.
 pub fn document(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     let mut file = std::fs::File::from(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
     std::io::Write::write_all(&mut file, bytes)?;
@@ -31,7 +31,7 @@ pub fn document(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// How many bytes a sealed file has. Refused when it is not a file of memory, or not sealed against shrinking.
+/// The size of a sealed memfd in bytes. Fails when the file is not a memfd, or not sealed against shrinking.
 pub fn sealed_size(fd: impl AsFd) -> io::Result<usize> {
     if !fcntl_get_seals(&fd)?.contains(SealFlags::SHRINK) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the file is not sealed against shrinking"));
@@ -39,7 +39,7 @@ pub fn sealed_size(fd: impl AsFd) -> io::Result<usize> {
     usize::try_from(fstat(&fd)?.st_size).map_err(io::Error::other)
 }
 
-/// A mapping that can be read and written, as atomic words.
+/// A readable and writable mapping, as atomic words.
 #[derive(Debug)]
 pub struct Words {
     at: NonNull<AtomicU64>,
@@ -47,7 +47,7 @@ pub struct Words {
 }
 
 impl Words {
-    /// Maps a [`sealed`] file, shared with all who have it. Refused when it isn't sealed, is empty or larger than [`MOST`].
+    /// Maps a [`sealed`] memfd, shared with all processes that have it. Fails when it isn't sealed, is empty or larger than [`MOST`].
     pub fn shared(fd: impl AsFd) -> io::Result<Self> {
         let bytes = sealed_size(&fd)?;
         Self::of(bytes, |bytes| {
@@ -56,7 +56,7 @@ impl Words {
         })
     }
 
-    /// As many zeroed bytes of this process's own; none of them costs memory until it is touched.
+    /// Maps `bytes` zeroed bytes, private to this process. A page takes no memory until it is touched.
     pub fn private(bytes: usize) -> io::Result<Self> {
         Self::of(bytes, |bytes| {
             // SAFETY: as above, and there is no file.
@@ -80,8 +80,8 @@ impl Deref for Words {
     #[inline]
     fn deref(&self) -> &[AtomicU64] {
         // SAFETY: the mapping holds `count` words, is aligned to a page, initialised by the kernel, and stays until the
-        // drop, which `self` outlives no reference of. Its file is sealed against shrinking, so every page of it exists.
-        // Others may change the words at any time, which is what atomics allow.
+        // drop; no reference outlives `self`. Its file is sealed against shrinking, so every page of it exists.
+        // Other processes may change the words at any time, which atomics allow.
         unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.count) }
     }
 }
@@ -93,8 +93,8 @@ unsafe impl Sync for Words {}
 
 impl Drop for Words {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, of this length (the kernel rounds it up to a page, as mmap did), and no reference
-        // into it outlives `self`. It cannot fail for a mapping that exists.
+        // SAFETY: `self` owns the mapping, which has this length (munmap rounds it up to a page, as mmap did), and no reference
+        // into it outlives `self`. munmap cannot fail for an existing mapping.
         let _ = unsafe { munmap(self.at.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
     }
 }

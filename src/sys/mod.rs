@@ -1,7 +1,7 @@
-//! The only `unsafe` of the house: descriptors, processes, signals, credentials, as safe and typed values.
+//! All `unsafe` code of this crate: descriptors, processes, signals and credentials, as safe and typed values.
 //!
-//! Law: what leaves this module owns its descriptor or borrows it; nothing here knows of pools or configuration.
-//! Everything is for 64-bit Linux: system calls are made by number where libc has no call that is safe after a fork.
+//! Law: every value that leaves this module owns or borrows its descriptor; nothing here depends on pools or configuration.
+//! All code is for 64-bit Linux. System calls are made by number where libc has no function that is safe after a fork.
 #![allow(unsafe_code)]
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]

@@ -1,8 +1,8 @@
-//! Datagrams of sd_notify(3): the sockets that workers talk to, and our own words to systemd.
+//! Datagrams of sd_notify(3): the sockets that receive notifications of workers, and the socket that sends those to systemd.
 //!
 //! Law: nothing here waits. No descriptor that a sender attaches is ever installed in this process: datagrams are read with MSG_PEEK
-//! and room for credentials only, and those with descriptors are taken by another process ([`super::discard`]), which is also the
-//! answer to `BARRIER=1`.
+//! and room for credentials only. Datagrams with descriptors are received by another process ([`super::discard`]), which drops the
+//! descriptors and so answers `BARRIER=1`, too.
 
 use std::ffi::OsStr;
 use std::io;
@@ -21,38 +21,39 @@ use super::credentials::own_uid;
 use super::fd::{RESERVED_FD_BASE, dup_high};
 use super::unix_socket::bind_for_owner;
 
-/// The longest message, as PID 1 has it (`PIPE_BUF`).
+/// The longest message in bytes: the limit of systemd (`PIPE_BUF`).
 pub const MESSAGE_MAX: usize = 4096;
 
-/// The most descriptors that the kernel lets one datagram carry (`SCM_MAX_FD`).
+/// The most descriptors that one datagram can carry (`SCM_MAX_FD`).
 const FDS_MAX: usize = 253;
 
-/// A worker's own notify socket.
+/// The notify socket of one worker.
 #[derive(Debug)]
 pub struct NotifySocket {
     fd: OwnedFd,
 }
 
-/// One datagram.
+/// A received datagram.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Received<'a> {
-    /// What it said, at most [`MESSAGE_MAX`] bytes.
+    /// The text, at most [`MESSAGE_MAX`] bytes.
     pub bytes: &'a [u8],
-    /// The sender's user, as the kernel vouches for it.
+    /// The sender's user, from the credentials that the kernel attaches.
     pub uid: Option<u32>,
-    /// The sender's process; `None` when it is in a PID namespace that we can't see. Root may lie about it.
+    /// The sender's process; `None` when it is in a PID namespace that this process can't see. A sender that is root may forge it.
     pub pid: Option<u32>,
-    /// It was longer: what is here is its beginning.
+    /// The datagram was longer; `bytes` is its beginning.
     pub truncated: bool,
-    /// It has descriptors. [`super::discard`] takes it; [`NotifySocket::skip`] would drop them here, which may take for ever.
+    /// The datagram has descriptors. Let [`super::discard`] receive it: [`NotifySocket::skip`] would drop them here, which may block for
+    /// ever.
     pub attached: bool,
 }
 
 impl NotifySocket {
-    /// Makes the socket file, for `owner` (user, group) alone, or for our own user. A stale one is replaced. Where that is root all may
-    /// send: a worker that starts as root may become any user.
+    /// Binds the socket to a file that only `owner` (user, group) can send to, or only this process's user. A stale file is replaced. If
+    /// that user is root, all users can send, since a worker that starts as root may become any user.
     ///
-    /// The file is never removed here: some clients connect once and keep that for their life.
+    /// The file is never removed here, since some clients connect once and keep the connection as long as they run.
     pub fn bind(path: &Path, owner: Option<(u32, u32)>) -> io::Result<NotifySocket> {
         let address = unix_address(path.as_os_str())?;
         let fd = datagram_socket()?;
@@ -64,7 +65,8 @@ impl NotifySocket {
             result => result?,
         }
         if let Some((uid, gid)) = owner {
-            // By path, as there is no other way: the runtime directory of a root master is root's (control/listen.rs).
+            // By path, since there is no other way. That is safe: the runtime directory of a root master belongs to root
+            // (control/listen.rs).
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         }
@@ -74,7 +76,7 @@ impl NotifySocket {
         NotifySocket::ready(fd)
     }
 
-    /// From a descriptor that was handed over.
+    /// Takes over a bound socket that was passed as a descriptor.
     pub fn from_fd(fd: OwnedFd) -> io::Result<NotifySocket> {
         rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
         let flags = rustix::fs::fcntl_getfl(&fd)?;
@@ -84,24 +86,24 @@ impl NotifySocket {
 
     fn ready(fd: OwnedFd) -> io::Result<NotifySocket> {
         sockopt::set_socket_passcred(&fd, true)?;
-        // Room for a burst; beyond the system's limit only where we may.
+        // Room for a burst. Only a privileged process may exceed the system's limit.
         if sockopt::set_socket_recv_buffer_size_force(&fd, 8 << 20).is_err() {
             let _ = sockopt::set_socket_recv_buffer_size(&fd, 8 << 20);
         }
         Ok(NotifySocket { fd: dup_high(fd, RESERVED_FD_BASE) })
     }
 
-    /// The next datagram, which stays there; `None` when there is none. `buffer` should hold [`MESSAGE_MAX`] bytes.
+    /// Reads the next datagram and leaves it in the queue; `None` when there is none. `buffer` should hold [`MESSAGE_MAX`] bytes.
     pub fn peek<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<Received<'a>>> {
         Ok(self.peek_with(0, buffer)?.map(|(received, _)| received))
     }
 
-    /// Takes the datagram that [`NotifySocket::peek`] has given, and has no descriptors; `false` when there is none.
+    /// Removes the datagram that [`NotifySocket::peek`] has returned; only for one without descriptors. `false` when there is none.
     pub fn skip(&self) -> io::Result<bool> {
         super::discard::skip(self.fd.as_fd())
     }
 
-    /// Gives all datagrams, at most `max`, and leaves them there.
+    /// Passes all queued datagrams, at most `max`, to `each`, and leaves them in the queue.
     pub fn peek_all(&self, max: usize, mut each: impl FnMut(Received<'_>)) -> io::Result<()> {
         let mut buffer = [0; MESSAGE_MAX];
         let mut offset = 0;
@@ -110,7 +112,7 @@ impl NotifySocket {
             let Some((received, length)) = self.peek_with(libc::MSG_TRUNC, &mut buffer)? else { break };
             offset += i32::try_from(length).unwrap_or(i32::MAX);
             if received.truncated {
-                // The kernel goes on behind what it has given: in the middle of this one.
+                // The kernel would continue in the middle of this datagram, after the part that it has returned.
                 self.peek_from(offset)?;
             }
             each(received);
@@ -118,7 +120,7 @@ impl NotifySocket {
         self.peek_from(-1)
     }
 
-    /// From which byte of the queue MSG_PEEK gives something (SO_PEEK_OFF); -1: always the first datagram.
+    /// Sets the byte of the queue from which MSG_PEEK reads (SO_PEEK_OFF). -1: MSG_PEEK always reads the first datagram.
     fn peek_from(&self, offset: i32) -> io::Result<()> {
         let length = size_of::<i32>() as libc::socklen_t;
         // SAFETY: the option is an int, and the kernel copies it before the call returns.
@@ -128,15 +130,15 @@ impl NotifySocket {
         if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// From now on nobody can send to this socket (EPIPE); what was sent before can still be read.
+    /// Makes all later sends to this socket fail (EPIPE). Datagrams that were sent before can still be read.
     pub fn refuse(&self) {
         let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Read);
     }
 
-    /// A datagram, and its length (with MSG_TRUNC the whole one).
+    /// Reads a datagram and leaves it in the queue. Also returns its length in bytes (with MSG_TRUNC the whole length).
     fn peek_with<'a>(&self, flags: i32, buffer: &'a mut [u8]) -> io::Result<Option<(Received<'a>, usize)>> {
         let room = buffer.len().min(MESSAGE_MAX);
-        // By hand: rustix's type for credentials can't hold the pid 0 that a sender from an outer namespace has.
+        // Not by rustix: its type for credentials can't hold the pid 0 that a sender in an outer namespace has.
         let mut control = [0u64; CONTROL.div_ceil(8)];
         let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: room };
         // SAFETY: all zeroes is a valid msghdr.
@@ -166,7 +168,7 @@ impl NotifySocket {
             uid,
             pid,
             truncated: message.msg_flags & libc::MSG_TRUNC != 0,
-            // The credentials have their room: what does not fit are descriptors.
+            // The control buffer has room for the credentials, so only descriptors can be missing.
             attached: message.msg_flags & libc::MSG_CTRUNC != 0,
         };
         Ok(Some((received, length)))
@@ -191,11 +193,11 @@ impl AsRawFd for NotifySocket {
     }
 }
 
-/// Room for credentials, and not for a single descriptor.
+/// Size of the control buffer in bytes: room for credentials, and not for a single descriptor.
 // SAFETY: arithmetic only.
 const CONTROL: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
 
-/// User and process that have sent a message, cmsg(3).
+/// The user and the process that sent a message, cmsg(3).
 ///
 /// # Safety
 /// `message` is as recvmsg(2) left it.
@@ -223,7 +225,7 @@ fn datagram_socket() -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?)
 }
 
-/// `/path` or `@abstract`.
+/// Parses an address: `/path` or `@abstract`.
 fn unix_address(text: &OsStr) -> io::Result<SocketAddrUnix> {
     let bytes = text.as_bytes();
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, format!("{}: {why}", text.display()));
@@ -237,7 +239,7 @@ fn unix_address(text: &OsStr) -> io::Result<SocketAddrUnix> {
     }
 }
 
-/// Our end of the talk with systemd, or with whoever set `NOTIFY_SOCKET`.
+/// The sending socket for notifications to systemd, or to another manager that set `NOTIFY_SOCKET`.
 #[derive(Debug)]
 pub struct Systemd {
     fd: OwnedFd,
@@ -253,12 +255,12 @@ impl Systemd {
         Ok(Systemd { fd: dup_high(fd, RESERVED_FD_BASE), address })
     }
 
-    /// Says something, in one datagram. `false`: the reader is behind, nothing was sent, try again later.
+    /// Sends a message in one datagram. `false`: the reader's queue is full and nothing was sent; try again later.
     pub fn send(&self, message: &str) -> io::Result<bool> {
         self.send_with_fds(message, &[])
     }
 
-    /// The same with descriptors, for `FDSTORE=1`. At most 253.
+    /// Sends a message with descriptors, at most 253, for `FDSTORE=1`. Returns as [`Systemd::send`].
     pub fn send_with_fds(&self, message: &str, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
         if fds.len() > FDS_MAX {
             return Err(io::Error::from_raw_os_error(libc::E2BIG));
@@ -271,7 +273,7 @@ impl Systemd {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let iov = [io::IoSlice::new(message.as_bytes())];
         loop {
-            // To the address each time: after a restart of systemd there is a new socket under it.
+            // Send to the address each time: after a restart of systemd there is a new socket at it.
             return match rustix::net::sendmsg_addr(&self.fd, &self.address, &iov, &mut control, flags) {
                 Ok(_) => Ok(true),
                 Err(Errno::INTR) => continue,
@@ -281,8 +283,8 @@ impl Systemd {
         }
     }
 
-    /// Sends `BARRIER=1`: the descriptor that comes back hangs up when all that was said before has been read.
-    /// `None`: the reader is behind.
+    /// Sends `BARRIER=1`. The returned descriptor hangs up when the reader has read all earlier messages.
+    /// `None`: the reader's queue is full.
     pub fn barrier(&self) -> io::Result<Option<OwnedFd>> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
         Ok(self.send_with_fds("BARRIER=1", &[write.as_fd()])?.then_some(read))

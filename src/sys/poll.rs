@@ -1,6 +1,6 @@
-//! Readiness of many descriptors as one: epoll(7), level-triggered, asked without waiting.
+//! Readiness of many descriptors through one descriptor: epoll(7), level-triggered, polled without waiting.
 //!
-//! Law: what is not served stays ready. The waiting is done by whoever watches this descriptor itself.
+//! Law: a descriptor that is not served stays ready. To wait, watch the epoll descriptor itself.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +12,7 @@ use rustix::time::Timespec;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// A set of watched descriptors. Its own descriptor is readable while one of them is ready.
+/// A set of watched descriptors. The set's own descriptor is readable while one of them is ready.
 #[derive(Debug)]
 pub struct Poll {
     fd: OwnedFd,
@@ -24,23 +24,23 @@ impl Poll {
         Ok(Poll { fd: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
-    /// Watches a descriptor for something to read; `token` is what [`Poll::ready`] gives for it.
+    /// Watches a descriptor for readability; [`Poll::ready`] reports it as `token`.
     pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), EventFlags::IN)?)
     }
 
-    /// Leaves a descriptor in the set but hears no more of it, but once of an error or hang-up.
+    /// Keeps a descriptor in the set but no longer reports it, except once for an error or hang-up.
     pub fn pause(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        // Errors and hang-ups can't be switched off; edge-triggered they come at most once and can't spin the loop.
+        // Errors and hang-ups can't be disabled. Edge-triggered, they are reported at most once and can't make the loop spin.
         Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), EventFlags::ET)?)
     }
 
-    /// Ends a pause; what became ready in it is reported.
+    /// Ends a pause. If the descriptor became ready meanwhile, it is reported.
     pub fn resume(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
         Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), EventFlags::IN)?)
     }
 
-    /// Takes a descriptor out of the set; one that isn't in it is no error.
+    /// Removes a descriptor from the set. A descriptor that isn't in the set is no error.
     pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
         match epoll::delete(&self.fd, fd) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -48,10 +48,10 @@ impl Poll {
         }
     }
 
-    /// Appends the tokens of at most `max` ready descriptors to `out`, and returns how many; never waits.
+    /// Appends the tokens of at most `max` ready descriptors to `out` and returns their number; never waits.
     ///
-    /// The kernel goes round: who was not reported this time is among the first the next time. Exactly `max` means
-    /// that there may be more, so a watcher that is told of changes only (tokio's `AsyncFd`) must ask again.
+    /// The kernel rotates its list: a descriptor that was not reported this time is among the first the next time. The result `max`
+    /// means that there may be more, so an edge-triggered watcher (tokio's `AsyncFd`) must call again.
     pub fn ready(&self, out: &mut Vec<u64>, max: usize) -> io::Result<usize> {
         if max == 0 {
             return Ok(0);
@@ -69,13 +69,13 @@ impl Poll {
 }
 
 impl Poll {
-    /// Lets the current tokio runtime wait for this set.
+    /// Registers this set with the current tokio runtime.
     ///
     /// # Errors
     /// The kernel's limit of watches is reached.
     pub fn watched(self) -> io::Result<AsyncFd<Poll>> {
-        // SAFETY: the descriptor is owned by the `Poll` that the `AsyncFd` owns from here on: it stays open and the same
-        // as long as it is registered, and is not registered with this runtime elsewhere.
+        // SAFETY: the `AsyncFd` owns the `Poll`, which owns the descriptor: so it stays open and the same as long as it is
+        // registered, and is not registered with this runtime elsewhere.
         let registered = unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) };
         registered.map_err(io::Error::from)
     }

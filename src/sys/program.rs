@@ -1,10 +1,10 @@
-//! A pinned executable: the file that a path led to when a generation was planned, and that its workers start from
-//! whatever has become of the path since.
+//! A pinned executable: the file at a path when a generation was planned. The generation's workers start from this file, even if the
+//! path is changed later.
 //!
-//! Law: the old release starts as long as its file exists at all. While a path still leads to the very file, it is
-//! executed by that path, so that `ps` and `$0` look right ([`Start`]); where none does, the pinned descriptor is.
-//! The one hole: a *binary* that is rewritten in place (no deployment tool does, and the kernel refuses it while it
-//! runs) starts as it is now, since its old bytes are nowhere.
+//! Law: the old release starts as long as its file exists at all. While a path still leads to this very file, the file is
+//! executed by that path, so that `ps` and `$0` look right ([`Start`]); else the pinned descriptor is executed.
+//! One exception: a *binary* that is rewritten in place starts with its new contents, since the old bytes are stored nowhere. (No
+//! deployment tool does that, and the kernel refuses it while the binary runs.)
 
 use std::ffi::CString;
 use std::fs::File;
@@ -17,14 +17,14 @@ use rustix::fs::{Access, AtFlags, MemfdFlags, Mode, OFlags, SealFlags};
 
 use super::fd::{RESERVED_FD_BASE, dup_high};
 
-/// What tells one state of a file from another.
+/// The identity of a file and of its contents: it differs when the file was replaced or modified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Device.
+    /// Device number.
     pub device: u64,
-    /// Inode.
+    /// Inode number.
     pub inode: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: i64,
     /// Modification time, seconds and nanoseconds.
     pub modified: (i64, i64),
@@ -36,16 +36,16 @@ impl Identity {
     }
 }
 
-/// One way to start a program; the first that fits is taken.
+/// One way to start a program. A worker uses the first way whose condition holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
-    /// The file that is looked at; a relative path begins in the worker's directory.
+    /// The path that is checked; a relative path begins in the worker's directory.
     pub path: CString,
-    /// It must be the pinned file; else any file at this path will do.
+    /// If true, the file at the path must be the pinned one; else any file will do.
     pub same: bool,
-    /// What is executed.
+    /// The path that is executed.
     pub execute: CString,
-    /// What stands in place of the first argument; `None`: that one stays.
+    /// Arguments that replace `argv[0]`; `None`: it stays.
     pub head: Option<Vec<CString>>,
 }
 
@@ -54,14 +54,14 @@ pub struct Start {
 pub struct Program {
     path: PathBuf,
     starts: Vec<Start>,
-    /// The file itself, by `O_PATH`.
+    /// The pinned file, opened with `O_PATH`.
     file: OwnedFd,
     identity: Identity,
-    /// A script's text as it was: its file can be rewritten in place while it runs.
+    /// A copy of a script's text, since the file of a script can be rewritten in place while it runs.
     script: Option<OwnedFd>,
 }
 
-/// A larger script isn't copied.
+/// The largest script that is copied, bytes.
 const SCRIPT_MAX: u64 = 4 << 20;
 
 impl Program {
@@ -93,8 +93,8 @@ impl Program {
         })
     }
 
-    /// One that an earlier program of this process has pinned, see [`Program::descriptors`]. An error when the
-    /// descriptor is not the file of that identity.
+    /// Takes over an executable that an earlier program of this process has pinned, see [`Program::descriptors`]. Fails when the
+    /// descriptor is of a file with another device or inode.
     pub fn from_parts(path: &Path, identity: Identity, file: OwnedFd, script: Option<OwnedFd>) -> io::Result<Program> {
         let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let stat = rustix::fs::fstat(&file)?;
@@ -104,30 +104,30 @@ impl Program {
         Ok(Program { path: path.to_path_buf(), starts: by_path(c_path), file, identity, script })
     }
 
-    /// The file itself, and the copy of a script's text, for a later program of this process.
+    /// The pinned file, and the copy of a script's text, for the next program of this process.
     pub fn descriptors(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
         (self.file.as_fd(), self.script.as_ref().map(AsFd::as_fd))
     }
 
-    /// Where it was found.
+    /// The path at which the executable was pinned.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The file's state when it was pinned.
+    /// The file's identity when it was pinned.
     pub fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// Whether it is a `#!` script whose text was copied.
+    /// Whether the executable is a `#!` script whose text was copied.
     pub fn is_script(&self) -> bool {
         self.script.is_some()
     }
 
-    /// The text of a script as it was.
+    /// The text of a script when it was pinned; `None` if no text was copied.
     pub fn script_text(&self) -> Option<Vec<u8>> {
         let mut text = vec![0; SCRIPT_MAX as usize];
-        // At a place of its own: the descriptor's belongs to whoever executes it.
+        // By pread(2): the descriptor's file offset is used by the interpreter that executes the script.
         let (mut length, script) = (0, self.script.as_ref()?);
         while length < text.len() {
             match rustix::io::pread(script, &mut text[length..], length as u64).ok()? {
@@ -139,17 +139,17 @@ impl Program {
         Some(text)
     }
 
-    /// The ways in which it is started, in their order.
+    /// The ways to start the program, in the order in which they are tried.
     pub fn starts(&self) -> &[Start] {
         &self.starts
     }
 
-    /// Other ways; none: only the pinned descriptor is left.
+    /// Sets the ways to start the program. If the list is empty, the pinned descriptor is executed.
     pub fn set_starts(&mut self, starts: Vec<Start>) {
         self.starts = starts;
     }
 
-    /// What is executed when the path leads elsewhere, and whether it must stay open for an interpreter to read.
+    /// The descriptor that is executed when no path leads to the file, and whether it must stay open for an interpreter.
     pub(crate) fn pinned(&self) -> (BorrowedFd<'_>, bool) {
         match &self.script {
             Some(script) => (script.as_fd(), true),
@@ -162,12 +162,12 @@ fn by_path(path: CString) -> Vec<Start> {
     vec![Start { execute: path.clone(), path, same: true, head: None }]
 }
 
-/// A sealed copy in memory of a `#!` script; `None` for a binary, for what can't be read, and for a giant.
+/// Makes a sealed copy of a `#!` script in memory. `None` for a binary, for an unreadable file, and above [`SCRIPT_MAX`].
 fn copy_of_script(path: &Path, identity: &Identity) -> Option<OwnedFd> {
     if identity.size as u64 > SCRIPT_MAX {
         return None;
     }
-    // Non-blocking: should the path lead to a FIFO by now, opening it must not wait for a writer.
+    // Non-blocking: if the path leads to a FIFO by now, the open must not wait for a writer.
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()).ok()?;
     let stat = rustix::fs::fstat(&fd).ok()?;
     if (stat.st_dev, stat.st_ino) != (identity.device, identity.inode) {
@@ -184,15 +184,15 @@ fn copy_of_script(path: &Path, identity: &Identity) -> Option<OwnedFd> {
     sealed(&text).ok()
 }
 
-/// An executable file in memory that nobody can change any more.
+/// Makes an executable memfd that is sealed against every change.
 fn sealed(text: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 don't know MFD_EXEC; there every such file is executable.
+    // Kernels before 6.3 don't know MFD_EXEC; there every memfd is executable.
     let fd = rustix::fs::memfd_create("ratoon-script", flags | MemfdFlags::EXEC)
         .or_else(|_| rustix::fs::memfd_create("ratoon-script", flags))?;
     let mut file = File::from(fd);
     file.write_all(text)?;
-    // A write descriptor would make every exec of it fail with "text file busy", so it is opened again for reading.
+    // An open write descriptor makes every exec fail with "text file busy", so the file is opened again for reading.
     let reading =
         rustix::fs::open(format!("/proc/self/fd/{}", file.as_raw_fd()), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;

@@ -1,7 +1,7 @@
-//! Groups of sockets that listen at one address (`SO_REUSEPORT`): which of them gets a new connection, decided by a small
-//! program of classic BPF that needs no privilege; socket(7), `Documentation/networking/filter.rst`.
+//! Groups of sockets that listen at one address (`SO_REUSEPORT`). A small program of classic BPF, which needs no privilege, decides
+//! which socket gets a new connection; socket(7), `Documentation/networking/filter.rst`.
 //!
-//! Law: what a program may do is the kernel's to judge; nothing here interprets it.
+//! Law: only the kernel verifies programs; nothing here interprets them.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,31 +9,31 @@ use std::os::fd::{AsFd, AsRawFd};
 /// One instruction of classic BPF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// What it does.
+    /// The operation.
     pub code: u16,
-    /// So many instructions are left out when a comparison holds …
+    /// Number of instructions to skip when a comparison holds (`jt`).
     pub yes: u8,
-    /// … and so many when it does not.
+    /// Number of instructions to skip when a comparison does not hold (`jf`).
     pub no: u8,
-    /// Its number.
+    /// The operand.
     pub k: u32,
 }
 
-/// The longest program that the kernel takes (`BPF_MAXINSNS`).
+/// The longest program that the kernel accepts, instructions (`BPF_MAXINSNS`).
 pub const INSTRUCTIONS_MAX: usize = 4096;
 
-/// Lets this program choose, by its result, the socket of the group: 0 is the one that joined first. A result that no
-/// socket has leaves the choice to the kernel's hash. Holds for the whole group, and replaces the program before.
+/// Attaches a program that selects a socket of the group by its result: 0 is the socket that joined first. With a result that is no
+/// socket's index, the kernel's hash selects. Applies to the whole group and replaces the previous program.
 ///
 /// # Errors
-/// `EINVAL`: the socket is in no group yet, or the program is none; `ENOMEM`.
+/// `EINVAL`: the socket is in no group yet, or the program is invalid; `ENOMEM`.
 pub fn steer(socket: impl AsFd, program: &[Instruction]) -> io::Result<()> {
     let too_long = |_| io::Error::from_raw_os_error(libc::EINVAL);
     let mut filter: Vec<libc::sock_filter> =
         program.iter().map(|it| libc::sock_filter { code: it.code, jt: it.yes, jf: it.no, k: it.k }).collect();
     let program = libc::sock_fprog { len: u16::try_from(filter.len()).map_err(too_long)?, filter: filter.as_mut_ptr() };
     let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
-    // SAFETY: the kernel reads `program` and the `len` instructions that it points to, which both live until the call is over,
+    // SAFETY: the kernel reads `program` and the `len` instructions that it points to, which both live until the call returns,
     // and keeps a copy.
     let result = unsafe {
         libc::setsockopt(
@@ -47,10 +47,10 @@ pub fn steer(socket: impl AsFd, program: &[Instruction]) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// How many connections wait in a listening socket's queue to be accepted, and how many may; tcp(7), `TCP_INFO`.
+/// Number of connections in the accept queue of a listening socket, and the queue's limit; tcp(7), `TCP_INFO`.
 ///
 /// # Errors
-/// Not a TCP socket.
+/// The socket is not a TCP socket.
 pub fn accept_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
     // SAFETY: `tcp_info` is made of numbers, for which zeros are valid.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -62,7 +62,7 @@ pub fn accept_queue(socket: impl AsFd) -> io::Result<(u32, u32)> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok((info.tcpi_unacked, info.tcpi_sacked)) }
 }
 
-/// What tells the socket's network namespace apart from others; `None` before Linux 5.14.
+/// A number that identifies the socket's network namespace (`SO_NETNS_COOKIE`); `None` before Linux 5.14.
 pub fn network(socket: impl AsFd) -> Option<u64> {
     let bytes = get::<8>(socket, libc::SOL_SOCKET, SO_NETNS_COOKIE).ok()?;
     bytes.try_into().map(u64::from_ne_bytes).ok()
@@ -71,7 +71,7 @@ pub fn network(socket: impl AsFd) -> Option<u64> {
 /// <asm-generic/socket.h>
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// What accepted connections inherit, and who may connect: a socket of a group has these like the first.
+/// Options that accepted connections inherit, or that decide which clients can connect. All sockets of a group must have the same.
 const INHERITED: [(libc::c_int, libc::c_int); 20] = [
     (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
     (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
@@ -95,7 +95,7 @@ const INHERITED: [(libc::c_int, libc::c_int); 20] = [
     (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
 ];
 
-/// Gives a socket the options of another, as far as they differ and the kernel allows it.
+/// Copies socket options from one socket to another, if they differ and the kernel allows it.
 pub fn copy_options(from: impl AsFd, to: impl AsFd) {
     for (level, option) in INHERITED {
         if let (Ok(wanted), Ok(has)) = (number(&from, level, option), number(&to, level, option))
@@ -104,7 +104,8 @@ pub fn copy_options(from: impl AsFd, to: impl AsFd) {
             let _ = set_number(&to, level, option, wanted);
         }
     }
-    // The kernel doubles what it is given, and a socket whose buffers were never set has them grow by themselves.
+    // The kernel doubles the value that it is given, so set half. Equal sizes are left alone, since setting one stops the kernel from
+    // growing the buffer automatically.
     for option in [libc::SO_RCVBUF, libc::SO_SNDBUF] {
         if let (Ok(wanted), Ok(has)) = (number(&from, libc::SOL_SOCKET, option), number(&to, libc::SOL_SOCKET, option))
             && wanted != has
@@ -145,8 +146,7 @@ fn set_number(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value:
 
 fn set(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value: &[u8]) -> io::Result<()> {
     let length = value.len() as libc::socklen_t;
-    // SAFETY: the kernel reads `length` bytes, the size of `value`, from it; none of the options that are set here holds a
-    // pointer.
+    // SAFETY: the kernel reads `length` bytes, the size of `value`, from it; no option that is set here contains a pointer.
     let result = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, value.as_ptr().cast(), length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -174,7 +174,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let whole = [Instruction { code: 0x06, yes: 0, no: 0, k: 0 }];
         assert_eq!(steer(&listener, &whole).unwrap_err().raw_os_error(), Some(libc::EINVAL));
-        // Not a program: it has no end.
+        // Invalid: the program has no return instruction.
         let endless = [Instruction { code: 0x00, yes: 0, no: 0, k: 0 }];
         assert_eq!(steer(&listener, &endless).unwrap_err().raw_os_error(), Some(libc::EINVAL));
         assert!(steer(&listener, &vec![whole[0]; 70_000]).is_err());

@@ -1,19 +1,19 @@
 //! Signals as data: blocked before the first thread starts, then read from a descriptor; inherited dispositions; and names.
 //!
-//! Law: the master has no signal handlers. What is blocked here is inherited over exec on purpose (an upgrade must not
-//! lose one); a worker starts with an empty mask, see [`crate::sys::spawn`].
+//! Law: the master has no signal handlers. The mask is inherited over exec on purpose, so that an upgrade loses no signal;
+//! a worker starts with an empty mask, see [`crate::sys::spawn`].
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether SIGPIPE was ignored when this process's program began. Rust's runtime ignores it before main begins, so it is looked
-/// at before that.
+/// Whether SIGPIPE was ignored when this process's program began. Rust's runtime ignores SIGPIPE before main begins, so
+/// [`look_at_sigpipe`] reads the disposition before that.
 static SIGPIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Called by the C library before the runtime's own beginning.
+/// The C library calls this function before Rust's runtime starts.
 #[used]
-// SAFETY: the section holds pointers to functions that the C library calls once, before main; this one calls sigaction only.
+// SAFETY: the section holds pointers to functions that the C library calls once, before main; this function calls only sigaction.
 #[unsafe(link_section = ".init_array")]
 static LOOK_AT_SIGPIPE: extern "C" fn() = look_at_sigpipe;
 
@@ -31,22 +31,22 @@ pub fn sigpipe_was_ignored() -> bool {
     SIGPIPE_WAS_IGNORED.load(Ordering::Relaxed)
 }
 
-/// After an upgrade: how it was when the first program of this process began.
+/// Sets the value after an upgrade: whether SIGPIPE was ignored when the first program of this process began.
 pub fn sigpipe_was(ignored: bool) {
     SIGPIPE_WAS_IGNORED.store(ignored, Ordering::Relaxed);
 }
 
-/// Gives these signals their default disposition where they are ignored, and returns those that were. execve(2) keeps an ignored
-/// signal ignored: it never reaches a signalfd, and with SIGCHLD ignored no child can be waited for.
+/// Resets ignored signals among these to their default disposition, and returns them. An ignored signal stays ignored over execve(2): it
+/// never reaches a signalfd, and while SIGCHLD is ignored no child can be waited for.
 pub fn reset_ignored(signals: impl IntoIterator<Item = i32>) -> Vec<i32> {
     let mut reset = Vec::new();
     for signal in signals {
         let mut current = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: the pointer leads to a sigaction that the kernel fills; no new one is given.
+        // SAFETY: the pointer is to a sigaction that the kernel fills; no new action is given.
         let known = unsafe { libc::sigaction(signal, std::ptr::null(), current.as_mut_ptr()) } == 0;
         // SAFETY: all zeroes is a valid sigaction, and so is what the kernel wrote.
         if known && unsafe { current.assume_init() }.sa_sigaction == libc::SIG_IGN {
-            // SAFETY: SIG_DFL runs no code of ours.
+            // SAFETY: SIG_DFL runs no code of this program.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
             reset.push(signal);
         }
@@ -54,17 +54,17 @@ pub fn reset_ignored(signals: impl IntoIterator<Item = i32>) -> Vec<i32> {
     reset
 }
 
-/// Every signal whose disposition a program may set, but SIGPIPE: std has set that one itself.
+/// Every signal whose disposition a program may set, except SIGPIPE, which std has set itself.
 pub fn settable() -> impl Iterator<Item = i32> {
     let standard = (1..=31).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP | libc::SIGPIPE));
     standard.chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
 }
 
-/// Blocks these signals and no others in the calling thread and all that it starts later, whatever mask it has inherited. Call it
-/// before there are threads.
+/// Blocks exactly these signals in the calling thread and all threads that it starts later; the inherited mask is replaced. Call it
+/// before there are other threads.
 pub fn only(signals: &[i32]) -> io::Result<()> {
     let set = set_of(signals)?;
-    // SAFETY: `set` is initialised, and the old mask isn't asked for.
+    // SAFETY: `set` is initialised, and the old mask isn't requested.
     match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) } {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
@@ -73,13 +73,13 @@ pub fn only(signals: &[i32]) -> io::Result<()> {
 
 fn set_of(signals: &[i32]) -> io::Result<libc::sigset_t> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set that the pointer leads to.
+    // SAFETY: sigemptyset initialises the set behind the pointer.
     let mut set = unsafe {
         libc::sigemptyset(set.as_mut_ptr());
         set.assume_init()
     };
     for &signal in signals {
-        // SAFETY: the set is initialised; a number that is no signal is refused by the call.
+        // SAFETY: the set is initialised; the call refuses a number that is no signal.
         if unsafe { libc::sigaddset(&raw mut set, signal) } != 0 {
             return Err(io::Error::other(format!("{signal} is not a signal")));
         }
@@ -94,19 +94,19 @@ pub struct SignalFd {
 }
 
 impl SignalFd {
-    /// For these signals; block them first with [`only`].
+    /// Makes a descriptor for these signals; block them first with [`only`].
     pub fn new(signals: &[i32]) -> io::Result<SignalFd> {
         let set = set_of(signals)?;
-        // SAFETY: `set` is initialised; -1 asks for a new descriptor.
+        // SAFETY: `set` is initialised; -1 requests a new descriptor.
         let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+        // SAFETY: the kernel has just made this descriptor, so it has no other owner.
         Ok(SignalFd { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
-    /// The next pending signal, `None` when there is none.
+    /// Reads the next pending signal; `None` when there is none.
     pub fn read(&self) -> Option<i32> {
         let mut record = [0u8; size_of::<libc::signalfd_siginfo>()];
         loop {
@@ -134,7 +134,7 @@ impl AsRawFd for SignalFd {
     }
 }
 
-/// The signals that have a name of their own, signal(7).
+/// The standard signals and their names, signal(7).
 const NAMES: [(i32, &str); 31] = [
     (libc::SIGHUP, "SIGHUP"),
     (libc::SIGINT, "SIGINT"),
@@ -169,7 +169,7 @@ const NAMES: [(i32, &str); 31] = [
     (libc::SIGSYS, "SIGSYS"),
 ];
 
-/// The real-time signals, from `SIGRTMIN` on.
+/// The names of the real-time signals, from `SIGRTMIN` on.
 #[rustfmt::skip]
 const REALTIME: [&str; 31] = [
     "SIGRTMIN", "SIGRTMIN+1", "SIGRTMIN+2", "SIGRTMIN+3", "SIGRTMIN+4", "SIGRTMIN+5", "SIGRTMIN+6", "SIGRTMIN+7",
@@ -190,7 +190,7 @@ pub fn name(signal: i32) -> &'static str {
     }
 }
 
-/// The signal of a name as administrators write it: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`, `RTMAX-1`.
+/// Parses a signal as administrators write it: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`, `RTMAX-1`.
 pub fn from_name(text: &str) -> Option<i32> {
     let upper = text.trim().to_ascii_uppercase();
     let short = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -215,7 +215,7 @@ pub fn from_name(text: &str) -> Option<i32> {
     (name(number) != "SIG?").then_some(number)
 }
 
-/// A number without sign.
+/// Parses a number without a sign.
 fn digits(text: &str) -> Option<i32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_blocked_signal_is_read_from_the_descriptor() {
-        // A thread of its own: the mask of the test's other threads stays as it is.
+        // In a thread of its own, so that the masks of other threads stay unchanged.
         std::thread::spawn(|| {
             only(&[libc::SIGWINCH]).unwrap();
             let signals = SignalFd::new(&[libc::SIGWINCH]).unwrap();

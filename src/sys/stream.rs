@@ -1,4 +1,4 @@
-//! What is still under way on a stream socket.
+//! The state of a stream socket: unread bytes, and whether its peer is gone.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,15 +9,15 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 /// 0 when it has read everything. `SIOCOUTQ`, unix(7).
 ///
 /// # Errors
-/// Not a socket.
+/// The descriptor is not a socket.
 pub fn unread_by_peer(socket: impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int to the address it is given, which is that of `bytes`.
+    // SAFETY: TIOCOUTQ (the same number as SIOCOUTQ) writes one int to the given address, which is that of `bytes`.
     let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(bytes).unwrap_or(0)) }
 }
 
-/// Whether nothing that is written to this stream can arrive any more: its peer is gone.
+/// Whether the peer of this stream is gone, so that no written byte can arrive any more.
 pub fn is_dead(stream: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&stream, PollFlags::empty())];
     let asked = rustix::event::poll(&mut fds, Some(&Timespec::default()));

@@ -1,4 +1,4 @@
-//! What the tests of real processes share. Nothing here sleeps: everything waits for an event, with a deadline.
+//! Helpers for tests with real processes. They never sleep: they wait for events, with a deadline.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -14,7 +14,7 @@ use rustix::time::Timespec;
 use super::process::{Ended, PidFd};
 use super::spawn::{Birth, Plan, Program};
 
-/// Far more than anything takes on a loaded machine.
+/// The longest wait for an event, far more than any event takes on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until a descriptor is readable.
@@ -25,13 +25,13 @@ pub fn wait_readable(fd: impl AsFd) {
     assert_eq!(ready, 1, "nothing happened within {DEADLINE:?}");
 }
 
-/// Waits for a process's end and reaps it.
+/// Waits until a process has exited and reaps it.
 pub fn ended(pidfd: &PidFd) -> Ended {
     wait_readable(pidfd);
     pidfd.wait().unwrap().expect("readable means ended")
 }
 
-/// A process that is killed when the test is over, however it ends.
+/// A process that is killed at the end of the test, also when the test fails.
 pub struct Guard(pub PidFd);
 
 impl Drop for Guard {
@@ -58,12 +58,12 @@ pub fn plan(program: &Path, arguments: &[&str]) -> Plan {
     }
 }
 
-/// A plan for a line of shell.
+/// A plan that runs a shell script.
 pub fn shell(script: &str) -> Plan {
     Plan { env: vec![c"PATH=/usr/bin:/bin".to_owned()], ..plan(Path::new("/bin/sh"), &["-c", script]) }
 }
 
-/// A worker with nothing of its own.
+/// A worker without values of its own.
 pub fn birth<'a>() -> Birth<'a> {
     Birth {
         tag: 1,
@@ -81,7 +81,7 @@ pub fn birth<'a>() -> Birth<'a> {
     }
 }
 
-/// What somebody prints, line by line.
+/// The output of processes, line by line.
 pub struct Output {
     lines: BufReader<File>,
     write: Option<OwnedFd>,
@@ -93,17 +93,17 @@ impl Output {
         Output { lines: BufReader::new(read.into()), write: Some(write) }
     }
 
-    /// The end to print to.
+    /// The end of the pipe to print to.
     pub fn end(&self) -> BorrowedFd<'_> {
         self.write.as_ref().unwrap().as_fd()
     }
 
-    /// The same, to give away.
+    /// Takes the end of the pipe to print to.
     pub fn write_end(&mut self) -> OwnedFd {
         self.write.take().unwrap()
     }
 
-    /// Closes our copy of that end: from now on an end of file comes when the printers have gone.
+    /// Closes this process's copy of the end to print to, so that the end of file comes when all printing processes have exited.
     pub fn started(&mut self) {
         self.write = None;
     }
@@ -117,13 +117,13 @@ impl Output {
         line.trim_end_matches('\n').to_owned()
     }
 
-    /// All until the end of file.
+    /// Reads all output until the end of file.
     pub fn rest(&mut self) -> String {
         let mut bytes = self.lines.buffer().to_vec();
         let pause = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
         let until = std::time::Instant::now() + DEADLINE;
         loop {
-            // What a child needed, copies of our end among it, goes when it has executed its program.
+            // A child's resources, copies of the pipe's end among them, can be freed once it has executed its program.
             super::spawn::sweep();
             let mut poll = [PollFd::new(self.lines.get_ref(), PollFlags::IN)];
             if rustix::io::retry_on_intr(|| rustix::event::poll(&mut poll, Some(&pause))).unwrap() == 0 {
@@ -152,16 +152,17 @@ pub fn low() -> Arc<OwnedFd> {
     Arc::new(File::open("/dev/zero").unwrap().into())
 }
 
-/// Writes an executable file; it is closed, and has the right to be executed, when this returns.
+/// Writes an executable file. When this returns, the file is closed and has mode 755.
 pub fn executable(path: &Path, text: &str) -> PathBuf {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     path.to_path_buf()
 }
 
-/// Runs a test in a process of its own: `true` there, where its body belongs; `false` when that process has passed.
+/// Runs a test in a process of its own. Returns `true` in that process, which then runs the test's body, and `false` in the first
+/// process, once that process has passed.
 ///
-/// For what belongs to a whole process: its children, its environment, its inherited descriptors.
+/// For tests of properties of a whole process: children, environment, inherited descriptors.
 pub fn alone(test: &str) -> bool {
     const MARK: &str = "RATOON_TEST_ALONE";
     if std::env::var_os(MARK).is_some_and(|name| name == test) {

@@ -1,7 +1,7 @@
-//! Helper threads that no signal ever reaches.
+//! Helper threads that block all signals.
 //!
-//! Law: signals belong to the master's loop. A thread started here has every signal blocked from its first
-//! instruction on, so that none is taken from the loop and no system call of the thread is interrupted.
+//! Law: only the master's loop receives signals. A thread started here has every signal blocked from its first
+//! instruction on, so that no signal is taken from the loop and no system call of the thread is interrupted.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,10 +18,10 @@ pub const STACK: usize = 2 << 20;
 /// # Errors
 /// The kernel has no room for another thread (EAGAIN: `TasksMax=`, RLIMIT_NPROC).
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    // A thread inherits the mask of its creator: block here, create, put back.
+    // A thread inherits the mask of its creator: block all signals here, create the thread, restore the mask.
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `all` is room for a set, which sigfillset fills before pthread_sigmask reads it; `before` is room for the old one.
+    // SAFETY: `all` is room for a set, which sigfillset fills before pthread_sigmask reads it; `before` is room for the old set.
     let changed = unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr())
@@ -38,18 +38,18 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Joi
     started
 }
 
-/// A helper that is woken takes no CPU from who runs there, a worker that starts or ends for one: it waits for its turn,
-/// sched(7) under SCHED_BATCH. Where that may not be set all is as it was.
+/// Sets SCHED_BATCH, sched(7): a helper thread that wakes up does not preempt a running process, such as a worker that starts or
+/// exits. Errors are ignored: the policy then stays as it was.
 fn yield_to_others() {
-    // SAFETY: all zeroes is a valid sched_param, and the only one for this policy; 0 is this thread.
+    // SAFETY: all zeroes is a valid sched_param, and the only one for this policy; 0 means this thread.
     unsafe {
         let none: libc::sched_param = std::mem::zeroed();
         libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const none);
     }
 }
 
-/// Does something on another thread, which has the signal mask of this one, and waits for it; on this thread where the kernel
-/// gives no other.
+/// Runs `body` on another thread with the signal mask of this thread, and waits for its result. Runs it on this thread when no other
+/// can be created.
 pub fn aside<T: Send>(name: &str, body: impl FnOnce() -> T + Send) -> T {
     let (body, result) = (Mutex::new(Some(body)), Mutex::new(None));
     let run = || {
@@ -81,7 +81,7 @@ mod tests {
     fn the_thread_blocks_all_signals_and_the_creator_keeps_its_mask() {
         let before = blocked();
         let (tell, told) = std::sync::mpsc::channel();
-        // SAFETY: it only asks, of this thread.
+        // SAFETY: the call only reads the policy of this thread.
         let policy = || unsafe { libc::sched_getscheduler(0) };
         spawn("ratoon-test", move || tell.send((blocked(), policy())).expect("the test waits"))
             .expect("a thread")

@@ -1,6 +1,6 @@
-//! Gives back what the start needed and nothing after it does: the program's own pages that are only read, and free heap.
+//! Returns memory to the kernel that was needed only at the start: read-only pages of the program file, and free heap.
 //!
-//! Law: only pages that the kernel can read again from the file are let go of; whoever needs one has it again by a fault.
+//! Law: only pages that the kernel can read again from the file are released. A later access reads a page again by a page fault.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -9,13 +9,13 @@ use std::ops::Range;
 
 use rustix::mm::{Advice, madvise};
 
-/// Small pieces: up to so many bytes …
+/// The largest block that [`gather`] replaces, bytes.
 const SMALL: usize = 264;
-/// … and so many of each size does the C library keep for each thread that has freed them.
+/// The number of free blocks of each size that the C library caches for each thread.
 const KEPT: usize = 7;
 
-/// The small pieces of memory that the C library keeps for this thread lie wherever they were freed, each on a page that may
-/// hold nothing else. They are exchanged for others, which lie where there is least room.
+/// Replaces the small free blocks that the C library caches for this thread. The cached blocks lie wherever they were freed, each on a
+/// page that may hold nothing else; the new ones lie in the smallest gaps that fit.
 pub fn gather() {
     let some = || -> Vec<Vec<u8>> {
         let sizes = (24..=SMALL).step_by(16);
@@ -29,25 +29,25 @@ pub fn gather() {
     drop(kept);
 }
 
-/// Lets go of them. May take a millisecond.
+/// Releases read-only pages of files and free heap to the kernel. May take a millisecond.
 pub fn trim() -> io::Result<()> {
     gather();
     for range in of_files(BufReader::new(File::open("/proc/self/smaps")?))? {
         let start = std::ptr::without_provenance_mut::<c_void>(range.start);
-        // SAFETY: the mapping is a file's, not writable, and has no page of its own, so each of its pages comes back as it
-        // is. The program's own mappings and those of its libraries stay where they are.
+        // SAFETY: the mapping is of a file, not writable, and has no private page, so each page is read back from the file unchanged.
+        // The mappings of the program and of its libraries stay where they are.
         let _ = unsafe { madvise(start, range.len(), Advice::LinuxDontNeed) };
     }
     #[cfg(target_env = "gnu")]
-    // SAFETY: a number; the allocator's own locks are taken.
+    // SAFETY: the argument is a number, and malloc_trim takes the allocator's locks.
     unsafe {
         libc::malloc_trim(0);
     }
     Ok(())
 }
 
-/// The mappings of programs and libraries that nobody can write to and that have no page but the file's, see
-/// proc_pid_smaps(5). What relocation wrote to has pages of its own, in memory or in swap, and so has what a debugger did.
+/// The mappings of programs and libraries that are not writable and have no page but those of the file, see
+/// proc_pid_smaps(5). A mapping that relocation or a debugger wrote to has private pages, in memory or in swap.
 fn of_files(mut smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
     let mut found: Vec<Range<usize>> = Vec::new();
     let mut current = None;
@@ -58,7 +58,7 @@ fn of_files(mut smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
         match first.strip_suffix(':') {
             None => current = mapping(first, &mut words),
             Some("Anonymous") if words.next() != Some("0") => current = None,
-            // The last of those that matter here.
+            // `Swap` is the last of the relevant fields of a mapping.
             Some("Swap") if words.next() == Some("0") => found.extend(current.take()),
             Some(_) => {}
         }
@@ -67,7 +67,7 @@ fn of_files(mut smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
     Ok(found)
 }
 
-/// `START-END r-xp OFFSET DEVICE INODE PATH`, if it is one of a file and not writable.
+/// Parses `START-END r-xp OFFSET DEVICE INODE PATH`; `None` unless the mapping is private, readable, not writable, and of a file.
 fn mapping<'a>(range: &str, words: &mut impl Iterator<Item = &'a str>) -> Option<Range<usize>> {
     let (start, end) = range.split_once('-')?;
     let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(of_files(smaps.as_bytes()).unwrap(), [0x1000..0x3000, 0x3000..0x9000]);
     }
 
-    /// Pages of this program that are mapped, in kibibytes.
+    /// Resident pages of files of this process (`RssFile`), KiB.
     fn mapped() -> usize {
         let text = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("RssFile:")).unwrap();
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_is_needed_comes_back() {
-        // Other tests of this process need theirs meanwhile: it is tried until it is seen.
+        // Other tests of this process access pages of the file meanwhile, so try until the effect is seen.
         let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
         loop {
             let before = mapped();
@@ -116,7 +116,7 @@ mod tests {
             }
             assert!(std::time::Instant::now() < until, "nothing was let go of: {before} KiB");
         }
-        // Literals and code are as they were.
+        // Literals and code are unchanged.
         assert_eq!(format!("{:?}", Some("as it was")), "Some(\"as it was\")");
     }
 }

@@ -1,8 +1,8 @@
-//! Whether another user than root may change what a path leads to: law 11, a root master executes and changes nothing that
+//! Checks whether a user other than root may change the file at a path. Law 11: a root master executes and changes no file that
 //! another user may write or rename.
 //!
-//! The check walks the path as the kernel does and looks at every directory, symlink and file on the way. When all of
-//! them are root's, the answer stays true: only root can change it.
+//! The check walks the path as the kernel does and inspects every directory, symlink and file on the way. When all of
+//! them belong to root, the result stays true, since only root can change them.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -14,11 +14,11 @@ use std::path::{Component, Path, PathBuf};
 
 use super::accounts;
 
-/// Symlinks on one path at most, as in path_resolution(7).
+/// The most symlinks on one path, as in path_resolution(7).
 const SYMLINKS_MAX: u32 = 40;
 /// Bytes of a script's first line that execve(2) reads (`BINPRM_BUF_SIZE`).
 const FIRST_LINE_MAX: usize = 256;
-/// Scripts that interpret scripts, at most; the kernel's own limit is five.
+/// The most interpreters that are scripts themselves; the kernel's limit is five.
 const INTERPRETERS_MAX: usize = 5;
 
 /// The first file or directory on a path that another user may change.
@@ -51,10 +51,10 @@ impl fmt::Display for Untrusted {
     }
 }
 
-/// Checks a program: its path, and the interpreters that its first lines name. The path is absolute.
+/// Checks a program: its path, and the path of each interpreter that a script's first line names in turn. The path must be absolute.
 ///
 /// # Errors
-/// What another user may change.
+/// The first file or directory that another user may change.
 pub fn check_program(path: &Path) -> Result<(), Untrusted> {
     let mut next = Some(path.to_path_buf());
     for _ in 0..=INTERPRETERS_MAX {
@@ -64,10 +64,10 @@ pub fn check_program(path: &Path) -> Result<(), Untrusted> {
     Ok(())
 }
 
-/// Checks a path, which is absolute, and gives it without symlinks.
+/// Checks a path, which must be absolute, and returns it with all symlinks resolved.
 ///
 /// # Errors
-/// What another user may change.
+/// The first file or directory that another user may change.
 pub fn check(path: &Path) -> Result<PathBuf, Untrusted> {
     let mut walked = PathBuf::from("/");
     inspect(&walked, &look_at(&walked)?)?;
@@ -98,7 +98,7 @@ pub fn check(path: &Path) -> Result<PathBuf, Untrusted> {
     Ok(walked)
 }
 
-/// The names of a path, the last one first.
+/// The components of a path, the last one first.
 fn parts(path: &Path) -> Vec<OsString> {
     let named = |component: Component<'_>| matches!(component, Component::Normal(_) | Component::ParentDir);
     path.components().rev().filter(|it| named(*it)).map(|it| it.as_os_str().to_owned()).collect()
@@ -111,20 +111,20 @@ fn look_at(path: &Path) -> Result<Metadata, Untrusted> {
 fn inspect(path: &Path, metadata: &Metadata) -> Result<(), Untrusted> {
     let access_list = || rustix::fs::lgetxattr(path, c"system.posix_acl_access", &mut [0_u8; 0]).is_ok();
     let why = match untrusted(metadata.uid(), metadata.gid(), metadata.mode()) {
-        // Where there is an access control list, the group's bits are the most that it allows to anybody.
+        // With an access control list, the group bits are its mask: the most that it grants to any user or group in it.
         None if !metadata.is_symlink() && metadata.mode() & 0o020 != 0 && access_list() => Some(Why::AccessList),
         why => why,
     };
     why.map_or(Ok(()), |why| Err(Untrusted { path: path.to_owned(), why }))
 }
 
-/// What owner, group and mode of a file say.
+/// Decides by owner, group and mode whether another user may change a file; `None` if not.
 fn untrusted(uid: u32, gid: u32, mode: u32) -> Option<Why> {
     let is = |kind: u32| mode & libc::S_IFMT == kind;
     if uid != 0 && !is_outside(uid) {
         return Some(Why::Owner(uid));
     }
-    // The mode of a symlink means nothing.
+    // The mode of a symlink has no meaning.
     if is(libc::S_IFLNK) {
         return None;
     }
@@ -135,8 +135,8 @@ fn untrusted(uid: u32, gid: u32, mode: u32) -> Option<Why> {
     (mode & 0o002 != 0 && !sticky).then_some(Why::Everyone)
 }
 
-/// Whether this number stands for all users outside of our user namespace (user_namespaces(7)): there even `/` belongs to
-/// one, and no process in the namespace is one.
+/// Whether this number stands for the users outside of this user namespace (user_namespaces(7)). In such a namespace even `/`
+/// may belong to this number, and no process in the namespace can have it.
 fn is_outside(uid: u32) -> bool {
     let number = |text: &str| text.trim().parse::<u32>().ok();
     let overflow = || fs::read_to_string("/proc/sys/kernel/overflowuid").ok().as_deref().and_then(number);

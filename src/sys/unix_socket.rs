@@ -1,6 +1,6 @@
-//! Unix sockets with a file that has its mode from the first moment on.
+//! Unix sockets whose file has its final mode from its creation on.
 //!
-//! Law 11: no file is changed by its path afterwards, which might lead elsewhere by then.
+//! Law 11: the mode is never set by path afterwards, since the path may lead to another file by then.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::LazyLock;
@@ -18,13 +18,13 @@ use super::thread;
 /// As bind(2).
 pub fn bind_with_mode(socket: impl AsFd, address: &SocketAddrUnix, mode: u32) -> Result<(), Errno> {
     let socket = socket.as_fd();
-    // At bind(2) the mode of the socket, less the umask, becomes the mode of the file.
+    // bind(2) gives the file the mode of the socket, without the bits of the umask.
     rustix::fs::fchmod(socket, Mode::from_raw_mode(mode))?;
     thread::aside("ratoon-bind", || bind_without_umask(socket, address))
 }
 
-/// Binds a socket to a path, for the owner of the file alone. Without another thread, unless the umask is a very odd one:
-/// workers wait for it.
+/// Binds a socket to a path; the file gets mode 600. Starts a thread only if the umask clears one of these bits, which is unusual:
+/// the start of a worker waits for this call.
 ///
 /// # Errors
 /// As bind(2).
@@ -37,13 +37,13 @@ pub fn bind_for_owner(socket: impl AsFd, address: &SocketAddrUnix) -> Result<(),
     rustix::net::bind(&socket, address)
 }
 
-/// Connections to this listening socket accept no descriptors: who sends one gets EPERM. The kernel would drop them in the process
-/// that reads, and the last close of a file may never return.
+/// Makes connections to this listening socket refuse descriptors: a client that sends one gets EPERM. Otherwise the kernel would drop
+/// them in the reading process, and the last close of a file may never return.
 ///
 /// # Errors
-/// ENOPROTOOPT before Linux 6.16.
+/// `ENOPROTOOPT` before Linux 6.16.
 pub fn refuse_descriptors(socket: impl AsFd) -> Result<(), Errno> {
-    // The number of every architecture but parisc and sparc (asm-generic/socket.h).
+    // This number is the same on all architectures except parisc and sparc (asm-generic/socket.h).
     const SO_PASSRIGHTS: libc::c_int = 83;
     let (off, length) = (0 as libc::c_int, size_of::<libc::c_int>() as libc::socklen_t);
     // SAFETY: the option is an int, and the kernel copies it before the call returns.
@@ -52,18 +52,18 @@ pub fn refuse_descriptors(socket: impl AsFd) -> Result<(), Errno> {
     if set == 0 { Ok(()) } else { Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::NOPROTOOPT)) }
 }
 
-/// The umask that this process was started with. To ask the kernel by umask(2) would change it for a moment.
+/// The umask with which this process was started. It is read from /proc, since umask(2) would change it for a moment.
 static UMASK: LazyLock<u32> = LazyLock::new(|| {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    // What cannot be known is taken for the oddest.
+    // An unknown umask is treated as one that clears all bits.
     umask.and_then(|umask| u32::from_str_radix(umask.trim(), 8).ok()).unwrap_or(0o777)
 });
 
-/// For a thread of its own: other threads may create files meanwhile, and theirs must not be for everyone.
+/// Binds a socket with umask 0. Call it on a thread of its own: files that other threads create meanwhile must keep their umask.
 fn bind_without_umask(socket: BorrowedFd<'_>, address: &SocketAddrUnix) -> Result<(), Errno> {
-    // A filter of system calls may refuse it (SystemCallFilter=); then the umask is the process's for this moment.
-    // SAFETY: a number. The umask and the working directory become the calling thread's own.
+    // A filter of system calls (SystemCallFilter=) may refuse unshare(2). Then umask 0 holds for the whole process for a moment.
+    // SAFETY: the argument is a number. The umask and the working directory become the calling thread's own.
     let _ = unsafe { libc::unshare(libc::CLONE_FS) };
     let before = umask(Mode::empty());
     let bound = rustix::net::bind(socket, address);
@@ -96,7 +96,7 @@ mod tests {
         };
         std::thread::scope(|scope| {
             let narrow = scope.spawn(|| {
-                // SAFETY: a number. This thread's umask is its own from here on.
+                // SAFETY: the argument is a number. From here on this thread's umask is its own.
                 assert_eq!(unsafe { libc::unshare(libc::CLONE_FS) }, 0);
                 umask(Mode::from_raw_mode(0o777));
                 assert_eq!((bind("all", 0o666), bind("own", 0o600)), (0o666, 0o600));

@@ -5,7 +5,7 @@ use crate::sys::process::{Ended, reap_orphans, set_subreaper};
 use crate::sys::spawn::{Birth, ErrorPipe, spawn};
 use crate::sys::testing::*;
 
-/// A worker that runs a shell script. Every test has its own id: they run side by side, and would kill each other's.
+/// A worker that runs a shell script. Each test has its own id, since the tests run in parallel and would kill each other's processes.
 struct Bench {
     id: u64,
     pid: u32,
@@ -34,12 +34,12 @@ impl Bench {
     }
 }
 
-/// The next `count` lines are numbers of processes.
+/// Reads `count` lines, each the number of a process.
 fn processes(output: &mut Output, count: usize) -> Vec<Guard> {
     (0..count).map(|_| Guard(PidFd::open(output.line().parse().unwrap()).unwrap())).collect()
 }
 
-/// `sleep` in a session of its own, without any environment: only its parents tell whose it is.
+/// `sleep` in a session of its own, without any environment: only its ancestry identifies it.
 const STRIPPED: &str = "setsid env -i sh -c 'echo $$; exec sleep 100'";
 
 #[test]
@@ -66,7 +66,7 @@ fn all_that_a_living_worker_has_started() {
     assert!(any_left(&other.worker()));
 }
 
-/// Its own process has ended, but isn't reaped: session and environment still tell.
+/// The worker's process has exited, but isn't reaped: session and environment still identify its descendants.
 #[test]
 fn what_a_dead_worker_left_behind() {
     let mut bench = Bench::start(
@@ -86,7 +86,7 @@ fn what_a_dead_worker_left_behind() {
     assert!(!any_left(&worker));
 }
 
-/// Reaped: its number may be anybody's by now, so only the environment counts.
+/// After the reaping the worker's number may belong to another process, so only the environment counts.
 #[test]
 fn after_the_reaping_only_marks_count() {
     let mut bench = Bench::start(4, "sh -c 'echo $$; exec sleep 100' & wait");
@@ -111,13 +111,13 @@ fn marks_must_both_be_right() {
     bench.output.line();
     let right = bench.worker();
     assert!(has_marks(bench.pid, &right));
-    // The same id in another instance, another id here, and what only begins so.
+    // The same id in another instance, another id in this one, and a path that is only a prefix.
     assert!(!has_marks(bench.pid, &Worker { notify_socket: "/run/ratoon-other/6".into(), ..right.clone() }));
     assert!(!has_marks(bench.pid, &Worker { id: 60, ..right.clone() }));
     assert!(!has_marks(bench.pid, &Worker { notify_socket: bench.socket.parent().unwrap().into(), ..right }));
 }
 
-/// Children faster than we can look at them: each call ends, and together they win.
+/// The worker forks faster than one scan: each call of `kill` returns, and repeated calls kill all processes.
 #[test]
 fn who_forks_for_ever_is_overcome() {
     if !alone("sys::descendants::tests::who_forks_for_ever_is_overcome") {

@@ -24,7 +24,7 @@ impl Bench {
         Systemd::new(self.path.as_os_str()).unwrap()
     }
 
-    /// Takes the next datagram: its text, whether it has descriptors, and whether it was longer.
+    /// Removes the next datagram. Returns its text, whether it has descriptors, and whether it was truncated.
     fn next(&self) -> Option<(String, bool, bool)> {
         let mut buffer = [0; MESSAGE_MAX];
         let received = self.socket.peek(&mut buffer).unwrap()?;
@@ -102,7 +102,7 @@ fn a_long_message_is_cut_and_says_so() {
     assert_eq!((received.bytes.len(), received.truncated), (MESSAGE_MAX, true));
 }
 
-/// Counts descriptors of the whole process, so it needs one of its own.
+/// Counts descriptors of the whole process, so it runs in a process of its own.
 #[test]
 fn attached_descriptors_are_never_installed() {
     if !alone("sys::notify::tests::attached_descriptors_are_never_installed") {
@@ -121,7 +121,7 @@ fn attached_descriptors_are_never_installed() {
         assert_eq!(descriptors_of(std::process::id()), before);
     }
     assert!(sender.send_with_fds("FDSTORE=1", &vec![near.as_fd(); FDS_MAX + 1]).is_err());
-    // Nobody holds the other end any more.
+    // No process has the other end open any more.
     drop(near);
     let mut rest = Vec::new();
     wait_readable(&far);
@@ -182,7 +182,7 @@ fn a_barrier_is_answered_by_reading_it() {
     assert!(up());
 }
 
-/// A connection whose last reference is in the datagram, with something unsent and a long SO_LINGER: its close would wait.
+/// The datagram holds the last reference to a connection with unsent data and a long SO_LINGER, so its close would wait.
 #[test]
 fn peek_does_not_wait_for_a_lingering_socket() {
     let bench = Bench::new();
@@ -191,7 +191,7 @@ fn peek_does_not_wait_for_a_lingering_socket() {
     let (peer, _) = listener.accept().unwrap();
     sockopt::set_socket_linger(&stream, Some(std::time::Duration::from_secs(600))).unwrap();
     stream.set_nonblocking(true).unwrap();
-    // The peer doesn't read: fill what is between.
+    // The peer doesn't read: fill the socket buffers.
     while std::io::Write::write(&mut &stream, &[0; 65536]).is_ok() {}
     assert!(bench.sender().send_with_fds("READY=1", &[stream.as_fd()]).unwrap());
     drop(stream);
@@ -199,7 +199,7 @@ fn peek_does_not_wait_for_a_lingering_socket() {
     assert!(bench.socket.peek(&mut [0; 64]).unwrap().unwrap().attached);
     bench.socket.peek_all(8, |received| assert!(received.attached)).unwrap();
     assert!(begin.elapsed() < DEADLINE, "{:?}", begin.elapsed());
-    // With its reset the end of the socket, which takes the connection along, has nothing to wait for.
+    // The peer resets the connection, so that its close, at the end of the notify socket, does not wait.
     drop(peer);
 }
 

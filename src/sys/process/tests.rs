@@ -2,7 +2,7 @@ use super::*;
 use crate::sys::spawn::{Birth, ErrorPipe, spawn};
 use crate::sys::testing::*;
 
-/// The process, kept from leaking; what it prints comes through `output`.
+/// Starts a shell script that prints to `output`. The guard kills the process at the end of the test.
 fn start(script: &str, output: &Output) -> (u32, Guard) {
     let birth = Birth { stdout: Some(output.end()), ..birth() };
     let child = spawn(&shell(script), &birth, &ErrorPipe::new().unwrap()).unwrap();
@@ -43,7 +43,7 @@ fn alive_zombie_reaped() {
     assert_eq!(Stat::read(pid).unwrap().state, b'Z');
     assert_eq!(pidfd.wait().unwrap(), end);
     assert_eq!((pidfd.pid(), pidfd.signal(libc::SIGKILL).unwrap_err().raw_os_error()), (None, Some(libc::ESRCH)));
-    // Asked again there is no child any more, but the kernel may remember.
+    // The child is reaped: a second wait returns its status only if the kernel keeps it.
     assert!([end, Some(Ended::Unknown)].contains(&pidfd.wait().unwrap()));
 }
 
@@ -55,7 +55,7 @@ fn numbers_that_are_no_process() {
     assert_eq!(PidFd::open(1).unwrap().wait().unwrap(), None);
 }
 
-/// A grandchild that its own parent doesn't reap, and then does: both are somebody else's statuses.
+/// A grandchild is first a zombie and then reaped by its own parent; this process reads its status in both states.
 #[test]
 fn the_status_of_a_stranger() {
     let mut output = Output::new();
@@ -65,14 +65,14 @@ fn the_status_of_a_stranger() {
     let stranger = PidFd::open(pid).unwrap();
     assert_eq!(stranger.wait().unwrap(), None);
     parent.0.signal(libc::SIGSTOP).unwrap();
-    // Stopped for certain: so the zombie stays one while we look.
+    // Wait until the parent is stopped, so that the zombie is not reaped during the check.
     while Stat::read(parent.0.pid().unwrap()).unwrap().state != b'T' {
         std::thread::yield_now();
     }
     stranger.signal(libc::SIGUSR2).unwrap();
     wait_readable(&stranger);
     let killed = Ended::Signal { signal: libc::SIGUSR2, core: false };
-    // Not reaped, and yet known to whoever may read it (root, the same user), whatever the kernel.
+    // On every kernel, root and the same user can read the status of a zombie.
     assert_eq!(stranger.wait().unwrap(), Some(killed));
     parent.0.signal(libc::SIGCONT).unwrap();
     parent.0.signal(libc::SIGUSR1).unwrap();
@@ -80,7 +80,7 @@ fn the_status_of_a_stranger() {
     assert!([Some(killed), Some(Ended::Unknown)].contains(&stranger.wait().unwrap()));
 }
 
-/// An exit by 0 is not seen in a zombie; where the kernel tells it, it does when the zombie is reaped.
+/// Exit status 0 cannot be read from a zombie. A kernel with `PIDFD_INFO_EXIT` reports it once the zombie is reaped.
 #[test]
 fn the_status_of_a_stranger_that_is_not_reaped_yet() {
     let mut output = Output::new();
@@ -100,7 +100,7 @@ fn the_status_of_a_stranger_that_is_not_reaped_yet() {
     let untold = stranger.is_untold();
     parent.0.signal(libc::SIGCONT).unwrap();
     parent.0.signal(libc::SIGUSR1).unwrap();
-    // A child of our own, reaped: whether this kernel remembers.
+    // Checks with an own child whether this kernel keeps the status of a reaped process.
     let remembers = ended(&parent.0) == Ended::Exit(5) && parent.0.wait().unwrap() == Some(Ended::Exit(5));
     assert!(!stranger.is_untold());
     let end = if remembers { Ended::Exit(0) } else { Ended::Unknown };
@@ -108,7 +108,7 @@ fn the_status_of_a_stranger_that_is_not_reaped_yet() {
     assert!(untold || !remembers);
 }
 
-/// Three adopted grandchildren that have ended behind a worker that has ended before them; none is reaped.
+/// A worker that has exited, and three adopted grandchildren that have exited after it; none is reaped.
 fn a_dead_worker_and_its_orphans() -> (u32, Guard, Vec<u32>) {
     set_subreaper().unwrap();
     let mut output = Output::new();
@@ -133,7 +133,7 @@ fn orphans_are_reaped_and_workers_statuses_are_not_stolen() {
     }
     assert_eq!(reap_orphans(|_| false).unwrap().ended, []);
     let (worker, guard, mut orphans) = a_dead_worker_and_its_orphans();
-    // Started and waited for by another thread: known, too.
+    // Stands for a child that another thread waits for: it is known, too.
     let mut hook = std::process::Command::new("/bin/sh").args(["-c", "exit 7"]).spawn().unwrap();
     let hook_pid = hook.id();
     wait_readable(PidFd::open(hook_pid).unwrap());
@@ -147,8 +147,8 @@ fn orphans_are_reaped_and_workers_statuses_are_not_stolen() {
     assert_eq!(guard.0.wait().unwrap(), Some(KILLED));
 }
 
-/// What the master relies on: its loop starts the workers from another thread, so that of a thousand children those that it has
-/// adopted are a short list.
+/// The master relies on this: its loop starts the workers from another thread, so the list of adopted children stays short beside a
+/// thousand workers.
 #[test]
 fn orphans_are_the_first_thread_s_and_what_another_one_starts_is_not() {
     if !alone("sys::process::tests::orphans_are_the_first_thread_s_and_what_another_one_starts_is_not") {

@@ -1,8 +1,8 @@
-//! Between fork and exec: system calls, and nothing that allocates, locks or panics.
+//! The child between clone3 or fork and exec: it only makes system calls, and does not allocate, lock or panic.
 //!
-//! The process was made by a raw clone3(2), so the C library doesn't know that it is alone in it: everything that the
-//! library would coordinate between threads (setuid, pthread_sigmask) is done by system call. It may share the master's
-//! memory, and the master runs on: so it writes to its own stack and to its own order, and to nothing else, not even errno.
+//! The child was made by a raw clone3(2), so the C library doesn't know that it has a single thread: everything that the
+//! library would coordinate between threads (setuid, pthread_sigmask) is done by system call. The child may share the master's
+//! memory while the master runs on. So the child writes only to its own stack and to its own order, and not even to errno.
 
 use std::ffi::c_char;
 use std::io;
@@ -14,7 +14,7 @@ use super::raw::{call, inode, stat};
 use crate::sys::process::PIDFS_MAGIC;
 use crate::sys::program::Identity as FileIdentity;
 
-/// What the child does. It owns all that its pointers lead to.
+/// The instructions for a child. The order owns everything that its pointers point to.
 pub(super) struct Order {
     pub tag: u64,
     pub errors: RawFd,
@@ -23,7 +23,7 @@ pub(super) struct Order {
     pub stdin: Option<RawFd>,
     pub stdout: Option<RawFd>,
     pub stderr: Option<RawFd>,
-    /// These become `first`, `first + 1`, … up to `next - 1`.
+    /// Sources of the descriptors `first`, `first + 1`, … up to `next - 1`.
     pub descriptors: Vec<RawFd>,
     pub first: RawFd,
     pub next: RawFd,
@@ -31,31 +31,31 @@ pub(super) struct Order {
     pub identity: Option<Identity>,
     pub nofile: Option<(u64, u64)>,
     pub death_signal: Option<i32>,
-    /// The signals that the master ignores, as bits from 0 on: what clone3(2) and execve(2) would leave so.
+    /// The signals that the child must reset to default: the master ignores them, and clone3(2) and execve(2) would keep that.
     pub ignored: Mask,
     pub file: FileIdentity,
     pub pinned: RawFd,
     pub keep_pinned: bool,
     pub texts: Texts,
-    /// Where it shares the master's table of descriptors: it takes a copy of that up to this number.
+    /// Set if the child shares the master's descriptor table: the child first takes a copy of the table, up to this number.
     pub copied_up_to: Option<RawFd>,
-    /// The copies among the numbers above, open until the order is dropped.
+    /// Duplicates that the numbers above refer to; they stay open until the order is dropped.
     #[allow(dead_code, reason = "it is kept, not used")]
     pub moved: Vec<OwnedFd>,
 }
 
-// SAFETY: its pointers lead into what it owns.
+// SAFETY: the pointers of an order point into memory that it owns.
 unsafe impl Send for Order {}
 
 /// The texts that an [`Order`] needs, as pointers into one buffer.
 pub(super) struct Texts {
-    /// What the pointers lead into; never touched while they are used.
+    /// The buffer that the pointers point into; not accessed while they are used.
     pub _bytes: Vec<u8>,
-    /// The ways to start the program, its arguments, its environment: the lists of texts end with a null.
+    /// The ways to start the program, its arguments and its environment. The lists of texts end with a null pointer.
     pub starts: Vec<Start>,
     pub argv: Vec<*const c_char>,
     pub env: Vec<*const c_char>,
-    /// Room for digits, or null.
+    /// Points to room for the digits of the variable, or null.
     pub listen_pid: *mut u8,
     pub watchdog_pid: *mut u8,
     pub listen_pidfdid: Option<LastVariable>,
@@ -66,22 +66,22 @@ pub(super) struct Start {
     pub path: *const c_char,
     pub same: bool,
     pub execute: *const c_char,
-    /// The arguments; `None`: those of [`Texts`].
+    /// The arguments; `None`: those in [`Texts::argv`].
     pub argv: Option<Vec<*const c_char>>,
 }
 
-/// A variable that may have to be left out.
+/// A variable that the child removes if it has no value for it.
 pub(super) struct LastVariable {
-    /// Room for its digits.
+    /// Room for the variable's digits.
     pub digits: *mut u8,
-    /// Its place in the environment, the last before the null.
+    /// The variable's pointer in the environment, the last before the null.
     pub entry: *mut *const c_char,
 }
 
-/// The kernel's signal set.
+/// The kernel's signal set: bit 0 is signal 1.
 pub(in crate::sys) type Mask = u64;
 
-/// Blocks all signals in this thread, those of the C library too, and returns the mask as it was.
+/// Blocks all signals in this thread, including those that the C library reserves. Returns the previous mask.
 pub(in crate::sys) fn block_everything() -> io::Result<Mask> {
     let (all, mut before): (Mask, Mask) = (!0, 0);
     // SAFETY: both sets are of the size that is passed.
@@ -90,20 +90,20 @@ pub(in crate::sys) fn block_everything() -> io::Result<Mask> {
     if result == 0 { Ok(before) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets the mask of this thread; also in the child.
+/// Sets the mask of this thread. The child uses it, too.
 pub(in crate::sys) fn restore(mask: &Mask) {
     let (how, mask) = (libc::SIG_SETMASK as usize, std::ptr::from_ref(mask).addr());
-    // SAFETY: the set is of the size that is passed. It can't fail with these arguments.
+    // SAFETY: the set has the size that is passed. The call can't fail with these arguments.
     let _ = unsafe { call(libc::SYS_rt_sigprocmask, [how, mask, 0, size_of::<Mask>()]) };
 }
 
-/// What failed, and errno.
+/// The stage that failed, and the errno.
 type Failed = (Stage, i32);
 
-/// The child's whole life before its program.
+/// Runs the child until it executes its program, or reports the failure and exits with status 127.
 ///
 /// # Safety
-/// Called in a fresh child alone, with all signals blocked.
+/// Call it only in a new child, with all signals blocked.
 pub(super) unsafe fn run(order: &Order, cgroup: Option<RawFd>) -> ! {
     // SAFETY: as for this function.
     let (stage, errno) = match unsafe { become_worker(order, cgroup) } {
@@ -111,22 +111,22 @@ pub(super) unsafe fn run(order: &Order, cgroup: Option<RawFd>) -> ! {
         Ok(never) => match never {},
     };
     let record = encode(order.tag, stage, errno);
-    // SAFETY: the record is on our stack.
+    // SAFETY: the record is on this stack.
     unsafe {
         let _ = call(libc::SYS_write, [order.errors as usize, record.as_ptr().addr(), record.len()]);
         leave()
     }
 }
 
-/// Runs nothing of the parent's.
+/// Exits with status 127, without running exit handlers of the parent.
 unsafe fn leave() -> ! {
     loop {
-        // SAFETY: a number. It does not return.
+        // SAFETY: the argument is a number. The call does not return.
         let _ = unsafe { call(libc::SYS_exit_group, [127]) };
     }
 }
 
-/// A call that must not fail, and the stage that has failed when it does.
+/// Makes a system call; an error becomes a failure of `stage`.
 ///
 /// # Safety
 /// As for the call.
@@ -138,7 +138,7 @@ unsafe fn must<const N: usize>(stage: Stage, number: std::ffi::c_long, arguments
 /// # Safety
 /// As for [`run`].
 unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::convert::Infallible, Failed> {
-    // SAFETY: system calls with numbers and with pointers that `order` vouches for; memory is written only where the
+    // SAFETY: the arguments are numbers, and pointers into memory that `order` owns; memory is written only where the
     // parent made room for digits.
     unsafe {
         if let Some(last) = order.copied_up_to {
@@ -152,7 +152,7 @@ unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::con
         standard_streams(order)?;
 
         for (target, &source) in (order.first..).zip(&order.descriptors) {
-            // dup3 clears close-on-exec, and the numbers differ: sources are above all targets.
+            // dup3 clears close-on-exec. It fails for equal numbers, but sources are above all targets.
             must(Stage::Sockets, libc::SYS_dup3, [source as usize, target as usize, 0])?;
         }
         patch_numbers(&order.texts);
@@ -171,11 +171,11 @@ unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::con
             must(Stage::SetUid, libc::SYS_setresuid, [uid, uid, uid])?;
         }
         if let Some(signal) = order.death_signal {
-            // After the change of user, which would forget it.
+            // After the change of user, which would clear it.
             let death = libc::PR_SET_PDEATHSIG as usize;
             must(Stage::DeathSignal, libc::SYS_prctl, [death, signal as usize, 0, 0, 0])?;
             if call(libc::SYS_getppid, []) != Ok(order.parent as usize) {
-                // The master died before the call: nobody is left to tell.
+                // The master exited before the call: the signal would never come, and no process reads the error.
                 leave();
             }
         }
@@ -185,8 +185,8 @@ unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::con
     }
 }
 
-/// From a table of descriptors that is the master's to one of our own, without what is above `last`: of a thousand workers the
-/// master has thousands, and to copy and to close them takes longer than all else here.
+/// Replaces the descriptor table that is shared with the master by an own copy without the numbers above `last`. With a thousand workers
+/// the master has thousands of descriptors, and copying and closing them would take longer than all other steps.
 unsafe fn own_table(last: RawFd) -> Result<(), Failed> {
     // SAFETY: numbers only.
     unsafe {
@@ -198,16 +198,16 @@ unsafe fn own_table(last: RawFd) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The kernel's `struct sigaction` is at most this large; all zeroes is SIG_DFL with no flags and an empty mask, and what is
-/// to be done comes first.
+/// Room for the kernel's `struct sigaction`. All zeroes means SIG_DFL with no flags and an empty mask; the first word is the handler.
 type Action = [usize; 8];
 
-/// Signals as in a fresh process, those of the mask: whoever started the master may have wanted that, or its runtime.
+/// Resets the signals in `ignored` to their default disposition. The program that started the master, or Rust's runtime, has ignored
+/// them.
 unsafe fn default_signals(ignored: Mask) {
     let default: Action = [libc::SIG_DFL; 8];
     for signal in (1..=64).filter(|signal| ignored & bit(*signal) != 0) {
-        // By system call: the C library keeps two signals to itself. SIGKILL and SIGSTOP fail, as they should.
-        // SAFETY: the structure is large enough, the old one isn't asked for.
+        // By system call: the C library refuses the two signals that it reserves. SIGKILL and SIGSTOP fail, as they should.
+        // SAFETY: the structure is large enough, and the old one isn't requested.
         let _ = unsafe { call(libc::SYS_rt_sigaction, [signal, default.as_ptr().addr(), 0, size_of::<Mask>()]) };
     }
 }
@@ -216,13 +216,13 @@ fn bit(signal: usize) -> Mask {
     1 << (signal - 1)
 }
 
-/// What this process ignores and its workers do not.
+/// The signals that this process ignores and its workers must not ignore.
 pub(super) fn ignored_signals() -> Mask {
-    // SIGPIPE is as whoever started the master wanted it for the workers, too (`IgnoreSIGPIPE=`): the runtime ignores it anyway.
+    // Workers get the disposition of SIGPIPE with which the master was started (`IgnoreSIGPIPE=`); Rust's runtime always ignores it.
     let kept = if crate::sys::signals::sigpipe_was_ignored() { bit(libc::SIGPIPE as usize) } else { 0 };
     let is_ignored = |signal: &usize| {
         let mut action: Action = [libc::SIG_DFL; 8];
-        // SAFETY: the structure is large enough, and no new one is given.
+        // SAFETY: the structure is large enough, and no new action is given.
         let asked = unsafe { call(libc::SYS_rt_sigaction, [*signal, 0, action.as_mut_ptr().addr(), size_of::<Mask>()]) };
         asked.is_ok() && action[0] == libc::SIG_IGN
     };
@@ -262,7 +262,7 @@ unsafe fn standard_streams(order: &Order) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Nothing of the master leaks, whoever opened it.
+/// Sets all descriptors from `next` on close-on-exec, so that none of the master leaks, not even one that a library opened without it.
 unsafe fn close_on_exec_from(next: RawFd) {
     // SAFETY: numbers only.
     unsafe {
@@ -270,14 +270,14 @@ unsafe fn close_on_exec_from(next: RawFd) {
         if call(libc::SYS_close_range, [first, last, libc::CLOSE_RANGE_CLOEXEC as usize]).is_ok() {
             return;
         }
-        // Before 5.11. Ours are close-on-exec anyway; this is for what the master itself was given.
+        // Kernels before 5.11. The master's own descriptors are close-on-exec anyway; this loop is for those that it inherited.
         for number in first..65536 {
             let _ = call(libc::SYS_fcntl, [number, libc::F_SETFD as usize, libc::FD_CLOEXEC as usize]);
         }
     }
 }
 
-/// Who we are is known only here.
+/// Writes the numbers into the environment that only the child itself knows: its pid and its pidfd's inode.
 unsafe fn patch_numbers(texts: &Texts) {
     // SAFETY: the pointers lead to room for the digits of any 64-bit number, or are null.
     unsafe {
@@ -293,7 +293,7 @@ unsafe fn patch_numbers(texts: &Texts) {
     }
 }
 
-/// Without leading zeros: a reader may take those for octal.
+/// Writes a number in decimal, without leading zeros, since a reader may take those for octal.
 unsafe fn write_digits(mut room: *mut u8, number: u64) {
     if room.is_null() {
         return;
@@ -303,7 +303,7 @@ unsafe fn write_digits(mut room: *mut u8, number: u64) {
         divisor *= 10;
     }
     while divisor > 0 {
-        // SAFETY: at most 20 digits go into the room for them; the NUL behind is there already.
+        // SAFETY: the room holds the at most 20 digits, and the NUL after them is already there.
         unsafe {
             *room = b'0' + (number / divisor % 10) as u8;
             room = room.add(1);
@@ -319,7 +319,7 @@ pub(super) fn digits_for_tests(room: &mut [u8; super::DIGITS], number: u64) {
     unsafe { write_digits(room.as_mut_ptr(), number) }
 }
 
-/// What `LISTEN_PIDFDID` says, sd_listen_fds(3); `None` where a pidfd's inode is no identity.
+/// The value of `LISTEN_PIDFDID`, sd_listen_fds(3); `None` where the inode of a pidfd does not identify the process.
 unsafe fn own_pidfd_inode(pid: u64) -> Option<u64> {
     // SAFETY: numbers only; the descriptor is closed here.
     unsafe {
@@ -330,44 +330,44 @@ unsafe fn own_pidfd_inode(pid: u64) -> Option<u64> {
     }
 }
 
-/// Returns only when it failed: errno.
+/// Executes the program. Returns only on failure, with the errno. ETXTBSY is retried five times, after 20 ms each.
 unsafe fn execute(order: &Order) -> i32 {
     let pause = libc::timespec { tv_sec: 0, tv_nsec: 20_000_000 };
     for _ in 0..5 {
-        // SAFETY: as the caller vouches.
+        // SAFETY: guaranteed by the caller.
         let errno = unsafe { execute_once(order) };
         if errno != libc::ETXTBSY {
             return errno;
         }
-        // Whoever wrote the file has closed it, but a process that was forked meanwhile, and is about to execute
-        // something else, still has it open. It's over in a moment, and this process is all that waits.
-        // SAFETY: the time is ours, what remains of it isn't asked for.
+        // The writer of the file has closed it, but a process that was forked meanwhile, and is about to execute
+        // another program, still has it open. That ends in a moment, and only this child waits.
+        // SAFETY: the time is on this stack, and the remaining time isn't requested.
         let _ = unsafe { call(libc::SYS_nanosleep, [(&raw const pause).addr(), 0]) };
     }
-    // SAFETY: as the caller vouches.
+    // SAFETY: guaranteed by the caller.
     unsafe { execute_once(order) }
 }
 
-/// In the first way whose path leads to the file that it wants, else the pinned file itself.
+/// Executes the first way whose path leads to the wanted file; without one, the pinned file itself. Returns the errno.
 unsafe fn execute_once(order: &Order) -> i32 {
     let texts = &order.texts;
     let (argv, env) = (texts.argv.as_ptr().addr(), texts.env.as_ptr().addr());
     for start in &texts.starts {
-        // SAFETY: as the caller vouches.
+        // SAFETY: guaranteed by the caller.
         let fits = match unsafe { stat(start.path) } {
             Ok(stat) => !start.same || FileIdentity::of(&stat) == order.file,
-            // The worker's user may not go there: that is the error to tell, rather than to start in a way that
-            // no administrator would expect.
+            // The worker's user has no access to the path. Report this error, and do not start in a way that no
+            // administrator would expect.
             Err(errno) => errno == libc::EACCES,
         };
         if fits {
             let argv = start.argv.as_ref().map_or(argv, |argv| argv.as_ptr().addr());
-            // SAFETY: as the caller vouches.
+            // SAFETY: guaranteed by the caller.
             return unsafe { call(libc::SYS_execve, [start.execute.addr(), argv, env]) }.err().unwrap_or_default();
         }
     }
     let pinned = order.pinned as usize;
-    // SAFETY: as the caller vouches.
+    // SAFETY: guaranteed by the caller.
     let failed = unsafe {
         if order.keep_pinned {
             // The interpreter opens the script by this descriptor's number.

@@ -1,7 +1,7 @@
-//! How a worker that could not be started tells so: one pipe for all of them.
+//! Reports of workers that could not be started, through one pipe for all workers.
 //!
-//! Law: a record is written at once or not at all (it is far below `PIPE_BUF`), and before its writer ends; nobody
-//! waits for an end of file. The writing end is close-on-exec, so no program that was started ever has it.
+//! Law: a record is written whole or not at all (it is far below `PIPE_BUF`), and before its writer exits; the reader never
+//! waits for an end of file. The writing end is close-on-exec, so no started program ever has it.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,35 +10,35 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 
-/// What the child was doing when it failed.
+/// The step at which a child failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Stage {
-    /// A session of its own, setsid(2).
+    /// Make a new session, setsid(2).
     Session = 1,
-    /// Into its cgroup.
+    /// Move into the cgroup.
     Cgroup,
-    /// Standard input from /dev/null.
+    /// Open standard input.
     Stdin,
-    /// Standard output and error.
+    /// Set standard output and error.
     Output,
-    /// The listening sockets and the scoreboard to their numbers.
+    /// Move the listening sockets and the scoreboard to their numbers.
     Sockets,
-    /// The limit of open files.
+    /// Set the limit of open files.
     Limits,
-    /// Supplementary groups.
+    /// Set the supplementary groups.
     Groups,
-    /// Group.
+    /// Set the group.
     SetGid,
-    /// User.
+    /// Set the user.
     SetUid,
-    /// The signal at the master's death.
+    /// Set the signal that the child gets when its parent exits.
     DeathSignal,
-    /// The working directory.
+    /// Change to the working directory.
     Chdir,
-    /// The program itself.
+    /// Execute the program.
     Exec,
-    /// A record that no child of this version writes.
+    /// An unknown number in a record, which no child of this version writes.
     Unknown,
 }
 
@@ -79,14 +79,14 @@ impl std::fmt::Display for Stage {
     }
 }
 
-/// A worker that could not be started; reads like `exec: No such file or directory`.
+/// The failure to start a worker, displayed like `exec: No such file or directory`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpawnError {
     /// [`super::Birth::tag`] of the worker.
     pub tag: u64,
-    /// Where it failed.
+    /// The step that failed.
     pub stage: Stage,
-    /// Why, errno(3).
+    /// The error, errno(3).
     pub errno: i32,
 }
 
@@ -96,16 +96,16 @@ impl std::fmt::Display for SpawnError {
     }
 }
 
-/// An errno's text without the number that std appends.
+/// The text of an errno, without the number that std appends.
 pub fn describe(errno: i32) -> String {
     let text = io::Error::from_raw_os_error(errno).to_string();
     text.strip_suffix(&format!(" (os error {errno})")).map(str::to_owned).unwrap_or(text)
 }
 
-/// What a failing child writes.
+/// Size of the record that a failing child writes, bytes.
 pub(super) const RECORD: usize = 16;
 
-/// The pipe; one for the master's whole life. Its descriptor is readable when a start has failed.
+/// The pipe of failure records, one for as long as the master runs. Its descriptor is readable when a start has failed.
 #[derive(Debug)]
 pub struct ErrorPipe {
     read: OwnedFd,
@@ -113,29 +113,29 @@ pub struct ErrorPipe {
 }
 
 impl ErrorPipe {
-    /// A new one.
+    /// Makes a new pipe.
     pub fn new() -> io::Result<ErrorPipe> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        // The writing end must not be where a child puts a socket.
+        // The writing end must not have a number at which a child puts a socket.
         Ok(ErrorPipe { read, write: dup_high(write, RESERVED_FD_BASE) })
     }
 
-    /// One that an earlier program of this process has made: the reading and the writing end.
+    /// Takes over the reading and the writing end of a pipe that an earlier program of this process has made.
     pub fn from_ends(read: OwnedFd, write: OwnedFd) -> ErrorPipe {
         ErrorPipe { read, write: dup_high(write, RESERVED_FD_BASE) }
     }
 
-    /// Both ends, for a later program of this process.
+    /// The reading and the writing end, for the next program of this process.
     pub fn ends(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.read.as_fd(), self.write.as_fd())
     }
 
-    /// Puts a failure that nobody was told of yet back behind the others.
+    /// Writes a failure that was read but not handled back to the end of the pipe.
     pub fn put_back(&self, error: &SpawnError) {
         let _ = rustix::io::write(&self.write, &encode(error.tag, error.stage, error.errno));
     }
 
-    /// All failures so far; never waits. A child's exit is seen only after its record is here.
+    /// Reads all failures so far; never waits. A child's record is in the pipe before its exit can be seen.
     pub fn drain(&self) -> Vec<SpawnError> {
         let mut errors = Vec::new();
         let mut records = [0u8; RECORD * 64];
@@ -166,9 +166,9 @@ impl std::os::fd::AsRawFd for ErrorPipe {
     }
 }
 
-/// A record's bytes, without allocation: for the child.
+/// Encodes a record without allocation, for use in the child.
 pub(super) fn encode(tag: u64, stage: Stage, errno: i32) -> [u8; RECORD] {
-    // One number instead of slices: nothing here can panic.
+    // Built as one number instead of by slices, so that nothing can panic.
     let record = u128::from(tag) | (stage as u128) << 64 | u128::from(errno as u32) << 96;
     record.to_ne_bytes()
 }

@@ -1,16 +1,20 @@
-//! Making the process: a child that shares the master's memory until it executes its program, else a copy.
+//! Makes the process: a child that shares the master's memory until it executes its program, or a copy.
 //!
-//! A copy costs the master its page tables, and then a fault and a copied page for each page that it writes to until the
-//! child is gone: more than all else that a start costs. vfork(2) shares, but waits. So here the child shares and nobody
-//! waits: it has a stack of its own and an order that owns all it needs (a *pad*), which are kept until the kernel says,
-//! by `CLONE_CHILD_CLEARTID`, that the child has left the memory. What the child must not do there, see `child.rs`.
-//! Where the master has many descriptors it shares their table too, until its first system call, so that it copies and closes
-//! no more than it needs.
+//! A copy costs the master the copying of its page tables, then a fault and a copied page for each page that it writes to until the
+//! child has executed its program: more than all other costs of a start. vfork(2) shares the memory, but the parent waits. Here the
+//! child shares the memory and the parent does not wait. The child has a stack of its own and an order that owns all it needs
+//! (a [`ChildStack`]). Both are kept until the kernel reports, by `CLONE_CHILD_CLEARTID`, that the child has left the memory.
+//! `child.rs` says what the child must not do there.
+//! Where the master has many descriptors, the child also shares its descriptor table until the child's first system call, so that it
+//! copies and closes no more descriptors than it needs.
 //!
-//! Law: whatever becomes of the child, the master lives. So a copy is made for a worker of another user (who could trace a
-//! process of his that has the master's memory), in a cgroup so small that the OOM killer may come before the program does
-//! (it ends all who share a memory), on kernels where a core dump does the same (before 5.16), where the instructions are not
-//! written down, and while many children have not left yet.
+//! Law: whatever happens to the child, the master survives. So a copy is made in these cases:
+//!
+//! - a worker of another user, who could trace the child and so read the master's memory;
+//! - a cgroup so small that the OOM killer may act before the exec: it kills all processes that share a memory;
+//! - kernels before 5.16, where a core dump does the same;
+//! - architectures for which `raw.rs` has no system call instructions;
+//! - while [`PADS`] children have not left the memory yet.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -20,22 +24,22 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use super::child::{Order, run};
 use super::raw;
 
-/// How a process is made.
+/// The way in which a process is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), expect(dead_code, reason = "what copying falls back to by itself, the tests name"))]
 pub(super) enum CloneMode {
-    /// clone3(2), in our memory.
+    /// clone3(2); the child shares the master's memory.
     Share,
-    /// And with our table of descriptors.
+    /// clone3(2); the child shares the master's memory and descriptor table.
     ShareAll,
-    /// clone3(2), a copy.
+    /// clone3(2); the child has a copy of the memory.
     Copy,
-    /// Where clone3 is missing (before 5.3) or forbidden (seccomp of old container engines).
+    /// fork(2), where clone3 is missing (before 5.3) or forbidden (seccomp of old container engines).
     Fork,
 }
 
 impl CloneMode {
-    /// This way, or a copy where the law above wants one.
+    /// This mode, or [`CloneMode::Copy`] where the law above demands it.
     pub fn for_this(self, foreign: bool, small: bool) -> CloneMode {
         let shares = matches!(self, CloneMode::Share | CloneMode::ShareAll);
         if shares && !may_share(foreign, small, *DIES_ALONE) { CloneMode::Copy } else { self }
@@ -59,43 +63,43 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// So many children may be in our memory at once: what they hold there is bounded.
+/// The most children that may share the memory at once, so that the memory for them is bounded.
 const PADS: usize = 64;
-/// Idle ones that are kept.
+/// The number of idle stacks that are kept.
 const KEPT: usize = 4;
-/// A child needs two or three.
+/// The stack of a child, bytes. A child needs 2 to 3 KiB.
 const STACK: usize = 16 * 1024;
 
-/// There is something to sweep. Changed under the lock of [`ALL`].
+/// Whether there may be something to sweep. Changed under the lock of [`ALL`].
 static USED: AtomicBool = AtomicBool::new(false);
 
-/// What a child uses of our memory.
+/// The part of the master's memory that one child uses.
 struct ChildStack {
-    /// Set by us, cleared by the kernel once the child has left.
+    /// Set to 1 by the parent, cleared by the kernel once the child has left the memory.
     busy: AtomicU32,
     order: Option<Order>,
     stack: Vec<u128>,
 }
 
-/// Boxed, for the kernel and the child know where they are.
+/// All child stacks. They are boxed because the kernel and the children have their addresses.
 #[allow(clippy::vec_box)]
 static ALL: Mutex<Vec<Box<ChildStack>>> = Mutex::new(Vec::new());
 
-/// The law above, for a worker that is (not) of another user's, in a cgroup that is (not) small.
+/// Whether the law above allows sharing. `foreign`: a worker of another user. `small`: a small cgroup.
 pub(super) fn may_share(foreign: bool, small: bool, dies_alone: bool) -> bool {
     raw::BARE && !foreign && !small && dies_alone
 }
 
-/// Whether a process that dumps core leaves others alone that have its memory.
+/// Whether on this kernel a core dump kills only the dumping process, and not others that share its memory.
 static DIES_ALONE: LazyLock<bool> = LazyLock::new(|| dies_alone(&rustix::system::uname().release().to_string_lossy()));
 
-/// The same of a kernel of this release, as uname(2) tells it; one that is not understood is an old one.
+/// [`DIES_ALONE`] for a kernel release as of uname(2). A release that cannot be parsed counts as old.
 pub(super) fn dies_alone(release: &str) -> bool {
     let mut numbers = release.split(|it: char| !it.is_ascii_digit()).map(str::parse::<u32>);
     matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (5, 16))
 }
 
-/// Lets go of what children have left behind. Returns how many are still there.
+/// Frees the orders and stacks of children that have left the memory. Returns the number of children that still share it.
 pub(super) fn sweep() -> usize {
     if !USED.load(Ordering::Acquire) {
         return 0;
@@ -120,10 +124,10 @@ fn sweep_these(pads: &mut Vec<Box<ChildStack>>) -> usize {
     pads.len() - idle.min(KEPT)
 }
 
-/// Makes the process; returns its number and pidfd, in the parent only.
+/// Makes the process. Returns its number and pidfd, in the parent only.
 ///
 /// # Safety
-/// All signals are blocked in the calling thread, and every pointer in `order` leads into it.
+/// All signals are blocked in the calling thread, and every pointer in `order` points into memory that it owns.
 pub(super) unsafe fn process(order: Order, way: CloneMode) -> io::Result<(i32, RawFd)> {
     // SAFETY: as for this function.
     unsafe {
@@ -135,7 +139,7 @@ pub(super) unsafe fn process(order: Order, way: CloneMode) -> io::Result<(i32, R
     }
 }
 
-/// What clone3 gave, or what fork gives where clone3 is missing, forbidden by a filter, or without one of the flags.
+/// Returns the result of clone3, or of fork if clone3 is missing, forbidden by a filter, or lacks one of the flags.
 ///
 /// # Safety
 /// As for [`process`].
@@ -148,7 +152,7 @@ unsafe fn or_fork(made: Result<(i32, RawFd), i32>, order: &Order) -> io::Result<
     }
 }
 
-/// What both kinds of clone3 have in common; the pidfd comes to where it says.
+/// The arguments that all modes of clone3 have in common. The kernel writes the pidfd to `pidfd`.
 fn arguments(order: &Order, pidfd: &mut RawFd) -> CloneArgs {
     const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -167,7 +171,7 @@ fn arguments(order: &Order, pidfd: &mut RawFd) -> CloneArgs {
 unsafe fn copy(order: &Order) -> Result<(i32, RawFd), i32> {
     let mut pidfd: RawFd = -1;
     let args = arguments(order, &mut pidfd);
-    // SAFETY: `args` is as large as is said, and without CLONE_VM the child has its own copy of all memory and stack.
+    // SAFETY: `args` has the size that is passed, and without CLONE_VM the child has its own copy of all memory and stack.
     match unsafe { raw::call(libc::SYS_clone3, [(&raw const args).addr(), size_of::<CloneArgs>()]) }? {
         // SAFETY: we are the child.
         0 => unsafe { run(order, None) },
@@ -198,15 +202,15 @@ unsafe fn share(order: Order) -> io::Result<(i32, RawFd)> {
     let mut pidfd: RawFd = -1;
     let mut args = arguments(order, &mut pidfd);
     args.flags |= (libc::CLONE_VM | libc::CLONE_CHILD_CLEARTID) as u64;
-    // Its copies of what it needs are open until it has left.
+    // With a shared table, the duplicates of the descriptors stay open until the child has left the memory.
     args.flags |= if order.copied_up_to.is_some() { libc::CLONE_FILES as u64 } else { 0 };
     args.child_tid = busy.as_ptr() as u64;
     args.stack = stack.as_mut_ptr() as u64;
     args.stack_size = STACK as u64;
     busy.store(1, Ordering::Release);
     USED.store(true, Ordering::Release);
-    // SAFETY: the stack and the order stay where they are until the kernel clears `busy`: nobody but `sweep` lets
-    // go of them, and it looks first. All signals are blocked, and the child has its own table of handlers.
+    // SAFETY: the stack and the order stay in place until the kernel clears `busy`: only `sweep_these` frees them,
+    // and it checks `busy` first. All signals are blocked, and the child has its own table of handlers.
     match unsafe { clone_sharing(&args, order) } {
         result @ -4095..0 => {
             busy.store(0, Ordering::Release);
@@ -224,8 +228,8 @@ unsafe fn share(order: Order) -> io::Result<(i32, RawFd)> {
 #[cfg(target_arch = "x86_64")]
 unsafe fn clone_sharing(args: &CloneArgs, order: *const Order) -> isize {
     let result: isize;
-    // SAFETY: the parent loses the three registers that are named. The child comes out of the call with all others, on an
-    // empty stack that is aligned to 16 bytes, and goes where it does not come back from.
+    // SAFETY: in the parent the call changes only the three named registers. The child returns from it with all other
+    // registers, on an empty stack that is aligned to 16 bytes, and calls `begin`, which never returns.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -249,34 +253,34 @@ unsafe fn clone_sharing(_: &CloneArgs, _: *const Order) -> isize {
     -(libc::ENOSYS as isize)
 }
 
-/// The child's first and last.
+/// The entry point of a child that shares the memory; never returns.
 ///
 /// # Safety
-/// Called by [`clone_sharing`] alone.
+/// Only [`clone_sharing`] may call it.
 #[cfg(target_arch = "x86_64")]
 unsafe extern "C" fn begin(order: *const Order) -> ! {
-    // SAFETY: the parent keeps the order until we have left.
+    // SAFETY: the parent keeps the order until this child has left the memory.
     unsafe { run(&*order, None) }
 }
 
 /// # Safety
 /// As for [`process`].
 unsafe fn fork(order: &Order) -> io::Result<(i32, RawFd)> {
-    // SAFETY: the child runs only `run`, which makes no call that another thread's lock could hold up.
+    // SAFETY: the child runs only `run`, which makes no call that could wait for another thread's lock.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: we are the child.
         0 => unsafe { run(order, order.cgroup) },
         pid => {
-            // Not reaped by anybody but us, so this is the child itself even if it has ended.
+            // Only this process reaps the child, so the number is the child's own even if it has exited.
             // SAFETY: numbers only.
             let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
             if pidfd >= 0 {
                 return Ok((pid, pidfd as RawFd));
             }
             let error = io::Error::last_os_error();
-            // Without a pidfd nobody would ever look after it.
-            // SAFETY: our own child, not reaped yet; the status isn't asked for.
+            // Without a pidfd the child could not be supervised, so kill it.
+            // SAFETY: it is a child of this process and not reaped yet; the status isn't requested.
             unsafe {
                 libc::kill(pid, libc::SIGKILL);
                 libc::waitpid(pid, std::ptr::null_mut(), 0);
@@ -313,7 +317,7 @@ mod tests {
         let child = spawn(&shell("exit 0"), &birth, &errors).expect("a process");
         ended(&child.pidfd);
         let pads = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-        // It grows down into zeros.
+        // A stack grows downwards, so untouched zeros are at its beginning.
         for pad in pads.iter().filter(|pad| pad.busy.load(Ordering::Acquire) == 0) {
             let left = pad.stack.iter().take_while(|words| **words == 0).count() * size_of::<u128>();
             assert!(left > STACK / 4 * 3, "{left} of {STACK} bytes are left");

@@ -1,10 +1,10 @@
-//! A worker's process: everything is prepared, then one clone3, and on goes the master.
+//! Starts a worker's process: the master prepares everything, makes one clone3 call, and continues.
 //!
-//! Law: the parent never waits for the child's exec; what fails in the child comes back over the [`ErrorPipe`].
-//! The child shares the master's memory or has a copy (`make.rs`); it makes system calls only, without the C library: no
-//! allocation, no lock, no panic, no errno (`child.rs`, `raw.rs`). It leaves with
-//! nothing of the master: default signals, an empty mask, a session of its own, 0-2, the sockets from 3 on, the
-//! scoreboard; everything else is close-on-exec.
+//! Law: the parent never waits for the child's exec; the child reports a failure through the [`ErrorPipe`].
+//! The child shares the master's memory or has a copy (`make.rs`). It only makes system calls, without the C library: no
+//! allocation, no lock, no panic, no errno (`child.rs`, `raw.rs`). Nothing of the master leaks into the program: it has default
+//! signals, an empty mask, a session of its own, the descriptors 0 to 2, the sockets from 3 on and the scoreboard; all other
+//! descriptors are close-on-exec.
 
 mod child;
 mod errors;
@@ -29,77 +29,77 @@ use super::process::PidFd;
 pub use super::program::Program;
 use make::CloneMode;
 
-/// Whose rights a worker has.
+/// The user and the groups of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// User.
+    /// User number.
     pub uid: u32,
-    /// Group.
+    /// Group number.
     pub gid: u32,
     /// Supplementary groups.
     pub groups: Vec<u32>,
 }
 
-/// What all workers of a generation have in common; everything in it is resolved and open.
+/// The values that all workers of a generation have in common; all files are resolved and open.
 #[derive(Debug)]
 pub struct Plan {
-    /// What they run.
+    /// The program.
     pub program: Program,
-    /// Its arguments, `argv[0]` included.
+    /// The program's arguments, `argv[0]` included.
     pub argv: Vec<CString>,
     /// `KEY=VALUE`, without what [`Birth::env`] and [`spawn`] add.
     pub env: Vec<CString>,
-    /// Where they run.
+    /// The working directory.
     pub directory: Arc<OwnedFd>,
-    /// Their descriptors 3, 4, …
+    /// The sockets that become descriptors 3, 4, …
     pub listeners: Vec<Arc<OwnedFd>>,
-    /// Whose rights they get; `None`: the master's.
+    /// The user and the groups; `None`: the master's.
     pub identity: Option<Identity>,
     /// Limit of open files, soft and hard; `u64::MAX` is "unlimited". `None`: the master's.
     pub nofile: Option<(u64, u64)>,
-    /// The signal that they get when the thread that started them ends.
+    /// The signal that a worker gets when the thread that started it ends.
     pub die_with_parent: Option<i32>,
 }
 
-/// What one worker has of its own.
+/// The values of one worker.
 #[derive(Debug)]
 pub struct Birth<'a> {
-    /// The worker's id: comes back in [`SpawnError::tag`].
+    /// The worker's id, which is returned in [`SpawnError::tag`].
     pub tag: u64,
-    /// Its arguments, in place of [`Plan::argv`]; as many as those.
+    /// The arguments, in place of [`Plan::argv`] and of the same number.
     pub argv: Option<Vec<CString>>,
     /// `KEY=VALUE`, in place of [`Plan::env`].
     pub plan_env: Option<Vec<CString>>,
     /// `KEY=VALUE`, added to [`Plan::env`].
     pub env: Vec<CString>,
-    /// Its standard input; `None`: `/dev/null`.
+    /// Standard input; `None`: `/dev/null`.
     pub stdin: Option<BorrowedFd<'a>>,
-    /// Its standard output; `None`: the master's.
+    /// Standard output; `None`: the master's.
     pub stdout: Option<BorrowedFd<'a>>,
-    /// Its standard error; `None`: the master's.
+    /// Standard error; `None`: the master's.
     pub stderr: Option<BorrowedFd<'a>>,
-    /// Its descriptors 3, 4, … in place of [`Plan::listeners`], as many as those.
+    /// The sockets that become descriptors 3, 4, … in place of [`Plan::listeners`] and of the same number.
     pub listeners: Option<&'a [Arc<OwnedFd>]>,
-    /// Its status page; put behind the listeners, and its number said in `RATOON_SCOREBOARD`.
+    /// The worker's scoreboard; its descriptor follows those of the listeners, and `RATOON_SCOREBOARD` is its number.
     pub scoreboard: Option<BorrowedFd<'a>>,
-    /// The directory of its cgroup (v2).
+    /// The directory of the worker's cgroup (v2).
     pub cgroup: Option<BorrowedFd<'a>>,
-    /// That cgroup has a limit of memory which arguments and environment alone may reach.
+    /// Whether the cgroup's memory limit is so low that arguments and environment alone may reach it.
     pub small: bool,
-    /// Say `WATCHDOG_PID` too.
+    /// Whether to set `WATCHDOG_PID`.
     pub watchdog_pid: bool,
 }
 
-/// A worker's process. Whether the program in it could be started is not known yet.
+/// A worker's process. Its program may not be executed yet, or may have failed to execute.
 #[derive(Debug)]
 pub struct Child {
-    /// Its number: to show, never to kill.
+    /// The process's number: only to show, never to kill.
     pub pid: u32,
-    /// The process itself.
+    /// The process by descriptor.
     pub pidfd: PidFd,
 }
 
-/// A program that ignores a signal does so from its beginning: the master has no handlers, and nothing in it changes this.
+/// The ignored signals that children reset, read once: the master never changes the disposition of a signal later.
 static IGNORED: LazyLock<u64> = LazyLock::new(child::ignored_signals);
 
 /// Starts a worker. Returns as soon as the process exists.
@@ -112,8 +112,8 @@ pub fn spawn(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe) -> io::Result<C
     spawn_by(plan, birth, errors, way)
 }
 
-/// Lets go of what children needed that have left our memory by now: copies of descriptors, too. Call it before anything that
-/// waits for the last copy of one to be closed.
+/// Frees the resources of children that have left the master's memory, duplicates of descriptors included. Call it before waiting for
+/// the last duplicate of a descriptor to be closed.
 pub fn sweep() {
     make::sweep();
 }
@@ -121,7 +121,7 @@ pub fn sweep() {
 fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: CloneMode) -> io::Result<Child> {
     let way = way.for_this(plan.identity.is_some(), birth.small);
     match spawn_this_way(plan, birth, errors, way) {
-        // No number is left for copies of descriptors.
+        // No number is left for duplicates of descriptors.
         Err(error) if way == CloneMode::ShareAll && error.raw_os_error() == Some(libc::EMFILE) => {
             spawn_this_way(plan, birth, errors, CloneMode::Share)
         }
@@ -148,7 +148,7 @@ fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Clone
         tag: birth.tag,
         errors: above.number(errors.writer())?,
         parent: std::process::id() as i32,
-        // Only without CLONE_INTO_CGROUP does the child move itself.
+        // The child moves itself only after fork, which has no CLONE_INTO_CGROUP.
         cgroup: optional(birth.cgroup, |fd| above.number(fd))?,
         stdin: optional(birth.stdin, |fd| above.number(fd))?,
         stdout: optional(birth.stdout, |fd| above.number(fd))?,
@@ -170,13 +170,13 @@ fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Clone
     };
 
     let mask = child::block_everything()?;
-    // SAFETY: all signals are blocked, so no handler of ours runs in the child; the order's pointers lead into it.
+    // SAFETY: all signals are blocked, so no handler of the master runs in the child; the order owns what its pointers point to.
     let born = unsafe { make::process(order, way) };
     child::restore(&mask);
     let (pid, pidfd) = born?;
-    // SAFETY: the kernel has just made this descriptor for us, nobody else owns it.
+    // SAFETY: the kernel has just made this descriptor, so it has no other owner.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    // Out of the way: the low numbers are copied for each child.
+    // Move it to a high number: each child copies the table of low numbers.
     Ok(Child { pid: pid as u32, pidfd: PidFd::from(dup_high(pidfd, RESERVED_FD_BASE)) })
 }
 
@@ -187,8 +187,8 @@ fn optional(
     fd.map(&mut number).transpose()
 }
 
-/// Sources must not be where the child puts something: those that are, are duplicated. For a child that shares our table all
-/// are: its copies stay what they are until it has a table of its own, and have low numbers.
+/// Duplicates source descriptors whose numbers the child will overwrite. For a child that shares the master's descriptor table all
+/// sources are duplicated: the duplicates stay unchanged until the child has a table of its own, and have low numbers.
 struct FdRemap {
     least: RawFd,
     all: bool,
@@ -207,10 +207,10 @@ impl FdRemap {
     }
 }
 
-/// Digits of the largest number, and the NUL.
+/// Bytes for the digits of the largest 64-bit number and the NUL.
 const DIGITS: usize = 21;
 
-/// A list for execve(2), ended by a null; it points into the entries.
+/// A list for execve(2) that ends with a null pointer; it points into the entries.
 pub(super) fn pointers(entries: &[CString]) -> Vec<*const c_char> {
     entries.iter().map(|entry| entry.as_ptr()).chain([std::ptr::null()]).collect()
 }

@@ -1,13 +1,13 @@
-//! System calls that leave nothing behind: no errno, which is the calling thread's, and a child that shares the master's
-//! memory ([`super::pad`]) runs as that thread. Where the instructions are not written down here, by the C library: then
-//! no child shares the memory.
+//! System calls that do not set errno: errno belongs to the calling thread, and a child that shares the master's memory
+//! ([`super::make`]) runs as that thread. On architectures without instructions here the C library makes the calls; there no child
+//! shares the memory.
 
 use std::ffi::c_long;
 
-/// Whether calls are made without the C library.
+/// Whether this architecture makes system calls without the C library.
 pub(super) const BARE: bool = cfg!(target_arch = "x86_64");
 
-/// A system call: its result, or the errno.
+/// Makes a system call; returns its result or the errno.
 ///
 /// # Safety
 /// As for the call.
@@ -21,7 +21,7 @@ pub(super) unsafe fn call<const N: usize>(number: c_long, arguments: [usize; N])
 #[cfg(target_arch = "x86_64")]
 unsafe fn call6(number: c_long, [a, b, c, d, e, f]: [usize; 6]) -> Result<usize, i32> {
     let result: isize;
-    // SAFETY: the kernel keeps all registers but these three.
+    // SAFETY: the kernel preserves all registers except these three.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -66,7 +66,7 @@ pub(super) unsafe fn stat(path: *const std::ffi::c_char) -> Result<libc::stat, i
 /// The inode of an open file, and the magic number of its filesystem.
 ///
 /// # Safety
-/// None: it is a number. It is unsafe as all of this module, which is for a child alone.
+/// None: the argument is a number. The function is unsafe like all of this module, which is only for children.
 pub(super) unsafe fn inode(fd: usize) -> Result<(u64, u64), i32> {
     let mut filesystem = std::mem::MaybeUninit::<libc::statfs>::zeroed();
     let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();

@@ -1,4 +1,4 @@
-//! With real processes; each for all ways of making one.
+//! Tests with real processes, most of them for all modes of making one.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::sys::testing::*;
 
 const WAYS: [CloneMode; 4] = [CloneMode::Share, CloneMode::ShareAll, CloneMode::Copy, CloneMode::Fork];
 
-/// Runs to the end; what it printed and how it ended.
+/// Runs a worker until it exits. Returns its output and its exit.
 fn run_by(way: CloneMode, plan: &Plan, birth: Birth<'_>, errors: &ErrorPipe) -> (String, Ended) {
     let mut output = Output::new();
     let child = spawn_by(plan, &Birth { stdout: Some(output.end()), ..birth }, errors, way).unwrap();
@@ -92,7 +92,7 @@ fn digits_have_no_leading_zeros() {
     }
 }
 
-/// For every number of sockets, from wherever they are: the error of the exec comes back, and nothing lands in a socket.
+/// For each number of sockets, with low and high numbers: the error of the exec is reported, and not written to a socket.
 #[test]
 fn a_failing_exec_is_told_for_every_layout_of_descriptors() {
     let directory = tempfile::tempdir().unwrap();
@@ -101,7 +101,7 @@ fn a_failing_exec_is_told_for_every_layout_of_descriptors() {
     for way in WAYS {
         for count in 0..12 {
             for stashed in [false, true] {
-                // The pipe made before or after the sockets: other numbers for each.
+                // The pipe is made before or after the sockets, so that its numbers differ.
                 let early = ErrorPipe::new().unwrap();
                 let sources: Vec<Arc<OwnedFd>> = (0..count)
                     .map(|_| {
@@ -152,7 +152,7 @@ fn the_pipe_is_readable_only_when_something_failed() {
     assert_eq!(ready(), 0);
 }
 
-/// More than may be in our memory at once: the rest are copies, and all of them start.
+/// More children than may share the memory at once: the others are copies, and all of them start.
 #[test]
 fn children_leave_our_memory() {
     let errors = ErrorPipe::new().unwrap();
@@ -162,7 +162,7 @@ fn children_leave_our_memory() {
     for child in &children {
         assert_eq!(ended(&child.pidfd), Ended::Exit(7));
     }
-    // Others of this process may be starting meanwhile.
+    // Other tests of this process may start children meanwhile.
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while make::sweep() > 0 {
         assert!(std::time::Instant::now() < until, "{} children that have ended are said to be here", make::sweep());
@@ -171,12 +171,12 @@ fn children_leave_our_memory() {
 
 #[test]
 fn nothing_of_the_master_leaks() {
-    // Opened by somebody careless: not close-on-exec.
+    // A descriptor that is not close-on-exec, as a careless library would open it.
     let careless = low();
     rustix::io::fcntl_setfd(&*careless, rustix::io::FdFlags::empty()).unwrap();
     for way in WAYS {
         for count in 0..4 {
-            // It stops itself, since another program's loader would have its own descriptors open for a moment.
+            // The shell stops itself, since the loader of another program would have its own descriptors open for a moment.
             let mut plan = shell("echo $RATOON_SCOREBOARD; kill -STOP $$");
             plan.listeners = (0..count).map(|_| low()).collect();
             let mut output = Output::new();
@@ -200,7 +200,7 @@ fn nothing_of_the_master_leaks() {
 
 #[test]
 fn signals_are_as_in_a_fresh_process() {
-    // A process of its own, since what a signal does belongs to all threads.
+    // In a process of its own, since all threads share the dispositions of signals.
     if !alone("sys::spawn::tests::signals_are_as_in_a_fresh_process") {
         return;
     }
@@ -209,7 +209,7 @@ fn signals_are_as_in_a_fresh_process() {
         // SAFETY: ignoring needs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // Ignored SIGCHLD would let the kernel reap; put it back before there is a child.
+    // With SIGCHLD ignored the kernel would reap children, so reset it before there is a child.
     for way in WAYS {
         // SAFETY: as above.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
@@ -223,7 +223,7 @@ fn signals_are_as_in_a_fresh_process() {
             assert!(text.contains(&format!("{mask}:\t0000000000000000\n")), "{text}");
         }
         assert_eq!(ended(&child.pidfd), Ended::Exit(0));
-        // And the master's own mask is as it was.
+        // The master's own mask is unchanged.
         let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let expected =
             [libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1, libc::SIGRTMIN() + 1].iter().fold(0u64, |mask, n| mask | 1 << (n - 1));
@@ -302,7 +302,7 @@ fn another_user_where_we_may() {
         assert_eq!(run_by(way, &plan, birth(), &errors).1, Ended::Exit(127));
         assert_eq!(errors.drain()[0].to_string(), "chdir: Permission denied");
 
-        // A program that it may not reach.
+        // A program that this user may not reach.
         let hidden = executable(&place.path().join("app"), "#!/bin/sh\n");
         let plan = Plan { identity: Some(nobody.clone()), ..crate::sys::testing::plan(&hidden, &[]) };
         assert_eq!(run_by(way, &plan, birth(), &errors).1, Ended::Exit(127));
@@ -345,7 +345,7 @@ fn a_directory_that_is_no_cgroup_is_an_error() {
     let errors = ErrorPipe::new().unwrap();
     let birth = || Birth { cgroup: Some(directory.as_fd()), ..birth() };
     assert_eq!(spawn(&shell(""), &birth(), &errors).unwrap_err().raw_os_error(), Some(libc::EBADF));
-    // The other way the child moves itself, so it is the child that tells.
+    // With fork the child moves itself, so the child reports the error.
     assert_eq!(run_by(CloneMode::Fork, &shell(""), birth(), &errors).1, Ended::Exit(127));
     assert_eq!(errors.drain()[0].to_string(), "cgroup: No such file or directory");
 }
@@ -415,7 +415,7 @@ fn a_signal_sent_before_the_exec_is_not_lost() {
     }
 }
 
-/// The old program, whatever has become of its path.
+/// The pinned program starts even if its path was changed.
 mod pinned {
     use super::*;
 
@@ -499,7 +499,7 @@ mod pinned {
         executable(&path, NEW);
         for way in WAYS {
             let text = run(way, &plan, birth());
-            // The three of every process; the copy, by the number that the kernel named, and as the shell opened it.
+            // The three standard streams; and the copy of the script, once by the kernel's number and once as opened by the shell.
             let links: Vec<&str> = text.lines().filter_map(|line| line.split_once(" -> ")).map(|(_, link)| link).collect();
             let scripts = links.iter().filter(|link| link.starts_with("/memfd:ratoon-script")).count();
             assert!(links.len() == 3 + scripts && (1..=2).contains(&scripts), "{text}");

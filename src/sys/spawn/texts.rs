@@ -1,11 +1,11 @@
-//! The texts of an order: the program's path, its arguments, its environment, in one buffer that the order owns.
+//! The texts of an order: the program's path, arguments and environment, in one buffer that the order owns.
 
 use std::ffi::{CStr, c_char};
 
 use super::child::{LastVariable, Start, Texts};
 use super::{Birth, DIGITS, Plan};
 
-/// Where a text begins in the buffer.
+/// Offset of a text in the buffer, bytes.
 type Place = usize;
 
 #[derive(Default)]
@@ -20,7 +20,7 @@ impl Buffer {
         place
     }
 
-    /// Text of our own, which holds no NUL.
+    /// Adds a text without a NUL in it.
     fn say(&mut self, text: &str) -> Place {
         let place = self.bytes.len();
         self.bytes.extend_from_slice(text.as_bytes());
@@ -28,7 +28,7 @@ impl Buffer {
         place
     }
 
-    /// `NAME=`, and room for digits behind it: where it begins, and where they go.
+    /// Adds `NAME=` and room for digits after it. Returns the offsets of the variable and of its digits.
     fn room(&mut self, name: &str) -> (Place, Place) {
         let place = self.bytes.len();
         self.bytes.extend_from_slice(name.as_bytes());
@@ -38,7 +38,7 @@ impl Buffer {
     }
 }
 
-/// The worker's environment is the generation's, its own, and the variables whose digits only the child knows.
+/// Makes the texts of a worker. Its environment is the generation's, its own, and the variables whose digits only the child knows.
 pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
     let mut buffer = Buffer::default();
     let argv: Vec<Place> = birth.argv.as_ref().unwrap_or(&plan.argv).iter().map(|word| buffer.add(word)).collect();
@@ -68,7 +68,7 @@ pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
     };
     let listen_pid = place("LISTEN_PID=", listens);
     let watchdog_pid = place("WATCHDOG_PID=", birth.watchdog_pid);
-    // The last one, so that a child that has no such number ends the list here.
+    // The last variable, so that a child without such a number can end the list here.
     let listen_pidfdid = place("LISTEN_PIDFDID=", listens);
 
     let mut bytes = buffer.bytes;
@@ -87,7 +87,7 @@ pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
     });
     let starts = starts.collect();
     let mut env = list(&env);
-    // Before the null.
+    // The last entry before the null.
     let entry = env.as_mut_ptr().wrapping_add(env.len().saturating_sub(2));
     let last = listen_pidfdid.is_some().then(|| LastVariable { digits: digits(listen_pidfdid), entry });
     Texts {

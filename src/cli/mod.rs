@@ -1,7 +1,7 @@
-//! The command line (docs/contract.md §2): the parser, and a verb a file.
+//! The command line (docs/contract.md §2): the parser, and one file for each verb.
 //!
-//! Law: a usage error and a master that could not be asked exit 2; what was asked and refused exits 1. Whatever comes
-//! from a worker or a master is made safe before a terminal sees it. A reader that closes the pipe is no error.
+//! Law: the exit status is 2 for a usage error and for a master that could not be asked, and 1 for a request that was refused. Text
+//! from a worker or a master is made safe before it goes to a terminal. A reader that closes the pipe is no error.
 #![forbid(unsafe_code)]
 
 mod abort;
@@ -33,7 +33,7 @@ use clap::{Parser, Subcommand};
 
 use crate::sys::thread::STACK;
 
-/// Could not ask, or a usage error.
+/// Exit status when the master could not be asked, and of a usage error.
 const COULD_NOT_ASK: u8 = 2;
 
 #[derive(Parser)]
@@ -118,7 +118,7 @@ enum Verb {
     Completions(completions::Options),
 }
 
-/// The command line as data, for completions: without the verbs that only programs call.
+/// The parser's description of the command line, for completions, without the verbs that only programs call.
 fn command() -> clap::Command {
     let all = <Cli as clap::CommandFactory>::command();
     let verbs: Vec<_> = all.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned().collect();
@@ -126,7 +126,7 @@ fn command() -> clap::Command {
     command.disable_help_subcommand(true).subcommands(verbs)
 }
 
-/// Reads the command line and does what it says.
+/// Reads the command line and runs its verb.
 pub fn main() -> ExitCode {
     // With SIGCHLD ignored by the parent, wait(2) would not report the exit of the programs that are run here.
     crate::sys::signals::reset_ignored([libc::SIGCHLD]);
@@ -141,7 +141,7 @@ pub fn main() -> ExitCode {
         Verb::Upgrade(options) => ask(upgrade::run(options)),
         Verb::Top(options) => ask(top::run(options)),
         Verb::Init(options) => init::run(options),
-        // That the options can be read is part of the answer.
+        // The options are not used, but that they can be parsed is part of the check.
         Verb::HandoverCheck(_) => crate::master::handover_check(),
         Verb::DiscardDescriptors => crate::sys::discard::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Verb::Leftovers(options) => leftovers::run(&options),
@@ -151,7 +151,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says what is wrong with the command line, and exits 2; prints help and version, and exits 0.
+/// Prints the usage error and exits 2; for help and version prints them and exits 0.
 fn usage(error: &clap::Error) -> ! {
     let words: Vec<String> = std::env::args().collect();
     let invalid = match error.get(ContextKind::InvalidArg) {
@@ -170,7 +170,7 @@ fn usage(error: &clap::Error) -> ! {
     }
 }
 
-/// The command line with `--` before `word`, where a command was probably meant.
+/// The command line with `--` before `word`, if `word` is probably the beginning of the workers' command.
 fn with_dashes(words: &[String], word: &str) -> Option<String> {
     let takes_command = words.get(1).is_some_and(|verb| matches!(verb.as_str(), "run" | "init"));
     if !takes_command || word.starts_with('-') || words.iter().any(|word| word == "--") {
@@ -181,7 +181,7 @@ fn with_dashes(words: &[String], word: &str) -> Option<String> {
     Some(format!("ratoon {} -- {}", shown(&words[1..at]), shown(&words[at..])))
 }
 
-/// Runs a verb of the client: its exit status, or what kept it from asking.
+/// Runs a verb of the client; returns its exit status, or prints why the master could not be asked.
 fn ask(verb: impl Future<Output = Result<ExitCode, String>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().thread_stack_size(STACK).build() {
         Ok(runtime) => runtime,
@@ -198,7 +198,7 @@ fn could_not_ask(sentence: &str) -> ExitCode {
     ExitCode::from(COULD_NOT_ASK)
 }
 
-/// How a change went that is answered with `done` or `failed`.
+/// Prints the outcome of a change that is answered with `done` or `failed`; returns the exit status.
 fn changed(outcome: crate::control::messages::ChangeMessage, done: &str) -> ExitCode {
     if outcome.result == "done" {
         screen::say(done);

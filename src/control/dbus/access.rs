@@ -1,8 +1,9 @@
-//! Callers who may change something: root, the master's own user, and, of a master that runs as root, those whom polkit lets manage
-//! units. Everybody may read; details of the status document are for those and for the readers of [`crate::api::readers`].
+//! The check whether a caller may change the pool: root and the master's own user may, and with a master that runs as root also users
+//! whom polkit allows to manage units. Every caller may read; details of the status document are for these callers and for the
+//! readers of [`crate::api::readers`].
 //!
-//! polkit answers a question about another user, or one with details, only for callers that run as root or own the action
-//! (polkit(8), "only trusted callers can use CheckAuthorization()"). A master of another user does not ask it.
+//! polkit answers a check of another user, or a check with details, only for processes that run as root or own the action
+//! (polkit(8), "only trusted callers can use CheckAuthorization()"). A master that is not root does not ask polkit.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,24 +17,24 @@ use super::Shared;
 use super::call::{self, Call, Fault, error};
 use crate::api::readers::Reader;
 
-/// Why polkit could not be asked.
+/// The reason why polkit could not be asked.
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a reader's details may wait for polkit.
+/// Timeout of polkit's answer on whether a reader sees details.
 const POLKIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The action that `systemctl` asks for too, so that one rule governs both ways.
+/// The action that `systemctl` checks too, so that one rule covers both.
 const ACTION: &str = "org.freedesktop.systemd1.manage-units";
 
 /// Whether the caller may do `verb`.
 ///
 /// # Errors
-/// What the caller is to be told when he may not.
+/// The error for a caller that may not.
 pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call, verb: &str) -> Result<(), Fault> {
     let caller = call.caller();
     let own = shared.options.own_uid;
     let uid: u32 = match call::bus(connection, "GetConnectionUnixUser", &caller.as_str()).await {
         Ok(reply) => reply.body().deserialize()?,
-        // The bus does not know those any more who sent a call and left at once, as `busctl --expect-reply=no` does.
+        // The bus no longer knows a caller that sent a call and left at once, as `busctl --expect-reply=no` does.
         Err(problem) => {
             let text = format!("the caller had left the bus before it could be asked who he is ({problem})");
             return Err(Fault::new(error::ACCESS_DENIED, text));
@@ -58,7 +59,7 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
         );
         Err(Fault::new(error::ACCESS_DENIED, text))
     };
-    // polkit is on the system bus, and other users are nowhere else.
+    // polkit is on the system bus, and only that bus has other users.
     if !shared.options.bus.system {
         return denied("");
     }
@@ -75,8 +76,8 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
     }
 }
 
-/// Whether the caller sees the details of the status document: the readers that see them on the control socket, and callers
-/// whom polkit lets manage units without asking anybody.
+/// Whether the caller sees the details of the status document: readers that see them on the control socket do, and callers
+/// whom polkit allows to manage units without authentication.
 pub(super) async fn sees_details(shared: &Shared, connection: &Connection, call: &Call) -> bool {
     let reader = reader(connection, call).await;
     if reader.as_ref().is_some_and(|reader| reader.uid == shared.options.own_uid)
@@ -87,12 +88,12 @@ pub(super) async fn sees_details(shared: &Shared, connection: &Connection, call:
     if !shared.options.bus.system || shared.options.own_uid != 0 {
         return false;
     }
-    // A read never makes anybody type a password.
+    // A read never asks a person for a password.
     let asked = polkit(shared, connection, call, "get-status", CheckAuthorizationFlags::empty());
     matches!(tokio::time::timeout(POLKIT_TIMEOUT, asked).await, Ok(Ok(Verdict::Yes)))
 }
 
-/// The caller as the bus vouches for it; `None` when it has left, or the bus does not say.
+/// The user and groups of the caller, from the bus; `None` when the caller has left, or the bus does not tell them.
 async fn reader(connection: &Connection, call: &Call) -> Option<Reader> {
     let reply = call::bus(connection, "GetConnectionCredentials", &call.caller().as_str()).await.ok()?;
     let credentials: ConnectionCredentials = reply.body().deserialize().ok()?;
@@ -103,7 +104,7 @@ async fn reader(connection: &Connection, call: &Call) -> Option<Reader> {
 enum Verdict {
     Yes,
     No,
-    /// Yes, if a person had authenticated: the caller does not let polkit ask, or there is no agent that would.
+    /// An authentication is needed, but the caller does not allow polkit to ask for it, or there is no agent that asks.
     Unasked,
 }
 

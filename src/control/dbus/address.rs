@@ -1,4 +1,4 @@
-//! Which bus: the system's, or the session's when the master is not root and one is there.
+//! Chooses the bus: the system bus, or the session bus when the master is not root and there is one.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 /// A message bus.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bus {
-    /// Its address, in the form of the D-Bus specification; several are separated by `;`.
+    /// The address of the bus, in the form of the D-Bus specification; several are separated by `;`.
     pub address: String,
-    /// It is the system's: other users are on it, and polkit can be asked there.
+    /// Whether this is the system bus: it has other users, and polkit can be asked there.
     pub system: bool,
 }
 
@@ -35,7 +35,7 @@ impl Bus {
     }
 }
 
-/// A path as an address: bytes that the specification does not allow as they are become `%xx`.
+/// A path as an address: bytes that the specification does not allow unescaped become `%xx`.
 fn unix_path(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     let mut address = String::from("unix:path=");

@@ -1,4 +1,4 @@
-//! Who answers which call: at once from what is known here, or by a task that asks the loop, polkit or the disk.
+//! Answers calls: at once from the state that is known here, or by a task that asks the loop or polkit, or reads the disk.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -14,10 +14,10 @@ use crate::status::tree;
 
 /// The answer to a call.
 pub(super) enum Answer {
-    /// A question whose answer nobody wants.
+    /// No answer: the call only reads, and the caller wants no reply.
     Unwanted,
     Now(Message),
-    /// To come; `None` when nobody waits for it any more.
+    /// A future with the answer; `None` when the caller does not wait for it any more.
     Later(Work),
 }
 
@@ -27,7 +27,7 @@ pub(super) type Work = Pin<Box<dyn Future<Output = Result<Option<Message>, Fault
 /// Answers a call.
 ///
 /// # Errors
-/// What the caller is to be told.
+/// The error for the caller.
 pub(super) fn answer(
     shared: &Arc<Shared>,
     connection: &Connection,
@@ -71,7 +71,7 @@ fn children(call: &Call, workers: &Workers) -> Vec<String> {
     }
 }
 
-/// The properties of an object that are known without the status document.
+/// The properties of an object without the figures that need the status document.
 fn known<'a>(shared: &Shared, summary: &'a Summary, workers: &'a Workers, object: Object) -> Properties<'a> {
     match object {
         Object::Manager => manager::properties(summary),
@@ -81,8 +81,8 @@ fn known<'a>(shared: &Shared, summary: &'a Summary, workers: &'a Workers, object
     }
 }
 
-/// Whether `interface` is the one of the object that has properties (an empty name means any); `false` for another that
-/// the object has.
+/// Whether `interface` is the interface of the object that has properties (an empty name means any interface); `false` for another
+/// interface of the object.
 ///
 /// # Errors
 /// When the object has no such interface.
@@ -133,7 +133,7 @@ fn get_all(shared: Arc<Shared>, summary: &Summary, workers: &Workers, call: Call
     Ok(Answer::Now(call.reply(&known(&shared, summary, workers, call.object))?))
 }
 
-/// The worker that the call is about.
+/// The worker to whose object the call goes.
 fn figures_of(call: &Call, workers: &Workers) -> Option<WorkerView> {
     match call.object {
         Object::Worker(id) => workers.get(id).cloned(),

@@ -1,5 +1,5 @@
-//! Waiting for a bus whose socket is not there: inotify on the nearest directory that is, so that a machine without
-//! D-Bus is not woken to look again.
+//! Waits for the socket of a bus by inotify(7) on the nearest directory that exists, so that a machine without D-Bus is not
+//! woken for polling.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,13 +12,13 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use crate::sys::poll::Poll;
 
-/// Returns when something new has the name of `socket`, or, with `or_there`, at once if it is there already.
+/// Returns when a file with the name of `socket` is made, or, with `or_there`, at once if there is one already.
 ///
 /// # Errors
-/// When the system gives no inotify (its limits are reached): the caller waits by the clock instead.
+/// When inotify is not available (its limits are reached): the caller uses a timer instead.
 pub(super) async fn appears(socket: &Path, or_there: bool) -> io::Result<()> {
     loop {
-        // The nearest ancestor that exists, and the next step on the way to the socket.
+        // Finds the nearest ancestor that exists, and below it the next step of the path to the socket.
         let mut step = socket;
         let directory = loop {
             let Some(parent) = step.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
@@ -36,7 +36,7 @@ pub(super) async fn appears(socket: &Path, or_there: bool) -> io::Result<()> {
             directory,
             WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR,
         )?;
-        // It may have come between the look and the watch.
+        // The step may have been made between the check and the watch.
         if step == socket {
             if or_there && socket.exists() {
                 return Ok(());
@@ -51,7 +51,7 @@ pub(super) async fn appears(socket: &Path, or_there: bool) -> io::Result<()> {
     }
 }
 
-/// Whether `name` came (or the directory itself went away: `false`).
+/// Waits until `name` is made (`true`), or the directory itself goes away (`false`).
 async fn wait_for(watch: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     let poll = Poll::new()?;
     poll.add(watch, 0)?;

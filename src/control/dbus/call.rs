@@ -1,5 +1,5 @@
-//! What a call is: which object, which method, and whether its arguments are those of the method. Nothing else looks at
-//! a header.
+//! Reads a call: the object, the method, and whether the arguments have the types of the method. No other module reads headers of
+//! calls.
 
 use std::pin::Pin;
 
@@ -51,7 +51,7 @@ impl From<zbus::Error> for Fault {
 pub(super) enum Object {
     /// `/org/ratoon1`.
     Manager,
-    /// `/org/ratoon1/worker/ID`; whether there is such a worker is not known yet.
+    /// `/org/ratoon1/worker/ID`; there may be no such worker.
     Worker(u64),
     /// `/org/freedesktop/LogControl1`.
     Log,
@@ -67,14 +67,14 @@ impl Object {
             "/" | "/org" | "/org/freedesktop" | WORKERS_PATH => Some(Self::Branch),
             _ => {
                 let id = path.strip_prefix(WORKERS_PATH)?.strip_prefix('/')?;
-                // One path for one worker: "+7" and "07" are none.
+                // A worker has exactly one path: "+7" and "07" are not accepted.
                 let number = id.parse().ok()?;
                 (id == format!("{number}")).then_some(Self::Worker(number))
             }
         }
     }
 
-    /// The one of its interfaces that has properties.
+    /// The interface of the object that has properties.
     pub fn own_interface(self) -> Option<&'static str> {
         match self {
             Self::Manager | Self::Worker(_) | Self::Log => self.interfaces().first().copied(),
@@ -82,7 +82,7 @@ impl Object {
         }
     }
 
-    /// Its interfaces, its own one first.
+    /// The interfaces of the object, its own one first.
     pub fn interfaces(self) -> &'static [&'static str] {
         match self {
             Self::Manager => &[MANAGER, OBJECT_MANAGER, PROPERTIES, INTROSPECTABLE, PEER],
@@ -111,7 +111,7 @@ pub(super) enum Method {
     GetMachineId,
 }
 
-/// Interface, method, the types of its arguments.
+/// The table of methods: interface, name, types of the arguments.
 const METHODS: &[(&str, &str, &str, Method)] = &[
     (MANAGER, "Reload", "", Method::Reload),
     (MANAGER, "Abort", "", Method::Abort),
@@ -128,7 +128,7 @@ const METHODS: &[(&str, &str, &str, Method)] = &[
     (PEER, "GetMachineId", "", Method::GetMachineId),
 ];
 
-/// A call whose object, method and arguments make sense together.
+/// A call whose object, method and arguments match.
 #[derive(Clone)]
 pub(super) struct Call {
     pub message: Message,
@@ -137,10 +137,10 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Reads a message of type method call; `living` tells whether there is such a worker.
+    /// Reads a message of type method call; `living` tells whether there is a worker with this id.
     ///
     /// # Errors
-    /// What the caller is to be told when it makes no sense.
+    /// The error for the caller when the call is invalid.
     pub fn read(message: &Message, living: impl Fn(u64) -> bool) -> Result<Self, Fault> {
         let header = message.header();
         let path = header.path().map_or("", |path| path.as_str());
@@ -148,7 +148,7 @@ impl Call {
         let member = header.member().map_or("", |member| member.as_str());
         let object = match Object::find(path) {
             Some(Object::Worker(id)) if !living(id) => None,
-            // The specification wants Peer to answer on every path.
+            // The specification demands that Peer answers on every path.
             None if interface == Some(PEER) => Some(Object::Branch),
             object => object,
         };
@@ -172,10 +172,10 @@ impl Call {
         Ok(Self { message: message.clone(), object, method: *method })
     }
 
-    /// Its arguments.
+    /// The arguments of the call.
     ///
     /// # Errors
-    /// When the body is not what its signature says.
+    /// When the body does not have the form of its signature.
     pub fn arguments<T>(&self) -> Result<T, Fault>
     where
         T: for<'a> DynamicDeserialize<'a>,
@@ -189,20 +189,20 @@ impl Call {
         caller(&self.message)
     }
 
-    /// Somebody waits for the answer.
+    /// Whether the caller waits for the answer.
     pub fn wants_reply(&self) -> bool {
         wants_reply(&self.message)
     }
 
-    /// The caller lets polkit ask a person.
+    /// Whether the caller allows polkit to ask a person for authentication.
     pub fn interactive(&self) -> bool {
         self.message.primary_header().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH)
     }
 
-    /// The message that answers it.
+    /// The message that answers the call.
     ///
     /// # Errors
-    /// When it would be larger than D-Bus allows.
+    /// When the message would be larger than D-Bus allows.
     pub fn reply<B: Serialize + DynamicType>(&self, body: &B) -> Result<Message, Fault> {
         Ok(Message::method_return(&self.message.header()).build(body)?)
     }
@@ -216,7 +216,7 @@ pub(super) fn wants_reply(message: &Message) -> bool {
     !message.primary_header().flags().contains(Flags::NO_REPLY_EXPECTED)
 }
 
-/// The message that tells the caller of `message` what went wrong.
+/// The error message to the caller of `message`.
 pub(super) fn refuse(message: &Message, fault: &Fault) -> zbus::Result<Message> {
     Message::error(&message.header(), fault.name).build(&clean(&fault.text))
 }
@@ -300,7 +300,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
-        /// Whatever is called with whatever, there is a call with its arguments, or a fault that says what is wrong.
+        /// Every message becomes a call with its arguments, or a fault that says what is wrong.
         #[test]
         fn every_message_is_a_call_or_a_fault(
             path in "(/|/org|/org/ratoon1|/org/ratoon1/worker/[0-9+]{0,22}|/org/freedesktop/LogControl1|(/[a-z_0-9]{1,9}){1,4})",

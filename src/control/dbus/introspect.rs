@@ -1,4 +1,4 @@
-//! What the objects say of themselves. The text of our interfaces is that of the shipped file, so the two can't differ.
+//! The introspection data of the objects. The text of Ratoon's interfaces is taken from the shipped file, so the two can't differ.
 
 use std::fmt::Write;
 
@@ -77,7 +77,7 @@ const STANDARD: &str = r#"  <interface name="org.freedesktop.DBus.Peer">
 pub(super) fn introspect(object: Object, children: impl IntoIterator<Item = String>) -> String {
     let mut text = String::from(HEAD);
     for interface in object.interfaces() {
-        // A path that only leads to others has no properties worth a word.
+        // A path that only leads to other objects has no properties to show.
         if object != Object::Branch || *interface != PROPERTIES {
             text.push_str(interface_text(interface));
         }
@@ -102,7 +102,7 @@ fn interface_text(interface: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Parses as a strict reader does; D-Bus clients in Go and Python are such readers.
+    /// Parses strictly, as D-Bus clients in Go and Python do.
     #[track_caller]
     fn parse<'a>(what: &str, text: &'a str) -> roxmltree::Document<'a> {
         let options = roxmltree::ParsingOptions { allow_dtd: true, ..roxmltree::ParsingOptions::default() };

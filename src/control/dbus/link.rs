@@ -1,4 +1,4 @@
-//! Being connected: the first time, and again whenever the bus comes back. Each change is said once.
+//! Connects to the bus, and connects again whenever the bus comes back. Each change is logged once.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -19,12 +19,12 @@ use super::{Level, Shared, appear};
 
 /// The first pause before another attempt; doubled each time.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// The longest one.
+/// The longest pause.
 const LONGEST: Duration = Duration::from_secs(30);
-/// A connection that lived so long was a good one: after it pauses start short again.
+/// Lifetime of a connection from which on the pauses start short again.
 const GOOD: Duration = Duration::from_secs(1);
 
-/// Connects and serves until the master ends or no longer wants the bus.
+/// Connects and serves until the master ends or stops the front end.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut pause = SHORTEST;
     let mut said_absent = false;
@@ -36,12 +36,12 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let absence = match connected {
             Ok(connection) => {
                 let since = Instant::now();
-                // Before the reader has its first turn: no message comes too early for it.
+                // Made before the connection's reader runs, so that no message is missed.
                 let messages = MessageStream::from(&connection);
-                // A task of its own: should a message make it panic, that costs the connection and nothing else.
+                // A separate task: if a message makes it panic, only the connection is lost.
                 let served = tokio::spawn(serve(connection.clone(), messages, shared.clone())).await;
                 let ended = served.unwrap_or_else(|problem| Ended::Lost(format!("an error of ours: {problem}")));
-                // Said, not left to the last owner of a clone: the old connection must give up its names.
+                // Closed here, and not when the last clone is dropped, because the old connection must give up its names.
                 let _ = connection.close().await;
                 match ended {
                     Ended::Stopped => return,
@@ -74,7 +74,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Waits before the next attempt; whether the socket was made anew meanwhile.
+/// Waits before the next attempt; returns whether the socket was made again meanwhile.
 async fn wait(absence: &Absence, pause: Duration) -> bool {
     let came = async {
         match &absence.socket {
@@ -83,9 +83,9 @@ async fn wait(absence: &Absence, pause: Duration) -> bool {
         }
     };
     tokio::select! {
-        // Without inotify the clock is left.
+        // Without inotify only the timer is left.
         true = came => true,
-        // A socket that is not there can't be connected to by trying again: only its coming counts.
+        // To try again is useless while the socket is missing, so the timer is off until the socket appears.
         () = tokio::time::sleep(pause), if !absence.missing => false,
         else => {
             tokio::time::sleep(pause).await;
@@ -94,13 +94,13 @@ async fn wait(absence: &Absence, pause: Duration) -> bool {
     }
 }
 
-/// Why there is no connection.
+/// The reason why there is no connection.
 #[derive(Default)]
 struct Absence {
     why: String,
-    /// The socket's path, if the bus has one.
+    /// The path of the bus's socket, if it has one.
     socket: Option<PathBuf>,
-    /// There is no such file.
+    /// Whether there is no such file.
     missing: bool,
 }
 
@@ -110,8 +110,8 @@ impl From<zbus::Error> for Absence {
     }
 }
 
-/// Connects to the first of the addresses that answers. A bus that takes the connection and then says nothing is
-/// waited for: it costs nothing, and if it dies the connection ends.
+/// Connects to the first of the addresses that answers. There is no timeout for a bus that accepts the connection and then sends
+/// nothing: the wait costs nothing, and if the bus dies the connection ends.
 async fn connect(addresses: &str) -> Result<Connection, Absence> {
     let mut absence = Absence { why: "its address is empty".into(), ..Absence::default() };
     for address in addresses.split(';').filter(|address| !address.is_empty()) {

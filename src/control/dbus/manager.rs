@@ -1,4 +1,4 @@
-//! `org.ratoon1.Manager`: its properties, and the methods that change something.
+//! `org.ratoon1.Manager`: the properties of the manager, and the methods that change the pool.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::api::{Reply, Request, Summary};
 use crate::pool::Outcome;
 use crate::status::rendered::RenderedStatus;
 
-/// So many bytes of a document go into a message on the loop's thread.
+/// The largest document, bytes, that is copied into a message on the loop's thread.
 const COPIED: usize = 512 << 10;
 const FAILED: &str = "org.ratoon1.Error.Failed";
 
@@ -44,8 +44,8 @@ pub(super) fn changes<'a>(old: &Summary, new: &'a Summary) -> Properties<'a> {
     changed
 }
 
-/// Asks the pool for a change in the caller's name, if he may, and waits for the outcome. A caller who wants no reply
-/// does not count as one who waits; one who leaves the bus meanwhile stops waiting.
+/// Requests a change for the caller, if the caller may change the pool, and waits for the outcome. A caller that wants no reply does
+/// not count as a requester; a caller that leaves the bus meanwhile stops being one.
 ///
 /// # Errors
 /// What the caller is to be told.
@@ -62,7 +62,7 @@ pub(super) async fn change(
         }
         return Ok(None);
     }
-    // Listened for from before the first question on, so that he can't slip away between two.
+    // Subscribed before the first request to the bus, so that no departure of the caller is missed between two of them.
     let mut gone = departure(&connection, &call.caller()).await?;
     let reply = async {
         access::check(&shared, &connection, &call, verb(&ask)).await?;
@@ -74,7 +74,7 @@ pub(super) async fn change(
     }
 }
 
-/// Gives a message (or ends) when the caller has left the bus.
+/// A stream that gives a message (or ends) when the caller leaves the bus.
 async fn departure(connection: &Connection, caller: &str) -> Result<MessageStream, Fault> {
     let rule = format!("type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg0='{caller}'");
     Ok(MessageStream::for_match_rule(rule.as_str(), connection, None).await?)
@@ -91,7 +91,7 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
             };
             let mut reason =
                 if answer.reason.is_empty() { format!("the reload was {}", answer.outcome.as_str()) } else { answer.reason };
-            // The error goes to the caller alone.
+            // Only the caller gets the detail.
             if let Some(detail) = answer.detail {
                 reason += &format!(": {detail}");
             }
@@ -102,7 +102,7 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
     }
 }
 
-/// What polkit's rules see as `verb`.
+/// The value of `verb` for polkit's rules.
 fn verb(ask: &Request) -> &'static str {
     match ask {
         Request::Reload => "reload",
@@ -113,7 +113,7 @@ fn verb(ask: &Request) -> &'static str {
     }
 }
 
-/// The status document. One permit for each call, so that a client that asks and asks leaves the loop time for others.
+/// The status document. Each call takes a permit, so that a client that calls without pause leaves time of the loop to others.
 ///
 /// # Errors
 /// When the master is ending.
@@ -122,7 +122,7 @@ pub(super) async fn document(shared: &Shared) -> Result<Arc<RenderedStatus>, Fau
     shared.handle.document().await.map_err(|closed| Fault::new(error::FAILED, closed.to_string()))
 }
 
-/// The status document as JSON, with details for callers who may see them.
+/// The status document as JSON, with details for callers that may see them.
 ///
 /// # Errors
 /// When the master is ending, or the document does not fit into a message.
@@ -135,14 +135,14 @@ pub(super) async fn status(shared: Arc<Shared>, connection: Connection, call: Ca
         let line = line.map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
         call.reply(&line.trim_end())
     };
-    // To copy half a megabyte takes less than to wake a thread for it.
+    // To copy half a megabyte takes less time than to wake a thread.
     if bytes <= COPIED {
         return write().map(Some);
     }
     off_loop(write).await.map(Some)
 }
 
-/// Makes a message: here, or, when it tells of so many things that the loop would notice, on a thread.
+/// Makes a message: here, or on another thread when it has so many items that it would delay the loop.
 ///
 /// # Errors
 /// Those of `make`.

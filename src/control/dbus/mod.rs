@@ -1,25 +1,25 @@
-//! D-Bus: an instance owns `org.ratoon1.NAME`, queues for `org.ratoon1`, and is read and asked there (docs/contract.md §5).
+//! D-Bus: an instance owns `org.ratoon1.NAME`, queues for `org.ratoon1`, and answers reads and changes there (docs/contract.md §5).
 //!
-//! Law: the bus is optional. Its absence, its restart, its refusal and whatever a caller sends are said and survived;
-//! nothing here blocks the master's loop, and nothing wakes it while the bus is quiet.
+//! Law: the bus is optional. The front end logs and survives an absent bus, a restart of the bus, a refused name, and every message of
+//! a caller. It never blocks the master's loop, and never wakes the process while the bus is quiet.
 //!
-//! zbus is the transport and the wire format. Its object server is not used, and the reasons are figures: with it a
-//! worker object costs 1.1 KiB of memory (measured with 1,000), all that the master may spend on a worker; a client
-//! that lists the objects makes it ask for the status document once for each property; and it accepts surplus
-//! arguments. Here a worker is a row of what was last said of it, and one table of methods (`call`) says what may be
-//! called with which arguments; the introspection text is the shipped file itself (`introspect`).
+//! zbus is the transport and the wire format. Its object server is not used, for three reasons. With it a worker object costs 1.1 KiB
+//! of memory (measured with 1,000), which is all that the master may spend on a worker. A client that lists the objects makes it
+//! request the status document once for each property. And it accepts surplus arguments. Here a worker is a row with its last
+//! published state, and one table (`call`) has the methods with the types of their arguments. The introspection text is the shipped
+//! file itself (`introspect`).
 //!
 //! | file | owns |
 //! |---|---|
-//! | `link` | being connected: the first time, and again after a restart of the bus |
+//! | `link` | the connection: the first one, and a new one after a restart of the bus |
 //! | `wire` | the socket |
-//! | `address`, `appear` | which bus; waiting for its socket without looking again and again |
+//! | `address`, `appear` | the choice of the bus; the wait for its socket without polling |
 //! | `names` | the two names, and the hint when they are refused |
-//! | `serve` | one connection: calls, notices, changes of the summary |
-//! | `call`, `answer` | what a call is; who answers it |
-//! | `introspect` | what the objects say of themselves |
+//! | `serve` | one connection: calls, changes of workers and reloads, changes of the summary |
+//! | `call`, `answer` | reading a call; answering it |
+//! | `introspect` | the introspection data of the objects |
 //! | `manager`, `worker`, `log` | the interfaces |
-//! | `access` | who may change something |
+//! | `access` | the check whether a caller may change something |
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -51,7 +51,7 @@ pub use address::Bus;
 pub use log::LogControl;
 pub use names::{BASE_NAME, encode};
 
-/// How much a line for the log matters.
+/// The priority of a line for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Something does not work as the administrator meant it.
@@ -60,22 +60,22 @@ pub enum Level {
     Info,
 }
 
-/// Where lines for the log go; must not block.
+/// The function that takes lines for the log; must not block.
 pub type Log = Arc<dyn Fn(Level, String) + Send + Sync>;
 
-/// What the D-Bus front end has to be told.
+/// The options of the D-Bus front end.
 pub struct Options {
     /// The instance's name.
     pub instance: String,
     /// The instance's unit (`ratoon@web.service`), for polkit's rules; `None` when systemd did not start it.
     pub unit: Option<String>,
-    /// The master's own user, who may change things beside root.
+    /// The master's own user id. This user and root may change the pool.
     pub own_uid: u32,
-    /// Which bus; see [`Bus::choose`].
+    /// The bus, see [`Bus::choose`].
     pub bus: Bus,
-    /// Where lines for the log go.
+    /// The function that takes lines for the log.
     pub log: Log,
-    /// What `org.freedesktop.LogControl1` reads and sets.
+    /// The settings that `org.freedesktop.LogControl1` reads and sets.
     pub log_control: Arc<dyn LogControl>,
 }
 
@@ -86,33 +86,33 @@ pub struct Service {
 }
 
 impl Service {
-    /// Ends it: whoever is owed an answer that the loop has already given gets it (for up to a second), then the
-    /// connection is closed. The same happens by itself when the loop's end of `handle` goes away.
+    /// Ends the front end: answers that the loop has already given are sent (for up to a second), then the connection is closed. The same
+    /// happens by itself when the loop's end of `handle` is dropped.
     pub async fn stop(self) {
         self.shared.stop.notify_one();
         let _ = self.task.await;
     }
 }
 
-/// Starts the front end as a task of the current runtime. It connects by itself, again and again, for as long as the
-/// master lives, whether or not the [`Service`] is kept.
+/// Starts the front end as a task of the current runtime. It connects, and connects again, as long as the master lives, even after
+/// the [`Service`] is dropped.
 pub fn spawn(handle: Handle, options: Options) -> Service {
     let (documents, stop) = (Semaphore::new(DOCUMENTS), Notify::new());
     let shared = Arc::new(Shared { handle, options, documents, stop, said: Mutex::new(None) });
     Service { task: tokio::spawn(link::run(shared.clone())), shared }
 }
 
-/// How many callers' status documents are made at once; the others wait. A client that asks and asks then takes a
-/// share of the loop, not all of it.
+/// Number of status documents that are made for callers at once; other calls wait. A client that calls without pause thus takes a
+/// share of the loop's time, not all of it.
 const DOCUMENTS: usize = 2;
 
-/// What all parts of the front end need.
+/// The state that all parts of the front end share.
 struct Shared {
     handle: Handle,
     options: Options,
     documents: Semaphore,
     stop: Notify,
-    /// The last time that a line of [`Shared::say_sometimes`] was said.
+    /// Time of the last line that [`Shared::say_sometimes`] logged.
     said: Mutex<Option<Instant>>,
 }
 
@@ -121,7 +121,7 @@ impl Shared {
         (self.options.log)(level, text);
     }
 
-    /// For what strangers can cause as often as they like: the log gets one such line a minute.
+    /// Logs at most one such line a minute. For lines that any user of the bus can cause at will.
     fn say_sometimes(&self, text: String) {
         let mut last = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= Duration::from_secs(60)) {
@@ -130,7 +130,7 @@ impl Shared {
         }
     }
 
-    /// Returns when the master ends or no longer wants the bus.
+    /// Returns when the master ends, or when [`Service::stop`] is called.
     async fn ending(&self) {
         let mut summary = self.handle.summary();
         let closed = async { while summary.changed().await.is_ok() {} };
@@ -144,7 +144,7 @@ impl Shared {
 /// Properties of an object by name, as D-Bus's `a{sv}`.
 type Properties<'a> = BTreeMap<&'static str, Variant<'a>>;
 
-/// A text as D-Bus can carry it. A NUL in one would be sent, and the bus would end the connection for it.
+/// A text without NUL, which D-Bus does not allow. zbus would send a NUL, and the bus would then close the connection.
 fn clean(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
@@ -156,7 +156,7 @@ fn microseconds(time: SystemTime) -> u64 {
 
 /// The path of the Manager.
 const MANAGER_PATH: &str = "/org/ratoon1";
-/// Where the workers' objects are.
+/// The parent path of the workers' objects.
 const WORKERS_PATH: &str = "/org/ratoon1/worker";
 /// The path of LogControl1.
 const LOG_PATH: &str = "/org/freedesktop/LogControl1";

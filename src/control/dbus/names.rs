@@ -1,6 +1,6 @@
 //! The names on the bus: `org.ratoon1.NAME` for this instance alone, and a place in the queue for `org.ratoon1`.
 //!
-//! A name that is refused is asked for again when the reason may be gone, never by the clock.
+//! A refused name is requested again when the reason may be gone, never by a timer.
 
 use std::convert::Infallible;
 use std::fmt::Write;
@@ -15,7 +15,7 @@ use super::{Level, Shared};
 use crate::api::Change;
 use crate::api::changes::Numbered;
 
-/// The name that all instances queue for; `ListQueuedOwners` tells them all.
+/// The name for which all instances queue; `ListQueuedOwners` lists them.
 pub const BASE_NAME: &str = "org.ratoon1";
 
 /// An instance's name as the last part of a name on the bus: bytes that D-Bus does not allow there become `_xx`.
@@ -34,7 +34,7 @@ pub fn encode(instance: &str) -> String {
     if name.is_empty() { "_".into() } else { name }
 }
 
-/// Gets both names. Never ends: the names are kept for as long as the connection is.
+/// Requests both names. Never ends: the names are kept as long as the connection.
 pub(super) async fn hold(connection: &Connection, shared: &Shared) -> Infallible {
     let own = format!("{BASE_NAME}.{}", encode(&shared.options.instance));
     if let Err(error) = WellKnownName::try_from(own.as_str()) {
@@ -51,7 +51,7 @@ pub(super) async fn hold(connection: &Connection, shared: &Shared) -> Infallible
     std::future::pending().await
 }
 
-/// Asks for one name until it is granted; whether it was refused at first.
+/// Requests one name until it is granted; returns whether it was refused at first.
 async fn acquire(
     connection: &Connection,
     shared: &Shared,
@@ -75,24 +75,24 @@ async fn acquire(
             shared.say(Level::Warning, cause.clone());
             said = cause;
         }
-        // The first time only listen, and ask once more: the reason may have gone before anybody listened.
+        // The first time only subscribe, and request once more: the reason may have gone before the subscription.
         match trouble {
             None => *trouble = Trouble::listen(connection, shared, name).await,
             Some(trouble) => trouble.changed().await,
         }
         if trouble.is_none() {
-            // The connection is going; `serve` sees it too.
+            // The connection is being lost; `serve` notices that too.
             std::future::pending::<()>().await;
         }
     }
 }
 
 async fn request(connection: &Connection, name: &str, flags: RequestNameFlags) -> zbus::Result<RequestNameReply> {
-    // Not `Connection::request_name`: that expects zbus's object server and watches names that are never taken over.
+    // Not by `Connection::request_name`: that expects zbus's object server and watches names that are never taken over.
     super::call::bus(connection, "RequestName", &(name, flags)).await?.body().deserialize()
 }
 
-/// Why the bus said no, and the hint.
+/// The message that the bus refuses a name, with a hint.
 fn refusal(name: &str, shared: &Shared, error: &zbus::Error) -> String {
     let (uid, instance) = (shared.options.own_uid, encode(&shared.options.instance));
     let hint = match uid {
@@ -111,7 +111,7 @@ fn refusal(name: &str, shared: &Shared, error: &zbus::Error) -> String {
     )
 }
 
-/// What may end a refusal: the bus reads its policy anew, the name becomes free, or the administrator reloads the
+/// Events that may end a refusal: the bus reads its policy again, the name becomes free, or the administrator reloads the
 /// instance.
 struct Trouble {
     policy: MessageStream,
@@ -122,7 +122,7 @@ struct Trouble {
 impl Trouble {
     async fn listen(connection: &Connection, shared: &Shared, name: &str) -> Option<Self> {
         let rule = |member: &str| format!("type='signal',sender='org.freedesktop.DBus',member='{member}'");
-        // dbus-daemon tells this when it has read its configuration.
+        // dbus-daemon sends this signal after it has read its configuration.
         let policy = rule("ActivatableServicesChanged");
         let owner = format!("{},arg0='{name}'", rule("NameOwnerChanged"));
         Some(Self {
@@ -150,7 +150,7 @@ impl Trouble {
     }
 }
 
-/// The next signal of a stream; never, once the connection is lost.
+/// Waits for the next signal of a stream; forever once the connection is lost.
 async fn signal(stream: &mut MessageStream) {
     if super::call::next(stream).await.is_none() {
         std::future::pending::<()>().await;

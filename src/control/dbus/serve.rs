@@ -1,7 +1,7 @@
-//! One connection, from its first message to its loss: calls are answered, changes told, in one task.
+//! One connection, from its first message to its loss: one task answers calls and signals changes.
 //!
-//! Law: the task that reads messages never waits for an answer of the bus. The queue of messages is bounded, and the
-//! answer would come through it.
+//! Law: the task that reads messages never waits for an answer of the bus. The answer would come through the queue of messages,
+//! which is bounded.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -21,17 +21,18 @@ use super::worker::{self, BusSignal, Workers};
 use super::{MANAGER, MANAGER_PATH, OBJECT_MANAGER, PROPERTIES, Properties, Shared, WORKER, clean, manager, names};
 use crate::api::{Change, Closed, Summary};
 
-/// How many calls of one caller may be unanswered, as many as a system bus allows; and of all callers.
+/// The most unanswered calls of one caller, as many as a system bus allows.
 const OF_ONE_CALLER: usize = 128;
+/// The most unanswered calls of all callers together.
 const OF_ALL: usize = 1024;
-/// How long those who are owed an answer are waited for at the end.
+/// Timeout at the end for calls that are still unanswered.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why serving ended.
+/// The reason why serving ended.
 pub(super) enum Ended {
-    /// The master ends, or no longer wants the bus.
+    /// The master ends, or has stopped the front end.
     Stopped,
-    /// The bus is gone, and why.
+    /// The connection to the bus is lost, with the reason.
     Lost(String),
 }
 
@@ -39,7 +40,7 @@ pub(super) enum Ended {
 pub(super) async fn serve(connection: Connection, mut messages: MessageStream, shared: Arc<Shared>) -> Ended {
     let (connection, shared) = (&connection, &shared);
     let mut summary = shared.handle.summary();
-    // Listened to before the workers are asked for, so that no change falls between.
+    // Subscribed before the workers are read, so that no change between the two is missed.
     let mut changes = shared.handle.changes().subscribe();
     let told = summary.borrow_and_update().clone();
     let Ok(workers) = shared.handle.workers().await else { return Ended::Stopped };
@@ -50,13 +51,13 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
         workers: Workers::new(workers),
         calls: Calls { running: JoinSet::new(), callers: HashMap::new() },
     };
-    // The names come last: who finds them finds everything.
+    // The names are requested last, so that a client that finds them finds all objects.
     let mut names = pin!(names::hold(connection, shared));
     let mut ending = pin!(shared.ending());
     loop {
         let due = server.workers.due();
         tokio::select! {
-            // What changed is told before a call is answered, so an answer never knows more than the signals before it.
+            // Changes are signalled before a call is answered, so that an answer is never ahead of the signals before it.
             biased;
             () = &mut ending => break,
             changed = summary.changed() => {
@@ -100,14 +101,14 @@ pub(super) async fn serve(connection: Connection, mut messages: MessageStream, s
 struct Server<'a> {
     connection: &'a Connection,
     shared: &'a Arc<Shared>,
-    /// The summary as it was last told.
+    /// The last published summary.
     told: Summary,
     workers: Workers,
     calls: Calls,
 }
 
-/// The calls that are being answered by tasks of their own. With the connection they end, and a requester's end is told to
-/// the loop.
+/// The calls that are answered by tasks of their own. The tasks end with the connection, and the loop is told that their requesters
+/// went away.
 struct Calls {
     running: JoinSet<()>,
     callers: HashMap<Id, String>,
@@ -119,7 +120,7 @@ impl Calls {
     }
 
     /// # Errors
-    /// When the caller, or everybody together, has too many open.
+    /// When the caller, or all callers together, have too many unanswered calls.
     fn admit(&self, caller: &str) -> Result<(), Fault> {
         if self.callers.len() >= OF_ALL || self.callers.values().filter(|known| *known == caller).count() >= OF_ONE_CALLER {
             return Err(Fault::new(error::LIMITS, "too many calls wait for their answers; try again when some have come"));
@@ -129,7 +130,7 @@ impl Calls {
 }
 
 impl Server<'_> {
-    /// A method was called.
+    /// Handles a method call.
     async fn called(&mut self, message: &Message) {
         let call = Call::read(message, |id| self.workers.get(id).is_some());
         let answer = call.and_then(|call| answer(self.shared, self.connection, &self.told, &self.workers, &call));
@@ -157,7 +158,7 @@ impl Server<'_> {
         self.calls.callers.insert(task.id(), caller);
     }
 
-    /// The loop tells a change.
+    /// Signals a change from the loop.
     async fn change(&mut self, change: Change) {
         match change {
             Change::Worker(view) => {
@@ -178,7 +179,7 @@ impl Server<'_> {
         }
     }
 
-    /// Changes were missed.
+    /// Reads all workers again after missed changes.
     async fn resync(&mut self) -> Result<(), Closed> {
         let workers = self.shared.handle.workers().await?;
         let tell = self.workers.resync(workers, Instant::now());
@@ -186,7 +187,7 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// The summary changed.
+    /// Signals the properties that differ in the new summary.
     async fn summary(&mut self, new: Summary) {
         let changed = manager::changes(&self.told, &new);
         if !changed.is_empty() {
@@ -217,7 +218,7 @@ impl Server<'_> {
         self.emit(path, PROPERTIES, "PropertiesChanged", &(interface, properties, invalidated)).await;
     }
 
-    /// Sends a signal. If that fails the connection is lost, which the next message will say.
+    /// Sends a signal. If that fails the connection is lost, which the next read of a message reports.
     async fn emit<B: Serialize + DynamicType>(&self, path: &str, interface: &str, signal: &str, body: &B) {
         let _ = self.connection.emit_signal(None::<&str>, path, interface, signal, body).await;
     }
@@ -230,7 +231,7 @@ async fn respond(connection: &Connection, call: &Message, result: Result<Option<
     }
     let reply = match result {
         Ok(Some(reply)) => Ok(reply),
-        // He has left.
+        // The caller has left the bus.
         Ok(None) => return,
         Err(fault) => call::refuse(call, &fault),
     };

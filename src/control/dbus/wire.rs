@@ -1,7 +1,7 @@
-//! The connection's socket as zbus takes it.
+//! The socket of the connection, with zbus's traits.
 //!
-//! zbus has one of its own, which offers to pass descriptors. This one does not: so the bus keeps a caller's descriptors
-//! away from us, who has no use for them and could be made to run out of them.
+//! zbus's own socket offers to pass descriptors. This socket does not, so the bus does not pass on a caller's descriptors: the master
+//! has no use for them, and a caller could exhaust the master's descriptors with them.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -1,7 +1,7 @@
-//! `org.ratoon1.Worker`: what was last said of each worker, so that only changes are told.
+//! `org.ratoon1.Worker`: the last published state of each worker, so that only changes are signalled.
 //!
-//! A state or a process is told at once. A new `STATUS=` is, too, unless one was told just before: a worker that
-//! changes it all the time must not flood the bus.
+//! A change of the state or the process is signalled at once. So is a new `STATUS=`, unless another one was signalled just before: a
+//! worker that changes its status all the time must not flood the bus.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::api::WorkerView;
 use crate::status::tree;
 use crate::table::Table;
 
-/// Between two times of telling new status texts.
+/// Pause between two signals of new status texts.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// The path of a worker's object.
@@ -22,8 +22,8 @@ pub(super) fn path(id: u64) -> String {
     format!("{WORKERS_PATH}/{id}")
 }
 
-/// All properties. `figures` are read from the status document; without it they are not known, which is
-/// `u64::MAX` as with systemd.
+/// All properties. `figures` is the worker in the status document; without it the figures are unknown, which is `u64::MAX` as with
+/// systemd.
 pub(super) fn properties<'a>(view: &'a WorkerView, figures: Option<&tree::Worker>) -> Properties<'a> {
     let figure = |read: fn(&tree::Worker) -> Option<u64>| Variant::from(figures.and_then(read).unwrap_or(u64::MAX));
     [
@@ -42,12 +42,12 @@ pub(super) fn properties<'a>(view: &'a WorkerView, figures: Option<&tree::Worker
     .into()
 }
 
-/// Whether reading this property takes the status document.
+/// Whether reading this property needs the status document.
 pub(super) fn is_figure(property: &str) -> bool {
     matches!(property, "MemoryCurrent" | "CPUUsageNSec" | "Connections" | "Requests")
 }
 
-/// What is to be told of a worker.
+/// A signal about a worker.
 #[derive(Debug, PartialEq)]
 pub(super) enum BusSignal {
     /// The object appeared.
@@ -58,13 +58,13 @@ pub(super) enum BusSignal {
     Removed(u64),
 }
 
-/// The workers as they were last told.
+/// The workers in their last published state.
 #[derive(Default)]
 pub(super) struct Workers {
     known: Table<u64, Box<WorkerView>>,
-    /// Those whose status text is still to be told.
+    /// Workers whose new status text is not signalled yet.
     unsaid: BTreeSet<u64>,
-    /// Until then status texts wait.
+    /// Time until which new status texts wait.
     quiet: Option<Instant>,
 }
 
@@ -81,7 +81,7 @@ impl Workers {
         self.known.values().map(|view| &**view)
     }
 
-    /// A worker came, or is not what it was.
+    /// Takes a new worker, or the new state of a known one; returns the signal that is due now.
     pub fn update(&mut self, view: WorkerView, now: Instant) -> Option<BusSignal> {
         let Some(old) = self.known.get_mut(&view.id) else {
             self.known.insert(view.id, Box::new(view.clone()));
@@ -109,13 +109,13 @@ impl Workers {
         if changed.is_empty() { None } else { Some(BusSignal::Changed(id, changed)) }
     }
 
-    /// A worker is gone.
+    /// Removes a worker that is gone.
     pub fn remove(&mut self, id: u64) -> Option<BusSignal> {
         self.unsaid.remove(&id);
         self.known.remove(&id).map(|_| BusSignal::Removed(id))
     }
 
-    /// Changes were missed: these are the workers now.
+    /// Takes all present workers after missed changes, and returns the signals for the differences.
     pub fn resync(&mut self, workers: Vec<WorkerView>, now: Instant) -> Vec<BusSignal> {
         let living: BTreeSet<u64> = workers.iter().map(|view| view.id).collect();
         let gone: Vec<u64> = self.known.keys().copied().filter(|id| !living.contains(id)).collect();
@@ -124,12 +124,12 @@ impl Workers {
         tell
     }
 
-    /// When the waiting status texts are due; `None` when none waits.
+    /// Time at which the waiting status texts are due; `None` when none waits.
     pub fn due(&self) -> Option<Instant> {
         self.quiet.filter(|_| !self.unsaid.is_empty())
     }
 
-    /// The status texts that waited.
+    /// The signals for the status texts that waited.
     pub fn flush(&mut self, now: Instant) -> Vec<BusSignal> {
         self.quiet = Some(now + PAUSE);
         let text = |view: &WorkerView| [("StatusText", Variant::from(clean(&view.status_text).into_owned()))].into();

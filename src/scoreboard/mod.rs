@@ -20,12 +20,12 @@
 //! | 2 | size of the page in bytes |
 //! | 3, 4 | offset of the named counters in bytes; how many there may be (32) |
 //! | 5, 6, 7 | offset of the connection slots in bytes; size of one (640); how many there may be |
-//! | 8 | the writer's pid. 0: nobody writes, and no figure here counts. Set it by compare-and-swap from 0: a page has one writer |
-//! | 9 | how long a drain may take until the worker is killed, nanoseconds; the master fills it in, 0: it does not say |
+//! | 8 | the writer's pid; 0: no process writes, and no number here is valid. Set by compare-and-swap from 0: a page has one writer |
+//! | 9 | how long a drain may take until the worker is killed, nanoseconds; the master fills it in; 0: not known |
 //! | 16 | connections accepted |
 //! | 17 | requests begun |
 //! | 18, 19 | bytes read from clients, bytes written to them |
-//! | 20 | slots from this number on were never used |
+//! | 20 | number of the first slot that was never used; no later slot was used either |
 //! | 21 | connections that found no free slot (they are in word 16, too) |
 //! | 22 | what the writer does not count: bit 0 connections (word 16), bit 1 bytes read (word 18), bit 2 bytes written (word 19) |
 //! | 23, 24 | open connections without a slot; of those, how many have a request in work |
@@ -43,7 +43,7 @@
 //! |---|---|
 //! | 0 | 0 free, 1 idle, 2 active (a request is in work) |
 //! | 1 | sequence: odd while words 8 … 79 are written |
-//! | 2 | since when it is idle |
+//! | 2 | since when the connection is idle |
 //! | 3 | requests begun on the connection |
 //! | 4, 5 | bytes read, bytes written |
 //! | 6 | the request: 0 none, 1 processing, 2 sending its answer, 3 finished, 4 aborted |

@@ -1,7 +1,7 @@
 //! Children that a thread of this process has started and waits for: hooks, checks, journalctl.
 //!
-//! Law: the reaper of orphans reaps every child except workers and the children in this list. Session and process group cannot tell
-//! them apart, since children that the process had before it became the master share both.
+//! Law: the reaper of orphans reaps every child except workers and the children in this list. Session and process group cannot
+//! distinguish them, since children that the process had before it became the master share both.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -19,7 +19,7 @@ pub fn peer(stream: impl AsFd) -> io::Result<Peer> {
     let mut raw = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     // Not by rustix: its type can't hold the pid 0, which the kernel returns for a peer in an outer namespace.
-    // SAFETY: both pointers are to locals of the size that `length` says.
+    // SAFETY: both pointers are to local variables, of the size that `length` says.
     let result = unsafe {
         libc::getsockopt(
             std::os::fd::AsRawFd::as_raw_fd(&stream.as_fd()),
@@ -51,7 +51,7 @@ pub fn peer_groups(stream: impl AsFd) -> io::Result<Vec<u32>> {
     let mut groups: Vec<u32> = vec![0; 32];
     loop {
         let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
-        // SAFETY: both pointers are to memory of ours, of the size that `length` says.
+        // SAFETY: both pointers are to memory of this function, of the size that `length` says.
         let result = unsafe {
             libc::getsockopt(
                 std::os::fd::AsRawFd::as_raw_fd(&stream.as_fd()),

@@ -12,7 +12,7 @@ const DROPS: usize = 8;
 /// counter has 32 bits and wraps around.
 ///
 /// # Errors
-/// Not a socket, or a kernel before Linux 4.12.
+/// The descriptor is not a socket, or the kernel is older than Linux 4.12.
 pub fn drops(socket: impl AsFd) -> io::Result<u32> {
     let mut info = [0_u32; DROPS + 1];
     let mut length = size_of_val(&info) as libc::socklen_t;

@@ -51,7 +51,7 @@ impl Words {
     pub fn shared(fd: impl AsFd) -> io::Result<Self> {
         let bytes = sealed_size(&fd)?;
         Self::of(bytes, |bytes| {
-            // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing of ours.
+            // SAFETY: a new mapping at an address that the kernel chooses overlaps no other mapping.
             unsafe { mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0) }
         })
     }

@@ -50,8 +50,8 @@ pub struct Received<'a> {
 }
 
 impl NotifySocket {
-    /// Binds the socket to a file that only `owner` (user, group) can send to, or only this process's user. A stale file is replaced. If
-    /// that user is root, all users can send, since a worker that starts as root may become any user.
+    /// Binds the socket to a file that belongs to `owner` (user, group), or to this process's user. Only that user can send. If that user
+    /// is root, all users can send, since a worker that starts as root may become any user. A stale socket file is replaced.
     ///
     /// The file is never removed here, since some clients connect once and keep the connection as long as they run.
     pub fn bind(path: &Path, owner: Option<(u32, u32)>) -> io::Result<NotifySocket> {
@@ -247,7 +247,7 @@ pub struct Systemd {
 }
 
 impl Systemd {
-    /// From the value of `NOTIFY_SOCKET`: a path or an `@abstract` name.
+    /// Makes a socket for the value of `NOTIFY_SOCKET`: a path or an `@abstract` name.
     pub fn new(value: &OsStr) -> io::Result<Systemd> {
         let address = unix_address(value)?;
         let fd = datagram_socket()?;

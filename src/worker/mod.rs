@@ -6,7 +6,7 @@
 //! | what | how |
 //! |---|---|
 //! | listening sockets | [`listen`], or [`Listeners`] by order or by name, as tokio, std and socket2 types |
-//! | notifications to the master | [`ready`], [`status`], [`stopping`], [`info`]; [`notify`] for all others; the watchdog is fed automatically |
+//! | notifications | [`ready`], [`status`], [`stopping`], [`info`]; [`notify`] for all others; the watchdog is fed automatically |
 //! | the master's request to drain | [`draining`]: a flag and a future |
 //! | serving | `serve` (hyper), `serve_tower` (axum and others), `Server` to set its timeouts |
 //! | requests on the scoreboard | shown automatically; `request` returns a handler's own request, to describe it; [`counter`] |

@@ -173,7 +173,7 @@ unsafe fn copy(order: &Order) -> Result<(i32, RawFd), i32> {
     let args = arguments(order, &mut pidfd);
     // SAFETY: `args` has the size that is passed, and without CLONE_VM the child has its own copy of all memory and stack.
     match unsafe { raw::call(libc::SYS_clone3, [(&raw const args).addr(), size_of::<CloneArgs>()]) }? {
-        // SAFETY: we are the child.
+        // SAFETY: this is the child.
         0 => unsafe { run(order, None) },
         pid => Ok((pid as i32, pidfd)),
     }
@@ -269,7 +269,7 @@ unsafe fn fork(order: &Order) -> io::Result<(i32, RawFd)> {
     // SAFETY: the child runs only `run`, which makes no call that could wait for another thread's lock.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        // SAFETY: we are the child.
+        // SAFETY: this is the child.
         0 => unsafe { run(order, order.cgroup) },
         pid => {
             // Only this process reaps the child, so the number is the child's own even if it has exited.

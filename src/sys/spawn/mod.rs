@@ -104,9 +104,9 @@ static IGNORED: LazyLock<u64> = LazyLock::new(child::ignored_signals);
 
 /// Starts a worker. Returns as soon as the process exists.
 ///
-/// Adds `LISTEN_PID` and `LISTEN_PIDFDID` (when there are listeners; without any, no `LISTEN_` variable is passed on),
-/// `WATCHDOG_PID` and `RATOON_SCOREBOARD`. Errors are those of clone3(2): `EAGAIN` and `ENOMEM` mean "later", and with
-/// a cgroup `EACCES`, `EBUSY`, `ENOENT`, `EOPNOTSUPP` mean that this cgroup takes no process.
+/// Adds `LISTEN_PID` and `LISTEN_PIDFDID` if there are listeners; without listeners, removes all variables that begin with `LISTEN_FD`.
+/// Adds `WATCHDOG_PID` and `RATOON_SCOREBOARD` where wanted. Errors are those of clone3(2): `EAGAIN` and `ENOMEM` mean "later", and
+/// with a cgroup `EACCES`, `EBUSY`, `ENOENT`, `EOPNOTSUPP` mean that this cgroup accepts no process.
 pub fn spawn(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe) -> io::Result<Child> {
     let way = if crowded() { CloneMode::ShareAll } else { CloneMode::Share };
     spawn_by(plan, birth, errors, way)

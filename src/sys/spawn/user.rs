@@ -10,7 +10,7 @@ use super::raw::call;
 
 /// Makes the program of this command run as this user with these groups only. The directory is changed before, as the current user.
 pub fn become_user(command: &mut Command, identity: Identity) {
-    // SAFETY: between fork and exec it makes system calls only, and allocates nothing.
+    // SAFETY: between fork and exec the closure only makes system calls, and allocates nothing.
     unsafe { command.pre_exec(move || change(&identity)) };
 }
 

@@ -16,12 +16,14 @@
 //! | `store.rs` | the state in systemd's descriptor store, for the master after one that died |
 //! | `ledger.rs` | the names that the descriptor store holds, and the messages still to be sent to it |
 //! | `listeners.rs` | the listening sockets of a master that starts after another one died |
+//! | `lost_sockets.rs` | listening sockets that only workers of the earlier program hold |
 //! | `orphans.rs` | live workers of which the state says nothing |
 
 pub(super) mod check;
 pub(super) mod fds;
 mod ledger;
 pub(super) mod listeners;
+mod lost_sockets;
 pub(super) mod orphans;
 pub(super) mod replace;
 pub(super) mod restore;

@@ -64,6 +64,11 @@ impl Orphans {
         }
     }
 
+    /// The processes of the orphans.
+    pub fn pids(&self) -> impl Iterator<Item = u32> {
+        self.alive.iter().map(|(pid, _)| *pid)
+    }
+
     /// Whether no orphan is left.
     pub fn is_empty(&self) -> bool {
         self.alive.is_empty()

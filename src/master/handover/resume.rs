@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::orphans::Orphans;
 use super::replace::{CONTROL, LOCK, Left};
 use super::restore::{self, Rest};
-use super::{fds::Incoming, listeners, state, store::Store};
+use super::{fds::Incoming, listeners, lost_sockets, state, store::Store};
 use crate::control::listen::{Control, Parts};
 use crate::control::paths::{self, Env};
 use crate::master::fronts;
@@ -291,7 +291,7 @@ fn makeshift_with(
         nofile: process::raise_nofile().unwrap_or((1024, 4096)),
         die_with_parent: start.die_with_parent(),
     };
-    let release = patiently(&context, start)?;
+    let release = patiently(&context, &orphans, start)?;
     Ok(Origin {
         working_directory: start.source.directory.clone(),
         context,
@@ -312,12 +312,18 @@ fn makeshift_with(
     })
 }
 
-/// Makes a release, and retries until the configuration is usable. The master does not give up, because workers are serving.
-fn patiently(context: &InstanceContext, start: &Start<'_>) -> Result<Release, String> {
+/// Makes a release, and retries until the configuration is usable and the release has the sockets on which workers accept. The master
+/// does not give up, because workers are serving.
+fn patiently(context: &InstanceContext, orphans: &Orphans, start: &Start<'_>) -> Result<Release, String> {
     let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
     loop {
         let job = Job::unwatched().map_err(|error| error.to_string())?;
         let why = match prepare::prepare(start.source, context, None, &job) {
+            Ok(release) if release.plan.listeners.is_empty() && lost_sockets::any_listens(orphans.pids()) => format!(
+                "no listening socket is here, and only the workers of the earlier program hold one; they serve on. To start anew: \
+                 systemctl restart ratoon@{0}.socket ratoon@{0}.service",
+                start.name
+            ),
             Ok(release) => return Ok(release),
             Err(why) => why.in_full(),
         };

@@ -30,11 +30,11 @@ pub(super) struct Options {
 struct Findings {
     /// Faults with which the configuration cannot run.
     errors: Vec<String>,
-    /// What is dangerous, or could not be checked.
+    /// Dangerous settings, and parts that could not be checked.
     warnings: Vec<String>,
 }
 
-/// Says on stderr what is wrong (exit 1), or on stdout in one line what would run (exit 0).
+/// Prints the errors on stderr (exit 1), or on stdout one line with the command that would run (exit 0).
 pub(super) fn run(options: &Options) -> ExitCode {
     let found =
         if options.file_only { file_alone(&options.file) } else { service::check(&options.file, options.user.as_deref()) };
@@ -51,13 +51,13 @@ pub(super) fn run(options: &Options) -> ExitCode {
     if !found.errors.is_empty() {
         return ExitCode::FAILURE;
     }
-    // A closed standard output loses the line; the exit status stands.
+    // With a closed standard output the line is lost, but the exit status stays.
     let _ = writeln!(std::io::stdout(), "{file}: fine; it would run {line}");
     ExitCode::SUCCESS
 }
 
 impl Findings {
-    /// The value, or its error among what keeps it from running.
+    /// The value; an error is added to `errors`.
     fn keep<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
         result.map_err(|error| self.errors.push(error.to_string())).ok()
     }
@@ -68,7 +68,7 @@ fn file_alone(file: &Path) -> Result<(String, Findings), String> {
     Ok((summary(&config), Findings::default()))
 }
 
-/// `4 workers (one for each CPU) of /usr/bin/web --port 80, in /srv/web`
+/// A summary in one line: `4 workers (one per CPU) of /usr/bin/web --port 80, in /srv/web`.
 fn summary(config: &Config) -> String {
     let worker = &config.worker;
     let count = match (worker.workers(), worker.count) {
@@ -82,7 +82,7 @@ fn summary(config: &Config) -> String {
     format!("{count} of {command}{directory}")
 }
 
-/// A word as it could be typed into a shell.
+/// A word, in quotes unless all its characters are plain ones for a shell.
 pub(super) fn shown(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("{word:?}") }

@@ -42,17 +42,17 @@ pub fn completions(shell: Shell) -> String {
     with_instances(shell, &String::from_utf8_lossy(&script))
 }
 
-/// Shell code that prints the names of the instances whose control sockets the user sees.
+/// Shell code that prints the names of the instances whose control sockets the user can see.
 const INSTANCES: &str = r#"for control in /run/ratoon/*/control "${XDG_RUNTIME_DIR:-/nonexistent}"/ratoon/*/control; do
         [ -S "$control" ] && control=${control%/control} && echo "${control##*/}"
     done 2>/dev/null"#;
 
-/// The script with the names of instances in place of a NAME of any text.
+/// The script, extended to complete a NAME with the names of instances.
 fn with_instances(shell: Shell, script: &str) -> String {
     match shell {
         Shell::Bash => {
             let list = format!("_ratoon_instances() {{\n    {INSTANCES}\n}}\n\n");
-            // A verb that asks an instance has --control; clap offers nothing for its NAME.
+            // A verb with a NAME has --control; clap itself offers nothing for the NAME.
             let named = |line: &str| match line.strip_suffix('"') {
                 Some(words) if words.trim_start().starts_with("opts=") && words.contains(" --control ") => {
                     format!("{words} $(_ratoon_instances)\"\n")

@@ -1,8 +1,8 @@
-//! `ratoon init NAME -- COMMAND…`: writes what a new instance needs, and says what to type next. It asks nothing: what it is
-//! not told it finds out, or leaves to the defaults.
+//! `ratoon init NAME -- COMMAND…`: writes the files of a new instance, and prints the next commands. It asks no questions: it finds
+//! missing settings out, or leaves them to the defaults.
 //!
-//! Law: nothing that is there is overwritten, and where one file is in the way none is written; what is wrong is said
-//! before anything is written.
+//! Law: no existing file is overwritten, and if one of the files exists, none is written. Errors in the settings are reported before
+//! any file is written.
 
 mod files;
 mod find;
@@ -47,7 +47,7 @@ pub(super) struct Options {
     command: Vec<String>,
 }
 
-/// Whose service manager is to run it.
+/// The service manager that is to run the instance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manager {
     /// `systemctl`, with /etc.
@@ -56,7 +56,7 @@ enum Manager {
     User,
 }
 
-/// 0 when everything is written, 1 when nothing is.
+/// Exit status 0 when all files are written, 1 when none is.
 pub(super) fn run(options: Options) -> ExitCode {
     match write(options) {
         Ok(next) => {
@@ -80,7 +80,7 @@ fn write(options: Options) -> Result<String, String> {
         (None, false) => Manager::User,
         _ => Manager::System,
     };
-    // In another machine's image nothing of this one counts.
+    // For the image of another machine, users, directories and addresses of this machine are not checked.
     let here = options.root.is_none();
     let listen = options.listen.iter().map(|address| find::listen(address, here)).collect::<Result<Vec<_>, _>>()?;
     let v6_only = find::needs_v6_only(&options.listen);
@@ -97,7 +97,7 @@ fn write(options: Options) -> Result<String, String> {
     Ok(instance.next(&written))
 }
 
-/// What to say where the units themselves are not installed.
+/// The warning that the template units are not installed; `None` when they are.
 fn no_units(manager: Manager) -> Option<String> {
     let kind = if manager == Manager::System { "system" } else { "user" };
     let places = ["/etc/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd", "/lib/systemd"];

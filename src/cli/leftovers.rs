@@ -1,7 +1,7 @@
-//! `ratoon leftovers UNIT`: the end of workers that outlived their master and shall not go on (`survive.conf`).
+//! `ratoon leftovers UNIT`: ends workers that outlived their master and are not to run on (`survive.conf`).
 //!
-//! Law: who stops a unit gets it stopped, whatever became of its master; who restarts it keeps its workers, and so does
-//! a master that died. Said by systemd's own job for the unit; when that cannot be known, the workers stay.
+//! Law: a stop of the unit ends the workers, in whatever way the master has ended; they survive a restart of the unit and the death
+//! of the master. systemd's job for the unit tells which case it is; if that is unknown, the workers stay.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::screen;
 use crate::control::paths::instance_of;
 
-/// Where control groups are mounted.
+/// Mount point of the control groups.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Where the runtime directories of the system's instances are.
+/// Directory of the runtime directories of the system's instances.
 const RUNTIME: &str = "/run/ratoon";
 
-/// How long a unit may be between an end and its next start.
+/// Longest time between an end of a unit and its next start.
 const LATER: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
@@ -34,7 +34,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     if options.later { later(&options.unit) } else { at_the_end(&options.unit) }
 }
 
-/// As `ExecStopPost=`, which runs in the unit's own control group, at each end of the master.
+/// Runs as `ExecStopPost=` at each end of the master, in the unit's own control group.
 fn at_the_end(unit: &str) -> ExitCode {
     let Some(group) = own_unit_s_group() else { return ExitCode::SUCCESS };
     let succeeded = std::env::var("SERVICE_RESULT").is_ok_and(|result| result == "success");
@@ -42,7 +42,7 @@ fn at_the_end(unit: &str) -> ExitCode {
     let is_to_end = match job.as_deref() {
         Some("stop") => true,
         Some(_) => false,
-        // It ended by itself, in good order: then nothing is left to be kept either.
+        // Without a job the master ended by itself. After a success the workers are ended, too.
         None => succeeded,
     };
     for child in groups_below(&group).filter(|_| is_to_end) {
@@ -50,7 +50,7 @@ fn at_the_end(unit: &str) -> ExitCode {
             screen::say(&format!("ended what was left in {}", child.display()));
         }
     }
-    // systemd cannot put the next master into a group from which controllers are handed on; the master hands them on anew.
+    // systemd cannot put the next master into a group that has controllers enabled for its children. The master enables them again.
     let control = group.join("cgroup.subtree_control");
     for controller in fs::read_to_string(&control).unwrap_or_default().split_whitespace() {
         let _ = fs::write(&control, format!("-{controller}"));
@@ -58,9 +58,9 @@ fn at_the_end(unit: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// As a unit of its own, which is started when the first one ends: a stop amid a restart runs no `ExecStopPost=`. An administrator may
-/// start the unit at any moment, so nothing here goes by `systemctl kill` and `systemctl clean`: the first would end a master that has just
-/// started, and while the second is at work systemd starts neither the service nor its socket.
+/// Runs as a separate unit, which is started when the service ends: a stop amid a restart runs no `ExecStopPost=`. An administrator
+/// may start the service at any moment, so `systemctl kill` and `systemctl clean` are not used: the first would end a master that has
+/// just started, and while the second runs, systemd starts neither the service nor its socket.
 fn later(unit: &str) -> ExitCode {
     std::thread::sleep(LATER);
     let Some(group) = group_if_down(unit) else { return ExitCode::SUCCESS };
@@ -68,14 +68,14 @@ fn later(unit: &str) -> ExitCode {
     if !left.is_empty() && group_if_down(unit).is_some() {
         left.iter().for_each(|group| drop(fs::write(group.join("cgroup.kill"), "1")));
     }
-    // systemd 252 leaves it behind at a stop in auto-restart.
+    // systemd 252 leaves the runtime directory behind at a stop in auto-restart.
     if let Ok(instance) = instance_of(unit) {
         remove_unless(&Path::new(RUNTIME).join(instance), || group_if_down(unit).is_none());
     }
     ExitCode::SUCCESS
 }
 
-/// The control group of a unit that is down, if it still has one; `None`: it is up, or on its way.
+/// The control group of a unit that is down, if it still has one; `None` when the unit is up or starting, or its state is unknown.
 fn group_if_down(unit: &str) -> Option<Option<PathBuf>> {
     let shown = systemctl(&["show", "--property=ActiveState,ControlGroup", unit])?;
     let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
@@ -84,14 +84,14 @@ fn group_if_down(unit: &str) -> Option<Option<PathBuf>> {
     is_down.then(|| (!group.is_empty()).then(|| Path::new(CGROUPS).join(group)))
 }
 
-/// Removes a directory unless `is_wanted`, asked when the directory is out of the way already: a master that starts in this moment
-/// finds it, or makes a new one.
+/// Removes a directory unless `is_wanted`. The directory is renamed before that call, and renamed back if it is wanted: a master that
+/// starts at this moment finds it, or makes a new one.
 fn remove_unless(directory: &Path, is_wanted: impl FnOnce() -> bool) {
     let Some(name) = directory.file_name().and_then(|name| name.to_str()) else { return };
     if !fs::symlink_metadata(directory).is_ok_and(|it| it.is_dir()) {
         return;
     }
-    // No instance has such a name.
+    // No instance has a name that begins with a dot.
     let aside = directory.with_file_name(format!(".{name}.{}", std::process::id()));
     if fs::rename(directory, &aside).is_err() {
         return;
@@ -102,7 +102,7 @@ fn remove_unless(directory: &Path, is_wanted: impl FnOnce() -> bool) {
     }
 }
 
-/// What systemd is about to do with the unit.
+/// The type of systemd's job for the unit; `None` without a job.
 fn job(unit: &str) -> Option<String> {
     let jobs = systemctl(&["list-jobs", "--no-legend", "--no-pager", "--full"])?;
     let of_it = jobs.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|words| words.get(1) == Some(&unit));
@@ -114,7 +114,7 @@ fn systemctl(args: &[&str]) -> Option<String> {
     said.status.success().then(|| String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
-/// `ExecStopPost=` runs in `.control` below it.
+/// The control group of the unit in which this process runs; `ExecStopPost=` runs in `.control` below that group.
 fn own_unit_s_group() -> Option<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
@@ -123,12 +123,12 @@ fn own_unit_s_group() -> Option<PathBuf> {
     group.file_name().is_some_and(|name| name.to_string_lossy().ends_with(".service")).then_some(group)
 }
 
-/// Some process is in this group, or in one below.
+/// Whether a process is in this group, or in a group below it.
 fn is_populated(group: &Path) -> bool {
     fs::read_to_string(group.join("cgroup.events")).is_ok_and(|it| it.contains("populated 1"))
 }
 
-/// The master's and the workers'.
+/// The groups of the master and of the workers below the unit's group.
 fn groups_below(group: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path());
     entries.filter(|path| {
@@ -159,7 +159,7 @@ mod tests {
         fs::write(directory.join("control"), "").unwrap();
         remove_unless(&directory, || true);
         assert!(directory.join("control").exists());
-        // systemd has made the directory anew meanwhile: the old one is nobody's.
+        // systemd has made the directory again meanwhile, so the old one is not used.
         remove_unless(&directory, || fs::create_dir(&directory).is_ok());
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
         assert!(!directory.join("control").exists());

@@ -1,4 +1,4 @@
-//! How a reload goes on, as lines. Pure: events and the time come in, lines go out.
+//! The progress of a reload as lines. Pure: events and the time come in, lines go out.
 
 use std::time::{Duration, Instant};
 
@@ -14,21 +14,21 @@ struct Row {
     state: String,
     status: String,
     since: Instant,
-    /// When it became ready or ended.
+    /// Time at which the worker became ready or ended.
     settled: Option<Instant>,
     failed: bool,
 }
 
-/// What is known of a reload so far.
+/// The state of a reload, from the events so far.
 pub(super) struct Progress {
     begun: Instant,
-    /// The generation that the reload wants to bring, once it has begun.
+    /// The reload's new generation, once the reload has begun.
     generation: Option<u64>,
-    /// Another reload is under way; ours waits.
+    /// Whether this reload waits for another one.
     waits: bool,
-    /// The state of the instance before this reload was asked for is known.
+    /// Whether the state of the instance before this reload is known.
     state_known: bool,
-    /// The generation that serves meanwhile.
+    /// The committed generation, which serves meanwhile.
     serving: u64,
     rows: Vec<Row>,
 }
@@ -38,22 +38,22 @@ impl Progress {
         Progress { begun: now, generation: None, waits: false, state_known: false, serving: 0, rows: Vec::new() }
     }
 
-    /// How long it has taken so far.
+    /// Duration of the reload so far.
     pub(super) fn elapsed(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.begun)
     }
 
-    /// The generation that serves meanwhile, 0 when not known.
+    /// The committed generation, which serves meanwhile; 0 when unknown.
     pub(super) fn serving(&self) -> u64 {
         self.serving
     }
 
-    /// Takes in an event; gives the lines that a log should have of it.
+    /// Takes an event; returns the lines for a log.
     pub(super) fn event(&mut self, event: &Event, now: Instant) -> Vec<String> {
         match event {
             Event::Summary(summary) => {
                 self.serving = summary.generation;
-                // Later summaries tell of this reload: the state comes before the event.
+                // Later summaries may have the state of this reload, because a new state comes before its event.
                 let first = !std::mem::replace(&mut self.state_known, true);
                 if first && self.generation.is_none() && summary.state == "reloading" {
                     self.waits = true;
@@ -83,16 +83,16 @@ impl Progress {
                 row.state = clean(&exit.how);
                 row.failed = exit.failed;
                 row.settled = Some(now);
-                // The outcome of the reload tells of a start timeout.
+                // A start timeout is part of the outcome of the reload.
                 if exit.how.starts_with("start timeout") { Vec::new() } else { vec![row.plain(now)] }
             }
-            // The outcome itself is the answer to the request; other generations are not of this reload.
+            // The answer to the request has the outcome; workers of other generations do not belong to this reload.
             Event::ReloadFinished(_) | Event::Worker(_) | Event::WorkerExited(_) => Vec::new(),
             Event::Lagged(missed) => vec![format!("({missed} events were lost; the outcome is not)")],
         }
     }
 
-    /// The worker's row; a new one has no state yet.
+    /// The worker's row; a new row has no state yet.
     fn row(&mut self, id: u64, slot: u32, now: Instant) -> &mut Row {
         let place = match self.rows.binary_search_by_key(&(slot, id), |row| (row.slot, row.id)) {
             Ok(place) => place,
@@ -105,7 +105,7 @@ impl Progress {
         &mut self.rows[place]
     }
 
-    /// What a terminal should show now: a line for the whole, and one a worker of the new generation, cut to the screen.
+    /// The lines for a terminal, cut to the screen: one for the reload, and one for each worker of the new generation.
     pub(super) fn lines(&self, now: Instant, screen: &Screen) -> Vec<String> {
         let ready = self.rows.iter().filter(|row| row.state == "ready").count();
         let head = match self.generation {
@@ -117,7 +117,7 @@ impl Progress {
         };
         let room = screen.height.map_or(usize::MAX, |height| height.saturating_sub(3));
         let mut lines = vec![screen.paint(&screen.cut(&head), Style::Strong)];
-        // Where not all fit, those that are not ready say more.
+        // If not all workers fit, those that are not ready are shown first.
         let mut shown = self.rows.iter().collect::<Vec<_>>();
         if shown.len() > room {
             shown.sort_by_key(|row| row.state == "ready");
@@ -182,17 +182,17 @@ mod tests {
         Event::WorkerExited(ExitMessage { id, slot, generation, how: "exit 1".into(), failed: true })
     }
 
-    /// A reload that goes wrong, told at these milliseconds.
+    /// The events of a reload that fails, with their times in milliseconds.
     fn story() -> Vec<(u64, Event)> {
         vec![
             (0, summary("running")),
             (10, Event::ReloadStarted(8)),
             (11, worker(12, 1, 8, "starting")),
             (11, worker(11, 0, 8, "starting")),
-            // Of the old generation.
+            // Events of the old generation.
             (15, worker(3, 0, 7, "ready")),
             (16, exited(4, 1, 7)),
-            // Only its status changed.
+            // Only the status of the worker changed.
             (400, worker(11, 0, 8, "starting")),
             (811, worker(11, 0, 8, "ready")),
             (1311, exited(12, 1, 8)),

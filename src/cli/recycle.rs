@@ -30,7 +30,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     Ok(changed(outcome, &done))
 }
 
-/// A single argument that is a number means a worker, unless an instance has that name: then nobody can know.
+/// Tells an instance from a worker: a single number is a worker id. If an instance has that name, too, that is an error.
 fn tell_apart(
     name: Option<String>,
     worker: Option<u64>,

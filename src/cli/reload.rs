@@ -1,5 +1,5 @@
-//! `ratoon reload [NAME]`: asks for a new generation, shows how it goes, and exits with the outcome. When it is killed,
-//! its connection closes, and with that the reload is withdrawn.
+//! `ratoon reload [NAME]`: requests a new generation, shows the progress, and exits with the outcome. If the process is killed,
+//! its connection closes, which withdraws the reload.
 
 use std::cell::RefCell;
 use std::io::{Write, stdout};
@@ -17,11 +17,11 @@ use crate::control::messages::ReloadMessage;
 use crate::status::hint::hint;
 use crate::status::tree::Failure;
 
-/// How often a terminal's figures move on.
+/// Interval at which the figures on a terminal are updated.
 const TICK: Duration = Duration::from_millis(100);
-/// How many of a failed worker's last lines are shown.
+/// Number of lines of a failed worker that are shown.
 const LOG_LINES: usize = 10;
-/// How many lines of a failed hook or check are shown: all that there are.
+/// Number of lines of a failed hook or check that are shown: all lines of the answer.
 const CHECK_LINES: usize = 30;
 
 #[derive(clap::Args)]
@@ -33,15 +33,15 @@ pub(super) struct Options {
     exec_reload: bool,
 }
 
-/// How the wait for the outcome ended.
+/// The result of the wait for the outcome.
 enum Waited<T> {
     Told(T),
     Interrupted,
     Terminated,
 }
 
-/// 0 committed, 1 anything else that the master decided or we withdrew. With `--exec-reload` also 0 when the instance stops: systemd
-/// marks a unit as failed whose ExecReload= fails while it stops, and nobody asked for that.
+/// Exit status 0 when committed; 1 for every other outcome, and when the reload is withdrawn. With `--exec-reload` also 0 when the
+/// instance stops: otherwise systemd would mark the unit as failed, because its ExecReload= fails while it stops.
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let client = options.target.client().await?;
     let hook = |kind| signal(kind).map_err(|error| format!("cannot watch for signals: {error}"));
@@ -60,7 +60,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
                 _ = tick.tick(), if live => show.borrow_mut().draw(),
             }
         }
-        // Here the reload's future is dropped, and its connection with it.
+        // The future of the reload is dropped here, which closes its connection.
     };
     let show = show.into_inner();
     match outcome {
@@ -83,7 +83,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     }
 }
 
-/// The last line, and after a failure what the failed worker left.
+/// Prints the last line, and after a failure the details of the failed worker.
 async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> ExitCode {
     let took = span(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     for warning in &outcome.warnings {
@@ -101,11 +101,11 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
     }
     let to = if outcome.generation == 0 { String::new() } else { format!(" to generation {}", outcome.generation) };
     let result = clean(&outcome.result).replace('-', " ");
-    // A refusal may be many lines: the configuration's error with its line.
+    // The reason of a refusal may have many lines: an error in the configuration is shown with its line.
     let reason = outcome.reason.trim_end().lines().map(clean).collect::<Vec<_>>().join("\n");
     complain(&format!("reload{to} {result}: {reason}"));
     if outcome.worker.is_none() {
-        // A hook or a check failed: what it printed is told by the answer alone.
+        // A hook or a check failed: only the answer has its output.
         let lines = printed(outcome.detail.as_deref(), &[], &outcome.output, CHECK_LINES);
         lines.iter().for_each(|line| complain(&format!("    {line}")));
     }
@@ -113,7 +113,7 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
         let of_reload = |it: &&Failure| outcome.worker.map_or(it.generation == outcome.generation, |worker| it.worker == worker);
         let failure = document.failures.iter().rev().find(of_reload);
         let failure = failure.filter(|_| outcome.generation != 0);
-        // A worker that was not ready in time may not have ended yet: then the reason is all that there is.
+        // A worker that was not ready in time may not have ended yet. Then there is no failure, and only the reason is known.
         let how = reason.split_once("): ").map_or("", |(_, how)| how);
         if let Some(hint) = hint(how, &[]).filter(|_| failure.is_none()) {
             complain(&format!("    {HINT}{hint}"));
@@ -129,20 +129,20 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
     ExitCode::FAILURE
 }
 
-/// Whether the reason of an outcome tells how this worker ended.
+/// Whether the reason of an outcome already has the end of this worker.
 fn tells(reason: &str, failure: &Failure) -> bool {
     let told = format!("worker {} (slot {}): {}", failure.worker, failure.slot, clean(&failure.how));
     reason.strip_prefix(&told).is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()))
 }
 
-/// Where the progress is shown: in place on a terminal, line by line elsewhere.
+/// Shows the progress: in place on a terminal, line by line elsewhere.
 struct Show {
     progress: Progress,
     screen: Screen,
     live: bool,
-    /// Lines on the terminal that the next drawing replaces.
+    /// Number of lines on the terminal that the next drawing replaces.
     drawn: usize,
-    /// What they are.
+    /// The text of these lines.
     text: String,
 }
 

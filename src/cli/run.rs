@@ -24,7 +24,7 @@ pub struct Options {
     flags: Overrides,
 }
 
-/// Runs until it is told to end.
+/// Runs the master until it ends.
 pub fn run(options: Options) -> ExitCode {
     let Options { config, name, listen, flags } = options;
     master::run(master::Options { config, name, listen, flags })

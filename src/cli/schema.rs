@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::screen::say;
 use crate::config;
 
-/// Prints the schema of all keys, which an editor of TOML takes.
+/// Prints the schema of all keys, for editors of TOML.
 pub(super) fn run() -> ExitCode {
     say(&format!("{:#}", config::schema()));
     ExitCode::SUCCESS

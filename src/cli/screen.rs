@@ -1,23 +1,23 @@
-//! What a terminal gets: widths, colours, safe text, figures for people; and output that a closed pipe does not upset.
+//! Output to terminals: widths, colours, safe text, short figures. A closed pipe is no error.
 
 use std::io::{IsTerminal, Write, stderr, stdout};
 
 use crate::sys::errno;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// What is known of standard output.
+/// The properties of standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Screen {
-    /// Columns, when it is a terminal; what is longer is cut there and nowhere else.
+    /// Number of columns of a terminal, to which longer lines are cut; `None` for other outputs, where no line is cut.
     pub(super) width: Option<usize>,
-    /// Lines, when it is a terminal.
+    /// Number of lines of a terminal; `None` for other outputs.
     pub(super) height: Option<usize>,
-    /// Whether colours are welcome.
+    /// Whether colours are used.
     pub(super) colour: bool,
 }
 
 impl Screen {
-    /// A terminal's size, and colours unless `NO_COLOR` or `TERM=dumb`; neither for anything else.
+    /// Reads the size of the terminal; colours are on unless `NO_COLOR` is set or `TERM=dumb`. Other outputs have no size and no colours.
     pub(super) fn of_stdout() -> Self {
         if !stdout().is_terminal() {
             return Screen { width: None, height: None, colour: false };
@@ -32,7 +32,7 @@ impl Screen {
         }
     }
 
-    /// The text in a style, where colours are welcome.
+    /// The text in a style, if colours are used.
     pub(super) fn paint(&self, text: &str, style: Style) -> String {
         match style.code().filter(|_| self.colour) {
             Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
@@ -40,7 +40,7 @@ impl Screen {
         }
     }
 
-    /// A line, cut to the width. It must not hold colours yet.
+    /// A line, cut to the width. The line must not have colours yet.
     pub(super) fn cut(&self, line: &str) -> String {
         match self.width {
             Some(width) => cut(line, width),
@@ -49,7 +49,7 @@ impl Screen {
     }
 }
 
-/// How something is meant.
+/// The style of a text, by its meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Style {
     #[default]
@@ -74,12 +74,12 @@ impl Style {
     }
 }
 
-/// Columns that a text takes.
+/// Width of a text, in columns.
 pub(super) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// The text in at most so many columns; what is cut off is shown as `…`.
+/// The text in at most so many columns; a `…` stands for the part that is cut off.
 pub(super) fn cut(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -100,15 +100,15 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     kept
 }
 
-/// Text of somebody else's, made safe for a terminal: nothing in it can move the cursor, change colours or the
-/// direction of writing, or begin a new line.
+/// Foreign text, made safe for a terminal: no character of it can move the cursor, change colours or the direction of writing, or
+/// begin a new line.
 pub(super) fn clean(text: &str) -> String {
     text.chars()
         .flat_map(|character| harmless(character).map_or_else(|| character.escape_unicode().collect(), |it| vec![it]))
         .collect()
 }
 
-/// Whether a terminal only shows this character.
+/// Whether a terminal shows this character and does nothing else.
 pub(super) fn is_harmless(character: char) -> bool {
     harmless(character) == Some(character)
 }
@@ -123,7 +123,7 @@ fn harmless(character: char) -> Option<char> {
     }
 }
 
-/// Writes a text to standard output; whoever closed it does not want to read on.
+/// Writes a text to standard output. Errors are ignored: a reader that closed the pipe wants no more.
 pub(super) fn say(text: &str) {
     let mut out = stdout().lock();
     let newline = if text.ends_with('\n') { "" } else { "\n" };
@@ -135,12 +135,12 @@ pub(super) fn complain(text: &str) {
     let _ = writeln!(stderr().lock(), "{}", errno::plain(text));
 }
 
-/// `812`, `4.1K`, `23M`: bytes, by 1,024.
+/// A number of bytes, in units of 1,024: `812`, `4.1K`, `23M`.
 pub(super) fn bytes(count: u64) -> String {
     scaled(count, 1024, ["", "K", "M", "G", "T", "P", "E"])
 }
 
-/// `99999`, `123k`, `4.1M`: things, by 1,000.
+/// A count, in units of 1,000: `99999`, `123k`, `4.1M`.
 pub(super) fn number(count: u64) -> String {
     if count < 100_000 { count.to_string() } else { scaled(count, 1000, ["", "k", "M", "G", "T", "P", "E"]) }
 }
@@ -161,7 +161,7 @@ fn scaled(count: u64, step: u64, units: [&str; 7]) -> String {
     }
 }
 
-/// `31 ms`, `1.2 s`, `12 s`, `5m 12s`, `3h 4m`, `2d 7h`.
+/// A duration: `31 ms`, `1.2 s`, `12 s`, `5m 12s`, `3h 4m`, `2d 7h`.
 pub(super) fn span(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     match seconds {

@@ -1,4 +1,4 @@
-//! `ratoon status [NAME] [--json]`: what an administrator needs on one screen, or the whole document.
+//! `ratoon status [NAME] [--json]`: prints the state of the pool on one screen, or the whole document.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ pub(super) struct Options {
     check: bool,
 }
 
-/// 0 while at least one worker is ready, 1 when none is; with `--check` 0 only when the pool is healthy.
+/// Exit status 0 while at least one worker is ready, 1 when none is; with `--check` 0 only when the pool is healthy.
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let client = options.target.client().await?;
     let ready = if options.json {
@@ -55,7 +55,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Why a pool is not healthy, in a word for people.
+/// The reason why a pool is not healthy, in a word or two; `None` for a healthy pool.
 fn trouble(document: &Document) -> Option<&'static str> {
     if document.generation == 0 || document.workers_ready == 0 {
         Some("not ready")
@@ -68,9 +68,8 @@ fn trouble(document: &Document) -> Option<&'static str> {
     }
 }
 
-/// JSON, laid out for reading. It stays what the master wrote, in its order, with what this version does not know; only
-/// characters that would steer a terminal are escaped.
-/// `text` is valid JSON.
+/// Indents JSON for reading. The content and order of the master stay, with fields that this version does not know; only characters
+/// that a terminal would interpret are escaped. `text` must be valid JSON.
 fn indent(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 2);
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -82,7 +81,7 @@ fn indent(text: &str) -> String {
     while let Some(character) = characters.next() {
         if in_string {
             match u32::from(character) {
-                // JSON leaves the controls beyond ASCII as they are; a terminal would obey them.
+                // JSON does not escape control characters beyond ASCII, but a terminal would interpret them.
                 code if !is_harmless(character) && code <= 0xffff => out += &format!("\\u{code:04x}"),
                 _ => out.push(character),
             }

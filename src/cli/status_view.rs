@@ -1,4 +1,4 @@
-//! The status document as a screen for people. Pure: the time is an argument, so that a test can record the screen.
+//! Formats the status document for reading on a screen. Pure: the time is an argument, so that a test can record the screen.
 
 use std::collections::BTreeMap;
 
@@ -10,28 +10,28 @@ use super::table::{Cell, Table};
 use crate::status::hint::hint;
 use crate::status::tree::{Document, Failure, Worker};
 
-/// How many of the last failures are shown.
+/// Number of failures that are shown, the last ones.
 const FAILURES: usize = 3;
-/// How many of a failed worker's last lines are shown.
+/// Number of lines of a failed worker that are shown.
 const LOG_LINES: usize = 5;
 
-/// So many workers are shown however small the screen is.
+/// Number of workers that are shown at least, even on a small screen.
 const WORKERS: usize = 4;
 
-/// Stands below the failures where their details are hidden.
+/// The line below the failures when their details are hidden.
 const HIDDEN: &str = "what they printed is hidden from this user: ask with sudo or as a member of adm, or set status.details";
 
-/// What a line begins with that says what helps.
+/// The beginning of a line with a hint.
 pub(super) const HINT: &str = "hint: ";
 
-/// The time and where we are.
+/// The present time and the time zone.
 pub(super) struct Clock {
     pub(super) now: Timestamp,
     pub(super) zone: TimeZone,
 }
 
 impl Clock {
-    /// An RFC 3339 time, as the wall clock here showed it.
+    /// An RFC 3339 time in the local time zone.
     pub(super) fn local(&self, time: &str) -> String {
         match time.parse::<Timestamp>() {
             Ok(at) => at.to_zoned(self.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
@@ -39,7 +39,7 @@ impl Clock {
         }
     }
 
-    /// How long ago an RFC 3339 time was; a clock that was set back makes it 0.
+    /// The time that has passed since an RFC 3339 time; 0 if the clock was set back.
     pub(super) fn since(&self, time: &str) -> String {
         match time.parse::<Timestamp>() {
             Ok(at) => milliseconds(self.now.duration_since(at)),
@@ -52,7 +52,7 @@ fn milliseconds(duration: SignedDuration) -> String {
     span(u64::try_from(duration.max(SignedDuration::ZERO).as_millis()).unwrap_or(0))
 }
 
-/// How a pool's or a worker's state is meant.
+/// The style of the state of a pool or a worker.
 pub(super) fn state_style(state: &str, degraded: bool) -> Style {
     match state {
         _ if degraded => Style::Bad,
@@ -61,7 +61,7 @@ pub(super) fn state_style(state: &str, degraded: bool) -> Style {
     }
 }
 
-/// The whole of it. A terminal gets what fits on its screen, whoever reads it from a pipe gets all workers.
+/// The whole text. On a terminal it has the workers that fit on the screen, in a pipe all workers.
 pub(super) fn view(document: &Document, clock: &Clock, screen: &Screen) -> String {
     let head = head(document, clock, screen);
     let mut below = String::new();
@@ -76,7 +76,7 @@ pub(super) fn view(document: &Document, clock: &Clock, screen: &Screen) -> Strin
     if document.workers.is_empty() {
         return head + &below;
     }
-    // Beside the workers: an empty line, their title, and the prompt of the shell.
+    // Three more lines: an empty line, the head of the workers' table, and the prompt of the shell.
     let others = head.lines().count() + below.lines().count() + 3;
     let room = screen.height.map_or(usize::MAX, |height| height.saturating_sub(others).max(WORKERS));
     let (shown, hidden) = chosen(document, room);
@@ -92,15 +92,15 @@ pub(super) fn view(document: &Document, clock: &Clock, screen: &Screen) -> Strin
     out + &below
 }
 
-/// The workers that have room, those that are not simply ready first, in the document's order; and how many others are in
-/// which state.
+/// The workers for which there is room, in the document's order, and the number of the other workers by state. Workers that are not
+/// ready, or not of the committed generation, are chosen first.
 fn chosen(document: &Document, room: usize) -> (Vec<&Worker>, BTreeMap<String, u64>) {
     let mut hidden = BTreeMap::new();
     if document.workers.len() <= room {
         return (document.workers.iter().collect(), hidden);
     }
     let plain = |worker: &&Worker| worker.state == "ready" && worker.generation == document.generation;
-    // One line says what is hidden.
+    // One line is for the counts of the hidden workers.
     let mut left = room.saturating_sub(1);
     let mut odd = left.min(document.workers.iter().filter(|worker| !plain(worker)).count());
     left -= odd;
@@ -206,7 +206,7 @@ fn workers(shown: &[&Worker], generation: u64, clock: &Clock, screen: &Screen) -
     table.render(screen)
 }
 
-/// A draining worker that still holds its listening socket may still accept, which is worth a word.
+/// The state of a worker. For a draining worker it tells whether the worker holds its listening socket, because it may then accept.
 pub(super) fn state(worker: &Worker) -> String {
     match (worker.state.as_str(), worker.listening) {
         ("draining", Some(true)) => "draining, still listens".to_owned(),
@@ -216,7 +216,7 @@ pub(super) fn state(worker: &Worker) -> String {
 
 fn sockets(document: &Document, screen: &Screen) -> String {
     let mut table = Table::new(&[">FD", "SOCKET", "ADDRESS", ">QUEUE", ">MAX"]);
-    // As what number a worker has it.
+    // The number of the descriptor in a worker.
     for (fd, socket) in (3..).zip(&document.sockets) {
         let figure = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), |it| it.to_string());
         // A queue that is full refuses clients.
@@ -252,7 +252,7 @@ fn failures(document: &Document, clock: &Clock, screen: &Screen) -> String {
         out += &screen.paint(&screen.cut(&line), Style::Bad);
         out.push('\n');
         for line in details(failure, LOG_LINES) {
-            // A hint that is cut helps nobody.
+            // A hint is wrapped and not cut, because it must be complete.
             let room = screen.width.filter(|_| line.starts_with(HINT)).map(|width| width.saturating_sub(4));
             for line in wrapped(&line, room) {
                 out += &screen.cut(&format!("    {line}"));
@@ -267,7 +267,7 @@ fn failures(document: &Document, clock: &Clock, screen: &Screen) -> String {
     out
 }
 
-/// The words of a line, in lines of at most this width where one is given.
+/// The line, wrapped between words to at most this width, if there is one.
 fn wrapped(line: &str, room: Option<usize>) -> Vec<String> {
     let Some(room) = room else { return vec![line.to_owned()] };
     let mut lines: Vec<String> = Vec::new();
@@ -283,14 +283,14 @@ fn wrapped(line: &str, room: Option<usize>) -> Vec<String> {
     lines
 }
 
-/// `worker 12 (slot 2, generation 8): exit 1 before it was ready`
+/// A failure in one line: `worker 12 (slot 2, generation 8): exit 1 before it was ready`.
 pub(super) fn describe(failure: &Failure) -> String {
-    // An older master tells no cause.
+    // An older master sends no cause.
     let cause = if failure.cause.is_empty() { &failure.how } else { &failure.cause };
     format!("worker {} (slot {}, generation {}): {}", failure.worker, failure.slot, failure.generation, clean(cause))
 }
 
-/// What a failed worker said last, what it was serving, what looks like its error, and lines that it printed.
+/// The details of a failure: the last status, requests in work, the line that looks like the error, printed lines, and a hint.
 pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(status) = failure.last_status.as_deref().filter(|status| !status.is_empty()) {
@@ -316,13 +316,13 @@ pub(super) fn details(failure: &Failure, log_lines: usize) -> Vec<String> {
     lines
 }
 
-/// How many connections are not among those that are shown; `None` when all are.
+/// The line with the number of connections that are not shown; `None` when there are none.
 pub(super) fn unlisted(count: u64) -> Option<String> {
     (count > 0).then(|| format!("{} more connections have no room on the workers' pages", number(count)))
 }
 
-/// What looks like the error in what a program printed, and at most so many of its lines: the last ones, and where no line looks
-/// like the error also the first ones.
+/// The line of a program's output that looks like the error, and at most `log_lines` lines of the output: the last ones, and if no
+/// line looks like the error, also the first ones.
 pub(super) fn printed(detail: Option<&str>, head: &[String], tail: &[String], log_lines: usize) -> Vec<String> {
     let quoted = |line: &String| format!("| {}", clean(line));
     let first = if detail.is_some() { &[] } else { &head[..head.len().min(log_lines / 2)] };
@@ -457,7 +457,7 @@ mod tests {
         document.workers[700].state = "draining".into();
         let screen = |height| Screen { width: Some(80), height: Some(height), colour: false };
         let text = view(&document, &clock(), &screen(40));
-        // The prompt comes below it.
+        // One line is left for the prompt.
         assert_eq!(text.lines().count(), 39, "{text}");
         for line in [" 500  500", " 700  700", "and 990 ready; `ratoon status web | less` has all", "LAST FAILURES", "   0    0"]
         {
@@ -467,7 +467,7 @@ mod tests {
         assert!(tiny.contains(" 500  500") && tiny.contains(" 700  700") && tiny.contains("and 997 ready"), "{tiny}");
         document.workers.iter_mut().for_each(|worker| worker.state = "starting".into());
         assert!(view(&document, &clock(), &screen(5)).contains("and 997 starting;"));
-        // All that there is, where there is no end of the screen, and where there is room.
+        // All workers are shown without a limit of the screen, and where there is room.
         let all = view(&document, &clock(), &Screen { height: None, ..screen(0) });
         assert!(all.lines().count() > 1000 && !all.contains("| less"));
         document.workers.truncate(4);

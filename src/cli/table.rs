@@ -2,7 +2,7 @@
 
 use super::screen::{Screen, Style, clean, cut, width};
 
-/// What stands between two columns.
+/// Number of blanks between two columns.
 const GAP: usize = 2;
 
 /// One field of a row.
@@ -12,7 +12,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// A text in a style; made safe for a terminal.
+    /// A cell with a text in a style. The text is made safe for a terminal.
     pub(super) fn styled(text: &str, style: Style) -> Self {
         Cell { text: clean(text), style }
     }
@@ -24,7 +24,7 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
-/// Rows under a head.
+/// A table: rows under a head.
 pub(super) struct Table {
     head: Vec<Cell>,
     right: Vec<bool>,
@@ -32,7 +32,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Columns by their names; `>` before a name aligns its column to the right.
+    /// A table with these columns; `>` before a name aligns its column to the right.
     pub(super) fn new(columns: &[&str]) -> Self {
         Table {
             head: columns.iter().map(|name| Cell::styled(name.trim_start_matches('>'), Style::Faint)).collect(),
@@ -41,7 +41,7 @@ impl Table {
         }
     }
 
-    /// One more row; a cell a column.
+    /// Adds a row, with one cell for each column.
     pub(super) fn row(&mut self, cells: Vec<Cell>) {
         debug_assert_eq!(cells.len(), self.head.len());
         self.rows.push(cells);
@@ -58,7 +58,7 @@ impl Table {
 
     fn line(&self, row: &[Cell], widths: &[usize], screen: &Screen) -> String {
         let mut line = String::new();
-        // Blanks are written only before a text, so that no line ends in them.
+        // Blanks are written only before a text, so that no line ends with blanks.
         let mut blanks = 0;
         let mut room = screen.width.unwrap_or(usize::MAX);
         for ((cell, wanted), right) in row.iter().zip(widths).zip(&self.right) {

@@ -1,4 +1,4 @@
-//! Which instance is meant, and the client for it.
+//! Finds the instance that a command means, and makes the client for it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::control::client::{Client, Error};
 use crate::control::messages::SummaryMessage;
 use crate::control::paths::{self, Env, Found};
 
-/// How long an instance may take to answer when all are asked.
+/// Timeout for the answer of an instance when several are asked.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `--control PATH`
@@ -31,14 +31,14 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// The client for the instance that is meant; else what to say.
+    /// The client for the meant instance, or the error message.
     pub(super) async fn client(&self) -> Result<Client, String> {
         client(self.name.as_deref(), &self.control).await
     }
 }
 
 impl Control {
-    /// `--control` is there.
+    /// Whether `--control` is given.
     pub(super) fn is_named(&self) -> bool {
         self.path.is_some()
     }
@@ -79,7 +79,7 @@ async fn named(name: &str, env: &Env) -> Result<Client, String> {
             }
         }
         [one] => Ok(Client::new(one)),
-        // A dead socket of the system's must not hide a living one of the user's.
+        // A dead socket of the system must not hide a living socket of the user.
         [first, ..] => {
             for path in &found {
                 let client = Client::new(path);
@@ -102,7 +102,7 @@ async fn only(env: &Env) -> Result<Client, String> {
     }
 }
 
-/// The instances there are, in words.
+/// The part of an error message that names the existing instances.
 fn others(probed: &[Probed]) -> String {
     let names = |alive: bool| {
         let chosen = probed.iter().filter(|it| it.summary.is_ok() == alive);
@@ -117,13 +117,13 @@ fn others(probed: &[Probed]) -> String {
     }
 }
 
-/// An instance, and what it says of itself.
+/// An instance, with its summary or the error.
 pub(super) struct Probed {
     pub(super) found: Found,
     pub(super) summary: Result<SummaryMessage, Error>,
 }
 
-/// Asks all of them at the same time; the order stays.
+/// Requests the summaries of all these instances at the same time; the order stays.
 pub(super) async fn probe(found: Vec<Found>) -> Vec<Probed> {
     let mut asking = JoinSet::new();
     for (number, found) in found.into_iter().enumerate() {
@@ -163,7 +163,7 @@ mod tests {
         (UnixListener::bind(&path).unwrap(), path)
     }
 
-    /// An instance that answers as long as what is returned is held.
+    /// An instance that answers as long as the returned values are held.
     fn instance(directory: &Path) -> (PathBuf, Backend, JoinSet<()>) {
         let (listener, path) = bind(directory);
         listener.set_nonblocking(true).unwrap();

@@ -1,7 +1,7 @@
-//! `ratoon top [NAME]`: the pool, live in the terminal.
+//! `ratoon top [NAME]`: a live view of the pool in the terminal.
 //!
-//! Law: the terminal is given back as it was, whatever ends the view; a master that goes away is shown as gone and
-//! found again. It only reads.
+//! Law: the terminal is restored, in whatever way the view ends. A master that goes away is shown as gone, and connected to again
+//! when it is back. The view only reads.
 
 mod columns;
 mod feed;
@@ -27,7 +27,7 @@ use self::view::View;
 use super::status_view::Clock;
 use super::target::Target;
 
-/// How often ages move on when nothing else happens.
+/// Interval at which the screen is drawn when nothing else happens, to update ages.
 const TICK: Duration = Duration::from_secs(1);
 
 #[derive(clap::Args)]
@@ -36,7 +36,7 @@ pub(super) struct Options {
     target: Target,
 }
 
-/// 0 when it is left by its key.
+/// Exit status 0 when the user leaves the view by its key.
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     if !stdout().is_terminal() {
         return Err("top draws on a terminal, but standard output is none; `ratoon status` prints the same once".to_owned());
@@ -47,7 +47,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
             .to_owned());
     }
     let client = options.target.client().await?;
-    // Who cannot be asked at all is an error; only who answered once can go away.
+    // A master that does not answer the first request is an error; only later it is shown as gone.
     let first = client.status().await.map_err(|error| error.to_string())?;
     let mut state = State::new(first, Instant::now());
     let mut ends = Ends::watch()?;
@@ -62,7 +62,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     }
 }
 
-/// Draws and listens until somebody ends it.
+/// Draws the view and handles news, keys and signals, until a key or a signal ends the view.
 async fn watch(
     state: &mut State,
     screen: &mut Screen,
@@ -80,7 +80,7 @@ async fn watch(
         tokio::select! {
             end = ends.next() => match end {
                 Some(number) => return Ok(End::Signal(number)),
-                // Somebody stopped us from outside and let us go on: the shell has had the terminal meanwhile.
+                // The process was stopped from outside and continued: the shell has had the terminal meanwhile.
                 None => screen.enter_again()?,
             },
             came = news.recv() => {

@@ -1,4 +1,4 @@
-//! `ratoon upgrade [NAME]`: replaces the master's own program in place, and looks on a new connection whether that was done.
+//! `ratoon upgrade [NAME]`: replaces the master's own program in place, and checks on a new connection whether that was done.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::target::Target;
 use crate::control::client::{Client, Error};
 use crate::control::messages::{ChangeMessage, SummaryMessage};
 
-/// How long the new program may take for its first answer.
+/// Timeout for the first answer of the new program.
 const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two tries to ask it.
+/// Pause between two requests to the new program.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(clap::Args)]
@@ -26,7 +26,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let before = client.summary().await.map_err(|error| error.to_string())?;
     match client.upgrade().await {
         Ok(answer) if answer.result != "done" => return Ok(changed(answer, "")),
-        // A connection that ends without an answer may have ended with the old program: the new one tells.
+        // A connection that ends without an answer may have ended with the old program. The new program tells.
         Ok(_) | Err(Error::Broken(..)) => {}
         Err(error) => return Err(error.to_string()),
     }
@@ -41,7 +41,7 @@ fn done() -> ChangeMessage {
     ChangeMessage { result: "done".to_owned(), reason: String::new() }
 }
 
-/// What the master says on a new connection, at most so long from now.
+/// The summary of the master on a new connection; an error message after this time.
 async fn first_answer(client: &Client, at_most: Duration) -> Result<SummaryMessage, String> {
     let deadline = Instant::now() + at_most;
     let mut last = String::new();
@@ -64,7 +64,7 @@ async fn first_answer(client: &Client, at_most: Duration) -> Result<SummaryMessa
     })
 }
 
-/// The version of the new program, or why it is still the old one.
+/// The version of the new program, or the error that the old one still runs.
 fn outcome(before: &SummaryMessage, after: &SummaryMessage) -> Result<String, String> {
     if after.program_start_time == before.program_start_time {
         return Err("the master keeps its program: the installed one could not be executed; its journal says why".to_owned());
@@ -92,7 +92,7 @@ mod tests {
     async fn new_program_without_an_answer_is_told_after_the_deadline() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control");
-        // It listens, and accepts nothing.
+        // The socket listens, but no process accepts.
         let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let why = first_answer(&Client::new(&path), Duration::from_secs(20)).await.unwrap_err();
         assert!(why.contains("does not answer") && why.contains("within 20 s (the master of"), "{why}");

@@ -1,4 +1,4 @@
-//! What a configuration names on this machine. Called with the rights of the service's user.
+//! Checks users, directories, programs and files that a configuration names on this machine. Runs with the rights of the service's user.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use crate::sys::access::{self, Want};
 use crate::sys::spawn::as_user;
 use crate::sys::trust;
 
-/// Where systemd's services look for programs.
+/// The `PATH` of systemd's services.
 const SERVICE_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// All that can be known before it runs. `is_service`: systemd starts it.
+/// Checks all that can be checked before the start. `is_service`: systemd starts the instance.
 pub(super) fn check(config: &Config, is_service: bool) -> Findings {
     let mut found = Findings::default();
     let here = if is_service { PathBuf::from("/") } else { std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")) };
@@ -41,7 +41,7 @@ pub(super) fn check(config: &Config, is_service: bool) -> Findings {
     found
 }
 
-/// Whether the worker's user can enter the directory and execute the program, and what interprets it.
+/// Checks whether the worker's user can enter the directory, and execute the program and its interpreter.
 fn usable(command: &Pinned) -> Result<(), String> {
     access::check_directory(&command.directory, &command.directory_path)
         .map_err(|denied| format!("worker.directory {}: {denied}", command.directory_path.display()))?;

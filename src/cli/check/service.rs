@@ -1,4 +1,4 @@
-//! As whom the service of a configuration runs, and the check as that user.
+//! Finds the user that the service of a configuration runs as, and checks as that user.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,10 +9,10 @@ use crate::sys::accounts::{self, User};
 use crate::sys::credentials::own_uid;
 use crate::sys::spawn::{Identity, as_user};
 
-/// Where the configurations of the units are.
+/// Directory of the configurations of the units.
 const CONFIGURATIONS: &str = "/etc/ratoon";
 
-/// Checks the file and what it names: what would run, and what was found.
+/// Checks the file and the objects that it names. Returns a summary of what would run, and the findings.
 pub(super) fn check(file: &Path, named: Option<&str>) -> Result<(String, Findings), String> {
     let instance = instance(file);
     let user = match named {
@@ -50,7 +50,7 @@ pub(super) fn check(file: &Path, named: Option<&str>) -> Result<(String, Finding
     }
 }
 
-/// The rights of a user, where they can be had.
+/// The rights of a user; `None` unless this process is root and can take them.
 fn identity(user: &User) -> Option<Identity> {
     (own_uid() == 0).then(|| Identity { uid: user.uid, gid: user.gid, groups: user.groups.clone() })
 }
@@ -62,7 +62,7 @@ fn instance(file: &Path) -> Option<String> {
     (path.parent()? == Path::new(CONFIGURATIONS)).then(|| name.to_owned())
 }
 
-/// `User=` of the instance's unit, drop-ins and all; `None` where it has none, or where no systemd answers.
+/// `User=` of the instance's unit, drop-ins included; `None` when the unit has none, or when systemd does not answer.
 fn unit_user(instance: &str) -> Option<String> {
     let unit = format!("ratoon@{instance}.service");
     let said = Command::new("systemctl")

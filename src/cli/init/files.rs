@@ -1,4 +1,4 @@
-//! The files of a new instance: what stands in them, and how they come to be, all or none.
+//! The files of a new instance: their content, and writing all of them or none.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -8,13 +8,13 @@ use super::Manager;
 use super::find::User;
 use crate::config;
 
-/// What was found out and told.
+/// The settings of a new instance.
 pub(super) struct Instance {
     pub(super) name: String,
     pub(super) manager: Manager,
-    /// Lines of the socket unit.
+    /// Lines of the socket unit's drop-in.
     pub(super) listen: Vec<String>,
-    /// An IPv6 address has the port of an IPv4 one.
+    /// Whether an IPv6 address has the same port as an IPv4 address.
     pub(super) v6_only: bool,
     pub(super) user: Option<User>,
     pub(super) directory: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Writes all of them below `base`; gives their paths. Where one is in the way, none is written.
+    /// Writes all files below `base`; returns their paths. If one of the files exists, none is written.
     pub(super) fn write(&self, base: &Path) -> Result<Vec<PathBuf>, String> {
         let files: Vec<(PathBuf, String)> = self.files().into_iter().map(|(path, text)| (base.join(path), text)).collect();
         if let Some((path, text)) = files.first() {
@@ -56,7 +56,7 @@ impl Instance {
         Ok(written)
     }
 
-    /// Paths below the base and texts; the configuration is the first.
+    /// The paths, relative to the base, and texts of all files; the configuration is the first.
     fn files(&self) -> Vec<(String, String)> {
         let name = &self.name;
         let (configuration, units) = match self.manager {
@@ -126,7 +126,7 @@ impl Instance {
         text
     }
 
-    /// What to type next.
+    /// The message about the written files, with the commands to type next.
     pub(super) fn next(&self, written: &[PathBuf]) -> String {
         let name = &self.name;
         let mut text: String = written.iter().map(|path| format!("wrote {}\n", path.display())).collect();
@@ -162,7 +162,7 @@ impl Instance {
     }
 }
 
-/// The bus lets this user own the instance's names.
+/// The policy by which the bus lets this user own the instance's names.
 fn policy(name: &str, user: &User) -> String {
     let own = crate::control::dbus::encode(name);
     format!(
@@ -175,7 +175,7 @@ fn policy(name: &str, user: &User) -> String {
     )
 }
 
-/// A new file, with the directories above it.
+/// Makes a new file, with the directories above it.
 fn create(path: &Path, text: &str) -> std::io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;

@@ -1,4 +1,4 @@
-//! What a new instance needs and nobody should have to be asked: directory, program, user, address.
+//! Finds the settings of a new instance without questions: directory, program, user, address.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -10,20 +10,20 @@ use crate::master::listeners::sockets;
 use crate::master::releases::release;
 use crate::sys::accounts;
 
-/// Where systemd's services look for programs.
+/// The `PATH` of systemd's services.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// An account as a drop-in and the bus's policy need it.
+/// An account, with the fields that a drop-in and the bus's policy need.
 pub(super) struct User {
     pub(super) name: String,
     pub(super) uid: u32,
-    /// Nobody named it.
+    /// Whether the user was found out, and not named on the command line.
     pub(super) guessed: bool,
 }
 
-/// A line of a socket unit's drop-in for an address; one that can be bound, if it is for this machine.
+/// The line of a socket unit's drop-in for an address. For this machine, checks that the address can be bound.
 pub(super) fn listen(address: &str, here: bool) -> Result<String, String> {
-    // As systemd reads it: on every address of the machine.
+    // systemd reads a port alone as that port on every address of the machine.
     let everywhere = address.bytes().all(|byte| byte.is_ascii_digit()) && address.parse::<u16>().is_ok_and(|port| port > 0);
     let asked = if everywhere { format!("0.0.0.0:{address}") } else { address.to_owned() };
     sockets::check(&asked).map_err(|error| error.to_string())?;
@@ -38,17 +38,17 @@ pub(super) fn listen(address: &str, here: bool) -> Result<String, String> {
     Ok(format!("{kind}={}", address.replace('%', "%%")))
 }
 
-/// Whether an IPv6 address has the port of an IPv4 one: systemd could not bind both.
+/// Whether an IPv6 address has the same port as an IPv4 address. systemd could not bind both without `BindIPv6Only=`.
 pub(super) fn needs_v6_only(addresses: &[String]) -> bool {
     let is_port = |address: &String| address.bytes().all(|byte| byte.is_ascii_digit());
     let specs: Vec<String> = addresses.iter().map(|it| if is_port(it) { format!("0.0.0.0:{it}") } else { it.clone() }).collect();
     specs.iter().any(|spec| sockets::is_beside_ipv4(spec, &specs))
 }
 
-/// Where the workers run: absolute, and there.
+/// The directory of the workers: absolute, and on this machine existing.
 pub(super) fn directory(named: Option<&Path>, here: bool) -> Result<PathBuf, String> {
     let current = std::env::current_dir().map_err(|error| format!("cannot tell the current directory: {error}"))?;
-    // A symlink such as `current` is kept: it is followed at each reload.
+    // A symlink such as `current` is kept, because it is followed at each reload.
     let current = as_the_shell_has_it(current, [std::env::var_os("PWD"), of_sudo()]);
     let directory = named.map_or_else(|| current.clone(), |named| current.join(named));
     if here && !directory.is_dir() {
@@ -60,8 +60,8 @@ pub(super) fn directory(named: Option<&Path>, here: bool) -> Result<PathBuf, Str
     Ok(directory)
 }
 
-/// The first of these names that leads to the current directory and may be written down: the kernel's own name for it is
-/// without symlinks.
+/// The first of these names that leads to the current directory and is absolute without `.` and `..`; else the kernel's name of the
+/// directory, which has no symlinks.
 fn as_the_shell_has_it(current: PathBuf, names: [Option<OsString>; 2]) -> PathBuf {
     let identity = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
     let is_plain = |path: &Path| {
@@ -73,7 +73,7 @@ fn as_the_shell_has_it(current: PathBuf, names: [Option<OsString>; 2]) -> PathBu
     names.find(|path| here.is_some() && is_plain(path) && identity(path) == here).unwrap_or(current)
 }
 
-/// `$PWD` as the shell had it that called sudo, which does not pass it on.
+/// `$PWD` of the parent process under sudo, which does not pass it on to this process.
 fn of_sudo() -> Option<OsString> {
     std::env::var_os("SUDO_UID")?;
     let parent = rustix::process::getppid()?.as_raw_nonzero();
@@ -82,7 +82,7 @@ fn of_sudo() -> Option<OsString> {
     Some(OsStr::from_bytes(value).to_owned())
 }
 
-/// The command, with a program that a service finds too: this shell's PATH is not its own.
+/// The command, with a program that a service finds, too: the PATH of a service is not the PATH of this shell.
 pub(super) fn command(mut command: Vec<String>, directory: &Path) -> Result<Vec<String>, String> {
     let Err(error) = release::pin("COMMAND", &command, directory, Some(OsStr::new(PATH))) else { return Ok(command) };
     let own = std::env::var_os("PATH").unwrap_or_default();
@@ -96,8 +96,8 @@ pub(super) fn command(mut command: Vec<String>, directory: &Path) -> Result<Vec<
     Ok(command)
 }
 
-/// The user whom a system's instance runs as: the one named, else the directory's owner. For a release that root owns
-/// somebody has to be named, if only root.
+/// The user that an instance of the system runs as: the named user, else the owner of the directory. If root owns the directory, a
+/// user must be named, which may be root.
 pub(super) fn user(manager: Manager, named: Option<String>, directory: &Path, here: bool) -> Result<Option<User>, String> {
     let unknown =
         |name: &str| format!("--user {name}: there is no such user; make one (`useradd --system {name}`), or name another");
@@ -126,7 +126,7 @@ pub(super) fn user(manager: Manager, named: Option<String>, directory: &Path, he
     }
 }
 
-/// Below what everything is written: `/`, the image's root, or the user's configuration.
+/// The directory below which all files are written: `/`, the root of the image, or the user's configuration directory.
 pub(super) fn base(manager: Manager, root: Option<&Path>) -> Result<PathBuf, String> {
     if let Some(root) = root {
         return if root.is_dir() {
@@ -160,7 +160,7 @@ mod tests {
         };
         assert_eq!(name(Some(&link), None), link);
         assert_eq!(name(None, Some(&link)), link);
-        // Stale ones, relative ones, and those that a symlink on the way would change.
+        // Stale names, relative names, and names with `.` or `..`, which a symlink in the path would change.
         for odd in
             [root.as_path(), &root.join("none"), Path::new("current"), &root.join("releases/../current"), &root.join("./current")]
         {
@@ -176,7 +176,7 @@ mod tests {
         assert!(why.starts_with("/usr belongs to root: say with --user NAME"), "{why}");
         assert!(ask(Some("root")).unwrap().is_none());
         assert_eq!(ask(Some("nobody")).unwrap().unwrap().name, "nobody");
-        // In the image of another machine nothing of this one counts.
+        // For the image of another machine, the owner of a directory of this machine is ignored.
         assert!(user(Manager::System, None, Path::new("/usr"), false).unwrap().is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! The columns of the workers' table: what stands in them, how they sort, which of them go first when room is short.
+//! The columns of the workers' table: their texts, their sort orders, and the order in which they are left out when room is short.
 
 use std::cmp::Ordering;
 
@@ -27,15 +27,15 @@ pub(super) enum Column {
 
 use Column::*;
 
-/// As they stand, from left to right.
+/// All columns, from left to right.
 pub(super) const ALL: [Column; 13] =
     [Slot, Id, Pid, Generation, State, Up, Memory, Cpu, CpuTime, Connections, Rate, Requests, Status];
 
-/// The first to go when room is short; those that are not here never go.
+/// Columns that are left out when room is short, the first one first. Other columns always stay.
 pub(super) const DISPENSABLE: [Column; 9] = [Status, CpuTime, Requests, Pid, Up, Generation, Id, Memory, Cpu];
 
 impl Column {
-    /// Its name.
+    /// The name of the column.
     pub(super) fn head(self) -> &'static str {
         match self {
             Slot => "SLOT",
@@ -54,17 +54,17 @@ impl Column {
         }
     }
 
-    /// Whether it is aligned to the right.
+    /// Whether the column is aligned to the right.
     pub(super) fn right(self) -> bool {
         !matches!(self, State | Status)
     }
 
-    /// Whether who sorts by it wants the largest first.
+    /// Whether the default order of the column has the largest value first.
     pub(super) fn largest_first(self) -> bool {
         matches!(self, Up | Memory | Cpu | CpuTime | Connections | Rate | Requests)
     }
 
-    /// What stands in it, safe for a terminal.
+    /// The text of a worker's cell, safe for a terminal.
     pub(super) fn text(self, worker: &Worker, rates: &Rates, clock: &Clock) -> String {
         let rate = of(rates, worker);
         let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
@@ -85,7 +85,7 @@ impl Column {
         }
     }
 
-    /// How it is meant.
+    /// The style of a worker's cell.
     pub(super) fn style(self, worker: &Worker, committed: u64) -> Style {
         match self {
             State => state_style(&worker.state, false),
@@ -94,7 +94,7 @@ impl Column {
         }
     }
 
-    /// Which worker comes first; what is not known comes last either way.
+    /// The order of two workers. An unknown value comes last in both directions.
     pub(super) fn compare(self, one: &Worker, two: &Worker, rates: &Rates, down: bool) -> Ordering {
         let rate = |worker| of(rates, worker);
         let turned = |order: Ordering| if down { order.reverse() } else { order };
@@ -104,7 +104,7 @@ impl Column {
             Pid => known(one.pid, two.pid, down),
             Generation => turned(one.generation.cmp(&two.generation)),
             State => turned(one.state.cmp(&two.state)),
-            // RFC 3339 in one zone sorts as text; who started first is up longest.
+            // RFC 3339 times in one zone sort as text. The worker with the earliest start is up longest.
             Up => turned(two.start_time.cmp(&one.start_time)),
             Memory => known(one.memory_rss, two.memory_rss, down),
             Cpu => known(rate(one).cpu, rate(two).cpu, down),
@@ -134,9 +134,9 @@ fn known<T: PartialOrd>(one: Option<T>, two: Option<T>, down: bool) -> Ordering 
     }
 }
 
-/// `0.5`, `17`, `1204`, `123k`: of things that happen.
+/// A rate of events a second: `0.5`, `17`, `1204`, `123k`.
 pub(super) fn per_second(rate: f64) -> String {
-    // A float becomes the nearest whole number there is; nothing here can be negative.
+    // The cast saturates, and a rate is never negative.
     if rate > 0.0 && rate < 10.0 { format!("{rate:.1}") } else { number(rate.round() as u64) }
 }
 

@@ -1,7 +1,7 @@
-//! What keeps the view up to date: a task that fetches the document, at once when an event says that something changed,
-//! and listens to events; it comes back to a master that went away.
+//! A task that keeps the view up to date. It subscribes to events, and fetches the document every second and soon after an event. It
+//! connects again to a master that went away.
 //!
-//! Law: a document that is dear to make is asked for more rarely, so that who looks costs the master little.
+//! Law: a document that takes long is requested less often, so that the view costs the master little.
 
 use std::time::{Duration, Instant};
 
@@ -12,28 +12,28 @@ use crate::control::client::{Client, Events};
 use crate::control::messages::Event;
 use crate::status::tree::Document;
 
-/// Between two documents when nothing changes, and between two tries to find a master that is gone.
+/// Interval between two documents when nothing changes, and between two tries to reach a master that is gone.
 const EVERY: Duration = Duration::from_secs(1);
-/// At least so long between two documents, however much changes.
+/// Shortest interval between two documents, however much changes.
 const AT_LEAST: Duration = Duration::from_millis(150);
-/// How long a master may take before it is shown as gone.
+/// Timeout of a request, after which the master is shown as gone.
 const TIMEOUT: Duration = Duration::from_secs(4);
-/// A fetch may take one part in so many of the time.
+/// The interval between two documents is at least so many times the duration of a fetch.
 const SHARE: u32 = 4;
-/// News that wait to be drawn; then the master's side drops the oldest and says so.
+/// Number of news that may wait to be drawn. Beyond that the master drops the oldest events and reports their number.
 const WAITING: usize = 64;
 
-/// What the view learns.
+/// A message to the view.
 pub(super) enum News {
-    /// The whole, and when it came.
+    /// The whole document, and the time of its arrival.
     Document(Box<Document>, Instant),
     /// One change.
     Event(Event),
-    /// The master cannot be asked, and why.
+    /// The master does not answer, with the reason.
     Lost(String),
 }
 
-/// Starts asking; ends when nobody listens.
+/// Starts the task; it ends when the receiver is dropped.
 pub(super) fn start(client: Client) -> Receiver<News> {
     let (news, listener) = channel(WAITING);
     tokio::spawn(Feed { client: client.with_patience(TIMEOUT), news, events: None }.run());
@@ -89,14 +89,14 @@ impl Feed {
             }
         };
         if self.events.is_none() {
-            // A master that has no events is asked every second all the same.
+            // For a master without events, the document is fetched every second all the same.
             self.events = self.client.events().await.ok();
         }
         news
     }
 }
 
-/// The next event; `None` at the end of the stream; never, while there is none.
+/// The next event; `None` at the end of the stream. Waits forever while there is no stream.
 async fn next(events: &mut Option<Events>) -> Option<Event> {
     match events {
         Some(events) => events.next().await.ok().flatten(),

@@ -1,23 +1,23 @@
-//! What happens in a second: the differences between documents. Pure.
+//! Rates a second, from the differences between documents. Pure.
 //!
-//! Law: a total that was not there before, or that went down, says nothing of a rate.
+//! Law: a total that was unknown before, or that went down, gives no rate.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::status::tree::Document;
 
-/// Differences over less time than this are noise.
+/// Shortest time between two documents from which rates are computed; differences over less time are noise.
 const SHORTEST: Duration = Duration::from_millis(800);
-/// Past figures that are kept for the curve.
+/// Number of past rates that are kept for the curve.
 const KEPT: usize = 240;
 
-/// Of one worker, a second.
+/// Rates of one worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct OfWorker {
-    /// Requests.
+    /// Requests a second.
     pub(super) requests: Option<f64>,
-    /// CPUs that it keeps busy: 1.0 is a whole one.
+    /// CPUs that the worker keeps busy: 1.0 is one whole CPU.
     pub(super) cpu: Option<f64>,
 }
 
@@ -30,24 +30,24 @@ struct Totals {
     workers: HashMap<u64, (Option<u64>, Option<u64>)>,
 }
 
-/// What happens in a second.
+/// All rates.
 #[derive(Default)]
 pub(super) struct Rates {
     before: Option<Totals>,
-    /// Requests of the pool.
+    /// Requests of the pool a second.
     pub(super) requests: Option<f64>,
-    /// Bytes from clients.
+    /// Bytes from clients a second.
     pub(super) read: Option<f64>,
-    /// Bytes to clients.
+    /// Bytes to clients a second.
     pub(super) written: Option<f64>,
-    /// By id.
+    /// Rates of the workers, by worker id.
     pub(super) workers: HashMap<u64, OfWorker>,
-    /// Requests of the pool, oldest first.
+    /// Past values of `requests`, oldest first.
     pub(super) history: VecDeque<f64>,
 }
 
 impl Rates {
-    /// Takes in a document that came at `at`.
+    /// Takes a document that arrived at `at`.
     pub(super) fn learn(&mut self, document: &Document, at: Instant) {
         let totals = Totals {
             at,
@@ -60,7 +60,7 @@ impl Rates {
             self.before = Some(totals);
             return;
         };
-        // Another life of the instance counts from 0 again.
+        // After a restart the instance counts from 0 again.
         if (&before.instance, &before.start_time) != (&totals.instance, &totals.start_time) {
             *self = Rates { before: Some(totals), ..Rates::default() };
             return;
@@ -89,7 +89,7 @@ impl Rates {
         self.before = Some(totals);
     }
 
-    /// CPUs that all workers together keep busy; unknown when no worker's is known.
+    /// CPUs that all workers together keep busy; `None` when that is known of no worker.
     pub(super) fn cpu(&self) -> Option<f64> {
         let known = self.workers.values().filter_map(|worker| worker.cpu);
         known.fold(None, |sum, cpu| Some(sum.unwrap_or(0.0) + cpu))
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(rates.requests, Some(250.0));
         assert_eq!(rates.workers[&5], OfWorker { requests: Some(250.0), cpu: Some(0.5) });
         assert_eq!(rates.cpu(), Some(0.5));
-        // So soon after, only the next one counts, and from the one before.
+        // A document so soon after the last one is skipped; the next one is compared with the last one.
         rates.learn(&document(Some(1501), None), start + Duration::from_millis(2100));
         assert_eq!(rates.requests, Some(250.0));
         rates.learn(&document(Some(1600), None), start + Duration::from_secs(3));
@@ -135,7 +135,7 @@ mod tests {
             rates.learn(&document(requests, None), start + Duration::from_secs(second));
             assert_eq!(rates.requests, None, "at {second}");
         }
-        // A new life begins anew.
+        // After a restart the rates begin anew.
         let reborn = Document { start_time: "now".into(), ..document(Some(90), None) };
         rates.learn(&reborn, start + Duration::from_secs(3));
         assert_eq!((rates.requests, rates.history.len()), (None, 0));

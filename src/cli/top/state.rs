@@ -1,4 +1,4 @@
-//! What is known and which of it is looked at. Pure: documents, events, keys and the time come in.
+//! The state of the view: the pool's data, and the page and order that are shown. Pure: documents, events, keys and the time come in.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -13,12 +13,12 @@ use crate::cli::screen::clean;
 use crate::control::messages::Event;
 use crate::status::tree::{Connection, Document, Request, Worker};
 
-/// What the lower part of the screen shows.
+/// The page in the lower part of the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Page {
-    /// The table, one a generation where there are several.
+    /// The workers: one table, or two side by side when there are several generations.
     Workers,
-    /// What this worker serves; `None`: what all serve.
+    /// The requests of this worker; `None` for the requests of all workers.
     Requests(Option<u64>),
     /// The last failures.
     Failures,
@@ -26,7 +26,7 @@ pub(super) enum Page {
     Help,
 }
 
-/// What a key asks of who reads it.
+/// The action of the caller after a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
     Stay,
@@ -36,36 +36,36 @@ pub(super) enum Turn {
 
 /// The reload under way.
 pub(super) struct Reload {
-    /// What it wants to bring; unknown to who came in the midst of it, until a worker of it is seen.
+    /// The reload's new generation. Unknown if the view began during the reload, until a worker of that generation is seen.
     pub(super) generation: Option<u64>,
-    /// Since when we know of it.
+    /// Time at which the view learned of the reload.
     pub(super) since: Instant,
 }
 
-/// All of it.
+/// The whole state.
 pub(super) struct State {
     pub(super) document: Document,
     pub(super) rates: Rates,
     pub(super) reload: Option<Reload>,
-    /// Since when the master is gone, and why.
+    /// Time since which the master is gone, and the reason.
     pub(super) lost: Option<(Instant, String)>,
-    /// What happened last, and whether it is bad.
+    /// A line about the last event, and whether the event is bad.
     pub(super) said: Option<(String, bool)>,
     pub(super) page: Page,
     pub(super) sort: Column,
     pub(super) down: bool,
-    /// One table even where there are several generations.
+    /// Whether all generations share one table.
     pub(super) together: bool,
     /// The worker under the cursor.
     pub(super) chosen: Option<u64>,
-    /// Lines by which a page other than the table is scrolled.
+    /// Number of lines by which a page other than the table is scrolled.
     pub(super) scroll: usize,
-    /// The most that makes sense; whoever draws knows.
+    /// The largest useful value of `scroll`; set when the page is drawn.
     pub(super) reach: Cell<usize>,
 }
 
 impl State {
-    /// With the first document, which came at `at`.
+    /// The state with the first document, which arrived at `at`.
     pub(super) fn new(document: Document, at: Instant) -> Self {
         let mut state = State {
             document: Document::default(),
@@ -85,7 +85,7 @@ impl State {
         state
     }
 
-    /// Takes in what came at `now`.
+    /// Takes news that arrived at `now`.
     pub(super) fn learn(&mut self, news: News, now: Instant) {
         match news {
             News::Document(document, at) => {
@@ -164,7 +164,7 @@ impl State {
         self.said = Some(said);
     }
 
-    /// The cursor stays on its worker; when that is gone, on its successor, else on the first.
+    /// Keeps the cursor on its worker; if that worker is gone, moves the cursor to the first worker of the first table.
     fn keep_cursor(&mut self) {
         let workers = &self.document.workers;
         if self.chosen.is_some_and(|id| workers.iter().any(|worker| worker.id == id)) || matches!(self.page, Page::Requests(_)) {
@@ -173,7 +173,7 @@ impl State {
         self.chosen = self.panels().first().and_then(|panel| panel.workers.first()).map(|worker| worker.id);
     }
 
-    /// The tables, from left to right: older generations and the newest, or all in one.
+    /// The tables, from left to right: older generations and the newest one, or all in one table.
     pub(super) fn panels(&self) -> Vec<Panel<'_>> {
         let mut all = self.document.workers.iter().collect::<Vec<_>>();
         all.sort_by(|one, two| self.sort.compare(one, two, &self.rates, self.down));
@@ -187,7 +187,7 @@ impl State {
         vec![Panel { generations: older, workers: old }, Panel { generations: BTreeSet::from([newest]), workers: new }]
     }
 
-    /// Where the cursor is: panel and row.
+    /// The place of the cursor: panel and row.
     pub(super) fn cursor(&self, panels: &[Panel<'_>]) -> (usize, usize) {
         let place = panels
             .iter()
@@ -196,7 +196,7 @@ impl State {
         place.unwrap_or_default()
     }
 
-    /// Moves the cursor by so many rows, and to another panel.
+    /// Moves the cursor by so many rows and panels; scrolls on other pages.
     fn go(&mut self, rows: isize, panels: isize) {
         if self.page != Page::Workers {
             self.scroll = self.scroll.min(self.reach.get()).saturating_add_signed(rows);
@@ -211,7 +211,7 @@ impl State {
         self.chosen = chosen.or(self.chosen);
     }
 
-    /// Does what a key says.
+    /// Handles a key.
     pub(super) fn key(&mut self, key: KeyEvent) -> Turn {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
@@ -254,7 +254,7 @@ impl State {
     }
 
     fn turn_to(&mut self, page: Page) {
-        // The key of the page that is shown leads back.
+        // The key of the shown page leads back to the workers.
         self.page = if self.page == page { Page::Workers } else { page };
         self.scroll = 0;
         self.keep_cursor();
@@ -270,7 +270,7 @@ impl State {
         self.sort_by(ALL[place.saturating_add_signed(step).min(ALL.len() - 1)]);
     }
 
-    /// What a worker serves, or what all serve: requests in work, the longest first, then (for one) its other connections.
+    /// Requests in work of one worker or of all, the longest-running first; for one worker then its other connections.
     pub(super) fn serving(&self, of: Option<u64>) -> Vec<Serving<'_>> {
         let workers = self.document.workers.iter().filter(|worker| of.is_none_or(|id| worker.id == id));
         let connections = workers.flat_map(|worker| worker.active_connections.iter().map(move |it| (worker, it)));
@@ -281,7 +281,7 @@ impl State {
             })
             .filter(|it| of.is_some() || it.request.is_some())
             .collect::<Vec<_>>();
-        // Times of one master in one form sort as text.
+        // Times of one master have one format, so they sort as text.
         found.sort_by_key(|it| match it.request {
             Some(request) => (false, request.start_time.as_str()),
             None => (true, it.connection.start_time.as_str()),
@@ -292,9 +292,9 @@ impl State {
 
 /// One table of workers.
 pub(super) struct Panel<'a> {
-    /// Whose workers these are.
+    /// The generations of these workers.
     pub(super) generations: BTreeSet<u64>,
-    /// In the order in which they are shown.
+    /// The workers, in the order in which they are shown.
     pub(super) workers: Vec<&'a Worker>,
 }
 

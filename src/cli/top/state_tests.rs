@@ -1,4 +1,4 @@
-//! The state by itself: what keys, events and documents make of it.
+//! Tests of the state alone: how keys, events and documents change it.
 
 use std::time::Duration;
 

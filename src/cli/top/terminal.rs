@@ -1,5 +1,5 @@
-//! The terminal: taken, given back, and what comes from it. Law: raw mode and the other screen end with [`Screen`], with
-//! a panic, and before the process is stopped; nothing here knows what is drawn.
+//! Takes and restores the terminal, and reads its input. Law: raw mode and the alternate screen end when [`Screen`] is dropped, at a
+//! panic, and before the process is stopped. This module does not know what is drawn.
 
 use std::io;
 use std::thread;
@@ -16,21 +16,21 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::sys::thread::STACK;
 
-/// Why the view ended.
+/// The reason why the view ended.
 pub(super) enum End {
-    /// By its key.
+    /// The user left it by its key.
     Left,
-    /// By a signal of this number.
+    /// A signal with this number.
     Signal(u8),
 }
 
-/// The terminal, while it is ours.
+/// The terminal, while the view uses it.
 pub(super) struct Screen {
     terminal: DefaultTerminal,
 }
 
 impl Screen {
-    /// Takes the terminal; a panic gives it back before it says what it has to say.
+    /// Takes the terminal. A panic restores it before the panic's message is printed.
     pub(super) fn enter() -> Result<Self, String> {
         Ok(Screen { terminal: ratatui::try_init().map_err(|error| cannot("take the terminal", &error))? })
     }
@@ -40,26 +40,26 @@ impl Screen {
         self.terminal.draw(picture).map(drop).map_err(|error| cannot("draw", &error))
     }
 
-    /// Gives the terminal to the shell until that lets us go on, as Ctrl-Z does elsewhere.
+    /// Restores the terminal and stops the process until the shell continues it, as Ctrl-Z does in other programs.
     pub(super) fn suspend(&mut self) -> Result<(), String> {
         self.leave();
-        // Here it stops, and goes on with the next line.
+        // The process stops here, and continues with the next line.
         kill_process(getpid(), Signal::TSTP).map_err(|error| cannot("stop", &error.into()))?;
         self.enter_again()
     }
 
-    /// Takes the terminal again after somebody else had it.
+    /// Takes the terminal again after another process had it.
     pub(super) fn enter_again(&mut self) -> Result<(), String> {
         let taken = enable_raw_mode()
             .and_then(|()| execute!(io::stdout(), EnterAlternateScreen, Hide, Clear(ClearType::All)))
-            // Clearing through the old one would ask the terminal where its cursor is, and the keys' thread eats the answer.
+            // To clear through the old one would ask the terminal for the cursor's place, and the thread of the keys would read the answer.
             .and_then(|()| DefaultTerminal::new(CrosstermBackend::new(io::stdout())));
         self.terminal = taken.map_err(|error| cannot("take the terminal again", &error))?;
         Ok(())
     }
 
     fn leave(&mut self) {
-        // A terminal that is gone needs nothing.
+        // Errors are ignored: a terminal that is gone needs no restoring.
         let _ = execute!(io::stdout(), Show);
         let _ = ratatui::try_restore();
     }
@@ -75,7 +75,7 @@ fn cannot(what: &str, error: &io::Error) -> String {
     format!("cannot {what}: {error}")
 }
 
-/// The signals that end the view, and the one that says that we were stopped.
+/// The signals that end the view, and SIGCONT, which tells that the process was stopped.
 pub(super) struct Ends {
     interrupt: Watched,
     terminate: Watched,
@@ -85,7 +85,7 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// From now on they do not end the process by themselves.
+    /// Watches the signals, which from then on do not end the process by themselves.
     pub(super) fn watch() -> Result<Self, String> {
         let watch = |kind| signal(kind).map_err(|error| cannot("watch for signals", &error));
         Ok(Ends {
@@ -97,7 +97,7 @@ impl Ends {
         })
     }
 
-    /// The number of the signal that ends the view; `None` when we were stopped and go on.
+    /// The number of the signal that ends the view; `None` when the process was stopped and continues.
     pub(super) async fn next(&mut self) -> Option<u8> {
         let ended = tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
@@ -117,7 +117,7 @@ pub(super) fn read_keys() -> Result<UnboundedReceiver<Result<Input, String>>, St
         loop {
             let came = event::read().map_err(|error| cannot("read keys from the terminal", &error));
             let failed = came.is_err();
-            // Some terminals tell when a key is let go, too.
+            // Some terminals report the release of a key, too.
             let wanted = !matches!(&came, Ok(Input::Key(key)) if key.kind == KeyEventKind::Release);
             if (wanted && keys.send(came).is_err()) || failed {
                 return;

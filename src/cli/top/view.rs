@@ -1,6 +1,6 @@
-//! The screen of `ratoon top`. Pure: what is known and the time come in, cells go out.
+//! Draws the screen of `ratoon top`. Pure: the state and the time come in, cells go out.
 //!
-//! Law: whatever others said is cleaned before it becomes a cell; no state, size or document can make it fail.
+//! Law: foreign text is cleaned before it becomes a cell; no state, size or document makes drawing fail.
 
 mod head;
 mod pages;
@@ -17,10 +17,10 @@ use super::state::{Page, State};
 use crate::cli::screen::Style;
 use crate::cli::status_view::Clock;
 
-/// The keys that are worth a line on every screen.
+/// The line with the main keys.
 const KEYS: &str = "q quit  ↑↓ worker  ⏎ its requests  a all requests  f failures  <>r sort  h help";
 
-/// All that a picture is made of.
+/// The data for one drawing.
 pub(super) struct View<'a> {
     pub(super) state: &'a State,
     pub(super) clock: &'a Clock,
@@ -32,7 +32,7 @@ impl View<'_> {
     /// Draws the whole screen.
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
         let strips = self.strips();
-        // On a small screen the table goes before the picture.
+        // On a small screen the table has priority over the picture.
         let room = frame.area().height.saturating_sub(8) / 2;
         let pictured = u16::try_from(strips.len()).unwrap_or(u16::MAX).min(room);
         let [head, picture, body, foot] =
@@ -50,7 +50,7 @@ impl View<'_> {
         frame.render_widget(self.foot(), foot);
     }
 
-    /// What happened last, or the keys.
+    /// The last line: the last event, or the keys.
     fn foot(&self) -> Line<'static> {
         match &self.state.said {
             Some((text, bad)) => {
@@ -61,7 +61,7 @@ impl View<'_> {
         }
     }
 
-    /// A text in a style, where colours are welcome.
+    /// A text in a style, with colours if they are used.
     fn span(&self, text: impl Into<String>, style: Style) -> Span<'static> {
         Span::styled(text.into(), self.look(style))
     }

@@ -1,4 +1,4 @@
-//! Recorded documents as screens.
+//! Tests of screens of recorded documents.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn a_workers_requests() {
     let (mut state, now) = with_rates(recorded(include_str!("../recorded/serving.json")), 5);
     press(&mut state, KeyCode::Enter);
     insta::assert_snapshot!(screen(&state, now, 110, 16));
-    // When it has gone, what it left is told.
+    // After the worker is gone, its failure is shown.
     state.document.workers.clear();
     state.document.failures[0].worker = 5;
     let gone = screen(&state, now, 110, 16);

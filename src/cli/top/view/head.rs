@@ -1,4 +1,4 @@
-//! The upper part: the pool at a glance, its rates, the reload, and a picture of slots × generations.
+//! The upper part of the screen: a summary of the pool, its rates, the reload, and a picture of slots × generations.
 
 use std::collections::BTreeMap;
 
@@ -14,17 +14,17 @@ use crate::cli::status_view::state_style;
 use crate::cli::top::columns::per_second;
 use crate::status::tree::Worker;
 
-/// Generations that have a strip; the newest count.
+/// The most generations that have a strip; the newest ones have.
 const STRIPS: usize = 4;
-/// Slots that a strip shows at most; the screen cuts before.
+/// The most slots in a strip; a screen shows fewer.
 const SLOTS: u32 = 512;
-/// Columns of the bar that shows how far a reload is.
+/// Width of the progress bar of a reload, columns.
 const BAR: usize = 20;
-/// Columns that the curve needs to say anything, and takes at most.
+/// Smallest useful and largest width of the curve, columns.
 const CURVE: (u16, u16) = (12, 60);
 
 impl View<'_> {
-    /// Four lines.
+    /// Draws the four lines and the curve.
     pub(super) fn head(&self, frame: &mut Frame<'_>, area: Rect) {
         let rates = self.rates_line();
         let taken = u16::try_from(rates.width()).unwrap_or(u16::MAX).saturating_add(2);
@@ -35,7 +35,7 @@ impl View<'_> {
             let [_, curve] = Layout::horizontal([Constraint::Length(taken), Constraint::Length(room.min(CURVE.1))]).areas(line);
             let history = &self.state.rates.history;
             let first = history.len().saturating_sub(curve.width.into());
-            // Tenths, so that a pool with few requests has a curve too.
+            // In tenths, so that a pool with few requests has a curve, too.
             let data = history.iter().skip(first).map(|rate| (rate * 10.0).round() as u64).collect::<Vec<_>>();
             frame.render_widget(Sparkline::default().data(data).style(self.look(Style::Good)), curve);
         }
@@ -129,15 +129,15 @@ impl View<'_> {
         Line::from(self.span(format!("reload {ago} ago to generation {} {result} after {took}{why}", last.generation), style))
     }
 
-    /// How long ago that was.
+    /// The time that has passed since then, as text.
     fn milliseconds(&self, since: std::time::Instant) -> String {
         span(u64::try_from(self.now.saturating_duration_since(since).as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// A line a generation; a slot keeps its column from one to the next.
+    /// The picture: one line for each generation, with each slot in the same column of all lines.
     pub(super) fn strips(&self) -> Vec<Line<'static>> {
         let document = &self.state.document;
-        // By generation, then slot; a recycle has two workers in one slot, and the ready one is the slot's.
+        // By generation, then slot. During a recycle a slot has two workers, and the ready one is shown.
         let mut found = BTreeMap::<u64, BTreeMap<u32, &Worker>>::new();
         found.insert(document.generation, BTreeMap::new());
         for worker in &document.workers {

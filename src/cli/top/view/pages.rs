@@ -1,4 +1,4 @@
-//! The other pages: what workers serve, the last failures, the keys. Each is a list of lines that can be scrolled.
+//! The other pages: requests of workers, the last failures, the keys. Each page is a list of lines that can be scrolled.
 
 use jiff::Timestamp;
 use ratatui::Frame;
@@ -13,9 +13,9 @@ use crate::cli::table::{Cell, Table};
 use crate::cli::top::state::Serving;
 use crate::status::tree::{Connection, Worker};
 
-/// Requests that are laid out; a screen shows fewer.
+/// The most requests that are formatted; a screen shows fewer.
 const MOST: usize = 500;
-/// How much of a failed worker's log is shown.
+/// Number of lines of a failed worker that are shown.
 const LOG_LINES: usize = 20;
 
 const HELP: &[&str] = &[
@@ -34,7 +34,7 @@ const HELP: &[&str] = &[
 ];
 
 impl View<'_> {
-    /// One worker, and all its connections.
+    /// Draws one worker with all its connections.
     pub(super) fn worker(&self, frame: &mut Frame<'_>, area: Rect, id: u64) {
         let Some(worker) = self.state.document.workers.iter().find(|worker| worker.id == id) else {
             let mut lines = vec![Line::from(self.span(format!("worker {id} is gone"), Style::Strong))];
@@ -57,7 +57,7 @@ impl View<'_> {
         self.lines(frame, area, lines);
     }
 
-    /// What all workers serve.
+    /// Draws the requests in work of all workers.
     pub(super) fn all_requests(&self, frame: &mut Frame<'_>, area: Rect) {
         let serving = self.state.serving(None);
         let title = match serving.len() {
@@ -74,7 +74,7 @@ impl View<'_> {
         self.lines(frame, area, lines);
     }
 
-    /// The last failures, the newest first.
+    /// Draws the last failures, the newest first.
     pub(super) fn failures(&self, frame: &mut Frame<'_>, area: Rect) {
         let failures = &self.state.document.failures;
         let title = if failures.is_empty() { "no worker has failed" } else { "LAST FAILURES" };
@@ -86,7 +86,7 @@ impl View<'_> {
         self.lines(frame, area, lines);
     }
 
-    /// The keys.
+    /// Draws the list of keys.
     pub(super) fn help(&self, frame: &mut Frame<'_>, area: Rect) {
         self.lines(frame, area, HELP.iter().map(|line| Line::from(*line)).collect());
     }
@@ -123,7 +123,7 @@ impl View<'_> {
         lines
     }
 
-    /// A line a connection.
+    /// A table with one line for each connection.
     fn table_of(&self, serving: &[Serving<'_>], of_all: bool) -> Vec<Line<'static>> {
         let mut table = Table::new(&[">FOR", ">WORKER", "STATE", "METHOD", "URL", "CLIENT", ">REQS", "INFO"]);
         for it in serving.iter().take(MOST) {
@@ -161,7 +161,7 @@ impl View<'_> {
         lines
     }
 
-    /// Lines, scrolled; the last one stays on the screen.
+    /// Draws the lines from the scrolled one on; the last line stays on the screen.
     fn lines(&self, frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'static>>) {
         self.state.reach.set(lines.len().saturating_sub(usize::from(area.height).max(1)));
         let first = self.state.scroll.min(self.state.reach.get());
@@ -169,7 +169,7 @@ impl View<'_> {
     }
 }
 
-/// The client that the request names (behind a proxy), else the peer.
+/// The address of the client from the request (behind a proxy), else that of the peer.
 fn peer(connection: &Connection, client: Option<&str>) -> String {
     match (client.or(connection.remote_address.as_deref()), connection.remote_port) {
         (Some(address), Some(port)) if client.is_none_or(|it| Some(it) == connection.remote_address.as_deref()) => {
@@ -180,7 +180,7 @@ fn peer(connection: &Connection, client: Option<&str>) -> String {
     }
 }
 
-/// `name=value` of what the application says.
+/// The application's `info` as `name=value` pairs.
 fn info(info: &Map<String, Value>) -> String {
     let pairs = info.iter().map(|(name, value)| match value {
         Value::String(text) => format!("{}={}", clean(name), clean(text)),

@@ -1,4 +1,4 @@
-//! The table of workers: one, or the older generations and the newest side by side.
+//! The tables of workers: one table, or the older generations and the newest one side by side.
 
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -11,11 +11,11 @@ use crate::cli::screen::{Style, width};
 use crate::cli::top::columns::{ALL, Column, DISPENSABLE};
 use crate::cli::top::state::Panel;
 
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: usize = 2;
-/// Between two tables.
+/// Columns between two tables.
 const BETWEEN: u16 = 3;
-/// A table with fewer columns than this is none; the tables then stand below each other.
+/// Smallest width of a table, columns. If two tables side by side would be narrower, they are drawn one below the other.
 const NARROW: u16 = 45;
 
 impl View<'_> {
@@ -47,7 +47,7 @@ impl View<'_> {
         if let Some(title) = title {
             frame.render_widget(self.title_of(panel), title);
         }
-        // By pages, so that rows do not run under the eye.
+        // Scrolls by pages, so that rows do not move at each key.
         let first = cursor.map_or(0, |row| row / lines.max(1) * lines.max(1));
         let shown = panel.workers.iter().skip(first).take(lines).collect::<Vec<_>>();
         let columns = self.fitting(area.width.into(), &shown, titled);
@@ -93,15 +93,15 @@ impl View<'_> {
         Line::from(self.span(text, Style::Strong))
     }
 
-    /// The columns for which there is room, and their widths.
+    /// The columns for which there is room, with their widths.
     fn fitting(&self, room: usize, workers: &[&&crate::status::tree::Worker], titled: bool) -> Vec<(Column, usize)> {
         let wide = |column: Column| {
             let texts = workers.iter().map(|worker| width(&column.text(worker, &self.state.rates, self.clock)));
-            // A column's name has room for the mark of the order.
+            // The name of the sort column has the mark of the order behind it.
             texts.max().unwrap_or(0).max(width(column.head()) + usize::from(column == self.state.sort))
         };
         let mut columns = ALL.map(|column| (column, wide(column))).to_vec();
-        // A title that names the generation says what the column would, if there is only one.
+        // A table with a title has no generation column, because the title names the generations.
         if titled {
             columns.retain(|(column, _)| *column != Column::Generation);
         }

@@ -1,4 +1,4 @@
-//! Readers and what they see of the status document: everything, or the document without details ([`crate::status::redact`]).
+//! Readers of the status document: they see the whole document, or the document without details ([`crate::status::redact`]).
 //!
 //! Law: a reader whose user and groups are not known sees no details. Names of groups are not looked up on the loop's thread.
 

@@ -1,7 +1,7 @@
 //! `ratoon leftovers UNIT`: ends workers that outlived their master and are not to run on (`survive.conf`).
 //!
-//! Law: a stop of the unit ends the workers, in whatever way the master has ended; they survive a restart of the unit and the death
-//! of the master. systemd's job for the unit tells which case it is; if that is unknown, the workers stay.
+//! Law: a stop of the unit ends the workers, in whatever way the master has ended. The workers survive a restart of the unit and a
+//! crash of the master. systemd's job for the unit tells which case it is; if that is unknown, the workers stay.
 
 use std::fs;
 use std::path::{Path, PathBuf};

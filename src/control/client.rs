@@ -26,7 +26,7 @@ use crate::status::tree::Document;
 pub const OWN: &str = concat!("ratoon/", env!("CARGO_PKG_VERSION"));
 /// Timeout of requests that a master answers at once.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-/// Number of tries to send a request.
+/// The most tries of a request of which no byte could be sent.
 const TRIES: u32 = 5;
 /// Timeout for the last events after the answer to a reload.
 const LAST_EVENTS: Duration = Duration::from_secs(1);

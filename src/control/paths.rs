@@ -1,7 +1,7 @@
 //! The paths of control sockets: one set of rules for the master, which binds the socket, and the clients, which look for it
 //! (docs/contract.md §5).
 //!
-//! | who | where |
+//! | master | directory |
 //! |---|---|
 //! | a unit with `RuntimeDirectory=` | `$RUNTIME_DIRECTORY` |
 //! | root | `/run/ratoon/NAME` |

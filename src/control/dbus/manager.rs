@@ -48,7 +48,7 @@ pub(super) fn changes<'a>(old: &Summary, new: &'a Summary) -> Properties<'a> {
 /// not count as a requester; a caller that leaves the bus meanwhile stops being one.
 ///
 /// # Errors
-/// What the caller is to be told.
+/// The error for the caller.
 pub(super) async fn change(
     shared: Arc<Shared>,
     connection: Connection,

@@ -1,4 +1,4 @@
-//! Which worker holds which connection, and whether it still holds a listening socket.
+//! Finds which worker holds which connection, and whether a worker still holds a listening socket.
 //!
 //! Law: to read the descriptors of a process is expensive (two to four microseconds each), so results are remembered: a connection
 //! stays with the worker that was seen to hold it. A connection without a known holder is searched for at the workers whose pages

@@ -103,6 +103,11 @@ fn reload_that_changes_nothing_is_warned_of() {
     master.ok(&["reload"]);
     master.wait_for_log(&warning(5));
     assert!(!master.log().contains(&warning(3)) && !master.log().contains(&warning(4)), "{}", master.log());
+    // A deployment that replaces files in place.
+    master.place.program("v2/views.py", "# another text\n");
+    let said = master.verb(&["reload"]);
+    assert!(said.code == Some(0) && !said.err.contains(&warning(6)), "{said:?}");
+    assert!(master.verb(&["reload"]).err.contains(&warning(7)));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Both read the file system, so they run on a thread. The first also reads the user database; it runs after the commit, so that it
 //! does not delay the reload.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use rustix::fs::fstat;
@@ -11,6 +12,7 @@ use crate::master::releases::account::Account;
 use crate::master::releases::hooks::Setting;
 use crate::master::releases::prepare::Release;
 use crate::master::releases::release;
+use crate::master::releases::script;
 
 /// Warnings for the log about a committed release. `directory` is the default of `worker.directory`.
 pub fn of(release: &Release, directory: &Path) -> Vec<String> {
@@ -25,9 +27,16 @@ pub fn of(release: &Release, directory: &Path) -> Vec<String> {
     all
 }
 
-/// A warning for the requester and the log when the release of this generation is the same as the one before it.
+/// A warning for the requester and the log when the release of this generation is the same as the one before it, and no source file in
+/// its directory has changed meanwhile. Blocks.
 pub fn of_reload(before: &Release, release: &Release, generation: u64) -> Option<String> {
-    is_same(before, release).then(|| unchanged(release, generation))
+    (is_same(before, release) && !is_changed_in_place(before, release)).then(|| unchanged(release, generation))
+}
+
+/// Whether a deployment has replaced source files in the directory since the release before was pinned.
+fn is_changed_in_place(before: &Release, release: &Release) -> bool {
+    let directory = format!("/proc/self/fd/{}", release.plan.directory.as_raw_fd());
+    before.pinned_at.is_some_and(|since| script::changed_since(Path::new(&directory), since).is_some())
 }
 
 /// Whether two releases have the same directory, program, arguments, variables, user and configuration.

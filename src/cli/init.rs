@@ -36,7 +36,7 @@ pub(super) struct Options {
     /// Number of workers [default: the CPUs that may be used]
     #[arg(long, value_name = "N", value_hint = ValueHint::Other, value_parser = config::value_reader("worker.count").try_map(|n| n.parse::<u32>()))]
     workers: Option<u32>,
-    /// What makes a worker ready [default: auto]
+    /// Condition on which a worker counts as ready [default: auto]
     #[arg(long, value_parser = config::value_reader("worker.ready"))]
     ready: Option<String>,
     /// Write below this directory instead of /, for the image of another machine
@@ -80,7 +80,7 @@ fn write(options: Options) -> Result<String, String> {
         (None, false) => Manager::User,
         _ => Manager::System,
     };
-    // For the image of another machine, users, directories and addresses of this machine are not checked.
+    // The files are for the image of another machine: users, directories and addresses of this machine say nothing about it.
     let here = options.root.is_none();
     let listen = options.listen.iter().map(|address| find::listen(address, here)).collect::<Result<Vec<_>, _>>()?;
     let v6_only = find::needs_v6_only(&options.listen);

@@ -13,16 +13,16 @@ use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Ta
 use super::words::{Account, Address, FilePath, HostName, Signal};
 
 words! {
-    /// `worker.ready`: what makes a worker ready.
+    /// `worker.ready`: the condition on which a worker counts as ready.
     Ready {
-        /// It said `READY=1` and accepts; or it accepts and was silent for `worker.settle`, if no worker of the committed generation
-        /// said `READY=1`. Without listening sockets: it said `READY=1`.
+        /// The worker said `READY=1` and accepts; or it accepts and was silent for `worker.settle`, if no worker of the committed
+        /// generation said `READY=1`. Without listening sockets: the worker said `READY=1`.
         Auto = "auto",
-        /// It accepts on the listening sockets.
+        /// The worker accepts on the listening sockets.
         Accepting = "accepting",
-        /// It said `READY=1`.
+        /// The worker said `READY=1`.
         Notify = "notify",
-        /// Its exec succeeded and it lived for `worker.settle`.
+        /// The worker's exec succeeded, and the worker lived for `worker.settle`.
         Running = "running",
     }
 }
@@ -105,7 +105,7 @@ tables! {
         /// Number of workers, at most 10000.
         count: Option<u32> as Count, none "the number of CPUs that the master may use", example "4", flag("workers|count N"),
             also "workers processes instances numworkers";
-        /// What makes a worker ready: `"auto"`, `"accepting"`, `"notify"` or `"running"`.
+        /// The condition on which a worker counts as ready: `"auto"`, `"accepting"`, `"notify"` or `"running"`.
         /// `"auto"`: it says `READY=1`, see `ratoon-worker(7)`, and accepts connections; or it has accepted for `settle` without a
         /// word, if no worker of the committed generation said `READY=1`. Without listening sockets it is `"notify"`.
         /// `"accepting"`: it accepts. `"notify"`: it says `READY=1`. `"running"`: it has lived for `settle`.

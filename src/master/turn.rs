@@ -1,7 +1,7 @@
 //! The event loop: what it serves, in which order, and how much per turn. A turn is one iteration of the loop.
 //!
-//! Law: signals and exits before notifications, notifications before requests; a bounded number of each per turn, so that no
-//! source of events keeps another waiting. With nothing to do the loop sleeps without a tick.
+//! Law: signals first, then notifications, then exits (what a worker said is read before its end is told), then requests; a bounded
+//! number of each per turn, so that no source of events keeps another waiting. With nothing to do the loop sleeps without a tick.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;

@@ -23,7 +23,7 @@ pub type RequesterId = u64;
 pub struct Settings {
     /// The configured number of workers (`worker.count`).
     pub count: u32,
-    /// What makes a worker ready (`worker.ready`).
+    /// The condition on which a worker counts as ready (`worker.ready`).
     pub ready: Readiness,
     /// Longest time from a worker's start to its readiness (`worker.start_timeout`).
     pub start_timeout: Duration,

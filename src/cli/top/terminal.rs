@@ -52,7 +52,7 @@ impl Screen {
     pub(super) fn enter_again(&mut self) -> Result<(), String> {
         let taken = enable_raw_mode()
             .and_then(|()| execute!(io::stdout(), EnterAlternateScreen, Hide, Clear(ClearType::All)))
-            // To clear through the old one would ask the terminal for the cursor's place, and the thread of the keys would read the answer.
+            // A clear of the old terminal would ask for the cursor position, and the thread that reads keys would take the answer.
             .and_then(|()| DefaultTerminal::new(CrosstermBackend::new(io::stdout())));
         self.terminal = taken.map_err(|error| cannot("take the terminal again", &error))?;
         Ok(())

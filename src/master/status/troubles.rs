@@ -1,6 +1,6 @@
 //! Troubles: problems that degrade the instance although its workers are well. Each is a sentence that says what to type.
 //!
-//! Law: a trouble stays until the condition behind it is gone; an upgrade in place keeps it.
+//! A trouble stays until the master ends; an upgrade in place keeps it.
 
 use std::collections::BTreeMap;
 

@@ -64,7 +64,7 @@ impl std::fmt::Display for Stage {
         f.write_str(match self {
             Stage::Session => "setsid",
             Stage::Cgroup => "cgroup",
-            Stage::Stdin => "stdin from /dev/null",
+            Stage::Stdin => "stdin",
             Stage::Output => "stdout or stderr",
             Stage::Sockets => "sockets",
             Stage::Limits => "limit of open files",

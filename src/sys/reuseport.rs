@@ -122,6 +122,15 @@ pub fn copy_options(from: impl AsFd, to: impl AsFd) {
     }
 }
 
+/// Forbids every further change of a socket's filters and of the program of its group (`SO_LOCK_FILTER`).
+///
+/// # Errors
+/// `EBADF`.
+#[cfg(test)]
+pub fn lock_filter(socket: impl AsFd) -> io::Result<()> {
+    set_number(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+}
+
 fn number(socket: impl AsFd, level: libc::c_int, option: libc::c_int) -> io::Result<libc::c_int> {
     let bytes = get::<4>(socket, level, option)?;
     bytes.try_into().map(libc::c_int::from_ne_bytes).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))

@@ -80,6 +80,8 @@ impl Master {
             return;
         }
         self.vacating.look = Some(self.now + LOOK);
+        // Again, where the kernel has refused it.
+        self.steer();
         let waiting: Vec<WorkerId> = self.pool.vacating().collect();
         self.vacating.since.retain(|worker, _| waiting.contains(worker));
         for (worker, since) in &mut self.vacating.since {

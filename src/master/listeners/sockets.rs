@@ -6,6 +6,7 @@
 mod bind;
 mod inherit;
 mod nonblocking;
+mod slot_group;
 mod slots;
 mod steer;
 

@@ -9,14 +9,11 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
-use rustix::io::Errno;
-use rustix::net::{SocketFlags, SocketType, getsockname, ipproto, sockopt};
+use rustix::net::{ipproto, sockopt};
 
-use super::{Error, Kind, Listener, steer};
+use super::slot_group::Group;
+use super::{Error, Kind, Listener};
 use crate::pool::Slot;
-use crate::sys::credentials::own_uid;
-use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::reuseport;
 
 /// Whether a listener can have a socket for each slot: only TCP can, for the reason in ratoon.toml(5).
@@ -36,19 +33,8 @@ pub fn one_each(listeners: &[Listener]) -> impl Iterator<Item = (usize, &Listene
 #[derive(Debug, Default)]
 pub struct Slots {
     groups: Vec<Group>,
-    /// The slots to which new connections are steered.
-    live: Vec<Slot>,
-}
-
-/// The sockets of one address.
-#[derive(Debug)]
-struct Group {
-    /// The index of the listener that has this address.
-    listener: usize,
-    /// The sockets by slot. The first is the listener's own; systemd may have passed some of the next, too.
-    sockets: Vec<Arc<OwnedFd>>,
-    /// The number of sockets that the listeners already had: the rest was made for slots.
-    came: usize,
+    /// The slots that are to get new connections; [`Group`] knows those that do.
+    wanted: Vec<Slot>,
 }
 
 impl Slots {
@@ -58,20 +44,15 @@ impl Slots {
     /// A socket cannot be made or steered to; the text says why, and what to do. Existing sockets stay.
     pub fn ensure(&mut self, listeners: &[Listener], count: u32) -> Result<(), Error> {
         self.begin(listeners);
-        let Slots { groups, live } = self;
-        for group in groups {
+        for group in self.groups.iter_mut().filter(|group| group.sockets.len() < count as usize) {
             let listener = &listeners[group.listener];
-            let before = group.sockets.len();
             while group.sockets.len() < count as usize {
                 let slot = group.sockets.len();
-                let socket = group.add(listener, live).map_err(|why| {
+                group.add(listener).map_err(|why| {
                     Error(format!("worker.balance = \"per-slot\": no socket for slot {slot} at {}: {why}", listener.address))
                 })?;
-                group.sockets.push(Arc::new(dup_high(socket, RESERVED_FD_BASE)));
             }
-            if group.sockets.len() > before {
-                group.steer(live).map_err(not_steered)?;
-            }
+            group.steer(&self.wanted).map_err(not_steered)?;
         }
         Ok(())
     }
@@ -107,15 +88,14 @@ impl Slots {
         if !self.groups.is_empty() {
             return;
         }
-        self.live = vec![0];
+        self.wanted = vec![0];
         for (at, listener) in one_each(listeners).filter(|(_, it)| can_have_slots(it)) {
             let same = listeners.iter().filter(|it| can_have_slots(it) && it.address == listener.address);
             let sockets: Vec<_> = same.map(|it| it.fd.clone()).collect();
-            let group = Group { listener: at, came: sockets.len(), sockets };
-            // Until now the kernel's hash spread connections over all sockets that systemd had opened.
-            let _ = group.steer(&self.live);
-            self.groups.push(group);
+            self.groups.push(Group::new(at, sockets));
         }
+        // Until now the kernel's hash spread connections over all sockets that systemd had opened. A refusal is told by the next call.
+        let _ = self.steer_all();
     }
 
     /// The sockets that this slot's worker gets as descriptors 3, 4, …
@@ -127,16 +107,22 @@ impl Slots {
     /// Steers new connections to these slots only.
     ///
     /// # Errors
-    /// The kernel does not accept the BPF program; connections of that address go to the same slots as before.
+    /// The kernel refuses the BPF program at an address; new connections of that address go to the same slots as before, and the next
+    /// call tries again. The other addresses are steered.
     pub fn steer(&mut self, slots: &BTreeSet<Slot>) -> Result<(), Error> {
-        if self.groups.is_empty() || self.live.iter().eq(slots) {
-            return Ok(());
+        if !self.wanted.iter().eq(slots) {
+            self.wanted = slots.iter().copied().collect();
         }
-        self.live = slots.iter().copied().collect();
-        for group in &self.groups {
-            group.steer(&self.live).map_err(not_steered)?;
+        self.steer_all()
+    }
+
+    /// Steers each address that is not steered to the wanted slots. The error is the first one.
+    fn steer_all(&mut self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for group in &mut self.groups {
+            outcome = outcome.and(group.steer(&self.wanted));
         }
-        Ok(())
+        outcome.map_err(not_steered)
     }
 
     /// The listeners as the status shows them, each with the sockets of all its queues.
@@ -172,99 +158,12 @@ fn not_steered(error: std::io::Error) -> Error {
     Error(format!("connections cannot be steered: {error}"))
 }
 
-impl Group {
-    fn steer(&self, live: &[Slot]) -> std::io::Result<()> {
-        let known = |slot: &&Slot| (**slot as usize) < self.sockets.len();
-        let live: Vec<Slot> = live.iter().filter(known).copied().collect();
-        match self.sockets.as_slice() {
-            // A single socket has no reuseport group, so there is nothing to steer.
-            [] | [_] => Ok(()),
-            [first, ..] => reuseport::steer(first, &steer::program(&live)),
-        }
-    }
-
-    /// Makes one more socket at the address.
-    fn add(&mut self, listener: &Listener, live: &[Slot]) -> Result<OwnedFd, String> {
-        let first = &self.sockets[0];
-        let alone = self.sockets.len() == 1;
-        if alone && !sockopt::socket_reuseport(first).unwrap_or(false) {
-            if listener.inherited {
-                return Err(NO_REUSE_PORT.to_owned());
-            }
-            sockopt::set_socket_reuseport(first, true).map_err(|error| error.to_string())?;
-        }
-        let added = self.join(live, alone).map_err(|error| refused(listener, error));
-        if added.is_err() && alone && !listener.inherited {
-            // No socket of another process may share the address.
-            let _ = sockopt::set_socket_reuseport(first, false);
-        }
-        added
-    }
-
-    fn join(&self, live: &[Slot], alone: bool) -> Result<OwnedFd, Errno> {
-        let first = &self.sockets[0];
-        let address = getsockname(first)?;
-        let family = sockopt::socket_domain(first)?;
-        let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
-        if reuseport::network(first) != reuseport::network(&socket) {
-            return Err(Errno::XDEV);
-        }
-        sockopt::set_socket_reuseaddr(&socket, true)?;
-        sockopt::set_socket_reuseport(&socket, true)?;
-        reuseport::copy_options(first, &socket);
-        rustix::net::bind(&socket, &address)?;
-        let flags = fcntl_getfl(first)? & OFlags::NONBLOCK;
-        fcntl_setfl(&socket, fcntl_getfl(&socket)? | flags)?;
-        let backlog = reuseport::accept_queue(first).map_or(4096, |(_, most)| i32::try_from(most).unwrap_or(i32::MAX));
-        // The program is set before listen(2), so that the new socket gets no connection before it is steered to.
-        let program =
-            steer::program(&live.iter().filter(|slot| (**slot as usize) < self.sockets.len()).copied().collect::<Vec<_>>());
-        let early = reuseport::steer(first, &program);
-        rustix::net::listen(&socket, backlog)?;
-        if alone && early.is_err() {
-            // The first socket listened without SO_REUSEPORT (an older master made it), so it had no group before this listen(2).
-            reuseport::steer(first, &program).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
-        }
-        Ok(socket)
-    }
-}
-
-const NO_REUSE_PORT: &str = "systemd opened its socket without ReusePort=yes, so there can be no second one; add ReusePort=yes to \
-                             the [Socket] section of the socket unit, stop the service and restart the socket unit, or set \
-                             worker.balance = \"shared\"";
-
-/// An error text: why the address can have no further socket, and a hint.
-fn refused(listener: &Listener, error: Errno) -> String {
-    let owner = fstat(&listener.fd).map_or(0, |stat| stat.st_uid);
-    let port = listener.address.rsplit(':').next().unwrap_or_default();
-    let by_systemd = format!(
-        "let systemd open them: in the socket unit, ReusePort=yes and ListenStream={} as often as there are workers",
-        listener.address
-    );
-    match error {
-        Errno::ADDRINUSE if listener.inherited && owner != own_uid() => format!(
-            "the kernel lets only sockets of one user share an address; that of systemd belongs to uid {owner}, this master to \
-             uid {}; {by_systemd}",
-            own_uid()
-        ),
-        Errno::ADDRINUSE => format!(
-            "another process has this port (`ss -lntp 'sport = :{port}'` shows it); stop it, or set worker.balance = \"shared\""
-        ),
-        Errno::ACCESS => format!(
-            "ports below 1024 need CAP_NET_BIND_SERVICE, which this master has not; {by_systemd}; or give it to the master: \
-             CapabilityBoundingSet=CAP_NET_BIND_SERVICE in a drop-in of the service, and with User= AmbientCapabilities=CAP_NET_BIND_SERVICE"
-        ),
-        Errno::XDEV => format!(
-            "the socket is in another network namespace than the service (PrivateNetwork=, NetworkNamespacePath=); {by_systemd}"
-        ),
-        error => crate::sys::spawn::describe(error.raw_os_error()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
     use std::net::{TcpListener, TcpStream};
+
+    use rustix::net::{SocketFlags, SocketType};
 
     use super::*;
 
@@ -284,9 +183,14 @@ mod tests {
 
     /// The number of connections that each slot gets of `count` new ones.
     fn spread(slots: &Slots, listeners: &[Listener], count: usize) -> Vec<usize> {
-        let address = &listeners[0].address;
+        spread_at(0, slots, listeners, count)
+    }
+
+    /// As [`spread`], at the address of this listener.
+    fn spread_at(at: usize, slots: &Slots, listeners: &[Listener], count: usize) -> Vec<usize> {
+        let address = &listeners[at].address;
         let connections: Vec<_> = (0..count).map(|_| TcpStream::connect(address).expect("a connection")).collect();
-        let sockets = &slots.groups[0].sockets;
+        let sockets = &slots.groups[at].sockets;
         let accepted = |socket: &Arc<OwnedFd>| {
             let socket = TcpListener::from(socket.try_clone().expect("a copy"));
             socket.set_nonblocking(true).expect("an option");
@@ -327,6 +231,25 @@ mod tests {
             assert_eq!((slots.waiting(4), slots.waiting(0)), (1, 0));
             drop(waiting);
         }
+    }
+
+    #[test]
+    fn steer_goes_on_after_an_address_that_the_kernel_refuses() {
+        let listeners = [listener("127.0.0.1:0"), listener("127.0.0.1:0")].concat();
+        let mut slots = Slots::default();
+        slots.ensure(&listeners, 3).expect("three");
+        live(&mut slots, &[1]);
+        // From now on the kernel refuses each change of the program at the first address (EPERM).
+        reuseport::lock_filter(&listeners[0].fd).expect("an option");
+        let wanted: BTreeSet<Slot> = [2].into();
+        for _ in 0..2 {
+            assert!(slots.steer(&wanted).expect_err("refused").to_string().contains("Operation not permitted"));
+            assert_eq!(spread_at(0, &slots, &listeners, 5), [0, 5, 0], "as before");
+            assert_eq!(spread_at(1, &slots, &listeners, 5), [0, 0, 5]);
+        }
+        // What the kernel has is known: to go back to it needs no change.
+        live(&mut slots, &[1]);
+        assert_eq!(spread_at(1, &slots, &listeners, 5), [0, 5, 0]);
     }
 
     #[test]
@@ -404,14 +327,5 @@ mod tests {
         assert_eq!(Slots::resume(&listeners, part).expect_err("a hole"), "the socket of slot 1 did not come");
         assert!(Slots::resume(&[], copies()).is_err());
         assert_eq!(Slots::resume(&listeners, Vec::new()).expect("none").made().count(), 0);
-    }
-
-    #[test]
-    fn words_for_what_goes_wrong() {
-        let here = &listener("127.0.0.1:0")[0];
-        assert!(refused(here, Errno::ACCESS).contains("CAP_NET_BIND_SERVICE"));
-        assert!(refused(here, Errno::ADDRINUSE).contains("ss -lntp"));
-        assert!(refused(here, Errno::XDEV).contains("PrivateNetwork="));
-        assert!(refused(here, Errno::NOMEM).contains("memory"));
     }
 }

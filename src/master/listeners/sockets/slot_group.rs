@@ -1,0 +1,151 @@
+//! The sockets of all slots at one TCP address: a reuseport group of the kernel.
+//!
+//! Law: the order of the sockets is the kernel's, so the index of a socket is its slot. [`Group::live`] says what the kernel was told
+//! last and accepted.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, SocketType, getsockname, ipproto, sockopt};
+
+use super::{Listener, steer};
+use crate::pool::Slot;
+use crate::sys::credentials::own_uid;
+use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
+use crate::sys::reuseport;
+
+/// The sockets of one address.
+#[derive(Debug)]
+pub struct Group {
+    /// The index of the listener that has this address.
+    pub listener: usize,
+    /// The sockets by slot. The first is the listener's own; systemd may have passed some of the next, too.
+    pub sockets: Vec<Arc<OwnedFd>>,
+    /// The number of sockets that the listeners already had: the rest was made for slots.
+    pub came: usize,
+    /// The slots to which the kernel steers new connections; `None` while its hash spreads them.
+    live: Option<Vec<Slot>>,
+}
+
+impl Group {
+    /// A group of the sockets that the listeners at one address already have. The kernel's hash spreads connections over them.
+    pub fn new(listener: usize, sockets: Vec<Arc<OwnedFd>>) -> Group {
+        Group { listener, came: sockets.len(), sockets, live: None }
+    }
+
+    /// Steers new connections to those of these slots that have a socket.
+    ///
+    /// # Errors
+    /// The kernel refuses the BPF program; new connections go to the same slots as before.
+    pub fn steer(&mut self, slots: &[Slot]) -> std::io::Result<()> {
+        let known = |slot: &&Slot| (**slot as usize) < self.sockets.len();
+        let slots = || slots.iter().filter(known).copied();
+        match self.sockets.as_slice() {
+            // A single socket has no reuseport group, so there is nothing to steer.
+            [] | [_] => return Ok(()),
+            [..] if self.live.as_ref().is_some_and(|live| live.iter().copied().eq(slots())) => return Ok(()),
+            [first, ..] => {
+                let slots: Vec<Slot> = slots().collect();
+                reuseport::steer(first, &steer::program(&slots))?;
+                self.live = Some(slots);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one more socket at the address. It gets no connection until it is steered to.
+    ///
+    /// # Errors
+    /// The kernel refuses; the text says why, and what to do.
+    pub fn add(&mut self, listener: &Listener) -> Result<(), String> {
+        let first = &self.sockets[0];
+        let alone = self.sockets.len() == 1;
+        if alone && !sockopt::socket_reuseport(first).unwrap_or(false) {
+            if listener.inherited {
+                return Err(NO_REUSE_PORT.to_owned());
+            }
+            sockopt::set_socket_reuseport(first, true).map_err(|error| error.to_string())?;
+        }
+        let added = self.join(alone).map_err(|error| refused(listener, error));
+        if added.is_err() && alone && !listener.inherited {
+            // No socket of another process may share the address.
+            let _ = sockopt::set_socket_reuseport(first, false);
+        }
+        self.sockets.push(Arc::new(dup_high(added?, RESERVED_FD_BASE)));
+        Ok(())
+    }
+
+    fn join(&self, alone: bool) -> Result<OwnedFd, Errno> {
+        let first = &self.sockets[0];
+        let address = getsockname(first)?;
+        let family = sockopt::socket_domain(first)?;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
+        if reuseport::network(first) != reuseport::network(&socket) {
+            return Err(Errno::XDEV);
+        }
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        reuseport::copy_options(first, &socket);
+        rustix::net::bind(&socket, &address)?;
+        let flags = fcntl_getfl(first)? & OFlags::NONBLOCK;
+        fcntl_setfl(&socket, fcntl_getfl(&socket)? | flags)?;
+        let backlog = reuseport::accept_queue(first).map_or(4096, |(_, most)| i32::try_from(most).unwrap_or(i32::MAX));
+        // The program is set before listen(2), so that the new socket gets no connection before it is steered to.
+        let program = steer::program(self.live.as_deref().unwrap_or(&[0]));
+        let early = reuseport::steer(first, &program);
+        rustix::net::listen(&socket, backlog)?;
+        if alone && early.is_err() {
+            // The first socket listened without SO_REUSEPORT (an older master made it), so it had no group before this listen(2).
+            reuseport::steer(first, &program).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))?;
+        }
+        Ok(socket)
+    }
+}
+
+const NO_REUSE_PORT: &str = "systemd opened its socket without ReusePort=yes, so there can be no second one; add ReusePort=yes to \
+                             the [Socket] section of the socket unit, stop the service and restart the socket unit, or set \
+                             worker.balance = \"shared\"";
+
+/// An error text: why the address can have no further socket, and a hint.
+fn refused(listener: &Listener, error: Errno) -> String {
+    let owner = fstat(&listener.fd).map_or(0, |stat| stat.st_uid);
+    let port = listener.address.rsplit(':').next().unwrap_or_default();
+    let by_systemd = format!(
+        "let systemd open them: in the socket unit, ReusePort=yes and ListenStream={} as often as there are workers",
+        listener.address
+    );
+    match error {
+        Errno::ADDRINUSE if listener.inherited && owner != own_uid() => format!(
+            "the kernel lets only sockets of one user share an address; that of systemd belongs to uid {owner}, this master to \
+             uid {}; {by_systemd}",
+            own_uid()
+        ),
+        Errno::ADDRINUSE => format!(
+            "another process has this port (`ss -lntp 'sport = :{port}'` shows it); stop it, or set worker.balance = \"shared\""
+        ),
+        Errno::ACCESS => format!(
+            "ports below 1024 need CAP_NET_BIND_SERVICE, which this master has not; {by_systemd}; or give it to the master: \
+             CapabilityBoundingSet=CAP_NET_BIND_SERVICE in a drop-in of the service, and with User= AmbientCapabilities=CAP_NET_BIND_SERVICE"
+        ),
+        Errno::XDEV => format!(
+            "the socket is in another network namespace than the service (PrivateNetwork=, NetworkNamespacePath=); {by_systemd}"
+        ),
+        error => crate::sys::spawn::describe(error.raw_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_what_goes_wrong() {
+        let here = &super::super::bind("127.0.0.1:0").expect("an address");
+        assert!(refused(here, Errno::ACCESS).contains("CAP_NET_BIND_SERVICE"));
+        assert!(refused(here, Errno::ADDRINUSE).contains("ss -lntp"));
+        assert!(refused(here, Errno::XDEV).contains("PrivateNetwork="));
+        assert!(refused(here, Errno::NOMEM).contains("memory"));
+    }
+}

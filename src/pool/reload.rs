@@ -238,7 +238,7 @@ impl Pool {
                 place.settled = false;
             }
         }
-        self.reset_backoff();
+        self.forget_failures();
         let message = format!("generation {number} is serving: {0}/{0} ready", self.target);
         self.log(Kind::Committed, message, Some(number), None);
         self.retire(old);

@@ -148,13 +148,14 @@ impl Pool {
         }
         let any = home.slots.iter().any(|place| place.failures.as_ref().is_some_and(|history| history.degraded));
         if home.ready == target && !any {
-            self.reset_backoff();
+            self.forget_failures();
             self.log(Kind::Recovered, format!("recovered: {target}/{target} ready"), Some(self.current), None);
         }
     }
 
-    /// Ends *degraded* and forgets the failures of all slots of the current generation.
-    pub(super) fn reset_backoff(&mut self) {
+    /// Ends *degraded* and forgets the failures of all slots of the current generation. The backoff of a slot stays: it begins anew
+    /// only when a worker of the slot was ready for `restart.max`.
+    pub(super) fn forget_failures(&mut self) {
         self.degraded = false;
         self.timers.clear(Key::Recover);
         if let Some(home) = self.generations.get_mut(&self.current) {

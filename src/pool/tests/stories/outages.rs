@@ -1,5 +1,7 @@
 //! Outages: failures are counted per slot, and without a ready worker one slot gets a new worker within a second.
 
+use std::time::Duration;
+
 use super::*;
 
 /// Lets time pass until `count` workers have been started.
@@ -25,6 +27,17 @@ fn crash(world: &mut World, slot: u32, times: u32) {
         world.ready(worker);
         world.exit(worker, ExitCause::Exit(1));
     }
+}
+
+/// Lets time pass in which each worker that is started becomes ready.
+fn serve_for(world: &mut World, span: Duration) {
+    let until = world.now + span;
+    world.all_ready();
+    while let Some(at) = world.pool.deadline().filter(|at| *at <= until) {
+        world.pass(at - world.now);
+        world.all_ready();
+    }
+    world.pass(until - world.now);
 }
 
 #[test]
@@ -64,6 +77,57 @@ fn requests_that_crash_workers_cause_no_long_outage() {
     }
     assert!(world.pool.degraded());
     assert!(dark <= ms(1_000), "{dark:?} without a worker");
+}
+
+#[test]
+fn fourteen_crashing_requests_cause_at_most_a_second_without_a_worker() {
+    // The requests come as fast as workers are ready, or one each second.
+    for pause in [ms(0), ms(1_000)] {
+        let mut world = serving(4);
+        let mut longest = ms(0);
+        for _ in 0..14 {
+            let since = world.now;
+            while world.pool.ready() == 0 {
+                let at = world.pool.deadline().expect("a restart");
+                world.pass(at - world.now);
+                world.all_ready();
+            }
+            longest = longest.max(world.now - since);
+            let ready = world.pool.workers().find(|(_, worker)| worker.phase == Phase::Ready).map(|(id, _)| id);
+            world.exit(ready.expect("a ready one"), ExitCause::Signal { signal: 11, core: false });
+            serve_for(&mut world, pause);
+        }
+        assert!(longest <= ms(1_000), "{longest:?} without a worker, {pause:?} between the requests");
+        // All are back, and none later than its own delay.
+        serve_for(&mut world, ms(30_000));
+        assert_eq!(world.pool.ready(), 4);
+    }
+}
+
+#[test]
+fn recovery_keeps_the_backoff_until_a_worker_was_ready_for_long() {
+    let mut rules = settings(2);
+    rules.restart.interval = ms(10_000);
+    let mut world = World::new(rules);
+    world.all_ready();
+    crash(&mut world, 1, 6);
+    assert!(world.pool.degraded());
+    // The delay is longer than the interval: with the next worker the slot is within its limit.
+    let started = world.spawns.len();
+    until_started(&mut world, started + 1);
+    world.all_ready();
+    serve_for(&mut world, ms(1));
+    assert!(!world.pool.degraded());
+    let delay = |world: &mut World| {
+        let (since, started) = (world.now, world.spawns.len());
+        crash(world, 1, 1);
+        until_started(world, started + 1);
+        world.all_ready();
+        world.now - since
+    };
+    assert!(delay(&mut world) > ms(2_000), "it crashes again: the delay goes on to double");
+    serve_for(&mut world, ms(30_000));
+    assert_eq!(delay(&mut world), ms(0), "it was ready for restart.max");
 }
 
 #[test]

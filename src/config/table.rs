@@ -159,7 +159,7 @@ tables! {
 
     /// Limits of each worker; by default there are none.
     /// The first four need a control group that was delegated to the master (`Delegate=yes`, as in the unit) and its
-    /// controllers; what is missing is said once, and done without.
+    /// controllers; a limit that is not applied for want of them is named in the log, in the answer to a reload and in `STATUS=`.
     "worker.limits" => Limits at worker.limits {
         /// Memory of a worker beyond which the kernel kills (`memory.max`); `"infinity"` lifts it.
         memory_max: Option<u64> as OrInfinity<Size>, none "no limit", example r#""512M""#, flag("memory-max SIZE"),

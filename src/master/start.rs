@@ -494,8 +494,13 @@ impl Master {
                 master.events.push_back(Event::Start(prepare::settings(&release)));
                 master.releases.insert(1, Arc::from(release));
                 master.warn_of_release(1);
+                master.keep_conditions(1);
+                master.warn_of_limits(1);
             }
-            First::GoOn(rest) => master.restore(*rest, &mut fds),
+            First::GoOn(rest) => {
+                master.restore(*rest, &mut fds);
+                master.keep_conditions(master.pool.generation());
+            }
         }
         master.store = store::open(&mut fds, now, &mut master.journal);
         master.follow_readiness_of_all();

@@ -22,6 +22,7 @@
 //! | `orphans.rs` | children that nobody waits for |
 //! | `container.rs` | the first process of a PID namespace |
 //! | `bodies.rs` | requests with bodies that mean nothing |
+//! | `reload_keys.rs` | every key of the configuration, changed by a reload |
 //! | `readers.rs` | readers that may not change the pool, and web pages |
 //! | `store.rs` | systemd's store of descriptors |
 //! | `fuzz.rs` | bytes of every kind for all that reads from outside |
@@ -53,6 +54,7 @@ mod orphans;
 mod privilege;
 mod puppet;
 mod readers;
+mod reload_keys;
 mod scripts;
 mod signals;
 mod stacks;

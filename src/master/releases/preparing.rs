@@ -14,6 +14,8 @@ use crate::master::releases::script;
 use crate::master::releases::warnings;
 use crate::master::tasks::{Task, TaskId};
 use crate::master::turn::{Master, TaskResult};
+use crate::master::workers::cgroup::Cgroups;
+use crate::master::workers::missing_limits;
 use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
 
 impl Master {
@@ -66,6 +68,7 @@ impl Master {
         };
         match result.and_then(slots) {
             Ok((settings, mut release)) => {
+                release.reload_warnings.extend(self.missing_limits(&release));
                 for warning in &release.reload_warnings {
                     self.record(Record { generation: Some(number), ..Record::new(Level::Warning, warning.clone()) });
                 }
@@ -88,14 +91,32 @@ impl Master {
         if let Err(error) = self.status.committed(number, self.runtime_dir.handle(), &self.registry) {
             self.record(Record::new(Level::Error, format!("status.listen: {error}")));
         }
-        let wanted = self.releases.get(&number).and_then(|release| release.config.status.listen.clone());
-        let served = self.status.address();
-        let unapplied = (wanted.as_deref() != served).then(|| match (wanted, served) {
+        self.keep_conditions(number);
+    }
+
+    /// Tells from now on the parts of this generation's configuration that are not applied.
+    pub(in crate::master) fn keep_conditions(&mut self, number: GenerationId) {
+        let Some(release) = self.releases.get(&number) else { return };
+        let (wanted, served) = (release.config.status.listen.as_deref(), self.status.address());
+        let address = (wanted != served).then(|| match (wanted, served) {
             (Some(wanted), Some(served)) => format!("status.listen = {wanted:?} is not served, {served:?} still is"),
             (Some(wanted), None) => format!("status.listen = {wanted:?} is not served"),
             (None, _) => "status.listen is still served".to_owned(),
         });
-        self.conditions.committed(unapplied.into_iter().collect());
+        let unapplied = address.into_iter().chain(self.missing_limits(release)).collect();
+        self.conditions.committed(unapplied);
+    }
+
+    /// Warns of the limits of this generation that cannot be applied here, if there are some.
+    pub(in crate::master) fn warn_of_limits(&mut self, number: GenerationId) {
+        if let Some(sentence) = self.releases.get(&number).and_then(|release| self.missing_limits(release)) {
+            self.record(Record { generation: Some(number), ..Record::new(Level::Warning, sentence) });
+        }
+    }
+
+    /// A sentence about the limits of a release that cannot be applied here.
+    fn missing_limits(&self, release: &Release) -> Option<String> {
+        missing_limits::sentence(&release.config.worker.limits, self.cgroups.as_ref().map(Cgroups::controllers))
     }
 
     /// Runs `hooks.before_shutdown` as a task. Returns `false` when there is no hook, or when it cannot start, which is logged.

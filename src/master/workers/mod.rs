@@ -15,10 +15,12 @@
 //! | `readiness` | observes whether starting workers accept connections |
 //! | `recycle_limits` | workers that have reached a memory size or a number of requests |
 //! | `cgroup` | control groups |
+//! | `missing_limits` | limits that cannot be applied |
 
 pub mod cgroup;
 pub(in crate::master) mod discarder;
 pub(in crate::master) mod exit;
+pub(in crate::master) mod missing_limits;
 pub(in crate::master) mod notify_reader;
 pub(in crate::master) mod orphaned;
 pub(in crate::master) mod processes;

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `start` | startup, from the command line to the running loop |
 //! | `turn` | the loop: what it serves, in which order, and how much per turn |
-//! | `actions` | carries out the pool's actions |
+//! | `effects` | carries out the pool's actions, in order |
 //! | `requests`, `stop_signals`, `terminal` | requests of the front ends and by signals |
 //! | `request_table` | requesters that wait for an answer |
 //! | `workers` | worker processes: spawn, notifications, readiness, exit, control groups |
@@ -26,7 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod absence;
-mod actions;
+mod effects;
 mod fronts;
 mod handover;
 mod idle_trim;

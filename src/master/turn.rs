@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -58,9 +58,6 @@ const DESCRIPTORS: usize = 64;
 const REQUESTS: usize = 32;
 /// Spawns per turn; further ones wait, so that signals are handled in between even with a thousand workers to start.
 const SPAWNS_PER_TURN: usize = 8;
-
-/// Deferred actions run this long after a spawn at the latest, so that they do not compete with it for the CPU.
-const LATER: Duration = Duration::from_millis(2);
 
 /// Results that other threads and tasks send to the loop.
 pub enum TaskResult {
@@ -115,13 +112,11 @@ pub struct Master {
     pub(super) processes: Processes,
     /// Workers by the pid of their main process, to find the sender of a notification.
     pub(super) pids: Table<u32, WorkerId>,
-    /// Deferred actions, which no requester waits for: they run at the next event, or at `later_at`.
-    pub(super) later: Vec<Action>,
-    /// `Some` after a spawn: deferred actions wait until then, so that the start has the CPUs for itself.
-    pub(super) later_at: Option<Instant>,
     pub(super) pages: Pages,
     /// Workers that are still to be spawned.
     pub(super) spawns: VecDeque<(WorkerId, Slot, GenerationId)>,
+    /// Workers that may still be spawned in this turn.
+    pub(super) spawns_left: usize,
     /// Exited workers whose exit status is not known yet, and until when the master waits for it.
     pub(super) awaiting_status: HashMap<WorkerId, Instant>,
     /// Workers that sent too many notifications, by the time at which the master reads from them again.
@@ -207,14 +202,11 @@ impl Master {
     /// Runs turns until the instance is over, the master leaves its workers to the next one, or another program is to go on.
     pub async fn turn(&mut self) -> End {
         loop {
-            self.decide();
-            // A requester that gets its answer finds every action done, and no action is left undone at the end.
-            if self.later_at.is_none() || self.requests.has_answers() || self.leaves || self.exit.is_some() {
-                self.do_later();
-            }
+            self.take_in();
             // The store is updated before anything is published, so that published state holds even if the master dies now.
             self.keep_current();
             self.publish();
+            self.wake_threads();
             if self.leaves {
                 return End::Leave;
             }
@@ -226,10 +218,7 @@ impl Master {
             }
             let woken = self.wait().await;
             self.is_awake();
-            // A task result needs no deferred action, and a start may have waited for it.
-            if !matches!(woken, Woken::TaskResult(_)) {
-                self.do_later();
-            }
+            self.spawns_left = SPAWNS_PER_TURN;
             crate::sys::spawn::sweep();
             match woken {
                 Woken::Descriptors(tokens) => self.serve(tokens),
@@ -264,7 +253,6 @@ impl Master {
             self.store.as_ref().and_then(Store::deadline),
             self.vacating.deadline(),
             self.status_cache.deadline(),
-            self.later_at,
         ];
         let deadline = deadlines.into_iter().flatten().min();
         if self.plan_to_wake(deadline) {
@@ -338,48 +326,36 @@ impl Master {
         if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
             self.events.push_back(Event::Due);
         }
-        self.decide();
-        let to_start = self.spawns.len();
-        for _ in 0..SPAWNS_PER_TURN {
-            let Some((worker, slot, generation)) = self.spawns.pop_front() else { break };
-            self.spawn_worker(worker, slot, generation);
-        }
-        if self.spawns.len() < to_start {
-            self.hasten();
-        }
-        if self.spawns.is_empty() {
-            self.spawns.shrink_to(SPAWNS_PER_TURN);
-        }
+        self.take_in();
+        self.start_some();
         // A replacement is more urgent than an orphan, and the check takes longer the more workers there are.
         if self.spawns.is_empty() && std::mem::take(&mut self.child_ended) {
             self.children();
         }
     }
 
-    /// Gives the pool every event and carries out every action, deferred ones included, until none is left.
-    pub(super) fn take_in(&mut self) {
-        self.decide();
-        self.do_later();
-    }
-
-    /// Defers actions while workers are spawned: threads that are woken now would take a CPU from the start.
-    pub(super) fn hasten(&mut self) {
-        self.later_at = Some(self.now + LATER);
-    }
-
-    /// Does the deferred work: actions, workers' output, the log, status pages for the next workers.
-    fn do_later(&mut self) {
-        self.later_at = None;
-        for action in std::mem::take(&mut self.later) {
-            self.carry_out(action);
+    /// Starts the next workers, as many as this turn may start.
+    pub(super) fn start_some(&mut self) {
+        while self.spawns_left > 0
+            && let Some((worker, slot, generation)) = self.spawns.pop_front()
+        {
+            self.spawns_left -= 1;
+            self.spawn_worker(worker, slot, generation);
         }
+        if self.spawns.is_empty() {
+            self.spawns.shrink_to(SPAWNS_PER_TURN);
+        }
+    }
+
+    /// Wakes the threads for which this turn has work: the log, the relay of the workers' output. Makes status pages for the next workers.
+    fn wake_threads(&mut self) {
         self.outputs.begin();
         self.journal.wake();
         self.fill_pages();
     }
 
-    /// As [`Self::take_in`], but leaves the deferred work to [`Self::do_later`].
-    fn decide(&mut self) {
+    /// Gives the pool every event and carries out every action, until none is left.
+    pub(super) fn take_in(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop_front() {
             self.status_cache.touch();
@@ -396,21 +372,9 @@ impl Master {
             }
             // A decision that affects workers is stored first: the next master must not decide otherwise.
             if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::Abort(_) | Action::Kill(_))) {
-                self.do_later();
                 self.keep_current();
             }
-            for action in actions.drain(..) {
-                match action {
-                    // Recording an exit and freeing what was held for the worker take longest, so they are deferred. The exit itself is
-                    // announced in order.
-                    Action::Ended(ended) => {
-                        self.tell_end(&ended);
-                        self.later.push(Action::Ended(ended));
-                    }
-                    Action::Forget(_) => self.later.push(action),
-                    action => self.carry_out(action),
-                }
-            }
+            actions.drain(..).for_each(|action| self.apply(action));
         }
     }
 }

@@ -162,6 +162,8 @@ impl Pool {
             Event::Stop { now } => self.stop(now, 0),
         }
         self.after_step();
+        // A start comes before records of the same step: the new worker serves earlier.
+        self.actions.sort_by_key(|action| !matches!(action, Action::Spawn { .. }));
         out.append(&mut self.actions);
         // Frees the memory that a step with many actions needed, such as a start of a thousand workers.
         self.actions.shrink_to(ACTIONS);

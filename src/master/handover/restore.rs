@@ -253,7 +253,7 @@ impl Master {
         let draining = self.pool.workers().filter(|(id, worker)| worker.phase == Phase::Draining && !waits.contains(id));
         let draining = draining.map(|(id, _)| id);
         for worker in draining.collect::<Vec<_>>() {
-            self.carry_out(Action::Stop(worker));
+            self.apply(Action::Stop(worker));
         }
         let left = self.processes.len();
         // A killed and a restarted master leave the same traces, so the message does not say which it was.

@@ -41,7 +41,6 @@ impl Master {
             Ok(task) => self.preparing = Some((number, task)),
             Err(why) => self.events.push_back(Event::Refused(number, why.into())),
         }
-        self.hasten();
     }
 
     /// Cancels the preparation of a release that is not needed any more.

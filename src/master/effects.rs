@@ -1,4 +1,7 @@
 //! Carries out the actions that the pool decides on.
+//!
+//! Law: actions are carried out in the order in which the pool returns them, none is postponed. An action that must be early comes early
+//! from the pool. Threads that an action concerns (the log, the relay of the workers' output) are woken at the end of the turn.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,10 +18,14 @@ use crate::pool::{Action, Answer, Ended, ExitCause, GenerationId, Kind, Log, Out
 const MARGIN: Duration = Duration::from_secs(10);
 
 impl Master {
-    pub(super) fn carry_out(&mut self, action: Action) {
+    /// Carries out one action.
+    pub(super) fn apply(&mut self, action: Action) {
         match action {
             Action::Prepare(number) => self.prepare(number),
-            Action::Spawn { worker, slot, generation } => self.spawns.push_back((worker, slot, generation)),
+            Action::Spawn { worker, slot, generation } => {
+                self.spawns.push_back((worker, slot, generation));
+                self.start_some();
+            }
             Action::Stop(worker) => {
                 let signal = self.stop_signal(worker);
                 self.signal(worker, signal);
@@ -80,7 +87,7 @@ impl Master {
     }
 
     /// Queues the exit of a worker for D-Bus and the listeners of `/events`.
-    pub(super) fn tell_end(&mut self, ended: &Ended) {
+    fn tell_end(&mut self, ended: &Ended) {
         self.changes.push(Change::WorkerExited {
             id: ended.worker,
             slot: ended.slot,
@@ -90,8 +97,9 @@ impl Master {
         });
     }
 
-    /// Records the exit of a worker, which [`Self::tell_end`] has announced: a failure in the list, any other exit in the debug log.
+    /// Records the exit of a worker: a failure in the list, any other exit in the debug log.
     fn record_end(&mut self, ended: Ended) {
+        self.tell_end(&ended);
         let how = ended.how.to_string();
         if ended.failed {
             self.record_failure(&ended, &how);
@@ -233,7 +241,7 @@ impl Master {
         self.record(Record::new(Level::Warning, message));
     }
 
-    /// Queues a log record, which is written after the loop's more urgent work.
+    /// Queues a log record; the log's thread is woken at the end of the turn.
     pub(super) fn record(&self, record: Record) {
         self.journal.put(record);
     }

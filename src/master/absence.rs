@@ -80,9 +80,9 @@ impl Master {
     /// After an absence: warns, and moves every deadline by its length.
     fn was_absent(&mut self, span: Option<Duration>) {
         let Some(span) = span else { return };
-        self.warn(format!("the master did not run for {}: every deadline is that much later", Span(span)));
+        self.log.warn(format!("the master did not run for {}: every deadline is that much later", Span(span)));
         self.orphans.delay(span);
-        self.events.push_back(Event::Absent(span));
+        self.events.push(Event::Absent(span));
         self.take_in();
     }
 }

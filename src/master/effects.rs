@@ -12,7 +12,7 @@ use crate::master::log::journal::{Level, Record};
 use crate::master::releases::warnings;
 use crate::master::status::publish::LastReload;
 use crate::master::turn::Master;
-use crate::pool::{Action, Answer, Ended, ExitCause, GenerationId, Kind, Log, Outcome, Reason, RequesterId, WorkerId};
+use crate::pool::{self, Action, Answer, Ended, ExitCause, GenerationId, Kind, Outcome, Reason, RequesterId, WorkerId};
 
 /// Time that systemd is asked for in addition to the workers' own timeouts.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ impl Master {
             Action::Stopping => self.stopping(),
             Action::Exit(code) if self.orphans.is_empty() => self.exit = Some(code),
             Action::Exit(code) => self.orphans.exit = Some(code),
-            Action::Log(log) => self.log(log),
+            Action::Log(log) => self.write_log(log),
         }
     }
 
@@ -73,7 +73,7 @@ impl Master {
         if let Err(error) = process.pidfd.signal(signal) {
             // ESRCH: the process has just ended; its pidfd reports that.
             if error.raw_os_error() != Some(libc::ESRCH) {
-                self.warn(format!("cannot signal worker {worker} (pid {}): {error}", process.pid));
+                self.log.warn(format!("cannot signal worker {worker} (pid {}): {error}", process.pid));
             }
         }
     }
@@ -106,7 +106,7 @@ impl Master {
         } else {
             self.outputs.close(ended.worker);
             let message = format!("worker {} (slot {}) is gone: {how}", ended.worker, ended.slot);
-            self.record(Record {
+            self.log.record(Record {
                 generation: Some(ended.generation),
                 worker: Some(ended.worker),
                 slot: Some(ended.slot),
@@ -116,7 +116,7 @@ impl Master {
             });
         }
         if ended.how == ExitCause::OutOfMemory {
-            self.record(Record {
+            self.log.record(Record {
                 generation: Some(ended.generation),
                 worker: Some(ended.worker),
                 slot: Some(ended.slot),
@@ -161,7 +161,7 @@ impl Master {
     /// Logs what is dangerous or odd about a release, from a task's thread.
     pub(super) fn warn_of_release(&mut self, number: GenerationId) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
-        let (journal, directory) = (self.journal.clone(), self.source.directory.clone());
+        let (journal, directory) = (self.log.journal().clone(), self.source.directory.clone());
         // The task only warns. If no task can start, there is worse to report.
         let _ = self.start_task(move |_, _| {
             for warning in warnings::of(&release, &directory) {
@@ -215,7 +215,7 @@ impl Master {
         }
     }
 
-    fn log(&mut self, log: Log) {
+    fn write_log(&mut self, log: pool::Log) {
         let (level, id) = catalog::entry(log.kind);
         let pid = log.worker.and_then(|worker| self.processes.get(&worker)).map(|process| process.pid);
         // "worker 3 (slot 0): exit 1": the catalog's texts need the part after the colon.
@@ -225,7 +225,7 @@ impl Master {
             Kind::RolledBack | Kind::Refused | Kind::CannotStart => (None, why),
             _ => (None, None),
         };
-        self.record(Record {
+        self.log.record(Record {
             generation: log.generation,
             worker: log.worker,
             slot: log.slot,
@@ -235,14 +235,5 @@ impl Master {
             reason,
             ..Record::new(level, log.message)
         });
-    }
-
-    pub(super) fn warn(&self, message: String) {
-        self.record(Record::new(Level::Warning, message));
-    }
-
-    /// Queues a log record; the log's thread is woken at the end of the turn.
-    pub(super) fn record(&self, record: Record) {
-        self.journal.put(record);
     }
 }

@@ -9,6 +9,7 @@
 //! | `start` | startup, from the command line to the running loop |
 //! | `turn` | the loop: what it serves, in which order, and how much per turn |
 //! | `effects` | carries out the pool's actions, in order |
+//! | `event_queue` | events for the pool |
 //! | `requests`, `stop_signals`, `terminal` | requests of the front ends and by signals |
 //! | `request_table` | requesters that wait for an answer |
 //! | `workers` | worker processes: spawn, notifications, readiness, exit, control groups |
@@ -27,6 +28,7 @@
 
 mod absence;
 mod effects;
+mod event_queue;
 mod fronts;
 mod handover;
 mod idle_trim;

@@ -3,8 +3,9 @@
 use crate::api::{Command, Reply, Request, RequesterId};
 use crate::master::log::journal::{Level, Record};
 use crate::master::stop_signals::StopRequest;
+use crate::master::tasks::TaskResult;
 use crate::master::terminal::HangUp;
-use crate::master::turn::{Master, TaskResult};
+use crate::master::turn::Master;
 use crate::pool::{self, Event, PoolState};
 use crate::sys::signals;
 
@@ -47,7 +48,7 @@ impl Master {
             Command::Gone(requester) => {
                 if self.requests.remove(requester) {
                     self.upgrade_requester_gone(requester);
-                    self.events.push_back(Event::RequesterGone(requester));
+                    self.events.push(Event::RequesterGone(requester));
                 }
             }
             Command::Document(reply) => self.document(reply),
@@ -60,7 +61,7 @@ impl Master {
     fn ask(&mut self, request: Request, requester: Option<RequesterId>, announce: bool) {
         match request {
             Request::Reload => self.begin_reload(requester, announce),
-            Request::Abort => self.events.push_back(Event::Abort(requester)),
+            Request::Abort => self.events.push(Event::Abort(requester)),
             Request::Scale(count) if count > crate::config::COUNT_MAX => {
                 self.refuse(
                     requester,
@@ -68,7 +69,7 @@ impl Master {
                 );
             }
             Request::Scale(count) => self.scale(count, requester),
-            Request::Recycle(which) => self.events.push_back(Event::Recycle(which, requester)),
+            Request::Recycle(which) => self.events.push(Event::Recycle(which, requester)),
             Request::Upgrade => self.upgrade(requester),
         }
     }
@@ -77,7 +78,7 @@ impl Master {
     pub(super) fn refuse(&mut self, requester: Option<RequesterId>, why: String) {
         let answered = requester.is_some_and(|requester| self.requests.answer(requester, Reply::Failed(why.clone())));
         if !answered {
-            self.warn(why);
+            self.log.warn(why);
         }
     }
 
@@ -99,7 +100,7 @@ impl Master {
         let live = [Some(self.pool.generation()), self.pool.candidate()].into_iter().flatten();
         let releases: Vec<_> = live.filter_map(|number| self.releases.get(&number).cloned()).collect();
         match releases.iter().try_for_each(|release| self.make_slots(&release.config, count)) {
-            Ok(()) => self.events.push_back(Event::Scale(count, requester)),
+            Ok(()) => self.events.push(Event::Scale(count, requester)),
             Err(error) => self.refuse(requester, error.to_string()),
         }
     }
@@ -109,10 +110,10 @@ impl Master {
         match self.terminal.hang_up() {
             HangUp::Reload => self.begin_reload(None, true),
             HangUp::Ignore => {
-                self.record(Record::new(Level::Info, "the terminal has closed; started with SIGHUP ignored: going on"))
+                self.log.record(Record::new(Level::Info, "the terminal has closed; started with SIGHUP ignored: going on"))
             }
             HangUp::Stop => {
-                self.record(Record::new(
+                self.log.record(Record::new(
                     Level::Info,
                     "the terminal has closed: stopping (nohup or setsid would keep the instance)",
                 ));
@@ -133,12 +134,13 @@ impl Master {
     /// Kills all workers, logs that, and waits for no hook.
     fn stop_at_once(&mut self, signal: i32) {
         let count = self.pool.workers().filter(|(_, worker)| worker.pid.is_some()).count();
-        self.record(Record::new(Level::Warning, format!("second {}: {} killed", signals::name(signal), pool::workers(count))));
+        self.log
+            .record(Record::new(Level::Warning, format!("second {}: {} killed", signals::name(signal), pool::workers(count))));
         if let Some(hook) = self.ending.take() {
             hook.cancel();
         }
         self.orphans.end_at_once(self.now);
-        self.events.push_back(Event::Stop { now: true });
+        self.events.push(Event::Stop { now: true });
     }
 
     /// Runs `hooks.before_shutdown`, then drains.
@@ -148,7 +150,7 @@ impl Master {
             return;
         }
         if !self.start_last_hook() {
-            self.events.push_back(Event::Stop { now: false });
+            self.events.push(Event::Stop { now: false });
         }
     }
 
@@ -167,7 +169,7 @@ impl Master {
             TaskResult::Orphans => self.children(),
             TaskResult::Readiness(worker, seen) => self.readiness_seen(worker, &seen),
             TaskResult::Composed => self.composed(),
-            TaskResult::RecycleDue(worker, why) => self.events.push_back(Event::RecycleDue(worker, why)),
+            TaskResult::RecycleDue(worker, why) => self.events.push(Event::RecycleDue(worker, why)),
             TaskResult::Checked(task, result) => self.next_program_said(task, result),
             TaskResult::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),
         }

@@ -18,6 +18,7 @@ use crate::control::dbus;
 use crate::control::http::ConnectionRegistry;
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
+use crate::master::event_queue::EventQueue;
 use crate::master::fronts;
 use crate::master::handover::fds::Incoming;
 use crate::master::handover::orphans::Orphans;
@@ -27,6 +28,7 @@ use crate::master::handover::{resume, store};
 use crate::master::idle_trim::IdleTrim;
 use crate::master::listeners::accept_queue_drain::AcceptQueueDrain;
 use crate::master::listeners::sockets::{self, Inherited, Listener, Nonblocking, Slots};
+use crate::master::log::Log;
 use crate::master::log::journal::{self, Journal, Level, Record};
 use crate::master::output::{Mode, Outputs, RelayState};
 use crate::master::pool_clock;
@@ -415,14 +417,14 @@ impl Master {
         let idle_trim = IdleTrim::new(handle.summary());
         let outputs = Outputs::new(mode, &context.instance, store::is_wanted());
         outputs.take_over(output);
-        let (result_sender, results) = mpsc::unbounded_channel();
+        let (results, task_results) = mpsc::unbounded_channel();
         // The clock and the pid suffice as a seed: nobody gains by knowing the jitter.
         let seed = started_at.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |span| span.as_nanos() as u64)
             ^ u64::from(std::process::id());
         let mut master = Master {
             now,
             pool: Pool::new(pool_clock::time(now), seed),
-            events: VecDeque::new(),
+            events: EventQueue::default(),
             poll: poll.watched().map_err(cannot)?,
             signals,
             errors,
@@ -449,12 +451,12 @@ impl Master {
             runtime_dir,
             cgroups,
             outputs,
-            journal: journal.clone(),
+            log: Log::new(journal.clone()),
             systemd,
             ends,
-            readiness: Master::readiness_watch(&result_sender),
+            readiness: Master::readiness_watch(&results),
+            task_results,
             results,
-            result_sender,
             requests: RequestTable::default(),
             published: Published::new(),
             changes: PendingChanges::default(),
@@ -490,7 +492,7 @@ impl Master {
                 }
                 master.resume_slots(&mut fds);
                 master.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
-                master.events.push_back(Event::Start(prepare::settings(&release)));
+                master.events.push(Event::Start(prepare::settings(&release)));
                 master.releases.insert(1, Arc::from(release));
                 master.warn_of_release(1);
                 master.keep_conditions(1);
@@ -501,7 +503,7 @@ impl Master {
                 master.keep_conditions(master.pool.generation());
             }
         }
-        master.store = store::open(&mut fds, now, &mut master.journal);
+        master.store = store::open(&mut fds, now, master.log.journal());
         master.follow_readiness_of_all();
         master.hear_all();
         Ok(master)

@@ -8,9 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::master::output::Printed;
 use crate::master::releases::command::Cancel;
+use crate::master::releases::prepare::Release;
 use crate::master::start::SIGNALS;
-use crate::pool::Span;
+use crate::master::workers::discarder;
+use crate::master::workers::orphaned::OrphanedProcess;
+use crate::pool::{GenerationId, Reason, RecycleReason, Settings, Span, WorkerId};
+use crate::status::kernel::accepting::Observation;
+use crate::status::tree::Request;
 use crate::sys::{signals, thread};
 
 /// Threads of tasks at most, hung ones included. More are refused: each holds memory and counts for `TasksMax=`.
@@ -111,6 +117,37 @@ pub struct Tasks {
     last: TaskId,
     threads: Arc<AtomicUsize>,
 }
+
+/// Results that other threads and tasks send to the loop.
+pub(in crate::master) enum TaskResult {
+    /// A release is prepared, or refused.
+    Prepared(TaskId, GenerationId, Result<(Settings, Box<Release>), Reason>),
+    /// `hooks.before_shutdown` has run.
+    ReadyToStop(TaskId, Result<(), Reason>),
+    /// The first and last lines that a failed worker printed, and the requests that it was serving.
+    Tail(WorkerId, Printed, (Vec<Request>, u64)),
+    /// Files of a release have changed since it was pinned; looked for after a failure of one of its workers.
+    ReleaseChanged(GenerationId, String),
+    /// systemd has addresses for which it passed no socket.
+    SocketsMissing(String),
+    /// The orphaned processes of a worker.
+    Orphaned(WorkerId, Vec<OrphanedProcess>),
+    /// News from the process that drops descriptors of workers.
+    Discarded(WorkerId, discarder::Progress),
+    /// More orphans have exited than one turn reaps.
+    Orphans,
+    /// A worker has reached a recycle limit.
+    RecycleDue(WorkerId, RecycleReason),
+    /// An observation of a starting worker from outside showed something new.
+    Readiness(WorkerId, Observation),
+    /// A status document is composed, and requesters wait for the next one.
+    Composed,
+    /// The next program could go on from here, or why it can't.
+    Checked(TaskId, Result<(), String>),
+}
+
+/// Where threads and tasks send their results.
+pub(in crate::master) type TaskResults = tokio::sync::mpsc::UnboundedSender<TaskResult>;
 
 /// Counts one thread until it ends.
 struct Seat(Arc<AtomicUsize>);

@@ -14,14 +14,15 @@ use tokio::sync::mpsc;
 use crate::api::Backend;
 use crate::control::http::ConnectionRegistry;
 use crate::master::absence::{self, Absence};
+use crate::master::event_queue::EventQueue;
 use crate::master::handover::orphans::Orphans;
 use crate::master::handover::store::Store;
 use crate::master::handover::upgrade::Upgrade;
 use crate::master::idle_trim::IdleTrim;
 use crate::master::listeners::accept_queue_drain::AcceptQueueDrain;
 use crate::master::listeners::sockets::{Nonblocking, Slots};
-use crate::master::log::journal::Journal;
-use crate::master::output::{Outputs, Printed};
+use crate::master::log::Log;
+use crate::master::output::Outputs;
 use crate::master::pool_clock;
 use crate::master::releases::prepare::{InstanceContext, Release, Source};
 use crate::master::request_table::RequestTable;
@@ -33,19 +34,18 @@ use crate::master::status::status_cache::StatusCache;
 use crate::master::status::status_listener::StatusListener;
 use crate::master::status::troubles::Troubles;
 use crate::master::stop_signals::StopSignals;
-use crate::master::tasks::{Task, TaskId, Tasks};
+use crate::master::tasks::{Task, TaskResult, TaskResults, Tasks};
 use crate::master::terminal::Terminal;
 use crate::master::workers::cgroup::Cgroups;
-use crate::master::workers::discarder::{self, Discarder};
-use crate::master::workers::orphaned::{Orphaned, OrphanedProcess};
+use crate::master::workers::discarder::Discarder;
+use crate::master::workers::orphaned::Orphaned;
 use crate::master::workers::processes::{Processes, Token};
 use crate::master::workers::readiness::ReadinessWatch;
 use crate::master::workers::runtime_dir::RuntimeDir;
 use crate::master::workers::spawn::Pages;
-use crate::pool::{Action, Event, GenerationId, Pool, Reason, RecycleReason, Settings, Slot, WorkerId};
+use crate::pool::{Action, Event, GenerationId, Pool, Slot, WorkerId};
 use crate::status::kernel::Surveyor;
-use crate::status::kernel::accepting::Observation;
-use crate::status::tree::{Failure, Request};
+use crate::status::tree::Failure;
 use crate::sys::poll::Poll;
 use crate::sys::process::PidFd;
 use crate::sys::signals::SignalFd;
@@ -58,34 +58,6 @@ const DESCRIPTORS: usize = 64;
 const REQUESTS: usize = 32;
 /// Spawns per turn; further ones wait, so that signals are handled in between even with a thousand workers to start.
 const SPAWNS_PER_TURN: usize = 8;
-
-/// Results that other threads and tasks send to the loop.
-pub enum TaskResult {
-    /// A release is prepared, or refused.
-    Prepared(TaskId, GenerationId, Result<(Settings, Box<Release>), Reason>),
-    /// `hooks.before_shutdown` has run.
-    ReadyToStop(TaskId, Result<(), Reason>),
-    /// The first and last lines that a failed worker printed, and the requests that it was serving.
-    Tail(WorkerId, Printed, (Vec<Request>, u64)),
-    /// Files of a release have changed since it was pinned; looked for after a failure of one of its workers.
-    ReleaseChanged(GenerationId, String),
-    /// systemd has addresses for which it passed no socket.
-    SocketsMissing(String),
-    /// The orphaned processes of a worker.
-    Orphaned(WorkerId, Vec<OrphanedProcess>),
-    /// News from the process that drops descriptors of workers.
-    Discarded(WorkerId, discarder::Progress),
-    /// More orphans have exited than one turn reaps.
-    Orphans,
-    /// A worker has reached a recycle limit.
-    RecycleDue(WorkerId, RecycleReason),
-    /// An observation of a starting worker from outside showed something new.
-    Readiness(WorkerId, Observation),
-    /// A status document is composed, and requesters wait for the next one.
-    Composed,
-    /// The next program could go on from here, or why it can't.
-    Checked(TaskId, Result<(), String>),
-}
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +75,7 @@ pub struct Master {
     pub(super) now: Instant,
     pub(super) pool: Pool,
     /// Events for the pool, oldest first.
-    pub(super) events: VecDeque<Event>,
+    pub(super) events: EventQueue,
     pub(super) poll: AsyncFd<Poll>,
     pub(super) signals: SignalFd,
     pub(super) errors: ErrorPipe,
@@ -145,11 +117,12 @@ pub struct Master {
     pub(super) runtime_dir: RuntimeDir,
     pub(super) cgroups: Option<Cgroups>,
     pub(super) outputs: Outputs,
-    pub(super) journal: Journal,
+    pub(super) log: Log,
     pub(super) systemd: Systemd,
     pub(super) ends: Backend,
-    pub(super) results: mpsc::UnboundedReceiver<TaskResult>,
-    pub(super) result_sender: mpsc::UnboundedSender<TaskResult>,
+    pub(super) task_results: mpsc::UnboundedReceiver<TaskResult>,
+    /// Where tasks send their results.
+    pub(super) results: TaskResults,
     /// Observes starting workers from outside.
     pub(super) readiness: ReadinessWatch,
     /// Requesters that wait for an answer.
@@ -273,7 +246,7 @@ impl Master {
                     return Woken::Descriptors(tokens);
                 }
                 request = self.ends.commands.recv() => return Woken::Request(request),
-                results = self.results.recv() => return Woken::TaskResult(results),
+                results = self.task_results.recv() => return Woken::TaskResult(results),
                 () = time_of(deadline) => return Woken::Time,
             }
         }
@@ -311,7 +284,7 @@ impl Master {
             self.request(request);
         }
         for _ in 0..REQUESTS {
-            let Ok(results) = self.results.try_recv() else { break };
+            let Ok(results) = self.task_results.try_recv() else { break };
             self.take_result(results);
         }
         self.systemd.due(self.now);
@@ -324,7 +297,7 @@ impl Master {
         self.look_at_tasks();
         self.forget_documents();
         if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
-            self.events.push_back(Event::Due);
+            self.events.push(Event::Due);
         }
         self.take_in();
         self.start_some();
@@ -350,14 +323,14 @@ impl Master {
     /// Wakes the threads for which this turn has work: the log, the relay of the workers' output. Makes status pages for the next workers.
     fn wake_threads(&mut self) {
         self.outputs.begin();
-        self.journal.wake();
+        self.log.wake();
         self.fill_pages();
     }
 
     /// Gives the pool every event and carries out every action, until none is left.
     pub(super) fn take_in(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
-        while let Some(event) = self.events.pop_front() {
+        while let Some(event) = self.events.pop() {
             self.status_cache.touch();
             if let Some(store) = &mut self.store {
                 store.touch(&event, self.now);

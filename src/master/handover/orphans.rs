@@ -123,7 +123,7 @@ impl Master {
         }
         self.orphans.alive.retain(|(_, pidfd)| pidfd.signal(0).is_ok());
         if self.orphans.is_empty() {
-            self.record(Record::new(Level::Info, "the workers of the earlier program are gone"));
+            self.log.record(Record::new(Level::Info, "the workers of the earlier program are gone"));
             self.remove_strays();
             if let Some(code) = self.orphans.exit {
                 self.exit = Some(code);

@@ -74,7 +74,7 @@ impl Master {
         for (_, error) in self.spawn_errors.drain() {
             self.errors.put_back(&error);
         }
-        self.journal.flush(FLUSH_TIMEOUT);
+        self.log.journal().flush(FLUSH_TIMEOUT);
         let handed = match self.outputs.handed(settled) {
             Ok(handed) => handed,
             Err(error) => return format!("no descriptor is left: {error}"),

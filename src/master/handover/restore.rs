@@ -173,8 +173,8 @@ impl Master {
             let found = groups.iter().position(|stray| stray.worker == id);
             let group = found.map(|at| groups.swap_remove(at).group).filter(|_| saved.group);
             if let Err(why) = self.adopt(id, saved, group, fds) {
-                self.warn(format!("worker {id} is given up: {why}"));
-                self.events.push_back(Event::Exited { worker: id, how: ExitCause::Unknown, left: false });
+                self.log.warn(format!("worker {id} is given up: {why}"));
+                self.events.push(Event::Exited { worker: id, how: ExitCause::Unknown, left: false });
             }
         }
         // Workers that were spawned just before the master died, and are not in the state. They may have accepted connections.
@@ -193,7 +193,7 @@ impl Master {
                 self.spawns.push_back((worker, unborn.slot, unborn.generation));
                 continue;
             }
-            self.events.push_back(Event::Exited { worker, how: ExitCause::Unknown, left: false });
+            self.events.push(Event::Exited { worker, how: ExitCause::Unknown, left: false });
         }
         self.systemd.still_to_say(state.unsaid);
         self.failures = state.failures.into();
@@ -218,7 +218,7 @@ impl Master {
         }
         // Catch up on changes while no master ran: removed files, emptied groups, exited orphans.
         if let Err(error) = self.restore_directory() {
-            self.warn(format!("the runtime directory cannot be made again: {error}"));
+            self.log.warn(format!("the runtime directory cannot be made again: {error}"));
         }
         let left: Vec<WorkerId> = self.processes.iter().filter(|(_, process)| process.left_behind).map(|(id, _)| *id).collect();
         for worker in left {
@@ -244,9 +244,9 @@ impl Master {
     /// Steps of a master that goes on after another one died.
     fn after_death(&mut self, waited: Vec<RequesterId>) {
         // The connection of each waiting requester has ended with the dead master.
-        self.events.extend(waited.into_iter().map(Event::RequesterGone));
+        waited.into_iter().map(Event::RequesterGone).for_each(|event| self.events.push(event));
         if self.pool.state() == PoolState::Reloading {
-            self.events.push_back(Event::Abort(None));
+            self.events.push(Event::Abort(None));
         }
         // Whether the stop signal of a decided drain was sent is not known, so send it again.
         let waits: Vec<WorkerId> = self.pool.vacating().collect();
@@ -258,7 +258,7 @@ impl Master {
         let left = self.processes.len();
         // A killed and a restarted master leave the same traces, so the message does not say which it was.
         let message = format!("{} of the master before this one found again: they serve on", pool::workers(left));
-        self.record(Record::new(Level::Warning, message));
+        self.log.record(Record::new(Level::Warning, message));
         if self.pool.announced() {
             self.systemd.status(&self.status_line(), true, self.now);
             self.systemd.ready(self.now);
@@ -271,9 +271,10 @@ impl Master {
             return;
         }
         let addresses = bound_anew.join(", ");
-        self.record(Record::new(Level::Warning, format!("systemd has bound {addresses} anew: the workers there are replaced")));
+        self.log
+            .record(Record::new(Level::Warning, format!("systemd has bound {addresses} anew: the workers there are replaced")));
         for worker in self.processes.keys().copied().collect::<Vec<_>>() {
-            self.events.push_back(Event::RecycleDue(worker, crate::pool::RecycleReason::Socket));
+            self.events.push(Event::RecycleDue(worker, crate::pool::RecycleReason::Socket));
         }
     }
 

@@ -62,8 +62,8 @@ impl Master {
             errors: Some((fds.lend("errors-read".to_owned(), read), fds.lend("errors-write".to_owned(), write))),
             output: save_output(self.outputs.mode(), output, fds),
             log: state::Log {
-                level: self.journal.level().as_str().to_owned(),
-                journal: self.journal.target() == Target::Journal,
+                level: self.log.journal().level().as_str().to_owned(),
+                journal: self.log.journal().target() == Target::Journal,
             },
             unsaid: self.systemd.unsaid().to_vec(),
             failures: self.failures.iter().cloned().collect(),

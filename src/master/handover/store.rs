@@ -77,7 +77,7 @@ pub fn is_wanted() -> bool {
 }
 
 /// Opens the store of this unit, if [`is_wanted`]. `fds`: the received descriptors that are not taken yet.
-pub fn open(fds: &mut Incoming, now: Instant, journal: &mut Journal) -> Option<Store> {
+pub fn open(fds: &mut Incoming, now: Instant, journal: &Journal) -> Option<Store> {
     if !is_wanted() {
         return None;
     }

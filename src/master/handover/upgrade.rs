@@ -13,8 +13,9 @@ use crate::control::dbus;
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::output::Settled;
+use crate::master::tasks::TaskResult;
 use crate::master::tasks::{Task, TaskId};
-use crate::master::turn::{Master, TaskResult};
+use crate::master::turn::Master;
 use crate::pool::{Event, PoolState};
 
 /// How long connections of the control socket may take for their answers, once no new ones are accepted.
@@ -80,7 +81,7 @@ impl Master {
         if announce {
             self.announce_reload();
         }
-        self.events.push_back(Event::Reload(requester));
+        self.events.push(Event::Reload(requester));
     }
 
     /// Forgets a requester that does not wait any more.
@@ -146,7 +147,7 @@ impl Master {
         let document =
             self.save(None, &mut fds).map_err(|error| error.to_string()).and_then(|state| replace::document(state, &fds));
         drop(fds);
-        let (results, program) = (self.result_sender.clone(), self.program.clone());
+        let (results, program) = (self.results.clone(), self.program.clone());
         let asked = document.and_then(|document| {
             self.start_task(move |id, job| {
                 job.running(program.display(), check::LIMIT);
@@ -184,7 +185,7 @@ impl Master {
         }
         self.registry.accept(true);
         let why = format!("the master keeps its program: {why}");
-        self.record(Record {
+        self.log.record(Record {
             id: catalog::UPGRADE_REFUSED,
             reason: Some(why.clone()),
             ..Record::new(Level::Error, format!("not upgraded: {why}"))
@@ -229,7 +230,7 @@ impl Master {
             tokio::select! {
                 () = &mut stop => return,
                 Some(request) = self.ends.commands.recv() => self.too_late(request),
-                Some(result) = self.results.recv() => self.take_result(result),
+                Some(result) = self.task_results.recv() => self.take_result(result),
             }
             self.take_in();
             self.publish();
@@ -247,7 +248,7 @@ impl Master {
     }
 
     async fn last_turn(&mut self) {
-        while let Ok(result) = self.results.try_recv() {
+        while let Ok(result) = self.task_results.try_recv() {
             self.take_result(result);
         }
         self.take_in();

@@ -64,7 +64,7 @@ impl Master {
         if self.slots.are_there()
             && let Err(error) = self.slots.steer(&self.pool.serving())
         {
-            self.warn_once(&error.to_string());
+            self.log.warn_once(&error.to_string());
         }
     }
 
@@ -89,7 +89,7 @@ impl Master {
             if self.slots.waiting(slot) > 0 {
                 *since = self.now;
             } else if self.now.saturating_duration_since(*since) >= QUIET {
-                self.events.push_back(Event::Vacated(*worker));
+                self.events.push(Event::Vacated(*worker));
             }
         }
         if self.vacating.since.is_empty() {
@@ -105,7 +105,7 @@ impl Master {
         }
         match Slots::resume(&self.context.listeners, came) {
             Ok(slots) => self.slots = slots,
-            Err(why) => self.warn(format!("sockets of slots are lost, and what waits in them: {why}")),
+            Err(why) => self.log.warn(format!("sockets of slots are lost, and what waits in them: {why}")),
         }
         self.steer();
         for worker in self.pool.vacating().collect::<Vec<_>>() {

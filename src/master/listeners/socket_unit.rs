@@ -11,7 +11,8 @@ use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::command::{self, Cancel};
 use crate::master::status::troubles;
-use crate::master::turn::{Master, TaskResult};
+use crate::master::tasks::TaskResult;
+use crate::master::turn::Master;
 
 /// The time limit of systemctl(1).
 const LIMIT: Duration = Duration::from_secs(20);
@@ -20,7 +21,7 @@ impl Master {
     /// Compares the listening sockets with the addresses of the socket units, on another thread.
     pub(in crate::master) fn look_at_socket_units(&mut self) {
         let have: Vec<String> = self.context.listeners.iter().map(|listener| listener.address.clone()).collect();
-        let (instance, bring) = (self.context.instance.clone(), self.result_sender.clone());
+        let (instance, bring) = (self.context.instance.clone(), self.results.clone());
         // Nothing waits for the result, so systemctl's own deadline is the only one. A thread that cannot start is not reported
         // here: other reports are more important then.
         let _ = self.start_task(move |_, job| {
@@ -37,7 +38,7 @@ impl Master {
         if !self.troubles.is_empty() {
             return;
         }
-        self.record(Record {
+        self.log.record(Record {
             id: catalog::DEGRADED,
             how: Some(why.clone()),
             ..Record::new(Level::Error, format!("degraded: {why}"))

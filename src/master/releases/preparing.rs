@@ -12,8 +12,9 @@ use crate::master::releases::hooks::{HOOK_TIMEOUT, Setting};
 use crate::master::releases::prepare::{self, Living, Release};
 use crate::master::releases::script;
 use crate::master::releases::warnings;
+use crate::master::tasks::TaskResult;
 use crate::master::tasks::{Task, TaskId};
-use crate::master::turn::{Master, TaskResult};
+use crate::master::turn::Master;
 use crate::master::workers::cgroup::Cgroups;
 use crate::master::workers::missing_limits;
 use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
@@ -23,9 +24,9 @@ impl Master {
     pub(in crate::master) fn prepare(&mut self, number: GenerationId) {
         self.release_cancelled();
         if let Some(why) = self.troubles.refusal() {
-            return self.events.push_back(Event::Refused(number, why.into()));
+            return self.events.push(Event::Refused(number, why.into()));
         }
-        let (source, context, results) = (self.source.clone(), self.context.clone(), self.result_sender.clone());
+        let (source, context, results) = (self.source.clone(), self.context.clone(), self.results.clone());
         let running = self.releases.get(&self.pool.generation()).map(Arc::downgrade).unwrap_or_default();
         let living = Living { footprint: self.footprint(), status: self.status.address().map(str::to_owned) };
         let task = self.tasks.start(self.step_limit(), move |id, job| {
@@ -39,7 +40,7 @@ impl Master {
         });
         match task {
             Ok(task) => self.preparing = Some((number, task)),
-            Err(why) => self.events.push_back(Event::Refused(number, why.into())),
+            Err(why) => self.events.push(Event::Refused(number, why.into())),
         }
     }
 
@@ -69,16 +70,16 @@ impl Master {
             Ok((settings, mut release)) => {
                 release.reload_warnings.extend(self.missing_limits(&release));
                 for warning in &release.reload_warnings {
-                    self.record(Record { generation: Some(number), ..Record::new(Level::Warning, warning.clone()) });
+                    self.log.record(Record { generation: Some(number), ..Record::new(Level::Warning, warning.clone()) });
                 }
                 self.conditions.prepared(number, release.reload_warnings.clone());
                 self.status.prepared(number, release.status.take());
                 self.releases.insert(number, Arc::new(*release));
                 self.keep_reader_rules();
                 self.extend();
-                self.events.push_back(Event::Prepared(number, settings));
+                self.events.push(Event::Prepared(number, settings));
             }
-            Err(reason) => self.events.push_back(Event::Refused(number, reason)),
+            Err(reason) => self.events.push(Event::Refused(number, reason)),
         }
     }
 
@@ -88,7 +89,7 @@ impl Master {
             return self.status.withdrawn();
         }
         if let Err(error) = self.status.committed(number, self.runtime_dir.handle(), &self.registry) {
-            self.record(Record::new(Level::Error, format!("status.listen: {error}")));
+            self.log.record(Record::new(Level::Error, format!("status.listen: {error}")));
         }
         self.keep_conditions(number);
     }
@@ -109,7 +110,7 @@ impl Master {
     /// Warns of the limits of this generation that cannot be applied here, if there are some.
     pub(in crate::master) fn warn_of_limits(&mut self, number: GenerationId) {
         if let Some(sentence) = self.releases.get(&number).and_then(|release| self.missing_limits(release)) {
-            self.record(Record { generation: Some(number), ..Record::new(Level::Warning, sentence) });
+            self.log.record(Record { generation: Some(number), ..Record::new(Level::Warning, sentence) });
         }
     }
 
@@ -122,7 +123,7 @@ impl Master {
     pub(in crate::master) fn start_last_hook(&mut self) -> bool {
         let Some(release) = self.releases.get(&self.pool.generation()).cloned() else { return false };
         let Some(argv) = release.config.hooks.before_shutdown.clone() else { return false };
-        let (results, directory) = (self.result_sender.clone(), self.source.directory.clone());
+        let (results, directory) = (self.results.clone(), self.source.directory.clone());
         let stop_timeout = release.config.worker.stop_timeout;
         let task = self.tasks.start(self.step_limit(), move |id, job| {
             let directory = release.config.worker.directory.clone().unwrap_or(directory);
@@ -137,7 +138,7 @@ impl Master {
                 true
             }
             Err(why) => {
-                self.record(Record::new(Level::Warning, format!("hooks.before_shutdown is not run: {why}")));
+                self.log.record(Record::new(Level::Warning, format!("hooks.before_shutdown is not run: {why}")));
                 false
             }
         }
@@ -152,16 +153,16 @@ impl Master {
 
     fn stop_after_hook(&mut self, result: Result<(), Reason>) {
         if let Err(why) = result {
-            self.record(Record::new(Level::Warning, why.in_full()));
+            self.log.record(Record::new(Level::Warning, why.in_full()));
         }
-        self.events.push_back(Event::Stop { now: false });
+        self.events.push(Event::Stop { now: false });
     }
 
     /// Checks on another thread, after a worker of this generation failed, whether the release was changed in place.
     pub(in crate::master) fn look_for_changes(&mut self, number: GenerationId) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
         let Some(since) = release.pinned_at.filter(|_| self.conditions.may_look_for_changes(self.now)) else { return };
-        let results = self.result_sender.clone();
+        let results = self.results.clone();
         // A failure to start is ignored: the task only adds a warning, and a more important error is logged then.
         let _ = self.start_task(move |_, job| {
             let directory = format!("/proc/self/fd/{}", release.plan.directory.as_raw_fd());
@@ -178,7 +179,7 @@ impl Master {
         for failure in self.failures.iter_mut().filter(|failure| failure.generation == number) {
             failure.release_changed = Some(what.to_owned());
         }
-        self.warn_once(&format!(
+        self.log.warn_once(&format!(
             "the release of generation {number} is not what it was: {what}; its workers start again from these files as they are \
              now. Deploy each release into a directory of its own, with a symlink that moves (worker.directory)"
         ));
@@ -196,7 +197,7 @@ impl Master {
         let now = self.now;
         if let Some((number, why)) = self.preparing.as_ref().and_then(|(number, task)| Some((*number, task.overdue(now)?))) {
             self.release_cancelled();
-            self.events.push_back(Event::Refused(number, why.into()));
+            self.events.push(Event::Refused(number, why.into()));
         }
         if let Some(why) = self.ending.as_ref().and_then(|task| task.overdue(now)) {
             if let Some(task) = self.ending.take() {

@@ -16,7 +16,8 @@ use crate::config::Config;
 use crate::master::listeners::sockets::{Kind, Listener};
 use crate::master::status::publish::{Ended, LastReload, told};
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
-use crate::master::turn::{Master, TaskResult};
+use crate::master::tasks::TaskResult;
+use crate::master::turn::Master;
 use crate::master::workers::readiness::Known;
 use crate::pool::Phase;
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
@@ -68,7 +69,7 @@ impl Master {
     fn compose(&mut self, job: Option<Job>) {
         let Some(job) = job else { return };
         let facts = self.facts();
-        let results = self.result_sender.clone();
+        let results = self.results.clone();
         tokio::task::spawn_blocking(move || {
             if job.done(|| build(facts)) {
                 let _ = results.send(TaskResult::Composed);

@@ -1,6 +1,6 @@
 //! The published state, updated when it changes: the summary, systemd's status line, views of workers, failures.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,7 +9,8 @@ use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::output::Printed;
 use crate::master::service_manager::start_advice;
-use crate::master::turn::{Master, TaskResult};
+use crate::master::tasks::TaskResult;
+use crate::master::turn::Master;
 use crate::master::workers::processes::Process;
 use crate::pool::{self, ExitCause, GenerationId, Outcome, PoolState, RecycleReason, WorkerId};
 use crate::status::error_line::error_line;
@@ -19,8 +20,6 @@ use crate::status::tree::{Failure, Reloads, Request};
 
 /// Failures kept; the oldest are dropped first.
 const FAILURES: usize = 20;
-/// Different warnings that are logged once each. Further ones are not worth a log line.
-const WARNINGS: usize = 1000;
 
 /// How the last reload ended.
 #[derive(Clone, Debug)]
@@ -63,7 +62,6 @@ pub struct Published {
     /// The state and the number of ready workers published last. Another state or more ready workers are progress.
     state: PoolState,
     ready: u32,
-    warned: HashSet<String>,
     /// Failed workers whose last lines are still being fetched, and their generations.
     tails: HashMap<WorkerId, GenerationId>,
 }
@@ -81,7 +79,6 @@ impl Published {
             at_once: true,
             state: PoolState::Starting,
             ready: 0,
-            warned: HashSet::new(),
             tails: HashMap::new(),
         }
     }
@@ -283,8 +280,7 @@ impl Master {
         let since = process.map_or_else(SystemTime::now, |process| process.started_at);
         let scoreboard = process.and_then(|process| process.scoreboard.clone());
         let group = process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned());
-        let (outputs, results, worker, pid) =
-            (self.outputs.clone(), self.result_sender.clone(), ended.worker, ended.pid.unwrap_or(0));
+        let (outputs, results, worker, pid) = (self.outputs.clone(), self.results.clone(), ended.worker, ended.pid.unwrap_or(0));
         tokio::spawn(async move {
             let lines = outputs.tail(worker, pid, group, since).await;
             outputs.close(worker);
@@ -315,25 +311,13 @@ impl Master {
         let cut_off = died_in(failure).map(|message| (message, catalog::CUT_OFF));
         let (generation, slot, pid) = (Some(failure.generation), Some(failure.slot), failure.pid);
         for (message, id) in error.into_iter().chain(cut_off) {
-            self.record(Record { worker: Some(worker), generation, slot, pid, id, ..Record::new(Level::Warning, message) });
+            self.log.record(Record { worker: Some(worker), generation, slot, pid, id, ..Record::new(Level::Warning, message) });
         }
         if let Some(hint) = hint
-            && self.warns_first(&hint)
+            && self.log.is_first(&hint)
         {
-            self.record(Record { id: catalog::HINT, ..Record::new(Level::Warning, hint) });
+            self.log.record(Record { id: catalog::HINT, ..Record::new(Level::Warning, hint) });
         }
-    }
-
-    /// Logs each warning once.
-    pub(in crate::master) fn warn_once(&mut self, message: &str) {
-        if self.warns_first(message) {
-            self.warn(message.to_owned());
-        }
-    }
-
-    /// Whether this warning has not been logged yet; remembers it.
-    fn warns_first(&mut self, message: &str) -> bool {
-        self.published.warned.len() < WARNINGS && self.published.warned.insert(message.to_owned())
     }
 
     /// Logs that the generation serves and, without systemd, what a user at a terminal can do next.
@@ -342,13 +326,13 @@ impl Master {
         let addresses: Vec<&str> = self.context.listeners.iter().map(|listener| listener.address.as_str()).collect();
         let on = if addresses.is_empty() { String::new() } else { format!(" on {}", addresses.join(", ")) };
         let message = format!("generation {} is serving: {target}/{target} ready{on}", self.pool.generation());
-        self.record(crate::master::log::journal::Record {
+        self.log.record(crate::master::log::journal::Record {
             generation: Some(self.pool.generation()),
             ..crate::master::log::journal::Record::new(crate::master::log::journal::Level::Info, message)
         });
         if !self.systemd.is_there() {
             for hint in self.hints() {
-                self.record(crate::master::log::journal::Record::new(crate::master::log::journal::Level::Info, hint));
+                self.log.record(crate::master::log::journal::Record::new(crate::master::log::journal::Level::Info, hint));
             }
         }
     }

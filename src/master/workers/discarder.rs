@@ -21,7 +21,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use crate::master::turn::{Master, TaskResult};
+use crate::master::tasks::TaskResult;
+use crate::master::turn::Master;
 use crate::master::workers::processes::Token;
 use crate::pool::WorkerId;
 use crate::sys::discard::{self, Answer, Helper, Request};
@@ -118,7 +119,7 @@ impl Master {
         for socket in process.sockets() {
             let _ = self.poll.get_ref().pause(socket, Token::Notify(worker).to_u64());
         }
-        let results = self.result_sender.clone();
+        let results = self.results.clone();
         let tell = move |worker, progress| drop(results.send(TaskResult::Discarded(worker, progress)));
         let socket = process.sockets().nth(socket).map(|socket| socket.as_fd().try_clone_to_owned());
         let given = socket.map(|socket| self.discarder.give(Job { worker, request: Request::Next, socket: socket? }, tell));
@@ -126,7 +127,8 @@ impl Master {
             Some(Ok(())) => drop(self.discarder.holds.insert(worker, Hold::Discarding)),
             Some(Err(error)) => {
                 self.paused.insert((self.now + RETRY, worker));
-                self.warn_once(&format!("descriptors that worker {worker} sent cannot be dropped, so it is not heard: {error}"));
+                self.log
+                    .warn_once(&format!("descriptors that worker {worker} sent cannot be dropped, so it is not heard: {error}"));
             }
             None => {}
         }
@@ -142,15 +144,15 @@ impl Master {
                     }
                 }
             }
-            Progress::Hangs => self.warn(format!(
+            Progress::Hangs => self.log.warn(format!(
                 "worker {worker} sent a descriptor that cannot be dropped: its last close has not returned for {}s (SO_LINGER, or a \
                  file system that does not answer?); the worker is not heard until it returns, the others are",
                 LIMIT.as_secs()
             )),
             Progress::Unstarted(why) => {
-                self.warn_once(&format!("no process to drop descriptors of workers could be started, a thread does it: {why}"));
+                self.log.warn_once(&format!("no process to drop descriptors of workers could be started, a thread does it: {why}"));
             }
-            Progress::Full => self.warn_once(&format!(
+            Progress::Full => self.log.warn_once(&format!(
                 "{LOST_MAX} processes hang that drop descriptors of workers: workers that send more are not heard until one returns"
             )),
         }
@@ -159,7 +161,7 @@ impl Master {
     /// Warns of processes whose environment could not be read in time.
     pub(in crate::master) fn warn_of_unanswered(&mut self) {
         for pid in crate::sys::environ::take_unanswered() {
-            self.warn(format!(
+            self.log.warn(format!(
                 "/proc/{pid}/environ does not answer, so it is not known whether process {pid} is one of a worker that has ended; a \
                  thread that waits for it is left alone (a control group for each worker, Delegate=yes, needs no such look)"
             ));
@@ -178,10 +180,10 @@ impl Master {
                 Ok(Some(_)) | Err(_) => break,
             }
         }
-        let results = self.result_sender.clone();
+        let results = self.results.clone();
         let tell = move |worker, progress| drop(results.send(TaskResult::Discarded(worker, progress)));
         if let Err(error) = self.discarder.give(Job { worker, request: Request::Rest, socket: socket.into() }, tell) {
-            self.warn_once(&format!("the notify socket of a worker was closed with descriptors in it: {error}"));
+            self.log.warn_once(&format!("the notify socket of a worker was closed with descriptors in it: {error}"));
         }
     }
 }

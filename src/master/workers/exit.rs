@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use crate::master::turn::{Master, TaskResult};
+use crate::master::tasks::TaskResult;
+use crate::master::turn::Master;
 use crate::master::workers::processes::{Process, Token};
 use crate::master::workers::runtime_dir::RuntimeDir;
 use crate::master::workers::start_failure;
@@ -83,7 +84,7 @@ impl Master {
             (None, Ended::Signal { signal, core }) => ExitCause::Signal { signal, core },
             (None, Ended::Unknown) => ExitCause::Unknown,
         };
-        self.events.push_back(Event::Exited { worker, how, left });
+        self.events.push(Event::Exited { worker, how, left });
     }
 
     /// Reports the exit of workers whose status did not come within [`REAPING`], with an unknown cause.
@@ -115,7 +116,7 @@ impl Master {
         if let Some(process) = self.processes.get_mut(&worker).filter(|process| process.left_behind) {
             process.left_behind = false;
             let _ = process.pidfd.wait();
-            self.events.push_back(Event::Cleared(worker));
+            self.events.push(Event::Cleared(worker));
         }
     }
 
@@ -128,7 +129,7 @@ impl Master {
         self.dismissed.retain(|pidfd| matches!(pidfd.wait(), Ok(None)));
         if reaped.is_ok_and(|reaped| reaped.more && !reaped.ended.is_empty()) {
             // No further signal comes for the children that are left, so the next loop iteration reaps them.
-            let _ = self.result_sender.send(TaskResult::Orphans);
+            let _ = self.results.send(TaskResult::Orphans);
         }
         let waiting: Vec<WorkerId> = self
             .processes
@@ -213,7 +214,7 @@ impl Master {
         if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())
             && let Err(error) = cgroups.remove(group)
         {
-            self.warn(format!("the control group of worker {worker} stays: {error}"));
+            self.log.warn(format!("the control group of worker {worker} stays: {error}"));
         }
         for socket in std::iter::once(process.notify).chain(process.notify_again) {
             self.close_notify(worker, socket);

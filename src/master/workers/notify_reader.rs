@@ -76,7 +76,7 @@ impl Master {
                     let _ = self.poll.get_ref().pause(socket, token);
                 }
                 self.paused.insert((until, worker));
-                return self.warn_once(&format!("worker {worker} talks too much and is heard more slowly"));
+                return self.log.warn_once(&format!("worker {worker} talks too much and is heard more slowly"));
             }
             if !self.hear_one(worker) {
                 return;
@@ -164,7 +164,7 @@ impl Master {
                     self.understand(worker, word);
                 }
             }
-            Heard::Ignored(why) => self.warn_once(&format!("worker {worker}: ignored {why}")),
+            Heard::Ignored(why) => self.log.warn_once(&format!("worker {worker}: ignored {why}")),
         }
     }
 
@@ -230,18 +230,18 @@ impl Master {
                 }
                 let text = crate::sys::spawn::describe(errno);
                 let message = format!("worker {worker} reports errno {errno}: {text}");
-                return self.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
+                return self.log.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
             }
             Assignment::MainPid(pid) => return self.main_pid(worker, pid),
             Assignment::Bad(key) => {
-                return self.warn_once(&format!("worker {worker}: ignored a value of {key} that makes no sense"));
+                return self.log.warn_once(&format!("worker {worker}: ignored a value of {key} that makes no sense"));
             }
             Assignment::Reloading | Assignment::Barrier | Assignment::Unknown => return,
         };
         if said == Notification::Ready {
             self.readiness.look_now(worker);
         }
-        self.events.push_back(Event::Notification(worker, said));
+        self.events.push(Event::Notification(worker, said));
     }
 
     /// Handles `MAINPID=`: another process of the worker becomes its main process.
@@ -249,7 +249,7 @@ impl Master {
         match self.follow(worker, pid) {
             Ok(()) => {}
             // The text has no process id: warnings are logged once per text, and there are millions of ids.
-            Err(why) => self.warn_once(&format!("worker {worker}: MAINPID= is not followed: {why}")),
+            Err(why) => self.log.warn_once(&format!("worker {worker}: MAINPID= is not followed: {why}")),
         }
     }
 
@@ -279,7 +279,7 @@ impl Master {
         let _ = poll.add(&former.1, Token::Former(worker).to_u64());
         process.more().former.push(former);
         self.pids.insert(pid, worker);
-        self.events.push_back(Event::MainPid(worker, pid));
+        self.events.push(Event::MainPid(worker, pid));
         Ok(())
     }
 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use crate::master::log::journal::{Level, Record};
 use crate::master::log::text::one_line;
-use crate::master::turn::{Master, TaskResult};
+use crate::master::tasks::TaskResult;
+use crate::master::turn::Master;
 use crate::master::workers::cgroup;
 use crate::pool::{Event, WorkerId};
 use crate::status::kernel;
@@ -122,7 +123,7 @@ impl Master {
         };
         let sockets: Vec<Arc<OwnedFd>> =
             self.slots.shown(&self.context.listeners).into_iter().flat_map(|(_, sockets)| sockets).collect();
-        let results = self.result_sender.clone();
+        let results = self.results.clone();
         // If the task cannot start, the pool asks again later.
         let _ = self.start_task(move |_, _| {
             let _ = results.send(TaskResult::Orphaned(worker, place.look(&sockets)));
@@ -147,7 +148,7 @@ impl Master {
                 self.record_of(worker, Level::Info, &message);
             }
         }
-        self.events.push_back(Event::Orphaned { worker, serving: !serving.is_empty() });
+        self.events.push(Event::Orphaned { worker, serving: !serving.is_empty() });
     }
 
     /// Sends SIGKILL to every process of a worker.
@@ -172,7 +173,7 @@ impl Master {
         let main: std::io::Result<()> = PidFd::signal(&process.pidfd, libc::SIGKILL);
         hit.retain(|(pid, _)| *pid != process.pid);
         if let (Err(why), Err(_)) = (killed, main) {
-            self.warn(format!("cannot kill worker {worker}: {why}"));
+            self.log.warn(format!("cannot kill worker {worker}: {why}"));
         } else if !hit.is_empty() {
             hit.sort_unstable();
             self.record_of(worker, Level::Warning, &format!("SIGKILL to {}", listed(&hit)));
@@ -185,7 +186,7 @@ impl Master {
         let (slot, generation) = (known.map(|it| it.slot), known.map(|it| it.generation));
         let of_slot = slot.map(|slot| format!(" (slot {slot})")).unwrap_or_default();
         let message = format!("worker {worker}{of_slot}: {what}");
-        self.record(Record { generation, worker: Some(worker), slot, ..Record::new(level, message) });
+        self.log.record(Record { generation, worker: Some(worker), slot, ..Record::new(level, message) });
     }
 }
 

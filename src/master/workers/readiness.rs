@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::master::turn::{Master, TaskResult};
+use crate::master::tasks::TaskResult;
+use crate::master::turn::Master;
 use crate::pool::{Accepting, Event, WorkerId};
 use crate::status::kernel::Subject;
 use crate::status::kernel::accepting::{Evidence, Observation, observe};
@@ -234,8 +235,8 @@ impl Master {
             Err(_) => release.plan.listeners.clone(),
         };
         if let Err(error) = self.readiness.watch((worker, pid, group), listeners) {
-            self.warn(format!("worker {worker}: whether it accepts cannot be looked at: {error}"));
-            self.events.push_back(Event::Seen(worker, Accepting { sockets: 0, hidden: true }));
+            self.log.warn(format!("worker {worker}: whether it accepts cannot be looked at: {error}"));
+            self.events.push(Event::Seen(worker, Accepting { sockets: 0, hidden: true }));
         }
     }
 
@@ -253,7 +254,7 @@ impl Master {
         if let Some(process) = self.processes.get_mut(&worker) {
             process.readiness = known;
         }
-        self.events.push_back(Event::Seen(worker, accepting));
+        self.events.push(Event::Seen(worker, accepting));
     }
 
     /// Makes the watch that sends observations to the loop.

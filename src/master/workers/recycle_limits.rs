@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use crate::master::status::publish::told;
-use crate::master::turn::{Master, TaskResult};
+use crate::master::tasks::TaskResult;
+use crate::master::turn::Master;
 use crate::pool::{Phase, RecycleReason, WorkerId};
 use crate::status::kernel;
 use crate::status::scoreboard::Scoreboard;
@@ -45,7 +46,7 @@ impl Master {
             if let Some(limit) = recycle.max_requests {
                 let totals = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());
                 if totals.known_requests().is_some_and(|requests| requests as f64 >= limit as f64 * share) {
-                    self.events.push_back(crate::pool::Event::RecycleDue(worker, RecycleReason::Requests));
+                    self.events.push(crate::pool::Event::RecycleDue(worker, RecycleReason::Requests));
                     continue;
                 }
             }
@@ -57,7 +58,7 @@ impl Master {
         if subjects.is_empty() {
             return;
         }
-        let results = self.result_sender.clone();
+        let results = self.results.clone();
         tokio::task::spawn_blocking(move || {
             let (subjects, limits): (Vec<kernel::Subject>, Vec<u64>) = subjects.into_iter().unzip();
             let survey = kernel::survey(&subjects, &[] as &[std::os::fd::OwnedFd]);

@@ -175,7 +175,7 @@ impl Master {
         let removed = self.runtime_dir.removed();
         if removed.directory {
             if let Err(why) = self.restore_directory() {
-                self.warn(format!("the runtime directory was removed and cannot be made again: {why}"));
+                self.log.warn(format!("the runtime directory was removed and cannot be made again: {why}"));
             }
             return;
         }
@@ -203,7 +203,7 @@ impl Master {
         }
         let again =
             self.runtime_dir.control.bind_again().map_err(|error| error.to_string()).and_then(|()| self.runtime_dir.serve());
-        self.warn(match again {
+        self.log.warn(match again {
             Ok(()) => "the control socket was removed: it is there again".to_owned(),
             Err(why) => format!("the control socket was removed and cannot be bound again: {why}"),
         });
@@ -222,7 +222,7 @@ impl Master {
         match watched {
             Ok(socket) => process.notify_again = Some(socket),
             Err(error) => {
-                self.warn(format!("the notify socket of worker {worker} was removed and cannot be bound again: {error}"))
+                self.log.warn(format!("the notify socket of worker {worker} was removed and cannot be bound again: {error}"))
             }
         }
     }

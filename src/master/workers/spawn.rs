@@ -69,7 +69,7 @@ impl Master {
                 Event::SpawnFailed(worker, why)
             }
         };
-        self.events.push_back(event);
+        self.events.push(event);
     }
 
     fn try_birth(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId) -> Result<u32, String> {
@@ -119,7 +119,7 @@ impl Master {
         let scoreboard = self
             .pages
             .take(release.config.worker.stop_timeout)
-            .map_err(|error| self.warn_once(&format!("workers get no status page: {error}")))
+            .map_err(|error| self.log.warn_once(&format!("workers get no status page: {error}")))
             .ok();
         let output = std::mem::take(&mut streams.reading);
         let watchdog = release.config.worker.watchdog;
@@ -158,7 +158,7 @@ impl Master {
         if let (Err(error), true) = (&made, birth.cgroup.is_some())
             && matches!(error.raw_os_error(), Some(libc::EACCES | libc::EBUSY | libc::ENOENT | libc::EOPNOTSUPP))
         {
-            self.warn_once(&format!("a worker's control group takes no process: {error}; it runs without one"));
+            self.log.warn_once(&format!("a worker's control group takes no process: {error}; it runs without one"));
             made = spawn(&release.plan, &Birth { cgroup: None, ..birth }, &self.errors);
             if let (Some(group), Some(cgroups)) = (&group, self.cgroups.as_mut()) {
                 let _ = cgroups.remove(group);
@@ -201,12 +201,12 @@ impl Master {
         match made {
             Ok(group) => {
                 for what in group.unapplied() {
-                    self.warn_once(what);
+                    self.log.warn_once(what);
                 }
                 Some(group)
             }
             Err(error) => {
-                self.warn(format!("worker {worker} gets no control group: {error}"));
+                self.log.warn(format!("worker {worker} gets no control group: {error}"));
                 None
             }
         }

@@ -1,4 +1,4 @@
-//! One queue for all workers or one for each slot (`worker.balance`): `cargo bench --all-features --bench balance`.
+//! One queue for all workers or one for each slot (`worker.balance`): `cargo bench --bench balance`.
 //!
 //! Told are, for each of the two: how connections are spread (the requests of the busiest worker ÷ the mean), the latency, and
 //! what is lost over 100 reloads and 100 changes of size. Two workers are measured: `hello`, which uses tokio, and one that waits
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use ratoon::worker::{self, Listeners};
+use ratoon_worker::{self as worker, Listeners};
 use rustix::event::epoll;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
             lost += failed;
         }
     }
-    println!("again: cargo bench --all-features --bench balance");
+    println!("again: cargo bench --bench balance");
     if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

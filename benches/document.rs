@@ -1,4 +1,4 @@
-//! What the status document costs the master: `cargo bench --all-features --bench document`.
+//! What the status document costs the master: `cargo bench --bench document`.
 //!
 //! A pool of 1,000 workers that hold 10,000 open connections, each with a request in work. Told are, for the first document
 //! (which has to find out who holds which connection) and for later ones: the CPU time of the whole master, and that of the thread
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::Empty;
 use hyper::body::Bytes;
-use ratoon::worker::{self, Listeners};
+use ratoon_worker::{self as worker, Listeners};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,6 +1,6 @@
 //! What the tower layer and the stream cost: a hello-world hyper server with and without them, in turn in one run.
 //!
-//! `cargo bench --all-features --bench layer`. Both servers live on one thread, their connections stay open, and short rounds of
+//! `cargo bench --bench layer`. Both servers live on one thread, their connections stay open, and short rounds of
 //! requests alternate between them: a neighbour on the machine slows both alike. Told are the medians, and of the differences
 //! between neighbouring rounds the median with the 95 % confidence interval that order statistics give. Without sockets and
 //! without neighbours: the time of the bare calls, and, where perf(1) can count them, their instructions, which are the
@@ -22,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use ratoon::worker::Connection;
+use ratoon_worker::Connection;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tower_layer::Layer;

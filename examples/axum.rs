@@ -4,7 +4,7 @@ use axum::{Router, routing::get};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
     let app = Router::new().route("/", get(|| async { "hello\n" }));
-    let listener = ratoon::worker::listen("127.0.0.1:8080")?;
-    ratoon::worker::ready()?;
-    ratoon::worker::serve_tower(listener, app).await
+    let listener = ratoon_worker::listen("127.0.0.1:8080")?;
+    ratoon_worker::ready()?;
+    ratoon_worker::serve_tower(listener, app).await
 }

@@ -36,7 +36,7 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use ratoon::worker::{self, Drain, NotifyState, Server};
+use ratoon_worker::{self as worker, Drain, NotifyState, Server};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::time::sleep;
 

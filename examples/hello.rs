@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use ratoon::worker;
+use ratoon_worker as worker;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {

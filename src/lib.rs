@@ -12,36 +12,23 @@
 //! | `status` | what is known: the status document, the scoreboard, the kernel's own figures |
 //! | `control` | how it is asked: HTTP on a Unix socket, D-Bus, and the client of the first |
 //! | `config` | the file: types, defaults, errors with line and column |
-//! | `sys` | the only `unsafe`: descriptors, processes, signals, credentials |
+//! | `sys` | the only `unsafe` of this crate: descriptors, processes, signals, credentials |
 //! | `cli` | the command line, a verb a file |
 //! | `stored_name` | names of descriptors in systemd's store |
 //! | `table` | a map that wastes little memory |
-//! | `scoreboard` | the page on which a worker shows what it does: layout, and the writer's side |
-//! | `worker` | the library for workers written in Rust (feature `worker`) |
+//!
+//! The library for workers written in Rust, the layout of their status pages and the types of the status document are the crate
+//! `ratoon_worker` (`clients/rust`), which knows nothing of this one.
 
 #![deny(unsafe_code)]
 
-#[cfg(feature = "master")]
 pub mod api;
-#[cfg(feature = "master")]
 pub mod cli;
-#[cfg(feature = "master")]
 pub mod config;
-#[cfg(feature = "master")]
 pub mod control;
-#[cfg(feature = "master")]
 pub mod master;
-#[cfg(feature = "master")]
 pub mod pool;
-#[cfg(any(feature = "master", feature = "worker"))]
-pub mod scoreboard;
-#[cfg(any(feature = "master", feature = "worker"))]
 pub mod status;
-#[cfg(feature = "master")]
 pub mod stored_name;
-#[cfg(any(feature = "master", feature = "worker"))]
 pub mod sys;
-#[cfg(feature = "master")]
 pub mod table;
-#[cfg(feature = "worker")]
-pub mod worker;

@@ -198,6 +198,8 @@ fn a_link_leads_to_every_page() {
 fn worker_libraries_are_of_this_version() {
     for (file, line) in [
         ("clients/bind/Cargo.toml", "\nversion = \"#\"\n"),
+        ("clients/rust/Cargo.toml", "\nversion = \"#\"\n"),
+        ("Cargo.toml", "path = \"clients/rust\", version = \"#\""),
         ("clients/node/package.json", "\"version\": \"#\","),
         ("clients/python/pyproject.toml", "\nversion = \"#\"\n"),
         ("clients/ruby/lib/ratoon/version.rb", " = '#'\n"),

@@ -14,7 +14,7 @@ import (
 )
 
 // The worker's status page: memory shared with the master, which reads it also when this process hangs or is dead. RATOON_SCOREBOARD is the number of
-// its descriptor; the layout (version 1) is in src/scoreboard/mod.rs. Numbers are 64-bit words in the machine's byte order. A page has one
+// its descriptor; the layout (version 1) is in clients/rust/src/scoreboard/mod.rs. Numbers are 64-bit words in the machine's byte order. A page has one
 // writer: one process, any number of goroutines.
 
 const (

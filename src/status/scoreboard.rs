@@ -16,11 +16,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::json::Clock;
-use crate::scoreboard::entry::{self, Entry};
-use crate::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, not_counted, slot};
 use crate::status::tree::{Connection, Counters, Request};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::map;
+use ratoon_worker::scoreboard::entry::{self, Entry};
+use ratoon_worker::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, not_counted, slot};
 
 /// How many times a slot that changes while it is read is read again.
 const TRIES: usize = 8;
@@ -395,6 +395,6 @@ fn same(before: &[u8; SLOT], after: &[u8; SLOT]) -> bool {
         && before[slot::GUARDED * 8..] == after[slot::GUARDED * 8..]
 }
 
-#[cfg(all(test, feature = "worker"))]
+#[cfg(test)]
 #[path = "scoreboard_tests.rs"]
 mod tests;

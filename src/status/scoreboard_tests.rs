@@ -16,9 +16,9 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use super::*;
-use crate::scoreboard::writer::{Board, Connection as Writer, Head, Stage};
-use crate::scoreboard::{INFO, MAGIC, URL};
 use crate::status::tree::Connection;
+use ratoon_worker::scoreboard::writer::{Board, Connection as Writer, Head, Stage};
+use ratoon_worker::scoreboard::{INFO, MAGIC, URL};
 
 fn pair() -> (Scoreboard, Arc<Board>) {
     let page = Scoreboard::create(Duration::from_secs(7)).unwrap();
@@ -69,7 +69,7 @@ fn no_lie_of_a_worker_s_spoils_the_sums_of_the_pool() {
 
     // An implausibly large figure is ignored: with it the sum could not grow any more.
     let (page, board) = pair();
-    let memory = crate::sys::map::Words::shared(&page).unwrap();
+    let memory = ratoon_worker::sys::map::Words::shared(&page).unwrap();
     for word in header::CONNECTIONS..=header::BYTES_WRITTEN {
         memory[word].store(u64::MAX, Relaxed);
     }

@@ -2,11 +2,10 @@
 //!
 //! Law: every descriptor that this process opens is close-on-exec from the start; a descriptor without the flag was inherited.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
+pub use ratoon_worker::sys::fd::inherited;
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 
 /// The lowest number for descriptors that workers inherit from the master: above every number that they get in a worker.
@@ -44,26 +43,6 @@ pub fn dup_high(fd: OwnedFd, above: RawFd) -> OwnedFd {
     }
     let _ = fcntl_setfd(&fd, FdFlags::CLOEXEC);
     fd
-}
-
-/// Takes ownership of a descriptor that was inherited over exec, by its number, and sets it close-on-exec.
-///
-/// Fails (`EBADF`) when the descriptor isn't open, is 0, 1 or 2, or is close-on-exec: then this program has opened or already taken
-/// it, and it has an owner.
-pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    if number < 3 {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: only borrowed for the call that asks whether it is open; F_GETFD changes nothing.
-    let probe = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-    if fcntl_getfd(probe.as_fd())?.contains(FdFlags::CLOEXEC) {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: everything in this program opens descriptors close-on-exec, so one that is open without that flag was
-    // inherited and has no owner here; the flag set below makes a second taking fail.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
-    Ok(fd)
 }
 
 /// The numbers of all open descriptors, from /proc; without /proc, those below 65536.

@@ -1,7 +1,7 @@
 'use strict';
 // The worker's status page: memory shared with the master, which reads it also when this process hangs or is dead.
 //
-// `RATOON_SCOREBOARD` is the number of its descriptor; the layout (version 1) is in src/scoreboard/mod.rs. Node.js cannot map memory, but
+// `RATOON_SCOREBOARD` is the number of its descriptor; the layout (version 1) is in clients/rust/src/scoreboard/mod.rs. Node.js cannot map memory, but
 // the page is a file, so fs.writeSync writes at offsets. Numbers are 64-bit words in the machine's byte order.
 
 const fs = require('node:fs');

@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::scoreboard::entry::{Entry, Request};
+use ratoon_worker::scoreboard::entry::{Entry, Request};
 
 const MILLISECONDS_A_DAY: i64 = 24 * 60 * 60 * 1000;
 

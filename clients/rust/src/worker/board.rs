@@ -48,7 +48,7 @@ pub struct Counter {
 /// ```
 /// # #[cfg(feature = "worker")]
 /// # {
-/// let jobs = ratoon::worker::counter("jobs");
+/// let jobs = ratoon_worker::counter("jobs");
 /// jobs.increment();
 /// jobs.add(2);
 /// assert_eq!(jobs.get(), 3);

@@ -63,9 +63,8 @@ impl Drain {
 /// The first call within a tokio runtime installs the signal handlers; before that SIGTERM ends the process at once.
 /// ([`ready`](super::ready) and `serve` make that call.)
 pub fn draining() -> &'static Drain {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current()
-        && !LISTENING.swap(true, Ordering::AcqRel)
-    {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return &PROCESS };
+    if !LISTENING.swap(true, Ordering::AcqRel) {
         listen_to(SignalKind::terminate(), &runtime);
         if identity().alone() {
             listen_to(SignalKind::interrupt(), &runtime);

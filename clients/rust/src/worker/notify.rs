@@ -15,6 +15,8 @@ use std::time::Duration;
 
 pub use sd_notify::NotifyState;
 
+use crate::scoreboard::text::cut;
+
 /// How long a message that must arrive waits for room in the queue.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest status text in bytes; longer texts are cut. The master takes datagrams of at most 4096 bytes, as systemd does.
@@ -67,8 +69,7 @@ fn send(socket: &OsStr, states: &[NotifyState<'_>], patience: Option<Duration>) 
 
 /// Replaces control characters with spaces, since a line break would begin another assignment, and cuts the text to 1024 bytes.
 pub(super) fn one_line(text: &str) -> String {
-    let cut = text.floor_char_boundary(STATUS_MAX);
-    text[..cut].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    cut(text, STATUS_MAX).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Pings the master's watchdog at half of its timeout, from a task of this runtime: a runtime that hangs sends no ping.

@@ -14,6 +14,7 @@ use std::{array, io};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::entry::Entry;
+use super::text::{address_words, cut, store_address, store_text};
 use super::{COUNTER_NAME, Geometry, INFO, METHOD, SLOTS, URL, counter, header, not_counted, slot};
 use crate::sys::map::Words;
 
@@ -132,7 +133,7 @@ impl Board {
             let before = slot[slot::SEQUENCE].load(Acquire);
             copy = array::from_fn(|word| slot[word].load(Relaxed));
             fence(Acquire);
-            if before.is_multiple_of(2) && slot[slot::SEQUENCE].load(Relaxed) == before {
+            if before % 2 == 0 && slot[slot::SEQUENCE].load(Relaxed) == before {
                 return Entry::read(&copy, true);
             }
         }
@@ -405,48 +406,4 @@ fn write<T>(slot: &Slot, change: impl FnOnce(&Slot) -> T) -> T {
     let result = change(slot);
     sequence.store(even.wrapping_add(2), Release);
     result
-}
-
-#[inline]
-fn store_text(words: &[AtomicU64], text: &[u8]) {
-    let (whole, rest) = text.as_chunks();
-    for (word, bytes) in words.iter().zip(whole) {
-        word.store(u64::from_ne_bytes(*bytes), Relaxed);
-    }
-    let Some(word) = words.get(whole.len()).filter(|_| !rest.is_empty()) else { return };
-    // A copy of a variable length would be a function call. So a text of 8 bytes or more is loaded by its last 8 bytes, and those
-    // already stored are shifted out; a shorter text is assembled byte by byte.
-    let last = match text.last_chunk() {
-        Some(last) => u64::from_le_bytes(*last) >> (8 * (8 - rest.len())),
-        None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-    };
-    word.store(u64::from_ne_bytes(last.to_le_bytes()), Relaxed);
-}
-
-/// An address as a slot stores it: its family (0 for none, 4, 6) and two words.
-fn address_words(address: Option<IpAddr>) -> (u64, [u64; 2]) {
-    let mut bytes = [0; 16];
-    let family = match address.map(|address| address.to_canonical()) {
-        Some(IpAddr::V4(four)) => {
-            bytes[..4].copy_from_slice(&four.octets());
-            4
-        }
-        Some(IpAddr::V6(six)) => {
-            bytes = six.octets();
-            6
-        }
-        None => 0,
-    };
-    let (words, _) = bytes.as_chunks();
-    (family, array::from_fn(|word| u64::from_ne_bytes(words[word])))
-}
-
-#[inline]
-fn store_address(words: &[AtomicU64], address: [u64; 2]) {
-    words.iter().zip(address).for_each(|(word, part)| word.store(part, Relaxed));
-}
-
-#[inline]
-fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
 }

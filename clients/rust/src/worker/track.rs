@@ -264,7 +264,8 @@ pin_project_lite::pin_project! {
     impl<B: Body> PinnedDrop for TrackedBody<B> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let Some(running) = this.running && (*this.left == Some(0) || this.body.is_end_stream()) {
+            let whole = *this.left == Some(0) || this.body.is_end_stream();
+            if let Some(running) = this.running.as_mut().filter(|_| whole) {
                 running.stage = Stage::Finished;
             }
         }

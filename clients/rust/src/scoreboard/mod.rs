@@ -64,6 +64,8 @@
 
 pub mod entry;
 #[cfg(feature = "worker")]
+pub(crate) mod text;
+#[cfg(feature = "worker")]
 pub mod writer;
 
 /// Word 0 of a page: `RATOONSB`.
@@ -84,8 +86,8 @@ pub const INFO: usize = 256;
 pub const METHOD: usize = 16;
 
 /// Words of the header.
-#[cfg_attr(not(all(feature = "master", feature = "worker")), allow(dead_code, reason = "one side needs not all"))]
-pub(crate) mod header {
+#[allow(missing_docs, reason = "the tables above say what each number is")]
+pub mod header {
     pub const MAGIC: usize = 0;
     pub const VERSION: usize = 1;
     pub const SIZE: usize = 2;
@@ -110,8 +112,8 @@ pub(crate) mod header {
 }
 
 /// Bits of the header's word 22.
-#[cfg_attr(not(all(feature = "master", feature = "worker")), allow(dead_code, reason = "one side needs not all"))]
-pub(crate) mod not_counted {
+#[allow(missing_docs, reason = "the tables above say what each number is")]
+pub mod not_counted {
     pub const CONNECTIONS: u64 = 1;
     pub const BYTES_READ: u64 = 2;
     pub const BYTES_WRITTEN: u64 = 4;
@@ -120,8 +122,8 @@ pub(crate) mod not_counted {
 }
 
 /// Words of a named counter.
-#[cfg_attr(not(all(feature = "master", feature = "worker")), allow(dead_code, reason = "one side needs not all"))]
-pub(crate) mod counter {
+#[allow(missing_docs, reason = "the tables above say what each number is")]
+pub mod counter {
     pub const STATE: usize = 0;
     pub const VALUE: usize = 1;
     pub const NAME: usize = 2;
@@ -133,8 +135,8 @@ pub(crate) mod counter {
 }
 
 /// Words of a connection slot.
-#[cfg_attr(not(all(feature = "master", feature = "worker")), allow(dead_code, reason = "one side needs not all"))]
-pub(crate) mod slot {
+#[allow(missing_docs, reason = "the tables above say what each number is")]
+pub mod slot {
     pub const STATE: usize = 0;
     pub const SEQUENCE: usize = 1;
     pub const IDLE_SINCE: usize = 2;

@@ -1,4 +1,4 @@
-//! The library for workers written in Rust (feature `worker`; HTTP servers: `worker-http`).
+//! The library for workers of Ratoon that are written in Rust, and the formats that a worker and its master share.
 //!
 //! Law: the same program runs under Ratoon, under plain systemd and alone; absent features are skipped. A drain loses no
 //! request: every accepted connection is served, and gets `Connection: close` before it is closed.
@@ -14,11 +14,9 @@
 //! | identity and status | [`identity`]; [`server_status`]: the status document of the pool |
 //!
 //! ```
-//! # #[cfg(feature = "worker-http")]
-//! # mod example {
 //! use http_body_util::Full;
 //! use hyper::{Request, Response, body::{Bytes, Incoming}, service::service_fn};
-//! use ratoon::worker;
+//! use ratoon_worker as worker;
 //!
 //! #[tokio::main]
 //! async fn main() -> std::io::Result<()> {
@@ -35,50 +33,14 @@
 //! #   worker::draining().begin(); // as SIGTERM does
 //!     worker::serve(listener, service).await // returns after the drain
 //! }
-//! # pub fn run() { main().unwrap() }
-//! # }
-//! # #[cfg(feature = "worker-http")]
-//! # example::run();
 //! ```
-#![forbid(unsafe_code)]
 
-mod board;
-mod drain;
-mod identity;
-mod listen;
-mod notify;
-mod pool;
-#[cfg(feature = "worker-http")]
-mod serve;
-#[cfg(feature = "worker-http")]
-mod stream;
-#[cfg(feature = "worker-http")]
-mod track;
+pub mod document;
+pub mod scoreboard;
+#[doc(hidden)]
+pub mod sys;
+#[cfg(feature = "worker")]
+mod worker;
 
-use std::io;
-
-pub use board::{Counter, counter, info};
-pub use drain::{Drain, draining};
-pub use identity::{Identity, identity};
-pub use listen::{Listener, Listeners, Socket, Which, listen};
-pub use notify::{NotifyState, notify, notify_now, status, stopping};
-pub use pool::{Document, server_status};
-#[cfg(feature = "worker-http")]
-pub use serve::{Server, serve, serve_tower};
-#[cfg(feature = "worker-http")]
-pub use stream::Connection;
-#[cfg(feature = "worker-http")]
-pub use track::{Handle, Layer, Tracked, TrackedBody, TrackedFuture, layer, request};
-
-/// Sends `READY=1`: this worker serves now.
-///
-/// Before that it installs the handler of the stop signal; after that it starts to feed the watchdog, if one is set. Both need a
-/// tokio runtime around the call.
-pub fn ready() -> io::Result<()> {
-    draining();
-    notify(&[NotifyState::Ready])?;
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        notify::feed_watchdog(&runtime);
-    }
-    Ok(())
-}
+#[cfg(feature = "worker")]
+pub use worker::*;

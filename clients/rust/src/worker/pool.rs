@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::identity;
-pub use crate::status::tree::Document;
+pub use crate::document::Document;
 
 /// The longest wait for an answer. The master answers in milliseconds; a loaded machine may need longer.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -74,9 +74,8 @@ impl Listeners {
     ///
     /// Call it once, first in `main`: it removes the variables, so that no child of the worker uses them.
     pub fn from_env() -> io::Result<Self> {
-        if let Some(count) = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<usize>().ok())
-            && count > MOST
-        {
+        let count = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<usize>().ok());
+        if let Some(count) = count.filter(|&count| count > MOST) {
             return Err(invalid(format!("LISTEN_FDS={count}: more than {MOST} sockets are not believed")));
         }
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();

@@ -1,0 +1,5 @@
+//! The `unsafe` code of this crate: inherited descriptors and shared memory, as safe and typed values.
+#![allow(unsafe_code)]
+
+pub mod fd;
+pub mod map;

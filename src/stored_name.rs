@@ -7,8 +7,8 @@
 pub const PREFIX: &str = "ratoon-";
 
 /// Kinds that are followed by one or more numbers, each behind a hyphen.
-const NUMBERED: [&str; 10] =
-    ["state", "listener", "process", "notify", "page", "output", "program", "script", "directory", "slot"];
+const NUMBERED: [&str; 11] =
+    ["state", "bundle", "listener", "process", "notify", "page", "output", "program", "script", "directory", "slot"];
 
 /// The only kind without a number.
 const WORDS: &str = "words";

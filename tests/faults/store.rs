@@ -20,24 +20,26 @@ fn stored(messages: &[String]) -> BTreeMap<String, usize> {
     store
 }
 
-/// What the next master needs of a pool whose workers show nothing on their pages.
+/// What the next master needs of a pool of at most 32 workers: their processes, and one bundle of all else.
 fn needed(status: &Value) -> BTreeSet<String> {
     let generation = &status["generation"];
     let common = ["state-0", "state-1", "words", "listener-0"].map(str::to_owned);
     let release = [format!("program-{generation}"), format!("directory-{generation}")];
-    let of_worker = |worker: &Value| {
-        let (id, pid) = (&worker["id"], &worker["pid"]);
-        [format!("process-{id}-{pid}"), format!("notify-{id}"), format!("page-{id}"), format!("output-{id}-0")]
-    };
-    let of_workers = workers(status).iter().flat_map(of_worker);
-    common.into_iter().chain(release).chain(of_workers).collect()
+    let of_workers = workers(status).iter().map(|worker| format!("process-{}-{}", worker["id"], worker["pid"]));
+    common.into_iter().chain(["bundle-0".to_owned()]).chain(release).chain(of_workers).collect()
 }
 
 #[track_caller]
 fn wait_until_stored(master: &Master, more: &[&str]) {
     let mut needed = needed(&master.wait_until_calm());
     needed.extend(more.iter().map(|name| (*name).to_owned()));
-    let has = || stored(&master.systemd().messages()).into_keys().collect::<BTreeSet<_>>();
+    // The second number of a bundle stands for its content.
+    let name = |name: String| if name.starts_with("bundle-") { name.rsplit_once('-').expect("two").0.to_owned() } else { name };
+    let has = || {
+        let all: Vec<String> = stored(&master.systemd().messages()).into_keys().map(name).collect();
+        assert!(all.iter().filter(|name| name.starts_with("bundle-")).count() <= 2, "{all:?}");
+        all.into_iter().collect::<BTreeSet<_>>()
+    };
     eventually(
         "the store holds what is needed",
         || (has() == needed).then_some(()),

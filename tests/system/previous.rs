@@ -59,6 +59,17 @@ fn previous_release_is_replaced_by_a_death_or_a_restart(c: &Container) {
     c.ok(&["ratoon", "upgrade", web.name]);
     assert_eq!(pids(&web.settled()), pids(&next));
     c.ok(&["systemctl", "restart", &web.service()]);
+    let last = web.settled();
+    serves();
+    // A death that the previous release answers: it cannot read the state, and knows the workers by their processes in the store.
+    install("previous");
+    let master = kill_master(&web);
+    next_master(&web, master);
+    let next = web.settled();
+    assert!(pids(&next).iter().all(|pid| !pids(&last).contains(pid)), "{last:#} {next:#}");
+    serves();
+    install("this");
+    c.ok(&["systemctl", "restart", &web.service()]);
     web.settled();
     serves();
     web.good_release("v2");

@@ -277,8 +277,9 @@ fn thirty_kills_under_load(c: &Container) {
     nothing_is_left(&web);
 }
 
-/// The state, what was said, the listening socket, the release's program and directory; of each worker its process, socket
-/// and page.
+/// The state (two files), what was said, the listening socket, the release's program and directory; of each worker its process, and a
+/// bundle for those of 32 slots.
 pub fn wanted(status: &Value) -> u32 {
-    3 + 1 + 2 + 3 * pids(status).len() as u32
+    let workers = pids(status).len() as u32;
+    2 + 1 + 1 + 2 + workers + workers.div_ceil(32)
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use super::bundle;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited};
 
 /// A descriptor's name in the saved state: `process-7`, `listener-0`.
@@ -79,12 +80,21 @@ impl Incoming {
         Incoming { left, ..Incoming::default() }
     }
 
-    /// Takes descriptors by the names that they had in systemd's store; `prefix` is removed from the names.
+    /// Takes descriptors by the names that they had in systemd's store; `prefix` is removed from the names. The descriptors in bundles
+    /// have names of their own.
     pub fn by_name(stored: Vec<(String, OwnedFd)>, prefix: &str) -> Incoming {
         let name = |name: String| name.strip_prefix(prefix).map(str::to_owned);
-        let left: BTreeMap<_, _> = stored.into_iter().filter_map(|(full, fd)| Some((name(full)?, fd))).collect();
+        let mut left: BTreeMap<_, _> = stored.into_iter().filter_map(|(full, fd)| Some((name(full)?, fd))).collect();
         let held = left.keys().cloned().collect();
-        Incoming { left, held, ..Incoming::default() }
+        let mut given_up = BTreeSet::new();
+        for (name, fd) in left.extract_if(.., |name, _| name.starts_with(bundle::PREFIX)).collect::<Vec<_>>() {
+            match bundle::unpack(&fd) {
+                Ok(members) => left.extend(members),
+                // What is missing is made anew, or done without; the bundle of that replaces this one.
+                Err(_) => drop(given_up.insert(name)),
+            }
+        }
+        Incoming { left, held, given_up }
     }
 
     /// The names that systemd's store holds, as far as is known.

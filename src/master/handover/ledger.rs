@@ -4,6 +4,7 @@
 //! the next program compares them with the names that it needs, so a decision that was not sent yet is not lost.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::fds::Name;
@@ -49,25 +50,35 @@ impl Ledger {
         }
     }
 
-    /// Makes the store hold these descriptors, the names of `always`, and no others. `copy` makes the descriptor that systemd gets;
-    /// a descriptor that cannot be copied is tried again at the next call.
-    pub fn want(
+    /// Makes the store hold these entries, the names of `always`, and no others. `make` makes the descriptor that systemd gets; an
+    /// entry for which it fails is tried again at the next call. A name that begins with `replaced` is dropped only after the others
+    /// are kept, and not while one of them is missing: they have its content, too.
+    pub fn want<T>(
         &mut self,
-        wanted: &BTreeMap<&Name, BorrowedFd<'_>>,
+        wanted: &BTreeMap<Name, T>,
         always: &[&str],
-        copy: impl Fn(BorrowedFd<'_>) -> std::io::Result<OwnedFd>,
+        replaced: &str,
+        make: impl Fn(&Name, &T) -> io::Result<OwnedFd>,
     ) {
         let unwanted = |name: &Name| !wanted.contains_key(name) && !always.contains(&name.as_str());
-        for name in self.planned.extract_if(.., |name| unwanted(name)) {
+        for name in self.planned.extract_if(.., |name| unwanted(name) && !name.starts_with(replaced)) {
             self.pending.push_back((name, None));
         }
-        for (name, fd) in wanted {
-            if !self.planned.contains(*name)
-                && let Ok(fd) = copy(*fd)
-            {
-                self.planned.insert((*name).clone());
-                self.pending.push_back(((*name).clone(), Some(fd)));
+        let mut complete = true;
+        for (name, entry) in wanted {
+            if self.planned.contains(name) {
+                continue;
             }
+            match make(name, entry) {
+                Ok(fd) => {
+                    self.planned.insert(name.clone());
+                    self.pending.push_back((name.clone(), Some(fd)));
+                }
+                Err(_) => complete = false,
+            }
+        }
+        for name in self.planned.extract_if(.., |name| complete && unwanted(name)) {
+            self.pending.push_back((name, None));
         }
     }
 
@@ -98,9 +109,8 @@ mod tests {
     /// Asks for these names; each gets an open descriptor.
     fn want(ledger: &mut Ledger, wanted: &[&str]) {
         let file = std::fs::File::open("/dev/null").unwrap();
-        let wanted = names(wanted);
-        let wanted = wanted.iter().map(|name| (name, file.as_fd())).collect();
-        ledger.want(&wanted, &["state"], |fd| fd.try_clone_to_owned());
+        let wanted = names(wanted).into_iter().map(|name| (name, ())).collect();
+        ledger.want(&wanted, &["state"], "bundle-", |_, ()| Ok(file.try_clone()?.into()));
     }
 
     /// Sends at most `at_most` changes, and returns them.
@@ -151,12 +161,18 @@ mod tests {
     #[test]
     fn ledger_tries_a_failed_copy_again() {
         let file = std::fs::File::open("/dev/null").unwrap();
-        let name = "page-1".to_owned();
-        let wanted = BTreeMap::from([(&name, file.as_fd())]);
-        let mut ledger = Ledger::default();
-        ledger.want(&wanted, &[], |_| Err(std::io::ErrorKind::OutOfMemory.into()));
-        assert_eq!(tell(&mut ledger, 9), [""; 0]);
-        ledger.want(&wanted, &[], |fd| fd.try_clone_to_owned());
-        assert_eq!(tell(&mut ledger, 9), ["+page-1"]);
+        let wanted = BTreeMap::from([("bundle-2".to_owned(), ())]);
+        let mut ledger = Ledger::of(names(&["bundle-1"]));
+        ledger.want(&wanted, &[], "bundle-", |_, ()| Err(io::ErrorKind::OutOfMemory.into()));
+        assert_eq!(tell(&mut ledger, 9), [""; 0], "the earlier one stays");
+        ledger.want(&wanted, &[], "bundle-", |_, ()| Ok(file.try_clone()?.into()));
+        assert_eq!(tell(&mut ledger, 9), ["+bundle-2", "-bundle-1"]);
+    }
+
+    #[test]
+    fn ledger_keeps_the_next_bundle_before_it_drops_the_earlier_one() {
+        let mut ledger = Ledger::of(names(&["bundle-1", "process-1"]));
+        want(&mut ledger, &["bundle-2", "process-2"]);
+        assert_eq!(tell(&mut ledger, 9), ["-process-1", "+bundle-2", "+process-2", "-bundle-1"]);
     }
 }

@@ -14,11 +14,13 @@
 //! | `replace.rs` | execve(2), and the start of the program after it |
 //! | `resume.rs` | the start of a master that goes on from a state |
 //! | `store.rs` | the state in systemd's descriptor store, for the master after one that died |
+//! | `bundle.rs` | one descriptor of the descriptor store for those of many workers |
 //! | `ledger.rs` | the names that the descriptor store holds, and the messages still to be sent to it |
 //! | `listeners.rs` | the listening sockets of a master that starts after another one died |
 //! | `lost_sockets.rs` | listening sockets that only workers of the earlier program hold |
 //! | `orphans.rs` | live workers of which the state says nothing |
 
+mod bundle;
 pub(super) mod check;
 pub(super) mod fds;
 mod ledger;

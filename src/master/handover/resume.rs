@@ -95,6 +95,8 @@ fn set_log(log: &state::Log, journal: &Journal) {
 /// # Errors
 /// The master was told to stop before it could begin, or another master runs.
 pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, String> {
+    // Bundles have more descriptors than those that systemd passed within the limit.
+    let nofile = process::raise_nofile().ok();
     let mut fds = Incoming::by_name(inherited.stored, stored_name::PREFIX);
     let read = Store::read(&fds).map(|document| document.state);
     let words = Store::words(&fds);
@@ -115,7 +117,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
             std::mem::forget(fds.take_all(restore::READING_PREFIX));
             let found = listeners::without_state(inherited.listeners, start.name, &mut fds);
             let troubles = troubles(&found, start);
-            let origin = makeshift_with(control, &why, found.listeners, RelayState::default(), orphans, start)?;
+            let origin = makeshift_with(control, nofile, &why, found.listeners, RelayState::default(), orphans, start)?;
             return Ok(Origin { fds, troubles, ..origin });
         }
     };
@@ -124,7 +126,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, St
         instance: start.name.into(),
         control: control.path(),
         listeners: found.listeners,
-        nofile: process::raise_nofile().unwrap_or(state.nofile),
+        nofile: nofile.unwrap_or(state.nofile),
         die_with_parent: None,
     };
     let config = releases.get(&pool.generation()).map(|release| release.config.clone());
@@ -264,13 +266,15 @@ fn makeshift(
     // Keep the other descriptors open: a worker that writes to a pipe without a reader is killed by SIGPIPE.
     let held = fds.held().clone();
     std::mem::forget(fds);
-    let mut origin = makeshift_with(control, why, listeners, output, orphans, start)?;
+    let nofile = process::raise_nofile().ok();
+    let mut origin = makeshift_with(control, nofile, why, listeners, output, orphans, start)?;
     origin.fds.now_held(held);
     Ok(origin)
 }
 
 fn makeshift_with(
     control: Control,
+    nofile: Option<(u64, u64)>,
     why: &str,
     listeners: Arc<[Listener]>,
     output: RelayState,
@@ -288,7 +292,7 @@ fn makeshift_with(
         instance: start.name.into(),
         control: control.path(),
         listeners,
-        nofile: process::raise_nofile().unwrap_or((1024, 4096)),
+        nofile: nofile.unwrap_or((1024, 4096)),
         die_with_parent: start.die_with_parent(),
     };
     let release = patiently(&context, &orphans, start)?;

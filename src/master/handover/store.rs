@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 
+use super::bundle::{self, Members};
 use super::fds::{Incoming, Name, Outgoing};
 use super::ledger::Ledger;
 use super::listeners;
@@ -190,8 +191,11 @@ impl Store {
 
     /// Writes the state. `all`: every message of a worker is part of it, so the file of messages is emptied.
     fn take_in(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
-        let named: BTreeMap<&Name, BorrowedFd<'_>> = fds.named().filter(|(name, _)| is_stored(name)).collect();
-        self.ledger.want(&named, &[FILES[0], FILES[1], WORDS], readable);
+        let entries = entries(document, fds);
+        self.ledger.want(&entries, &[FILES[0], FILES[1], WORDS], bundle::PREFIX, |name, members| match members.as_slice() {
+            [(_, fd)] if !name.starts_with(bundle::PREFIX) => readable(*fd),
+            members => bundle::pack(members),
+        });
         self.tell(systemd, now);
         if let Ok(bytes) = document.write() {
             // After a failed write the other file still has the state before.
@@ -237,6 +241,21 @@ fn head(file: &File) -> Option<(u64, u64)> {
     let number = u64::from_ne_bytes(head[..8].try_into().ok()?);
     let length = u64::from_ne_bytes(head[8..].try_into().ok()?);
     (number != 0 && length <= STATE_MAX).then_some((number, length))
+}
+
+/// The entries of the store: bundles of what the workers have beside their processes, and all other descriptors under their own names. A
+/// process has an entry of its own, because a master of another release that cannot read the state knows the workers by that alone.
+fn entries<'a>(document: &'a Document, fds: &'a Outgoing<'_>) -> BTreeMap<Name, Members<'a>> {
+    let state = &document.state;
+    let mut named: BTreeMap<&Name, BorrowedFd<'_>> = fds.named().filter(|(name, _)| is_stored(name)).collect();
+    let slot = |id: WorkerId| state.pool.as_ref().and_then(|pool| Some(pool.worker(id)?.slot)).unwrap_or(0);
+    let workers = state.workers.iter().map(|(id, process)| {
+        let names = [Some(&process.notify), process.scoreboard.as_ref()].into_iter().flatten().chain(&process.output);
+        (slot(*id), names.filter_map(|name| named.remove_entry(name)).collect())
+    });
+    let mut entries: BTreeMap<_, _> = bundle::divide(workers).into_iter().collect();
+    entries.extend(named.into_iter().map(|(name, fd)| (name.clone(), vec![(name, fd)])));
+    entries
 }
 
 fn is_stored(name: &str) -> bool {
@@ -297,6 +316,20 @@ mod tests {
             store.words.write_all_at(&length.to_ne_bytes(), 0).unwrap();
             assert!(words(&store).len() < said.len(), "{length}");
         }
+    }
+
+    #[test]
+    fn descriptors_in_bundles_come_under_their_own_names() {
+        let file = tempfile::tempfile().unwrap();
+        let names = ["notify-7".to_owned(), "page-7".to_owned()];
+        let members: Members<'_> = names.iter().map(|name| (name, file.as_fd())).collect();
+        let bundle = (format!("{PREFIX}bundle-0-1"), bundle::pack(&members).unwrap());
+        let broken = (format!("{PREFIX}bundle-1-1"), tempfile::tempfile().unwrap().into());
+        let mut fds = Incoming::by_name(vec![bundle, broken], PREFIX);
+        assert!(names.iter().all(|name| fds.take(name).is_ok()));
+        // The store holds what it held, and the bundle that cannot be read is to be replaced.
+        assert_eq!(fds.held().iter().collect::<Vec<_>>(), ["bundle-0-1", "bundle-1-1"]);
+        assert_eq!(fds.given_up().iter().collect::<Vec<_>>(), ["bundle-1-1"]);
     }
 
     #[test]

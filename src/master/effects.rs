@@ -12,7 +12,10 @@ use crate::master::log::journal::{Level, Record};
 use crate::master::releases::warnings;
 use crate::master::status::publish::LastReload;
 use crate::master::turn::Master;
-use crate::pool::{self, Action, Answer, Ended, ExitCause, GenerationId, Kind, Outcome, Reason, RequesterId, WorkerId};
+use crate::master::workers::spawn::Start;
+use crate::pool::{
+    self, Action, Answer, Ended, Event, ExitCause, GenerationId, Kind, Outcome, Phase, Reason, RequesterId, Slot, WorkerId,
+};
 
 /// Time that systemd is asked for in addition to the workers' own timeouts.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -23,26 +26,24 @@ impl Master {
         match action {
             Action::Prepare(number) => self.prepare(number),
             Action::Spawn { worker, slot, generation } => {
-                self.spawns.push_back((worker, slot, generation));
+                self.workers.add_to_spawn(worker, slot, generation);
                 self.start_some();
             }
-            Action::Stop(worker) => {
-                let signal = self.stop_signal(worker);
-                self.signal(worker, signal);
-                // A stopped process (SIGSTOP) handles no signal before SIGCONT.
-                self.signal(worker, libc::SIGCONT);
-            }
+            Action::Stop(worker) => self.workers.stop(worker),
             Action::Vacate(worker) => self.vacate(worker),
             Action::Abort(worker) => {
-                self.signal(worker, libc::SIGABRT);
-                self.signal(worker, libc::SIGCONT);
+                self.workers.signal(worker, libc::SIGABRT);
+                self.workers.signal(worker, libc::SIGCONT);
             }
-            Action::Kill(worker) => self.kill(worker),
-            Action::DrainOrphaned(worker) => self.look_for_orphaned(worker),
+            Action::Kill(worker) => self.workers.kill(worker, self.pool.worker(worker).map(|it| it.slot)),
+            Action::DrainOrphaned(worker) => {
+                let sockets = self.slots.shown(&self.context.listeners).into_iter().flat_map(|(_, sockets)| sockets).collect();
+                self.workers.look_for_orphaned(worker, sockets);
+            }
             Action::Changed(worker) => self.changed(worker),
             Action::Ended(ended) => self.record_end(ended),
             Action::Recycled(reason) => self.published.count_recycled(reason),
-            Action::Forget(worker) => self.forget(worker),
+            Action::Forget(worker) => self.workers.forget(worker).into_iter().for_each(|totals| self.past.add(&totals)),
             Action::Release(number) => self.release(number),
             Action::ReloadStarted(number) => self.reload_started(number),
             Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, reason),
@@ -63,25 +64,56 @@ impl Master {
         self.keep_reader_rules();
     }
 
-    pub(super) fn stop_signal(&self, worker: WorkerId) -> i32 {
-        let release = self.processes.get(&worker).and_then(|process| self.releases.get(&process.generation));
-        release.map_or(libc::SIGTERM, |release| release.config.worker.stop_signal)
+    /// Starts the next workers, as many as this turn may start.
+    pub(super) fn start_some(&mut self) {
+        while let Some((worker, slot, generation)) = self.workers.next_to_spawn() {
+            self.status_cache.touch();
+            let spawned = self.start(slot, generation, worker).and_then(|start| self.workers.spawn(worker, &start, self.now));
+            self.events.push(match spawned {
+                Ok(pid) => Event::Spawned(worker, pid),
+                Err(why) => Event::SpawnFailed(worker, why),
+            });
+        }
     }
 
-    pub(super) fn signal(&mut self, worker: WorkerId, signal: i32) {
-        let Some(process) = self.processes.get(&worker) else { return };
-        if let Err(error) = process.pidfd.signal(signal) {
-            // ESRCH: the process has just ended; its pidfd reports that.
-            if error.raw_os_error() != Some(libc::ESRCH) {
-                self.log.warn(format!("cannot signal worker {worker} (pid {}): {error}", process.pid));
-            }
+    /// What a worker is started from: its release and its sockets.
+    fn start(&mut self, slot: Slot, generation: GenerationId, worker: WorkerId) -> Result<Start, String> {
+        if self.pool.worker(worker).is_none_or(|worker| worker.phase == Phase::Draining) {
+            return Err("not started: it is not wanted any more".to_owned());
+        }
+        let release = self.releases.get(&generation).cloned().ok_or("not started: its release is gone")?;
+        let sockets = self.listeners_of(slot, &release)?;
+        if release.config.worker.nonblocking {
+            let is_committed = self.pool.candidate() != Some(generation);
+            let set = self.nonblocking.set(sockets.as_deref().unwrap_or(&release.plan.listeners), is_committed);
+            set.map_err(|error| format!("worker.nonblocking: {error}"))?;
+        }
+        Ok(Start { slot, generation, release, sockets })
+    }
+
+    /// Starts or stops watching whether a worker accepts, as the pool asks.
+    pub(super) fn follow_readiness(&mut self, worker: WorkerId) {
+        if !self.pool.wants_a_look(worker) {
+            return self.workers.forget_readiness(worker);
+        }
+        let Some(slot) = self.pool.worker(worker).map(|worker| worker.slot) else { return };
+        let Some(release) = self.workers.get(worker).map(|process| process.release.clone()) else { return };
+        let sockets = self.listeners_of(slot, &release).unwrap_or_default();
+        self.workers.watch_readiness(worker, sockets, &mut self.events);
+    }
+
+    /// Watches all starting workers again, after an upgrade or the end of an earlier master.
+    pub(super) fn follow_readiness_of_all(&mut self) {
+        let workers: Vec<WorkerId> = self.pool.workers().map(|(id, _)| id).collect();
+        for worker in workers {
+            self.follow_readiness(worker);
         }
     }
 
     /// Follows the readiness of a worker whose state has changed, and queues the change for listeners.
     fn changed(&mut self, worker: WorkerId) {
         self.follow_readiness(worker);
-        if let Some(view) = self.view(worker) {
+        if let Some(view) = self.workers.view(&self.pool, worker) {
             self.changes.push(Change::Worker(view));
         }
     }
@@ -217,7 +249,7 @@ impl Master {
 
     fn write_log(&mut self, log: pool::Log) {
         let (level, id) = catalog::entry(log.kind);
-        let pid = log.worker.and_then(|worker| self.processes.get(&worker)).map(|process| process.pid);
+        let pid = log.worker.and_then(|worker| self.workers.get(worker)).map(|process| process.pid);
         // "worker 3 (slot 0): exit 1": the catalog's texts need the part after the colon.
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
         let (how, reason) = match log.kind {

@@ -26,7 +26,7 @@ impl Master {
                 libc::SIGUSR2 => self.upgrade(None),
                 libc::SIGUSR1 if self.store.is_some() => self.leaves = true,
                 libc::SIGUSR1 => self.stop(signal),
-                libc::SIGCHLD => self.child_ended = true,
+                libc::SIGCHLD => self.workers.child_has_ended(),
                 _ => {}
             }
         }
@@ -53,7 +53,7 @@ impl Master {
             }
             Command::Document(reply) => self.document(reply),
             Command::Workers(reply) => {
-                let _ = reply.send(self.views());
+                let _ = reply.send(self.workers.views(&self.pool));
             }
         }
     }
@@ -164,10 +164,13 @@ impl Master {
             TaskResult::ReadyToStop(task, result) => self.last_hook_ended(task, result),
             TaskResult::ReleaseChanged(number, what) => self.release_changed(number, &what),
             TaskResult::SocketsMissing(why) => self.sockets_missing(why),
-            TaskResult::Orphaned(worker, found) => self.orphaned_found(worker, found),
-            TaskResult::Discarded(worker, progress) => self.discarded(worker, progress),
-            TaskResult::Orphans => self.children(),
-            TaskResult::Readiness(worker, seen) => self.readiness_seen(worker, &seen),
+            TaskResult::Orphaned(worker, found) => {
+                let slot = self.pool.worker(worker).map(|it| it.slot);
+                self.workers.orphaned_found(worker, slot, found, &mut self.events);
+            }
+            TaskResult::Discarded(worker, progress) => self.workers.discarded(worker, progress),
+            TaskResult::Orphans => self.workers.children(&mut self.events),
+            TaskResult::Readiness(worker, seen) => self.workers.readiness_seen(worker, &seen, &mut self.events),
             TaskResult::Composed => self.composed(),
             TaskResult::RecycleDue(worker, why) => self.events.push(Event::RecycleDue(worker, why)),
             TaskResult::Checked(task, result) => self.next_program_said(task, result),

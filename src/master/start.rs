@@ -3,7 +3,7 @@
 //! Law: the master does without what is absent (systemd, D-Bus, root, control groups) and logs that once. What is wrong is
 //! reported with its hint, and the exit status is 1 (2 if no valid instance name is given).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -45,9 +45,9 @@ use crate::master::tasks::{Job, Tasks};
 use crate::master::terminal::Terminal;
 use crate::master::turn::{End, Master};
 use crate::master::workers::cgroup::Cgroups;
-use crate::master::workers::discarder::Discarder;
-use crate::master::workers::processes::{Processes, Token};
+use crate::master::workers::processes::Token;
 use crate::master::workers::runtime_dir::RuntimeDir;
+use crate::master::workers::{self, WorkerSet};
 use crate::pool::{Event, GenerationId, Pool, PoolState};
 use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;
@@ -55,7 +55,6 @@ use crate::sys::poll::Poll;
 use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
 use crate::sys::{fd, heap, process, thread};
-use crate::table::Table;
 
 /// The signals that the master serves.
 pub(super) const SIGNALS: [i32; 9] = [
@@ -225,7 +224,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
         if under_systemd && env("INVOCATION_ID").is_some() {
             master.look_at_socket_units();
         }
-        let handle = master.runtime_dir.handle().clone();
+        let handle = master.workers.runtime_dir().handle().clone();
         let outputs = master.outputs.clone();
         let mut bus = fronts::start_bus(&handle, name, journal, under_systemd);
         loop {
@@ -371,7 +370,7 @@ fn cgroups(journal: &Journal) -> Option<Cgroups> {
     found
 }
 
-fn first_summary(name: &str, started_at: SystemTime) -> Summary {
+pub(super) fn first_summary(name: &str, started_at: SystemTime) -> Summary {
     Summary {
         instance: name.into(),
         state: PoolState::Starting,
@@ -418,6 +417,15 @@ impl Master {
         let outputs = Outputs::new(mode, &context.instance, store::is_wanted());
         outputs.take_over(output);
         let (results, task_results) = mpsc::unbounded_channel();
+        let (log, tasks, poll) = (Log::new(journal.clone()), Tasks::default(), Arc::new(poll));
+        let shared = workers::Shared {
+            poll: poll.clone(),
+            log: log.clone(),
+            outputs: outputs.clone(),
+            tasks: tasks.clone(),
+            results: results.clone(),
+        };
+        let workers = WorkerSet::new(errors, runtime_dir, cgroups, shared);
         // The clock and the pid suffice as a seed: nobody gains by knowing the jitter.
         let seed = started_at.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |span| span.as_nanos() as u64)
             ^ u64::from(std::process::id());
@@ -427,34 +435,22 @@ impl Master {
             events: EventQueue::default(),
             poll: poll.watched().map_err(cannot)?,
             signals,
-            errors,
-            spawn_errors: HashMap::new(),
-            processes: Processes::new(),
-            pids: Table::new(),
-            pages: crate::master::workers::spawn::Pages::default(),
-            spawns: VecDeque::new(),
-            spawns_left: 0,
-            paused: BTreeSet::new(),
-            awaiting_status: HashMap::new(),
+            workers,
             releases: releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect(),
             preparing: None,
             ending: None,
-            tasks: Tasks::default(),
+            tasks,
             context,
             source,
             slots: Slots::default(),
             absence: crate::master::absence::Absence::new(now),
             terminal,
             stop_signals: crate::master::stop_signals::StopSignals::default(),
-            orphaned: crate::master::workers::orphaned::Orphaned::default(),
             vacating: AcceptQueueDrain::default(),
-            runtime_dir,
-            cgroups,
             outputs,
-            log: Log::new(journal.clone()),
+            log,
             systemd,
             ends,
-            readiness: Master::readiness_watch(&results),
             task_results,
             results,
             requests: RequestTable::default(),
@@ -465,11 +461,8 @@ impl Master {
             surveyor: Surveyor::keeps(Arc::new(Clocks)),
             status_cache: StatusCache::new(Arc::new(Clocks)),
             idle_trim,
-            discarder: Discarder::default(),
             nonblocking: Nonblocking::default(),
             started_at,
-            child_ended: false,
-            dismissed: Vec::new(),
             recycle_check_at: now,
             orphans: Orphans::default(),
             program,
@@ -488,7 +481,7 @@ impl Master {
                 master.pool = if orphans.is_empty() { pool } else { pool.beside_other_workers() };
                 master.orphans = orphans;
                 if master.orphans.is_empty() && store::is_wanted() {
-                    master.remove_strays();
+                    master.workers.remove_strays();
                 }
                 master.resume_slots(&mut fds);
                 master.make_slots(&release.config, 0).map_err(|error| error.to_string())?;

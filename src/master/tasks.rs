@@ -4,7 +4,7 @@
 //! the process one thread, and no other request anything. The loop never joins such a thread.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -111,10 +111,10 @@ impl Task {
     }
 }
 
-/// Starts tasks and counts their threads.
-#[derive(Debug, Default)]
+/// Starts tasks and counts their threads. Cheap to clone.
+#[derive(Clone, Debug, Default)]
 pub struct Tasks {
-    last: TaskId,
+    last: Arc<AtomicU64>,
     threads: Arc<AtomicUsize>,
 }
 
@@ -164,7 +164,7 @@ impl Tasks {
     ///
     /// # Errors
     /// A sentence that says what is lacking: descriptors, threads, or the end of earlier tasks.
-    pub fn start(&mut self, limit: Duration, body: impl FnOnce(TaskId, &Job) + Send + 'static) -> Result<Task, String> {
+    pub fn start(&self, limit: Duration, body: impl FnOnce(TaskId, &Job) + Send + 'static) -> Result<Task, String> {
         let seat = Seat(self.threads.clone());
         if self.threads.fetch_add(1, Ordering::SeqCst) >= THREADS {
             return Err(format!(
@@ -174,8 +174,7 @@ impl Tasks {
         }
         let job = Job::new(limit)
             .map_err(|error| format!("no descriptor is left: {error}; raise LimitNOFILE= (ulimit -n), or have fewer workers"))?;
-        self.last += 1;
-        let (id, inside) = (self.last, job.clone());
+        let (id, inside) = (self.last.fetch_add(1, Ordering::Relaxed) + 1, job.clone());
         let run = move || {
             let _seat = seat;
             // Programs that the task runs inherit this mask. With SIGSEGV blocked, a program that crashes would seem to succeed.
@@ -199,7 +198,7 @@ mod tests {
 
     #[test]
     fn task_is_overdue_by_the_step_it_is_at() {
-        let mut tasks = Tasks::default();
+        let tasks = Tasks::default();
         let ((go, wait), (tell, told)) = (mpsc::channel::<()>(), mpsc::channel());
         let task = tasks.start(LIMIT, move |id, job| {
             job.reading("/srv/app/app.toml");
@@ -223,7 +222,7 @@ mod tests {
 
     #[test]
     fn hung_tasks_are_bounded_and_said() {
-        let mut tasks = Tasks::default();
+        let tasks = Tasks::default();
         let hung: Vec<_> = (0..THREADS)
             .map(|_| {
                 let (go, wait) = mpsc::channel::<()>();

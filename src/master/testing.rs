@@ -1,7 +1,13 @@
-//! Helpers for tests: a test runs itself again in a process of its own, so that it can be moved (to a namespace, to a cgroup)
+//! Helpers for tests: releases without an instance, and tests in processes of their own: a test runs itself again in a process of its own, so that it can be moved (to a namespace, to a cgroup)
 //! without moving other tests.
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use crate::config::Overrides;
+use crate::master::releases::prepare::{self, InstanceContext, Release, Source};
+use crate::master::tasks::Job;
 
 /// The environment variable that marks the second run.
 const AGAIN: &str = "RATOON_TEST_AGAIN";
@@ -32,3 +38,28 @@ pub fn in_own_process_with(test: &str, wrapper: &[&str], stdin: Stdio) -> Option
 /// A wrapper that gives the test a `/run` of its own. It needs root, as in CI; without root the test fails and says so.
 pub const OWN_RUN: [&str; 6] =
     ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && exec \"$@\"", "sh"];
+
+/// What the releases of a test's instance have in common. The instance has no listening sockets.
+pub(in crate::master) fn context(directory: &Path) -> InstanceContext {
+    InstanceContext {
+        instance: "web".into(),
+        control: directory.join("control"),
+        listeners: Vec::new().into(),
+        nofile: (1024, 4096),
+        die_with_parent: Some(libc::SIGKILL),
+    }
+}
+
+/// A configuration file with this text, in this directory.
+pub(in crate::master) fn source(directory: &Path, config: &str) -> Source {
+    let file = directory.join("web.toml");
+    std::fs::write(&file, config).expect("a file");
+    Source { file: Some(file), flags: Overrides::default(), directory: directory.to_owned() }
+}
+
+/// A release with this configuration.
+pub(in crate::master) fn release(directory: &Path, config: &str) -> Arc<Release> {
+    let job = Job::unwatched().expect("a job");
+    let release = prepare::prepare(&source(directory, config), &context(directory), None, &job);
+    Arc::new(release.map_err(|why| why.in_full()).expect("a release"))
+}

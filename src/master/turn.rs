@@ -3,7 +3,7 @@
 //! Law: signals first, then notifications, then exits (what a worker said is read before its end is told), then requests; a bounded
 //! number of each per turn, so that no source of events keeps another waiting. With nothing to do the loop sleeps without a tick.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -36,28 +36,18 @@ use crate::master::status::troubles::Troubles;
 use crate::master::stop_signals::StopSignals;
 use crate::master::tasks::{Task, TaskResult, TaskResults, Tasks};
 use crate::master::terminal::Terminal;
-use crate::master::workers::cgroup::Cgroups;
-use crate::master::workers::discarder::Discarder;
-use crate::master::workers::orphaned::Orphaned;
-use crate::master::workers::processes::{Processes, Token};
-use crate::master::workers::readiness::ReadinessWatch;
-use crate::master::workers::runtime_dir::RuntimeDir;
-use crate::master::workers::spawn::Pages;
-use crate::pool::{Action, Event, GenerationId, Pool, Slot, WorkerId};
+use crate::master::workers::processes::Token;
+use crate::master::workers::{Keep, WorkerSet};
+use crate::pool::{Action, Event, GenerationId, Pool};
 use crate::status::kernel::Surveyor;
 use crate::status::tree::Failure;
 use crate::sys::poll::Poll;
-use crate::sys::process::PidFd;
 use crate::sys::signals::SignalFd;
-use crate::sys::spawn::{ErrorPipe, SpawnError};
-use crate::table::Table;
 
 /// Descriptors served per turn.
 const DESCRIPTORS: usize = 64;
 /// Requests handled per turn, and as many task results.
 const REQUESTS: usize = 32;
-/// Spawns per turn; further ones wait, so that signals are handled in between even with a thousand workers to start.
-const SPAWNS_PER_TURN: usize = 8;
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,23 +66,9 @@ pub struct Master {
     pub(super) pool: Pool,
     /// Events for the pool, oldest first.
     pub(super) events: EventQueue,
-    pub(super) poll: AsyncFd<Poll>,
+    pub(super) poll: AsyncFd<Arc<Poll>>,
     pub(super) signals: SignalFd,
-    pub(super) errors: ErrorPipe,
-    /// Errors of children that could not become workers; read before their exits.
-    pub(super) spawn_errors: HashMap<WorkerId, SpawnError>,
-    pub(super) processes: Processes,
-    /// Workers by the pid of their main process, to find the sender of a notification.
-    pub(super) pids: Table<u32, WorkerId>,
-    pub(super) pages: Pages,
-    /// Workers that are still to be spawned.
-    pub(super) spawns: VecDeque<(WorkerId, Slot, GenerationId)>,
-    /// Workers that may still be spawned in this turn.
-    pub(super) spawns_left: usize,
-    /// Exited workers whose exit status is not known yet, and until when the master waits for it.
-    pub(super) awaiting_status: HashMap<WorkerId, Instant>,
-    /// Workers that sent too many notifications, by the time at which the master reads from them again.
-    pub(super) paused: BTreeSet<(Instant, WorkerId)>,
+    pub(super) workers: WorkerSet,
     pub(super) releases: HashMap<GenerationId, Arc<Release>>,
     /// The release that is being prepared.
     pub(super) preparing: Option<(GenerationId, Task)>,
@@ -108,14 +84,8 @@ pub struct Master {
     pub(super) absence: Absence,
     pub(super) terminal: Terminal,
     pub(super) stop_signals: StopSignals,
-    /// Processes that outlived the main process of their worker.
-    pub(super) orphaned: Orphaned,
-    /// Drops the descriptors that workers send.
-    pub(super) discarder: Discarder,
     /// Workers that are to stop once their accept queue is empty.
     pub(super) vacating: AcceptQueueDrain,
-    pub(super) runtime_dir: RuntimeDir,
-    pub(super) cgroups: Option<Cgroups>,
     pub(super) outputs: Outputs,
     pub(super) log: Log,
     pub(super) systemd: Systemd,
@@ -123,8 +93,6 @@ pub struct Master {
     pub(super) task_results: mpsc::UnboundedReceiver<TaskResult>,
     /// Where tasks send their results.
     pub(super) results: TaskResults,
-    /// Observes starting workers from outside.
-    pub(super) readiness: ReadinessWatch,
     /// Requesters that wait for an answer.
     pub(super) requests: RequestTable,
     pub(super) published: Published,
@@ -138,10 +106,6 @@ pub struct Master {
     /// Gives memory back to the kernel when the master is idle.
     pub(super) idle_trim: IdleTrim,
     pub(super) started_at: SystemTime,
-    /// A child has exited. Whether it was an orphan is checked when there is nothing more urgent.
-    pub(super) child_ended: bool,
-    /// Child processes that the master has no use for and has not reaped yet.
-    pub(super) dismissed: Vec<PidFd>,
     /// When the workers' recycle limits are checked next.
     pub(super) recycle_check_at: Instant,
     /// Workers of an earlier program of which nothing else is known.
@@ -191,7 +155,7 @@ impl Master {
             }
             let woken = self.wait().await;
             self.is_awake();
-            self.spawns_left = SPAWNS_PER_TURN;
+            self.workers.begin_turn();
             crate::sys::spawn::sweep();
             match woken {
                 Woken::Descriptors(tokens) => self.serve(tokens),
@@ -207,7 +171,7 @@ impl Master {
     }
 
     async fn wait(&mut self) -> Woken {
-        if !self.spawns.is_empty() {
+        if self.workers.has_to_spawn() {
             self.plan_to_wake(Some(self.now));
             return match self.ready() {
                 tokens if tokens.is_empty() => Woken::Time,
@@ -217,8 +181,7 @@ impl Master {
         let deadlines = [
             self.pool.deadline().map(|deadline| absence::step(self.now, pool_clock::instant(deadline))),
             self.systemd.deadline(),
-            self.paused.first().map(|(at, _)| *at),
-            self.awaiting_status.values().min().copied(),
+            self.workers.deadline(),
             self.recycle_deadline(),
             self.upgrade_deadline(),
             self.tasks_deadline(),
@@ -260,7 +223,7 @@ impl Master {
 
     fn serve(&mut self, tokens: Vec<u64>) {
         self.status_cache.touch();
-        self.absence.has_served(tokens.len() == DESCRIPTORS, self.processes.len() / DESCRIPTORS);
+        self.absence.has_served(tokens.len() == DESCRIPTORS, self.workers.len() / DESCRIPTORS);
         let mut tokens: Vec<Token> = tokens.into_iter().map(Token::from_u64).collect();
         tokens.sort_unstable();
         let mut ended = Vec::new();
@@ -268,13 +231,15 @@ impl Master {
             match token {
                 Token::Signal => self.signals(),
                 Token::Exit(worker) => ended.push(worker),
-                Token::Cgroups => self.groups_emptied(),
-                Token::Notify(worker) => self.read_notifications(worker),
-                Token::Former(worker) => self.former_ended(worker),
-                Token::Directory => self.directory_changed(),
+                Token::Cgroups => self.workers.groups_emptied(&mut self.events),
+                Token::Notify(worker) => {
+                    self.with_workers(|workers, now, keep, events| workers.read_notifications(worker, now, keep, events));
+                }
+                Token::Former(worker) => self.workers.former_ended(worker),
+                Token::Directory => self.workers.directory_changed(),
             }
         }
-        self.ended(&ended);
+        self.with_workers(|workers, now, keep, events| workers.ended(&ended, now, keep, events));
     }
 
     /// Handles what else is due, beside the event that woke the loop.
@@ -288,12 +253,11 @@ impl Master {
             self.take_result(results);
         }
         self.systemd.due(self.now);
-        self.resume_paused();
-        self.check_awaiting_status();
+        self.with_workers(|workers, now, keep, events| workers.on_deadline(now, keep, events));
         self.check_recycle_limits();
         self.look_at_orphans();
         self.look_at_queues();
-        self.warn_of_unanswered();
+        self.workers.warn_of_unanswered();
         self.look_at_tasks();
         self.forget_documents();
         if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
@@ -301,30 +265,28 @@ impl Master {
         }
         self.take_in();
         self.start_some();
-        // A replacement is more urgent than an orphan, and the check takes longer the more workers there are.
-        if self.spawns.is_empty() && std::mem::take(&mut self.child_ended) {
-            self.children();
-        }
+        self.workers.reap(&mut self.events);
     }
 
-    /// Starts the next workers, as many as this turn may start.
-    pub(super) fn start_some(&mut self) {
-        while self.spawns_left > 0
-            && let Some((worker, slot, generation)) = self.spawns.pop_front()
-        {
-            self.spawns_left -= 1;
-            self.spawn_worker(worker, slot, generation);
-        }
-        if self.spawns.is_empty() {
-            self.spawns.shrink_to(SPAWNS_PER_TURN);
-        }
+    /// Calls a function of the workers that reads notifications. They are kept for the next master before they are taken.
+    pub(super) fn with_workers(&mut self, serve: impl FnOnce(&mut WorkerSet, Instant, Keep<'_>, &mut EventQueue)) {
+        let Master { workers, store, events, now, .. } = self;
+        let mut keep = |worker, bytes: &[u8]| {
+            if let Some(store) = store {
+                store.note(worker, bytes, *now);
+            }
+        };
+        serve(workers, *now, &mut keep, events);
     }
 
     /// Wakes the threads for which this turn has work: the log, the relay of the workers' output. Makes status pages for the next workers.
     fn wake_threads(&mut self) {
         self.outputs.begin();
         self.log.wake();
-        self.fill_pages();
+        let calm = self.pool.candidate().is_none() && self.pool.ready() >= self.pool.target();
+        if calm && let Some(release) = self.releases.get(&self.pool.generation()) {
+            self.workers.fill_pages(release.config.worker.stop_timeout);
+        }
     }
 
     /// Gives the pool every event and carries out every action, until none is left.

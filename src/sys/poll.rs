@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -73,9 +74,9 @@ impl Poll {
     ///
     /// # Errors
     /// The kernel's limit of watches is reached.
-    pub fn watched(self) -> io::Result<AsyncFd<Poll>> {
-        // SAFETY: the `AsyncFd` owns the `Poll`, which owns the descriptor: so it stays open and the same as long as it is
-        // registered, and is not registered with this runtime elsewhere.
+    pub fn watched(self: Arc<Poll>) -> io::Result<AsyncFd<Arc<Poll>>> {
+        // SAFETY: the `AsyncFd` owns a reference to the `Poll`, which owns the descriptor: so it stays open and the same as long as it
+        // is registered. The master calls this once, so it is not registered with this runtime elsewhere.
         let registered = unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) };
         registered.map_err(io::Error::from)
     }

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
@@ -55,7 +56,7 @@ pub(super) async fn appears(socket: &Path, or_there: bool) -> io::Result<()> {
 async fn wait_for(watch: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     let poll = Poll::new()?;
     poll.add(watch, 0)?;
-    let poll = poll.watched()?;
+    let poll = Arc::new(poll).watched()?;
     let mut buffer = [MaybeUninit::uninit(); 1024];
     loop {
         let mut ready = poll.readable().await?;

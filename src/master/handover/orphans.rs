@@ -124,22 +124,9 @@ impl Master {
         self.orphans.alive.retain(|(_, pidfd)| pidfd.signal(0).is_ok());
         if self.orphans.is_empty() {
             self.log.record(Record::new(Level::Info, "the workers of the earlier program are gone"));
-            self.remove_strays();
+            self.workers.remove_strays();
             if let Some(code) = self.orphans.exit {
                 self.exit = Some(code);
-            }
-        }
-    }
-
-    /// Kills the processes in control groups that belong to no known worker, and removes these groups.
-    pub(in crate::master) fn remove_strays(&mut self) {
-        if !self.orphans.is_empty() {
-            return;
-        }
-        let Some(cgroups) = self.cgroups.as_mut() else { return };
-        for stray in cgroups.strays() {
-            if !self.processes.contains_key(&stray.worker) && stray.group.kill().is_ok() {
-                let _ = cgroups.remove(&stray.group);
             }
         }
     }

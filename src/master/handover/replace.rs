@@ -68,12 +68,7 @@ impl Master {
     /// `settled`: see [`Master::prepare_to_go`].
     pub(in crate::master) async fn replace(&mut self, settled: Settled) -> String {
         self.last_turns().await;
-        for error in self.errors.drain() {
-            self.spawn_errors.insert(error.tag, error);
-        }
-        for (_, error) in self.spawn_errors.drain() {
-            self.errors.put_back(&error);
-        }
+        self.workers.return_spawn_errors();
         self.log.journal().flush(FLUSH_TIMEOUT);
         let handed = match self.outputs.handed(settled) {
             Ok(handed) => handed,

@@ -17,15 +17,8 @@ use crate::master::releases::prepare::Release;
 use crate::master::releases::script::ScriptCopy;
 use crate::master::status::publish::{Ended, LastReload};
 use crate::master::turn::Master;
-use crate::master::workers::cgroup::WorkerGroup;
-use crate::master::workers::orphaned::Orphaned;
-use crate::master::workers::processes::{Budget, More, Process, Token};
-use crate::master::workers::spawn::limits;
 use crate::pool::{self, Action, Event, ExitCause, Outcome, Phase, Pool, PoolState, WorkerId};
-use crate::status::scoreboard::Scoreboard;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
-use crate::sys::notify::NotifySocket;
-use crate::sys::process::PidFd;
 use crate::sys::program;
 use crate::sys::program::Start;
 use crate::sys::spawn::{ErrorPipe, Identity, Plan, Program};
@@ -167,12 +160,13 @@ impl Master {
         if let Some(terminal) = state.terminal.filter(|_| !died) {
             self.terminal = terminal;
         }
-        self.orphaned = Orphaned::resume(state.signalled);
-        let mut groups: Vec<_> = self.cgroups.as_mut().map_or_else(Vec::new, |cgroups| cgroups.strays());
+        self.workers.resume(state.signalled, state.spawns);
+        let mut groups = self.workers.strays();
         for (id, saved) in state.workers {
             let found = groups.iter().position(|stray| stray.worker == id);
             let group = found.map(|at| groups.swap_remove(at).group).filter(|_| saved.group);
-            if let Err(why) = self.adopt(id, saved, group, fds) {
+            let release = self.releases.get(&saved.generation).cloned();
+            if let Err(why) = self.workers.adopt(id, saved, group, release, fds, self.now) {
                 self.log.warn(format!("worker {id} is given up: {why}"));
                 self.events.push(Event::Exited { worker: id, how: ExitCause::Unknown, left: false });
             }
@@ -181,8 +175,9 @@ impl Master {
         let strays: Vec<WorkerId> = groups.iter().map(|stray| stray.worker).collect();
         self.orphans.add(&groups);
         self.drain_orphans();
-        self.remove_strays();
-        self.spawns.extend(state.spawns);
+        if self.orphans.is_empty() {
+            self.workers.remove_strays();
+        }
         self.resume_slots(fds);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
         for worker in unknown {
@@ -190,7 +185,7 @@ impl Master {
             if let Some(unborn) =
                 self.pool.worker(worker).filter(|unborn| died && unborn.pid.is_none() && !strays.contains(&worker))
             {
-                self.spawns.push_back((worker, unborn.slot, unborn.generation));
+                self.workers.add_to_spawn(worker, unborn.slot, unborn.generation);
                 continue;
             }
             self.events.push(Event::Exited { worker, how: ExitCause::Unknown, left: false });
@@ -217,16 +212,13 @@ impl Master {
             self.begin_reload(None, announce);
         }
         // Catch up on changes while no master ran: removed files, emptied groups, exited orphans.
-        if let Err(error) = self.restore_directory() {
+        if let Err(error) = self.workers.restore_directory() {
             self.log.warn(format!("the runtime directory cannot be made again: {error}"));
         }
-        let left: Vec<WorkerId> = self.processes.iter().filter(|(_, process)| process.left_behind).map(|(id, _)| *id).collect();
-        for worker in left {
-            self.look_whether_cleared(worker);
-        }
-        self.children();
+        self.workers.look_for_cleared(&mut self.events);
+        self.workers.children(&mut self.events);
         for (worker, said) in words {
-            self.hear_again(worker, &said);
+            self.workers.hear_again(worker, &said, &mut self.events);
         }
         if died {
             self.after_death(state.waiting);
@@ -236,8 +228,8 @@ impl Master {
 
     /// Reads all notify sockets. Messages that were sent while no master ran count before any deadline that has passed meanwhile.
     pub(in crate::master) fn hear_all(&mut self) {
-        for worker in self.processes.keys().copied().collect::<Vec<_>>() {
-            self.hear_out(worker);
+        for worker in self.workers.ids() {
+            self.with_workers(|workers, now, keep, events| workers.hear_out(worker, now, keep, events));
         }
     }
 
@@ -255,7 +247,7 @@ impl Master {
         for worker in draining.collect::<Vec<_>>() {
             self.apply(Action::Stop(worker));
         }
-        let left = self.processes.len();
+        let left = self.workers.len();
         // A killed and a restarted master leave the same traces, so the message does not say which it was.
         let message = format!("{} of the master before this one found again: they serve on", pool::workers(left));
         self.log.record(Record::new(Level::Warning, message));
@@ -273,76 +265,14 @@ impl Master {
         let addresses = bound_anew.join(", ");
         self.log
             .record(Record::new(Level::Warning, format!("systemd has bound {addresses} anew: the workers there are replaced")));
-        for worker in self.processes.keys().copied().collect::<Vec<_>>() {
+        for worker in self.workers.ids() {
             self.events.push(Event::RecycleDue(worker, crate::pool::RecycleReason::Socket));
         }
     }
 
     fn is_known(&self, worker: WorkerId) -> bool {
-        self.processes.contains_key(&worker) || self.spawns.iter().any(|(birth, ..)| *birth == worker)
+        self.workers.get(worker).is_some() || self.workers.is_to_spawn(worker)
     }
-
-    fn adopt(
-        &mut self,
-        id: WorkerId,
-        saved: state::Process,
-        mut group: Option<WorkerGroup>,
-        fds: &mut Incoming,
-    ) -> Result<(), String> {
-        if let (Some(group), Some(release)) = (&mut group, self.releases.get(&saved.generation)) {
-            group.apply(&limits(release));
-        }
-        let failed = |error: std::io::Error| error.to_string();
-        // The descriptor can be missing (a store that was too small, or systemd took two descriptors for one). Then find the
-        // process in the worker's own control group.
-        let stored = fds.take(&saved.pidfd).map(PidFd::from);
-        let pidfd = stored.or_else(|missing| in_group(saved.pid, group.as_ref()).ok_or(missing)).map_err(failed)?;
-        let owner = self.releases.get(&saved.generation).and_then(|release| release.plan.identity.as_ref());
-        let notify = fds.take(&saved.notify).and_then(NotifySocket::from_fd);
-        let notify =
-            notify.or_else(|_| NotifySocket::bind(&self.runtime_dir.notify_path(id), owner.map(|owner| (owner.uid, owner.gid))));
-        let former = saved.former.into_iter().filter_map(|(pid, name)| Some((pid, PidFd::from(fds.take(&name).ok()?))));
-        let former: Vec<(u32, PidFd)> = former.collect();
-        let output: Vec<OwnedFd> = saved.output.iter().filter_map(|name| fds.take(name).ok()).collect();
-        let is_usual = former.is_empty() && output.is_empty() && saved.info.is_empty() && saved.counters.is_empty();
-        let more = More { former, output, info: saved.info, counters: saved.counters };
-        let process = Process {
-            generation: saved.generation,
-            pid: saved.pid,
-            pidfd,
-            notify: notify.map_err(failed)?,
-            notify_again: saved.notify_again.and_then(|name| NotifySocket::from_fd(fds.take(&name).ok()?).ok()),
-            group: group.map(Box::new),
-            scoreboard: saved.scoreboard.and_then(|name| Scoreboard::from_fd(fds.take(&name).ok()?).ok()).map(Arc::new),
-            started_at: saved.started_at.unwrap_or_else(SystemTime::now),
-            more: (!is_usual).then(|| Box::new(more)),
-            errnos_left: saved.errnos_left,
-            budget: Budget::new(self.now),
-            readiness: None,
-            left_behind: saved.left_behind,
-        };
-        let poll = self.poll.get_ref();
-        if !process.left_behind {
-            poll.add(&process.pidfd, Token::Exit(id).to_u64()).map_err(failed)?;
-        }
-        for socket in process.sockets() {
-            poll.add(socket, Token::Notify(id).to_u64()).map_err(failed)?;
-        }
-        for (pid, pidfd) in process.former() {
-            poll.add(pidfd, Token::Former(id).to_u64()).map_err(failed)?;
-            self.pids.insert(*pid, id);
-        }
-        self.pids.insert(process.pid, id);
-        self.processes.insert(id, Box::new(process));
-        Ok(())
-    }
-}
-
-/// The process with this pid, if it is in this worker's own control group. The descriptor is opened before the check, so that the
-/// check is about this very process.
-fn in_group(pid: u32, group: Option<&WorkerGroup>) -> Option<PidFd> {
-    let pidfd = PidFd::open(pid).ok()?;
-    group?.holds(pid).then_some(pidfd)
 }
 
 /// The outcome of a reload from its word in `docs/contract.md`.

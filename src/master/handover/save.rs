@@ -2,14 +2,12 @@
 //!
 //! Law: descriptors are copied or borrowed, never taken, so that this master can go on when the next one does not start.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
 use super::SLOT_PREFIX;
 use super::fds::{Name, Outgoing};
 use super::listeners;
-use super::restore;
 use super::state::{self, Bytes, State};
 use super::store::Store;
 use super::upgrade::Upgrade;
@@ -17,7 +15,6 @@ use crate::master::log::journal::Target;
 use crate::master::output::{Mode, RelayState};
 use crate::master::releases::prepare::Release;
 use crate::master::turn::Master;
-use crate::master::workers::processes::Process;
 use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
 
@@ -40,26 +37,20 @@ impl Master {
             fd: fds.lend(format!("{}{index}", listeners::PREFIX), listener.fd.as_fd()),
             inherited: listener.inherited,
         });
-        let (read, write) = self.errors.ends();
-        Ok(State {
+        let mut state = State {
             instance: self.context.instance.to_string(),
             program: self.program.as_os_str().into(),
             started_at: Some(self.started_at),
             pool: Some(self.pool.clone()),
             listeners: listeners.collect(),
-            control: self.runtime_dir.save(fds),
             status: self.status.socket().map(|status| fds.lend("status".to_owned(), status)),
             status_address: self.status.address().map(str::to_owned),
             directory: self.source.directory.as_path().into(),
             nofile: self.context.nofile,
-            signalled: self.orphaned.signalled(),
             terminal: Some(self.terminal),
             die_with_parent: self.context.die_with_parent,
             sigpipe_ignored: crate::sys::signals::sigpipe_was_ignored(),
             releases: self.releases.iter().map(|(number, release)| (*number, save_release(*number, release, fds))).collect(),
-            workers: self.processes.iter().map(|(id, process)| (*id, save_process(*id, process, fds))).collect(),
-            spawns: self.spawns.iter().copied().collect(),
-            errors: Some((fds.lend("errors-read".to_owned(), read), fds.lend("errors-write".to_owned(), write))),
             output: save_output(self.outputs.mode(), output, fds),
             log: state::Log {
                 level: self.log.journal().level().as_str().to_owned(),
@@ -82,13 +73,16 @@ impl Master {
                 ended: Some(last.ended),
                 took: last.took,
             }),
-            last_requester: self.runtime_dir.handle().last_requester(),
+            last_requester: self.workers.runtime_dir().handle().last_requester(),
             waiting: self.requests.waiting().collect(),
             reload_asked: self.upgrade.as_ref().and_then(Upgrade::reload_asked),
             troubles: self.troubles.saved(),
             // For an exec only: after a restart systemd itself passes the stored names.
             stored: output.and(self.store.as_ref()).map_or_else(Vec::new, Store::held),
-        })
+            ..State::default()
+        };
+        self.workers.save(&mut state, fds);
+        Ok(state)
     }
 }
 
@@ -117,32 +111,6 @@ fn save_release<'a>(number: GenerationId, release: &'a Release, fds: &mut Outgoi
 fn save_start(start: &Start) -> (Bytes, bool, Bytes, Option<Vec<Bytes>>) {
     let head = start.head.as_ref().map(|head| head.iter().map(|word| word.as_bytes().into()).collect());
     (start.path.as_bytes().into(), start.same, start.execute.as_bytes().into(), head)
-}
-
-fn save_process<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) -> state::Process {
-    let former = process.former().iter().map(|(pid, pidfd)| (*pid, fds.lend(format!("former-{id}-{pid}"), pidfd.as_fd())));
-    let finite = |value: f64| if value.is_finite() { value } else { f64::MAX };
-    state::Process {
-        generation: process.generation,
-        pid: process.pid,
-        former: former.collect(),
-        pidfd: fds.lend(format!("process-{id}-{}", process.pid), process.pidfd.as_fd()),
-        notify: fds.lend(format!("notify-{id}"), process.notify.as_fd()),
-        notify_again: process.notify_again.as_ref().map(|again| fds.lend(format!("notify-again-{id}"), again.as_fd())),
-        group: process.group.is_some(),
-        scoreboard: process.scoreboard.as_ref().map(|page| fds.lend(format!("page-{id}"), page.as_fd())),
-        started_at: Some(process.started_at),
-        output: save_reading_ends(id, process, fds),
-        info: process.info(),
-        counters: process.counters().iter().map(|(name, value)| (name.clone(), finite(*value))).collect::<BTreeMap<_, _>>(),
-        errnos_left: process.errnos_left,
-        left_behind: process.left_behind,
-    }
-}
-
-fn save_reading_ends<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) -> Vec<Name> {
-    let ends = process.output().iter().enumerate();
-    ends.map(|(index, fd)| fds.lend(format!("{}{id}-{index}", restore::READING_PREFIX), fd.as_fd())).collect()
 }
 
 fn save_output<'a>(mode: Mode, handed: Option<&'a RelayState>, fds: &mut Outgoing<'a>) -> state::Output {

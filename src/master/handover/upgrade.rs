@@ -129,7 +129,7 @@ impl Master {
     /// Whether nothing is under way that could not go on in another program.
     fn is_settled(&self) -> bool {
         !self.is_asked()
-            && self.spawns.is_empty()
+            && !self.workers.has_to_spawn()
             && self.events.is_empty()
             && !self.requests.has_answers()
             && self.published.no_tails()

@@ -8,25 +8,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, MemoryCheck};
-use crate::master::turn::Master;
 
 /// The largest number of workers that are measured, evenly spread; each takes some ten microseconds.
 const ASKED: usize = 64;
 /// Bytes of shared memory above which the worker's proportional share is read, which takes the kernel longer.
 const SHARED: u64 = 1 << 20;
-
-impl Master {
-    /// The workers that the memory check measures.
-    pub(in crate::master) fn footprint(&self) -> Footprint {
-        let generation = self.pool.generation();
-        let living = || self.processes.values().filter(|process| process.generation == generation);
-        let some = living().step_by(living().count().div_ceil(ASKED).max(1));
-        Footprint {
-            workers: some.map(|process| (process.pid, process.group.as_ref().map(|group| group.path().to_owned()))).collect(),
-            group: self.cgroups.as_ref().map(|cgroups| cgroups.base().to_owned()),
-        }
-    }
-}
 
 /// A sample of the generation that serves: pid and control group of each worker, and the master's control group.
 #[derive(Debug)]
@@ -36,6 +22,15 @@ pub struct Footprint {
 }
 
 impl Footprint {
+    /// A sample of these workers. `group`: the control group of the master.
+    pub fn of(workers: &[(u32, Option<&Path>)], group: Option<&Path>) -> Footprint {
+        let some = workers.iter().step_by(workers.len().div_ceil(ASKED).max(1));
+        Footprint {
+            workers: some.map(|(pid, group)| (*pid, group.map(Path::to_owned))).collect(),
+            group: group.map(Path::to_owned),
+        }
+    }
+
     /// Returns a warning if the new workers that will live beside the old ones do not fit into memory.
     ///
     /// # Errors

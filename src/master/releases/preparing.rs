@@ -15,8 +15,6 @@ use crate::master::releases::warnings;
 use crate::master::tasks::TaskResult;
 use crate::master::tasks::{Task, TaskId};
 use crate::master::turn::Master;
-use crate::master::workers::cgroup::Cgroups;
-use crate::master::workers::missing_limits;
 use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
 
 impl Master {
@@ -28,7 +26,10 @@ impl Master {
         }
         let (source, context, results) = (self.source.clone(), self.context.clone(), self.results.clone());
         let running = self.releases.get(&self.pool.generation()).map(Arc::downgrade).unwrap_or_default();
-        let living = Living { footprint: self.footprint(), status: self.status.address().map(str::to_owned) };
+        let living = Living {
+            footprint: self.workers.footprint(self.pool.generation()),
+            status: self.status.address().map(str::to_owned),
+        };
         let task = self.tasks.start(self.step_limit(), move |id, job| {
             let made = prepare::prepare(&source, &context, Some(&living), job);
             let made = made.map(|mut release| {
@@ -68,7 +69,7 @@ impl Master {
         };
         match result.and_then(slots) {
             Ok((settings, mut release)) => {
-                release.reload_warnings.extend(self.missing_limits(&release));
+                release.reload_warnings.extend(self.workers.missing_limits(&release));
                 for warning in &release.reload_warnings {
                     self.log.record(Record { generation: Some(number), ..Record::new(Level::Warning, warning.clone()) });
                 }
@@ -88,7 +89,7 @@ impl Master {
         if outcome != Outcome::Committed {
             return self.status.withdrawn();
         }
-        if let Err(error) = self.status.committed(number, self.runtime_dir.handle(), &self.registry) {
+        if let Err(error) = self.status.committed(number, self.workers.runtime_dir().handle(), &self.registry) {
             self.log.record(Record::new(Level::Error, format!("status.listen: {error}")));
         }
         self.keep_conditions(number);
@@ -103,20 +104,15 @@ impl Master {
             (Some(wanted), None) => format!("status.listen = {wanted:?} is not served"),
             (None, _) => "status.listen is still served".to_owned(),
         });
-        let unapplied = address.into_iter().chain(self.missing_limits(release)).collect();
+        let unapplied = address.into_iter().chain(self.workers.missing_limits(release)).collect();
         self.conditions.committed(unapplied);
     }
 
     /// Warns of the limits of this generation that cannot be applied here, if there are some.
     pub(in crate::master) fn warn_of_limits(&mut self, number: GenerationId) {
-        if let Some(sentence) = self.releases.get(&number).and_then(|release| self.missing_limits(release)) {
+        if let Some(sentence) = self.releases.get(&number).and_then(|release| self.workers.missing_limits(release)) {
             self.log.record(Record { generation: Some(number), ..Record::new(Level::Warning, sentence) });
         }
-    }
-
-    /// A sentence about the limits of a release that cannot be applied here.
-    fn missing_limits(&self, release: &Release) -> Option<String> {
-        missing_limits::sentence(&release.config.worker.limits, self.cgroups.as_ref().map(Cgroups::controllers))
     }
 
     /// Runs `hooks.before_shutdown` as a task. Returns `false` when there is no hook, or when it cannot start, which is logged.

@@ -14,10 +14,11 @@ use serde_json::{Map, Value};
 use crate::api::{Summary, WorkerView};
 use crate::config::Config;
 use crate::master::listeners::sockets::{Kind, Listener};
-use crate::master::status::publish::{Ended, LastReload, told};
+use crate::master::status::publish::{Ended, LastReload};
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::tasks::TaskResult;
 use crate::master::turn::Master;
+use crate::master::workers::processes::told;
 use crate::master::workers::readiness::Known;
 use crate::pool::Phase;
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
@@ -80,9 +81,9 @@ impl Master {
     fn facts(&self) -> Facts {
         let summary = self.ends.summary.borrow().clone();
         let workers = self.pool.workers().filter_map(|(id, _)| {
-            let process = self.processes.get(&id);
+            let process = self.workers.get(id);
             Some(One {
-                view: self.view(id)?,
+                view: self.workers.view(&self.pool, id)?,
                 group: process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned()),
                 info: process.map(|process| process.info()).unwrap_or_default(),
                 counters: process.map(|process| process.counters().clone()).unwrap_or_default(),

@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::api::{Reply, Summary, WorkerView};
+use crate::api::{Reply, Summary};
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::output::Printed;
 use crate::master::service_manager::start_advice;
 use crate::master::tasks::TaskResult;
 use crate::master::turn::Master;
-use crate::master::workers::processes::Process;
 use crate::pool::{self, ExitCause, GenerationId, Outcome, PoolState, RecycleReason, WorkerId};
 use crate::status::error_line::error_line;
 use crate::status::hint::hint;
-use crate::status::scoreboard::{Counted, Scoreboard, Totals, plausible};
+use crate::status::scoreboard::Totals;
 use crate::status::tree::{Failure, Reloads, Request};
 
 /// Failures kept; the oldest are dropped first.
@@ -92,30 +91,10 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Adds a worker that has exited.
-    pub fn add(&mut self, process: &Process) {
-        self.totals.add(&told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters()));
+    /// Adds the figures of a worker that has exited.
+    pub fn add(&mut self, totals: &Totals) {
+        self.totals.add(totals);
     }
-}
-
-/// The figures that a worker reported: those of its status page, else of its notifications; named counters of both.
-pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> Totals {
-    let by_word = |name: &str| words.get(name).map(|value| plausible(*value as u64));
-    let mut totals = page.unwrap_or_else(|| Totals {
-        connections: by_word("connections").unwrap_or(0),
-        requests: by_word("requests").unwrap_or(0),
-        bytes_read: by_word("bytes_read").unwrap_or(0),
-        bytes_written: by_word("bytes_written").unwrap_or(0),
-        counters: BTreeMap::new(),
-        counted: Counted {
-            connections: by_word("connections").is_some(),
-            requests: by_word("requests").is_some(),
-            bytes_read: by_word("bytes_read").is_some(),
-            bytes_written: by_word("bytes_written").is_some(),
-        },
-    });
-    totals.counters.extend(words.iter().map(|(name, value)| (name.clone(), *value)));
-    totals
 }
 
 /// `worker 7 (slot 1): signal SIGSEGV while serving GET /report/17 for 3.2 s`; `None` when the worker served nothing.
@@ -229,27 +208,6 @@ impl Master {
         }
     }
 
-    /// A worker as the front ends show it.
-    pub(in crate::master) fn view(&self, id: WorkerId) -> Option<WorkerView> {
-        let worker = self.pool.worker(id)?;
-        let process = self.processes.get(&id);
-        Some(WorkerView {
-            id,
-            slot: worker.slot,
-            generation: worker.generation,
-            pid: worker.pid.unwrap_or(0),
-            state: worker.phase,
-            // An empty `Arc<str>` takes no memory.
-            status_text: if worker.status.is_empty() { Arc::default() } else { worker.status.as_str().into() },
-            started_at: process.map_or_else(SystemTime::now, |process| process.started_at),
-        })
-    }
-
-    /// Views of all workers.
-    pub(in crate::master) fn views(&self) -> Vec<WorkerView> {
-        self.pool.workers().filter_map(|(id, _)| self.view(id)).collect()
-    }
-
     /// Records a failure; the worker's last lines are added later, by [`Self::tail_known`].
     pub(in crate::master) fn record_failure(&mut self, ended: &pool::Ended, how: &str) {
         *self.published.failures.entry(ended.how.cause().to_owned()).or_default() += 1;
@@ -276,7 +234,7 @@ impl Master {
         });
         self.published.tails.insert(ended.worker, ended.generation);
         self.look_for_changes(ended.generation);
-        let process = self.processes.get(&ended.worker);
+        let process = self.workers.get(ended.worker);
         let since = process.map_or_else(SystemTime::now, |process| process.started_at);
         let scoreboard = process.and_then(|process| process.scoreboard.clone());
         let group = process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned());

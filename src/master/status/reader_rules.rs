@@ -14,7 +14,7 @@ use crate::pool::GenerationId;
 impl Master {
     /// Puts the rules of the committed generation into effect, if they differ from the present ones.
     pub(in crate::master) fn keep_reader_rules(&self) {
-        let readers = self.runtime_dir.handle().readers();
+        let readers = self.workers.runtime_dir().handle().readers();
         let rules = rules(&self.releases, self.pool.generation());
         if *readers.rules() != rules {
             readers.set(rules);

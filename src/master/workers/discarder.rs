@@ -19,10 +19,10 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::master::tasks::TaskResult;
-use crate::master::turn::Master;
+use crate::master::workers::WorkerSet;
 use crate::master::workers::processes::Token;
 use crate::pool::WorkerId;
 use crate::sys::discard::{self, Answer, Helper, Request};
@@ -111,13 +111,13 @@ impl Discarder {
     }
 }
 
-impl Master {
+impl WorkerSet {
     /// Gives the first datagram of this socket, which has descriptors, to the helper. Until the helper has taken it, no socket of the
     /// worker is read.
-    pub(in crate::master) fn discard(&mut self, worker: WorkerId, socket: usize) {
+    pub(in crate::master) fn discard(&mut self, worker: WorkerId, socket: usize, now: Instant) {
         let Some(process) = self.processes.get(&worker) else { return };
         for socket in process.sockets() {
-            let _ = self.poll.get_ref().pause(socket, Token::Notify(worker).to_u64());
+            let _ = self.poll.pause(socket, Token::Notify(worker).to_u64());
         }
         let results = self.results.clone();
         let tell = move |worker, progress| drop(results.send(TaskResult::Discarded(worker, progress)));
@@ -126,7 +126,7 @@ impl Master {
         match given {
             Some(Ok(())) => drop(self.discarder.holds.insert(worker, Hold::Discarding)),
             Some(Err(error)) => {
-                self.paused.insert((self.now + RETRY, worker));
+                self.paused.insert((now + RETRY, worker));
                 self.log
                     .warn_once(&format!("descriptors that worker {worker} sent cannot be dropped, so it is not heard: {error}"));
             }
@@ -140,7 +140,7 @@ impl Master {
             Progress::Done | Progress::Returned => {
                 if let Some(process) = self.processes.get(&worker).filter(|_| self.discarder.release(worker)) {
                     for socket in process.sockets() {
-                        let _ = self.poll.get_ref().resume(socket, Token::Notify(worker).to_u64());
+                        let _ = self.poll.resume(socket, Token::Notify(worker).to_u64());
                     }
                 }
             }
@@ -159,7 +159,7 @@ impl Master {
     }
 
     /// Warns of processes whose environment could not be read in time.
-    pub(in crate::master) fn warn_of_unanswered(&mut self) {
+    pub(in crate::master) fn warn_of_unanswered(&self) {
         for pid in crate::sys::environ::take_unanswered() {
             self.log.warn(format!(
                 "/proc/{pid}/environ does not answer, so it is not known whether process {pid} is one of a worker that has ended; a \

@@ -2,14 +2,16 @@
 //!
 //! Law: the notifications that a worker sent before its exit are read before the exit is reported.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::master::event_queue::EventQueue;
 use crate::master::tasks::TaskResult;
-use crate::master::turn::Master;
 use crate::master::workers::processes::{Process, Token};
 use crate::master::workers::runtime_dir::RuntimeDir;
 use crate::master::workers::start_failure;
+use crate::master::workers::{Keep, WorkerSet};
 use crate::pool::{Event, ExitCause, WorkerId};
+use crate::status::scoreboard::Totals;
 use crate::sys::awaited::is_awaited;
 use crate::sys::descendants;
 use crate::sys::process::{Ended, PidFd, of_the_first_thread, reap_orphans};
@@ -17,14 +19,33 @@ use crate::sys::process::{Ended, PidFd, of_the_first_thread, reap_orphans};
 /// The longest wait for systemd to reap a worker that an earlier master started. Shorter than any delay before a replacement.
 const REAPING: Duration = Duration::from_millis(50);
 
-impl Master {
+impl WorkerSet {
+    /// Notes that a child has exited (SIGCHLD); see [`Self::reap`].
+    pub(in crate::master) fn child_has_ended(&mut self) {
+        self.child_ended = true;
+    }
+
+    /// Handles the exit of children, if one has exited and no worker waits for its start: a start is more urgent, and the check takes
+    /// longer the more workers there are.
+    pub(in crate::master) fn reap(&mut self, events: &mut EventQueue) {
+        if self.to_spawn.is_empty() && std::mem::take(&mut self.child_ended) {
+            self.children(events);
+        }
+    }
+
+    /// Does what is due: reads the sockets of paused workers again, and reports exits whose status did not come.
+    pub(in crate::master) fn on_deadline(&mut self, now: Instant, keep: Keep<'_>, events: &mut EventQueue) {
+        self.resume_paused(now);
+        self.check_awaiting_status(now, keep, events);
+    }
+
     /// Handles the exit of main processes.
-    pub(in crate::master) fn ended(&mut self, workers: &[WorkerId]) {
+    pub(in crate::master) fn ended(&mut self, workers: &[WorkerId], now: Instant, keep: Keep<'_>, events: &mut EventQueue) {
         if workers.is_empty() {
             return;
         }
         for worker in workers {
-            self.hear_out(*worker);
+            self.hear_out(*worker, now, keep, events);
         }
         for error in self.errors.drain() {
             self.spawn_errors.insert(error.tag, error);
@@ -33,23 +54,23 @@ impl Master {
         // workers, no worker left an orphaned process.
         let strangers = self.cgroups.is_none() && self.strangers();
         for worker in workers {
-            self.one_ended(*worker, strangers);
+            self.one_ended(*worker, strangers, now, events);
         }
     }
 
-    fn one_ended(&mut self, worker: WorkerId, strangers: bool) {
+    fn one_ended(&mut self, worker: WorkerId, strangers: bool, now: Instant, events: &mut EventQueue) {
         let Some(process) = self.processes.get_mut(&worker) else { return };
         if process.left_behind {
             return;
         }
         let ended = match process.pidfd.peek() {
             Ok(Some(Ended::Unknown))
-                if process.pidfd.is_untold() && self.awaiting_status.get(&worker).is_none_or(|until| *until > self.now) =>
+                if process.pidfd.is_untold() && self.awaiting_status.get(&worker).is_none_or(|until| *until > now) =>
             {
                 // The worker is not a child of this master: systemd reaps it soon, and only then the kernel gives the exit status.
                 if !self.awaiting_status.contains_key(&worker) {
-                    let _ = self.poll.get_ref().pause(&process.pidfd, Token::Exit(worker).to_u64());
-                    self.awaiting_status.insert(worker, self.now + REAPING);
+                    let _ = self.poll.pause(&process.pidfd, Token::Exit(worker).to_u64());
+                    self.awaiting_status.insert(worker, now + REAPING);
                 }
                 return;
             }
@@ -58,7 +79,7 @@ impl Master {
             Err(_) => Ended::Unknown,
         };
         self.awaiting_status.remove(&worker);
-        let _ = self.poll.get_ref().remove(&process.pidfd);
+        let _ = self.poll.remove(&process.pidfd);
         let left = match &process.group {
             Some(group) => {
                 let _ = process.pidfd.wait();
@@ -75,53 +96,52 @@ impl Master {
         let killed_for_memory = matches!(ended, Ended::Signal { signal: libc::SIGKILL, .. })
             && process.group.as_ref().and_then(|group| group.oom_kills()).is_some_and(|kills| kills > 0);
         let how = match (self.spawn_errors.remove(&worker), ended) {
-            (Some(error), _) => {
-                let release = self.releases.get(&process.generation).map(AsRef::as_ref);
-                ExitCause::NotStarted(start_failure::in_words(&error, release))
-            }
+            (Some(error), _) => ExitCause::NotStarted(start_failure::in_words(&error, &process.release)),
             (None, _) if killed_for_memory => ExitCause::OutOfMemory,
             (None, Ended::Exit(status)) => ExitCause::Exit(status),
             (None, Ended::Signal { signal, core }) => ExitCause::Signal { signal, core },
             (None, Ended::Unknown) => ExitCause::Unknown,
         };
-        self.events.push(Event::Exited { worker, how, left });
+        events.push(Event::Exited { worker, how, left });
     }
 
     /// Reports the exit of workers whose status did not come within [`REAPING`], with an unknown cause.
-    pub(in crate::master) fn check_awaiting_status(&mut self) {
+    fn check_awaiting_status(&mut self, now: Instant, keep: Keep<'_>, events: &mut EventQueue) {
         let due: Vec<WorkerId> =
-            self.awaiting_status.iter().filter(|(_, until)| **until <= self.now).map(|(worker, _)| *worker).collect();
-        self.ended(&due);
+            self.awaiting_status.iter().filter(|(_, until)| **until <= now).map(|(worker, _)| *worker).collect();
+        self.ended(&due, now, keep, events);
         for worker in due {
             self.awaiting_status.remove(&worker);
         }
     }
 
     /// Handles control groups that became empty.
-    pub(in crate::master) fn groups_emptied(&mut self) {
+    pub(in crate::master) fn groups_emptied(&mut self, events: &mut EventQueue) {
         let Some(cgroups) = self.cgroups.as_mut() else { return };
         for worker in cgroups.drain() {
-            self.cleared(worker);
+            self.cleared(worker, events);
         }
     }
 
-    /// Reports the worker as cleared if its main process is gone and its control group is empty.
-    pub(in crate::master) fn look_whether_cleared(&mut self, worker: WorkerId) {
-        if self.processes.get(&worker).and_then(|process| process.group.as_ref()).is_some_and(|group| !group.populated()) {
-            self.cleared(worker);
+    /// Reports the workers as cleared whose main process is gone and whose control group is empty.
+    pub(in crate::master) fn look_for_cleared(&mut self, events: &mut EventQueue) {
+        let is_empty = |process: &Process| process.group.as_ref().is_some_and(|group| !group.populated());
+        let empty: Vec<_> = self.iter().filter(|(_, it)| it.left_behind && is_empty(it)).map(|(id, _)| id).collect();
+        for worker in empty {
+            self.cleared(worker, events);
         }
     }
 
-    fn cleared(&mut self, worker: WorkerId) {
+    fn cleared(&mut self, worker: WorkerId, events: &mut EventQueue) {
         if let Some(process) = self.processes.get_mut(&worker).filter(|process| process.left_behind) {
             process.left_behind = false;
             let _ = process.pidfd.wait();
-            self.events.push(Event::Cleared(worker));
+            events.push(Event::Cleared(worker));
         }
     }
 
     /// Handles the exit of children: reaps orphaned processes, and reports the workers that have none left.
-    pub(in crate::master) fn children(&mut self) {
+    pub(in crate::master) fn children(&mut self, events: &mut EventQueue) {
         let pids = &self.pids;
         // Not reaped here: workers; and hooks, checks and journalctl, for which a thread waits. All other children are reaped: orphaned
         // processes of workers and hooks, and children that this process had before it became the master.
@@ -143,7 +163,7 @@ impl Master {
                 .get(&worker)
                 .is_some_and(|process| !descendants::any_left(&Self::family(&self.runtime_dir, worker, process)));
             if gone {
-                self.cleared(worker);
+                self.cleared(worker, events);
             }
         }
     }
@@ -151,7 +171,7 @@ impl Master {
     /// Handles the exit of former main processes of a worker. The worker itself goes on.
     pub(in crate::master) fn former_ended(&mut self, worker: WorkerId) {
         let Some(process) = self.processes.get_mut(&worker) else { return };
-        let (poll, pids) = (self.poll.get_ref(), &mut self.pids);
+        let (poll, pids) = (&self.poll, &mut self.pids);
         let Some(more) = &mut process.more else { return };
         more.former.retain(|(pid, pidfd)| {
             let alive = matches!(pidfd.wait(), Ok(None));
@@ -190,15 +210,15 @@ impl Master {
         descendants::Worker { pidfd: &process.pidfd, pid: process.pid, id: worker, notify_socket }
     }
 
-    /// Releases all resources of a worker that has no process left.
-    pub(in crate::master) fn forget(&mut self, worker: WorkerId) {
-        let Some(process) = self.processes.remove(&worker) else { return };
+    /// Releases all resources of a worker that has no process left. Returns the figures that the worker reported.
+    pub(in crate::master) fn forget(&mut self, worker: WorkerId) -> Option<Totals> {
+        let process = self.processes.remove(&worker)?;
         let _ = process.pidfd.wait();
         self.paused.retain(|(_, paused)| *paused != worker);
         self.awaiting_status.remove(&worker);
         self.orphaned.forget(worker);
         self.pids.remove(&process.pid);
-        let poll = self.poll.get_ref();
+        let poll = &self.poll;
         let _ = poll.remove(&process.pidfd);
         for (pid, pidfd) in process.former() {
             self.pids.remove(pid);
@@ -209,7 +229,7 @@ impl Master {
             let _ = poll.remove(again);
         }
         let _ = std::fs::remove_file(self.runtime_dir.notify_path(worker));
-        self.past.add(&process);
+        let totals = process.totals();
         let process = *process;
         if let (Some(group), Some(cgroups)) = (&process.group, self.cgroups.as_mut())
             && let Err(error) = cgroups.remove(group)
@@ -222,5 +242,6 @@ impl Master {
         for (_, pidfd) in process.more.into_iter().flat_map(|more| more.former) {
             self.dismiss(pidfd);
         }
+        Some(totals)
     }
 }

@@ -16,7 +16,9 @@
 //! | `recycle_limits` | workers that have reached a memory size or a number of requests |
 //! | `cgroup` | control groups |
 //! | `missing_limits` | limits that cannot be applied |
+//! | `adopt` | processes that an earlier program of the master started |
 
+mod adopt;
 pub mod cgroup;
 pub(in crate::master) mod discarder;
 pub(in crate::master) mod exit;
@@ -31,3 +33,198 @@ pub mod sd_notify;
 pub(in crate::master) mod senders;
 pub(in crate::master) mod spawn;
 pub(in crate::master) mod start_failure;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use self::cgroup::Cgroups;
+use self::discarder::Discarder;
+use self::orphaned::Orphaned;
+use self::processes::{Process, Processes};
+use self::readiness::ReadinessWatch;
+use self::runtime_dir::RuntimeDir;
+use self::spawn::Pages;
+use crate::api::WorkerView;
+use crate::master::log::Log;
+use crate::master::output::Outputs;
+use crate::master::releases::memory::Footprint;
+use crate::master::releases::prepare::Release;
+use crate::master::tasks::{TaskResult, TaskResults, Tasks};
+use crate::pool::{GenerationId, Pool, Slot, WorkerId};
+use crate::sys::poll::Poll;
+use crate::sys::process::PidFd;
+use crate::sys::spawn::{ErrorPipe, SpawnError};
+use crate::table::Table;
+
+/// Spawns per turn; further ones wait, so that signals are handled in between even with a thousand workers to start.
+const SPAWNS_PER_TURN: usize = 8;
+
+/// Keeps a notification for the next master, before it is taken from its socket.
+pub(in crate::master) type Keep<'a> = &'a mut dyn FnMut(WorkerId, &[u8]);
+
+/// What the workers need of the master: descriptors and channels that the whole master shares.
+pub(in crate::master) struct Shared {
+    pub poll: Arc<Poll>,
+    pub log: Log,
+    pub outputs: Outputs,
+    pub tasks: Tasks,
+    /// Where tasks send their results.
+    pub results: TaskResults,
+}
+
+/// The processes of all workers: starts, notifications, exits.
+pub(in crate::master) struct WorkerSet {
+    processes: Processes,
+    /// Workers by the pid of their main process, to find the sender of a notification.
+    pids: Table<u32, WorkerId>,
+    /// Errors of children that could not become workers, as they come.
+    errors: ErrorPipe,
+    /// The same, once they are read; they are read before the exits of these children.
+    spawn_errors: HashMap<WorkerId, SpawnError>,
+    pages: Pages,
+    /// Workers that are still to be spawned.
+    to_spawn: VecDeque<(WorkerId, Slot, GenerationId)>,
+    /// Workers that may still be spawned in this turn.
+    spawns_left: usize,
+    /// Exited workers whose exit status is not known yet, and until when the master waits for it.
+    awaiting_status: HashMap<WorkerId, Instant>,
+    /// Workers that sent too many notifications, by the time at which the master reads from them again.
+    paused: BTreeSet<(Instant, WorkerId)>,
+    /// A child has exited. Whether it was an orphan is checked when there is nothing more urgent.
+    child_ended: bool,
+    /// Child processes that the master has no use for and has not reaped yet.
+    dismissed: Vec<PidFd>,
+    /// Processes that outlived the main process of their worker.
+    orphaned: Orphaned,
+    /// Drops the descriptors that workers send.
+    discarder: Discarder,
+    /// Observes starting workers from outside.
+    readiness: ReadinessWatch,
+    runtime_dir: RuntimeDir,
+    cgroups: Option<Cgroups>,
+    poll: Arc<Poll>,
+    log: Log,
+    outputs: Outputs,
+    tasks: Tasks,
+    results: TaskResults,
+}
+
+impl WorkerSet {
+    /// A set without workers.
+    pub fn new(errors: ErrorPipe, runtime_dir: RuntimeDir, cgroups: Option<Cgroups>, shared: Shared) -> WorkerSet {
+        let Shared { poll, log, outputs, tasks, results } = shared;
+        let readings = results.clone();
+        let readiness = ReadinessWatch::new(move |worker, observation| {
+            let _ = readings.send(TaskResult::Readiness(worker, observation));
+        });
+        WorkerSet {
+            processes: Processes::new(),
+            pids: Table::new(),
+            errors,
+            spawn_errors: HashMap::new(),
+            pages: Pages::default(),
+            to_spawn: VecDeque::new(),
+            spawns_left: 0,
+            awaiting_status: HashMap::new(),
+            paused: BTreeSet::new(),
+            child_ended: false,
+            dismissed: Vec::new(),
+            orphaned: Orphaned::default(),
+            discarder: Discarder::default(),
+            readiness,
+            runtime_dir,
+            cgroups,
+            poll,
+            log,
+            outputs,
+            tasks,
+            results,
+        }
+    }
+
+    /// The process of a worker.
+    pub fn get(&self, worker: WorkerId) -> Option<&Process> {
+        self.processes.get(&worker).map(|process| &**process)
+    }
+
+    /// The processes of all workers, in the order of their ids.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (WorkerId, &Process)> {
+        self.processes.iter().map(|(worker, process)| (*worker, &**process))
+    }
+
+    /// The ids of all workers that have a process.
+    pub fn ids(&self) -> Vec<WorkerId> {
+        self.processes.keys().copied().collect()
+    }
+
+    /// The number of workers that have a process.
+    pub fn len(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// The workers of this generation that the memory check measures.
+    pub fn footprint(&self, generation: GenerationId) -> Footprint {
+        let of_generation = self.iter().filter(|(_, process)| process.generation == generation);
+        let workers: Vec<_> =
+            of_generation.map(|(_, process)| (process.pid, process.group.as_ref().map(|group| group.path()))).collect();
+        Footprint::of(&workers, self.cgroups.as_ref().map(Cgroups::base))
+    }
+
+    /// A sentence about limits of this release that its workers do not get; `None` when they get all.
+    pub fn missing_limits(&self, release: &Release) -> Option<String> {
+        missing_limits::sentence(&release.config.worker.limits, self.cgroups.as_ref().map(Cgroups::controllers))
+    }
+
+    /// Sends a signal to the main process of a worker.
+    pub fn signal(&self, worker: WorkerId, signal: i32) {
+        let Some(process) = self.get(worker) else { return };
+        if let Err(error) = process.pidfd.signal(signal) {
+            // ESRCH: the process has just ended; its pidfd reports that.
+            if error.raw_os_error() != Some(libc::ESRCH) {
+                self.log.warn(format!("cannot signal worker {worker} (pid {}): {error}", process.pid));
+            }
+        }
+    }
+
+    /// Asks a worker to stop, by its stop signal.
+    pub fn stop(&self, worker: WorkerId) {
+        self.signal(worker, self.get(worker).map_or(libc::SIGTERM, Process::stop_signal));
+        // A stopped process (SIGSTOP) handles no signal before SIGCONT.
+        self.signal(worker, libc::SIGCONT);
+    }
+
+    /// A worker as the front ends show it.
+    pub fn view(&self, pool: &Pool, id: WorkerId) -> Option<WorkerView> {
+        let worker = pool.worker(id)?;
+        Some(WorkerView {
+            id,
+            slot: worker.slot,
+            generation: worker.generation,
+            pid: worker.pid.unwrap_or(0),
+            state: worker.phase,
+            // An empty `Arc<str>` takes no memory.
+            status_text: if worker.status.is_empty() { Arc::default() } else { worker.status.as_str().into() },
+            started_at: self.get(id).map_or_else(SystemTime::now, |process| process.started_at),
+        })
+    }
+
+    /// Views of all workers.
+    pub fn views(&self, pool: &Pool) -> Vec<WorkerView> {
+        pool.workers().filter_map(|(id, _)| self.view(pool, id)).collect()
+    }
+
+    /// The runtime directory, with the control socket and the notify sockets.
+    pub fn runtime_dir(&self) -> &RuntimeDir {
+        &self.runtime_dir
+    }
+
+    /// The next deadline of a worker's process; see [`Self::on_deadline`].
+    pub fn deadline(&self) -> Option<Instant> {
+        let paused = self.paused.first().map(|(at, _)| *at);
+        paused.into_iter().chain(self.awaiting_status.values().copied()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,13 @@
 //! reads a few datagrams of a worker per iteration, and per second no more than [`crate::master::workers::processes::Budget`] allows:
 //! a worker that floods its socket waits, other workers do not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::master::event_queue::EventQueue;
 use crate::master::log::journal::{Level, Record};
-use crate::master::turn::Master;
 use crate::master::workers::processes::{Budget, Process, Token};
 use crate::master::workers::sd_notify::{Assignment, parse};
+use crate::master::workers::{Keep, WorkerSet};
 use crate::pool::{Event, Notification, WorkerId};
 use crate::sys::descendants;
 use crate::sys::notify::{MESSAGE_MAX, NotifySocket, Received};
@@ -56,50 +57,63 @@ impl Assignment {
     }
 }
 
-impl Master {
+/// Keeps a datagram for the next master, if that needs one of its assignments.
+fn note(worker: WorkerId, heard: &Heard, bytes: &[u8], keep: Keep<'_>) {
+    if matches!(heard, Heard::Assignment(words) if words.iter().any(Assignment::matters)) {
+        keep(worker, bytes);
+    }
+}
+
+impl WorkerSet {
     /// Reads a worker's notifications, a bounded number of datagrams.
-    pub(in crate::master) fn read_notifications(&mut self, worker: WorkerId) {
+    pub(in crate::master) fn read_notifications(
+        &mut self,
+        worker: WorkerId,
+        now: Instant,
+        keep: Keep<'_>,
+        events: &mut EventQueue,
+    ) {
         if self.discarder.holds(worker) {
             // The event comes from a socket that was made meanwhile, or from the end of another pause.
             let Some(process) = self.processes.get(&worker) else { return };
             for socket in process.sockets() {
-                let _ = self.poll.get_ref().pause(socket, Token::Notify(worker).to_u64());
+                let _ = self.poll.pause(socket, Token::Notify(worker).to_u64());
             }
             return;
         }
         let share = Budget::share(self.processes.len());
         for _ in 0..WORDS {
             let Some(process) = self.processes.get_mut(&worker) else { return };
-            if !process.budget.take(self.now, share) {
+            if !process.budget.take(now, share) {
                 let (token, until) = (Token::Notify(worker).to_u64(), process.budget.paused_until(share));
                 for socket in process.sockets() {
-                    let _ = self.poll.get_ref().pause(socket, token);
+                    let _ = self.poll.pause(socket, token);
                 }
                 self.paused.insert((until, worker));
                 return self.log.warn_once(&format!("worker {worker} talks too much and is heard more slowly"));
             }
-            if !self.hear_one(worker) {
+            if !self.hear_one(worker, now, keep, events) {
                 return;
             }
         }
     }
 
     /// Reads all notifications that a worker sent before its exit.
-    pub(in crate::master) fn hear_out(&mut self, worker: WorkerId) {
+    pub(in crate::master) fn hear_out(&mut self, worker: WorkerId, now: Instant, keep: Keep<'_>, events: &mut EventQueue) {
         for _ in 0..FINAL_NOTIFICATIONS {
-            if self.discarder.holds(worker) || !self.hear_one(worker) {
+            if self.discarder.holds(worker) || !self.hear_one(worker, now, keep, events) {
                 break;
             }
         }
         let ended = self.processes.get(&worker).is_some_and(|process| !matches!(process.pidfd.peek(), Ok(None)));
         if ended && self.discarder.end(worker) {
-            self.hear_in_place(worker);
+            self.hear_in_place(worker, keep, events);
         }
     }
 
     /// Reads all notifications of an exited worker without taking them out of the sockets, while the helper process takes a datagram
     /// with descriptors. That datagram may be read twice.
-    fn hear_in_place(&mut self, worker: WorkerId) {
+    fn hear_in_place(&mut self, worker: WorkerId, keep: Keep<'_>, events: &mut EventQueue) {
         let Some(process) = self.processes.get(&worker) else { return };
         let mut left = Vec::new();
         for socket in process.sockets() {
@@ -110,58 +124,50 @@ impl Master {
         for (from, bytes) in left {
             let Some(process) = self.processes.get(&worker) else { return };
             let heard = self.judge(worker, process, from, &bytes);
-            self.note(worker, &heard, &bytes);
-            self.heed(worker, heard);
+            note(worker, &heard, &bytes, keep);
+            self.heed(worker, heard, events);
         }
     }
 
     /// Reads the sockets of workers again whose pause is over.
-    pub(in crate::master) fn resume_paused(&mut self) {
-        while let Some((until, worker)) = self.paused.first().copied().filter(|(until, _)| *until <= self.now) {
+    pub(super) fn resume_paused(&mut self, now: Instant) {
+        while let Some((until, worker)) = self.paused.first().copied().filter(|(until, _)| *until <= now) {
             self.paused.remove(&(until, worker));
             if let Some(process) = self.processes.get(&worker) {
                 for socket in process.sockets() {
-                    let _ = self.poll.get_ref().resume(socket, Token::Notify(worker).to_u64());
+                    let _ = self.poll.resume(socket, Token::Notify(worker).to_u64());
                 }
             }
         }
     }
 
     /// Handles a notification that a dead master read but did not make part of its state.
-    pub(in crate::master) fn hear_again(&mut self, worker: WorkerId, bytes: &[u8]) {
+    pub(in crate::master) fn hear_again(&mut self, worker: WorkerId, bytes: &[u8], events: &mut EventQueue) {
         for word in parse(bytes).unwrap_or_default() {
-            self.understand(worker, word);
+            self.understand(worker, word, events);
         }
     }
 
     /// Reads one datagram. Returns `false` when there is none, or when the datagrams behind it must not be read yet. The datagram is
     /// peeked, stored for the next master (with `survive.conf`), and only then taken: if the master dies, the next one has it too.
-    fn hear_one(&mut self, worker: WorkerId) -> bool {
+    fn hear_one(&mut self, worker: WorkerId, now: Instant, keep: Keep<'_>, events: &mut EventQueue) -> bool {
         let Some(Listened { heard, bytes, socket, attached }) = self.listen(worker) else { return false };
-        self.note(worker, &heard, &bytes);
+        note(worker, &heard, &bytes, keep);
         if attached {
-            self.discard(worker, socket);
+            self.discard(worker, socket, now);
         } else {
             let taken = self.processes.get(&worker).and_then(|process| process.sockets().nth(socket));
             let _ = taken.map(NotifySocket::skip);
         }
-        self.heed(worker, heard);
+        self.heed(worker, heard, events);
         !attached
     }
 
-    fn note(&mut self, worker: WorkerId, heard: &Heard, bytes: &[u8]) {
-        if let Some(store) = &mut self.store
-            && matches!(heard, Heard::Assignment(words) if words.iter().any(Assignment::matters))
-        {
-            store.note(worker, bytes, self.now);
-        }
-    }
-
-    fn heed(&mut self, worker: WorkerId, heard: Heard) {
+    fn heed(&mut self, worker: WorkerId, heard: Heard, events: &mut EventQueue) {
         match heard {
             Heard::Assignment(words) => {
                 for word in words {
-                    self.understand(worker, word);
+                    self.understand(worker, word, events);
                 }
             }
             Heard::Ignored(why) => self.log.warn_once(&format!("worker {worker}: ignored {why}")),
@@ -194,7 +200,7 @@ impl Master {
         }
     }
 
-    fn understand(&mut self, worker: WorkerId, word: Assignment) {
+    fn understand(&mut self, worker: WorkerId, word: Assignment, events: &mut EventQueue) {
         let micros = Duration::from_micros;
         let said = match word {
             Assignment::Ready => Notification::Ready,
@@ -232,7 +238,7 @@ impl Master {
                 let message = format!("worker {worker} reports errno {errno}: {text}");
                 return self.log.record(Record { worker: Some(worker), ..Record::new(Level::Warning, message) });
             }
-            Assignment::MainPid(pid) => return self.main_pid(worker, pid),
+            Assignment::MainPid(pid) => return self.main_pid(worker, pid, events),
             Assignment::Bad(key) => {
                 return self.log.warn_once(&format!("worker {worker}: ignored a value of {key} that makes no sense"));
             }
@@ -241,19 +247,19 @@ impl Master {
         if said == Notification::Ready {
             self.readiness.look_now(worker);
         }
-        self.events.push(Event::Notification(worker, said));
+        events.push(Event::Notification(worker, said));
     }
 
     /// Handles `MAINPID=`: another process of the worker becomes its main process.
-    fn main_pid(&mut self, worker: WorkerId, pid: u32) {
-        match self.follow(worker, pid) {
+    fn main_pid(&mut self, worker: WorkerId, pid: u32, events: &mut EventQueue) {
+        match self.follow(worker, pid, events) {
             Ok(()) => {}
             // The text has no process id: warnings are logged once per text, and there are millions of ids.
             Err(why) => self.log.warn_once(&format!("worker {worker}: MAINPID= is not followed: {why}")),
         }
     }
 
-    fn follow(&mut self, worker: WorkerId, pid: u32) -> Result<(), String> {
+    fn follow(&mut self, worker: WorkerId, pid: u32, events: &mut EventQueue) -> Result<(), String> {
         let Some(process) = self.processes.get_mut(&worker).filter(|process| process.pid != pid && !process.left_behind) else {
             return Ok(());
         };
@@ -272,14 +278,14 @@ impl Master {
         if !own || pidfd.signal(0).is_err() {
             return Err("it is not a process of this worker".to_owned());
         }
-        let poll = self.poll.get_ref();
+        let poll = &self.poll;
         poll.add(&pidfd, Token::Exit(worker).to_u64()).map_err(|error| error.to_string())?;
         let former = (std::mem::replace(&mut process.pid, pid), std::mem::replace(&mut process.pidfd, pidfd));
         let _ = poll.remove(&former.1);
         let _ = poll.add(&former.1, Token::Former(worker).to_u64());
         process.more().former.push(former);
         self.pids.insert(pid, worker);
-        self.events.push(Event::MainPid(worker, pid));
+        events.push(Event::MainPid(worker, pid));
         Ok(())
     }
 }

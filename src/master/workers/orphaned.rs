@@ -9,12 +9,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::master::event_queue::EventQueue;
 use crate::master::log::journal::{Level, Record};
 use crate::master::log::text::one_line;
 use crate::master::tasks::TaskResult;
-use crate::master::turn::Master;
+use crate::master::workers::WorkerSet;
 use crate::master::workers::cgroup;
-use crate::pool::{Event, WorkerId};
+use crate::pool::{Event, Slot, WorkerId};
 use crate::status::kernel;
 use crate::sys::process::{self, PidFd, Stat};
 use crate::sys::{descendants, signals};
@@ -108,9 +109,9 @@ impl Place {
     }
 }
 
-impl Master {
-    /// Looks for the orphaned processes of a worker on another thread.
-    pub(in crate::master) fn look_for_orphaned(&mut self, worker: WorkerId) {
+impl WorkerSet {
+    /// Looks for the orphaned processes of a worker on another thread. `sockets`: all listening sockets of the instance.
+    pub(in crate::master) fn look_for_orphaned(&mut self, worker: WorkerId, sockets: Vec<Arc<OwnedFd>>) {
         // Without orphaned processes the worker is cleared already, and the event to the pool is on its way.
         let Some(process) = self.processes.get(&worker).filter(|process| process.left_behind) else { return };
         let place = match &process.group {
@@ -121,21 +122,23 @@ impl Master {
                 Place::Descent { pidfd, pid: process.pid, id: worker, notify_socket: self.runtime_dir.notify_path(worker) }
             }
         };
-        let sockets: Vec<Arc<OwnedFd>> =
-            self.slots.shown(&self.context.listeners).into_iter().flat_map(|(_, sockets)| sockets).collect();
-        let results = self.results.clone();
+        let (results, limit) = (self.results.clone(), process.release.config.worker.start_timeout);
         // If the task cannot start, the pool asks again later.
-        let _ = self.start_task(move |_, _| {
+        let _ = self.tasks.start(limit, move |_, _| {
             let _ = results.send(TaskResult::Orphaned(worker, place.look(&sockets)));
         });
     }
 
     /// Handles the found orphaned processes of a worker: the ones that serve get the stop signal.
-    pub(in crate::master) fn orphaned_found(&mut self, worker: WorkerId, found: Vec<OrphanedProcess>) {
-        if !self.processes.get(&worker).is_some_and(|process| process.left_behind) {
-            return;
-        }
-        let signal = self.stop_signal(worker);
+    pub(in crate::master) fn orphaned_found(
+        &mut self,
+        worker: WorkerId,
+        slot: Option<Slot>,
+        found: Vec<OrphanedProcess>,
+        events: &mut EventQueue,
+    ) {
+        let Some(process) = self.processes.get(&worker).filter(|process| process.left_behind) else { return };
+        let signal = process.stop_signal();
         let serving: Vec<&OrphanedProcess> = found.iter().filter(|process| process.serves).collect();
         for process in &serving {
             if self.orphaned.is_first(worker, process) {
@@ -145,14 +148,14 @@ impl Master {
                 let message = format!(
                     "the main process is gone, {name} (pid {pid}) still serves: {signal}; let the wrapper exec its server"
                 );
-                self.record_of(worker, Level::Info, &message);
+                self.record_of(worker, slot, Level::Info, &message);
             }
         }
-        self.events.push(Event::Orphaned { worker, serving: !serving.is_empty() });
+        events.push(Event::Orphaned { worker, serving: !serving.is_empty() });
     }
 
     /// Sends SIGKILL to every process of a worker.
-    pub(in crate::master) fn kill(&mut self, worker: WorkerId) {
+    pub(in crate::master) fn kill(&mut self, worker: WorkerId, slot: Option<Slot>) {
         let Some(process) = self.processes.get(&worker) else { return };
         let mut hit = Vec::new();
         let killed = match &process.group {
@@ -176,14 +179,13 @@ impl Master {
             self.log.warn(format!("cannot kill worker {worker}: {why}"));
         } else if !hit.is_empty() {
             hit.sort_unstable();
-            self.record_of(worker, Level::Warning, &format!("SIGKILL to {}", listed(&hit)));
+            self.record_of(worker, slot, Level::Warning, &format!("SIGKILL to {}", listed(&hit)));
         }
     }
 
     /// Logs a line about a worker, with its slot and generation.
-    fn record_of(&self, worker: WorkerId, level: Level, what: &str) {
-        let known = self.pool.worker(worker);
-        let (slot, generation) = (known.map(|it| it.slot), known.map(|it| it.generation));
+    fn record_of(&self, worker: WorkerId, slot: Option<Slot>, level: Level, what: &str) {
+        let generation = self.processes.get(&worker).map(|process| process.generation);
         let of_slot = slot.map(|slot| format!(" (slot {slot})")).unwrap_or_default();
         let message = format!("worker {worker}{of_slot}: {what}");
         self.log.record(Record { generation, worker: Some(worker), slot, ..Record::new(level, message) });

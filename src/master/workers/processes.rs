@@ -7,10 +7,11 @@ use std::time::{Instant, SystemTime};
 
 use serde_json::{Map, Value};
 
+use crate::master::releases::prepare::Release;
 use crate::master::workers::cgroup::WorkerGroup;
 use crate::master::workers::readiness::Known;
 use crate::pool::{GenerationId, WorkerId};
-use crate::status::scoreboard::Scoreboard;
+use crate::status::scoreboard::{Counted, Scoreboard, Totals, plausible};
 use crate::sys::notify::NotifySocket;
 use crate::sys::process::PidFd;
 use crate::table::Table;
@@ -19,6 +20,8 @@ use crate::table::Table;
 pub struct Process {
     /// The worker's generation.
     pub generation: GenerationId,
+    /// The release from which the worker was started.
+    pub release: Arc<Release>,
     /// The process id of the main process: only to show, never to send signals to.
     pub pid: u32,
     /// The main process.
@@ -70,6 +73,21 @@ impl Process {
         std::iter::once(&self.notify).chain(&self.notify_again)
     }
 
+    /// The signal that asks the worker to stop.
+    pub fn stop_signal(&self) -> i32 {
+        self.release.config.worker.stop_signal
+    }
+
+    /// The user and the group of the worker, if the configuration names them.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        owner(&self.release)
+    }
+
+    /// The figures that the worker has reported so far.
+    pub fn totals(&self) -> Totals {
+        told(self.scoreboard.as_deref().and_then(Scoreboard::totals), self.counters())
+    }
+
     /// See [`More::former`].
     pub fn former(&self) -> &[(u32, PidFd)] {
         self.more.as_ref().map_or(&[], |more| &more.former)
@@ -94,6 +112,31 @@ impl Process {
     pub fn more(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }
+}
+
+/// The figures that a worker reported: those of its status page, else of its notifications; named counters of both.
+pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> Totals {
+    let by_word = |name: &str| words.get(name).map(|value| plausible(*value as u64));
+    let mut totals = page.unwrap_or_else(|| Totals {
+        connections: by_word("connections").unwrap_or(0),
+        requests: by_word("requests").unwrap_or(0),
+        bytes_read: by_word("bytes_read").unwrap_or(0),
+        bytes_written: by_word("bytes_written").unwrap_or(0),
+        counters: BTreeMap::new(),
+        counted: Counted {
+            connections: by_word("connections").is_some(),
+            requests: by_word("requests").is_some(),
+            bytes_read: by_word("bytes_read").is_some(),
+            bytes_written: by_word("bytes_written").is_some(),
+        },
+    });
+    totals.counters.extend(words.iter().map(|(name, value)| (name.clone(), *value)));
+    totals
+}
+
+/// The user and the group of a release's workers, if the configuration names them.
+pub fn owner(release: &Release) -> Option<(u32, u32)> {
+    release.plan.identity.as_ref().map(|identity| (identity.uid, identity.gid))
 }
 
 /// The number of datagrams that a worker has sent lately, as a leaky bucket. When the bucket is full, the worker waits until half of

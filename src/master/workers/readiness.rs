@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::master::tasks::TaskResult;
-use crate::master::turn::Master;
+use crate::master::event_queue::EventQueue;
+use crate::master::workers::WorkerSet;
 use crate::pool::{Accepting, Event, WorkerId};
 use crate::status::kernel::Subject;
 use crate::status::kernel::accepting::{Evidence, Observation, observe};
@@ -215,54 +215,35 @@ impl Watcher {
     }
 }
 
-impl Master {
-    /// Starts or stops watching a worker, as the pool asks.
-    pub(in crate::master) fn follow_readiness(&mut self, worker: WorkerId) {
-        if !self.pool.wants_a_look(worker) {
-            return self.readiness.forget(worker);
-        }
-        let Some(slot) = self.pool.worker(worker).map(|worker| worker.slot) else { return };
-        let Some((pid, group, generation)) = self
-            .processes
-            .get(&worker)
-            .map(|process| (process.pid, process.group.as_ref().map(|group| group.path().to_owned()), process.generation))
-        else {
-            return;
-        };
-        let Some(release) = self.releases.get(&generation).cloned() else { return };
-        let listeners = match self.listeners_of(slot, &release) {
-            Ok(own) => own.unwrap_or_else(|| release.plan.listeners.clone()),
-            Err(_) => release.plan.listeners.clone(),
-        };
-        if let Err(error) = self.readiness.watch((worker, pid, group), listeners) {
+impl WorkerSet {
+    /// Watches whether a starting worker accepts on its sockets.
+    pub(in crate::master) fn watch_readiness(
+        &mut self,
+        worker: WorkerId,
+        sockets: Option<Vec<Arc<OwnedFd>>>,
+        events: &mut EventQueue,
+    ) {
+        let Some(process) = self.processes.get(&worker) else { return };
+        let group = process.group.as_ref().map(|group| group.path().to_owned());
+        let sockets = sockets.unwrap_or_else(|| process.release.plan.listeners.clone());
+        if let Err(error) = self.readiness.watch((worker, process.pid, group), sockets) {
             self.log.warn(format!("worker {worker}: whether it accepts cannot be looked at: {error}"));
-            self.events.push(Event::Seen(worker, Accepting { sockets: 0, hidden: true }));
+            events.push(Event::Seen(worker, Accepting { sockets: 0, hidden: true }));
         }
     }
 
-    /// Watches all starting workers again, after an upgrade or the end of an earlier master.
-    pub(in crate::master) fn follow_readiness_of_all(&mut self) {
-        let workers: Vec<WorkerId> = self.pool.workers().map(|(id, _)| id).collect();
-        for worker in workers {
-            self.follow_readiness(worker);
-        }
+    /// Does not watch the worker any more.
+    pub(in crate::master) fn forget_readiness(&mut self, worker: WorkerId) {
+        self.readiness.forget(worker);
     }
 
     /// Handles a changed observation of a worker.
-    pub(in crate::master) fn readiness_seen(&mut self, worker: WorkerId, observation: &Observation) {
+    pub(in crate::master) fn readiness_seen(&mut self, worker: WorkerId, observation: &Observation, events: &mut EventQueue) {
         let (accepting, known) = judge(observation);
         if let Some(process) = self.processes.get_mut(&worker) {
             process.readiness = known;
         }
-        self.events.push(Event::Seen(worker, accepting));
-    }
-
-    /// Makes the watch that sends observations to the loop.
-    pub(in crate::master) fn readiness_watch(result_sender: &tokio::sync::mpsc::UnboundedSender<TaskResult>) -> ReadinessWatch {
-        let results = result_sender.clone();
-        ReadinessWatch::new(move |worker, observation| {
-            let _ = results.send(TaskResult::Readiness(worker, observation));
-        })
+        events.push(Event::Seen(worker, accepting));
     }
 }
 

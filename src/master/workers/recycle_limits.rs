@@ -5,12 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::master::status::publish::told;
 use crate::master::tasks::TaskResult;
 use crate::master::turn::Master;
 use crate::pool::{Phase, RecycleReason, WorkerId};
 use crate::status::kernel;
-use crate::status::scoreboard::Scoreboard;
 
 /// The interval of the checks, if a limit is set.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -40,15 +38,14 @@ impl Master {
             .collect();
         let mut subjects = Vec::new();
         for worker in ready {
-            let Some(process) = self.processes.get(&worker) else { continue };
+            let Some(process) = self.workers.get(worker) else { continue };
             // The limit is up to a tenth lower, different for each worker, so that similar workers are not recycled together.
             let share = 1.0 - (worker.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as f64 / 10_240.0;
-            if let Some(limit) = recycle.max_requests {
-                let totals = told(process.scoreboard.as_deref().and_then(Scoreboard::totals), process.counters());
-                if totals.known_requests().is_some_and(|requests| requests as f64 >= limit as f64 * share) {
-                    self.events.push(crate::pool::Event::RecycleDue(worker, RecycleReason::Requests));
-                    continue;
-                }
+            if let Some(limit) = recycle.max_requests
+                && process.totals().known_requests().is_some_and(|requests| requests as f64 >= limit as f64 * share)
+            {
+                self.events.push(crate::pool::Event::RecycleDue(worker, RecycleReason::Requests));
+                continue;
             }
             if let Some(limit) = recycle.max_memory {
                 let group = process.group.as_ref().map(|group| group.path().to_owned());

@@ -18,7 +18,7 @@ use crate::control::listen::Control;
 use crate::control::{http, paths};
 use crate::master::handover::fds::Outgoing;
 use crate::master::handover::{replace, state};
-use crate::master::turn::Master;
+use crate::master::workers::WorkerSet;
 use crate::master::workers::processes::Token;
 use crate::pool::WorkerId;
 use crate::sys::credentials::own_uid;
@@ -169,7 +169,7 @@ impl Drop for RuntimeDir {
     }
 }
 
-impl Master {
+impl WorkerSet {
     /// Handles removed files in the runtime directory: makes the ones again that are still needed.
     pub(in crate::master) fn directory_changed(&mut self) {
         let removed = self.runtime_dir.removed();
@@ -213,10 +213,9 @@ impl Master {
     fn socket_again(&mut self, worker: WorkerId) {
         let path = self.runtime_dir.notify_path(worker);
         let Some(process) = self.processes.get_mut(&worker).filter(|_| !exists(&path)) else { return };
-        let identity = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
-        let bound = NotifySocket::bind(&path, identity.map(|identity| (identity.uid, identity.gid)));
+        let bound = NotifySocket::bind(&path, process.owner());
         let watched = bound.and_then(|socket| {
-            self.poll.get_ref().add(&socket, Token::Notify(worker).to_u64())?;
+            self.poll.add(&socket, Token::Notify(worker).to_u64())?;
             Ok(socket)
         });
         match watched {

@@ -5,7 +5,7 @@
 //! A process that exits before its datagram is read (`systemd-notify` in a script) cannot be examined. Its notification is accepted
 //! if its user is the worker's user, or the user of the worker's main process.
 
-use crate::master::turn::Master;
+use crate::master::workers::WorkerSet;
 use crate::master::workers::processes::Process;
 use crate::pool::WorkerId;
 use crate::sys::credentials::own_uid;
@@ -28,7 +28,7 @@ enum Descent {
     Ended,
 }
 
-impl Master {
+impl WorkerSet {
     /// Checks whether this process may send notifications for the worker.
     ///
     /// # Errors
@@ -54,8 +54,7 @@ impl Master {
             Descent::Orphan if process.group.is_none() => self.marked(pid),
             Descent::Orphan | Descent::Stranger => None,
             Descent::Ended => {
-                let configured = self.releases.get(&process.generation).and_then(|release| release.plan.identity.as_ref());
-                let known = uid == configured.map_or_else(own_uid, |identity| identity.uid);
+                let known = uid == process.owner().map_or_else(own_uid, |(uid, _)| uid);
                 return if known || effective_uid(process.pid) == Some(uid) { Ok(()) } else { foreign() };
             }
         };

@@ -3,17 +3,18 @@
 //! Law: a worker starts without a control group or a status page that cannot be made. Any other failure makes the start fail with an
 //! event. A failed start leaves no resources.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Stdin;
 use crate::master::releases::expand::Values;
 use crate::master::releases::prepare::{Release, assignment};
-use crate::master::turn::Master;
 use crate::master::workers::cgroup::{Limits, WorkerGroup};
-use crate::master::workers::processes::{Budget, More, Process, Token};
-use crate::pool::{Event, GenerationId, Phase, Slot, WorkerId};
+use crate::master::workers::processes::{Budget, More, Process, Token, owner};
+use crate::master::workers::{SPAWNS_PER_TURN, WorkerSet};
+use crate::pool::{GenerationId, Slot, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
 use crate::sys::spawn::{Birth, describe, spawn};
@@ -50,49 +51,70 @@ impl Pages {
     }
 }
 
-impl Master {
-    /// Makes status pages for the next workers, when no worker is about to start.
-    pub(in crate::master) fn fill_pages(&mut self) {
-        let calm = self.pool.candidate().is_none() && self.pool.ready() >= self.pool.target();
-        if calm && let Some(release) = self.releases.get(&self.pool.generation()) {
-            self.pages.fill(release.config.worker.stop_timeout);
-        }
+/// A worker to start.
+pub(in crate::master) struct Start {
+    pub slot: Slot,
+    pub generation: GenerationId,
+    pub release: Arc<Release>,
+    /// The sockets of the worker's slot; `None` when all slots share the release's sockets.
+    pub sockets: Option<Vec<Arc<OwnedFd>>>,
+}
+
+impl WorkerSet {
+    /// Adds a worker that is to be started.
+    pub fn add_to_spawn(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId) {
+        self.to_spawn.push_back((worker, slot, generation));
     }
 
-    /// Starts a worker, and reports the process id or the failure to the pool.
-    pub(in crate::master) fn spawn_worker(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId) {
-        self.status_cache.touch();
-        let event = match self.try_birth(worker, slot, generation) {
-            Ok(pid) => Event::Spawned(worker, pid),
-            Err(why) => {
-                self.outputs.close(worker);
-                Event::SpawnFailed(worker, why)
-            }
-        };
-        self.events.push(event);
+    /// Whether a worker waits for its start.
+    pub fn is_to_spawn(&self, worker: WorkerId) -> bool {
+        self.to_spawn.iter().any(|(waiting, ..)| *waiting == worker)
     }
 
-    fn try_birth(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId) -> Result<u32, String> {
-        if self.pool.worker(worker).is_none_or(|worker| worker.phase == Phase::Draining) {
-            return Err("not started: it is not wanted any more".to_owned());
+    /// Whether workers wait for their start.
+    pub fn has_to_spawn(&self) -> bool {
+        !self.to_spawn.is_empty()
+    }
+
+    /// Call at the start of a turn.
+    pub fn begin_turn(&mut self) {
+        self.spawns_left = SPAWNS_PER_TURN;
+    }
+
+    /// Takes the next worker to start; `None` when none waits, or when the others wait for the next turn.
+    pub fn next_to_spawn(&mut self) -> Option<(WorkerId, Slot, GenerationId)> {
+        let next = if self.spawns_left > 0 { self.to_spawn.pop_front() } else { None };
+        match next {
+            Some(_) => self.spawns_left -= 1,
+            None if self.to_spawn.is_empty() => self.to_spawn.shrink_to(SPAWNS_PER_TURN),
+            None => {}
         }
-        let release = self.releases.get(&generation).cloned().ok_or("not started: its release is gone")?;
+        next
+    }
+
+    /// Makes status pages for the next workers; call it when no worker is about to start.
+    pub fn fill_pages(&mut self, stop_timeout: Duration) {
+        self.pages.fill(stop_timeout);
+    }
+
+    /// Starts a worker. Returns the process id.
+    ///
+    /// # Errors
+    /// Why there is no process. Nothing is left of the worker.
+    pub fn spawn(&mut self, worker: WorkerId, start: &Start, now: Instant) -> Result<u32, String> {
         let notify_path = self.runtime_dir.notify_path(worker);
-        let notify = self.notify_socket(&notify_path, &release)?;
-        match self.try_spawn(worker, slot, generation, &release, notify, &notify_path) {
-            Ok(pid) => Ok(pid),
-            Err(why) => {
+        let spawned = self.notify_socket(&notify_path, owner(&start.release)).and_then(|notify| {
+            self.try_spawn(worker, start, notify, &notify_path, now).inspect_err(|_| {
                 let _ = std::fs::remove_file(&notify_path);
                 if let Some(cgroups) = &mut self.cgroups {
                     cgroups.discard(worker);
                 }
-                Err(why)
-            }
-        }
+            })
+        });
+        spawned.inspect_err(|_| self.outputs.close(worker))
     }
 
-    fn notify_socket(&mut self, path: &Path, release: &Release) -> Result<NotifySocket, String> {
-        let owner = release.plan.identity.as_ref().map(|identity| (identity.uid, identity.gid));
+    fn notify_socket(&mut self, path: &Path, owner: Option<(u32, u32)>) -> Result<NotifySocket, String> {
         let mut bound = NotifySocket::bind(path, owner);
         // A master never uses a name twice, so a dead master left the socket at this path.
         if bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) && std::fs::remove_file(path).is_ok()
@@ -108,12 +130,13 @@ impl Master {
     fn try_spawn(
         &mut self,
         worker: WorkerId,
-        slot: Slot,
-        generation: GenerationId,
-        release: &Arc<Release>,
+        start: &Start,
         notify: NotifySocket,
         notify_path: &Path,
+        now: Instant,
     ) -> Result<u32, String> {
+        let Start { slot, generation, release, sockets: listeners } = start;
+        let (slot, generation) = (*slot, *generation);
         let mut streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", told(&error)))?;
         let group = self.group(worker, slot, generation, release);
         let scoreboard = self
@@ -131,12 +154,7 @@ impl Master {
             watchdog.and_then(|every| assignment("WATCHDOG_USEC", &every.as_micros().to_string())),
             streams.journal_stream.as_ref().and_then(|stream| assignment("JOURNAL_STREAM", stream)),
         ];
-        let listeners = self.listeners_of(slot, release)?;
         let sockets = listeners.as_deref().unwrap_or(&release.plan.listeners);
-        if release.config.worker.nonblocking {
-            let is_committed = self.pool.candidate() != Some(generation);
-            self.nonblocking.set(sockets, is_committed).map_err(|error| format!("worker.nonblocking: {error}"))?;
-        }
         let first_socket = sockets.first().filter(|_| release.config.worker.stdin == Stdin::Socket);
         let expanded = Values { slot, worker, generation }.expand(&release.config.worker, &release.plan);
         let birth = Birth {
@@ -170,7 +188,7 @@ impl Master {
             poll.add(&child.pidfd, Token::Exit(worker).to_u64())?;
             poll.add(&notify, Token::Notify(worker).to_u64())
         };
-        if let Err(error) = watch(self.poll.get_ref()) {
+        if let Err(error) = watch(&self.poll) {
             // A process that cannot be watched must not go on. It is reaped at SIGCHLD.
             let _ = child.pidfd.signal(libc::SIGKILL);
             self.dismiss(child.pidfd);
@@ -179,6 +197,7 @@ impl Master {
         self.pids.insert(child.pid, worker);
         let process = Process {
             generation,
+            release: release.clone(),
             pid: child.pid,
             pidfd: child.pidfd,
             scoreboard: scoreboard.map(Arc::new),
@@ -188,7 +207,7 @@ impl Master {
             started_at: SystemTime::now(),
             more: (!output.is_empty()).then(|| Box::new(More { output, ..More::default() })),
             errnos_left: crate::master::workers::processes::ERRNOS,
-            budget: Budget::new(self.now),
+            budget: Budget::new(now),
             left_behind: false,
             readiness: None,
         };

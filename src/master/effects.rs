@@ -30,15 +30,14 @@ impl Master {
                 self.start_some();
             }
             Action::Stop(worker) => self.workers.stop(worker),
-            Action::Vacate(worker) => self.vacate(worker),
+            Action::Vacate(worker) => self.listeners.drain(worker, self.now),
             Action::Abort(worker) => {
                 self.workers.signal(worker, libc::SIGABRT);
                 self.workers.signal(worker, libc::SIGCONT);
             }
             Action::Kill(worker) => self.workers.kill(worker, self.pool.worker(worker).map(|it| it.slot)),
             Action::DrainOrphaned(worker) => {
-                let sockets = self.slots.shown(&self.context.listeners).into_iter().flat_map(|(_, sockets)| sockets).collect();
-                self.workers.look_for_orphaned(worker, sockets);
+                self.workers.look_for_orphaned(worker, self.listeners.sockets());
             }
             Action::Changed(worker) => self.changed(worker),
             Action::Ended(ended) => self.record_end(ended),
@@ -59,7 +58,7 @@ impl Master {
     fn release(&mut self, number: GenerationId) {
         self.releases.remove(&number);
         if !self.releases.values().any(|release| release.config.worker.nonblocking) {
-            self.nonblocking.take_back();
+            self.listeners.no_longer_nonblocking();
         }
         self.keep_reader_rules();
     }
@@ -82,12 +81,7 @@ impl Master {
             return Err("not started: it is not wanted any more".to_owned());
         }
         let release = self.releases.get(&generation).cloned().ok_or("not started: its release is gone")?;
-        let sockets = self.listeners_of(slot, &release)?;
-        if release.config.worker.nonblocking {
-            let is_committed = self.pool.candidate() != Some(generation);
-            let set = self.nonblocking.set(sockets.as_deref().unwrap_or(&release.plan.listeners), is_committed);
-            set.map_err(|error| format!("worker.nonblocking: {error}"))?;
-        }
+        let sockets = self.listeners.for_start(slot, &release, self.pool.candidate() != Some(generation))?;
         Ok(Start { slot, generation, release, sockets })
     }
 
@@ -98,7 +92,7 @@ impl Master {
         }
         let Some(slot) = self.pool.worker(worker).map(|worker| worker.slot) else { return };
         let Some(release) = self.workers.get(worker).map(|process| process.release.clone()) else { return };
-        let sockets = self.listeners_of(slot, &release).unwrap_or_default();
+        let sockets = self.listeners.of_slot(slot, &release).unwrap_or_default();
         self.workers.watch_readiness(worker, sockets, &mut self.events);
     }
 
@@ -168,8 +162,8 @@ impl Master {
         self.reload_decided(number, outcome);
         if outcome == Outcome::Committed {
             self.warn_of_release(number);
-            if self.releases.get(&number).is_some_and(|release| release.config.worker.nonblocking) {
-                self.nonblocking.confirm();
+            if let Some(release) = self.releases.get(&number) {
+                self.listeners.committed(release);
             }
         }
         let Reason { cause, detail, output, worker } = reason;

@@ -99,7 +99,7 @@ impl Master {
     fn scale(&mut self, count: u32, requester: Option<RequesterId>) {
         let live = [Some(self.pool.generation()), self.pool.candidate()].into_iter().flatten();
         let releases: Vec<_> = live.filter_map(|number| self.releases.get(&number).cloned()).collect();
-        match releases.iter().try_for_each(|release| self.make_slots(&release.config, count)) {
+        match releases.iter().try_for_each(|release| self.listeners.make_slots(&release.config, count)) {
             Ok(()) => self.events.push(Event::Scale(count, requester)),
             Err(error) => self.refuse(requester, error.to_string()),
         }

@@ -26,8 +26,8 @@ use crate::master::handover::replace::{self, Left};
 use crate::master::handover::restore;
 use crate::master::handover::{resume, store};
 use crate::master::idle_trim::IdleTrim;
-use crate::master::listeners::accept_queue_drain::AcceptQueueDrain;
-use crate::master::listeners::sockets::{self, Inherited, Listener, Nonblocking, Slots};
+use crate::master::listeners::ListenerSet;
+use crate::master::listeners::sockets::{self, Inherited, Listener};
 use crate::master::log::Log;
 use crate::master::log::journal::{self, Journal, Level, Record};
 use crate::master::output::{Mode, Outputs, RelayState};
@@ -418,6 +418,7 @@ impl Master {
         outputs.take_over(output);
         let (results, task_results) = mpsc::unbounded_channel();
         let (log, tasks, poll) = (Log::new(journal.clone()), Tasks::default(), Arc::new(poll));
+        let listeners = ListenerSet::new(context.listeners.clone(), log.clone());
         let shared = workers::Shared {
             poll: poll.clone(),
             log: log.clone(),
@@ -436,17 +437,16 @@ impl Master {
             poll: poll.watched().map_err(cannot)?,
             signals,
             workers,
+            listeners,
             releases: releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect(),
             preparing: None,
             ending: None,
             tasks,
             context,
             source,
-            slots: Slots::default(),
             absence: crate::master::absence::Absence::new(now),
             terminal,
             stop_signals: crate::master::stop_signals::StopSignals::default(),
-            vacating: AcceptQueueDrain::default(),
             outputs,
             log,
             systemd,
@@ -461,7 +461,6 @@ impl Master {
             surveyor: Surveyor::keeps(Arc::new(Clocks)),
             status_cache: StatusCache::new(Arc::new(Clocks)),
             idle_trim,
-            nonblocking: Nonblocking::default(),
             started_at,
             recycle_check_at: now,
             orphans: Orphans::default(),
@@ -483,8 +482,8 @@ impl Master {
                 if master.orphans.is_empty() && store::is_wanted() {
                     master.workers.remove_strays();
                 }
-                master.resume_slots(&mut fds);
-                master.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
+                master.listeners.resume(&mut fds, &master.pool, now);
+                master.listeners.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
                 master.events.push(Event::Start(prepare::settings(&release)));
                 master.releases.insert(1, Arc::from(release));
                 master.warn_of_release(1);

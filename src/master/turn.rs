@@ -19,8 +19,7 @@ use crate::master::handover::orphans::Orphans;
 use crate::master::handover::store::Store;
 use crate::master::handover::upgrade::Upgrade;
 use crate::master::idle_trim::IdleTrim;
-use crate::master::listeners::accept_queue_drain::AcceptQueueDrain;
-use crate::master::listeners::sockets::{Nonblocking, Slots};
+use crate::master::listeners::ListenerSet;
 use crate::master::log::Log;
 use crate::master::output::Outputs;
 use crate::master::pool_clock;
@@ -69,6 +68,7 @@ pub struct Master {
     pub(super) poll: AsyncFd<Arc<Poll>>,
     pub(super) signals: SignalFd,
     pub(super) workers: WorkerSet,
+    pub(super) listeners: ListenerSet,
     pub(super) releases: HashMap<GenerationId, Arc<Release>>,
     /// The release that is being prepared.
     pub(super) preparing: Option<(GenerationId, Task)>,
@@ -77,15 +77,10 @@ pub struct Master {
     pub(super) tasks: Tasks,
     pub(super) context: InstanceContext,
     pub(super) source: Source,
-    /// The sockets of the slots, where each slot has its own.
-    pub(super) slots: Slots,
-    pub(super) nonblocking: Nonblocking,
     /// Notices when the loop did not run.
     pub(super) absence: Absence,
     pub(super) terminal: Terminal,
     pub(super) stop_signals: StopSignals,
-    /// Workers that are to stop once their accept queue is empty.
-    pub(super) vacating: AcceptQueueDrain,
     pub(super) outputs: Outputs,
     pub(super) log: Log,
     pub(super) systemd: Systemd,
@@ -187,7 +182,7 @@ impl Master {
             self.tasks_deadline(),
             self.orphans.deadline(),
             self.store.as_ref().and_then(Store::deadline),
-            self.vacating.deadline(),
+            self.listeners.deadline(),
             self.status_cache.deadline(),
         ];
         let deadline = deadlines.into_iter().flatten().min();
@@ -256,7 +251,7 @@ impl Master {
         self.with_workers(|workers, now, keep, events| workers.on_deadline(now, keep, events));
         self.check_recycle_limits();
         self.look_at_orphans();
-        self.look_at_queues();
+        self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
         self.workers.warn_of_unanswered();
         self.look_at_tasks();
         self.forget_documents();
@@ -303,7 +298,7 @@ impl Master {
                 .iter()
                 .any(|action| matches!(action, Action::Changed(_) | Action::Ended(_) | Action::Spawn { .. } | Action::Stopping))
             {
-                self.steer();
+                self.listeners.steer(&self.pool);
             }
             // A decision that affects workers is stored first: the next master must not decide otherwise.
             if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::Abort(_) | Action::Kill(_))) {

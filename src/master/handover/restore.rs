@@ -178,7 +178,7 @@ impl Master {
         if self.orphans.is_empty() {
             self.workers.remove_strays();
         }
-        self.resume_slots(fds);
+        self.listeners.resume(fds, &self.pool, self.now);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
         for worker in unknown {
             // The spawn was decided, and not done when the master died.

@@ -5,9 +5,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::SLOT_PREFIX;
 use super::fds::{Name, Outgoing};
-use super::listeners;
 use super::state::{self, Bytes, State};
 use super::store::Store;
 use super::upgrade::Upgrade;
@@ -28,21 +26,11 @@ impl Master {
         if let Some(store) = &self.store {
             store.lend(fds);
         }
-        for (listener, slot, socket) in self.slots.made() {
-            fds.lend(format!("{SLOT_PREFIX}{listener}-{slot}"), socket.as_fd());
-        }
-        let listeners = self.context.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
-            name: listener.name.clone(),
-            address: listener.address.clone(),
-            fd: fds.lend(format!("{}{index}", listeners::PREFIX), listener.fd.as_fd()),
-            inherited: listener.inherited,
-        });
         let mut state = State {
             instance: self.context.instance.to_string(),
             program: self.program.as_os_str().into(),
             started_at: Some(self.started_at),
             pool: Some(self.pool.clone()),
-            listeners: listeners.collect(),
             status: self.status.socket().map(|status| fds.lend("status".to_owned(), status)),
             status_address: self.status.address().map(str::to_owned),
             directory: self.source.directory.as_path().into(),
@@ -82,6 +70,7 @@ impl Master {
             ..State::default()
         };
         self.workers.save(&mut state, fds);
+        self.listeners.save(&mut state, fds);
         Ok(state)
     }
 }

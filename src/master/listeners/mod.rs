@@ -3,9 +3,217 @@
 //! | module | owns |
 //! |---|---|
 //! | `sockets` | inherits and binds sockets; the sockets of the slots |
-//! | `accept_queue_drain` | steers new connections to slots, and empties a worker's accept queue before its stop |
+//! | `accept_queue_drain` | accept queues of workers that are to stop, until they are empty |
 //! | `socket_unit` | finds addresses of the socket unit for which systemd passed no socket |
 
 pub(in crate::master) mod accept_queue_drain;
 pub(in crate::master) mod socket_unit;
 pub mod sockets;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use self::accept_queue_drain::AcceptQueueDrain;
+use self::sockets::{Kind, Listener, Nonblocking, Slots};
+use crate::config::{Balance, Config};
+use crate::master::event_queue::EventQueue;
+use crate::master::handover::fds::{Incoming, Outgoing};
+use crate::master::handover::{SLOT_PREFIX, listeners, state};
+use crate::master::log::Log;
+use crate::master::releases::prepare::Release;
+use crate::pool::{Event, Pool, Slot, WorkerId};
+
+/// The listening sockets, and with `worker.balance = "per-slot"` a socket for each slot.
+///
+/// Law: new connections are steered away from a worker before it is stopped. With one queue for all slots nothing is steered.
+pub(in crate::master) struct ListenerSet {
+    listeners: Arc<[Listener]>,
+    slots: Slots,
+    nonblocking: Nonblocking,
+    /// Workers that are to stop once their accept queue is empty.
+    drain: AcceptQueueDrain,
+    log: Log,
+}
+
+impl ListenerSet {
+    /// These sockets, which all slots share.
+    pub fn new(listeners: Arc<[Listener]>, log: Log) -> ListenerSet {
+        let (slots, nonblocking, drain) = (Slots::default(), Nonblocking::default(), AcceptQueueDrain::default());
+        ListenerSet { listeners, slots, nonblocking, drain, log }
+    }
+
+    /// The addresses of the listening sockets.
+    pub fn addresses(&self) -> Vec<&str> {
+        self.listeners.iter().map(|listener| listener.address.as_str()).collect()
+    }
+
+    /// The address of the first TCP socket.
+    pub fn tcp_address(&self) -> Option<&str> {
+        self.listeners.iter().find(|listener| listener.kind == Kind::TcpStream).map(|listener| listener.address.as_str())
+    }
+
+    /// The listeners as the status shows them, each with the sockets of all its queues.
+    pub fn shown(&self) -> Vec<(Listener, Vec<Arc<OwnedFd>>)> {
+        self.slots.shown(&self.listeners)
+    }
+
+    /// All sockets on which workers accept.
+    pub fn sockets(&self) -> Vec<Arc<OwnedFd>> {
+        self.shown().into_iter().flat_map(|(_, sockets)| sockets).collect()
+    }
+
+    /// Makes the missing slot sockets for a generation of this configuration: for its number of workers, and at least for `least`.
+    ///
+    /// # Errors
+    /// A socket cannot be made; the text says why, and what to do.
+    pub fn make_slots(&mut self, config: &Config, least: u32) -> Result<(), sockets::Error> {
+        match config.worker.balance {
+            Balance::Shared => Ok(()),
+            Balance::PerSlot => self.slots.ensure(&self.listeners, least.max(config.worker.workers())),
+        }
+    }
+
+    /// The listening sockets of this slot's worker; `None` when all slots share the release's sockets.
+    ///
+    /// # Errors
+    /// As [`Self::make_slots`].
+    pub fn of_slot(&mut self, slot: Slot, release: &Release) -> Result<Option<Vec<Arc<OwnedFd>>>, String> {
+        match release.config.worker.balance {
+            Balance::Shared => Ok(None),
+            Balance::PerSlot => {
+                self.slots.ensure(&self.listeners, slot + 1).map_err(|error| format!("not started: {error}"))?;
+                Ok(Some(self.slots.of(&self.listeners, slot)))
+            }
+        }
+    }
+
+    /// The sockets for a worker that starts, of a committed generation or of a candidate: those of [`Self::of_slot`], non-blocking if
+    /// its release wants that.
+    ///
+    /// # Errors
+    /// As [`Self::make_slots`]; or the flag cannot be set.
+    pub fn for_start(&mut self, slot: Slot, release: &Release, is_committed: bool) -> Result<Option<Vec<Arc<OwnedFd>>>, String> {
+        let sockets = self.of_slot(slot, release)?;
+        if release.config.worker.nonblocking {
+            let set = self.nonblocking.set(sockets.as_deref().unwrap_or(&release.plan.listeners), is_committed);
+            set.map_err(|error| format!("worker.nonblocking: {error}"))?;
+        }
+        Ok(sockets)
+    }
+
+    /// A generation is committed: if it wants non-blocking sockets, they stay so.
+    pub fn committed(&mut self, release: &Release) {
+        if release.config.worker.nonblocking {
+            self.nonblocking.confirm();
+        }
+    }
+
+    /// No generation is left that wants non-blocking sockets.
+    pub fn no_longer_nonblocking(&mut self) {
+        self.nonblocking.take_back();
+    }
+
+    /// Steers new connections to the slots that the pool names.
+    pub fn steer(&mut self, pool: &Pool) {
+        if self.slots.are_there()
+            && let Err(error) = self.slots.steer(&pool.serving())
+        {
+            self.log.warn_once(&error.to_string());
+        }
+    }
+
+    /// Starts to drain the worker's accept queue. [`Event::Vacated`] follows when it is empty.
+    pub fn drain(&mut self, worker: WorkerId, now: Instant) {
+        self.drain.begin(worker, now);
+    }
+
+    /// When [`Self::on_deadline`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.drain.deadline()
+    }
+
+    /// Checks the draining queues when it is time.
+    pub fn on_deadline(&mut self, now: Instant, pool: &Pool, events: &mut EventQueue) {
+        if self.deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        // Again, where the kernel has refused it.
+        self.steer(pool);
+        let slot = |worker| Some((worker, pool.worker(worker)?.slot));
+        let waiting: BTreeMap<WorkerId, u32> =
+            pool.vacating().filter_map(slot).map(|(worker, slot)| (worker, self.slots.waiting(slot))).collect();
+        self.drain.check(now, &waiting).into_iter().for_each(|worker| events.push(Event::Vacated(worker)));
+    }
+
+    /// Adds the listeners to the state. The sockets are lent: this master may have to go on.
+    pub fn save<'a>(&'a self, state: &mut state::State, fds: &mut Outgoing<'a>) {
+        for (listener, slot, socket) in self.slots.made() {
+            fds.lend(format!("{SLOT_PREFIX}{listener}-{slot}"), socket.as_fd());
+        }
+        let listeners = self.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
+            name: listener.name.clone(),
+            address: listener.address.clone(),
+            fd: fds.lend(format!("{}{index}", listeners::PREFIX), listener.fd.as_fd()),
+            inherited: listener.inherited,
+        });
+        state.listeners = listeners.collect();
+    }
+
+    /// Takes over the slot sockets of an earlier master, and its draining queues.
+    pub fn resume(&mut self, fds: &mut Incoming, pool: &Pool, now: Instant) {
+        let came = fds.take_all(SLOT_PREFIX);
+        if came.is_empty() {
+            return;
+        }
+        match Slots::resume(&self.listeners, came) {
+            Ok(slots) => self.slots = slots,
+            Err(why) => self.log.warn(format!("sockets of slots are lost, and what waits in them: {why}")),
+        }
+        self.steer(pool);
+        for worker in pool.vacating() {
+            self.drain(worker, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::master::log::journal;
+    use crate::master::testing::release;
+    use crate::pool::Time;
+
+    fn listeners() -> ListenerSet {
+        let listeners = sockets::bind_all(&["127.0.0.1:0".to_owned()]).expect("a socket");
+        ListenerSet::new(listeners.into(), Log::new(journal::start("web")))
+    }
+
+    #[test]
+    fn slots_share_the_sockets_unless_each_has_its_own() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut listeners = listeners();
+        let shared = release(directory.path(), "[worker]\ncommand = [\"true\"]\n");
+        assert!(listeners.make_slots(&shared.config, 9).is_ok() && matches!(listeners.of_slot(1, &shared), Ok(None)));
+        assert_eq!(listeners.sockets().len(), 1);
+        let own = release(directory.path(), "[worker]\ncommand = [\"true\"]\ncount = 2\nbalance = \"per-slot\"\n");
+        listeners.make_slots(&own.config, 3).expect("sockets");
+        assert_eq!(listeners.sockets().len(), 3);
+        let of_slots = [0, 1].map(|slot| listeners.of_slot(slot, &own).expect("sockets").expect("its own"));
+        assert!(!Arc::ptr_eq(&of_slots[0][0], &of_slots[1][0]));
+        assert_eq!(listeners.addresses(), [listeners.tcp_address().expect("TCP")]);
+    }
+
+    #[test]
+    fn listeners_have_no_deadline_while_no_queue_drains() {
+        let (mut listeners, mut events, now) = (listeners(), EventQueue::default(), Instant::now());
+        let pool = Pool::new(Time::since_boot(std::time::Duration::ZERO), 1);
+        listeners.on_deadline(now, &pool, &mut events);
+        assert_eq!(listeners.deadline(), None);
+        listeners.drain(7, now);
+        let at = listeners.deadline().expect("a check");
+        listeners.on_deadline(at, &pool, &mut events);
+        assert!(events.is_empty() && listeners.deadline().is_none(), "the pool does not wait for worker 7");
+    }
+}

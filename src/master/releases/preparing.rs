@@ -65,7 +65,10 @@ impl Master {
         }
         let slots = |(settings, release): (Settings, Box<Release>)| {
             let count = self.pool.target();
-            self.make_slots(&release.config, count).map(|()| (settings, release)).map_err(|error| error.to_string().into())
+            self.listeners
+                .make_slots(&release.config, count)
+                .map(|()| (settings, release))
+                .map_err(|error| error.to_string().into())
         };
         match result.and_then(slots) {
             Ok((settings, mut release)) => {

@@ -102,7 +102,7 @@ impl Master {
             committed_at: self.published.committed_at,
             limits: self.releases.get(&self.pool.generation()).map(|release| limits(&release.config)).unwrap_or_default(),
             workers: workers.collect(),
-            listeners: self.slots.shown(&self.context.listeners),
+            listeners: self.listeners.shown(),
             failures: self.failures.iter().cloned().collect(),
             past: self.past.clone(),
             surveyor: self.surveyor.clone(),

@@ -281,7 +281,7 @@ impl Master {
     /// Logs that the generation serves and, without systemd, what a user at a terminal can do next.
     pub(in crate::master) fn say_hello(&self) {
         let target = self.pool.target();
-        let addresses: Vec<&str> = self.context.listeners.iter().map(|listener| listener.address.as_str()).collect();
+        let addresses = self.listeners.addresses();
         let on = if addresses.is_empty() { String::new() } else { format!(" on {}", addresses.join(", ")) };
         let message = format!("generation {} is serving: {target}/{target} ready{on}", self.pool.generation());
         self.log.record(crate::master::log::journal::Record {
@@ -303,10 +303,8 @@ impl Master {
             format!("  {program} status {name}     what the workers do"),
             format!("  {program} reload {name}     a new generation, then the old one drains"),
         ];
-        let tcp =
-            self.context.listeners.iter().find(|listener| listener.kind == crate::master::listeners::sockets::Kind::TcpStream);
-        if let Some(listener) = tcp {
-            let address = listener.address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+        if let Some(address) = self.listeners.tcp_address() {
+            let address = address.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
             hints.push(format!(
                 "  while curl -fsS http://{address}/; do :; done     some load; it stops at the first lost request"
             ));

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::api::{Change, ReloadAnswer, Reply};
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
-use crate::master::releases::warnings;
+use crate::master::releases::prepare::Living;
 use crate::master::status::publish::LastReload;
 use crate::master::turn::Master;
 use crate::master::workers::spawn::Start;
@@ -55,9 +55,20 @@ impl Master {
         }
     }
 
+    /// Starts the preparation of a release. The result comes as an event, also when the task cannot start.
+    fn prepare(&mut self, number: GenerationId) {
+        if let Some(why) = self.troubles.refusal() {
+            self.releases.cancel_preparation();
+            return self.events.push(Event::Refused(number, why.into()));
+        }
+        let serving = self.pool.generation();
+        let living = Living { footprint: self.workers.footprint(serving), status: self.status.address().map(str::to_owned) };
+        self.releases.prepare(number, serving, living, &mut self.events);
+    }
+
     fn release(&mut self, number: GenerationId) {
-        self.releases.remove(&number);
-        if !self.releases.values().any(|release| release.config.worker.nonblocking) {
+        self.releases.remove(number);
+        if !self.releases.all().values().any(|release| release.config.worker.nonblocking) {
             self.listeners.no_longer_nonblocking();
         }
         self.keep_reader_rules();
@@ -80,7 +91,7 @@ impl Master {
         if self.pool.worker(worker).is_none_or(|worker| worker.phase == Phase::Draining) {
             return Err("not started: it is not wanted any more".to_owned());
         }
-        let release = self.releases.get(&generation).cloned().ok_or("not started: its release is gone")?;
+        let release = self.releases.get(generation).cloned().ok_or("not started: its release is gone")?;
         let sockets = self.listeners.for_start(slot, &release, self.pool.candidate() != Some(generation))?;
         Ok(Start { slot, generation, release, sockets })
     }
@@ -158,11 +169,11 @@ impl Master {
     }
 
     fn reload_finished(&mut self, number: GenerationId, outcome: Outcome, reason: Reason) {
-        self.release_cancelled();
+        self.releases.cancel_preparation();
         self.reload_decided(number, outcome);
         if outcome == Outcome::Committed {
-            self.warn_of_release(number);
-            if let Some(release) = self.releases.get(&number) {
+            self.releases.warn_of(number);
+            if let Some(release) = self.releases.get(number) {
                 self.listeners.committed(release);
             }
         }
@@ -182,18 +193,6 @@ impl Master {
         self.changes.push(Change::ReloadFinished { generation: number, outcome, reason });
         self.systemd.reloaded(self.now);
         self.published.at_once = true;
-    }
-
-    /// Logs what is dangerous or odd about a release, from a task's thread.
-    pub(super) fn warn_of_release(&mut self, number: GenerationId) {
-        let Some(release) = self.releases.get(&number).cloned() else { return };
-        let (journal, directory) = (self.log.journal().clone(), self.source.directory.clone());
-        // The task only warns. If no task can start, there is worse to report.
-        let _ = self.start_task(move |_, _| {
-            for warning in warnings::of(&release, &directory) {
-                journal.log(Record::new(Level::Warning, warning));
-            }
-        });
     }
 
     fn answer(&mut self, requester: RequesterId, answer: Answer) {
@@ -223,20 +222,13 @@ impl Master {
 
     fn stopping(&mut self) {
         self.drain_orphans();
-        let longest = self.releases.values().map(|release| release.config.worker.stop_timeout).max().unwrap_or_default();
-        self.systemd.stopping(longest + MARGIN, self.now);
+        self.systemd.stopping(self.releases.longest_stop() + MARGIN, self.now);
         self.published.at_once = true;
     }
 
     /// Work makes progress: extends systemd's timeout by the longest time that a worker may take.
     pub(super) fn extend(&mut self) {
-        let slowest = self.releases.values().map(|release| {
-            let config = &release.config;
-            config.worker.start_timeout.max(config.worker.settle)
-                + config.worker.stop_timeout
-                + config.reload.probation.unwrap_or(crate::pool::UNPROVEN_PROBATION)
-        });
-        if let Some(slowest) = slowest.max() {
+        if let Some(slowest) = self.releases.longest_replacement() {
             self.systemd.extend(slowest + MARGIN, self.now);
         }
     }

@@ -11,6 +11,7 @@
 //! | `effects` | carries out the pool's actions, in order |
 //! | `event_queue` | events for the pool |
 //! | `requests`, `stop_signals`, `terminal` | requests of the front ends and by signals |
+//! | `results` | results of other threads and tasks |
 //! | `request_table` | requesters that wait for an answer |
 //! | `workers` | worker processes: spawn, notifications, readiness, exit, control groups |
 //! | `releases` | a release: read, checked, pinned; hooks, memory |
@@ -39,6 +40,7 @@ mod pool_clock;
 pub mod releases;
 mod request_table;
 mod requests;
+mod results;
 pub mod service_manager;
 mod start;
 pub mod status;

@@ -1,9 +1,8 @@
-//! Handles the requests of the front ends, the signals to the master, and the results of other threads.
+//! Handles the requests of the front ends, and the signals to the master.
 
 use crate::api::{Command, Reply, Request, RequesterId};
 use crate::master::log::journal::{Level, Record};
 use crate::master::stop_signals::StopRequest;
-use crate::master::tasks::TaskResult;
 use crate::master::terminal::HangUp;
 use crate::master::turn::Master;
 use crate::pool::{self, Event, PoolState};
@@ -98,7 +97,7 @@ impl Master {
 
     fn scale(&mut self, count: u32, requester: Option<RequesterId>) {
         let live = [Some(self.pool.generation()), self.pool.candidate()].into_iter().flatten();
-        let releases: Vec<_> = live.filter_map(|number| self.releases.get(&number).cloned()).collect();
+        let releases: Vec<_> = live.filter_map(|number| self.releases.get(number).cloned()).collect();
         match releases.iter().try_for_each(|release| self.listeners.make_slots(&release.config, count)) {
             Ok(()) => self.events.push(Event::Scale(count, requester)),
             Err(error) => self.refuse(requester, error.to_string()),
@@ -136,9 +135,7 @@ impl Master {
         let count = self.pool.workers().filter(|(_, worker)| worker.pid.is_some()).count();
         self.log
             .record(Record::new(Level::Warning, format!("second {}: {} killed", signals::name(signal), pool::workers(count))));
-        if let Some(hook) = self.ending.take() {
-            hook.cancel();
-        }
+        self.releases.cancel_shutdown_hook();
         self.orphans.end_at_once(self.now);
         self.events.push(Event::Stop { now: true });
     }
@@ -146,35 +143,12 @@ impl Master {
     /// Runs `hooks.before_shutdown`, then drains.
     fn begin_to_stop(&mut self) {
         // A stop may have begun already: the pool may have given up, and a terminal may have closed before the signal.
-        if self.pool.state() == PoolState::Stopping || self.ending.is_some() {
+        if self.pool.state() == PoolState::Stopping || self.releases.runs_shutdown_hook() {
             return;
         }
-        if !self.start_last_hook() {
-            self.events.push(Event::Stop { now: false });
-        }
-    }
-
-    /// Handles a result of another thread.
-    pub(super) fn take_result(&mut self, results: TaskResult) {
-        if !matches!(results, TaskResult::Composed) {
-            self.status_cache.touch();
-        }
-        match results {
-            TaskResult::Prepared(task, number, result) => self.prepared(task, number, result),
-            TaskResult::ReadyToStop(task, result) => self.last_hook_ended(task, result),
-            TaskResult::ReleaseChanged(number, what) => self.release_changed(number, &what),
-            TaskResult::SocketsMissing(why) => self.sockets_missing(why),
-            TaskResult::Orphaned(worker, found) => {
-                let slot = self.pool.worker(worker).map(|it| it.slot);
-                self.workers.orphaned_found(worker, slot, found, &mut self.events);
-            }
-            TaskResult::Discarded(worker, progress) => self.workers.discarded(worker, progress),
-            TaskResult::Orphans => self.workers.children(&mut self.events),
-            TaskResult::Readiness(worker, seen) => self.workers.readiness_seen(worker, &seen, &mut self.events),
-            TaskResult::Composed => self.composed(),
-            TaskResult::RecycleDue(worker, why) => self.events.push(Event::RecycleDue(worker, why)),
-            TaskResult::Checked(task, result) => self.next_program_said(task, result),
-            TaskResult::Tail(worker, lines, serving) => self.tail_known(worker, lines, serving),
+        match self.releases.start_shutdown_hook(self.pool.generation()) {
+            Some(at_most) => self.systemd.extend(at_most, self.now),
+            None => self.events.push(Event::Stop { now: false }),
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::master::log::journal::{self, Journal, Level, Record};
 use crate::master::output::{Mode, Outputs, RelayState};
 use crate::master::pool_clock;
 use crate::master::releases::prepare::{self, InstanceContext, Release, Source};
+use crate::master::releases::preparing::ReleaseStore;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::status::conditions::Conditions;
@@ -426,6 +427,7 @@ impl Master {
             tasks: tasks.clone(),
             results: results.clone(),
         };
+        let releases = ReleaseStore::new(releases, source, context, tasks.clone(), results.clone(), log.clone());
         let workers = WorkerSet::new(errors, runtime_dir, cgroups, shared);
         // The clock and the pid suffice as a seed: nobody gains by knowing the jitter.
         let seed = started_at.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |span| span.as_nanos() as u64)
@@ -438,12 +440,8 @@ impl Master {
             signals,
             workers,
             listeners,
-            releases: releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect(),
-            preparing: None,
-            ending: None,
+            releases,
             tasks,
-            context,
-            source,
             absence: crate::master::absence::Absence::new(now),
             terminal,
             stop_signals: crate::master::stop_signals::StopSignals::default(),
@@ -485,8 +483,8 @@ impl Master {
                 master.listeners.resume(&mut fds, &master.pool, now);
                 master.listeners.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
                 master.events.push(Event::Start(prepare::settings(&release)));
-                master.releases.insert(1, Arc::from(release));
-                master.warn_of_release(1);
+                master.releases.insert(1, *release);
+                master.releases.warn_of(1);
                 master.keep_conditions(1);
                 master.warn_of_limits(1);
             }

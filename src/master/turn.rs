@@ -3,7 +3,7 @@
 //! Law: signals first, then notifications, then exits (what a worker said is read before its end is told), then requests; a bounded
 //! number of each per turn, so that no source of events keeps another waiting. With nothing to do the loop sleeps without a tick.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -23,7 +23,7 @@ use crate::master::listeners::ListenerSet;
 use crate::master::log::Log;
 use crate::master::output::Outputs;
 use crate::master::pool_clock;
-use crate::master::releases::prepare::{InstanceContext, Release, Source};
+use crate::master::releases::preparing::ReleaseStore;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::status::conditions::Conditions;
@@ -33,11 +33,11 @@ use crate::master::status::status_cache::StatusCache;
 use crate::master::status::status_listener::StatusListener;
 use crate::master::status::troubles::Troubles;
 use crate::master::stop_signals::StopSignals;
-use crate::master::tasks::{Task, TaskResult, TaskResults, Tasks};
+use crate::master::tasks::{TaskResult, TaskResults, Tasks};
 use crate::master::terminal::Terminal;
 use crate::master::workers::processes::Token;
 use crate::master::workers::{Keep, WorkerSet};
-use crate::pool::{Action, Event, GenerationId, Pool};
+use crate::pool::{Action, Event, Pool};
 use crate::status::kernel::Surveyor;
 use crate::status::tree::Failure;
 use crate::sys::poll::Poll;
@@ -69,14 +69,8 @@ pub struct Master {
     pub(super) signals: SignalFd,
     pub(super) workers: WorkerSet,
     pub(super) listeners: ListenerSet,
-    pub(super) releases: HashMap<GenerationId, Arc<Release>>,
-    /// The release that is being prepared.
-    pub(super) preparing: Option<(GenerationId, Task)>,
-    /// The hook `before_shutdown`, while it runs.
-    pub(super) ending: Option<Task>,
+    pub(super) releases: ReleaseStore,
     pub(super) tasks: Tasks,
-    pub(super) context: InstanceContext,
-    pub(super) source: Source,
     /// Notices when the loop did not run.
     pub(super) absence: Absence,
     pub(super) terminal: Terminal,
@@ -179,7 +173,7 @@ impl Master {
             self.workers.deadline(),
             self.recycle_deadline(),
             self.upgrade_deadline(),
-            self.tasks_deadline(),
+            self.releases.deadline(),
             self.orphans.deadline(),
             self.store.as_ref().and_then(Store::deadline),
             self.listeners.deadline(),
@@ -253,7 +247,8 @@ impl Master {
         self.look_at_orphans();
         self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
         self.workers.warn_of_unanswered();
-        self.look_at_tasks();
+        self.releases.on_deadline(self.now, &mut self.events);
+        self.look_at_upgrade();
         self.forget_documents();
         if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
             self.events.push(Event::Due);
@@ -279,7 +274,7 @@ impl Master {
         self.outputs.begin();
         self.log.wake();
         let calm = self.pool.candidate().is_none() && self.pool.ready() >= self.pool.target();
-        if calm && let Some(release) = self.releases.get(&self.pool.generation()) {
+        if calm && let Some(release) = self.releases.get(self.pool.generation()) {
             self.workers.fill_pages(release.config.worker.stop_timeout);
         }
     }

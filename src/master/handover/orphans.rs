@@ -103,7 +103,7 @@ impl Master {
         if self.orphans.is_empty() || self.orphans.until.is_some() {
             return;
         }
-        let release = self.releases.get(&self.pool.generation());
+        let release = self.releases.get(self.pool.generation());
         let (signal, timeout) = release.map_or((libc::SIGTERM, Duration::from_secs(30)), |release| {
             (release.config.worker.stop_signal, release.config.worker.stop_timeout)
         });

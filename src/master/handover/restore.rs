@@ -165,7 +165,7 @@ impl Master {
         for (id, saved) in state.workers {
             let found = groups.iter().position(|stray| stray.worker == id);
             let group = found.map(|at| groups.swap_remove(at).group).filter(|_| saved.group);
-            let release = self.releases.get(&saved.generation).cloned();
+            let release = self.releases.get(saved.generation).cloned();
             if let Err(why) = self.workers.adopt(id, saved, group, release, fds, self.now) {
                 self.log.warn(format!("worker {id} is given up: {why}"));
                 self.events.push(Event::Exited { worker: id, how: ExitCause::Unknown, left: false });

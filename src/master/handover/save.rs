@@ -27,18 +27,23 @@ impl Master {
             store.lend(fds);
         }
         let mut state = State {
-            instance: self.context.instance.to_string(),
+            instance: self.releases.context().instance.to_string(),
             program: self.program.as_os_str().into(),
             started_at: Some(self.started_at),
             pool: Some(self.pool.clone()),
             status: self.status.socket().map(|status| fds.lend("status".to_owned(), status)),
             status_address: self.status.address().map(str::to_owned),
-            directory: self.source.directory.as_path().into(),
-            nofile: self.context.nofile,
+            directory: self.releases.source().directory.as_path().into(),
+            nofile: self.releases.context().nofile,
             terminal: Some(self.terminal),
-            die_with_parent: self.context.die_with_parent,
+            die_with_parent: self.releases.context().die_with_parent,
             sigpipe_ignored: crate::sys::signals::sigpipe_was_ignored(),
-            releases: self.releases.iter().map(|(number, release)| (*number, save_release(*number, release, fds))).collect(),
+            releases: self
+                .releases
+                .all()
+                .iter()
+                .map(|(number, release)| (*number, save_release(*number, release, fds)))
+                .collect(),
             output: save_output(self.outputs.mode(), output, fds),
             log: state::Log {
                 level: self.log.journal().level().as_str().to_owned(),

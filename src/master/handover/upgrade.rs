@@ -48,7 +48,7 @@ enum Stage {
 
 impl Upgrade {
     /// The task that asks the next program, while it runs.
-    pub(in crate::master) fn task(&self) -> Option<&Task> {
+    fn task(&self) -> Option<&Task> {
         match &self.stage {
             Stage::Checking(task) => Some(task),
             Stage::Settling | Stage::Leaving(_) => None,
@@ -73,7 +73,7 @@ impl Master {
     }
 
     fn is_ending(&self) -> bool {
-        self.pool.state() == PoolState::Stopping || self.ending.is_some()
+        self.pool.state() == PoolState::Stopping || self.releases.runs_shutdown_hook()
     }
 
     /// Begins a reload.
@@ -115,8 +115,19 @@ impl Master {
 
     /// When [`Self::is_to_be_replaced`] is to be called again without an event.
     pub(in crate::master) fn upgrade_deadline(&self) -> Option<Instant> {
-        let leaving = matches!(self.upgrade.as_ref()?.stage, Stage::Leaving(_));
-        leaving.then(|| self.now + LOOK)
+        match &self.upgrade.as_ref()?.stage {
+            Stage::Settling => None,
+            Stage::Checking(task) => task.deadline(),
+            Stage::Leaving(_) => Some(self.now + LOOK),
+        }
+    }
+
+    /// Gives the upgrade up if the next program does not answer in time.
+    pub(in crate::master) fn look_at_upgrade(&mut self) {
+        let task = self.upgrade.as_ref().and_then(Upgrade::task);
+        if let Some(why) = task.and_then(|task| task.overdue(self.now)) {
+            self.not_replaced(&why);
+        }
     }
 
     fn settle_again(&mut self) {
@@ -139,7 +150,7 @@ impl Master {
     fn is_asked(&self) -> bool {
         let waits_for_it =
             |requester: RequesterId| self.upgrade.as_ref().is_some_and(|upgrade| upgrade.requesters.contains(&requester));
-        self.pool.state() == PoolState::Reloading || self.preparing.is_some() || !self.requests.waiting().all(waits_for_it)
+        self.pool.state() == PoolState::Reloading || self.releases.is_preparing() || !self.requests.waiting().all(waits_for_it)
     }
 
     fn ask_next_program(&mut self) {
@@ -149,7 +160,7 @@ impl Master {
         drop(fds);
         let (results, program) = (self.results.clone(), self.program.clone());
         let asked = document.and_then(|document| {
-            self.start_task(move |id, job| {
+            self.tasks.start(self.releases.step_limit(self.pool.generation()), move |id, job| {
                 job.running(program.display(), check::LIMIT);
                 let result = replace::arguments_of_run().and_then(|args| check::ask(&program, &args, &document, &job.cancel));
                 let _ = results.send(TaskResult::Checked(id, result));

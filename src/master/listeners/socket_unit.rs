@@ -20,11 +20,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 impl Master {
     /// Compares the listening sockets with the addresses of the socket units, on another thread.
     pub(in crate::master) fn look_at_socket_units(&mut self) {
-        let have: Vec<String> = self.context.listeners.iter().map(|listener| listener.address.clone()).collect();
-        let (instance, bring) = (self.context.instance.clone(), self.results.clone());
+        let have: Vec<String> = self.listeners.addresses().into_iter().map(str::to_owned).collect();
+        let (instance, bring) = (self.releases.context().instance.clone(), self.results.clone());
         // Nothing waits for the result, so systemctl's own deadline is the only one. A thread that cannot start is not reported
         // here: other reports are more important then.
-        let _ = self.start_task(move |_, job| {
+        let _ = self.tasks.start(LIMIT, move |_, job| {
             let service = fronts::own_unit().unwrap_or_else(|| format!("ratoon@{instance}.service"));
             if let Some(why) = missing(&service, &have, &job.cancel) {
                 let _ = bring.send(TaskResult::SocketsMissing(why));

@@ -1,36 +1,113 @@
-//! The tasks that the loop waits for: the preparation of a release, and `hooks.before_shutdown`. Each task is started here and
-//! watched for its deadline; its result becomes an event.
+//! The store of releases, and the tasks that the loop waits for: the preparation of a release, and `hooks.before_shutdown`. Each task
+//! is started here and watched for its deadline; its result becomes an event.
 //!
 //! Law: a requester gets an answer even when the task cannot start or never ends.
 
+use std::collections::HashMap;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::master::event_queue::EventQueue;
+use crate::master::log::Log;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::hooks::{HOOK_TIMEOUT, Setting};
-use crate::master::releases::prepare::{self, Living, Release};
+use crate::master::releases::prepare::{self, InstanceContext, Living, Release, Source};
 use crate::master::releases::script;
 use crate::master::releases::warnings;
-use crate::master::tasks::TaskResult;
-use crate::master::tasks::{Task, TaskId};
-use crate::master::turn::Master;
-use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
+use crate::master::tasks::{Task, TaskId, TaskResult, TaskResults, Tasks};
+use crate::pool::{Event, GenerationId, Reason};
 
-impl Master {
-    /// Starts the preparation of a release. The result comes as an event, also when the task cannot start.
-    pub(in crate::master) fn prepare(&mut self, number: GenerationId) {
-        self.release_cancelled();
-        if let Some(why) = self.troubles.refusal() {
-            return self.events.push(Event::Refused(number, why.into()));
-        }
+/// Time between two checks of a release for changed files.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long a step of a task may take while there is no configuration.
+const UNTIL_CONFIGURED: Duration = Duration::from_secs(10);
+
+/// The releases of all generations that live.
+pub(in crate::master) struct ReleaseStore {
+    releases: HashMap<GenerationId, Arc<Release>>,
+    /// The release that is being prepared.
+    preparing: Option<(GenerationId, Task)>,
+    /// `hooks.before_shutdown`, while it runs.
+    shutdown_hook: Option<Task>,
+    /// When a release was last checked for changed files.
+    looked_for_changes: Option<Instant>,
+    source: Source,
+    context: InstanceContext,
+    tasks: Tasks,
+    results: TaskResults,
+    log: Log,
+}
+
+impl ReleaseStore {
+    /// The store of an instance, with the releases of an earlier program.
+    pub fn new(
+        releases: HashMap<GenerationId, Release>,
+        source: Source,
+        context: InstanceContext,
+        tasks: Tasks,
+        results: TaskResults,
+        log: Log,
+    ) -> ReleaseStore {
+        let releases = releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect();
+        let (preparing, shutdown_hook, looked_for_changes) = (None, None, None);
+        ReleaseStore { releases, preparing, shutdown_hook, looked_for_changes, source, context, tasks, results, log }
+    }
+
+    /// The release of a generation.
+    pub fn get(&self, number: GenerationId) -> Option<&Arc<Release>> {
+        self.releases.get(&number)
+    }
+
+    /// Adds the release of a generation.
+    pub fn insert(&mut self, number: GenerationId, release: Release) {
+        self.releases.insert(number, Arc::new(release));
+    }
+
+    /// Frees the release of a generation that has no worker left.
+    pub fn remove(&mut self, number: GenerationId) {
+        self.releases.remove(&number);
+    }
+
+    /// All releases.
+    pub fn all(&self) -> &HashMap<GenerationId, Arc<Release>> {
+        &self.releases
+    }
+
+    /// What the releases of this instance have in common.
+    pub fn context(&self) -> &InstanceContext {
+        &self.context
+    }
+
+    /// Where the configuration comes from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The longest time that systemd has to wait for a stop.
+    pub fn longest_stop(&self) -> Duration {
+        self.releases.values().map(|release| release.config.worker.stop_timeout).max().unwrap_or_default()
+    }
+
+    /// The longest time that one worker may take to be replaced; `None` without a release.
+    pub fn longest_replacement(&self) -> Option<Duration> {
+        let each = self.releases.values().map(|release| {
+            let config = &release.config;
+            config.worker.start_timeout.max(config.worker.settle)
+                + config.worker.stop_timeout
+                + config.reload.probation.unwrap_or(crate::pool::UNPROVEN_PROBATION)
+        });
+        each.max()
+    }
+
+    /// Starts the preparation of a release beside the generation `serving`. The result comes as a task's result; if the task cannot
+    /// start, as an event.
+    pub fn prepare(&mut self, number: GenerationId, serving: GenerationId, living: Living, events: &mut EventQueue) {
+        self.cancel_preparation();
         let (source, context, results) = (self.source.clone(), self.context.clone(), self.results.clone());
-        let running = self.releases.get(&self.pool.generation()).map(Arc::downgrade).unwrap_or_default();
-        let living = Living {
-            footprint: self.workers.footprint(self.pool.generation()),
-            status: self.status.address().map(str::to_owned),
-        };
-        let task = self.tasks.start(self.step_limit(), move |id, job| {
+        let running = self.releases.get(&serving).map(Arc::downgrade).unwrap_or_default();
+        let task = self.tasks.start(self.step_limit(serving), move |id, job| {
             let made = prepare::prepare(&source, &context, Some(&living), job);
             let made = made.map(|mut release| {
                 let before = running.upgrade();
@@ -41,90 +118,36 @@ impl Master {
         });
         match task {
             Ok(task) => self.preparing = Some((number, task)),
-            Err(why) => self.events.push(Event::Refused(number, why.into())),
+            Err(why) => events.push(Event::Refused(number, why.into())),
         }
     }
 
     /// Cancels the preparation of a release that is not needed any more.
-    pub(in crate::master) fn release_cancelled(&mut self) {
+    pub fn cancel_preparation(&mut self) {
         if let Some((_, task)) = self.preparing.take() {
             task.cancel();
         }
     }
 
-    /// Handles the end of a preparation. The result counts only if it is the preparation that the master waits for.
-    pub(in crate::master) fn prepared(
-        &mut self,
-        id: TaskId,
-        number: GenerationId,
-        result: Result<(Settings, Box<Release>), Reason>,
-    ) {
-        if self.preparing.take_if(|(_, task)| task.id() == id).is_none() {
-            // The preparation was aborted or overdue: drop the result, which closes the pinned files.
-            return;
-        }
-        let slots = |(settings, release): (Settings, Box<Release>)| {
-            let count = self.pool.target();
-            self.listeners
-                .make_slots(&release.config, count)
-                .map(|()| (settings, release))
-                .map_err(|error| error.to_string().into())
-        };
-        match result.and_then(slots) {
-            Ok((settings, mut release)) => {
-                release.reload_warnings.extend(self.workers.missing_limits(&release));
-                for warning in &release.reload_warnings {
-                    self.log.record(Record { generation: Some(number), ..Record::new(Level::Warning, warning.clone()) });
-                }
-                self.conditions.prepared(number, release.reload_warnings.clone());
-                self.status.prepared(number, release.status.take());
-                self.releases.insert(number, Arc::new(*release));
-                self.keep_reader_rules();
-                self.extend();
-                self.events.push(Event::Prepared(number, settings));
-            }
-            Err(reason) => self.events.push(Event::Refused(number, reason)),
-        }
+    /// Whether a release is being prepared.
+    pub fn is_preparing(&self) -> bool {
+        self.preparing.is_some()
     }
 
-    /// Handles the outcome of a reload: applies the changes to the master itself if the reload was committed, else drops them.
-    pub(in crate::master) fn reload_decided(&mut self, number: GenerationId, outcome: Outcome) {
-        if outcome != Outcome::Committed {
-            return self.status.withdrawn();
-        }
-        if let Err(error) = self.status.committed(number, self.workers.runtime_dir().handle(), &self.registry) {
-            self.log.record(Record::new(Level::Error, format!("status.listen: {error}")));
-        }
-        self.keep_conditions(number);
+    /// Whether this task is the preparation that the master waits for. It is over then. The result of another one does not count: it
+    /// was cancelled or overdue.
+    pub fn is_prepared_by(&mut self, id: TaskId) -> bool {
+        self.preparing.take_if(|(_, task)| task.id() == id).is_some()
     }
 
-    /// Tells from now on the parts of this generation's configuration that are not applied.
-    pub(in crate::master) fn keep_conditions(&mut self, number: GenerationId) {
-        let Some(release) = self.releases.get(&number) else { return };
-        let (wanted, served) = (release.config.status.listen.as_deref(), self.status.address());
-        let address = (wanted != served).then(|| match (wanted, served) {
-            (Some(wanted), Some(served)) => format!("status.listen = {wanted:?} is not served, {served:?} still is"),
-            (Some(wanted), None) => format!("status.listen = {wanted:?} is not served"),
-            (None, _) => "status.listen is still served".to_owned(),
-        });
-        let unapplied = address.into_iter().chain(self.workers.missing_limits(release)).collect();
-        self.conditions.committed(unapplied);
-    }
-
-    /// Warns of the limits of this generation that cannot be applied here, if there are some.
-    pub(in crate::master) fn warn_of_limits(&mut self, number: GenerationId) {
-        if let Some(sentence) = self.releases.get(&number).and_then(|release| self.workers.missing_limits(release)) {
-            self.log.record(Record { generation: Some(number), ..Record::new(Level::Warning, sentence) });
-        }
-    }
-
-    /// Runs `hooks.before_shutdown` as a task. Returns `false` when there is no hook, or when it cannot start, which is logged.
-    pub(in crate::master) fn start_last_hook(&mut self) -> bool {
-        let Some(release) = self.releases.get(&self.pool.generation()).cloned() else { return false };
-        let Some(argv) = release.config.hooks.before_shutdown.clone() else { return false };
+    /// Runs `hooks.before_shutdown` of this generation as a task. Returns how long hook and stop may take; `None` when there is no hook,
+    /// or when it cannot start, which is logged.
+    pub fn start_shutdown_hook(&mut self, serving: GenerationId) -> Option<Duration> {
+        let release = self.releases.get(&serving)?.clone();
+        let argv = release.config.hooks.before_shutdown.clone()?;
         let (results, directory) = (self.results.clone(), self.source.directory.clone());
         let stop_timeout = release.config.worker.stop_timeout;
-        let task = self.tasks.start(self.step_limit(), move |id, job| {
+        let task = self.tasks.start(self.step_limit(serving), move |id, job| {
             let directory = release.config.worker.directory.clone().unwrap_or(directory);
             let path = std::env::var_os("PATH");
             let setting = Setting { config: &release.config, directory: &directory, variables: &[], path: path.as_deref() };
@@ -132,38 +155,52 @@ impl Master {
         });
         match task {
             Ok(task) => {
-                self.ending = Some(task);
-                self.systemd.extend(HOOK_TIMEOUT + stop_timeout, self.now);
-                true
+                self.shutdown_hook = Some(task);
+                Some(HOOK_TIMEOUT + stop_timeout)
             }
             Err(why) => {
-                self.log.record(Record::new(Level::Warning, format!("hooks.before_shutdown is not run: {why}")));
-                false
+                self.log.warn(format!("hooks.before_shutdown is not run: {why}"));
+                None
             }
+        }
+    }
+
+    /// Whether `hooks.before_shutdown` runs.
+    pub fn runs_shutdown_hook(&self) -> bool {
+        self.shutdown_hook.is_some()
+    }
+
+    /// Ends `hooks.before_shutdown`, and does not wait for it.
+    pub fn cancel_shutdown_hook(&mut self) {
+        if let Some(hook) = self.shutdown_hook.take() {
+            hook.cancel();
         }
     }
 
     /// Handles the end of `hooks.before_shutdown`.
-    pub(in crate::master) fn last_hook_ended(&mut self, id: TaskId, result: Result<(), Reason>) {
-        if self.ending.take_if(|task| task.id() == id).is_some() {
-            self.stop_after_hook(result);
+    pub fn shutdown_hook_ended(&mut self, id: TaskId, result: Result<(), Reason>, events: &mut EventQueue) {
+        if self.shutdown_hook.take_if(|task| task.id() == id).is_some() {
+            self.stop_after_hook(result, events);
         }
     }
 
-    fn stop_after_hook(&mut self, result: Result<(), Reason>) {
+    fn stop_after_hook(&self, result: Result<(), Reason>, events: &mut EventQueue) {
         if let Err(why) = result {
-            self.log.record(Record::new(Level::Warning, why.in_full()));
+            self.log.warn(why.in_full());
         }
-        self.events.push(Event::Stop { now: false });
+        events.push(Event::Stop { now: false });
     }
 
-    /// Checks on another thread, after a worker of this generation failed, whether the release was changed in place.
-    pub(in crate::master) fn look_for_changes(&mut self, number: GenerationId) {
+    /// Checks on another thread, after a worker of this generation failed, whether the release was changed in place. Not again for
+    /// `LOOK`, however many workers fail.
+    pub fn look_for_changes(&mut self, number: GenerationId, now: Instant) {
         let Some(release) = self.releases.get(&number).cloned() else { return };
-        let Some(since) = release.pinned_at.filter(|_| self.conditions.may_look_for_changes(self.now)) else { return };
+        let may = self.looked_for_changes.is_none_or(|at| now.saturating_duration_since(at) >= LOOK);
+        let Some(since) = release.pinned_at.filter(|_| may) else { return };
+        self.looked_for_changes = Some(now);
         let results = self.results.clone();
         // A failure to start is ignored: the task only adds a warning, and a more important error is logged then.
-        let _ = self.start_task(move |_, job| {
+        let _ = self.tasks.start(self.step_limit(number), move |_, job| {
             let directory = format!("/proc/self/fd/{}", release.plan.directory.as_raw_fd());
             let Ok(directory) = std::fs::read_link(directory) else { return };
             job.reading(directory.display());
@@ -173,54 +210,124 @@ impl Master {
         });
     }
 
-    /// Warns that failed workers of this generation, and their replacements, may have run files of another release.
-    pub(in crate::master) fn release_changed(&mut self, number: GenerationId, what: &str) {
-        for failure in self.failures.iter_mut().filter(|failure| failure.generation == number) {
-            failure.release_changed = Some(what.to_owned());
-        }
-        self.log.warn_once(&format!(
-            "the release of generation {number} is not what it was: {what}; its workers start again from these files as they are \
-             now. Deploy each release into a directory of its own, with a symlink that moves (worker.directory)"
-        ));
+    /// Logs what is dangerous or odd about a release, from a task's thread.
+    pub fn warn_of(&self, number: GenerationId) {
+        let Some(release) = self.releases.get(&number).cloned() else { return };
+        let (journal, directory) = (self.log.journal().clone(), self.source.directory.clone());
+        // The task only warns. If no task can start, there is worse to report.
+        let _ = self.tasks.start(self.step_limit(number), move |_, _| {
+            for warning in warnings::of(&release, &directory) {
+                journal.log(Record::new(Level::Warning, warning));
+            }
+        });
     }
 
-    /// When [`Self::look_at_tasks`] is to be called next.
-    pub(in crate::master) fn tasks_deadline(&self) -> Option<Instant> {
-        let upgrade = self.upgrade.as_ref().and_then(crate::master::handover::upgrade::Upgrade::task);
-        let tasks = [self.preparing.as_ref().map(|(_, task)| task), self.ending.as_ref(), upgrade];
+    /// When [`Self::on_deadline`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let tasks = [self.preparing.as_ref().map(|(_, task)| task), self.shutdown_hook.as_ref()];
         tasks.into_iter().flatten().filter_map(Task::deadline).min()
     }
 
     /// Gives up overdue tasks; their threads are not waited for.
-    pub(in crate::master) fn look_at_tasks(&mut self) {
-        let now = self.now;
+    pub fn on_deadline(&mut self, now: Instant, events: &mut EventQueue) {
         if let Some((number, why)) = self.preparing.as_ref().and_then(|(number, task)| Some((*number, task.overdue(now)?))) {
-            self.release_cancelled();
-            self.events.push(Event::Refused(number, why.into()));
+            self.cancel_preparation();
+            events.push(Event::Refused(number, why.into()));
         }
-        if let Some(why) = self.ending.as_ref().and_then(|task| task.overdue(now)) {
-            if let Some(task) = self.ending.take() {
-                task.cancel();
-            }
-            self.stop_after_hook(Err(format!("the instance stops without hooks.before_shutdown: {why}").into()));
-        }
-        let upgrade = self.upgrade.as_ref().and_then(crate::master::handover::upgrade::Upgrade::task);
-        if let Some(why) = upgrade.and_then(|task| task.overdue(now)) {
-            self.not_replaced(&why);
+        if let Some(why) = self.shutdown_hook.as_ref().and_then(|task| task.overdue(now)) {
+            self.cancel_shutdown_hook();
+            self.stop_after_hook(Err(format!("the instance stops without hooks.before_shutdown: {why}").into()), events);
         }
     }
 
     /// How long a step of a task may take, without the programs that it runs: `worker.start_timeout` of the generation that serves.
-    fn step_limit(&self) -> Duration {
-        const UNTIL_CONFIGURED: Duration = Duration::from_secs(10);
-        self.releases.get(&self.pool.generation()).map_or(UNTIL_CONFIGURED, |release| release.config.worker.start_timeout)
+    pub fn step_limit(&self, serving: GenerationId) -> Duration {
+        self.releases.get(&serving).map_or(UNTIL_CONFIGURED, |release| release.config.worker.start_timeout)
     }
 
-    /// Starts a task on another thread; see [`Task`].
-    pub(in crate::master) fn start_task(
-        &mut self,
-        body: impl FnOnce(TaskId, &crate::master::tasks::Job) + Send + 'static,
-    ) -> Result<Task, String> {
-        self.tasks.start(self.step_limit(), body)
+    /// The configuration file.
+    pub fn file(&self) -> Option<&Path> {
+        self.source.file.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+    use crate::master::log::journal;
+    use crate::master::releases::memory::Footprint;
+    use crate::master::testing::{context, source};
+
+    const CONFIG: &str = "[worker]\ncommand = [\"sleep\", \"1000\"]\nstart_timeout = \"7s\"\nstop_timeout = \"5s\"\n";
+
+    fn store(directory: &Path, config: &str) -> (ReleaseStore, UnboundedReceiver<TaskResult>) {
+        let (results, received) = unbounded_channel();
+        let (source, log) = (source(directory, config), Log::new(journal::start("web")));
+        (ReleaseStore::new(HashMap::new(), source, context(directory), Tasks::default(), results, log), received)
+    }
+
+    fn living() -> Living {
+        Living { footprint: Footprint::of(&[], None), status: None }
+    }
+
+    #[test]
+    fn store_prepares_a_release_and_keeps_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut releases, mut results) = store(directory.path(), CONFIG);
+        let mut events = EventQueue::default();
+        releases.prepare(1, 0, living(), &mut events);
+        assert!(releases.is_preparing() && releases.deadline().is_some());
+        let Some(TaskResult::Prepared(id, 1, Ok((settings, release)))) = results.blocking_recv() else { panic!("no release") };
+        assert_eq!(settings.stop_timeout, Duration::from_secs(5));
+        assert!(!releases.is_prepared_by(id + 1) && releases.is_prepared_by(id) && !releases.is_prepared_by(id));
+        releases.insert(1, *release);
+        assert_eq!((releases.longest_stop(), releases.step_limit(1)), (Duration::from_secs(5), Duration::from_secs(7)));
+        releases.remove(1);
+        assert!(releases.get(1).is_none() && releases.deadline().is_none() && events.is_empty());
+    }
+
+    #[test]
+    fn changes_are_not_looked_for_at_every_failure() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut releases, now) = (store(directory.path(), CONFIG).0, Instant::now());
+        let job = crate::master::tasks::Job::unwatched().expect("a job");
+        let release = prepare::prepare(&source(directory.path(), CONFIG), &context(directory.path()), None, &job);
+        releases.insert(1, release.map_err(|why| why.in_full()).expect("a release"));
+        let mut looked = |at| {
+            releases.look_for_changes(1, at);
+            releases.looked_for_changes
+        };
+        assert_eq!([looked(now), looked(now + LOOK / 2), looked(now + LOOK)], [Some(now), Some(now), Some(now + LOOK)]);
+    }
+
+    #[test]
+    fn overdue_preparation_is_refused_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (mut releases, mut events) = (store(directory.path(), CONFIG).0, EventQueue::default());
+        releases.prepare(4, 0, living(), &mut events);
+        let late = Instant::now() + 10 * UNTIL_CONFIGURED;
+        releases.on_deadline(late, &mut events);
+        assert!(matches!(events.pop(), Some(Event::Refused(4, why)) if why.cause.contains("10s")));
+        releases.on_deadline(late, &mut events);
+        assert!(events.is_empty() && !releases.is_preparing());
+    }
+
+    #[test]
+    fn shutdown_hook_ends_with_a_stop() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = "[worker]\ncommand = [\"true\"]\n[hooks]\nbefore_shutdown = [\"sh\", \"-c\", \"exit 3\"]\n";
+        let (mut releases, mut results) = store(directory.path(), config);
+        assert_eq!(releases.start_shutdown_hook(1), None, "no release");
+        let job = crate::master::tasks::Job::unwatched().expect("a job");
+        let release = prepare::prepare(&source(directory.path(), config), &context(directory.path()), None, &job);
+        releases.insert(1, release.map_err(|why| why.in_full()).expect("a release"));
+        assert!(releases.start_shutdown_hook(1).is_some() && releases.runs_shutdown_hook());
+        let mut events = EventQueue::default();
+        let Some(TaskResult::ReadyToStop(id, result)) = results.blocking_recv() else { panic!("no result") };
+        assert!(result.is_err());
+        releases.shutdown_hook_ended(id, result, &mut events);
+        assert_eq!((events.pop(), releases.runs_shutdown_hook()), (Some(Event::Stop { now: false }), false));
     }
 }

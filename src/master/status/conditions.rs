@@ -3,12 +3,7 @@
 //!
 //! Law: STATUS=, the status document and D-Bus show the same conditions, because all three show the one summary.
 
-use std::time::{Duration, Instant};
-
 use crate::pool::GenerationId;
-
-/// Time between two checks of a release for changed files.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// The present conditions.
 #[derive(Debug, Default)]
@@ -17,8 +12,6 @@ pub struct Conditions {
     reload: Option<(GenerationId, Vec<String>)>,
     /// Parts of the committed configuration that are not applied; each a sentence.
     unapplied: Vec<String>,
-    /// When a release was last checked for changed files.
-    looked_at: Option<Instant>,
 }
 
 impl Conditions {
@@ -35,15 +28,6 @@ impl Conditions {
     /// Keeps the parts of a committed generation's configuration that are not applied.
     pub fn committed(&mut self, unapplied: Vec<String>) {
         self.unapplied = unapplied;
-    }
-
-    /// Whether a release may be checked for changed files now. After a `true` not again for `LOOK`, however many workers fail.
-    pub fn may_look_for_changes(&mut self, now: Instant) -> bool {
-        let may = self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= LOOK);
-        if may {
-            self.looked_at = Some(now);
-        }
-        may
     }
 
     /// The pool's status line, followed by the conditions.
@@ -69,14 +53,6 @@ mod tests {
         assert_eq!(line(&conditions), "generation 1: 2/2 ready; status.listen is not served");
         conditions.committed(Vec::new());
         assert_eq!(line(&conditions), "generation 1: 2/2 ready");
-    }
-
-    #[test]
-    fn changes_are_not_looked_for_at_every_failure() {
-        let (mut conditions, now) = (Conditions::default(), Instant::now());
-        assert!(conditions.may_look_for_changes(now));
-        assert!(!conditions.may_look_for_changes(now + LOOK / 2));
-        assert!(conditions.may_look_for_changes(now + LOOK));
     }
 
     #[test]

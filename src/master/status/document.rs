@@ -100,7 +100,7 @@ impl Master {
             failures_by_cause: self.published.failures.clone(),
             recycled_by_reason: self.published.recycled.clone(),
             committed_at: self.published.committed_at,
-            limits: self.releases.get(&self.pool.generation()).map(|release| limits(&release.config)).unwrap_or_default(),
+            limits: self.releases.get(self.pool.generation()).map(|release| limits(&release.config)).unwrap_or_default(),
             workers: workers.collect(),
             listeners: self.listeners.shown(),
             failures: self.failures.iter().cloned().collect(),

@@ -181,12 +181,12 @@ impl Master {
     pub(in crate::master) fn status_line(&self) -> String {
         let is_said = self.pool.degraded() || self.pool.state() != PoolState::Running;
         let line = self.conditions.line(self.troubles.add_to(self.pool.status_text(), is_said));
-        if self.pool.start_fails() { line + &start_advice::advice(self.source.file.as_deref()) } else { line }
+        if self.pool.start_fails() { line + &start_advice::advice(self.releases.file()) } else { line }
     }
 
     fn summary(&self) -> Summary {
         Summary {
-            instance: self.context.instance.clone(),
+            instance: self.releases.context().instance.clone(),
             state: self.pool.state(),
             degraded: self.pool.degraded() || !self.orphans.is_empty() || !self.troubles.is_empty(),
             // The output of a check may have many lines, and a worker's status any text.
@@ -233,7 +233,7 @@ impl Master {
             serving_unlisted: 0,
         });
         self.published.tails.insert(ended.worker, ended.generation);
-        self.look_for_changes(ended.generation);
+        self.releases.look_for_changes(ended.generation, self.now);
         let process = self.workers.get(ended.worker);
         let since = process.map_or_else(SystemTime::now, |process| process.started_at);
         let scoreboard = process.and_then(|process| process.scoreboard.clone());
@@ -297,7 +297,7 @@ impl Master {
 
     fn hints(&self) -> Vec<String> {
         let program = std::env::args().next().unwrap_or_else(|| "ratoon".to_owned());
-        let name = &self.context.instance;
+        let name = &self.releases.context().instance;
         let mut hints = vec![
             "in a second terminal:".to_owned(),
             format!("  {program} status {name}     what the workers do"),

@@ -15,7 +15,7 @@ impl Master {
     /// Puts the rules of the committed generation into effect, if they differ from the present ones.
     pub(in crate::master) fn keep_reader_rules(&self) {
         let readers = self.workers.runtime_dir().handle().readers();
-        let rules = rules(&self.releases, self.pool.generation());
+        let rules = rules(self.releases.all(), self.pool.generation());
         if *readers.rules() != rules {
             readers.set(rules);
         }

@@ -16,7 +16,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 impl Master {
     /// The time of the next check; `None` without a limit.
     pub(in crate::master) fn recycle_deadline(&self) -> Option<Instant> {
-        let recycle = &self.releases.get(&self.pool.generation())?.config.recycle;
+        let recycle = &self.releases.get(self.pool.generation())?.config.recycle;
         (recycle.max_memory.is_some() || recycle.max_requests.is_some()).then_some(self.recycle_check_at)
     }
 
@@ -26,7 +26,7 @@ impl Master {
             return;
         }
         self.recycle_check_at = self.now + PERIOD;
-        let Some(recycle) = self.releases.get(&self.pool.generation()).map(|release| release.config.recycle.clone()) else {
+        let Some(recycle) = self.releases.get(self.pool.generation()).map(|release| release.config.recycle.clone()) else {
             return;
         };
         let generation = self.pool.generation();

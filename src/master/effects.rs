@@ -3,19 +3,16 @@
 //! Law: actions are carried out in the order in which the pool returns them, none is postponed. An action that must be early comes early
 //! from the pool. Threads that an action concerns (the log, the relay of the workers' output) are woken at the end of the turn.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::api::{Change, ReloadAnswer, Reply};
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::Living;
-use crate::master::status::publish::LastReload;
+use crate::master::status::hello;
 use crate::master::turn::Master;
 use crate::master::workers::spawn::Start;
-use crate::pool::{
-    self, Action, Answer, Ended, Event, ExitCause, GenerationId, Kind, Outcome, Phase, Reason, RequesterId, Slot, WorkerId,
-};
+use crate::pool::{self, Action, Answer, Ended, Event, GenerationId, Kind, Outcome, Phase, Reason, RequesterId, Slot, WorkerId};
 
 /// Time that systemd is asked for in addition to the workers' own timeouts.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -40,11 +37,11 @@ impl Master {
                 self.workers.look_for_orphaned(worker, self.listeners.sockets());
             }
             Action::Changed(worker) => self.changed(worker),
-            Action::Ended(ended) => self.record_end(ended),
-            Action::Recycled(reason) => self.published.count_recycled(reason),
-            Action::Forget(worker) => self.workers.forget(worker).into_iter().for_each(|totals| self.past.add(&totals)),
+            Action::Ended(ended) => self.record_end(&ended),
+            Action::Recycled(reason) => self.status.count_recycled(reason),
+            Action::Forget(worker) => self.workers.forget(worker).into_iter().for_each(|totals| self.status.add_totals(&totals)),
             Action::Release(number) => self.release(number),
-            Action::ReloadStarted(number) => self.reload_started(number),
+            Action::ReloadStarted(number) => self.status.reload_started(number, self.now),
             Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, reason),
             Action::Answer(requester, answer) => self.answer(requester, answer),
             Action::Ready => self.all_ready(),
@@ -57,7 +54,7 @@ impl Master {
 
     /// Starts the preparation of a release. The result comes as an event, also when the task cannot start.
     fn prepare(&mut self, number: GenerationId) {
-        if let Some(why) = self.troubles.refusal() {
+        if let Some(why) = self.status.refusal() {
             self.releases.cancel_preparation();
             return self.events.push(Event::Refused(number, why.into()));
         }
@@ -71,13 +68,13 @@ impl Master {
         if !self.releases.all().values().any(|release| release.config.worker.nonblocking) {
             self.listeners.no_longer_nonblocking();
         }
-        self.keep_reader_rules();
+        self.status.keep_reader_rules(self.releases.all(), self.pool.generation());
     }
 
     /// Starts the next workers, as many as this turn may start.
     pub(super) fn start_some(&mut self) {
         while let Some((worker, slot, generation)) = self.workers.next_to_spawn() {
-            self.status_cache.touch();
+            self.status.touch();
             let spawned = self.start(slot, generation, worker).and_then(|start| self.workers.spawn(worker, &start, self.now));
             self.events.push(match spawned {
                 Ok(pid) => Event::Spawned(worker, pid),
@@ -119,53 +116,16 @@ impl Master {
     fn changed(&mut self, worker: WorkerId) {
         self.follow_readiness(worker);
         if let Some(view) = self.workers.view(&self.pool, worker) {
-            self.changes.push(Change::Worker(view));
+            self.status.tell(Change::Worker(view));
         }
     }
 
-    /// Queues the exit of a worker for D-Bus and the listeners of `/events`.
-    fn tell_end(&mut self, ended: &Ended) {
-        self.changes.push(Change::WorkerExited {
-            id: ended.worker,
-            slot: ended.slot,
-            generation: ended.generation,
-            how: ended.how.to_string().into(),
-            failed: ended.failed,
-        });
-    }
-
-    /// Records the exit of a worker: a failure in the list, any other exit in the debug log.
-    fn record_end(&mut self, ended: Ended) {
-        self.tell_end(&ended);
-        let how = ended.how.to_string();
+    /// Records the exit of a worker.
+    fn record_end(&mut self, ended: &Ended) {
+        self.status.worker_ended(ended, self.workers.get(ended.worker));
         if ended.failed {
-            self.record_failure(&ended, &how);
-        } else {
-            self.outputs.close(ended.worker);
-            let message = format!("worker {} (slot {}) is gone: {how}", ended.worker, ended.slot);
-            self.log.record(Record {
-                generation: Some(ended.generation),
-                worker: Some(ended.worker),
-                slot: Some(ended.slot),
-                pid: ended.pid,
-                how: Some(how),
-                ..Record::new(Level::Debug, message)
-            });
+            self.releases.look_for_changes(ended.generation, self.now);
         }
-        if ended.how == ExitCause::OutOfMemory {
-            self.log.record(Record {
-                generation: Some(ended.generation),
-                worker: Some(ended.worker),
-                slot: Some(ended.slot),
-                id: catalog::OOM_KILL,
-                ..Record::new(Level::Error, format!("the kernel killed worker {} for its memory", ended.worker))
-            });
-        }
-    }
-
-    fn reload_started(&mut self, number: GenerationId) {
-        self.published.reload_began = Some((SystemTime::now(), self.now));
-        self.changes.push(Change::ReloadStarted { generation: number });
     }
 
     fn reload_finished(&mut self, number: GenerationId, outcome: Outcome, reason: Reason) {
@@ -177,28 +137,14 @@ impl Master {
                 self.listeners.committed(release);
             }
         }
-        let Reason { cause, detail, output, worker } = reason;
-        let reason: Arc<str> = cause.into();
-        let ended = SystemTime::now();
-        // A reload that is refused at once has no start time.
-        let (began, since) = self.published.reload_began.take().unwrap_or((ended, self.now));
-        let took = self.now.saturating_duration_since(since);
-        let reloads = self.published.reloads.entry(outcome.as_str().to_owned()).or_default();
-        reloads.add(took.as_millis() as u64);
-        if outcome == Outcome::Committed {
-            self.published.committed_at = Some(ended);
-        }
-        let last = LastReload { generation: number, outcome, reason: reason.clone(), detail, output, worker, began, ended, took };
-        self.published.last_reload = Some(last);
-        self.changes.push(Change::ReloadFinished { generation: number, outcome, reason });
+        self.status.reload_finished(number, outcome, reason, self.now);
         self.systemd.reloaded(self.now);
-        self.published.at_once = true;
     }
 
     fn answer(&mut self, requester: RequesterId, answer: Answer) {
         let answer = match answer {
             Answer::Reload(generation, outcome, reason) => {
-                let warnings = self.conditions.warnings(generation).to_vec();
+                let warnings = self.status.warnings(generation);
                 let stopping = self.pool.is_stopping();
                 let Reason { cause: reason, detail, output, worker } = reason;
                 Reply::Reload(ReloadAnswer { generation, outcome, reason, detail, output, worker, warnings, stopping })
@@ -210,20 +156,29 @@ impl Master {
     }
 
     fn all_ready(&mut self) {
-        self.published.committed_at.get_or_insert_with(SystemTime::now);
-        self.published.at_once = true;
+        self.status.all_ready();
         // The status line is sent before READY=1, so that an active unit shows it.
-        let line = self.status_line();
-        self.systemd.status(&line, true, self.now);
+        self.systemd.status(&self.status.line(&self.pool), true, self.now);
         self.systemd.ready(self.now);
         self.drain_orphans();
         self.say_hello();
     }
 
+    /// Logs that the generation serves and, without systemd, what a user at a terminal can do next.
+    fn say_hello(&self) {
+        let number = self.pool.generation();
+        let serving = hello::serving(number, self.pool.target(), &self.listeners.addresses());
+        self.log.record(Record { generation: Some(number), ..Record::new(Level::Info, serving) });
+        if !self.systemd.is_there() {
+            let hints = hello::hints(&self.releases.context().instance, self.listeners.tcp_address());
+            hints.into_iter().for_each(|hint| self.log.record(Record::new(Level::Info, hint)));
+        }
+    }
+
     fn stopping(&mut self) {
         self.drain_orphans();
         self.systemd.stopping(self.releases.longest_stop() + MARGIN, self.now);
-        self.published.at_once = true;
+        self.status.hurry();
     }
 
     /// Work makes progress: extends systemd's timeout by the longest time that a worker may take.

@@ -34,7 +34,7 @@ impl Master {
     /// Handles a command of a front end.
     pub(super) fn request(&mut self, command: Command) {
         if !matches!(command, Command::Document(_) | Command::Workers(_)) {
-            self.status_cache.touch();
+            self.status.touch();
         }
         match command {
             Command::Request { requester, request, reply, announce } => {

@@ -3,7 +3,7 @@
 //! Law: the master does without what is absent (systemd, D-Bus, root, control groups) and logs that once. What is wrong is
 //! reported with its hint, and the exit status is 1 (2 if no valid instance name is given).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,7 +25,6 @@ use crate::master::handover::orphans::Orphans;
 use crate::master::handover::replace::{self, Left};
 use crate::master::handover::restore;
 use crate::master::handover::{resume, store};
-use crate::master::idle_trim::IdleTrim;
 use crate::master::listeners::ListenerSet;
 use crate::master::listeners::sockets::{self, Inherited, Listener};
 use crate::master::log::Log;
@@ -36,12 +35,9 @@ use crate::master::releases::prepare::{self, InstanceContext, Release, Source};
 use crate::master::releases::preparing::ReleaseStore;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
-use crate::master::status::conditions::Conditions;
-use crate::master::status::pending_changes::PendingChanges;
-use crate::master::status::publish::{Ended, Published};
-use crate::master::status::status_cache::StatusCache;
 use crate::master::status::status_listener::StatusListener;
 use crate::master::status::troubles::Troubles;
+use crate::master::status::{self, StatusPublisher};
 use crate::master::tasks::{Job, Tasks};
 use crate::master::terminal::Terminal;
 use crate::master::turn::{End, Master};
@@ -50,8 +46,6 @@ use crate::master::workers::processes::Token;
 use crate::master::workers::runtime_dir::RuntimeDir;
 use crate::master::workers::{self, WorkerSet};
 use crate::pool::{Event, GenerationId, Pool, PoolState};
-use crate::status::keep::Clocks;
-use crate::status::kernel::Surveyor;
 use crate::sys::poll::Poll;
 use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
@@ -223,7 +217,8 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
     let code = runtime.block_on(async {
         let mut master = Master::begin(Parts { source, journal, systemd, cgroups, origin, terminal })?;
         if under_systemd && env("INVOCATION_ID").is_some() {
-            master.look_at_socket_units();
+            let instance = master.releases.context().instance.clone();
+            master.listeners.look_at_socket_units(instance, &master.tasks, master.results.clone());
         }
         let handle = master.workers.runtime_dir().handle().clone();
         let outputs = master.outputs.clone();
@@ -401,20 +396,20 @@ impl Master {
         let Parts { source, journal, systemd, cgroups, origin, terminal } = parts;
         let Origin { context, control, directory, program, started_at, status, errors, mode, output, mut fds, .. } = origin;
         let Origin { last_requester, releases, troubles, first, status_address, .. } = origin;
-        let (handle, ends) = api::channel(first_summary(&context.instance, started_at));
+        let (handle, api::Backend { commands, summary, changes: feed }) =
+            api::channel(first_summary(&context.instance, started_at));
         handle.number_requesters_after(last_requester);
         let registry: Arc<ConnectionRegistry> = Arc::default();
         let go_on = matches!(first, First::GoOn(_));
         let mut runtime_dir = RuntimeDir::new(control, directory, handle.clone(), registry.clone(), go_on)?;
         runtime_dir.serve()?;
-        let (status, served) = StatusListener::begin(status_address, status, &handle, &registry);
+        let (listener, served) = StatusListener::begin(status_address, status, &handle, &registry);
         if let Err(error) = served {
             journal.log(Record::new(Level::Error, format!("status.listen: {error}")));
         }
         let cannot = |error: std::io::Error| format!("cannot begin: {error}");
         let (poll, signals) = watch(&cgroups, &runtime_dir).map_err(cannot)?;
         let now = Instant::now();
-        let idle_trim = IdleTrim::new(handle.summary());
         let outputs = Outputs::new(mode, &context.instance, store::is_wanted());
         outputs.take_over(output);
         let (results, task_results) = mpsc::unbounded_channel();
@@ -427,6 +422,19 @@ impl Master {
             tasks: tasks.clone(),
             results: results.clone(),
         };
+        let status = StatusPublisher::new(status::Parts {
+            instance: context.instance.clone(),
+            config_file: source.file.clone(),
+            started_at,
+            handle,
+            summary,
+            feed,
+            listener,
+            troubles,
+            outputs: outputs.clone(),
+            log: log.clone(),
+            results: results.clone(),
+        });
         let releases = ReleaseStore::new(releases, source, context, tasks.clone(), results.clone(), log.clone());
         let workers = WorkerSet::new(errors, runtime_dir, cgroups, shared);
         // The clock and the pid suffice as a seed: nobody gains by knowing the jitter.
@@ -448,27 +456,17 @@ impl Master {
             outputs,
             log,
             systemd,
-            ends,
+            commands,
             task_results,
             results,
             requests: RequestTable::default(),
-            published: Published::new(),
-            changes: PendingChanges::default(),
-            failures: VecDeque::new(),
-            past: Ended::default(),
-            surveyor: Surveyor::keeps(Arc::new(Clocks)),
-            status_cache: StatusCache::new(Arc::new(Clocks)),
-            idle_trim,
-            started_at,
             recycle_check_at: now,
             orphans: Orphans::default(),
             program,
             upgrade: None,
             registry,
             status,
-            conditions: Conditions::default(),
             store: None,
-            troubles,
             leaves: false,
             exit: None,
         };

@@ -3,22 +3,20 @@
 //! Law: signals first, then notifications, then exits (what a worker said is read before its end is told), then requests; a bounded
 //! number of each per turn, so that no source of events keeps another waiting. With nothing to do the loop sleeps without a tick.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use crate::api::Backend;
+use crate::api::Command;
 use crate::control::http::ConnectionRegistry;
 use crate::master::absence::{self, Absence};
 use crate::master::event_queue::EventQueue;
 use crate::master::handover::orphans::Orphans;
 use crate::master::handover::store::Store;
 use crate::master::handover::upgrade::Upgrade;
-use crate::master::idle_trim::IdleTrim;
 use crate::master::listeners::ListenerSet;
 use crate::master::log::Log;
 use crate::master::output::Outputs;
@@ -26,20 +24,13 @@ use crate::master::pool_clock;
 use crate::master::releases::preparing::ReleaseStore;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
-use crate::master::status::conditions::Conditions;
-use crate::master::status::pending_changes::PendingChanges;
-use crate::master::status::publish::{Ended, Published};
-use crate::master::status::status_cache::StatusCache;
-use crate::master::status::status_listener::StatusListener;
-use crate::master::status::troubles::Troubles;
+use crate::master::status::StatusPublisher;
 use crate::master::stop_signals::StopSignals;
 use crate::master::tasks::{TaskResult, TaskResults, Tasks};
 use crate::master::terminal::Terminal;
 use crate::master::workers::processes::Token;
 use crate::master::workers::{Keep, WorkerSet};
 use crate::pool::{Action, Event, Pool};
-use crate::status::kernel::Surveyor;
-use crate::status::tree::Failure;
 use crate::sys::poll::Poll;
 use crate::sys::signals::SignalFd;
 
@@ -78,23 +69,13 @@ pub struct Master {
     pub(super) outputs: Outputs,
     pub(super) log: Log,
     pub(super) systemd: Systemd,
-    pub(super) ends: Backend,
+    /// Requests of the front ends.
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) task_results: mpsc::UnboundedReceiver<TaskResult>,
     /// Where tasks send their results.
     pub(super) results: TaskResults,
     /// Requesters that wait for an answer.
     pub(super) requests: RequestTable,
-    pub(super) published: Published,
-    pub(super) changes: PendingChanges,
-    pub(super) failures: VecDeque<Failure>,
-    pub(super) past: Ended,
-    /// Asks the kernel for figures, and remembers which connection belongs to which worker.
-    pub(super) surveyor: Surveyor,
-    /// The cached status document, and the requesters that wait for one.
-    pub(super) status_cache: StatusCache,
-    /// Gives memory back to the kernel when the master is idle.
-    pub(super) idle_trim: IdleTrim,
-    pub(super) started_at: SystemTime,
     /// When the workers' recycle limits are checked next.
     pub(super) recycle_check_at: Instant,
     /// Workers of an earlier program of which nothing else is known.
@@ -105,12 +86,9 @@ pub struct Master {
     pub(super) upgrade: Option<Upgrade>,
     /// The connections of the control socket and of `status.listen`.
     pub(super) registry: Arc<ConnectionRegistry>,
-    pub(super) status: StatusListener,
-    pub(super) conditions: Conditions,
+    pub(super) status: StatusPublisher,
     /// The state kept for the next master, in case this one dies.
     pub(super) store: Option<Store>,
-    /// Problems that degrade the instance although its workers are well.
-    pub(super) troubles: Troubles,
     /// The master is to end, its workers are not.
     pub(super) leaves: bool,
     pub(super) exit: Option<u8>,
@@ -119,7 +97,7 @@ pub struct Master {
 /// Why the loop woke.
 enum Woken {
     Descriptors(Vec<u64>),
-    Request(Option<crate::api::Command>),
+    Request(Option<Command>),
     TaskResult(Option<TaskResult>),
     Time,
 }
@@ -177,7 +155,7 @@ impl Master {
             self.orphans.deadline(),
             self.store.as_ref().and_then(Store::deadline),
             self.listeners.deadline(),
-            self.status_cache.deadline(),
+            self.status.deadline(),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         if self.plan_to_wake(deadline) {
@@ -197,7 +175,7 @@ impl Master {
                     }
                     return Woken::Descriptors(tokens);
                 }
-                request = self.ends.commands.recv() => return Woken::Request(request),
+                request = self.commands.recv() => return Woken::Request(request),
                 results = self.task_results.recv() => return Woken::TaskResult(results),
                 () = time_of(deadline) => return Woken::Time,
             }
@@ -211,7 +189,7 @@ impl Master {
     }
 
     fn serve(&mut self, tokens: Vec<u64>) {
-        self.status_cache.touch();
+        self.status.touch();
         self.absence.has_served(tokens.len() == DESCRIPTORS, self.workers.len() / DESCRIPTORS);
         let mut tokens: Vec<Token> = tokens.into_iter().map(Token::from_u64).collect();
         tokens.sort_unstable();
@@ -234,7 +212,7 @@ impl Master {
     /// Handles what else is due, beside the event that woke the loop.
     fn run_due(&mut self) {
         for _ in 0..REQUESTS {
-            let Ok(request) = self.ends.commands.try_recv() else { break };
+            let Ok(request) = self.commands.try_recv() else { break };
             self.request(request);
         }
         for _ in 0..REQUESTS {
@@ -249,7 +227,7 @@ impl Master {
         self.workers.warn_of_unanswered();
         self.releases.on_deadline(self.now, &mut self.events);
         self.look_at_upgrade();
-        self.forget_documents();
+        self.status.on_deadline(self.now);
         if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
             self.events.push(Event::Due);
         }
@@ -269,6 +247,20 @@ impl Master {
         serve(workers, *now, &mut keep, events);
     }
 
+    /// Publishes what has changed in this turn, then sends the answers that wait for it.
+    pub(super) fn publish(&mut self) {
+        let published = self.status.publish(&self.pool, !self.orphans.is_empty());
+        if published.is_progress {
+            self.extend();
+        }
+        self.systemd.status(&published.line, published.at_once, self.now);
+        if published.has_changed {
+            self.status.keep_reader_rules(self.releases.all(), self.pool.generation());
+        }
+        let (status, ends) = (&self.status, self.exit.is_some());
+        self.requests.send(|answer| !ends && status.holds_back(answer), |answer| status.add_output(answer));
+    }
+
     /// Wakes the threads for which this turn has work: the log, the relay of the workers' output. Makes status pages for the next workers.
     fn wake_threads(&mut self) {
         self.outputs.begin();
@@ -283,7 +275,7 @@ impl Master {
     pub(super) fn take_in(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop() {
-            self.status_cache.touch();
+            self.status.touch();
             if let Some(store) = &mut self.store {
                 store.touch(&event, self.now);
             }

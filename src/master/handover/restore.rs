@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use super::fds::Incoming;
 use super::state::{self, Bytes, State};
@@ -15,9 +15,8 @@ use crate::master::output::{Pipe, RelayState};
 use crate::master::pool_clock;
 use crate::master::releases::prepare::Release;
 use crate::master::releases::script::ScriptCopy;
-use crate::master::status::publish::{Ended, LastReload};
 use crate::master::turn::Master;
-use crate::pool::{self, Action, Event, ExitCause, Outcome, Phase, Pool, PoolState, WorkerId};
+use crate::pool::{self, Action, Event, ExitCause, Phase, Pool, PoolState, WorkerId};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::program;
 use crate::sys::program::Start;
@@ -154,7 +153,8 @@ pub fn pool(state: &mut State) -> Result<Pool, String> {
 impl Master {
     /// Goes on from the state.
     pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
-        let Rest { pool, state, words, died, bound_anew } = rest;
+        let Rest { pool, mut state, words, died, bound_anew } = rest;
+        self.status.resume(&mut state);
         self.pool = pool;
         // A master that was started again after one died has its own terminal.
         if let Some(terminal) = state.terminal.filter(|_| !died) {
@@ -191,23 +191,6 @@ impl Master {
             self.events.push(Event::Exited { worker, how: ExitCause::Unknown, left: false });
         }
         self.systemd.still_to_say(state.unsaid);
-        self.failures = state.failures.into();
-        self.published.failures.extend(state.causes);
-        self.published.reloads.extend(state.reloads);
-        self.published.recycled.extend(state.recycled);
-        self.published.committed_at = state.committed_at;
-        self.past = Ended { totals: state.past };
-        self.published.last_reload = state.last_reload.map(|last| LastReload {
-            generation: last.generation,
-            outcome: outcome(&last.result),
-            reason: last.reason.into(),
-            detail: last.detail,
-            output: last.output,
-            worker: None,
-            began: last.began.unwrap_or(SystemTime::UNIX_EPOCH),
-            ended: last.ended.unwrap_or(SystemTime::UNIX_EPOCH),
-            took: last.took,
-        });
         if let Some(announce) = state.reload_asked {
             self.begin_reload(None, announce);
         }
@@ -252,7 +235,7 @@ impl Master {
         let message = format!("{} of the master before this one found again: they serve on", pool::workers(left));
         self.log.record(Record::new(Level::Warning, message));
         if self.pool.announced() {
-            self.systemd.status(&self.status_line(), true, self.now);
+            self.systemd.status(&self.status.line(&self.pool), true, self.now);
             self.systemd.ready(self.now);
         }
     }
@@ -273,9 +256,4 @@ impl Master {
     fn is_known(&self, worker: WorkerId) -> bool {
         self.workers.get(worker).is_some() || self.workers.is_to_spawn(worker)
     }
-}
-
-/// The outcome of a reload from its word in `docs/contract.md`.
-fn outcome(word: &str) -> Outcome {
-    Outcome::ALL.into_iter().find(|outcome| outcome.as_str() == word).unwrap_or(Outcome::Aborted)
 }

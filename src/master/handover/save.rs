@@ -29,10 +29,7 @@ impl Master {
         let mut state = State {
             instance: self.releases.context().instance.to_string(),
             program: self.program.as_os_str().into(),
-            started_at: Some(self.started_at),
             pool: Some(self.pool.clone()),
-            status: self.status.socket().map(|status| fds.lend("status".to_owned(), status)),
-            status_address: self.status.address().map(str::to_owned),
             directory: self.releases.source().directory.as_path().into(),
             nofile: self.releases.context().nofile,
             terminal: Some(self.terminal),
@@ -50,32 +47,15 @@ impl Master {
                 journal: self.log.journal().target() == Target::Journal,
             },
             unsaid: self.systemd.unsaid().to_vec(),
-            failures: self.failures.iter().cloned().collect(),
-            causes: self.published.failures.clone(),
-            reloads: self.published.reloads.clone(),
-            recycled: self.published.recycled.clone(),
-            committed_at: self.published.committed_at,
-            past: self.past.totals.clone().finite(),
-            last_reload: self.published.last_reload.as_ref().map(|last| state::LastReload {
-                generation: last.generation,
-                result: last.outcome.as_str().to_owned(),
-                reason: last.reason.to_string(),
-                detail: last.detail.clone(),
-                output: last.output.clone(),
-                began: Some(last.began),
-                ended: Some(last.ended),
-                took: last.took,
-            }),
-            last_requester: self.workers.runtime_dir().handle().last_requester(),
             waiting: self.requests.waiting().collect(),
             reload_asked: self.upgrade.as_ref().and_then(Upgrade::reload_asked),
-            troubles: self.troubles.saved(),
             // For an exec only: after a restart systemd itself passes the stored names.
             stored: output.and(self.store.as_ref()).map_or_else(Vec::new, Store::held),
             ..State::default()
         };
         self.workers.save(&mut state, fds);
         self.listeners.save(&mut state, fds);
+        self.status.save(&mut state, fds);
         Ok(state)
     }
 }

@@ -143,7 +143,7 @@ impl Master {
             && !self.workers.has_to_spawn()
             && self.events.is_empty()
             && !self.requests.has_answers()
-            && self.published.no_tails()
+            && self.status.has_all_tails()
     }
 
     /// Whether a requester waits for anything but this upgrade, or a reload is under way.
@@ -218,7 +218,7 @@ impl Master {
             return None;
         };
         for _ in 0..LAST_TURNS {
-            while let Ok(request) = self.ends.commands.try_recv() {
+            while let Ok(request) = self.commands.try_recv() {
                 self.request(request);
             }
             self.last_turn().await;
@@ -240,7 +240,7 @@ impl Master {
         loop {
             tokio::select! {
                 () = &mut stop => return,
-                Some(request) = self.ends.commands.recv() => self.too_late(request),
+                Some(request) = self.commands.recv() => self.too_late(request),
                 Some(result) = self.task_results.recv() => self.take_result(result),
             }
             self.take_in();
@@ -251,7 +251,7 @@ impl Master {
     /// Runs the last loop iterations before execve(2), so that answers reach their requesters.
     pub(in crate::master) async fn last_turns(&mut self) {
         for _ in 0..LAST_TURNS {
-            while let Ok(request) = self.ends.commands.try_recv() {
+            while let Ok(request) = self.commands.try_recv() {
                 self.too_late(request);
             }
             self.last_turn().await;

@@ -4,47 +4,29 @@
 //! Law: another thread asks systemd. A systemd that does not answer changes nothing.
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::master::fronts;
-use crate::master::log::catalog;
-use crate::master::log::journal::{Level, Record};
+use crate::master::listeners::ListenerSet;
 use crate::master::releases::command::{self, Cancel};
-use crate::master::status::troubles;
-use crate::master::tasks::TaskResult;
-use crate::master::turn::Master;
+use crate::master::tasks::{TaskResult, TaskResults, Tasks};
 
 /// The time limit of systemctl(1).
 const LIMIT: Duration = Duration::from_secs(20);
 
-impl Master {
-    /// Compares the listening sockets with the addresses of the socket units, on another thread.
-    pub(in crate::master) fn look_at_socket_units(&mut self) {
-        let have: Vec<String> = self.listeners.addresses().into_iter().map(str::to_owned).collect();
-        let (instance, bring) = (self.releases.context().instance.clone(), self.results.clone());
+impl ListenerSet {
+    /// Compares the listening sockets with the addresses of the instance's socket units, on another thread.
+    pub(in crate::master) fn look_at_socket_units(&self, instance: Arc<str>, tasks: &Tasks, results: TaskResults) {
+        let have: Vec<String> = self.addresses().into_iter().map(str::to_owned).collect();
         // Nothing waits for the result, so systemctl's own deadline is the only one. A thread that cannot start is not reported
         // here: other reports are more important then.
-        let _ = self.tasks.start(LIMIT, move |_, job| {
+        let _ = tasks.start(LIMIT, move |_, job| {
             let service = fronts::own_unit().unwrap_or_else(|| format!("ratoon@{instance}.service"));
             if let Some(why) = missing(&service, &have, &job.cancel) {
-                let _ = bring.send(TaskResult::SocketsMissing(why));
+                let _ = results.send(TaskResult::SocketsMissing(why));
             }
         });
-    }
-
-    /// Reports addresses for which systemd passed no socket.
-    pub(in crate::master) fn sockets_missing(&mut self, why: String) {
-        // Another trouble is already reported, such as lost sockets of an earlier master with what becomes of them.
-        if !self.troubles.is_empty() {
-            return;
-        }
-        self.log.record(Record {
-            id: catalog::DEGRADED,
-            how: Some(why.clone()),
-            ..Record::new(Level::Error, format!("degraded: {why}"))
-        });
-        self.troubles.begin(troubles::NOT_PASSED, why);
-        self.published.at_once = true;
     }
 }
 

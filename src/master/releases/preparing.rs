@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -244,15 +243,12 @@ impl ReleaseStore {
     pub fn step_limit(&self, serving: GenerationId) -> Duration {
         self.releases.get(&serving).map_or(UNTIL_CONFIGURED, |release| release.config.worker.start_timeout)
     }
-
-    /// The configuration file.
-    pub fn file(&self) -> Option<&Path> {
-        self.source.file.as_deref()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
     use super::*;

@@ -14,10 +14,11 @@ use serde_json::{Map, Value};
 use crate::api::{Summary, WorkerView};
 use crate::config::Config;
 use crate::master::listeners::sockets::{Kind, Listener};
-use crate::master::status::publish::{Ended, LastReload};
+use crate::master::releases::prepare::Release;
+use crate::master::status::StatusPublisher;
+use crate::master::status::history::LastReload;
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::tasks::TaskResult;
-use crate::master::turn::Master;
 use crate::master::workers::processes::told;
 use crate::master::workers::readiness::Known;
 use crate::pool::Phase;
@@ -36,85 +37,63 @@ struct Facts {
     recycled_by_reason: BTreeMap<String, u64>,
     committed_at: Option<SystemTime>,
     limits: tree::Limits,
-    workers: Vec<One>,
+    workers: Vec<WorkerFacts>,
     /// Each listener with its queues; it has several where each slot has its own socket.
     listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
     failures: Vec<tree::Failure>,
-    past: Ended,
+    past: Totals,
     surveyor: Surveyor,
 }
 
-/// A worker in the [`Facts`].
-struct One {
-    view: WorkerView,
-    group: Option<PathBuf>,
-    info: Map<String, Value>,
-    counters: BTreeMap<String, f64>,
-    scoreboard: Option<Arc<Scoreboard>>,
-    readiness: Option<Known>,
+/// A worker in the document, as the loop knows it.
+pub(in crate::master) struct WorkerFacts {
+    pub view: WorkerView,
+    pub group: Option<PathBuf>,
+    pub info: Map<String, Value>,
+    pub counters: BTreeMap<String, f64>,
+    pub scoreboard: Option<Arc<Scoreboard>>,
+    pub readiness: Option<Known>,
 }
 
-impl Master {
-    /// Answers the requester with the document, which another thread composes.
-    pub(in crate::master) fn document(&mut self, requester: Requester) {
-        let job = self.status_cache.ask(requester);
-        self.compose(job);
+impl StatusPublisher {
+    /// Answers the requester from the cache, or lets it wait. Returns `Some` when a document has to be composed: see [`Self::compose`].
+    pub(in crate::master) fn ask(&mut self, requester: Requester) -> Option<Job> {
+        self.cache.ask(requester)
     }
 
-    /// Called when a document is composed: begins the next one, if requesters wait for it.
-    pub(in crate::master) fn composed(&mut self) {
-        let job = self.status_cache.next();
-        self.compose(job);
+    /// A document is composed: begins the next one, if requesters wait for it.
+    pub(in crate::master) fn next_document(&mut self) -> Option<Job> {
+        self.cache.next()
     }
 
-    fn compose(&mut self, job: Option<Job>) {
-        let Some(job) = job else { return };
-        let facts = self.facts();
+    /// Composes a document on another thread, and answers all requesters that wait for it. `release`: that of the present generation.
+    pub(in crate::master) fn compose(
+        &self,
+        job: Job,
+        workers: Vec<WorkerFacts>,
+        listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
+        release: Option<&Release>,
+    ) {
+        let facts = Facts {
+            summary: self.summary.borrow().clone(),
+            last_reload: self.history.last_reload().cloned(),
+            reloads: self.history.reloads_by_result().clone(),
+            failures_by_cause: self.history.failures_by_cause().clone(),
+            recycled_by_reason: self.history.recycled_by_reason().clone(),
+            committed_at: self.history.committed_at(),
+            limits: release.map(|release| limits(&release.config)).unwrap_or_default(),
+            workers,
+            listeners,
+            failures: self.history.failures().cloned().collect(),
+            past: self.history.totals().clone(),
+            surveyor: self.surveyor.clone(),
+        };
         let results = self.results.clone();
         tokio::task::spawn_blocking(move || {
             if job.done(|| build(facts)) {
                 let _ = results.send(TaskResult::Composed);
             }
         });
-    }
-
-    fn facts(&self) -> Facts {
-        let summary = self.ends.summary.borrow().clone();
-        let workers = self.pool.workers().filter_map(|(id, _)| {
-            let process = self.workers.get(id);
-            Some(One {
-                view: self.workers.view(&self.pool, id)?,
-                group: process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned()),
-                info: process.map(|process| process.info()).unwrap_or_default(),
-                counters: process.map(|process| process.counters().clone()).unwrap_or_default(),
-                scoreboard: process.and_then(|process| process.scoreboard.clone()),
-                readiness: process
-                    .and_then(|process| process.readiness)
-                    .or(self.pool.said_ready_alone(id).then_some(Known::Said)),
-            })
-        });
-        Facts {
-            summary,
-            last_reload: self.published.last_reload.clone(),
-            reloads: self.published.reloads.clone(),
-            failures_by_cause: self.published.failures.clone(),
-            recycled_by_reason: self.published.recycled.clone(),
-            committed_at: self.published.committed_at,
-            limits: self.releases.get(self.pool.generation()).map(|release| limits(&release.config)).unwrap_or_default(),
-            workers: workers.collect(),
-            listeners: self.listeners.shown(),
-            failures: self.failures.iter().cloned().collect(),
-            past: self.past.clone(),
-            surveyor: self.surveyor.clone(),
-        }
-    }
-
-    /// Gives memory back when nobody has requested a document for a while.
-    pub(in crate::master) fn forget_documents(&mut self) {
-        if let Some(forgotten) = self.status_cache.forget(self.now) {
-            self.surveyor.forget();
-            self.idle_trim.tidy(forgotten);
-        }
     }
 }
 
@@ -128,7 +107,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
-    let Ended { totals: mut all } = past;
+    let mut all = past;
     // Each page is read once, so that the sums match the workers shown.
     let mut told_by = Vec::with_capacity(workers.len());
     let (mut lists, mut claims) = (Lists::default(), Claims::default());
@@ -252,8 +231,8 @@ fn limits(config: &Config) -> tree::Limits {
     }
 }
 
-fn worker(one: One, told: Told, survey: &Survey) -> tree::Worker {
-    let One { view, group: _, info, counters: _, scoreboard: _, readiness } = one;
+fn worker(one: WorkerFacts, told: Told, survey: &Survey) -> tree::Worker {
+    let WorkerFacts { view, group: _, info, counters: _, scoreboard: _, readiness } = one;
 
     let Told { totals, unlisted, active } = told;
     let figures = survey.worker(view.id).cloned().unwrap_or_default();

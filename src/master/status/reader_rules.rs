@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use crate::api::readers::Rules;
 use crate::master::releases::prepare::Release;
-use crate::master::turn::Master;
+use crate::master::status::StatusPublisher;
 use crate::pool::GenerationId;
 
-impl Master {
+impl StatusPublisher {
     /// Puts the rules of the committed generation into effect, if they differ from the present ones.
-    pub(in crate::master) fn keep_reader_rules(&self) {
-        let readers = self.workers.runtime_dir().handle().readers();
-        let rules = rules(self.releases.all(), self.pool.generation());
+    pub(in crate::master) fn keep_reader_rules(&self, releases: &HashMap<GenerationId, Arc<Release>>, committed: GenerationId) {
+        let readers = self.handle.readers();
+        let rules = rules(releases, committed);
         if *readers.rules() != rules {
             readers.set(rules);
         }

@@ -44,8 +44,9 @@ impl StatusChange {
 }
 
 /// The socket that is served, and the one of a reload that is not committed yet.
-#[derive(Debug, Default)]
 pub struct StatusListener {
+    handle: Handle,
+    registry: Arc<ConnectionRegistry>,
     address: Option<String>,
     socket: Option<OwnedFd>,
     server: Option<AbortHandle>,
@@ -63,8 +64,10 @@ impl StatusListener {
         handle: &Handle,
         registry: &Arc<ConnectionRegistry>,
     ) -> (StatusListener, std::io::Result<()>) {
-        let mut listener = StatusListener { address: address.filter(|_| socket.is_some()), socket, ..StatusListener::default() };
-        let served = listener.serve(handle, registry);
+        let (handle, registry) = (handle.clone(), registry.clone());
+        let address = address.filter(|_| socket.is_some());
+        let mut listener = StatusListener { handle, registry, address, socket, server: None, candidate: None };
+        let served = listener.serve();
         (listener, served)
     }
 
@@ -92,22 +95,18 @@ impl StatusListener {
     ///
     /// # Errors
     /// As [`StatusListener::begin`].
-    pub fn committed(
-        &mut self,
-        number: GenerationId,
-        handle: &Handle,
-        registry: &Arc<ConnectionRegistry>,
-    ) -> std::io::Result<()> {
+    pub fn committed(&mut self, number: GenerationId) -> std::io::Result<()> {
         let Some((_, change)) = self.candidate.take().filter(|(of, _)| *of == number) else { return Ok(()) };
         if let Some(server) = self.server.take() {
             server.abort();
         }
         (self.address, self.socket) = (change.address, change.socket);
-        self.serve(handle, registry)
+        self.serve()
     }
 
-    fn serve(&mut self, handle: &Handle, registry: &Arc<ConnectionRegistry>) -> std::io::Result<()> {
-        self.server = self.socket.as_ref().map(|socket| fronts::serve_status(socket, handle, registry)).transpose()?;
+    fn serve(&mut self) -> std::io::Result<()> {
+        let serve = |socket| fronts::serve_status(socket, &self.handle, &self.registry);
+        self.server = self.socket.as_ref().map(serve).transpose()?;
         Ok(())
     }
 }

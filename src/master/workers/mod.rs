@@ -42,7 +42,7 @@ use self::cgroup::Cgroups;
 use self::discarder::Discarder;
 use self::orphaned::Orphaned;
 use self::processes::{Process, Processes};
-use self::readiness::ReadinessWatch;
+use self::readiness::{Known, ReadinessWatch};
 use self::runtime_dir::RuntimeDir;
 use self::spawn::Pages;
 use crate::api::WorkerView;
@@ -50,6 +50,7 @@ use crate::master::log::Log;
 use crate::master::output::Outputs;
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::prepare::Release;
+use crate::master::status::document::WorkerFacts;
 use crate::master::tasks::{TaskResult, TaskResults, Tasks};
 use crate::pool::{GenerationId, Pool, Slot, WorkerId};
 use crate::sys::poll::Poll;
@@ -212,6 +213,22 @@ impl WorkerSet {
     /// Views of all workers.
     pub fn views(&self, pool: &Pool) -> Vec<WorkerView> {
         pool.workers().filter_map(|(id, _)| self.view(pool, id)).collect()
+    }
+
+    /// All workers as the status document shows them.
+    pub fn facts(&self, pool: &Pool) -> Vec<WorkerFacts> {
+        let facts = |(id, _)| {
+            let process = self.get(id);
+            Some(WorkerFacts {
+                view: self.view(pool, id)?,
+                group: process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned()),
+                info: process.map(Process::info).unwrap_or_default(),
+                counters: process.map(|process| process.counters().clone()).unwrap_or_default(),
+                scoreboard: process.and_then(|process| process.scoreboard.clone()),
+                readiness: process.and_then(|process| process.readiness).or(pool.said_ready_alone(id).then_some(Known::Said)),
+            })
+        };
+        pool.workers().filter_map(facts).collect()
     }
 
     /// The runtime directory, with the control socket and the notify sockets.

@@ -220,7 +220,7 @@ macro_rules! words {
             const WORDS: &'static [&'static str] = &[$($word),+];
 
             /// The word in the file.
-            fn word(self) -> &'static str {
+            pub fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
                 }

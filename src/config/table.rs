@@ -28,6 +28,24 @@ words! {
 }
 
 words! {
+    /// `worker.adapter`: what makes an unmodified server take the sockets, say `READY=1` and drain without loss.
+    Adapter {
+        /// `node` if the command is Node.js, else none.
+        Auto = "auto",
+        /// Node.js, by `NODE_OPTIONS`.
+        Node = "node",
+        /// Python: uvicorn, hypercorn, gunicorn.
+        Asgi = "asgi",
+        /// Ruby: Puma, by `RUBYOPT`.
+        Rack = "rack",
+        /// A program that binds its address itself, by `LD_PRELOAD`.
+        Bind = "bind",
+        /// None.
+        None = "none",
+    }
+}
+
+words! {
     /// `worker.stdin`: standard input of the workers.
     Stdin {
         /// `/dev/null`.
@@ -111,6 +129,20 @@ tables! {
         /// `"accepting"`: it accepts. `"notify"`: it says `READY=1`. `"running"`: it has lived for `settle`.
         /// See READINESS in `ratoon.toml(5)` for how accepting is seen from outside.
         ready: Ready as Ready, default r#""auto""#, flag("ready");
+        /// What makes an unmodified server a worker: `"auto"`, `"node"`, `"asgi"`, `"rack"`, `"bind"` or `"none"`.
+        /// With it the server takes the listening sockets, says `READY=1` and drains without losing a request. What the adapter needs is
+        /// appended to the variables of the workers.
+        /// `"node"`: `app.listen(3000)` of http, http2, Express and others takes the socket (`NODE_OPTIONS`).
+        /// `"asgi"`: uvicorn and hypercorn are started as `python -m ratoon.asgi`, gunicorn gets a configuration that says
+        /// `READY=1` when the application is loaded (`PYTHONPATH`, `GUNICORN_CMD_ARGS`). `"rack"`: Puma (`RUBYLIB`, `RUBYOPT`).
+        /// `"bind"`: any dynamically linked program that binds the address of a listening socket itself gets that socket
+        /// (`LD_PRELOAD`); Java, PHP, Apache. `"auto"` is `"node"` if the command is Node.js or a script of it such as npm, and the
+        /// instance has a listening socket; else none. See ADAPTERS in `ratoon.toml(5)`.
+        adapter: Adapter as Adapter, default r#""auto""#, flag("adapter");
+        /// The library of the adapter `"bind"`, where it is not that of the package.
+        /// It may not be below `/run`, which may be mounted noexec, and its path cannot hold a space or a colon.
+        adapter_library: Option<PathBuf> as FilePath, none "`libratoon_bind.so` in `../lib/ratoon` from the program's directory, or beside it",
+            example r#""/usr/local/lib/libratoon_bind.so""#, flag("adapter-library PATH");
         /// With `ready = "running"`, how long a worker must have lived; with `"auto"`, how long it must have accepted in silence.
         settle: Duration as TimeOrZero, default r#""1s""#, flag("settle TIME");
         /// How long a worker may take from its start to readiness.

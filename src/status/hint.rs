@@ -7,8 +7,9 @@ pub fn hint(how: &str, log_tail: &[String]) -> Option<&'static str> {
     let printed = |words: &[&str]| log_tail.iter().any(|line| words.iter().any(|word| line.contains(word)));
     Some(match how {
         _ if how.starts_with("start timeout") => {
-            "it did not say READY=1 in time: a program that does not speak sd_notify(3) needs worker.ready = \"running\", one that \
-             starts slowly a longer worker.start_timeout"
+            "it did not say READY=1 or did not accept in time: a program that does not speak sd_notify(3) needs worker.ready = \"running\", \
+             one that binds its address itself worker.adapter = \"bind\" (not if it is statically linked), one that starts slowly a longer \
+             worker.start_timeout"
         }
         "exec: No such file or directory" => {
             "the program is there, but what runs it is not: the interpreter in its first line (#!), or the loader that an \

@@ -4,6 +4,7 @@
 pub mod load;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -23,7 +24,9 @@ pub struct Master {
 impl Master {
     /// Starts it on a free port of 127.0.0.1 and waits until all workers are ready.
     pub fn start(configuration: &str) -> Master {
-        let directory = tempfile::tempdir().expect("a directory");
+        // A path with a space, which every user can read.
+        let everybody = fs::Permissions::from_mode(0o755);
+        let directory = tempfile::Builder::new().prefix("a pool").permissions(everybody).tempdir().expect("a directory");
         let file = directory.path().join("pool.toml");
         fs::write(&file, configuration).expect("pool.toml");
         fs::create_dir(directory.path().join("run")).expect("run");

@@ -137,4 +137,9 @@ function wanted(args) {
   return { port: Number(first) };
 }
 
-new Adapter().install();
+// Another copy may have been loaded before: by the command, where `worker.adapter` has loaded this one, or the other way round.
+const installed = Symbol.for('ratoon.adapter');
+if (!process[installed]) {
+  process[installed] = true;
+  new Adapter().install();
+}

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::ffi::CString;
 
 use crate::config::Worker;
+use crate::master::releases::adapter::VARIABLES;
 use crate::pool::{GenerationId, Slot, WorkerId};
 use crate::sys::spawn::Plan;
 
@@ -45,8 +46,12 @@ impl Values {
             let Cow::Owned(value_of_worker) = self.text(value.as_bytes()) else { continue };
             let (pinned, prefix) = (format!("{name}={value}"), format!("{name}="));
             // An environment file that also sets the variable wins, so the entry differs and is left alone.
-            if let Some(at) = plan.env.iter().position(|entry| entry.as_bytes() == pinned.as_bytes())
-                && let Ok(entry) = CString::new([prefix.into_bytes(), value_of_worker].concat())
+            // An adapter appends to the value.
+            let appended = VARIABLES.contains(&name.as_str());
+            let is_it = |entry: &[u8]| entry == pinned.as_bytes() || appended && entry.starts_with(pinned.as_bytes());
+            if let Some(at) = plan.env.iter().position(|entry| is_it(entry.as_bytes()))
+                && let Ok(entry) =
+                    CString::new([prefix.as_bytes(), &value_of_worker, &plan.env[at].as_bytes()[pinned.len()..]].concat())
             {
                 expanded.env.get_or_insert_with(|| plan.env.clone())[at] = entry;
             }
@@ -161,19 +166,28 @@ mod tests {
     #[test]
     fn arguments_and_variables_of_the_configuration_are_expanded() {
         let mut config = Config::for_command(Vec::new()).worker;
-        config.environment = vec![("PORT".into(), "80$RATOON_SLOT".into()), ("OVER".into(), "$RATOON_SLOT".into())];
+        let variables = [("PORT", "80$RATOON_SLOT"), ("OVER", "$RATOON_SLOT"), ("RUBYOPT", "-w$RATOON_SLOT")];
+        config.environment = variables.map(|(name, value)| (name.into(), value.into())).into();
         config.environment_override = vec![("ID".into(), "$RATOON_WORKER".into())];
         let mut plan = shell("echo $RATOON_GENERATION $$");
         plan.argv[0] = c"$RATOON_SLOT".to_owned();
         // The configuration sets the first two and `OVER`, which a file overrides; the others are the master's.
-        let env = ["PORT=80$RATOON_SLOT", "ID=$RATOON_WORKER", "HOME=/", "OVER=by $RATOON_SLOT", "OWN=$RATOON_SLOT"];
+        let env = [
+            "PORT=80$RATOON_SLOT",
+            "ID=$RATOON_WORKER",
+            "HOME=/",
+            "OVER=by $RATOON_SLOT",
+            "OWN=$RATOON_SLOT",
+            "RUBYOPT=-w$RATOON_SLOT -r$x",
+        ];
         plan.env = env.iter().map(|entry| CString::new(*entry).unwrap()).collect();
         let texts = |entries: Option<Vec<CString>>| -> Vec<String> {
             entries.unwrap().into_iter().map(|entry| entry.into_string().unwrap()).collect()
         };
         let expanded = VALUES.expand(&config, &plan);
         assert_eq!(texts(expanded.argv), ["$RATOON_SLOT", "-c", "echo 5 $$"], "the program is pinned for all workers");
-        assert_eq!(texts(expanded.env), ["PORT=803", "ID=17", "HOME=/", "OVER=by $RATOON_SLOT", "OWN=$RATOON_SLOT"]);
+        let wanted = ["PORT=803", "ID=17", "HOME=/", "OVER=by $RATOON_SLOT", "OWN=$RATOON_SLOT", "RUBYOPT=-w3 -r$x"];
+        assert_eq!(texts(expanded.env), wanted, "the last one has the addition of an adapter");
         config.environment.clear();
         config.environment_override.clear();
         assert_eq!(VALUES.expand(&config, &shell("exec sleep 1")), Expanded::default());

@@ -7,6 +7,7 @@
 //! | `release` | opens the program and the directory of a release |
 //! | `script` | starts of a script after its release was moved or changed |
 //! | `command` | runs checks and hooks |
+//! | `adapter` | what makes an unmodified server a worker (`worker.adapter`) |
 //! | `account` | the users as which workers, checks and hooks run |
 //! | `hooks` | hooks and checks, and those that a root master refuses |
 //! | `expand` | `$RATOON_SLOT` and similar names in arguments and variables |
@@ -14,6 +15,7 @@
 //! | `warnings` | dangerous releases, and reloads that change nothing |
 
 pub mod account;
+pub(in crate::master) mod adapter;
 pub(in crate::master) mod command;
 pub(in crate::master) mod expand;
 pub mod hooks;

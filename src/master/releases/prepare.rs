@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use crate::config::{self, Balance, Config, Overrides, Stdin};
 use crate::master::listeners::sockets::Listener;
 use crate::master::releases::account::Account;
+use crate::master::releases::adapter;
 use crate::master::releases::hooks::{self, Setting};
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::release;
@@ -115,6 +116,13 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
     let pinned_at = SystemTime::now();
     let pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref());
     let mut pinned = pinned.map_err(|error| error.to_string())?;
+    let listeners = listeners(&config, &context.listeners);
+    let runtime_directory = context.control.parent();
+    let adapted =
+        adapter::adapt(&config.worker, &pinned.program, &pinned.directory_path, runtime_directory, !listeners.is_empty())?;
+    if let Some(command) = &adapted.command {
+        pinned = release::pin("worker.command", command, &directory, path.as_deref()).map_err(|error| error.to_string())?;
+    }
     job.reading("the accounts of worker.user and worker.group");
     let account = Account::of_workers(&config)?;
     if let Some(argv) = config.reload.check.as_deref().filter(|_| reload) {
@@ -135,7 +143,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
             *entry = resolved;
         }
     }
-    let listeners = listeners(&config, &context.listeners);
+    adapted.extend(&mut env);
     if config.worker.stdin == Stdin::Socket && listeners.is_empty() {
         return Err(NO_SOCKET.into());
     }
@@ -143,7 +151,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
     env.extend(assignment("PWD", &pinned.directory_path.display().to_string()));
     env.extend(assignment("RATOON_INSTANCE", &context.instance));
     env.extend(assignment("RATOON_CONTROL", &context.control.display().to_string()));
-    let script = context.control.parent().and_then(|run| script::pin_starts(&mut pinned.program, &pinned.directory_path, run));
+    let script = runtime_directory.and_then(|run| script::pin_starts(&mut pinned.program, &pinned.directory_path, run));
     let nofile = config.worker.limits.nofile.map_or(context.nofile, |limit| (limit, limit));
     let plan = Plan {
         program: pinned.program,
@@ -155,7 +163,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
         nofile: Some(nofile),
         die_with_parent: context.die_with_parent,
     };
-    let mut reload_warnings: Vec<String> = short.into_iter().collect();
+    let mut reload_warnings: Vec<String> = short.into_iter().chain(adapted.warning).collect();
     job.reading("the address of status.listen");
     let change = living.map(|living| StatusChange::prepare(living.status.as_deref(), config.status.listen.as_deref()));
     let status = change.transpose().unwrap_or_else(|why| {

@@ -89,6 +89,13 @@ pub fn pin_starts(program: &mut Program, directory: &Path, runtime_directory: &P
     kept
 }
 
+/// The words of a script's `#!` line: the interpreter, and its argument if there is one. `None` for another program.
+pub fn interpreter(program: &Program) -> Option<Vec<String>> {
+    let interpreter = Interpreter::of(&program.script_text()?)?;
+    let words = [Some(interpreter.path), interpreter.argument].into_iter().flatten();
+    words.map(|word| word.into_string().ok()).collect()
+}
+
 /// The interpreter that a `#!` line names.
 #[derive(Debug, PartialEq, Eq)]
 struct Interpreter {

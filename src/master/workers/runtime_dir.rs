@@ -18,6 +18,7 @@ use crate::control::listen::Control;
 use crate::control::{http, paths};
 use crate::master::handover::fds::Outgoing;
 use crate::master::handover::{replace, state};
+use crate::master::releases::adapter;
 use crate::master::workers::WorkerSet;
 use crate::master::workers::processes::Token;
 use crate::pool::WorkerId;
@@ -166,6 +167,7 @@ impl Drop for RuntimeDir {
         if fs::remove_dir(self.notify()).is_err() {
             let _ = fs::remove_dir_all(self.notify());
         }
+        adapter::clear(&self.directory);
     }
 }
 

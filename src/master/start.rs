@@ -24,7 +24,8 @@ use crate::master::handover::fds::Incoming;
 use crate::master::handover::orphans::Orphans;
 use crate::master::handover::replace::{self, Left};
 use crate::master::handover::restore;
-use crate::master::handover::{resume, store};
+use crate::master::handover::resume::{self, NoOrigin};
+use crate::master::handover::store;
 use crate::master::listeners::ListenerSet;
 use crate::master::listeners::sockets::{self, Inherited, Listener};
 use crate::master::log::Log;
@@ -196,8 +197,13 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
     // Before there is any other process of this master in the unit's control group.
     let cgroups = cgroups(journal);
     let origin = match left {
-        None => fresh(&options, &start)?,
-        Some(left) => resume::go_on(left, &start)?,
+        None => fresh(&options, &start),
+        Some(left) => resume::go_on(left, &start),
+    };
+    let origin = match origin {
+        Ok(origin) => origin,
+        Err(NoOrigin::ToldToEnd) => return Ok(0),
+        Err(NoOrigin::Failed(why)) => return Err(why),
     };
     source.directory = origin.working_directory.clone();
     // This starts a child process, so the control group must be known to be this master's alone.
@@ -265,7 +271,7 @@ async fn last_answers(bus: dbus::Service) {
 }
 
 /// The start of an instance without an earlier program in this process; after a death of the master, with what systemd kept.
-fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, String> {
+fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
     let Start { name, source, journal, .. } = start;
     let mut inherited = sockets::from_systemd(|name| std::env::var_os(name)).map_err(|error| error.to_string())?;
     for warning in inherited.iter_mut().flat_map(|inherited| std::mem::take(&mut inherited.warnings)) {

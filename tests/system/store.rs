@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     ("store_holds_what_is_needed_after_upgrades_in_reloads", store_holds_what_is_needed_after_upgrades_in_reloads),
     ("output_of_workers_outlives_a_master_that_is_not_root", output_of_workers_outlives_a_master_that_is_not_root),
     ("socket_that_only_workers_hold_degrades", socket_that_only_workers_hold_degrades),
+    ("sockets_lost_with_the_state_start_no_generation", sockets_lost_with_the_state_start_no_generation),
     ("tcp_socket_outlives_a_restart_of_its_unit", tcp_socket_outlives_a_restart_of_its_unit),
     ("unix_socket_outlives_a_restart_of_its_unit", unix_socket_outlives_a_restart_of_its_unit),
 ];
@@ -145,8 +146,7 @@ fn tcp_socket_outlives_a_restart_of_its_unit(c: &Container) {
     assert_eq!(web.settled()["degraded"], true);
     // What it says to type mends it.
     c.ok(&["systemctl", "stop", &web.service()]);
-    let _ = c.run(&["systemctl", "reset-failed", &web.socket()]);
-    c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+    c.ok(&["systemctl", "restart", &web.socket(), &web.service()]);
     assert_eq!(web.settled()["degraded"], false);
     assert!(web.get().expect("an answer").contains("version v2"));
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
@@ -212,17 +212,51 @@ fn output_of_workers_outlives_a_master_that_is_not_root(c: &Container) {
     nothing_is_left(&web);
 }
 
-/// Neither a unit nor the store has the socket that the workers serve: it is dropped from the store, and the socket unit was restarted.
-fn socket_that_only_workers_hold_degrades(c: &Container) {
-    let web = survivor(c, "alone", 2, "");
+/// Drops descriptors from the store, as the master would say it: root may speak for any process.
+fn drop_from_store(web: &Instance<'_>, names: &[&str]) {
     let in_store = || web.property("NFileDescriptorStore").parse::<u32>().expect("a number");
     let all = wanted(&web.settled());
     wait_for("the store has all", || (in_store() == all).then_some(()));
-    // As the master would say it: root may speak for any process.
-    let told = ["FDSTOREREMOVE=1", "FDNAME=ratoon-listener-0"];
-    let tell = ["env", "NOTIFY_SOCKET=/run/systemd/notify", "systemd-notify", &format!("--pid={}", web.main_pid())];
-    c.ok(&[&tell[..], &told].concat());
-    wait_for("the store has one less", || (in_store() + 1 == all).then_some(()));
+    for name in names {
+        let told = ["FDSTOREREMOVE=1".to_owned(), format!("FDNAME=ratoon-{name}")];
+        let (master, told) = (format!("--pid={}", web.main_pid()), told.each_ref().map(String::as_str));
+        web.c.ok(&[&["env", "NOTIFY_SOCKET=/run/systemd/notify", "systemd-notify", &master], &told[..]].concat());
+    }
+    wait_for("the store has less", || (in_store() + names.len() as u32 == all).then_some(()));
+}
+
+/// The address of the socket unit was changed, and neither the unit nor the store has the state and the socket that the workers serve.
+fn sockets_lost_with_the_state_start_no_generation(c: &Container) {
+    let web = survivor(c, "bereft", 2, "");
+    let before = pids(&web.settled());
+    drop_from_store(&web, &["state-0", "state-1", "listener-0"]);
+    let moved = format!("/etc/systemd/system/{}.d/moved.conf", web.socket());
+    c.write(&moved, "[Socket]\nListenStream=\nListenStream=127.0.0.1:7998\n");
+    c.ok(&["systemctl", "daemon-reload"]);
+    let master = kill_master(&web);
+    let why = "no listening socket is here, and only the workers of the earlier program hold one; they serve on";
+    let why = format!("{why}. To start anew: {}", to_type(&web));
+    wait_for("the reason in STATUS", || web.property("StatusText").contains(&why).then_some(()));
+    assert_ne!(web.main_pid(), master);
+    assert!(c.journal(&web.service()).contains(&why), "{}", c.journal(&web.service()));
+    // The workers serve on, and no others were started.
+    assert!(web.get().expect("the workers serve on").contains("generation 1"));
+    before.iter().for_each(|pid| assert!(c.path(&format!("/proc/{pid}")).exists(), "worker {pid} has ended"));
+    // What it says to type mends it, at the new address.
+    c.ok(&["systemctl", "stop", &web.service()]);
+    assert_eq!(web.property("Result"), "success", "{}", c.journal(&web.service()));
+    c.ok(&["systemctl", "restart", &web.socket(), &web.service()]);
+    let status = web.settled();
+    assert_eq!((&status["degraded"], &status["sockets"][0]["address"]), (&false.into(), &"127.0.0.1:7998".into()), "{status:#}");
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    c.ok(&["rm", &moved]);
+    nothing_is_left(&web);
+}
+
+/// Neither a unit nor the store has the socket that the workers serve: it is dropped from the store, and the socket unit was restarted.
+fn socket_that_only_workers_hold_degrades(c: &Container) {
+    let web = survivor(c, "alone", 2, "");
+    drop_from_store(&web, &["listener-0"]);
     let before = web.settled();
     let _ = c.run(&["systemctl", "restart", &web.socket()]);
     let master = kill_master(&web);
@@ -240,8 +274,7 @@ fn socket_that_only_workers_hold_degrades(c: &Container) {
     assert!(web.get().expect("the workers serve on").contains("generation 1"));
     // What it says to type mends it.
     c.ok(&["systemctl", "stop", &web.service()]);
-    let _ = c.run(&["systemctl", "reset-failed", &web.socket()]);
-    c.ok(&["systemctl", "start", &web.socket(), &web.service()]);
+    c.ok(&["systemctl", "restart", &web.socket(), &web.service()]);
     assert_eq!(web.settled()["degraded"], false);
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
@@ -250,7 +283,7 @@ fn socket_that_only_workers_hold_degrades(c: &Container) {
 /// What an administrator is told to type.
 fn to_type(web: &Instance<'_>) -> String {
     let name = web.name;
-    format!("`systemctl stop ratoon@{name}`, then `systemctl start ratoon@{name}.socket ratoon@{name}`")
+    format!("`systemctl stop ratoon@{name}`, then `systemctl restart ratoon@{name}.socket ratoon@{name}`")
 }
 
 /// All are ready, and the reason of the degradation stands in STATUS, in the status document, in `ratoon status` and on the bus.

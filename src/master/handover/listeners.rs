@@ -104,8 +104,10 @@ impl Found {
     }
 }
 
-fn hint(instance: &str) -> String {
-    format!("`systemctl stop ratoon@{instance}`, then `systemctl start ratoon@{instance}.socket ratoon@{instance}`")
+/// The commands that start an instance anew with the sockets of its socket unit. Not `start`: a socket unit that was changed while it was
+/// active stays active without a socket.
+pub fn hint(instance: &str) -> String {
+    format!("`systemctl stop ratoon@{instance}`, then `systemctl restart ratoon@{instance}.socket ratoon@{instance}`")
 }
 
 /// Whether both descriptors are the same socket: each socket has an inode number of its own.

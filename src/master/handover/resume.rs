@@ -30,12 +30,29 @@ use crate::sys::spawn::ErrorPipe;
 
 /// Pause between watchdog pings, and the number of pauses before a configuration that cannot be used is read again.
 const AGAIN: (Duration, u32) = (Duration::from_millis(250), 20);
+/// How long systemd is asked to wait for the start each time that a configuration was read; longer than all pauses together, so that the
+/// start does not time out while workers serve.
+const START_WAITS: Duration = Duration::from_secs(60);
+
+/// Why a master cannot go on.
+pub enum NoOrigin {
+    /// A signal told the master to end before it could begin.
+    ToldToEnd,
+    /// An error, as a sentence.
+    Failed(String),
+}
+
+impl From<String> for NoOrigin {
+    fn from(why: String) -> NoOrigin {
+        NoOrigin::Failed(why)
+    }
+}
 
 /// Goes on from the state of the earlier program of this process.
 ///
 /// # Errors
 /// The master was told to stop before it could begin.
-pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, String> {
+pub fn go_on(left: Left, start: &Start<'_>) -> Result<Origin, NoOrigin> {
     let Left { state, mut fds, names } = left;
     let listeners =
         carried_listeners(state.as_ref().map(|(state, _)| state.listeners.as_slice()).unwrap_or_default(), &names, &mut fds);
@@ -94,7 +111,7 @@ fn set_log(log: &state::Log, journal: &Journal) {
 ///
 /// # Errors
 /// The master was told to stop before it could begin, or another master runs.
-pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, String> {
+pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, NoOrigin> {
     // Bundles have more descriptors than those that systemd passed within the limit.
     let nofile = process::raise_nofile().ok();
     let mut fds = Incoming::by_name(inherited.stored, stored_name::PREFIX);
@@ -249,7 +266,7 @@ fn makeshift(
     output: RelayState,
     mut fds: Incoming,
     start: &Start<'_>,
-) -> Result<Origin, String> {
+) -> Result<Origin, NoOrigin> {
     let places = Env::of_process();
     let directory = paths::runtime_directory(start.name, &places);
     let control = match (fds.take(CONTROL), fds.take(LOCK)) {
@@ -280,7 +297,7 @@ fn makeshift_with(
     output: RelayState,
     orphans: Orphans,
     start: &Start<'_>,
-) -> Result<Origin, String> {
+) -> Result<Origin, NoOrigin> {
     let reason = format!("the state of the earlier program cannot be used: {why}");
     start.journal.log(Record {
         id: catalog::UPGRADE_REFUSED,
@@ -318,24 +335,27 @@ fn makeshift_with(
 
 /// Makes a release, and retries until the configuration is usable and the release has the sockets on which workers accept. The master
 /// does not give up, because workers are serving.
-fn patiently(context: &InstanceContext, orphans: &Orphans, start: &Start<'_>) -> Result<Release, String> {
+fn patiently(context: &InstanceContext, orphans: &Orphans, start: &Start<'_>) -> Result<Release, NoOrigin> {
     let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
     loop {
         let job = Job::unwatched().map_err(|error| error.to_string())?;
         let why = match prepare::prepare(start.source, context, None, &job) {
             Ok(release) if release.plan.listeners.is_empty() && lost_sockets::any_listens(orphans.pids()) => format!(
-                "no listening socket is here, and only the workers of the earlier program hold one; they serve on. To start anew: \
-                 systemctl restart ratoon@{0}.socket ratoon@{0}.service",
-                start.name
+                "no listening socket is here, and only the workers of the earlier program hold one; they serve on. To start anew: {}",
+                listeners::hint(start.name)
             ),
             Ok(release) => return Ok(release),
             Err(why) => why.in_full(),
         };
-        start.journal.log(Record::new(Level::Error, format!("no new generation can be started: {why}")));
+        let why = format!("no new generation can be started: {why}");
+        start.systemd.start_waits(&why, START_WAITS);
+        start.journal.log(Record::new(Level::Error, why));
         for _ in 0..AGAIN.1 {
             start.systemd.ping();
-            if let Some(libc::SIGTERM | libc::SIGINT | libc::SIGQUIT) = signals.read() {
-                return Err("told to end".to_owned());
+            // SIGUSR1: a restart with `survive.conf`.
+            if let Some(libc::SIGTERM | libc::SIGINT | libc::SIGQUIT | libc::SIGUSR1) = signals.read() {
+                start.journal.log(Record::new(Level::Info, "told to end before a generation could be started"));
+                return Err(NoOrigin::ToldToEnd);
             }
             std::thread::sleep(AGAIN.0);
         }

@@ -82,6 +82,12 @@ impl Systemd {
         }
     }
 
+    /// Tells at once why the start waits, and that it may take at least this long from now on. Not sent again when systemd takes no message
+    /// now: call it again and again.
+    pub fn start_waits(&self, why: &str, at_least: Duration) {
+        self.send_now(&format!("STATUS={}\nEXTEND_TIMEOUT_USEC={}", one_line(why), at_least.as_micros()));
+    }
+
     /// Stores a descriptor in systemd's descriptor store, or drops the one with this name (`None`). Returns `false` when systemd
     /// takes no message now.
     pub fn store(&self, name: &str, fd: Option<BorrowedFd<'_>>) -> bool {

@@ -6,6 +6,7 @@
 
 mod files;
 mod find;
+mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Manager;
 use super::find::User;
+use super::server;
 use crate::config;
 
 /// The settings of a new instance.
@@ -75,23 +76,10 @@ impl Instance {
     }
 
     fn configuration(&self) -> String {
-        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-        let command = self.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", ");
-        let mut text = format!(
-            "# The pool {}. All keys: man ratoon.toml, /usr/share/doc/ratoon/examples/web.toml. Read again at each reload.\n\n\
-             [worker]\ncommand = [{command}]\ndirectory = {}\n",
-            self.name,
-            quoted(&self.directory.display().to_string())
-        );
-        match self.workers {
-            Some(workers) => text += &format!("count = {workers}\n"),
-            None => text += "#count = 4    # in place of one for each CPU\n",
-        }
-        match &self.ready {
-            Some(ready) => text += &format!("ready = {}\n", quoted(ready)),
-            None => text += "#ready = \"running\"    # for a program that does not say READY=1, see sd_notify(3)\n",
-        }
-        text
+        let address = self.listen.first().and_then(|line| line.split_once('=')).map_or("", |(_, address)| address);
+        let is_port = address.bytes().all(|byte| byte.is_ascii_digit());
+        let address = if is_port { format!("0.0.0.0:{address}") } else { address.to_owned() };
+        configuration(&self.name, &self.command, &self.directory, &address, self.workers, self.ready.as_deref())
     }
 
     fn socket(&self) -> String {
@@ -160,6 +148,43 @@ impl Instance {
         text.pop();
         text
     }
+}
+
+/// The text of the configuration. `address` is the first one that it listens on.
+pub(super) fn configuration(
+    name: &str,
+    command: &[String],
+    directory: &Path,
+    address: &str,
+    workers: Option<u32>,
+    ready: Option<&str>,
+) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let list = |words: &[String]| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(", ");
+    let advice = server::advice(command, directory, address);
+    let command = advice.as_ref().map_or(command, |advice| &advice.command);
+    let mut text = format!(
+        "# The pool {name}. All keys: man ratoon.toml, /usr/share/doc/ratoon/examples/web.toml. Read again at each reload.\n\n\
+         [worker]\ncommand = [{}]\ndirectory = {}\n",
+        list(command),
+        quoted(&directory.display().to_string())
+    );
+    match workers {
+        Some(workers) => text += &format!("count = {workers}\n"),
+        None => text += "#count = 4    # in place of one for each CPU\n",
+    }
+    match (ready, &advice) {
+        (Some(ready), _) => text += &format!("ready = {}\n", quoted(ready)),
+        (None, None) => text += "#ready = \"running\"    # for a program that does not say READY=1, see sd_notify(3)\n",
+        (None, Some(_)) => {}
+    }
+    if let Some(advice) = advice {
+        text += &advice.worker;
+        if let Some((check, why)) = advice.check {
+            text += &format!("\n[reload]\n# {why}\ncheck = [{}]\n", list(&check));
+        }
+    }
+    text
 }
 
 /// The policy by which the bus lets this user own the instance's names.

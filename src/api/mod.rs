@@ -26,6 +26,8 @@ pub type RequesterId = u64;
 pub enum Request {
     /// Start a new generation; answered at its end.
     Reload,
+    /// Probe the release that a reload would start; no generation starts.
+    Probe,
     /// Roll back the reload that is under way.
     Abort,
     /// Set the number of workers.
@@ -41,6 +43,8 @@ pub enum Request {
 pub enum Reply {
     /// The answer to [`Request::Reload`].
     Reload(ReloadAnswer),
+    /// The answer to [`Request::Probe`].
+    Probe(ProbeAnswer),
     /// The request was carried out.
     Done,
     /// The request was not carried out; the reason.
@@ -66,6 +70,23 @@ pub struct ReloadAnswer {
     pub warnings: Vec<String>,
     /// Whether the instance is stopping, so that no later request for a reload can succeed.
     pub stopping: bool,
+}
+
+/// The outcome of a probe that was requested by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeAnswer {
+    /// The generation's number that the probed worker had; no other generation gets it.
+    pub generation: u64,
+    /// Whether a reload of this release would start its generation.
+    pub passed: bool,
+    /// Why not, as text, for every reader; empty when passed.
+    pub reason: String,
+    /// Output of a program that explains the reason.
+    pub detail: Option<String>,
+    /// The first and the last lines that this program printed.
+    pub output: Vec<String>,
+    /// The worker that was probed and failed.
+    pub worker: Option<u64>,
 }
 
 impl ReloadAnswer {

@@ -10,19 +10,47 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::probe;
 use super::screen::complain;
+use super::target::{self, Control};
 use crate::config::{self, Config};
+use crate::control::client::Client;
 
 #[derive(clap::Args)]
 pub(super) struct Options {
-    /// The configuration
-    file: PathBuf,
+    /// The configuration; with --probe also an instance
+    #[arg(required_unless_present = "probe")]
+    file: Option<PathBuf>,
     /// User as whom the service runs [default: User= of the unit for /etc/ratoon/NAME.toml, else the user who checks]
     #[arg(long, value_hint = clap::ValueHint::Username)]
     user: Option<String>,
     /// Read the file alone, for another machine: no users, directories, programs, environment files
     #[arg(long)]
     file_only: bool,
+    /// Start one worker on private sockets and ask it what reload.probe says; with a NAME in place of FILE its master does this
+    #[arg(long, conflicts_with = "file_only")]
+    probe: bool,
+    /// With FILE and --probe: an address that the worker expects to be given, 127.0.0.1:8080 or /run/x.sock
+    #[arg(long, value_name = "ADDR", requires = "probe")]
+    listen: Vec<String>,
+    #[command(flatten)]
+    control: Control,
+}
+
+impl Options {
+    /// Whether the probe of an instance is meant: `ratoon check NAME --probe`.
+    pub(super) fn probes_instance(&self) -> bool {
+        self.probe
+            && self.file.as_ref().is_none_or(|file| {
+                let text = file.to_string_lossy();
+                !text.contains('/') && !text.ends_with(".toml") && !file.exists()
+            })
+    }
+
+    /// The client for the instance whose probe is meant.
+    pub(super) async fn client(&self) -> Result<Client, String> {
+        target::client(self.file.as_deref().and_then(Path::to_str), &self.control).await
+    }
 }
 
 /// The findings of a check.
@@ -36,8 +64,12 @@ struct Findings {
 
 /// Prints the errors on stderr (exit 1), or on stdout one line with the command that would run (exit 0).
 pub(super) fn run(options: &Options) -> ExitCode {
-    let found =
-        if options.file_only { file_alone(&options.file) } else { service::check(&options.file, options.user.as_deref()) };
+    let Some(path) = &options.file else { return ExitCode::FAILURE };
+    if options.control.is_named() {
+        complain("--control names an instance, and only its probe can be asked for: ratoon check --probe --control PATH");
+        return ExitCode::from(super::COULD_NOT_ASK);
+    }
+    let found = if options.file_only { file_alone(path) } else { service::check(path, options.user.as_deref()) };
     let (line, found) = match found {
         Ok(found) => found,
         Err(error) => {
@@ -45,7 +77,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let file = options.file.display();
+    let file = path.display();
     found.errors.iter().for_each(|error| complain(&format!("{file}: {error}")));
     found.warnings.iter().for_each(|warning| complain(&format!("{file}: warning: {warning}")));
     if !found.errors.is_empty() {
@@ -53,7 +85,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
     // With a closed standard output the line is lost, but the exit status stays.
     let _ = writeln!(std::io::stdout(), "{file}: fine; it would run {line}");
-    ExitCode::SUCCESS
+    if options.probe { probe::run_here(path, &options.listen) } else { ExitCode::SUCCESS }
 }
 
 impl Findings {

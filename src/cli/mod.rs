@@ -10,6 +10,7 @@ mod completions;
 mod init;
 mod leftovers;
 mod list;
+mod probe;
 mod progress;
 mod recycle;
 mod reload;
@@ -110,6 +111,7 @@ enum Verb {
     Schema,
     /// Read a configuration and say what is wrong with it, with line and column, and with what it names on this machine
     #[command(after_help = "Run by root it checks as the users who will need users, directories, programs and files.\n\
+     With --probe a NAME may stand for FILE: its master probes the release that a reload would start, and touches nothing else.\n\
      Exit status: 0 fine, 1 not.")]
     Check(check::Options),
     /// Print the completion script of a shell
@@ -146,6 +148,7 @@ pub fn main() -> ExitCode {
         Verb::DiscardDescriptors => crate::sys::discard::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Verb::Leftovers(options) => leftovers::run(&options),
         Verb::Schema => schema::run(),
+        Verb::Check(options) if options.probes_instance() => ask(probe::ask(options)),
         Verb::Check(options) => check::run(&options),
         Verb::Completions(options) => completions::run(&options),
     }

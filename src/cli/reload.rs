@@ -104,11 +104,7 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
     // The reason of a refusal may have many lines: an error in the configuration is shown with its line.
     let reason = outcome.reason.trim_end().lines().map(clean).collect::<Vec<_>>().join("\n");
     complain(&format!("reload{to} {result}: {reason}"));
-    if outcome.worker.is_none() {
-        // A hook or a check failed: only the answer has its output.
-        let lines = printed(outcome.detail.as_deref(), &[], &outcome.output, CHECK_LINES);
-        lines.iter().for_each(|line| complain(&format!("    {line}")));
-    }
+    let mut told = false;
     if let Ok(document) = client.status().await {
         let of_reload = |it: &&Failure| outcome.worker.map_or(it.generation == outcome.generation, |worker| it.worker == worker);
         let failure = document.failures.iter().rev().find(of_reload);
@@ -124,7 +120,13 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
                 complain(&describe(failure));
             }
             details.iter().for_each(|line| complain(&format!("    {line}")));
+            told = true;
         }
+    }
+    if !told {
+        // A hook, a check or a living worker that was probed: only the answer has its output.
+        let lines = printed(outcome.detail.as_deref(), &[], &outcome.output, CHECK_LINES);
+        lines.iter().for_each(|line| complain(&format!("    {line}")));
     }
     ExitCode::FAILURE
 }

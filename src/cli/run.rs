@@ -20,12 +20,15 @@ pub struct Options {
     /// A socket to bind when systemd hands over none: 127.0.0.1:8080, [::]:80, /run/x.sock, name=ADDR
     #[arg(long, short, value_name = "ADDR")]
     listen: Vec<String>,
+    /// Only probe the release on private sockets, and end (for `ratoon check --probe`)
+    #[arg(long, hide = true)]
+    probe_only: bool,
     #[command(flatten)]
     flags: Overrides,
 }
 
 /// Runs the master until it ends.
 pub fn run(options: Options) -> ExitCode {
-    let Options { config, name, listen, flags } = options;
-    master::run(master::Options { config, name, listen, flags })
+    let Options { config, name, listen, probe_only, flags } = options;
+    master::run(master::Options { config, name, listen, probe_only, flags })
 }

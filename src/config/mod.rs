@@ -12,6 +12,7 @@
 //! | `keys.rs` | look-up in the table, and the key that an unknown one probably means |
 //! | `schema.rs` | JSON Schema of the file |
 //! | `values.rs`, `words.rs`, `lists.rs`, `units.rs` | the forms of a single value, in the file and on the command line |
+//! | `probe.rs` | the values of `reload.probe*` |
 //! | `contradictions.rs` | values that are valid alone and contradict each other |
 //! | `flags.rs` | the same keys as flags |
 //! | `file.rs` | reads a file that may be a FIFO, a directory, or 1 GB |
@@ -28,6 +29,7 @@ mod file;
 mod flags;
 mod keys;
 mod lists;
+mod probe;
 mod read;
 mod row;
 mod schema;
@@ -41,6 +43,7 @@ mod words;
 
 pub use error::Error;
 pub use flags::{Overrides, value_reader};
+pub use probe::{Probe, StatusRange};
 pub use schema::schema;
 pub use table::*;
 pub use types::{COUNT_MAX, Config, Surge, usable_cpus};

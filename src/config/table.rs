@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
+use super::probe::{Probe, StatusRange};
 use super::row::{tables, words};
 use super::types::Surge;
 use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
@@ -240,6 +241,19 @@ tables! {
         /// live at once, `surge` says. A new worker counts as much as a present one has on average: anonymous memory and
         /// its share of shared memory, without mapped files.
         memory: MemoryCheck as MemoryCheck, default r#""warn""#, flag("reload-memory");
+        /// What one worker of the new release must answer before its generation starts: `"GET /path"` or `"connect"`.
+        /// The worker is started on private sockets that no client can reach, one for each listening socket, of the same
+        /// family and type and in the same place, with `RATOON_PROBE=1`. It must get ready, answer, and end at its stop
+        /// signal; else the reload is refused, and a first start ends after three tries. `GET` is plain HTTP/1.1 to the
+        /// first stream socket. What speaks TLS or the PROXY protocol uses `"connect"`: the worker must accept a
+        /// connection. With datagram sockets alone the worker must only get ready.
+        probe: Option<Probe> as Probe, none "none", example r#""GET /up""#, flag("probe 'GET PATH'|connect");
+        /// Status codes of the answer to `GET` that pass.
+        probe_status: StatusRange as StatusRange, default r#""200-399""#, flag("probe-status CODE|FROM-TO");
+        /// Time for the answer, from the worker's readiness.
+        probe_timeout: Duration as Time, default r#""10s""#, flag("probe-timeout TIME");
+        /// The header `Host` of the request.
+        probe_host: String as HostName, default r#""localhost""#, flag("probe-host NAME");
     }
 
     /// Commands, run by the master in `worker.directory`; programs are looked up as for `worker.command`.

@@ -73,6 +73,10 @@ surge = 1
 probation = "5s"
 check = ["web", "--check"]
 memory = "refuse"
+probe = "GET /up"
+probe_status = 204
+probe_timeout = "3s"
+probe_host = "Example.org"
 
 [hooks]
 before_reload = ["/usr/local/bin/warm"]
@@ -131,6 +135,10 @@ hosts = ["Status.Example.org.", "b"]
             probation: Some(Duration::from_secs(5)),
             check: Some(words(&["web", "--check"])),
             memory: MemoryCheck::Refuse,
+            probe: Some(Probe::Get("/up".to_owned())),
+            probe_status: StatusRange(204..=204),
+            probe_timeout: Duration::from_secs(3),
+            probe_host: "example.org".to_owned(),
         },
         hooks: Hooks {
             before_reload: Some(words(&["/usr/local/bin/warm"])),

@@ -220,6 +220,14 @@ impl Client {
         Ok(outcome)
     }
 
+    /// Probes the release that a reload would start, and waits for the end of that without a timeout.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn probe(&self) -> Result<ReloadMessage, Error> {
+        self.change("/probe").await
+    }
+
     /// Rolls back the reload that is under way.
     ///
     /// # Errors
@@ -255,9 +263,9 @@ impl Client {
         self.change("/upgrade").await
     }
 
-    /// Requests a change that is answered with `done` or `failed`. Waits for the answer without a timeout, but first checks that the
+    /// Requests a change. Waits for the answer without a timeout, but first checks that the
     /// master answers at all.
-    async fn change(&self, path: &str) -> Result<ChangeMessage, Error> {
+    async fn change<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         self.summary().await?;
         let answer = self.ask(Method::POST, path).await?;
         match answer.status {

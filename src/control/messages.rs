@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Change, ReloadAnswer, Summary, WorkerView};
+use crate::api::{Change, ProbeAnswer, ReloadAnswer, Summary, WorkerView};
 
 /// The summary of the pool: body of `GET /readyz`, and the event `summary`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -75,13 +75,13 @@ pub struct ExitMessage {
     pub failed: bool,
 }
 
-/// The outcome of a reload: the answer to `POST /reload`, and the event `reload-finished`.
+/// The outcome of a reload or a probe: the answer to `POST /reload` and `POST /probe`, and the event `reload-finished`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReloadMessage {
     /// The reload's new generation.
     pub generation: u64,
-    /// `committed`, `rolled-back`, `refused` or `aborted`.
+    /// `committed`, `rolled-back`, `refused` or `aborted`; of a probe `passed` or `failed`.
     pub result: String,
     /// The reason as text; empty when committed.
     pub reason: String,
@@ -253,6 +253,20 @@ impl From<&ReloadAnswer> for ReloadMessage {
             worker: answer.worker,
             warnings: answer.warnings.clone(),
             stopping: answer.stopping,
+        }
+    }
+}
+
+impl From<&ProbeAnswer> for ReloadMessage {
+    fn from(answer: &ProbeAnswer) -> Self {
+        ReloadMessage {
+            generation: answer.generation,
+            result: if answer.passed { "passed" } else { "failed" }.to_owned(),
+            reason: answer.reason.clone(),
+            detail: answer.detail.clone(),
+            output: answer.output.clone(),
+            worker: answer.worker,
+            ..ReloadMessage::default()
         }
     }
 }

@@ -5,14 +5,16 @@
 
 use std::time::Duration;
 
-use crate::api::{Change, ReloadAnswer, Reply};
+use crate::api::{Change, ProbeAnswer, ReloadAnswer, Reply};
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::Living;
 use crate::master::status::hello;
 use crate::master::turn::Master;
 use crate::master::workers::spawn::Start;
-use crate::pool::{self, Action, Answer, Ended, Event, GenerationId, Kind, Outcome, Phase, Reason, RequesterId, Slot, WorkerId};
+use crate::pool::{
+    self, Action, Answer, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Reason, RequesterId, Slot, WorkerId,
+};
 
 /// Time that systemd is asked for in addition to the workers' own timeouts.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -21,10 +23,15 @@ impl Master {
     /// Carries out one action.
     pub(super) fn apply(&mut self, action: Action) {
         match action {
-            Action::Prepare(number) => self.prepare(number),
+            Action::Prepare(number, purpose) => self.prepare(number, purpose),
             Action::Spawn { worker, slot, generation } => {
                 self.workers.add_to_spawn(worker, slot, generation);
                 self.start_some();
+            }
+            Action::Probe(worker) => {
+                if let Some(process) = self.workers.get(worker) {
+                    self.prober.ask(worker, process, &mut self.events);
+                }
             }
             Action::Stop(worker) => self.workers.stop(worker),
             Action::Vacate(worker) => self.listeners.drain(worker, self.now),
@@ -39,7 +46,10 @@ impl Master {
             Action::Changed(worker) => self.changed(worker),
             Action::Ended(ended) => self.record_end(&ended),
             Action::Recycled(reason) => self.status.count_recycled(reason),
-            Action::Forget(worker) => self.workers.forget(worker).into_iter().for_each(|totals| self.status.add_totals(&totals)),
+            Action::Forget(worker) => {
+                self.prober.forget(worker);
+                self.workers.forget(worker).into_iter().for_each(|totals| self.status.add_totals(&totals));
+            }
             Action::Release(number) => self.release(number),
             Action::ReloadStarted(number) => self.status.reload_started(number, self.now),
             Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, reason),
@@ -53,14 +63,14 @@ impl Master {
     }
 
     /// Starts the preparation of a release. The result comes as an event, also when the task cannot start.
-    fn prepare(&mut self, number: GenerationId) {
+    fn prepare(&mut self, number: GenerationId, purpose: Purpose) {
         if let Some(why) = self.status.refusal() {
             self.releases.cancel_preparation();
             return self.events.push(Event::Refused(number, why.into()));
         }
         let serving = self.pool.generation();
         let living = Living { footprint: self.workers.footprint(serving), status: self.status.address().map(str::to_owned) };
-        self.releases.prepare(number, serving, living, &mut self.events);
+        self.releases.prepare(number, purpose, serving, living, &mut self.events);
     }
 
     fn release(&mut self, number: GenerationId) {
@@ -89,8 +99,15 @@ impl Master {
             return Err("not started: it is not wanted any more".to_owned());
         }
         let release = self.releases.get(generation).cloned().ok_or("not started: its release is gone")?;
-        let sockets = self.listeners.for_start(slot, &release, self.pool.candidate() != Some(generation))?;
-        Ok(Start { slot, generation, release, sockets })
+        if self.pool.worker(worker).is_some_and(|worker| worker.is_probe) {
+            let directory = self.workers.runtime_dir().notify();
+            self.prober.open(worker, &release, &self.releases.context().listeners, &directory)?;
+        }
+        let sockets = match self.prober.sockets(worker) {
+            Some(private) => Some(private),
+            None => self.listeners.for_start(slot, &release, self.pool.candidate() != Some(generation))?,
+        };
+        Ok(Start { slot, generation, release, sockets, environment: self.prober.environment(worker) })
     }
 
     /// Starts or stops watching whether a worker accepts, as the pool asks.
@@ -100,7 +117,8 @@ impl Master {
         }
         let Some(slot) = self.pool.worker(worker).map(|worker| worker.slot) else { return };
         let Some(release) = self.workers.get(worker).map(|process| process.release.clone()) else { return };
-        let sockets = self.listeners.of_slot(slot, &release).unwrap_or_default();
+        let private = self.prober.sockets(worker);
+        let sockets = private.or_else(|| self.listeners.of_slot(slot, &release).unwrap_or_default());
         self.workers.watch_readiness(worker, sockets, &mut self.events);
     }
 
@@ -149,6 +167,11 @@ impl Master {
                 let Reason { cause: reason, detail, output, worker } = reason;
                 Reply::Reload(ReloadAnswer { generation, outcome, reason, detail, output, worker, warnings, stopping })
             }
+            Answer::Probed(generation, failure) => {
+                let passed = failure.is_none();
+                let Reason { cause: reason, detail, output, worker } = failure.unwrap_or_default();
+                Reply::Probe(ProbeAnswer { generation, passed, reason, detail, output, worker })
+            }
             Answer::Done => Reply::Done,
             Answer::Failed(why) => Reply::Failed(why),
         };
@@ -195,7 +218,7 @@ impl Master {
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
         let (how, reason) = match log.kind {
             Kind::WorkerFailed | Kind::StartTimeout | Kind::Watchdog | Kind::Degraded => (why, None),
-            Kind::RolledBack | Kind::Refused | Kind::CannotStart => (None, why),
+            Kind::RolledBack | Kind::Refused | Kind::CannotStart | Kind::ProbeFailed => (None, why),
             _ => (None, None),
         };
         self.log.record(Record {

@@ -60,6 +60,7 @@ impl Master {
     fn ask(&mut self, request: Request, requester: Option<RequesterId>, announce: bool) {
         match request {
             Request::Reload => self.begin_reload(requester, announce),
+            Request::Probe => self.events.push(Event::Probe(requester)),
             Request::Abort => self.events.push(Event::Abort(requester)),
             Request::Scale(count) if count > crate::config::COUNT_MAX => {
                 self.refuse(

@@ -26,6 +26,7 @@ impl Master {
             TaskResult::Discarded(worker, progress) => self.workers.discarded(worker, progress),
             TaskResult::Orphans => self.workers.children(events),
             TaskResult::Readiness(worker, seen) => self.workers.readiness_seen(worker, &seen, events),
+            TaskResult::Probed(worker, result) => events.push(Event::Probed(worker, result)),
             TaskResult::Composed => {
                 let job = self.status.next_document();
                 self.compose(job);

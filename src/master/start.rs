@@ -34,6 +34,7 @@ use crate::master::output::{Mode, Outputs, RelayState};
 use crate::master::pool_clock;
 use crate::master::releases::prepare::{self, InstanceContext, Release, Source};
 use crate::master::releases::preparing::ReleaseStore;
+use crate::master::releases::probing::Prober;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::status::status_listener::StatusListener;
@@ -46,7 +47,7 @@ use crate::master::workers::cgroup::Cgroups;
 use crate::master::workers::processes::Token;
 use crate::master::workers::runtime_dir::RuntimeDir;
 use crate::master::workers::{self, WorkerSet};
-use crate::pool::{Event, GenerationId, Pool, PoolState};
+use crate::pool::{Event, GenerationId, Pool, PoolState, Purpose};
 use crate::sys::poll::Poll;
 use crate::sys::signals::{self, SignalFd};
 use crate::sys::spawn::ErrorPipe;
@@ -76,6 +77,8 @@ pub struct Options {
     pub name: Option<String>,
     /// Sockets to bind when systemd passes none.
     pub listen: Vec<String>,
+    /// Only probe the release, and end.
+    pub probe_only: bool,
     /// Configuration keys given as flags, and the command.
     pub flags: Overrides,
 }
@@ -181,6 +184,8 @@ pub(super) struct Origin {
 
 /// What a master does first.
 pub(super) enum First {
+    /// Probe this release, and end.
+    Probe(Box<Release>),
     /// Start the first generation from this release, beside workers of an earlier master.
     Start(Box<Release>, Orphans),
     /// Go on from the state of an earlier program.
@@ -193,6 +198,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
     let systemd = Systemd::new(env, Instant::now())?;
     let mut source = source(&options, name, under_systemd);
     let start = Start { name, source: &source, journal, systemd: &systemd, under_systemd };
+    let probe_only = options.probe_only;
     let begun_by_systemd = left.is_none() && under_systemd && env("INVOCATION_ID").is_some();
     // Before there is any other process of this master in the unit's control group.
     let cgroups = cgroups(journal);
@@ -228,7 +234,9 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
         }
         let handle = master.workers.runtime_dir().handle().clone();
         let outputs = master.outputs.clone();
-        let mut bus = fronts::start_bus(&handle, name, journal, under_systemd);
+        // An instance that only probes is not on the bus.
+        let start_bus = || (!probe_only).then(|| fronts::start_bus(&handle, name, journal, under_systemd));
+        let mut bus = start_bus();
         loop {
             match master.turn().await {
                 End::Exit(code) => {
@@ -249,9 +257,11 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
                 }
                 End::Replace => {
                     let Some(settled) = master.prepare_to_go().await else { continue };
-                    master.leave_bus(bus).await;
+                    if let Some(bus) = bus {
+                        master.leave_bus(bus).await;
+                    }
                     let why = master.replace(settled).await;
-                    bus = fronts::start_bus(&handle, name, journal, under_systemd);
+                    bus = start_bus();
                     master.not_replaced(&why);
                 }
             }
@@ -263,8 +273,10 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
 }
 
 /// Stops the D-Bus service, and lets other tasks run so that requesters get the answers of the last turn.
-async fn last_answers(bus: dbus::Service) {
-    bus.stop().await;
+async fn last_answers(bus: Option<dbus::Service>) {
+    if let Some(bus) = bus {
+        bus.stop().await;
+    }
     for _ in 0..64 {
         tokio::task::yield_now().await;
     }
@@ -294,7 +306,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
     };
     crate::master::releases::script::clear(&directory);
     let job = Job::unwatched().map_err(|error| error.to_string())?;
-    let release = prepare::prepare(source, &context, None, &job).map_err(|why| why.in_full())?;
+    let release = prepare::prepare(source, &context, None, Purpose::Reload, &job).map_err(|why| why.in_full())?;
     if context.listeners.is_empty() {
         journal.log(Record::new(Level::Info, no_socket(name, start.under_systemd)));
     }
@@ -305,8 +317,8 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
         directory,
         program: replace::program(),
         started_at: SystemTime::now(),
-        status: fronts::bind_status(&release.config, journal),
-        status_address: release.config.status.listen.clone(),
+        status: if options.probe_only { None } else { fronts::bind_status(&release.config, journal) },
+        status_address: release.config.status.listen.clone().filter(|_| !options.probe_only),
         errors: ErrorPipe::new().map_err(|error| format!("cannot begin: {error}"))?,
         mode: Mode::of(journal.target(), crate::sys::credentials::own_uid()),
         output: RelayState::default(),
@@ -314,7 +326,10 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
         last_requester: 0,
         releases: HashMap::new(),
         troubles: Troubles::default(),
-        first: First::Start(Box::new(release), Orphans::default()),
+        first: match options.probe_only {
+            true => First::Probe(Box::new(release)),
+            false => First::Start(Box::new(release), Orphans::default()),
+        },
     })
 }
 
@@ -442,6 +457,7 @@ impl Master {
             results: results.clone(),
         });
         let releases = ReleaseStore::new(releases, source, context, tasks.clone(), results.clone(), log.clone());
+        let prober = Prober::new(outputs.clone(), results.clone());
         let workers = WorkerSet::new(errors, runtime_dir, cgroups, shared);
         // The clock and the pid suffice as a seed: nobody gains by knowing the jitter.
         let seed = started_at.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |span| span.as_nanos() as u64)
@@ -455,6 +471,7 @@ impl Master {
             workers,
             listeners,
             releases,
+            prober,
             tasks,
             absence: crate::master::absence::Absence::new(now),
             terminal,
@@ -491,6 +508,11 @@ impl Master {
                 master.releases.warn_of(1);
                 master.keep_conditions(1);
                 master.warn_of_limits(1);
+            }
+            First::Probe(release) => {
+                master.listeners.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
+                master.events.push(Event::ProbeOnce(prepare::settings(&release)));
+                master.releases.insert(1, *release);
             }
             First::GoOn(rest) => {
                 master.restore(*rest, &mut fds);

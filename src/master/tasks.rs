@@ -142,6 +142,8 @@ pub(in crate::master) enum TaskResult {
     Readiness(WorkerId, Observation),
     /// A status document is composed, and requesters wait for the next one.
     Composed,
+    /// The probed worker has answered as it must, or not and why.
+    Probed(WorkerId, Result<(), Reason>),
     /// The next program could go on from here, or why it can't.
     Checked(TaskId, Result<(), String>),
 }

@@ -22,6 +22,7 @@ use crate::master::log::Log;
 use crate::master::output::Outputs;
 use crate::master::pool_clock;
 use crate::master::releases::preparing::ReleaseStore;
+use crate::master::releases::probing::Prober;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::status::StatusPublisher;
@@ -61,6 +62,7 @@ pub struct Master {
     pub(super) workers: WorkerSet,
     pub(super) listeners: ListenerSet,
     pub(super) releases: ReleaseStore,
+    pub(super) prober: Prober,
     pub(super) tasks: Tasks,
     /// Notices when the loop did not run.
     pub(super) absence: Absence,

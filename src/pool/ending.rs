@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::Pool;
 use super::exit_cause::ExitCause;
 use super::generation::Role;
-use super::vocabulary::{Outcome, Settings, Slot, WorkerId};
+use super::reason::Reason;
+use super::settings::Settings;
+use super::vocabulary::{Outcome, Slot, WorkerId};
 use super::worker::{StopReason, Worker};
 
 /// The class of an end.
@@ -77,6 +79,11 @@ impl Pool {
         let Some(home) = self.generations.get_mut(&generation) else { return };
         let (role, lived) = (home.role, ready_for.is_some_and(|life| life >= home.settings.restart.initial));
         match role {
+            _ if self.workers.get(&id).is_some_and(|worker| worker.is_probe) => {
+                let reason = self.reason(id, "it left by its own will (STOPPING=1)".to_owned());
+                self.drain(id, StopReason::Leaving);
+                self.probe_failed(id, reason);
+            }
             Role::Candidate => {
                 let reason = self.reason(id, "it left by its own will (STOPPING=1)".to_owned());
                 self.drain(id, StopReason::Leaving);
@@ -101,5 +108,22 @@ impl Pool {
             worker.stop_reason = Some(StopReason::LeavingAtOnce);
         }
         self.remember_failure(slot, ExitCause::Left, true);
+    }
+
+    /// A worker that is not in a slot of the current generation failed: if its generation depends on it, the reload or the probe ends.
+    pub(super) fn candidate_failed(&mut self, id: WorkerId, role: Role, reason: Reason) {
+        if self.workers.get(&id).is_some_and(|worker| worker.is_probe) {
+            self.probe_failed(id, reason);
+        } else if role == Role::Candidate {
+            self.rollback(Outcome::RolledBack, reason);
+        }
+    }
+
+    /// The reason for a failure of a worker: the cause, and as its detail the worker's last `STATUS=`.
+    pub(super) fn reason(&self, id: WorkerId, cause: String) -> Reason {
+        let Some(worker) = self.workers.get(&id) else { return cause.into() };
+        let detail = (!worker.status.is_empty()).then(|| format!("its last status: {}", worker.status));
+        let place = if worker.is_probe { String::new() } else { format!(" (slot {})", worker.slot) };
+        Reason { cause: format!("worker {id}{place}: {cause}"), detail, output: Vec::new(), worker: Some(id) }
     }
 }

@@ -26,7 +26,7 @@ impl Pool {
     /// Whether no worker of this pool was ever ready and some have failed.
     pub fn start_fails(&self) -> bool {
         let ends = self.stopping.is_none_or(Stopping::by_itself);
-        self.unproven && ends && self.failing_slot().is_some()
+        self.unproven && ends && (self.failing_slot().is_some() || self.probe.is_some() && self.failure_text.is_some())
     }
 
     /// Ends the instance when no worker was ever ready and every slot has failed [`ATTEMPTS`] times. Not during a reload, whose release
@@ -40,7 +40,11 @@ impl Pool {
             return;
         }
         let Some(failures) = self.failures_in_words() else { return };
-        let reason = format!("generation {} cannot start: {failures}", self.current);
+        self.end_for(format!("generation {} cannot start: {failures}", self.current));
+    }
+
+    /// Ends the instance with status 1, because its first start cannot succeed.
+    pub(super) fn end_for(&mut self, reason: String) {
         self.log(Kind::CannotStart, reason.clone(), Some(self.current), None);
         self.stop(false, 1);
         self.failure_text = Some(reason);

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::Pool;
 use super::exit_cause::ExitCause;
 use super::restart::History;
+use super::settings::Settings;
 use super::timers::Key;
-use super::vocabulary::{Action, GenerationId, Settings, Slot, WorkerId};
+use super::vocabulary::{Action, GenerationId, Slot, WorkerId};
 use super::worker::{Phase, StopReason};
 
 /// The role of a generation in the instance.
@@ -77,8 +78,8 @@ impl Pool {
     }
 
     /// Starts a worker in a slot of the current generation if the slot is empty and not given up to a candidate.
-    fn fill(&mut self, slot: Slot) {
-        if self.stopping.is_some() {
+    pub(super) fn fill(&mut self, slot: Slot) {
+        if self.stopping.is_some() || self.is_held_for_probe(self.current) {
             return;
         }
         let empty =

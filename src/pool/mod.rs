@@ -17,13 +17,16 @@ mod exit_cause;
 mod first_start;
 mod generation;
 mod orphaned;
+mod probe;
 mod readiness;
 mod reason;
 mod recycle;
 mod reload;
 mod report;
+mod requesters;
 mod restart;
 mod serving;
+mod settings;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -41,17 +44,20 @@ pub use exit_cause::{ExitCause, Span};
 pub use readiness::UNPROVEN_PROBATION;
 pub use reason::{Cause, Reason};
 pub use report::{PoolState, workers};
+pub use settings::{Accepting, Readiness, Restart, Settings, Surge};
 pub use time::Time;
 pub use vocabulary::{
-    Accepting, Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Readiness, RecycleReason,
-    RequesterId, Restart, Settings, Slot, Surge, WorkerId,
+    Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Purpose, RecycleReason, RequesterId, Slot,
+    WorkerId,
 };
 pub use worker::{Phase, Worker};
 
 use crate::table::Table;
 use generation::{Generation, Role};
+use probe::Probe;
 use recycle::Recycling;
-use reload::{Reload, Requesters};
+use reload::Reload;
+use requesters::Requesters;
 use timers::{Key, Timers};
 use worker::StopReason;
 
@@ -78,6 +84,8 @@ pub struct Pool {
     configured: u32,
     reload: Option<Reload>,
     waiting: Option<Requesters>,
+    /// The probe of the candidate, or of the first generation.
+    probe: Option<Probe>,
     recycling: Recycling,
     /// A slot failed more often than `restart.limit` allows, and the pool has not recovered since.
     degraded: bool,
@@ -116,6 +124,7 @@ impl Pool {
             configured: 0,
             reload: None,
             waiting: None,
+            probe: None,
             recycling: Recycling::default(),
             degraded: false,
             failure_text: None,
@@ -140,6 +149,7 @@ impl Pool {
         self.now = self.now.max(now);
         match event {
             Event::Start(settings) => self.start(settings),
+            Event::ProbeOnce(settings) => self.probe_once(settings),
             Event::Due => self.due(),
             Event::Absent(span) => self.timers.shift(span),
             Event::Spawned(id, pid) => self.spawned(id, pid),
@@ -153,6 +163,8 @@ impl Pool {
             Event::Vacated(id) => self.vacated(id),
             Event::RecycleDue(id, why) => self.recycle_due(id, why),
             Event::Reload(requester) => self.ask_reload(requester),
+            Event::Probe(requester) => self.ask_probe(requester),
+            Event::Probed(id, result) => self.probed(id, result),
             Event::Prepared(number, settings) => self.prepared(number, settings),
             Event::Refused(number, reason) => self.refused(number, reason),
             Event::Abort(requester) => self.abort(requester),
@@ -243,6 +255,9 @@ impl Pool {
         (self.current, self.last_number) = (1, 1);
         (self.target, self.configured) = (count, count);
         self.generations.insert(1, Generation::new(settings, Role::Current));
+        if self.generations.get(&1).is_some_and(|home| home.settings.probe) {
+            return self.start_probe(1);
+        }
         self.log(Kind::Info, format!("generation 1 starts with {}", workers(count as usize)), Some(1), None);
         self.resize(1, count);
     }
@@ -259,6 +274,7 @@ impl Pool {
                 Key::KillOrphaned(id) => self.kill_orphaned(id),
                 Key::Restart(generation, slot) => self.restart_due(generation, slot),
                 Key::Probation => self.probation_over(),
+                Key::ProbeAgain => self.probe_again(),
                 Key::GiveUp => self.give_up(),
                 // `after_step` calls `recover` after every step.
                 Key::Recover => {}
@@ -290,6 +306,8 @@ impl Pool {
             self.act(Action::Stopping);
             self.log(Kind::Info, "stopping".to_owned(), None, None);
             self.rollback(Outcome::Aborted, "the instance is stopping".into());
+            self.refuse_waiting();
+            self.abandon_probe();
             self.recycle_over(&Answer::Failed("the instance is stopping".to_owned()));
             self.timers.clear(Key::GiveUp);
             self.timers.clear(Key::Recover);

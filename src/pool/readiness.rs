@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
+use super::settings::{Accepting, Readiness};
 use super::timers::Key;
-use super::vocabulary::{Accepting, GenerationId, Readiness, WorkerId};
+use super::vocabulary::{GenerationId, WorkerId};
 use super::worker::Phase;
 
 /// The evidence for a worker's readiness.

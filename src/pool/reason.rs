@@ -44,13 +44,17 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// The cause and the output in one text, for the log; the cause and the detail if there is no output.
+    /// The cause, the detail unless it is a line of the output, and the output in one text, for the log.
     pub fn in_full(&self) -> String {
-        match (&self.detail, self.output.is_empty()) {
-            (_, false) => format!("{}: {}", self.cause, self.output.join("\n")),
-            (Some(detail), true) => format!("{} ({detail})", self.cause),
-            (None, true) => self.cause.clone(),
+        let detail = self.detail.as_ref().filter(|detail| !self.output.iter().any(|line| line.contains(detail.as_str())));
+        let mut text = self.cause.clone();
+        if let Some(detail) = detail {
+            text += &format!(" ({detail})");
         }
+        if !self.output.is_empty() {
+            text += &format!(": {}", self.output.join("\n"));
+        }
+        text
     }
 }
 

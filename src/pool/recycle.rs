@@ -33,7 +33,7 @@ impl Pool {
         let refusal = if self.stopping.is_some() {
             Some("the instance is stopping".to_owned())
         } else if self.reload.is_some() {
-            Some("a reload is under way and replaces all workers".to_owned())
+            Some("a reload is under way and replaces all workers, or the next release is probed".to_owned())
         } else {
             which.filter(|id| !self.stands(*id)).map(|id| format!("no ready worker {id} in generation {}", self.current))
         };

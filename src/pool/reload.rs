@@ -10,39 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::Pool;
 use super::generation::{Generation, Role};
 use super::reason::Reason;
+use super::requesters::Requesters;
+use super::settings::Settings;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, RequesterId, Settings, Slot, WorkerId};
+use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, Purpose, RequesterId, Slot, WorkerId};
 use super::worker::{Phase, StopReason};
-
-/// The requesters of a reload.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Requesters {
-    pub(super) waiting: Vec<RequesterId>,
-    /// A request without a waiting requester (SIGHUP) was made: the reload runs to its end, whichever requesters disconnect.
-    pub(super) unattended: bool,
-}
-
-impl Requesters {
-    fn join(&mut self, requester: Option<RequesterId>) {
-        match requester {
-            Some(requester) => self.waiting.push(requester),
-            None => self.unattended = true,
-        }
-    }
-
-    /// Removes a requester. Returns whether it was the last one and the reload has no unattended request.
-    fn leave(&mut self, requester: RequesterId) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|waiting| *waiting != requester);
-        self.waiting.len() < before && self.waiting.is_empty() && !self.unattended
-    }
-}
 
 /// The stage of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// The master reads the configuration, runs the check and the hooks, and pins the release.
     Preparing,
+    /// One worker of the new release is probed on private sockets.
+    Probing,
     /// The new workers start.
     Starting,
     /// All new workers are ready; a crash still rolls back.
@@ -54,6 +34,8 @@ pub(super) enum Stage {
 pub(super) struct Reload {
     pub number: GenerationId,
     pub stage: Stage,
+    /// With [`Purpose::Probe`] no generation starts.
+    pub purpose: Purpose,
     pub requesters: Requesters,
     /// The wanted number of workers of the new generation.
     pub target: u32,
@@ -74,7 +56,8 @@ impl Pool {
             }
             return;
         }
-        if self.reload.is_some() {
+        // A reload also waits for the probe of the first generation.
+        if self.reload.is_some() || self.is_probing() {
             self.waiting.get_or_insert_default().join(requester);
         } else {
             let mut requesters = Requesters::default();
@@ -86,19 +69,24 @@ impl Pool {
     fn begin(&mut self, requesters: Requesters) {
         self.last_number += 1;
         let number = self.last_number;
+        self.failure_text = None;
+        self.log(Kind::ReloadStarted, format!("reloading to generation {number}"), Some(number), None);
+        self.act(Action::ReloadStarted(number));
+        self.prepare(number, Purpose::Reload, requesters);
+    }
+
+    pub(super) fn prepare(&mut self, number: GenerationId, purpose: Purpose, requesters: Requesters) {
         self.reload = Some(Reload {
             number,
             stage: Stage::Preparing,
+            purpose,
             requesters,
             target: self.target,
             started: 0,
             unsettled: 0,
             draining_for_surge: BTreeMap::new(),
         });
-        self.failure_text = None;
-        self.log(Kind::ReloadStarted, format!("reloading to generation {number}"), Some(number), None);
-        self.act(Action::ReloadStarted(number));
-        self.act(Action::Prepare(number));
+        self.act(Action::Prepare(number, purpose));
     }
 
     pub(super) fn prepared(&mut self, number: GenerationId, settings: Settings) {
@@ -107,13 +95,17 @@ impl Pool {
             // The reload was aborted during the preparation.
             return self.act(Action::Release(number));
         };
-        reload.stage = Stage::Starting;
+        let probes = settings.probe || reload.purpose == Purpose::Probe;
+        reload.stage = if probes { Stage::Probing } else { Stage::Starting };
         // A number set by `scale` holds until the file's number changes.
         if settings.count != self.configured {
             reload.target = settings.count;
         }
         let target = reload.target;
         self.generations.insert(number, Generation::new(settings, Role::Candidate));
+        if probes {
+            return self.start_probe(number);
+        }
         self.resize(number, target);
         self.advance();
     }
@@ -125,12 +117,15 @@ impl Pool {
     }
 
     /// Starts as many workers of the candidate as the surge allows.
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         loop {
             let Some(reload) = self.reload.as_mut() else { return };
             let number = reload.number;
             let Some(candidate) = self.generations.get(&number) else { return };
-            if reload.started >= reload.target || reload.unsettled >= candidate.settings.surge.of(reload.target) {
+            if reload.stage == Stage::Probing
+                || reload.started >= reload.target
+                || reload.unsettled >= candidate.settings.surge.of(reload.target)
+            {
                 return;
             }
             let slot = reload.started;
@@ -247,6 +242,10 @@ impl Pool {
 
     /// Ends the running reload without a commit: the new generation drains, the old one stays.
     pub(super) fn rollback(&mut self, outcome: Outcome, reason: Reason) {
+        self.abandon_probe();
+        if self.reload.as_ref().is_some_and(|reload| reload.purpose == Purpose::Probe) {
+            return self.end_probe(Some(reason));
+        }
         let Some(reload) = self.reload.take() else { return };
         let number = reload.number;
         self.timers.clear(Key::Probation);
@@ -295,7 +294,7 @@ impl Pool {
     }
 
     /// Drains the workers of the candidate, except the stand-ins.
-    fn retire_candidate(&mut self, number: GenerationId) {
+    pub(super) fn retire_candidate(&mut self, number: GenerationId) {
         let stand_ins: Vec<WorkerId> = self
             .generations
             .get(&self.current)
@@ -313,15 +312,26 @@ impl Pool {
         for requester in requesters.waiting {
             self.act(Action::Answer(requester, Answer::Reload(number, outcome, reason.clone())));
         }
+        self.next_reload();
+    }
+
+    /// Begins the reload that waited for the end of the former one, or of a probe.
+    pub(super) fn next_reload(&mut self) {
+        if self.stopping.is_some() {
+            return self.refuse_waiting();
+        }
         match self.waiting.take() {
-            Some(next) if self.stopping.is_none() => self.begin(next),
-            Some(next) => {
-                let answer = Answer::Reload(number + 1, Outcome::Aborted, "the instance is stopping".into());
-                for requester in next.waiting {
-                    self.act(Action::Answer(requester, answer.clone()));
-                }
-            }
+            Some(next) => self.begin(next),
             None => self.recycle_next(),
+        }
+    }
+
+    /// Answers the requesters of the waiting reload: the instance stops.
+    pub(super) fn refuse_waiting(&mut self) {
+        let Some(next) = self.waiting.take() else { return };
+        let answer = Answer::Reload(self.last_number + 1, Outcome::Aborted, "the instance is stopping".into());
+        for requester in next.waiting {
+            self.act(Action::Answer(requester, answer.clone()));
         }
     }
 
@@ -351,7 +361,7 @@ impl Pool {
         reload.target = count;
         reload.started = reload.started.min(count);
         let (number, started) = (reload.number, reload.started as usize);
-        if !self.generations.contains_key(&number) {
+        if !self.generations.contains_key(&number) || reload.stage == Stage::Probing {
             return;
         }
         self.resize(number, count);

@@ -2,6 +2,7 @@
 
 use super::Pool;
 use super::reload::Stage;
+use super::vocabulary::Purpose;
 
 /// The state of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Pool {
     pub fn state(&self) -> PoolState {
         if self.stopping.is_some() {
             PoolState::Stopping
-        } else if self.reload.is_some() {
+        } else if self.reload.as_ref().is_some_and(|reload| reload.purpose != Purpose::Probe) {
             PoolState::Reloading
         } else if self.announced {
             PoolState::Running
@@ -77,16 +78,20 @@ impl Pool {
             }
             return text;
         }
-        if let Some(reload) = &self.reload {
+        if let Some(reload) = self.reload.as_ref().filter(|reload| reload.purpose != Purpose::Probe) {
             let ready = self.generations.get(&reload.number).map_or(0, |candidate| candidate.ready);
             let doing = match reload.stage {
                 Stage::Preparing => "preparing".to_owned(),
+                Stage::Probing => "probing".to_owned(),
                 Stage::Starting => format!("{ready}/{} ready", reload.target),
                 Stage::Probation => format!("{ready}/{} ready, on probation", reload.target),
             };
             return format!("reloading to generation {}: {doing}", reload.number);
         }
         let mut text = format!("generation {}: {}/{} ready", self.current, self.ready(), self.target);
+        if self.is_held_for_probe(self.current) {
+            text += ", probing";
+        }
         if self.degraded {
             text += ", degraded";
         }

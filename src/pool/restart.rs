@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::exit_cause::ExitCause;
+use super::settings::Restart;
 use super::time::Time;
 use super::timers::Key;
-use super::vocabulary::{GenerationId, Kind, Restart, Slot};
-use super::worker::Phase;
+use super::vocabulary::{GenerationId, Kind, Slot};
 
 /// The longest delay of one slot while no worker is ready. Not shorter, so that a crash loop forks at most once per second and worker.
 pub(super) const OUTAGE_DELAY: Duration = Duration::from_secs(1);
@@ -178,7 +178,7 @@ impl Pool {
         let latest = self.after(OUTAGE_DELAY);
         let Some((_, key)) = next.filter(|(at, _)| *at > latest) else { return };
         // Ready workers of a running or rolled-back reload serve too, so there is no outage.
-        if !self.workers.values().any(|worker| worker.phase == Phase::Ready && worker.how.is_none()) {
+        if !self.workers.values().any(|worker| worker.serves()) {
             self.timers.set(key, latest);
         }
     }

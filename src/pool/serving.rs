@@ -100,7 +100,7 @@ impl Pool {
 
 impl Worker {
     /// Whether the worker accepts connections.
-    fn serves(&self) -> bool {
-        self.phase == Phase::Ready && self.how.is_none()
+    pub(super) fn serves(&self) -> bool {
+        !self.is_probe && self.phase == Phase::Ready && self.how.is_none()
     }
 }

@@ -49,6 +49,12 @@ impl Pool {
         if let Some(reload) = &self.reload {
             self.validate_reload(reload)?;
         }
+        if let Some(probe) = &self.probe {
+            ensure(self.generations.contains_key(&probe.generation), || {
+                format!("the probe of the saved pool is of generation {}, which is missing", probe.generation)
+            })?;
+            probe.step.worker().map_or(Ok(()), |worker| self.known(worker, "the probed worker"))?;
+        }
         if let Some((_, successor)) = &self.recycling.running {
             self.known(*successor, "the worker that replaces a recycled one")?;
         }
@@ -64,7 +70,7 @@ impl Pool {
                 Key::Restart(number, _) => ensure(self.generations.contains_key(&number), || {
                     format!("a deadline of the saved pool is of generation {number}, which is missing")
                 })?,
-                Key::Probation | Key::GiveUp | Key::Recover => {}
+                Key::Probation | Key::ProbeAgain | Key::GiveUp | Key::Recover => {}
             }
         }
         let last_worker = self.workers.keys().last().copied().unwrap_or(0);

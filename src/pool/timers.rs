@@ -33,6 +33,8 @@ pub enum Key {
     Restart(GenerationId, Slot),
     /// The end of the candidate's probation.
     Probation,
+    /// The time at which the failed probe of a first generation is repeated.
+    ProbeAgain,
     /// The end of `restart.give_up`.
     GiveUp,
     /// The time after the last failure at which the pool may have recovered.

@@ -1,5 +1,4 @@
-//! The types between the pool and the master: what happened ([`Event`]), what the master must do ([`Action`]), and the
-//! settings of a generation. Plain data. A new variant also needs a place in the simulation (`tests/simulation.rs`).
+//! The types between the pool and the master: what happened ([`Event`]), and what the master must do ([`Action`]). Plain data. A new variant also needs a place in the simulation (`tests/simulation.rs`).
 
 use std::time::Duration;
 
@@ -7,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::exit_cause::ExitCause;
 use super::reason::{Cause, Reason};
+use super::settings::{Accepting, Settings};
 use super::worker::Phase;
 
 /// A worker's number; an instance never uses a number twice.
@@ -18,98 +18,13 @@ pub type Slot = u32;
 /// The number of a requester, which waits for an [`Answer`].
 pub type RequesterId = u64;
 
-/// The part of a generation's configuration that the pool needs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    /// The configured number of workers (`worker.count`).
-    pub count: u32,
-    /// The condition on which a worker counts as ready (`worker.ready`).
-    pub ready: Readiness,
-    /// Longest time from a worker's start to its readiness (`worker.start_timeout`).
-    pub start_timeout: Duration,
-    /// Time from the stop signal to SIGKILL (`worker.stop_timeout`).
-    pub stop_timeout: Duration,
-    /// The signal that starts a drain (`worker.stop_signal`). A drained worker that this signal ends has ended cleanly.
-    pub stop_signal: i32,
-    /// Longest time between two `WATCHDOG=1` of a ready worker (`worker.watchdog`); `None`: no watchdog.
-    pub watchdog: Option<Duration>,
-    /// Backoff and limits for the replacement of failed workers (`restart.*`).
-    pub restart: Restart,
-    /// How many new workers a reload may run beside the old ones at once (`reload.surge`).
-    pub surge: Surge,
-    /// Time after all new workers are ready in which a crash still rolls back (`reload.probation`); `None`: it depends on how the
-    /// workers became ready ([`UNPROVEN_PROBATION`](super::UNPROVEN_PROBATION)).
-    pub probation: Option<Duration>,
-    /// A worker is recycled at this age, less up to a tenth at random (`recycle.max_age`).
-    pub max_age: Option<Duration>,
-    /// Each slot has its own accept queue (`worker.balance = "per-slot"`).
-    pub per_slot: bool,
-    /// The instance has listening sockets.
-    pub listens: bool,
-}
-
-/// The condition under which a starting worker becomes ready (`worker.ready`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Readiness {
-    /// The worker sends `READY=1`.
-    Notify,
-    /// The worker's process has lived for this time, or the worker sent `READY=1` before.
-    Running(Duration),
-    /// The worker was observed to accept. Where that cannot be observed, the worker sent `READY=1` or was silent for this time.
-    Accepting(Duration),
-    /// The worker sent `READY=1` and was observed to accept. If no worker of the committed generation sent `READY=1`, it is also
-    /// enough that the worker was observed to accept and sent no `READY=1` for this time.
-    Auto(Duration),
-}
-
-/// The result of an observation from outside: on which sockets a worker accepts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Accepting {
-    /// The listening sockets on which the worker accepts: bit 0 is the first, bit 31 stands for the 32nd and all after it.
-    pub sockets: u32,
-    /// Some of the worker's state could not be observed.
-    pub hidden: bool,
-}
-
-/// Backoff and limits for failed workers (`restart.*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restart {
-    /// The first delay of a slot (`restart.initial`).
-    pub initial: Duration,
-    /// The longest delay (`restart.max`). A worker that was ready for this time resets the backoff of its slot.
-    pub max: Duration,
-    /// The pool is degraded after more failures than this of one slot within `interval` (`restart.limit`).
-    pub limit: u32,
-    /// The time in which `limit` counts failures (`restart.interval`).
-    pub interval: Duration,
-    /// The instance ends with status 1 after this time without a ready worker (`restart.give_up`).
-    pub give_up: Option<Duration>,
-}
-
-/// How many new workers a reload may run beside the old ones at once (`reload.surge`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Surge {
-    /// Percent of the number of workers, rounded up.
-    Percent(u32),
-    /// A number of workers.
-    Count(u32),
-}
-
-impl Surge {
-    /// The surge in workers for a pool of `count` workers; at least 1.
-    pub fn of(self, count: u32) -> u32 {
-        match self {
-            Surge::Percent(percent) => (u64::from(count) * u64::from(percent)).div_ceil(100).clamp(1, u64::from(u32::MAX)) as u32,
-            Surge::Count(count) => count.max(1),
-        }
-    }
-}
-
 /// An input of the pool: something happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The instance starts, with the configuration of the first generation.
     Start(Settings),
+    /// The instance starts for one probe of this configuration, and ends: with status 0 if the probe passes, else with status 1.
+    ProbeOnce(Settings),
     /// The deadline of [`super::Pool::deadline`] has passed.
     Due,
     /// The master did not run for this time: every deadline moves by as much.
@@ -152,6 +67,10 @@ pub enum Event {
     Prepared(GenerationId, Settings),
     /// The generation cannot be prepared; the other answer to [`Action::Prepare`].
     Refused(GenerationId, Reason),
+    /// Probe the release that a reload would start, and end the probed worker; no generation starts.
+    Probe(Option<RequesterId>),
+    /// The probed worker has answered as it must, or not and why; the answer to [`Action::Probe`].
+    Probed(WorkerId, Result<(), Reason>),
     /// Roll back the running reload.
     Abort(Option<RequesterId>),
     /// A requester disconnected and no longer waits for its answer.
@@ -189,8 +108,8 @@ pub enum Notification {
 /// An output of the pool: the master must do this.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Read the configuration and pin the release; answer with [`Event::Prepared`] or [`Event::Refused`].
-    Prepare(GenerationId),
+    /// Pin the release of the generation; answer with [`Event::Prepared`] or [`Event::Refused`].
+    Prepare(GenerationId, Purpose),
     /// Start a worker's process; answer with [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn {
         /// The worker's id.
@@ -200,6 +119,8 @@ pub enum Action {
         /// The worker's generation.
         generation: GenerationId,
     },
+    /// Send the probe's request to this worker; answer with [`Event::Probed`].
+    Probe(WorkerId),
     /// Send the generation's stop signal to the worker's main process.
     Stop(WorkerId),
     /// Watch the accept queue of the worker, which gets no new connections any more ([`super::Pool::serving`]); answer with
@@ -308,6 +229,15 @@ impl Ended {
     }
 }
 
+/// What a release is prepared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// A new generation.
+    Reload,
+    /// A probe alone; hooks do not run.
+    Probe,
+}
+
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -341,6 +271,8 @@ impl Outcome {
 pub enum Answer {
     /// The outcome of the requested reload.
     Reload(GenerationId, Outcome, Reason),
+    /// The end of a probe that was requested by itself: the number of its generation, and why it failed.
+    Probed(GenerationId, Option<Reason>),
     /// The request was carried out.
     Done,
     /// The request was not carried out, and why.
@@ -393,6 +325,8 @@ pub enum Kind {
     Recovered,
     /// No worker was ready for `restart.give_up`.
     GaveUp,
+    /// The probe of the first generation failed.
+    ProbeFailed,
     /// Every slot failed several times and no worker was ever ready: the first start ends.
     CannotStart,
 }

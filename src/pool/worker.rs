@@ -12,11 +12,12 @@ use super::ending::{Ending, Verdict};
 use super::exit_cause::ExitCause;
 use super::generation::Role;
 use super::readiness::Signs;
-use super::reason::{Cause, Reason};
+use super::reason::Cause;
 use super::serving::VACATE_LIMIT;
+use super::settings::Readiness;
 use super::time::Time;
 use super::timers::Key;
-use super::vocabulary::{Action, Ended, GenerationId, Kind, Notification, Outcome, Readiness, Slot, WorkerId};
+use super::vocabulary::{Action, Ended, GenerationId, Kind, Notification, Outcome, Slot, WorkerId};
 
 /// Longest time from the SIGABRT of a watchdog to SIGKILL: enough for a core dump.
 const ABORT_GRACE: Duration = Duration::from_secs(10);
@@ -85,6 +86,8 @@ pub struct Worker {
     pub(super) counted: bool,
     /// The worker is to stop, but serves on until its accept queue is empty, because no other worker serves that queue.
     pub(super) vacating: bool,
+    /// The worker is probed on private sockets, has no slot and serves no client.
+    pub is_probe: bool,
     /// The stop timeout expired and SIGKILL was sent.
     pub(super) killed: bool,
     /// How the main process ended; `None` while it lives.
@@ -114,6 +117,7 @@ impl Pool {
             watchdog,
             counted: false,
             vacating: false,
+            is_probe: false,
             killed: false,
             how: None,
         };
@@ -204,16 +208,19 @@ impl Pool {
         }
         worker.phase = Phase::Ready;
         worker.ready_at = Some(now);
-        worker.counted = true;
-        self.unproven = false;
-        let (generation, slot, watchdog) = (worker.generation, worker.slot, worker.watchdog);
+        worker.counted = !worker.is_probe;
+        let (generation, slot, watchdog, is_probe) = (worker.generation, worker.slot, worker.watchdog, worker.is_probe);
         self.timers.clear(Key::Start(id));
         self.timers.clear(Key::Settle(id));
         if let Some(every) = watchdog {
             self.timers.set(Key::Watchdog(id), now + every);
         }
-        self.note_readiness(id);
         self.act(Action::Changed(id));
+        if is_probe {
+            return self.probe_ready(id);
+        }
+        self.unproven = false;
+        self.note_readiness(id);
         self.queue_is_served(id);
         let Some(home) = self.generations.get_mut(&generation) else { return };
         home.ready += 1;
@@ -286,9 +293,7 @@ impl Pool {
         );
         let reason = self.reason(id, format!("{how}{}", self.why_not_ready(id)));
         self.drain(id, StopReason::StartTimeout(limit));
-        if role == Role::Candidate {
-            self.rollback(Outcome::RolledBack, reason);
-        }
+        self.candidate_failed(id, role, reason);
     }
 
     pub(super) fn watchdog(&mut self, id: WorkerId) {
@@ -298,8 +303,8 @@ impl Pool {
         self.log(Kind::Watchdog, message, Some(generation), Some((id, slot)));
         let reason = self.reason(id, ExitCause::Watchdog.to_string());
         self.drain(id, StopReason::Watchdog);
-        if self.generations.get(&generation).is_some_and(|home| home.role == Role::Candidate) {
-            self.rollback(Outcome::RolledBack, reason);
+        if let Some(role) = self.generations.get(&generation).map(|home| home.role) {
+            self.candidate_failed(id, role, reason);
         }
     }
 
@@ -340,7 +345,7 @@ impl Pool {
             (Phase::Ready, _) | (Phase::Draining, Some(StopReason::Watchdog)) => Phase::Ready,
             (Phase::Draining, _) => Phase::Draining,
         };
-        let (pid, status) = (worker.pid, worker.status.clone());
+        let (pid, status, is_probe) = (worker.pid, worker.status.clone(), worker.is_probe);
         let reason = self.reason(id, Cause { how: how.clone(), phase }.to_string());
         self.uncount(id);
         for key in [Key::Start(id), Key::Settle(id), Key::Watchdog(id), Key::Age(id)] {
@@ -358,11 +363,14 @@ impl Pool {
                 self.log(Kind::WorkerFailed, reason.in_full(), Some(generation), Some((id, slot)));
             }
             self.recycle_failed(id, &reason.cause);
-            match self.generations.get(&generation).map(|home| home.role) {
-                Some(Role::Candidate) => self.rollback(Outcome::RolledBack, reason),
+            match self.generations.get(&generation).map(|home| home.role).filter(|_| !is_probe) {
+                Some(Role::Candidate) => self.rollback(Outcome::RolledBack, reason.clone()),
                 Some(Role::Current) => self.place_crashed(id, slot, ready_for, &how),
                 Some(Role::Retired) | None => {}
             }
+        }
+        if is_probe && failed {
+            self.probe_failed(id, reason);
         }
         if left { self.orphaned(id, crashed || killed_by_us) } else { self.cleared(id) }
     }
@@ -386,13 +394,7 @@ impl Pool {
         }
         self.holder_gone(id, slot);
         self.yielded(id);
+        self.probe_cleared(id);
         self.release_if_empty(generation);
-    }
-
-    /// The reason for a failure of a worker: the cause, and as its detail the worker's last `STATUS=`.
-    pub(super) fn reason(&self, id: WorkerId, cause: String) -> Reason {
-        let Some(worker) = self.workers.get(&id) else { return cause.into() };
-        let detail = (!worker.status.is_empty()).then(|| format!("its last status: {}", worker.status));
-        Reason { cause: format!("worker {id} (slot {}): {cause}", worker.slot), detail, output: Vec::new(), worker: Some(id) }
     }
 }

@@ -18,6 +18,7 @@ mod life;
 mod load;
 mod pinned;
 mod previous;
+mod probe;
 mod queue;
 mod recycle;
 mod reload;

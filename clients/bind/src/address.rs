@@ -1,6 +1,6 @@
 //! Addresses of sockets, as far as `bind` needs to compare them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libc::{sockaddr, socklen_t};
 
@@ -48,6 +48,18 @@ impl Address {
         }
     }
 
+    /// Reads an address as the master writes it: `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`, `@abstract`.
+    pub fn parse(text: &str) -> Option<Address> {
+        if text.starts_with('/') {
+            return Some(Address::Unix(text.into()));
+        }
+        if let Some(name) = text.strip_prefix('@') {
+            return Some(Address::Unix([b"\0", name.as_bytes()].concat()));
+        }
+        let address: SocketAddr = text.parse().ok()?;
+        Some(Address::Inet(address.ip().to_canonical(), address.port()))
+    }
+
     /// Whether a socket that is bound to `self` serves a program which asks for `wanted`: the same port, and the same address or the
     /// wildcard on one of the sides. Port 0 asks for any port, and is served by none.
     pub fn serves(&self, wanted: &Address) -> bool {
@@ -66,6 +78,15 @@ mod tests {
 
     fn inet(address: &str, port: u16) -> Address {
         Address::Inet(address.parse().expect("an address"), port)
+    }
+
+    #[test]
+    fn addresses_of_the_master_are_read() {
+        assert_eq!(Address::parse("127.0.0.1:80"), Some(inet("127.0.0.1", 80)));
+        assert_eq!(Address::parse("[::ffff:127.0.0.1]:80"), Some(inet("127.0.0.1", 80)));
+        assert_eq!(Address::parse("/run/x.sock"), Some(Address::Unix(b"/run/x.sock".to_vec())));
+        assert_eq!(Address::parse("@x"), Some(Address::Unix(b"\0x".to_vec())));
+        assert_eq!(Address::parse(""), None);
     }
 
     #[test]

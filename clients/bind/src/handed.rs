@@ -28,7 +28,9 @@ impl Handed {
         static HANDED: OnceLock<Handed> = OnceLock::new();
         HANDED.get_or_init(|| {
             let count = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse().ok()).unwrap_or(0).clamp(0, 1024);
-            Handed { sockets: (FIRST..FIRST + count).filter_map(look_at).collect() }
+            let stands_in_for = std::env::var("RATOON_PROBE_ADDRESSES").unwrap_or_default();
+            let mut public = stands_in_for.split(' ').map(Address::parse);
+            Handed { sockets: (FIRST..FIRST + count).filter_map(|fd| look_at(fd, public.next().flatten())).collect() }
         })
     }
 
@@ -48,7 +50,8 @@ impl Handed {
     }
 }
 
-fn look_at(fd: c_int) -> Option<Socket> {
+/// A handed socket. `public`: in a probed worker, the address for which the private socket stands in.
+fn look_at(fd: c_int, public: Option<Address>) -> Option<Socket> {
     let inode = inode(fd)?;
     let kind = option(fd, libc::SO_TYPE)?;
     if option(fd, libc::SO_ACCEPTCONN)? == 0 {
@@ -62,8 +65,8 @@ fn look_at(fd: c_int) -> Option<Socket> {
         return None;
     }
     // SAFETY: The kernel wrote `length` bytes, at most what there is room for.
-    let address = unsafe { Address::read(ptr::from_ref(&storage).cast(), length) }?;
-    Some(Socket { fd, inode, kind, address })
+    let own = unsafe { Address::read(ptr::from_ref(&storage).cast(), length) };
+    Some(Socket { fd, inode, kind, address: public.or(own)? })
 }
 
 fn option(fd: c_int, name: c_int) -> Option<c_int> {

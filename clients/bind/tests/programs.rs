@@ -194,6 +194,17 @@ fn other_port_is_bound_as_written() {
 }
 
 #[test]
+fn probed_worker_takes_the_private_socket_for_the_public_address() {
+    let (listener, port) = listener();
+    // Nobody listens at the public address while the private socket stands in for it.
+    let serve = format!("{BIND}\nprint('bound', flush=True)\nc, _ = s.accept()\nc.recv(999)\nc.sendall(b'private')");
+    let public = "RATOON_PROBE_ADDRESSES=127.0.0.1:1 /run/other";
+    let program = Program::start(&["env", public, "python3", "-c", &serve, "127.0.0.1", "1"], vec![copy(&listener)]);
+    assert_eq!(program.line(), "bound");
+    assert_eq!(get(&port), "private");
+}
+
+#[test]
 fn listen_keeps_the_backlog() {
     let (listener, port) = listener();
     let before = backlog(&listener);

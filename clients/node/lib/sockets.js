@@ -15,13 +15,23 @@ function handedSockets(env = process.env) {
   const count = Number(env.LISTEN_FDS) || 0;
   const names = (env.LISTEN_FDNAMES ?? '').split(':');
   const addresses = count > 0 ? listeningAddresses() : new Map();
+  // A probed worker has private sockets that stand in for these addresses.
+  const probed = (env.RATOON_PROBE_ADDRESSES ?? '').split(' ');
   const sockets = [];
   for (let index = 0; index < count; index++) {
     const inode = socketInode(FIRST + index);
     if (inode === null) continue;
-    sockets.push({ fd: FIRST + index, name: names[index] ?? '', port: null, path: null, ...addresses.get(inode) });
+    const address = publicAddress(probed[index]) ?? addresses.get(inode);
+    sockets.push({ fd: FIRST + index, name: names[index] ?? '', port: null, path: null, ...address });
   }
   return sockets;
+}
+
+/** `{ port }` or `{ path }` of an address as the master writes it: `127.0.0.1:8080`, `[::]:80`, `/run/x.sock`. */
+function publicAddress(text = '') {
+  if (text.startsWith('/')) return { path: text };
+  const port = /:(\d+)$/.exec(text);
+  return port ? { port: Number(port[1]) } : undefined;
 }
 
 function socketInode(fd) {

@@ -280,3 +280,8 @@ function refused(port) {
   });
 }
 
+
+test('probed_worker_takes_the_private_socket_for_its_address', () =>
+  withWorker(HELLO, async (worker) => assert.equal((await get(worker.port)).body, 'hello'), {
+    env: { RATOON_PROBE_ADDRESSES: '127.0.0.1:3000' },
+  }));

@@ -36,7 +36,7 @@ fn every_flag_wins() {
                --ready running --settle 0 --start-timeout 1min --stop-timeout 2 --stop-signal INT --watchdog 3s --user web \
                --group 5 --balance per-slot --memory-max 2G --memory-high 1G --tasks-max 7 --cpu-weight 8 --nofile 99 \
                --restart-initial 1ms --restart-max 2ms --restart-limit 3 --restart-interval 4s --give-up 5s --surge 50% \
-               --probation 6s --reload-memory refuse --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 \
+               --probation 6s --reload-memory refuse --probe connect --probe-status 200-299 --probe-timeout 8s --probe-host a.example --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 \
                --status-details everyone --status-host B.example. --status-hosts c -- prog --flag -x";
     let config = both(FILE, all).unwrap();
     let text = r#"
@@ -65,6 +65,10 @@ give_up = "5s"
 surge = "50%"
 probation = "6s"
 memory = "refuse"
+probe = "connect"
+probe_status = "200-299"
+probe_timeout = "8s"
+probe_host = "a.example"
 [recycle]
 max_age = "7h"
 max_memory = "1M"
@@ -97,7 +101,10 @@ fn each_key_means_the_same_in_the_file_and_as_a_flag() {
             let is_default = matches!(key.default, DefaultValue::Value(default) if default == value);
             assert_eq!(config == default, is_default, "{} = {value}", key.full);
             for name in key.flag.iter().filter(|flag| !flag.repeated).flat_map(|flag| flag.names()) {
-                assert_eq!(both(command, &format!("--{name}={}", value.trim_matches('"'))).as_ref(), Ok(&config), "{name}");
+                let flag = [format!("--{name}={}", value.trim_matches('"'))];
+                let flags = Command::try_parse_from(flag).map(|command| command.flags).unwrap();
+                let both = parse_with(command, Path::new("web.toml"), &flags).map_err(|error| error.to_string());
+                assert_eq!(both.as_ref(), Ok(&config), "{name}");
             }
         }
     }

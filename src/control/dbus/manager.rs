@@ -97,6 +97,9 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
             }
             Err(Fault::new(name, reason))
         }
+        // There is no method on the bus that asks for a probe.
+        Reply::Probe(answer) if answer.passed => call.reply(&()),
+        Reply::Probe(answer) => Err(Fault::new(FAILED, answer.reason)),
         Reply::Done => call.reply(&()),
         Reply::Failed(sentence) => Err(Fault::new(FAILED, sentence)),
     }
@@ -106,6 +109,7 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
 fn verb(ask: &Request) -> &'static str {
     match ask {
         Request::Reload => "reload",
+        Request::Probe => "probe",
         Request::Abort => "abort",
         Request::Scale(_) => "scale",
         Request::Recycle(_) => "recycle",

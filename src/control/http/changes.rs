@@ -18,6 +18,11 @@ pub(super) async fn abort(call: Call<'_>) -> Answer {
     plain(call, Request::Abort).await
 }
 
+/// `POST /probe`: probes the release that a reload would start, and answers at the end of that.
+pub(super) async fn probe(call: Call<'_>) -> Answer {
+    plain(call, Request::Probe).await
+}
+
 /// `POST /upgrade`
 pub(super) async fn upgrade(call: Call<'_>) -> Answer {
     plain(call, Request::Upgrade).await
@@ -74,6 +79,10 @@ async fn ask(call: Call<'_>, what: Request) -> Answer {
         Ok(Reply::Reload(outcome)) => {
             let outcome = ReloadMessage::from(&outcome);
             message(if outcome.committed() { StatusCode::OK } else { StatusCode::CONFLICT }, &outcome)
+        }
+        Ok(Reply::Probe(outcome)) => {
+            let status = if outcome.passed { StatusCode::OK } else { StatusCode::CONFLICT };
+            message(status, &ReloadMessage::from(&outcome))
         }
         Ok(Reply::Done) => message(StatusCode::OK, &ChangeMessage { result: "done".to_owned(), reason: String::new() }),
         Ok(Reply::Failed(reason)) => message(StatusCode::CONFLICT, &ChangeMessage { result: "failed".to_owned(), reason }),

@@ -47,6 +47,7 @@ const ROUTES: &[(&str, Does)] = &[
     ("/metrics", Does::Read(|call| Box::pin(metrics::metrics(call)))),
     ("/events", Does::Read(|call| Box::pin(events::events(call)))),
     ("/reload", Does::Change(|call| Box::pin(changes::reload(call)))),
+    ("/probe", Does::Change(|call| Box::pin(changes::probe(call)))),
     ("/abort", Does::Change(|call| Box::pin(changes::abort(call)))),
     ("/scale", Does::Change(|call| Box::pin(changes::scale(call)))),
     ("/recycle", Does::Change(|call| Box::pin(changes::recycle(call)))),

@@ -16,7 +16,7 @@ use crate::master::pool_clock;
 use crate::master::releases::prepare::Release;
 use crate::master::releases::script::ScriptCopy;
 use crate::master::turn::Master;
-use crate::pool::{self, Action, Event, ExitCause, Phase, Pool, PoolState, WorkerId};
+use crate::pool::{self, Action, Event, ExitCause, Phase, Pool, WorkerId};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::program;
 use crate::sys::program::Start;
@@ -220,7 +220,11 @@ impl Master {
     fn after_death(&mut self, waited: Vec<RequesterId>) {
         // The connection of each waiting requester has ended with the dead master.
         waited.into_iter().map(Event::RequesterGone).for_each(|event| self.events.push(event));
-        if self.pool.state() == PoolState::Reloading {
+        // The private sockets of a probed worker went with the master that died.
+        if let Some(worker) = self.pool.asked_worker() {
+            self.events.push(Event::Probed(worker, Err("the master died meanwhile".into())));
+        }
+        if self.pool.candidate().is_some() {
             self.events.push(Event::Abort(None));
         }
         // Whether the stop signal of a decided drain was sent is not known, so send it again.

@@ -339,7 +339,7 @@ fn patiently(context: &InstanceContext, orphans: &Orphans, start: &Start<'_>) ->
     let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
     loop {
         let job = Job::unwatched().map_err(|error| error.to_string())?;
-        let why = match prepare::prepare(start.source, context, None, &job) {
+        let why = match prepare::prepare(start.source, context, None, crate::pool::Purpose::Reload, &job) {
             Ok(release) if release.plan.listeners.is_empty() && lost_sockets::any_listens(orphans.pids()) => format!(
                 "no listening socket is here, and only the workers of the earlier program hold one; they serve on. To start anew: {}",
                 listeners::hint(start.name)

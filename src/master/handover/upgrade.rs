@@ -150,7 +150,10 @@ impl Master {
     fn is_asked(&self) -> bool {
         let waits_for_it =
             |requester: RequesterId| self.upgrade.as_ref().is_some_and(|upgrade| upgrade.requesters.contains(&requester));
-        self.pool.state() == PoolState::Reloading || self.releases.is_preparing() || !self.requests.waiting().all(waits_for_it)
+        self.pool.state() == PoolState::Reloading
+            || self.pool.is_probing()
+            || self.releases.is_preparing()
+            || !self.requests.waiting().all(waits_for_it)
     }
 
     fn ask_next_program(&mut self) {

@@ -31,6 +31,8 @@ pub const RECOVERED: &str = "822d256cc4204162931c16d441a3ce1b";
 pub const GAVE_UP: &str = "42f277ce4f3b44b4b07c2934f99e3c77";
 /// A first start cannot succeed: the master exits.
 pub const CANNOT_START: &str = "9e3b6a0c52d84f31a7c04be1d95f2680";
+/// The probe of a first generation failed.
+pub const PROBE_FAILED: &str = "5d0c1e0f6a534f3e9e4a7d2b86c1f0a3";
 /// The master replaced its own program.
 pub const UPGRADED: &str = "d768b212a40f423e8d2dbf44635979b0";
 /// The master did not replace its own program, and goes on.
@@ -79,11 +81,12 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
         Kind::Recovered => (Level::Info, RECOVERED),
         Kind::GaveUp => (Level::Error, GAVE_UP),
         Kind::CannotStart => (Level::Error, CANNOT_START),
+        Kind::ProbeFailed => (Level::Error, PROBE_FAILED),
     }
 }
 
 /// All ids, with the subject line of each in the catalog.
-pub const ALL: [(&str, &str); 22] = [
+pub const ALL: [(&str, &str); 23] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (RELOAD_ROLLED_BACK, "A reload of pool @RATOON_INSTANCE@ was rolled back"),
@@ -97,6 +100,7 @@ pub const ALL: [(&str, &str); 22] = [
     (RECOVERED, "Pool @RATOON_INSTANCE@ has recovered"),
     (GAVE_UP, "Pool @RATOON_INSTANCE@ has given up"),
     (CANNOT_START, "Pool @RATOON_INSTANCE@ cannot start"),
+    (PROBE_FAILED, "The probe of a release of pool @RATOON_INSTANCE@ has failed"),
     (UPGRADED, "The master of pool @RATOON_INSTANCE@ has replaced its own program"),
     (UPGRADE_REFUSED, "The master of pool @RATOON_INSTANCE@ keeps its old program"),
     (CUT_OFF, "Requests of pool @RATOON_INSTANCE@ were cut off"),

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `preparing` | the tasks that prepare releases and run hooks, and their results |
 //! | `prepare` | makes a release from the configuration |
+//! | `probe` | the private sockets and the request of `reload.probe` |
+//! | `probing` | the probed worker: its sockets, its request, its answer |
 //! | `release` | opens the program and the directory of a release |
 //! | `script` | starts of a script after its release was moved or changed |
 //! | `command` | runs checks and hooks |
@@ -22,6 +24,8 @@ pub mod hooks;
 pub(in crate::master) mod memory;
 pub(in crate::master) mod prepare;
 pub(in crate::master) mod preparing;
+pub(in crate::master) mod probe;
+pub(in crate::master) mod probing;
 pub mod release;
 pub(in crate::master) mod script;
 pub(in crate::master) mod warnings;

@@ -17,7 +17,7 @@ use crate::master::releases::release;
 use crate::master::releases::script::{self, ScriptCopy};
 use crate::master::status::status_listener::StatusChange;
 use crate::master::tasks::Job;
-use crate::pool::{Readiness, Reason, Restart, Settings, Surge};
+use crate::pool::{Purpose, Readiness, Reason, Restart, Settings, Surge};
 use crate::sys::spawn::Plan;
 
 /// The sources of a configuration; the same for every generation of an instance.
@@ -89,7 +89,13 @@ impl Source {
 ///
 /// # Errors
 /// Why there is no release.
-pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Living>, job: &Job) -> Result<Release, Reason> {
+pub fn prepare(
+    source: &Source,
+    context: &InstanceContext,
+    living: Option<&Living>,
+    purpose: Purpose,
+    job: &Job,
+) -> Result<Release, Reason> {
     let reload = living.is_some();
     // The reason of a failed reload is one line, and leaves out the text of the file, which may hold a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
@@ -109,7 +115,7 @@ pub fn prepare(source: &Source, context: &InstanceContext, living: Option<&Livin
     let _ = std::fs::metadata(&directory);
     let path = std::env::var_os("PATH");
     let setting = Setting { config: &config, directory: &directory, variables: &configured, path: path.as_deref() };
-    if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| reload) {
+    if let Some(argv) = config.hooks.before_reload.as_deref().filter(|_| reload && purpose == Purpose::Reload) {
         setting.hook("hooks.before_reload", argv, job)?;
     }
     job.reading(format_args!("the program of worker.command {:?}", hooks::program(&config.worker.command)));
@@ -225,5 +231,6 @@ pub fn settings(release: &Release) -> Settings {
         max_age: config.recycle.max_age,
         per_slot: config.worker.balance == Balance::PerSlot,
         listens,
+        probe: config.reload.probe.is_some(),
     }
 }

@@ -16,7 +16,7 @@ use crate::master::releases::prepare::{self, InstanceContext, Living, Release, S
 use crate::master::releases::script;
 use crate::master::releases::warnings;
 use crate::master::tasks::{Task, TaskId, TaskResult, TaskResults, Tasks};
-use crate::pool::{Event, GenerationId, Reason};
+use crate::pool::{Event, GenerationId, Purpose, Reason};
 
 /// Time between two checks of a release for changed files.
 const LOOK: Duration = Duration::from_secs(5);
@@ -102,12 +102,19 @@ impl ReleaseStore {
 
     /// Starts the preparation of a release beside the generation `serving`. The result comes as a task's result; if the task cannot
     /// start, as an event.
-    pub fn prepare(&mut self, number: GenerationId, serving: GenerationId, living: Living, events: &mut EventQueue) {
+    pub fn prepare(
+        &mut self,
+        number: GenerationId,
+        purpose: Purpose,
+        serving: GenerationId,
+        living: Living,
+        events: &mut EventQueue,
+    ) {
         self.cancel_preparation();
         let (source, context, results) = (self.source.clone(), self.context.clone(), self.results.clone());
         let running = self.releases.get(&serving).map(Arc::downgrade).unwrap_or_default();
         let task = self.tasks.start(self.step_limit(serving), move |id, job| {
-            let made = prepare::prepare(&source, &context, Some(&living), job);
+            let made = prepare::prepare(&source, &context, Some(&living), purpose, job);
             let made = made.map(|mut release| {
                 let before = running.upgrade();
                 release.reload_warnings.extend(before.and_then(|before| warnings::of_reload(&before, &release, number)));
@@ -273,7 +280,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let (mut releases, mut results) = store(directory.path(), CONFIG);
         let mut events = EventQueue::default();
-        releases.prepare(1, 0, living(), &mut events);
+        releases.prepare(1, Purpose::Reload, 0, living(), &mut events);
         assert!(releases.is_preparing() && releases.deadline().is_some());
         let Some(TaskResult::Prepared(id, 1, Ok((settings, release)))) = results.blocking_recv() else { panic!("no release") };
         assert_eq!(settings.stop_timeout, Duration::from_secs(5));
@@ -289,7 +296,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let (mut releases, now) = (store(directory.path(), CONFIG).0, Instant::now());
         let job = crate::master::tasks::Job::unwatched().expect("a job");
-        let release = prepare::prepare(&source(directory.path(), CONFIG), &context(directory.path()), None, &job);
+        let release =
+            prepare::prepare(&source(directory.path(), CONFIG), &context(directory.path()), None, Purpose::Reload, &job);
         releases.insert(1, release.map_err(|why| why.in_full()).expect("a release"));
         let mut looked = |at| {
             releases.look_for_changes(1, at);
@@ -302,7 +310,7 @@ mod tests {
     fn overdue_preparation_is_refused_once() {
         let directory = tempfile::tempdir().expect("a directory");
         let (mut releases, mut events) = (store(directory.path(), CONFIG).0, EventQueue::default());
-        releases.prepare(4, 0, living(), &mut events);
+        releases.prepare(4, Purpose::Reload, 0, living(), &mut events);
         let late = Instant::now() + 10 * UNTIL_CONFIGURED;
         releases.on_deadline(late, &mut events);
         assert!(matches!(events.pop(), Some(Event::Refused(4, why)) if why.cause.contains("10s")));
@@ -317,7 +325,8 @@ mod tests {
         let (mut releases, mut results) = store(directory.path(), config);
         assert_eq!(releases.start_shutdown_hook(1), None, "no release");
         let job = crate::master::tasks::Job::unwatched().expect("a job");
-        let release = prepare::prepare(&source(directory.path(), config), &context(directory.path()), None, &job);
+        let release =
+            prepare::prepare(&source(directory.path(), config), &context(directory.path()), None, Purpose::Reload, &job);
         releases.insert(1, release.map_err(|why| why.in_full()).expect("a release"));
         assert!(releases.start_shutdown_hook(1).is_some() && releases.runs_shutdown_hook());
         let mut events = EventQueue::default();

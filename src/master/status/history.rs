@@ -215,6 +215,11 @@ impl History {
         self.tails.values().any(|of| *of == generation)
     }
 
+    /// Whether this worker failed and is still to get its last lines.
+    pub fn lacks_tail_of(&self, worker: WorkerId) -> bool {
+        self.tails.contains_key(&worker)
+    }
+
     /// Notes that the files of this generation's release have changed since it was pinned.
     pub fn release_changed(&mut self, generation: GenerationId, what: &str) {
         for failure in self.failures.iter_mut().filter(|failure| failure.generation == generation) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::api::{Change, Reply, Summary};
+use crate::api::{Change, ProbeAnswer, ReloadAnswer, Reply, Summary};
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::log::text::one_line;
@@ -55,17 +55,23 @@ impl StatusPublisher {
     pub fn holds_back(&self, answer: &Reply) -> bool {
         match answer {
             Reply::Reload(answer) if answer.outcome == Outcome::RolledBack => self.history.lacks_a_tail(answer.generation),
-            Reply::Reload(_) | Reply::Done | Reply::Failed(_) => false,
+            Reply::Reload(ReloadAnswer { worker: Some(worker), .. }) | Reply::Probe(ProbeAnswer { worker: Some(worker), .. }) => {
+                self.history.lacks_tail_of(*worker)
+            }
+            Reply::Reload(_) | Reply::Probe(_) | Reply::Done | Reply::Failed(_) => false,
         }
     }
 
     /// Adds to the answer of a reload what the failed worker printed.
     pub fn add_output(&self, answer: &mut Reply) {
-        let Reply::Reload(answer) = answer else { return };
-        let failures: Vec<_> = self.history.failures().filter(|failure| Some(failure.worker) == answer.worker).collect();
-        if let Some(failure) = failures.last() {
-            answer.detail = failure.detail.clone().or(answer.detail.take());
-            answer.output = failure.log_head.iter().chain(&failure.log_tail).cloned().collect();
+        let (worker, detail, output) = match answer {
+            Reply::Reload(answer) => (answer.worker, &mut answer.detail, &mut answer.output),
+            Reply::Probe(answer) => (answer.worker, &mut answer.detail, &mut answer.output),
+            Reply::Done | Reply::Failed(_) => return,
+        };
+        if let Some(failure) = self.history.failures().filter(|failure| Some(failure.worker) == worker).last() {
+            *detail = failure.detail.clone().or(detail.take());
+            *output = failure.log_head.iter().chain(&failure.log_tail).cloned().collect();
         }
     }
 

@@ -3,6 +3,7 @@
 //! Law: a worker starts without a control group or a status page that cannot be made. Any other failure makes the start fail with an
 //! event. A failed start leaves no resources.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub(in crate::master) struct Start {
     pub release: Arc<Release>,
     /// The sockets of the worker's slot; `None` when all slots share the release's sockets.
     pub sockets: Option<Vec<Arc<OwnedFd>>>,
+    /// `NAME=value`, for this worker alone.
+    pub environment: Vec<CString>,
 }
 
 impl WorkerSet {
@@ -135,7 +138,7 @@ impl WorkerSet {
         notify_path: &Path,
         now: Instant,
     ) -> Result<u32, String> {
-        let Start { slot, generation, release, sockets: listeners } = start;
+        let Start { slot, generation, release, sockets: listeners, environment } = start;
         let (slot, generation) = (*slot, *generation);
         let mut streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", told(&error)))?;
         let group = self.group(worker, slot, generation, release);
@@ -162,7 +165,7 @@ impl WorkerSet {
             tag: worker,
             argv: expanded.argv,
             plan_env: expanded.env,
-            env: own.into_iter().flatten().collect(),
+            env: own.into_iter().flatten().chain(environment.iter().cloned()).collect(),
             stdin: first_socket.map(|socket| std::os::fd::AsFd::as_fd(&**socket)),
             stdout: Some(std::os::fd::AsFd::as_fd(&streams.stdout)),
             stderr: Some(std::os::fd::AsFd::as_fd(&streams.stderr)),

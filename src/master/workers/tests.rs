@@ -48,7 +48,7 @@ impl Room {
 
     fn spawn(&mut self, worker: WorkerId, command: &str) -> Result<u32, String> {
         let release = release(self.directory.path(), &format!("[worker]\ncommand = {command}\n"));
-        let start = Start { slot: 0, generation: 1, release, sockets: None };
+        let start = Start { slot: 0, generation: 1, release, sockets: None, environment: Vec::new() };
         self.workers.spawn(worker, &start, Instant::now())
     }
 

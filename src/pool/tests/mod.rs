@@ -32,5 +32,6 @@ fn settings(count: u32) -> Settings {
         max_age: None,
         per_slot: false,
         listens: true,
+        probe: false,
     }
 }

@@ -30,6 +30,8 @@ enum Move {
     See(usize, u8),
     Reload,
     ReloadUnattended,
+    Probe,
+    AnswerProbe(bool),
     Prepare(u32, u16),
     Refuse,
     Abort,
@@ -66,6 +68,8 @@ fn moves() -> impl Strategy<Value = Move> {
         12 => Just(Move::Reload),
         2 => Just(Move::ReloadUnattended),
         14 => (1_u32..5, any::<u16>()).prop_map(|(count, how)| Move::Prepare(count, how)),
+        2 => Just(Move::Probe),
+        8 => (0..4_u8).prop_map(|how| Move::AnswerProbe(how != 0)),
         3 => Just(Move::Refuse),
         3 => Just(Move::Abort),
         3 => any::<usize>().prop_map(Move::RequesterGone),
@@ -102,6 +106,7 @@ fn config(count: u32, how: u16) -> Settings {
         settings.restart.limit = 3;
     }
     settings.per_slot = how & 256 != 0;
+    settings.probe = how & 2048 != 0 && how & 4096 != 0;
     if how & 512 != 0 {
         settings.ready = if how & 1024 != 0 { Readiness::Auto(ms(1_000)) } else { Readiness::Accepting(ms(1_000)) };
         settings.probation = None;
@@ -231,6 +236,14 @@ fn one_move(world: &mut World, one: Move) {
         Move::Prepare(count, how) => {
             world.next = config(count, how);
             world.prepare();
+        }
+        Move::Probe => {
+            world.ask(What::Probe, |requester| Event::Probe(Some(requester)));
+        }
+        Move::AnswerProbe(passes) => {
+            if let Some(worker) = world.asked_probes.first().copied() {
+                world.answer_probe(worker, (!passes).then_some("GET /up was answered with 500"));
+            }
         }
         Move::Refuse => world.refuse(),
         Move::Abort => {

@@ -4,6 +4,7 @@ mod endings;
 mod first_start;
 mod keeping;
 mod outages;
+mod probes;
 mod readiness;
 mod reloads;
 

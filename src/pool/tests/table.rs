@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use super::{ms, settings};
-use crate::pool::{Event, ExitCause, Notification, Surge};
+use crate::pool::{Event, ExitCause, Notification, Settings, Surge};
 
 /// A function that makes a pool in one state.
 pub(super) type State = fn() -> World;
@@ -18,6 +18,13 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
     }
     fn candidate() -> World {
         let mut world = serving();
+        world.reload();
+        world.prepare();
+        world
+    }
+    fn probed() -> World {
+        let mut world = serving();
+        world.next.probe = true;
         world.reload();
         world.prepare();
         world
@@ -39,6 +46,30 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
         ("candidate partly ready", || {
             let mut world = candidate();
             world.ready(3);
+            world
+        }),
+        ("first generation probed", || World::new(Settings { probe: true, ..settings(2) })),
+        ("first generation's probe failed", || {
+            let mut world = World::new(Settings { probe: true, ..settings(2) });
+            world.exit(1, ExitCause::Exit(1));
+            world
+        }),
+        ("probe starting", probed),
+        ("probe asked", || {
+            let mut world = probed();
+            world.ready(3);
+            world
+        }),
+        ("probe ending", || {
+            let mut world = probed();
+            world.ready(3);
+            world.answer_probe(3, None);
+            world
+        }),
+        ("probe alone", || {
+            let mut world = serving();
+            world.step(Event::Probe(None));
+            world.prepare();
             world
         }),
         ("probation", || {
@@ -99,6 +130,7 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
 fn events() -> Vec<Event> {
     let mut events = vec![
         Event::Start(settings(1)),
+        Event::ProbeOnce(settings(1)),
         Event::Due,
         Event::Absent(Duration::from_secs(5)),
         Event::Reload(None),
@@ -107,6 +139,10 @@ fn events() -> Vec<Event> {
         Event::Refused(2, "no".into()),
         Event::Refused(99, "no".into()),
         Event::Abort(None),
+        Event::Probe(None),
+        Event::Probed(1, Ok(())),
+        Event::Probed(3, Ok(())),
+        Event::Probed(3, Err("no".into())),
         Event::RequesterGone(1),
         Event::RequesterGone(99),
         Event::Scale(0, None),

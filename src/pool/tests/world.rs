@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::pool::{
     Accepting, Action, Answer, Ended, Event, ExitCause, GenerationId, Kind, Notification, Outcome, Phase, Pool, PoolState,
-    RequesterId, Settings, Slot, Time, Worker, WorkerId,
+    Purpose, RequesterId, Settings, Slot, Time, Worker, WorkerId,
 };
 
 /// The simulated main process of a worker.
@@ -38,6 +38,7 @@ pub struct Asked {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     Reload,
+    Probe,
     Other,
 }
 
@@ -49,6 +50,8 @@ pub struct World {
     pub asked: BTreeMap<RequesterId, Asked>,
     /// Generations in preparation, for which the pool waits for an answer.
     pub preparing: Vec<GenerationId>,
+    /// Workers to which the probe's request was sent and that have not answered.
+    pub asked_probes: Vec<WorkerId>,
     /// The settings of the next generations that are prepared.
     pub next: Settings,
     /// The number of next forks that fail.
@@ -63,6 +66,8 @@ pub struct World {
     pub ready_told: bool,
     pub exit: Option<u8>,
     begun: Vec<GenerationId>,
+    /// Generations that are only probed.
+    probe_only: BTreeSet<GenerationId>,
     released: BTreeSet<GenerationId>,
     committed: BTreeMap<GenerationId, Settings>,
     prepared: BTreeMap<GenerationId, Settings>,
@@ -79,6 +84,15 @@ fn failing(actions: &[Action]) -> BTreeSet<WorkerId> {
 
 impl World {
     pub fn new(settings: Settings) -> World {
+        World::started(settings.clone(), Event::Start(settings))
+    }
+
+    /// A world whose instance is started for one probe alone.
+    pub fn once(settings: Settings) -> World {
+        World::started(settings.clone(), Event::ProbeOnce(settings))
+    }
+
+    fn started(settings: Settings, first: Event) -> World {
         let start = Time::since_boot(Duration::from_secs(1_000));
         let mut world = World {
             pool: Pool::new(start, 7),
@@ -86,6 +100,7 @@ impl World {
             processes: BTreeMap::new(),
             asked: BTreeMap::new(),
             preparing: Vec::new(),
+            asked_probes: Vec::new(),
             next: settings.clone(),
             forks_fail: 0,
             orphans_serve: false,
@@ -96,6 +111,7 @@ impl World {
             ready_told: false,
             exit: None,
             begun: Vec::new(),
+            probe_only: BTreeSet::new(),
             released: BTreeSet::new(),
             committed: BTreeMap::from([(1, settings.clone())]),
             prepared: BTreeMap::new(),
@@ -104,7 +120,7 @@ impl World {
             fail_next: BTreeSet::new(),
             last_pid: 100,
         };
-        world.step(Event::Start(settings));
+        world.step(first);
         world
     }
 
@@ -212,6 +228,14 @@ impl World {
         }
     }
 
+    /// The probed worker has answered; `Some`: not as it must.
+    pub fn answer_probe(&mut self, worker: WorkerId, failure: Option<&str>) {
+        if let Some(index) = self.asked_probes.iter().position(|asked| *asked == worker) {
+            self.asked_probes.remove(index);
+            self.step(Event::Probed(worker, failure.map_or(Ok(()), |why| Err(why.into()))));
+        }
+    }
+
     pub fn refuse(&mut self) {
         if let Some(number) = self.preparing.pop() {
             self.step(Event::Refused(number, "reload.check said no".into()));
@@ -243,7 +267,10 @@ impl World {
     /// The number of ready workers with a live process, of one generation or of all.
     pub fn serving(&self, generation: Option<GenerationId>) -> u32 {
         let serves = |id, worker: &Worker| {
-            worker.phase == Phase::Ready && self.alive(id) && generation.is_none_or(|number| worker.generation == number)
+            worker.phase == Phase::Ready
+                && !worker.is_probe
+                && self.alive(id)
+                && generation.is_none_or(|number| worker.generation == number)
         };
         self.pool.workers().filter(|(id, worker)| serves(*id, worker)).count() as u32
     }
@@ -268,6 +295,10 @@ impl World {
             }
             if !self.preparing.is_empty() {
                 self.prepare();
+                continue;
+            }
+            if let Some(worker) = self.asked_probes.first().copied() {
+                self.answer_probe(worker, None);
                 continue;
             }
             let ending = self.processes.iter().find(|(_, process)| process.gone || process.stopped || process.killed);
@@ -350,13 +381,23 @@ impl World {
     fn carry_out(&mut self, action: &Action, before: GenerationId, follow: &mut Vec<Event>) {
         assert!(self.exit.is_none(), "{action:?} after the exit");
         match action {
-            Action::Prepare(number) => self.preparing.push(*number),
+            Action::Prepare(number, purpose) => {
+                self.preparing.push(*number);
+                if *purpose == Purpose::Probe {
+                    self.probe_only.insert(*number);
+                }
+            }
+            Action::Probe(worker) => {
+                assert!(self.alive(*worker), "a request to a worker that is gone");
+                self.asked_probes.push(*worker);
+            }
             Action::Spawn { worker, slot, generation } => {
                 assert!(!self.stopping, "a fork while stopping");
                 assert!(!self.released.contains(generation), "a fork of a released generation");
                 assert!(self.spawns.iter().all(|(id, ..)| id != worker), "a worker id used twice");
                 let candidate = self.begun.last().filter(|_| self.begun.len() > self.finished.len());
-                let own = [Some(&before), Some(&self.pool.generation()), candidate].contains(&Some(generation));
+                let own = [Some(&before), Some(&self.pool.generation()), candidate].contains(&Some(generation))
+                    || self.probe_only.contains(generation);
                 assert!(own, "a fork of generation {generation}, which is neither current nor candidate");
                 self.spawns.push((*worker, *slot, *generation, self.now));
                 if self.forks_fail > 0 {
@@ -397,7 +438,7 @@ impl World {
                 let slot = process.slot;
                 assert!(!self.ready_queues().contains_key(&slot), "who is not the last waits for its queue");
                 // `serving` shows the end of the step, when the other workers may have failed.
-                let nobody_else = !self.pool.workers().any(|(id, worker)| worker.phase == Phase::Ready && self.alive(id));
+                let nobody_else = !self.pool.workers().any(|(id, worker)| worker.serves() && self.alive(id));
                 assert!(nobody_else || !self.pool.serving().contains(&slot), "a queue that shall get empty gets connections");
             }
             Action::Kill(worker) => {
@@ -454,6 +495,7 @@ impl World {
         let asked = self.asked.get_mut(&requester).expect("an answer to somebody unknown");
         assert!(asked.answer.is_none(), "requester {requester} was answered twice");
         assert_eq!(asked.what == What::Reload, matches!(answer, Answer::Reload(..)), "the wrong kind of answer");
+        assert!(asked.what == What::Probe || !matches!(answer, Answer::Probed(..)), "the wrong kind of answer");
         if let Answer::Reload(number, outcome, reason) = answer
             && reason.cause != "the instance is stopping"
         {

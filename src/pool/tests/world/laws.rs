@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::World;
 use crate::pool::restart::OUTAGE_DELAY;
 use crate::pool::timers::Key;
-use crate::pool::{Event, GenerationId, Notification, Phase, Slot, WorkerId};
+use crate::pool::{Event, GenerationId, Notification, Phase, Slot, Worker, WorkerId};
 
 impl World {
     /// Law 6: a serving worker is stopped only for one of the known reasons.
@@ -20,6 +20,7 @@ impl World {
         });
         let never_ready = self.pool.worker(worker).is_none_or(|worker| worker.phase != Phase::Ready) && !self.was_ready(worker);
         let reason = abort
+            || self.pool.worker(worker).is_some_and(|worker| worker.is_probe)
             || self.stopping
             || process.generation != current
             || process.slot >= self.pool.target()
@@ -40,6 +41,8 @@ impl World {
             event,
             Event::Reload(_)
                 | Event::Prepared(..)
+                | Event::Probe(_)
+                | Event::Probed(..)
                 | Event::Refused(..)
                 | Event::Abort(_)
                 | Event::RequesterGone(_)
@@ -54,6 +57,12 @@ impl World {
             let after = self.serving(None);
             assert!(after >= before.min(self.pool.target()), "{event:?} cost capacity: {before} -> {after}");
         }
+        // A generation that is probed has no other worker.
+        let probed = |id: &WorkerId, worker: &Worker| worker.is_probe && worker.phase != Phase::Draining && self.alive(*id);
+        for (_, probed) in self.pool.workers().filter(|(id, worker)| probed(id, worker)) {
+            let others = self.pool.workers().filter(|(_, other)| other.generation == probed.generation && !other.is_probe);
+            assert_eq!(others.count(), 0, "generation {} started before its probe passed", probed.generation);
+        }
         let mut standing: BTreeMap<(GenerationId, Slot), u32> = BTreeMap::new();
         for (_, worker) in self.pool.workers().filter(|(id, worker)| worker.phase != Phase::Draining && self.alive(*id)) {
             *standing.entry((worker.generation, worker.slot)).or_default() += 1;
@@ -64,7 +73,7 @@ impl World {
         assert!(self.committed.contains_key(&generation), "generation {generation} was never committed");
         assert_eq!(self.committed.keys().next_back(), Some(&generation), "not the last committed generation");
         let counted = self.pool.workers().filter(|(id, worker)| {
-            worker.generation == generation && worker.phase == Phase::Ready && self.alive(*id) && worker.slot < self.pool.target()
+            worker.generation == generation && worker.serves() && self.alive(*id) && worker.slot < self.pool.target()
         });
         assert!(self.pool.ready() <= counted.count() as u32, "more ready workers are told than there are");
         if self.committed.values().chain(self.prepared.values()).any(|settings| settings.per_slot) {
@@ -77,7 +86,7 @@ impl World {
             // Without a running reload, workers start only in the current generation.
             for (id, worker) in self.pool.workers() {
                 assert!(
-                    worker.phase != Phase::Starting || worker.generation == generation || !self.alive(id),
+                    worker.phase != Phase::Starting || worker.generation == generation || worker.is_probe || !self.alive(id),
                     "worker {id} of a rolled-back generation still starts"
                 );
             }

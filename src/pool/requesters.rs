@@ -1,0 +1,29 @@
+//! The requesters of a reload or a probe: they get its outcome, and it may end when they go away.
+
+use serde::{Deserialize, Serialize};
+
+use super::vocabulary::RequesterId;
+
+/// The requesters of a reload.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Requesters {
+    pub(super) waiting: Vec<RequesterId>,
+    /// A request without a waiting requester (SIGHUP) was made: the reload runs to its end, whichever requesters disconnect.
+    pub(super) unattended: bool,
+}
+
+impl Requesters {
+    pub(super) fn join(&mut self, requester: Option<RequesterId>) {
+        match requester {
+            Some(requester) => self.waiting.push(requester),
+            None => self.unattended = true,
+        }
+    }
+
+    /// Removes a requester. Returns whether it was the last one and the reload has no unattended request.
+    pub(super) fn leave(&mut self, requester: RequesterId) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| *waiting != requester);
+        self.waiting.len() < before && self.waiting.is_empty() && !self.unattended
+    }
+}

@@ -1,0 +1,94 @@
+//! The settings of a generation, and what an observation of a worker shows. Plain data.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The part of a generation's configuration that the pool needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The configured number of workers (`worker.count`).
+    pub count: u32,
+    /// The condition on which a worker counts as ready (`worker.ready`).
+    pub ready: Readiness,
+    /// Longest time from a worker's start to its readiness (`worker.start_timeout`).
+    pub start_timeout: Duration,
+    /// Time from the stop signal to SIGKILL (`worker.stop_timeout`).
+    pub stop_timeout: Duration,
+    /// The signal that starts a drain (`worker.stop_signal`). A drained worker that this signal ends has ended cleanly.
+    pub stop_signal: i32,
+    /// Longest time between two `WATCHDOG=1` of a ready worker (`worker.watchdog`); `None`: no watchdog.
+    pub watchdog: Option<Duration>,
+    /// Backoff and limits for the replacement of failed workers (`restart.*`).
+    pub restart: Restart,
+    /// How many new workers a reload may run beside the old ones at once (`reload.surge`).
+    pub surge: Surge,
+    /// Time after all new workers are ready in which a crash still rolls back (`reload.probation`); `None`: it depends on how the
+    /// workers became ready ([`UNPROVEN_PROBATION`](super::UNPROVEN_PROBATION)).
+    pub probation: Option<Duration>,
+    /// A worker is recycled at this age, less up to a tenth at random (`recycle.max_age`).
+    pub max_age: Option<Duration>,
+    /// Each slot has its own accept queue (`worker.balance = "per-slot"`).
+    pub per_slot: bool,
+    /// The instance has listening sockets.
+    pub listens: bool,
+    /// One worker is probed on private sockets before the generation starts (`reload.probe`).
+    pub probe: bool,
+}
+
+/// The condition under which a starting worker becomes ready (`worker.ready`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Readiness {
+    /// The worker sends `READY=1`.
+    Notify,
+    /// The worker's process has lived for this time, or the worker sent `READY=1` before.
+    Running(Duration),
+    /// The worker was observed to accept. Where that cannot be observed, the worker sent `READY=1` or was silent for this time.
+    Accepting(Duration),
+    /// The worker sent `READY=1` and was observed to accept. If no worker of the committed generation sent `READY=1`, it is also
+    /// enough that the worker was observed to accept and sent no `READY=1` for this time.
+    Auto(Duration),
+}
+
+/// The result of an observation from outside: on which sockets a worker accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepting {
+    /// The listening sockets on which the worker accepts: bit 0 is the first, bit 31 stands for the 32nd and all after it.
+    pub sockets: u32,
+    /// Some of the worker's state could not be observed.
+    pub hidden: bool,
+}
+
+/// Backoff and limits for failed workers (`restart.*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// The first delay of a slot (`restart.initial`).
+    pub initial: Duration,
+    /// The longest delay (`restart.max`). A worker that was ready for this time resets the backoff of its slot.
+    pub max: Duration,
+    /// The pool is degraded after more failures than this of one slot within `interval` (`restart.limit`).
+    pub limit: u32,
+    /// The time in which `limit` counts failures (`restart.interval`).
+    pub interval: Duration,
+    /// The instance ends with status 1 after this time without a ready worker (`restart.give_up`).
+    pub give_up: Option<Duration>,
+}
+
+/// How many new workers a reload may run beside the old ones at once (`reload.surge`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Surge {
+    /// Percent of the number of workers, rounded up.
+    Percent(u32),
+    /// A number of workers.
+    Count(u32),
+}
+
+impl Surge {
+    /// The surge in workers for a pool of `count` workers; at least 1.
+    pub fn of(self, count: u32) -> u32 {
+        match self {
+            Surge::Percent(percent) => (u64::from(count) * u64::from(percent)).div_ceil(100).clamp(1, u64::from(u32::MAX)) as u32,
+            Surge::Count(count) => count.max(1),
+        }
+    }
+}

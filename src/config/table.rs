@@ -10,7 +10,7 @@ use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
 use super::probe::{Probe, StatusRange};
 use super::row::{tables, words};
 use super::types::Surge;
-use super::values::{Count, Crashes, Files, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
+use super::values::{Count, Crashes, Files, Kept, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
 use super::words::{Account, Address, FilePath, HostName, Signal};
 
 words! {
@@ -241,6 +241,8 @@ tables! {
         /// live at once, `surge` says. A new worker counts as much as a present one has on average: anonymous memory and
         /// its share of shared memory, without mapped files.
         memory: MemoryCheck as MemoryCheck, default r#""warn""#, flag("reload-memory");
+        /// Committed releases that stay pinned for `ratoon undo`, the one that serves included.
+        keep: u32 as Kept, default "3", flag("keep N");
         /// What one worker of the new release must answer before its generation starts: `"GET /path"` or `"connect"`.
         /// The worker is started on private sockets that no client can reach, one for each listening socket, of the same
         /// family and type and in the same place, with `RATOON_PROBE=1`. It must get ready, answer, and end at its stop

@@ -73,6 +73,7 @@ surge = 1
 probation = "5s"
 check = ["web", "--check"]
 memory = "refuse"
+keep = 5
 probe = "GET /up"
 probe_status = 204
 probe_timeout = "3s"
@@ -135,6 +136,7 @@ hosts = ["Status.Example.org.", "b"]
             probation: Some(Duration::from_secs(5)),
             check: Some(words(&["web", "--check"])),
             memory: MemoryCheck::Refuse,
+            keep: 5,
             probe: Some(Probe::Get("/up".to_owned())),
             probe_status: StatusRange(204..=204),
             probe_timeout: Duration::from_secs(3),

@@ -297,6 +297,8 @@ where
 pub(super) type Count = Number<1, { COUNT_MAX as u64 }>;
 /// A number of crashes.
 pub(super) type Crashes = Number<0, 1_000_000>;
+/// A number of releases that are kept.
+pub(super) type Kept = Number<1, 100>;
 /// A number of requests of a worker.
 pub(super) type Requests = Number<1, { i64::MAX as u64 }>;
 /// A number of processes and threads, at most what any kernel has (`PID_MAX_LIMIT`).

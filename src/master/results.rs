@@ -1,11 +1,11 @@
 //! Handles the results of other threads and tasks.
 
 use crate::master::log::journal::{Level, Record};
-use crate::master::releases::prepare::Release;
+use crate::master::releases::prepare::{self, Prepared};
 use crate::master::status::status_cache::{Job, Requester};
 use crate::master::tasks::{TaskId, TaskResult};
 use crate::master::turn::Master;
-use crate::pool::{Event, GenerationId, Outcome, Reason, Settings};
+use crate::pool::{Event, GenerationId, Outcome, Reason};
 
 impl Master {
     /// Handles a result of another thread.
@@ -50,23 +50,24 @@ impl Master {
     }
 
     /// Handles the end of a preparation. The result counts only if it is the preparation that the master waits for.
-    fn prepared(&mut self, id: TaskId, number: GenerationId, result: Result<(Settings, Box<Release>), Reason>) {
+    fn prepared(&mut self, id: TaskId, number: GenerationId, result: Result<Prepared, Reason>) {
         if !self.releases.is_prepared_by(id) {
             // The result is dropped, which closes the pinned files.
             return;
         }
-        let slots = |(settings, release): (Settings, Box<Release>)| {
-            let made = self.listeners.make_slots(&release.config, self.pool.target());
-            made.map(|()| (settings, release)).map_err(|error| error.to_string().into())
+        let slots = |prepared: Prepared| {
+            let made = self.listeners.make_slots(&prepared.release.config, self.pool.target());
+            made.map(|()| prepared).map_err(|error| error.to_string().into())
         };
         match result.and_then(slots) {
-            Ok((settings, mut release)) => {
-                release.reload_warnings.extend(self.workers.missing_limits(&release));
-                for warning in &release.reload_warnings {
+            Ok(Prepared { release, mut warnings, status }) => {
+                warnings.extend(self.workers.missing_limits(&release));
+                for warning in &warnings {
                     self.log.record(Record { generation: Some(number), ..Record::new(Level::Warning, warning.clone()) });
                 }
-                self.status.prepared(number, release.status.take(), release.reload_warnings.clone());
-                self.releases.insert(number, *release);
+                self.status.prepared(number, status, warnings);
+                let settings = prepare::settings(&release);
+                self.releases.insert(number, release);
                 self.status.keep_reader_rules(self.releases.all(), self.pool.generation());
                 self.extend();
                 self.events.push(Event::Prepared(number, settings));

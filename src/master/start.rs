@@ -185,9 +185,9 @@ pub(super) struct Origin {
 /// What a master does first.
 pub(super) enum First {
     /// Probe this release, and end.
-    Probe(Box<Release>),
+    Probe(Arc<Release>),
     /// Start the first generation from this release, beside workers of an earlier master.
-    Start(Box<Release>, Orphans),
+    Start(Arc<Release>, Orphans),
     /// Go on from the state of an earlier program.
     GoOn(Box<restore::Rest>),
 }
@@ -306,7 +306,11 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
     };
     crate::master::releases::script::clear(&directory);
     let job = Job::unwatched().map_err(|error| error.to_string())?;
-    let release = prepare::prepare(source, &context, None, Purpose::Reload, &job).map_err(|why| why.in_full())?;
+    let prepared = prepare::prepare(source, &context, None, Purpose::Reload, &job).map_err(|why| why.in_full())?;
+    for warning in prepared.warnings {
+        journal.log(Record::new(Level::Warning, warning));
+    }
+    let release = prepared.release;
     if context.listeners.is_empty() {
         journal.log(Record::new(Level::Info, no_socket(name, start.under_systemd)));
     }
@@ -327,8 +331,8 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
         releases: HashMap::new(),
         troubles: Troubles::default(),
         first: match options.probe_only {
-            true => First::Probe(Box::new(release)),
-            false => First::Start(Box::new(release), Orphans::default()),
+            true => First::Probe(release),
+            false => First::Start(release, Orphans::default()),
         },
     })
 }
@@ -504,7 +508,7 @@ impl Master {
                 master.listeners.resume(&mut fds, &master.pool, now);
                 master.listeners.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
                 master.events.push(Event::Start(prepare::settings(&release)));
-                master.releases.insert(1, *release);
+                master.releases.insert(1, release);
                 master.releases.warn_of(1);
                 master.keep_conditions(1);
                 master.warn_of_limits(1);
@@ -512,7 +516,7 @@ impl Master {
             First::Probe(release) => {
                 master.listeners.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
                 master.events.push(Event::ProbeOnce(prepare::settings(&release)));
-                master.releases.insert(1, *release);
+                master.releases.insert(1, release);
             }
             First::GoOn(rest) => {
                 master.restore(*rest, &mut fds);

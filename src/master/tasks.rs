@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use crate::master::output::Printed;
 use crate::master::releases::command::Cancel;
-use crate::master::releases::prepare::Release;
+use crate::master::releases::prepare::Prepared;
 use crate::master::start::SIGNALS;
 use crate::master::workers::discarder;
 use crate::master::workers::orphaned::OrphanedProcess;
-use crate::pool::{GenerationId, Reason, RecycleReason, Settings, Span, WorkerId};
+use crate::pool::{GenerationId, Reason, RecycleReason, Span, WorkerId};
 use crate::status::kernel::accepting::Observation;
 use crate::status::tree::Request;
 use crate::sys::{signals, thread};
@@ -121,7 +121,7 @@ pub struct Tasks {
 /// Results that other threads and tasks send to the loop.
 pub(in crate::master) enum TaskResult {
     /// A release is prepared, or refused.
-    Prepared(TaskId, GenerationId, Result<(Settings, Box<Release>), Reason>),
+    Prepared(TaskId, GenerationId, Result<Prepared, Reason>),
     /// `hooks.before_shutdown` has run.
     ReadyToStop(TaskId, Result<(), Reason>),
     /// The first and last lines that a failed worker printed, and the requests that it was serving.

@@ -60,6 +60,6 @@ pub(in crate::master) fn source(directory: &Path, config: &str) -> Source {
 /// A release with this configuration.
 pub(in crate::master) fn release(directory: &Path, config: &str) -> Arc<Release> {
     let job = Job::unwatched().expect("a job");
-    let release = prepare::prepare(&source(directory, config), &context(directory), None, crate::pool::Purpose::Reload, &job);
-    Arc::new(release.map_err(|why| why.in_full()).expect("a release"))
+    let prepared = prepare::prepare(&source(directory, config), &context(directory), None, crate::pool::Purpose::Reload, &job);
+    prepared.map_err(|why| why.in_full()).expect("a release").release
 }

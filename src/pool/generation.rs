@@ -50,6 +50,8 @@ pub(super) struct SlotState {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Generation {
     pub settings: Settings,
+    /// The generation for which the release was read: another one after an undo.
+    pub release: GenerationId,
     pub role: Role,
     pub slots: Vec<SlotState>,
     /// The number of ready workers of the generation.
@@ -66,8 +68,18 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    pub fn new(settings: Settings, role: Role) -> Generation {
-        Generation { settings, role, slots: Vec::new(), ready: 0, members: 0, accepted_on: 0, says_ready: false, proven: true }
+    pub fn new(settings: Settings, release: GenerationId, role: Role) -> Generation {
+        Generation {
+            settings,
+            release,
+            role,
+            slots: Vec::new(),
+            ready: 0,
+            members: 0,
+            accepted_on: 0,
+            says_ready: false,
+            proven: true,
+        }
     }
 }
 
@@ -225,7 +237,9 @@ impl Pool {
     pub(super) fn release_if_empty(&mut self, number: GenerationId) {
         if self.generations.get(&number).is_some_and(|home| home.role == Role::Retired && home.members == 0) {
             self.generations.remove(&number);
-            self.act(Action::Release(number));
+            if !self.keeps(number) {
+                self.act(Action::Release(number));
+            }
         }
     }
 

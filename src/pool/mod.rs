@@ -16,6 +16,7 @@ mod ending;
 mod exit_cause;
 mod first_start;
 mod generation;
+mod history;
 mod orphaned;
 mod probe;
 mod readiness;
@@ -35,12 +36,13 @@ mod timers;
 mod vocabulary;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use exit_cause::{ExitCause, Span};
+pub use history::{Committed, Succession};
 pub use readiness::UNPROVEN_PROBATION;
 pub use reason::{Cause, Reason};
 pub use report::{PoolState, workers};
@@ -74,6 +76,8 @@ pub struct Pool {
     actions: Vec<Action>,
     workers: Table<WorkerId, Box<Worker>>,
     generations: BTreeMap<GenerationId, Generation>,
+    /// The committed generations whose releases are kept, oldest first.
+    history: VecDeque<Committed>,
     /// The committed generation, or the first one while it starts; 0 before the start.
     current: GenerationId,
     last_worker: WorkerId,
@@ -117,6 +121,7 @@ impl Pool {
             actions: Vec::new(),
             workers: Table::new(),
             generations: BTreeMap::new(),
+            history: VecDeque::new(),
             current: 0,
             last_worker: 0,
             last_number: 0,
@@ -163,6 +168,7 @@ impl Pool {
             Event::Vacated(id) => self.vacated(id),
             Event::RecycleDue(id, why) => self.recycle_due(id, why),
             Event::Reload(requester) => self.ask_reload(requester),
+            Event::Undo(wanted, requester) => self.ask_undo(wanted, requester),
             Event::Probe(requester) => self.ask_probe(requester),
             Event::Probed(id, result) => self.probed(id, result),
             Event::Prepared(number, settings) => self.prepared(number, settings),
@@ -254,7 +260,7 @@ impl Pool {
         let count = settings.count;
         (self.current, self.last_number) = (1, 1);
         (self.target, self.configured) = (count, count);
-        self.generations.insert(1, Generation::new(settings, Role::Current));
+        self.generations.insert(1, Generation::new(settings, 1, Role::Current));
         if self.generations.get(&1).is_some_and(|home| home.settings.probe) {
             return self.start_probe(1);
         }
@@ -333,6 +339,7 @@ impl Pool {
         let all_ready = self.current != 0 && self.ready() == self.target;
         if all_ready && !self.announced && self.stopping.is_none() {
             self.announced = true;
+            self.note_commit(false);
             self.act(Action::Ready);
         }
         self.recover();

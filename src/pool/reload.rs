@@ -101,8 +101,12 @@ impl Pool {
         if settings.count != self.configured {
             reload.target = settings.count;
         }
-        let target = reload.target;
-        self.generations.insert(number, Generation::new(settings, Role::Candidate));
+        let (target, purpose) = (reload.target, reload.purpose);
+        let release = match purpose {
+            Purpose::Undo { release, .. } => release,
+            Purpose::Reload | Purpose::Probe => number,
+        };
+        self.generations.insert(number, Generation::new(settings, release, Role::Candidate));
         if probes {
             return self.start_probe(number);
         }
@@ -234,7 +238,8 @@ impl Pool {
             }
         }
         self.forget_failures();
-        let message = format!("generation {number} is serving: {0}/{0} ready", self.target);
+        self.note_commit(matches!(reload.purpose, Purpose::Undo { .. }));
+        let message = format!("{} is serving: {1}/{1} ready", self.named(number), self.target);
         self.log(Kind::Committed, message, Some(number), None);
         self.retire(old);
         self.finish(number, reload.requesters, Outcome::Committed, Reason::default());

@@ -86,9 +86,9 @@ impl Pool {
                 Stage::Starting => format!("{ready}/{} ready", reload.target),
                 Stage::Probation => format!("{ready}/{} ready, on probation", reload.target),
             };
-            return format!("reloading to generation {}: {doing}", reload.number);
+            return format!("reloading to {}: {doing}", self.named(reload.number));
         }
-        let mut text = format!("generation {}: {}/{} ready", self.current, self.ready(), self.target);
+        let mut text = format!("{}: {}/{} ready", self.named(self.current), self.ready(), self.target);
         if self.is_held_for_probe(self.current) {
             text += ", probing";
         }
@@ -100,6 +100,9 @@ impl Pool {
         {
             text += ": ";
             text += &failures;
+        }
+        if self.release_of(self.current) != self.current {
+            text += "; the configuration on disk does not run until the next reload";
         }
         if let Some(failure) = &self.failure_text {
             text += "; ";

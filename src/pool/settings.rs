@@ -32,6 +32,8 @@ pub struct Settings {
     pub per_slot: bool,
     /// The instance has listening sockets.
     pub listens: bool,
+    /// The number of committed releases that stay pinned, the current one included (`reload.keep`).
+    pub keep: u32,
     /// One worker is probed on private sockets before the generation starts (`reload.probe`).
     pub probe: bool,
 }

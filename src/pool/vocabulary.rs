@@ -67,6 +67,8 @@ pub enum Event {
     Prepared(GenerationId, Settings),
     /// The generation cannot be prepared; the other answer to [`Action::Prepare`].
     Refused(GenerationId, Reason),
+    /// Go back to the release of this generation, or of the one before the current one.
+    Undo(Option<GenerationId>, Option<RequesterId>),
     /// Probe the release that a reload would start, and end the probed worker; no generation starts.
     Probe(Option<RequesterId>),
     /// The probed worker has answered as it must, or not and why; the answer to [`Action::Probe`].
@@ -236,6 +238,13 @@ pub enum Purpose {
     Reload,
     /// A probe alone; hooks do not run.
     Probe,
+    /// A new generation with an earlier release.
+    Undo {
+        /// The generation whose pin is used.
+        target: GenerationId,
+        /// The generation for which that release was read.
+        release: GenerationId,
+    },
 }
 
 /// How a reload ended.

@@ -36,7 +36,7 @@ fn every_flag_wins() {
                --ready running --settle 0 --start-timeout 1min --stop-timeout 2 --stop-signal INT --watchdog 3s --user web \
                --group 5 --balance per-slot --memory-max 2G --memory-high 1G --tasks-max 7 --cpu-weight 8 --nofile 99 \
                --restart-initial 1ms --restart-max 2ms --restart-limit 3 --restart-interval 4s --give-up 5s --surge 50% \
-               --probation 6s --reload-memory refuse --probe connect --probe-status 200-299 --probe-timeout 8s --probe-host a.example --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 \
+               --probation 6s --reload-memory refuse --keep 7 --probe connect --probe-status 200-299 --probe-timeout 8s --probe-host a.example --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 \
                --status-details everyone --status-host B.example. --status-hosts c -- prog --flag -x";
     let config = both(FILE, all).unwrap();
     let text = r#"
@@ -65,6 +65,7 @@ give_up = "5s"
 surge = "50%"
 probation = "6s"
 memory = "refuse"
+keep = 7
 probe = "connect"
 probe_status = "200-299"
 probe_timeout = "8s"

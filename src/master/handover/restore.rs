@@ -70,8 +70,6 @@ pub fn release(
             nofile: saved.nofile,
             die_with_parent,
         },
-        reload_warnings: Vec::new(),
-        status: None,
         script: saved.script_copy.map(|directory| ScriptCopy::from_path(directory.into_path())),
         pinned_at: saved.pinned_at,
     })

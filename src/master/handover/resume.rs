@@ -329,22 +329,22 @@ fn makeshift_with(
         last_requester: 0,
         releases: HashMap::new(),
         troubles: Troubles::default(),
-        first: First::Start(Box::new(release), orphans),
+        first: First::Start(release, orphans),
     })
 }
 
 /// Makes a release, and retries until the configuration is usable and the release has the sockets on which workers accept. The master
 /// does not give up, because workers are serving.
-fn patiently(context: &InstanceContext, orphans: &Orphans, start: &Start<'_>) -> Result<Release, NoOrigin> {
+fn patiently(context: &InstanceContext, orphans: &Orphans, start: &Start<'_>) -> Result<Arc<Release>, NoOrigin> {
     let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
     loop {
         let job = Job::unwatched().map_err(|error| error.to_string())?;
         let why = match prepare::prepare(start.source, context, None, crate::pool::Purpose::Reload, &job) {
-            Ok(release) if release.plan.listeners.is_empty() && lost_sockets::any_listens(orphans.pids()) => format!(
+            Ok(prepared) if prepared.release.plan.listeners.is_empty() && lost_sockets::any_listens(orphans.pids()) => format!(
                 "no listening socket is here, and only the workers of the earlier program hold one; they serve on. To start anew: {}",
                 listeners::hint(start.name)
             ),
-            Ok(release) => return Ok(release),
+            Ok(prepared) => return Ok(prepared.release),
             Err(why) => why.in_full(),
         };
         let why = format!("no new generation can be started: {why}");

@@ -52,14 +52,20 @@ pub struct Release {
     pub config: Arc<Config>,
     /// The values that all its workers have in common.
     pub plan: Plan,
-    /// Warnings for the log and for the requester of the reload.
-    pub reload_warnings: Vec<String>,
-    /// Another address for `status.listen`, until the loop takes it over.
-    pub status: Option<StatusChange>,
     /// The copy of a script, used once the script itself has changed.
     pub script: Option<ScriptCopy>,
     /// When the release was pinned; `None` when that is not known any more.
     pub pinned_at: Option<SystemTime>,
+}
+
+/// A release that a reload can start, and what the reload has to tell and to apply beside it.
+pub struct Prepared {
+    /// The release.
+    pub release: Arc<Release>,
+    /// Warnings for the log and for the requester of the reload.
+    pub warnings: Vec<String>,
+    /// Another address for `status.listen`.
+    pub status: Option<StatusChange>,
 }
 
 /// The generation that serves while a release is prepared.
@@ -95,7 +101,7 @@ pub fn prepare(
     living: Option<&Living>,
     purpose: Purpose,
     job: &Job,
-) -> Result<Release, Reason> {
+) -> Result<Prepared, Reason> {
     let reload = living.is_some();
     // The reason of a failed reload is one line, and leaves out the text of the file, which may hold a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
@@ -169,14 +175,68 @@ pub fn prepare(
         nofile: Some(nofile),
         die_with_parent: context.die_with_parent,
     };
-    let mut reload_warnings: Vec<String> = short.into_iter().chain(adapted.warning).collect();
-    job.reading("the address of status.listen");
-    let change = living.map(|living| StatusChange::prepare(living.status.as_deref(), config.status.listen.as_deref()));
-    let status = change.transpose().unwrap_or_else(|why| {
-        reload_warnings.push(why);
-        None
-    });
-    Ok(Release { config: Arc::new(config), plan, reload_warnings, status: status.flatten(), script, pinned_at: Some(pinned_at) })
+    let mut warnings: Vec<String> = short.into_iter().chain(adapted.warning).collect();
+    let status = living.and_then(|living| living.status_change(&config, &mut warnings, job));
+    let release = Release { config: Arc::new(config), plan, script, pinned_at: Some(pinned_at) };
+    Ok(Prepared { release: Arc::new(release), warnings, status })
+}
+
+/// Prepares a pinned release once more, for an undo: the checks of a reload, with the release's own configuration and environment.
+///
+/// # Errors
+/// Why the release cannot serve again.
+pub fn prepare_again(release: Arc<Release>, living: &Living, job: &Job) -> Result<Prepared, Reason> {
+    let directory = release.plan.directory_path();
+    job.reading(directory.display());
+    release.check_pin(&directory)?;
+    let config = &release.config;
+    let mut warnings: Vec<String> = living.footprint.look_ahead(config)?.into_iter().collect();
+    let variables = release.variables();
+    let path = std::env::var_os("PATH");
+    let setting = Setting { config, directory: &directory, variables: &variables, path: path.as_deref() };
+    if let Some(argv) = config.hooks.before_reload.as_deref() {
+        setting.hook("hooks.before_reload", argv, job)?;
+    }
+    if let Some(argv) = config.reload.check.as_deref() {
+        job.reading("the accounts of worker.user and worker.group");
+        setting.check(argv, &Account::of_workers(config)?, job)?;
+    }
+    let status = living.status_change(config, &mut warnings, job);
+    Ok(Prepared { release, warnings, status })
+}
+
+impl Living {
+    /// The change of `status.listen` to what this configuration wants; adds a warning if the new address cannot be bound.
+    fn status_change(&self, config: &Config, warnings: &mut Vec<String>, job: &Job) -> Option<StatusChange> {
+        job.reading("the address of status.listen");
+        let change = StatusChange::prepare(self.status.as_deref(), config.status.listen.as_deref());
+        change.map_err(|why| warnings.push(why)).ok().flatten()
+    }
+}
+
+impl Release {
+    /// The variables of its workers, without those that the master sets for each.
+    fn variables(&self) -> Vec<(String, String)> {
+        let pairs = self.plan.env.iter().filter_map(|entry| entry.to_str().ok()?.split_once('='));
+        let own = pairs.filter(|(name, _)| !crate::master::listeners::sockets::is_masters_own(name));
+        own.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    /// Checks that the pinned directory and program are still there. A program that was replaced under its path is: the pin holds it.
+    fn check_pin(&self, directory: &Path) -> Result<(), String> {
+        let shown = directory.display();
+        let mut entries =
+            std::fs::read_dir(directory).map_err(|error| format!("its directory {shown} cannot be read: {error}"))?;
+        if entries.next().is_none() {
+            return Err(format!("its directory {shown} was emptied"));
+        }
+        let program = &self.plan.program;
+        let links = rustix::fs::fstat(program.descriptors().0).map(|stat| stat.st_nlink).unwrap_or(0);
+        if links == 0 && !program.path().exists() {
+            return Err(format!("its program {} is gone", program.path().display()));
+        }
+        Ok(())
+    }
 }
 
 const NO_SOCKET: &str = "worker.stdin = \"socket\" needs a listening socket, and this instance has none: set worker.stdin = \"null\", or \
@@ -232,5 +292,6 @@ pub fn settings(release: &Release) -> Settings {
         per_slot: config.worker.balance == Balance::PerSlot,
         listens,
         probe: config.reload.probe.is_some(),
+        keep: config.reload.keep,
     }
 }

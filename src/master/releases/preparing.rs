@@ -60,8 +60,8 @@ impl ReleaseStore {
     }
 
     /// Adds the release of a generation.
-    pub fn insert(&mut self, number: GenerationId, release: Release) {
-        self.releases.insert(number, Arc::new(release));
+    pub fn insert(&mut self, number: GenerationId, release: Arc<Release>) {
+        self.releases.insert(number, release);
     }
 
     /// Frees the release of a generation that has no worker left.
@@ -112,14 +112,24 @@ impl ReleaseStore {
     ) {
         self.cancel_preparation();
         let (source, context, results) = (self.source.clone(), self.context.clone(), self.results.clone());
+        let pinned = match purpose {
+            Purpose::Undo { target, .. } => match self.releases.get(&target).cloned() {
+                Some(pinned) => Some(pinned),
+                None => return events.push(Event::Refused(number, format!("the release of generation {target} is gone").into())),
+            },
+            Purpose::Reload | Purpose::Probe => None,
+        };
         let running = self.releases.get(&serving).map(Arc::downgrade).unwrap_or_default();
         let task = self.tasks.start(self.step_limit(serving), move |id, job| {
-            let made = prepare::prepare(&source, &context, Some(&living), purpose, job);
-            let made = made.map(|mut release| {
-                let before = running.upgrade();
-                release.reload_warnings.extend(before.and_then(|before| warnings::of_reload(&before, &release, number)));
-                (prepare::settings(&release), Box::new(release))
-            });
+            let made = match pinned {
+                Some(pinned) => prepare::prepare_again(pinned, &living, job),
+                None => prepare::prepare(&source, &context, Some(&living), purpose, job).map(|mut prepared| {
+                    let before = running.upgrade();
+                    let same = before.and_then(|before| warnings::of_reload(&before, &prepared.release, number));
+                    prepared.warnings.extend(same);
+                    prepared
+                }),
+            };
             let _ = results.send(TaskResult::Prepared(id, number, made));
         });
         match task {
@@ -282,10 +292,10 @@ mod tests {
         let mut events = EventQueue::default();
         releases.prepare(1, Purpose::Reload, 0, living(), &mut events);
         assert!(releases.is_preparing() && releases.deadline().is_some());
-        let Some(TaskResult::Prepared(id, 1, Ok((settings, release)))) = results.blocking_recv() else { panic!("no release") };
-        assert_eq!(settings.stop_timeout, Duration::from_secs(5));
+        let Some(TaskResult::Prepared(id, 1, Ok(prepared))) = results.blocking_recv() else { panic!("no release") };
+        assert_eq!(prepare::settings(&prepared.release).stop_timeout, Duration::from_secs(5));
         assert!(!releases.is_prepared_by(id + 1) && releases.is_prepared_by(id) && !releases.is_prepared_by(id));
-        releases.insert(1, *release);
+        releases.insert(1, prepared.release);
         assert_eq!((releases.longest_stop(), releases.step_limit(1)), (Duration::from_secs(5), Duration::from_secs(7)));
         releases.remove(1);
         assert!(releases.get(1).is_none() && releases.deadline().is_none() && events.is_empty());
@@ -298,7 +308,7 @@ mod tests {
         let job = crate::master::tasks::Job::unwatched().expect("a job");
         let release =
             prepare::prepare(&source(directory.path(), CONFIG), &context(directory.path()), None, Purpose::Reload, &job);
-        releases.insert(1, release.map_err(|why| why.in_full()).expect("a release"));
+        releases.insert(1, release.map_err(|why| why.in_full()).expect("a release").release);
         let mut looked = |at| {
             releases.look_for_changes(1, at);
             releases.looked_for_changes
@@ -327,7 +337,7 @@ mod tests {
         let job = crate::master::tasks::Job::unwatched().expect("a job");
         let release =
             prepare::prepare(&source(directory.path(), config), &context(directory.path()), None, Purpose::Reload, &job);
-        releases.insert(1, release.map_err(|why| why.in_full()).expect("a release"));
+        releases.insert(1, release.map_err(|why| why.in_full()).expect("a release").release);
         assert!(releases.start_shutdown_hook(1).is_some() && releases.runs_shutdown_hook());
         let mut events = EventQueue::default();
         let Some(TaskResult::ReadyToStop(id, result)) = results.blocking_recv() else { panic!("no result") };

@@ -33,5 +33,6 @@ fn settings(count: u32) -> Settings {
         per_slot: false,
         listens: true,
         probe: false,
+        keep: 3,
     }
 }

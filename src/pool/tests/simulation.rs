@@ -31,6 +31,8 @@ enum Move {
     Reload,
     ReloadUnattended,
     Probe,
+    Undo,
+    UndoTo(u64),
     AnswerProbe(bool),
     Prepare(u32, u16),
     Refuse,
@@ -69,6 +71,8 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => Just(Move::ReloadUnattended),
         14 => (1_u32..5, any::<u16>()).prop_map(|(count, how)| Move::Prepare(count, how)),
         2 => Just(Move::Probe),
+        4 => Just(Move::Undo),
+        2 => (0_u64..8).prop_map(Move::UndoTo),
         8 => (0..4_u8).prop_map(|how| Move::AnswerProbe(how != 0)),
         3 => Just(Move::Refuse),
         3 => Just(Move::Abort),
@@ -236,6 +240,12 @@ fn one_move(world: &mut World, one: Move) {
         Move::Prepare(count, how) => {
             world.next = config(count, how);
             world.prepare();
+        }
+        Move::Undo => {
+            world.ask(What::Reload, |requester| Event::Undo(None, Some(requester)));
+        }
+        Move::UndoTo(number) => {
+            world.ask(What::Reload, |requester| Event::Undo(Some(number), Some(requester)));
         }
         Move::Probe => {
             world.ask(What::Probe, |requester| Event::Probe(Some(requester)));

@@ -2,6 +2,7 @@
 
 mod endings;
 mod first_start;
+mod history;
 mod keeping;
 mod outages;
 mod probes;

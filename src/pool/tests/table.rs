@@ -93,6 +93,20 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
             world.all_ready();
             world
         }),
+        ("undo preparing", || {
+            let mut world = candidate();
+            world.all_ready();
+            world.step(Event::Undo(None, None));
+            world
+        }),
+        ("undone", || {
+            let mut world = candidate();
+            world.all_ready();
+            world.step(Event::Undo(None, None));
+            world.prepare();
+            world.all_ready();
+            world
+        }),
         ("rolled back, new draining", || {
             let mut world = candidate();
             world.exit(3, ExitCause::Exit(1));
@@ -139,6 +153,9 @@ fn events() -> Vec<Event> {
         Event::Refused(2, "no".into()),
         Event::Refused(99, "no".into()),
         Event::Abort(None),
+        Event::Undo(None, None),
+        Event::Undo(Some(1), None),
+        Event::Undo(Some(99), None),
         Event::Probe(None),
         Event::Probed(1, Ok(())),
         Event::Probed(3, Ok(())),

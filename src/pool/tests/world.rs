@@ -358,7 +358,9 @@ impl World {
         for (requester, asked) in &self.asked {
             assert!(asked.answer.is_some() || asked.left, "requester {requester} was never answered");
         }
-        for number in self.prepared.keys().filter(|number| **number != self.pool.generation()) {
+        assert!(self.pool.history().len() <= 3, "more releases are kept than configured");
+        let kept = |number: &u64| self.pool.history().iter().any(|committed| committed.generation == *number);
+        for number in self.prepared.keys().filter(|number| !kept(number) && **number != self.pool.generation()) {
             assert!(self.released.contains(number), "generation {number} was never released");
         }
         assert_eq!(self.begun.len(), self.finished.len(), "a reload has no end");
@@ -383,8 +385,13 @@ impl World {
         match action {
             Action::Prepare(number, purpose) => {
                 self.preparing.push(*number);
-                if *purpose == Purpose::Probe {
-                    self.probe_only.insert(*number);
+                match purpose {
+                    Purpose::Probe => _ = self.probe_only.insert(*number),
+                    Purpose::Undo { target, .. } => {
+                        assert!(self.committed.contains_key(target), "an undo to a release that never served");
+                        assert!(!self.released.contains(target), "an undo to a release that is gone");
+                    }
+                    Purpose::Reload => {}
                 }
             }
             Action::Probe(worker) => {
@@ -498,6 +505,7 @@ impl World {
         assert!(asked.what == What::Probe || !matches!(answer, Answer::Probed(..)), "the wrong kind of answer");
         if let Answer::Reload(number, outcome, reason) = answer
             && reason.cause != "the instance is stopping"
+            && *number != 0
         {
             let index = self.begun.iter().rposition(|begun| begun == number).expect("the outcome of a reload that never was");
             assert!(index >= asked.begun, "the outcome of a reload that had begun before it was asked for");

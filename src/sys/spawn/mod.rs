@@ -18,6 +18,7 @@ mod user;
 use std::ffi::{CString, c_char};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 pub(super) use self::child::{block_everything, restore};
@@ -59,6 +60,14 @@ pub struct Plan {
     pub nofile: Option<(u64, u64)>,
     /// The signal that a worker gets when the thread that started it ends.
     pub die_with_parent: Option<i32>,
+}
+
+impl Plan {
+    /// The path of the working directory now; it ends in ` (deleted)` if the directory was removed (proc(5)).
+    pub fn directory_path(&self) -> PathBuf {
+        let link = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        std::fs::read_link(link).unwrap_or_else(|_| PathBuf::from("/"))
+    }
 }
 
 /// The values of one worker.

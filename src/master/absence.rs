@@ -5,9 +5,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::master::turn::Master;
-use crate::pool::{Event, Span};
-
 /// A loop that is late by at most this time is not absent: other programs want the CPU, too.
 const SLACK: Duration = Duration::from_millis(500);
 /// A sleep of at most this time is not divided.
@@ -60,31 +57,6 @@ impl Absence {
 
 fn beyond(now: Instant, planned: Instant) -> Option<Duration> {
     Some(now.saturating_duration_since(planned)).filter(|late| *late > SLACK)
-}
-
-impl Master {
-    /// Call at the end of a turn, with the planned wake-up. Returns whether the turn was interrupted, so that the plan is out of date.
-    pub(super) fn plan_to_wake(&mut self, planned: Option<Instant>) -> bool {
-        let cut_off = self.absence.sleeps(Instant::now(), planned);
-        self.was_absent(cut_off);
-        cut_off.is_some()
-    }
-
-    /// Call when the loop wakes.
-    pub(super) fn is_awake(&mut self) {
-        self.now = Instant::now();
-        let late = self.absence.woke(self.now);
-        self.was_absent(late);
-    }
-
-    /// After an absence: warns, and moves every deadline by its length.
-    fn was_absent(&mut self, span: Option<Duration>) {
-        let Some(span) = span else { return };
-        self.log.warn(format!("the master did not run for {}: every deadline is that much later", Span(span)));
-        self.orphans.delay(span);
-        self.events.push(Event::Absent(span));
-        self.take_in();
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@
 //! | `handover` | the upgrade in place, and the recovery after a death of the master |
 //! | `fronts` | starts the front ends beside the control socket: the status address, D-Bus |
 //! | `tasks` | work on other threads that may block for ever, with deadlines |
+//! | `sources` | what wakes the loop: descriptors, requests, results, the time |
+//! | `recycle` | workers that have reached a memory size or a number of requests |
 //! | `absence` | times in which the loop did not run; they move every deadline |
 //! | `pool_clock` | converts between instants and the pool's time |
 //! | `idle_trim` | gives memory back to the kernel when the master is idle |
@@ -37,11 +39,13 @@ pub mod listeners;
 pub mod log;
 mod output;
 mod pool_clock;
+mod recycle;
 pub mod releases;
 mod request_table;
 mod requests;
 mod results;
 pub mod service_manager;
+mod sources;
 mod start;
 pub mod status;
 mod stop_signals;

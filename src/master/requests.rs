@@ -16,7 +16,7 @@ impl Master {
     pub(super) fn signals(&mut self) {
         // A bounded number per turn: a process that sends signals without end must not keep the loop here.
         for _ in 0..SIGNALS {
-            let Some(signal) = self.signals.read() else { return };
+            let Some(signal) = self.sources.signal() else { return };
             match signal {
                 libc::SIGHUP => self.hang_up(),
                 libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => self.stop(signal),

@@ -32,11 +32,13 @@ use crate::master::log::Log;
 use crate::master::log::journal::{self, Journal, Level, Record};
 use crate::master::output::{Mode, Outputs, RelayState};
 use crate::master::pool_clock;
+use crate::master::recycle::Recycler;
 use crate::master::releases::prepare::{self, InstanceContext, Release, Source};
 use crate::master::releases::preparing::ReleaseStore;
 use crate::master::releases::probing::Prober;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
+use crate::master::sources::Sources;
 use crate::master::status::status_listener::StatusListener;
 use crate::master::status::troubles::Troubles;
 use crate::master::status::{self, StatusPublisher};
@@ -470,24 +472,20 @@ impl Master {
             now,
             pool: Pool::new(pool_clock::time(now), seed),
             events: EventQueue::default(),
-            poll: poll.watched().map_err(cannot)?,
-            signals,
+            sources: Sources::new(poll, signals, commands, task_results, now).map_err(cannot)?,
             workers,
             listeners,
             releases,
             prober,
             tasks,
-            absence: crate::master::absence::Absence::new(now),
             terminal,
             stop_signals: crate::master::stop_signals::StopSignals::default(),
             outputs,
             log,
             systemd,
-            commands,
-            task_results,
+            recycler: Recycler::new(now, results.clone()),
             results,
             requests: RequestTable::default(),
-            recycle_check_at: now,
             orphans: Orphans::default(),
             program,
             upgrade: None,

@@ -5,14 +5,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
-
-use crate::api::Command;
 use crate::control::http::ConnectionRegistry;
-use crate::master::absence::{self, Absence};
+use crate::master::absence;
 use crate::master::event_queue::EventQueue;
 use crate::master::handover::orphans::Orphans;
 use crate::master::handover::store::Store;
@@ -21,22 +17,20 @@ use crate::master::listeners::ListenerSet;
 use crate::master::log::Log;
 use crate::master::output::Outputs;
 use crate::master::pool_clock;
+use crate::master::recycle::Recycler;
 use crate::master::releases::preparing::ReleaseStore;
 use crate::master::releases::probing::Prober;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
+use crate::master::sources::{Sources, Wake, Woken};
 use crate::master::status::StatusPublisher;
 use crate::master::stop_signals::StopSignals;
-use crate::master::tasks::{TaskResult, TaskResults, Tasks};
+use crate::master::tasks::{TaskResults, Tasks};
 use crate::master::terminal::Terminal;
 use crate::master::workers::processes::Token;
 use crate::master::workers::{Keep, WorkerSet};
-use crate::pool::{Action, Event, Pool};
-use crate::sys::poll::Poll;
-use crate::sys::signals::SignalFd;
+use crate::pool::{Action, Event, Pool, Span};
 
-/// Descriptors served per turn.
-const DESCRIPTORS: usize = 64;
 /// Requests handled per turn, and as many task results.
 const REQUESTS: usize = 32;
 
@@ -57,29 +51,22 @@ pub struct Master {
     pub(super) pool: Pool,
     /// Events for the pool, oldest first.
     pub(super) events: EventQueue,
-    pub(super) poll: AsyncFd<Arc<Poll>>,
-    pub(super) signals: SignalFd,
+    pub(super) sources: Sources,
     pub(super) workers: WorkerSet,
     pub(super) listeners: ListenerSet,
     pub(super) releases: ReleaseStore,
     pub(super) prober: Prober,
     pub(super) tasks: Tasks,
-    /// Notices when the loop did not run.
-    pub(super) absence: Absence,
     pub(super) terminal: Terminal,
     pub(super) stop_signals: StopSignals,
     pub(super) outputs: Outputs,
     pub(super) log: Log,
     pub(super) systemd: Systemd,
-    /// Requests of the front ends.
-    pub(super) commands: mpsc::UnboundedReceiver<Command>,
-    pub(super) task_results: mpsc::UnboundedReceiver<TaskResult>,
     /// Where tasks send their results.
     pub(super) results: TaskResults,
     /// Requesters that wait for an answer.
     pub(super) requests: RequestTable,
-    /// When the workers' recycle limits are checked next.
-    pub(super) recycle_check_at: Instant,
+    pub(super) recycler: Recycler,
     /// Workers of an earlier program of which nothing else is known.
     pub(super) orphans: Orphans,
     /// The path of this process's program.
@@ -94,14 +81,6 @@ pub struct Master {
     /// The master is to end, its workers are not.
     pub(super) leaves: bool,
     pub(super) exit: Option<u8>,
-}
-
-/// Why the loop woke.
-enum Woken {
-    Descriptors(Vec<u64>),
-    Request(Option<Command>),
-    TaskResult(Option<TaskResult>),
-    Time,
 }
 
 impl Master {
@@ -122,16 +101,16 @@ impl Master {
             if self.is_to_be_replaced() {
                 return End::Replace;
             }
-            let woken = self.wait().await;
-            self.is_awake();
+            let Woken { now, wake, absent } = self.sources.next(self.deadline(), self.workers.len()).await;
+            self.now = now;
+            self.was_absent(absent);
             self.workers.begin_turn();
             crate::sys::spawn::sweep();
-            match woken {
-                Woken::Descriptors(tokens) => self.serve(tokens),
-                Woken::Request(Some(request)) => self.request(request),
-                Woken::TaskResult(Some(results)) => self.take_result(results),
-                Woken::Request(None) | Woken::TaskResult(None) => {}
-                Woken::Time => self.absence.has_served(false, 0),
+            match wake {
+                Wake::Descriptors(tokens) => self.serve(tokens),
+                Wake::Command(command) => self.request(command),
+                Wake::TaskResult(result) => self.take_result(result),
+                Wake::Time => {}
             }
             self.run_due();
             // The front ends run on this thread, too.
@@ -139,19 +118,14 @@ impl Master {
         }
     }
 
-    async fn wait(&mut self) -> Woken {
-        if self.workers.has_to_spawn() {
-            self.plan_to_wake(Some(self.now));
-            return match self.ready() {
-                tokens if tokens.is_empty() => Woken::Time,
-                tokens => Woken::Descriptors(tokens),
-            };
-        }
+    /// When the loop is to wake at the latest: now, if workers wait for their start.
+    fn deadline(&self) -> Option<Instant> {
         let deadlines = [
+            self.workers.has_to_spawn().then_some(self.now),
             self.pool.deadline().map(|deadline| absence::step(self.now, pool_clock::instant(deadline))),
             self.systemd.deadline(),
             self.workers.deadline(),
-            self.recycle_deadline(),
+            self.recycler.deadline(self.releases.recycle_limits(self.pool.generation())),
             self.upgrade_deadline(),
             self.releases.deadline(),
             self.orphans.deadline(),
@@ -159,42 +133,20 @@ impl Master {
             self.listeners.deadline(),
             self.status.deadline(),
         ];
-        let deadline = deadlines.into_iter().flatten().min();
-        if self.plan_to_wake(deadline) {
-            return Woken::Time;
-        }
-        loop {
-            tokio::select! {
-                biased;
-                guard = self.poll.readable() => {
-                    let Ok(mut guard) = guard else { return Woken::Time };
-                    let mut tokens = Vec::new();
-                    let _ = guard.get_inner().ready(&mut tokens, DESCRIPTORS);
-                    if tokens.is_empty() {
-                        // Only when no descriptor is ready: tokio reports changes, and a descriptor left unserved is no change.
-                        guard.clear_ready();
-                        continue;
-                    }
-                    return Woken::Descriptors(tokens);
-                }
-                request = self.commands.recv() => return Woken::Request(request),
-                results = self.task_results.recv() => return Woken::TaskResult(results),
-                () = time_of(deadline) => return Woken::Time,
-            }
-        }
+        deadlines.into_iter().flatten().min()
     }
 
-    fn ready(&self) -> Vec<u64> {
-        let mut tokens = Vec::new();
-        let _ = self.poll.get_ref().ready(&mut tokens, DESCRIPTORS);
-        tokens
+    /// After an absence of the loop: warns, and moves every deadline by its length.
+    fn was_absent(&mut self, span: Option<Duration>) {
+        let Some(span) = span else { return };
+        self.log.warn(format!("the master did not run for {}: every deadline is that much later", Span(span)));
+        self.orphans.delay(span);
+        self.events.push(Event::Absent(span));
+        self.take_in();
     }
 
-    fn serve(&mut self, tokens: Vec<u64>) {
+    fn serve(&mut self, tokens: Vec<Token>) {
         self.status.touch();
-        self.absence.has_served(tokens.len() == DESCRIPTORS, self.workers.len() / DESCRIPTORS);
-        let mut tokens: Vec<Token> = tokens.into_iter().map(Token::from_u64).collect();
-        tokens.sort_unstable();
         let mut ended = Vec::new();
         for token in tokens {
             match token {
@@ -214,23 +166,25 @@ impl Master {
     /// Handles what else is due, beside the event that woke the loop.
     fn run_due(&mut self) {
         for _ in 0..REQUESTS {
-            let Ok(request) = self.commands.try_recv() else { break };
+            let Some(request) = self.sources.command() else { break };
             self.request(request);
         }
         for _ in 0..REQUESTS {
-            let Ok(results) = self.task_results.try_recv() else { break };
+            let Some(results) = self.sources.task_result() else { break };
             self.take_result(results);
         }
         self.systemd.due(self.now);
         self.with_workers(|workers, now, keep, events| workers.on_deadline(now, keep, events));
-        self.check_recycle_limits();
+        let limits = self.releases.recycle_limits(self.pool.generation());
+        let candidates = || self.workers.recycle_candidates(&self.pool);
+        self.recycler.on_deadline(self.now, limits, candidates, &mut self.events);
         self.look_at_orphans();
         self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
         self.workers.warn_of_unanswered();
         self.releases.on_deadline(self.now, &mut self.events);
         self.look_at_upgrade();
         self.status.on_deadline(self.now);
-        if !self.absence.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
+        if !self.sources.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
             self.events.push(Event::Due);
         }
         self.take_in();
@@ -295,13 +249,5 @@ impl Master {
             }
             actions.drain(..).for_each(|action| self.apply(action));
         }
-    }
-}
-
-/// Sleeps until `deadline`; for ever without one.
-async fn time_of(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }

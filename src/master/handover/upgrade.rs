@@ -13,6 +13,7 @@ use crate::control::dbus;
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::output::Settled;
+use crate::master::sources::Wake;
 use crate::master::tasks::TaskResult;
 use crate::master::tasks::{Task, TaskId};
 use crate::master::turn::Master;
@@ -221,7 +222,7 @@ impl Master {
             return None;
         };
         for _ in 0..LAST_TURNS {
-            while let Ok(request) = self.commands.try_recv() {
+            while let Some(request) = self.sources.command() {
                 self.request(request);
             }
             self.last_turn().await;
@@ -243,8 +244,11 @@ impl Master {
         loop {
             tokio::select! {
                 () = &mut stop => return,
-                Some(request) = self.commands.recv() => self.too_late(request),
-                Some(result) = self.task_results.recv() => self.take_result(result),
+                wake = self.sources.command_or_result() => match wake {
+                    Wake::Command(command) => self.too_late(command),
+                    Wake::TaskResult(result) => self.take_result(result),
+                    Wake::Descriptors(_) | Wake::Time => {}
+                },
             }
             self.take_in();
             self.publish();
@@ -254,7 +258,7 @@ impl Master {
     /// Runs the last loop iterations before execve(2), so that answers reach their requesters.
     pub(in crate::master) async fn last_turns(&mut self) {
         for _ in 0..LAST_TURNS {
-            while let Ok(request) = self.commands.try_recv() {
+            while let Some(request) = self.sources.command() {
                 self.too_late(request);
             }
             self.last_turn().await;
@@ -262,7 +266,7 @@ impl Master {
     }
 
     async fn last_turn(&mut self) {
-        while let Ok(result) = self.task_results.try_recv() {
+        while let Some(result) = self.sources.task_result() {
             self.take_result(result);
         }
         self.take_in();

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::Recycle;
 use crate::master::event_queue::EventQueue;
 use crate::master::log::Log;
 use crate::master::log::journal::{Level, Record};
@@ -72,6 +73,11 @@ impl ReleaseStore {
     /// All releases.
     pub fn all(&self) -> &HashMap<GenerationId, Arc<Release>> {
         &self.releases
+    }
+
+    /// The recycle limits of a generation.
+    pub fn recycle_limits(&self, number: GenerationId) -> Option<&Recycle> {
+        self.get(number).map(|release| &release.config.recycle)
     }
 
     /// What the releases of this instance have in common.

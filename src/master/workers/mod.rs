@@ -13,7 +13,6 @@
 //! | `senders` | which processes may send notifications for a worker |
 //! | `discarder` | descriptors that workers send, closed by another process |
 //! | `readiness` | observes whether starting workers accept connections |
-//! | `recycle_limits` | workers that have reached a memory size or a number of requests |
 //! | `cgroup` | control groups |
 //! | `missing_limits` | limits that cannot be applied |
 //! | `adopt` | processes that an earlier program of the master started |
@@ -27,7 +26,6 @@ pub(in crate::master) mod notify_reader;
 pub(in crate::master) mod orphaned;
 pub(in crate::master) mod processes;
 pub(in crate::master) mod readiness;
-pub(in crate::master) mod recycle_limits;
 pub(in crate::master) mod runtime_dir;
 pub mod sd_notify;
 pub(in crate::master) mod senders;
@@ -48,11 +46,12 @@ use self::spawn::Pages;
 use crate::api::WorkerView;
 use crate::master::log::Log;
 use crate::master::output::Outputs;
+use crate::master::recycle::Candidate;
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::prepare::Release;
 use crate::master::status::document::WorkerFacts;
 use crate::master::tasks::{TaskResult, TaskResults, Tasks};
-use crate::pool::{GenerationId, Pool, Slot, WorkerId};
+use crate::pool::{GenerationId, Phase, Pool, Slot, Worker, WorkerId};
 use crate::sys::poll::Poll;
 use crate::sys::process::PidFd;
 use crate::sys::spawn::{ErrorPipe, SpawnError};
@@ -213,6 +212,18 @@ impl WorkerSet {
     /// Views of all workers.
     pub fn views(&self, pool: &Pool) -> Vec<WorkerView> {
         pool.workers().filter_map(|(id, _)| self.view(pool, id)).collect()
+    }
+
+    /// The ready workers of the present generation, of which some may have reached a limit.
+    pub fn recycle_candidates(&self, pool: &Pool) -> Vec<Candidate> {
+        let generation = pool.generation();
+        let is_ready = |worker: &Worker| worker.phase == Phase::Ready && worker.generation == generation;
+        let candidate = |(worker, _)| {
+            let process = self.get(worker)?;
+            let group = process.group.as_ref().map(|group| group.path().to_owned());
+            Some(Candidate { worker, pid: process.pid, group, requests: process.totals().known_requests() })
+        };
+        pool.workers().filter(|(_, worker)| is_ready(worker)).filter_map(candidate).collect()
     }
 
     /// All workers as the status document shows them.

@@ -51,7 +51,7 @@ async fn publisher_publishes_the_summary_before_the_change() {
     status.tell(Change::ReloadStarted { generation: 2 });
     assert!(changes.try_recv().is_err(), "told before the summary");
     let second = status.publish(&pool, false);
-    assert!(second.at_once && second.line.ends_with("degraded: no socket for [::]:80"), "{}", second.line);
+    assert!(second.at_once && second.line.ends_with("no socket for [::]:80"), "{}", second.line);
     assert!(summary.borrow().degraded);
     assert!(matches!(changes.try_recv().expect("a change").change, Change::ReloadStarted { generation: 2 }));
     assert!(!status.publish(&pool, false).has_changed);

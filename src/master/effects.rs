@@ -10,7 +10,7 @@ use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::Living;
 use crate::master::status::hello;
-use crate::master::turn::Master;
+use crate::master::turn::{End, Master};
 use crate::master::workers::spawn::Start;
 use crate::pool::{
     self, Action, Answer, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Reason, RequesterId, Slot, WorkerId,
@@ -18,6 +18,8 @@ use crate::pool::{
 
 /// Time that systemd is asked for in addition to the workers' own timeouts.
 const MARGIN: Duration = Duration::from_secs(10);
+/// Time from the stop signal to SIGKILL for workers of an earlier program, if no release is known.
+const ORPHANS_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Master {
     /// Carries out one action.
@@ -56,7 +58,7 @@ impl Master {
             Action::Answer(requester, answer) => self.answer(requester, answer),
             Action::Ready => self.all_ready(),
             Action::Stopping => self.stopping(),
-            Action::Exit(code) if self.orphans.is_empty() => self.exit = Some(code),
+            Action::Exit(code) if self.orphans.is_empty() => self.end = Some(End::Exit(code)),
             Action::Exit(code) => self.orphans.exit = Some(code),
             Action::Log(log) => self.write_log(log),
         }
@@ -79,6 +81,27 @@ impl Master {
             self.listeners.no_longer_nonblocking();
         }
         self.status.keep_reader_rules(self.releases.all(), self.pool.generation());
+    }
+
+    /// Drains the workers of an earlier program of which nothing else is known: a generation of this program is ready, or the instance
+    /// ends.
+    pub(super) fn drain_orphans(&mut self) {
+        let release = self.releases.get(self.pool.generation());
+        let (signal, timeout) = release.map_or((libc::SIGTERM, ORPHANS_TIMEOUT), |release| {
+            (release.config.worker.stop_signal, release.config.worker.stop_timeout)
+        });
+        self.orphans.drain(signal, timeout, self.now);
+    }
+
+    /// Looks whether the workers of an earlier program are gone.
+    pub(super) fn look_at_orphans(&mut self) {
+        if self.orphans.on_deadline(self.now) {
+            self.log.record(Record::new(Level::Info, "the workers of the earlier program are gone"));
+            self.workers.remove_strays();
+            if let Some(code) = self.orphans.exit {
+                self.end = Some(End::Exit(code));
+            }
+        }
     }
 
     /// Starts the next workers, as many as this turn may start.

@@ -4,7 +4,7 @@ use crate::api::{Command, Reply, Request, RequesterId};
 use crate::master::log::journal::{Level, Record};
 use crate::master::stop_signals::StopRequest;
 use crate::master::terminal::HangUp;
-use crate::master::turn::Master;
+use crate::master::turn::{End, Master};
 use crate::pool::{self, Event, PoolState};
 use crate::sys::signals;
 
@@ -23,7 +23,7 @@ impl Master {
                 libc::SIGTTIN => self.scale_by(1),
                 libc::SIGTTOU => self.scale_by(-1),
                 libc::SIGUSR2 => self.upgrade(None),
-                libc::SIGUSR1 if self.store.is_some() => self.leaves = true,
+                libc::SIGUSR1 if self.store.is_some() => self.end = Some(End::Leave),
                 libc::SIGUSR1 => self.stop(signal),
                 libc::SIGCHLD => self.workers.child_has_ended(),
                 _ => {}
@@ -46,7 +46,7 @@ impl Master {
             }
             Command::Gone(requester) => {
                 if self.requests.remove(requester) {
-                    self.upgrade_requester_gone(requester);
+                    self.upgrader.requester_gone(requester);
                     self.events.push(Event::RequesterGone(requester));
                 }
             }
@@ -72,6 +72,22 @@ impl Master {
             Request::Recycle(which) => self.events.push(Event::Recycle(which, requester)),
             Request::Upgrade => self.upgrade(requester),
         }
+    }
+
+    /// Requests that the master runs the installed program.
+    fn upgrade(&mut self, requester: Option<RequesterId>) {
+        if self.is_ending() {
+            return self.refuse(requester, "the instance is stopping".to_owned());
+        }
+        self.upgrader.request(requester);
+    }
+
+    /// Begins a reload. `announce`: whether to tell systemd.
+    pub(super) fn begin_reload(&mut self, requester: Option<RequesterId>, announce: bool) {
+        if announce {
+            self.announce_reload();
+        }
+        self.events.push(Event::Reload(requester));
     }
 
     /// Refuses a request without asking the pool. Without a requester that waits, the reason is logged.
@@ -144,7 +160,7 @@ impl Master {
     /// Runs `hooks.before_shutdown`, then drains.
     fn begin_to_stop(&mut self) {
         // A stop may have begun already: the pool may have given up, and a terminal may have closed before the signal.
-        if self.pool.state() == PoolState::Stopping || self.releases.runs_shutdown_hook() {
+        if self.is_ending() {
             return;
         }
         match self.releases.start_shutdown_hook(self.pool.generation()) {

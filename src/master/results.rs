@@ -32,7 +32,11 @@ impl Master {
                 self.compose(job);
             }
             TaskResult::RecycleDue(worker, why) => events.push(Event::RecycleDue(worker, why)),
-            TaskResult::Checked(task, result) => self.next_program_said(task, result),
+            TaskResult::Checked(task, result) => {
+                if let Err(why) = self.upgrader.answered(task, result, self.now) {
+                    self.not_replaced(&why);
+                }
+            }
             TaskResult::Tail(worker, lines, serving) => self.status.tail_known(worker, lines, serving),
         }
     }

@@ -26,6 +26,7 @@ use crate::master::handover::replace::{self, Left};
 use crate::master::handover::restore;
 use crate::master::handover::resume::{self, NoOrigin};
 use crate::master::handover::store;
+use crate::master::handover::upgrade::Upgrader;
 use crate::master::listeners::ListenerSet;
 use crate::master::listeners::sockets::{self, Inherited, Listener};
 use crate::master::log::Log;
@@ -462,6 +463,7 @@ impl Master {
             log: log.clone(),
             results: results.clone(),
         });
+        let upgrader = Upgrader::new(program, registry, tasks.clone(), results.clone(), log.clone());
         let releases = ReleaseStore::new(releases, source, context, tasks.clone(), results.clone(), log.clone());
         let prober = Prober::new(outputs.clone(), results.clone());
         let workers = WorkerSet::new(errors, runtime_dir, cgroups, shared);
@@ -487,13 +489,10 @@ impl Master {
             results,
             requests: RequestTable::default(),
             orphans: Orphans::default(),
-            program,
-            upgrade: None,
-            registry,
+            upgrader,
             status,
             store: None,
-            leaves: false,
-            exit: None,
+            end: None,
         };
         match first {
             First::Start(release, orphans) => {

@@ -3,16 +3,13 @@
 //! Law: signals first, then notifications, then exits (what a worker said is read before its end is told), then requests; a bounded
 //! number of each per turn, so that no source of events keeps another waiting. With nothing to do the loop sleeps without a tick.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::control::http::ConnectionRegistry;
 use crate::master::absence;
 use crate::master::event_queue::EventQueue;
 use crate::master::handover::orphans::Orphans;
 use crate::master::handover::store::Store;
-use crate::master::handover::upgrade::Upgrade;
+use crate::master::handover::upgrade::Upgrader;
 use crate::master::listeners::ListenerSet;
 use crate::master::log::Log;
 use crate::master::output::Outputs;
@@ -69,18 +66,12 @@ pub struct Master {
     pub(super) recycler: Recycler,
     /// Workers of an earlier program of which nothing else is known.
     pub(super) orphans: Orphans,
-    /// The path of this process's program.
-    pub(super) program: PathBuf,
-    /// The upgrade in progress.
-    pub(super) upgrade: Option<Upgrade>,
-    /// The connections of the control socket and of `status.listen`.
-    pub(super) registry: Arc<ConnectionRegistry>,
+    pub(super) upgrader: Upgrader,
     pub(super) status: StatusPublisher,
     /// The state kept for the next master, in case this one dies.
     pub(super) store: Option<Store>,
-    /// The master is to end, its workers are not.
-    pub(super) leaves: bool,
-    pub(super) exit: Option<u8>,
+    /// Why the loop is to end.
+    pub(super) end: Option<End>,
 }
 
 impl Master {
@@ -92,11 +83,8 @@ impl Master {
             self.keep_current();
             self.publish();
             self.wake_threads();
-            if self.leaves {
-                return End::Leave;
-            }
-            if let Some(code) = self.exit {
-                return End::Exit(code);
+            if let Some(end) = self.end {
+                return end;
             }
             if self.is_to_be_replaced() {
                 return End::Replace;
@@ -126,7 +114,7 @@ impl Master {
             self.systemd.deadline(),
             self.workers.deadline(),
             self.recycler.deadline(self.releases.recycle_limits(self.pool.generation())),
-            self.upgrade_deadline(),
+            self.upgrader.deadline(self.now),
             self.releases.deadline(),
             self.orphans.deadline(),
             self.store.as_ref().and_then(Store::deadline),
@@ -182,7 +170,9 @@ impl Master {
         self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
         self.workers.warn_of_unanswered();
         self.releases.on_deadline(self.now, &mut self.events);
-        self.look_at_upgrade();
+        if let Some(why) = self.upgrader.overdue(self.now) {
+            self.not_replaced(&why);
+        }
         self.status.on_deadline(self.now);
         if !self.sources.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
             self.events.push(Event::Due);
@@ -213,7 +203,7 @@ impl Master {
         if published.has_changed {
             self.status.keep_reader_rules(self.releases.all(), self.pool.generation());
         }
-        let (status, ends) = (&self.status, self.exit.is_some());
+        let (status, ends) = (&self.status, self.end.is_some());
         self.requests.send(|answer| !ends && status.holds_back(answer), |answer| status.add_output(answer));
     }
 

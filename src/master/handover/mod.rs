@@ -8,6 +8,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `upgrade.rs` | the upgrade from the request until nothing is under way any more |
+//! | `leave.rs` | the last turns of a master before execve(2) |
 //! | `check.rs` | asks the next program, and answers as the next program |
 //! | `state.rs`, `fds.rs` | the state: the document, and the descriptors by name |
 //! | `save.rs`, `restore.rs` | make a state from a master, and a master from a state |
@@ -23,6 +24,7 @@
 mod bundle;
 pub(super) mod check;
 pub(super) mod fds;
+mod leave;
 mod ledger;
 pub(super) mod listeners;
 mod lost_sockets;

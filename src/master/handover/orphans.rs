@@ -6,8 +6,6 @@
 use std::time::{Duration, Instant};
 
 use super::fds::Incoming;
-use crate::master::log::journal::{Level, Record};
-use crate::master::turn::Master;
 use crate::master::workers::cgroup::Stray;
 use crate::sys::descendants;
 use crate::sys::process::{PidFd, Stat, of_the_first_thread, own_session_and_group};
@@ -90,6 +88,29 @@ impl Orphans {
         self.exit = self.exit.map(|_| 1);
     }
 
+    /// Drains the orphans, unless they drain already: sends the stop signal, and kills those that are left after `timeout`.
+    pub fn drain(&mut self, signal: i32, timeout: Duration, now: Instant) {
+        if self.is_empty() || self.until.is_some() {
+            return;
+        }
+        self.signal(signal);
+        self.signal(libc::SIGCONT);
+        self.until = Some(now + timeout);
+    }
+
+    /// Drops the orphans that have exited, and kills the others when their time is up. Returns whether the last one has exited.
+    pub fn on_deadline(&mut self, now: Instant) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        if self.until.is_some_and(|until| until <= now) {
+            self.signal(libc::SIGKILL);
+            self.until = Some(now + Duration::from_secs(1));
+        }
+        self.alive.retain(|(_, pidfd)| pidfd.signal(0).is_ok());
+        self.is_empty()
+    }
+
     fn signal(&self, signal: i32) {
         for (_, pidfd) in &self.alive {
             let _ = pidfd.signal(signal);
@@ -97,37 +118,54 @@ impl Orphans {
     }
 }
 
-impl Master {
-    /// Drains the orphans. Called when a generation of this program is ready, or when the instance ends.
-    pub(in crate::master) fn drain_orphans(&mut self) {
-        if self.orphans.is_empty() || self.orphans.until.is_some() {
-            return;
-        }
-        let release = self.releases.get(self.pool.generation());
-        let (signal, timeout) = release.map_or((libc::SIGTERM, Duration::from_secs(30)), |release| {
-            (release.config.worker.stop_signal, release.config.worker.stop_timeout)
-        });
-        self.orphans.signal(signal);
-        self.orphans.signal(libc::SIGCONT);
-        self.orphans.until = Some(self.now + timeout);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// One orphan, which runs this and prints a line first.
+    fn orphans(shell: &str) -> (Orphans, std::process::Child) {
+        let mut child = std::process::Command::new("sh");
+        let mut child = child.args(["-c", shell]).stdout(std::process::Stdio::piped()).spawn().expect("a process");
+        let mut byte = [0];
+        std::io::Read::read_exact(&mut child.stdout.take().expect("a pipe"), &mut byte).expect("it runs");
+        let pidfd = PidFd::open(child.id()).expect("a pidfd");
+        (Orphans { alive: vec![(child.id(), pidfd)], last_worker: 3, ..Orphans::default() }, child)
     }
 
-    /// Drops the orphans that have exited, and kills the others when their time is up.
-    pub(in crate::master) fn look_at_orphans(&mut self) {
-        if self.orphans.is_empty() {
-            return;
+    fn until_gone(orphans: &mut Orphans, child: &mut std::process::Child, now: Instant) {
+        child.wait().expect("reaped");
+        let late = Instant::now() + DEADLINE;
+        while !orphans.is_empty() {
+            orphans.on_deadline(now);
+            assert!(Instant::now() < late, "still there");
+            std::thread::yield_now();
         }
-        if self.orphans.until.is_some_and(|until| until <= self.now) {
-            self.orphans.signal(libc::SIGKILL);
-            self.orphans.until = Some(self.now + Duration::from_secs(1));
-        }
-        self.orphans.alive.retain(|(_, pidfd)| pidfd.signal(0).is_ok());
-        if self.orphans.is_empty() {
-            self.log.record(Record::new(Level::Info, "the workers of the earlier program are gone"));
-            self.workers.remove_strays();
-            if let Some(code) = self.orphans.exit {
-                self.exit = Some(code);
-            }
-        }
+    }
+
+    #[test]
+    fn orphans_are_drained_once_and_noticed_when_gone() {
+        let (now, (mut orphans, mut child)) = (Instant::now(), orphans("echo; exec sleep 1000"));
+        assert_eq!((orphans.on_deadline(now), orphans.deadline()), (false, None), "they serve");
+        orphans.drain(libc::SIGTERM, Duration::from_secs(5), now);
+        orphans.drain(libc::SIGTERM, Duration::from_secs(50), now);
+        assert_eq!(orphans.deadline(), Some(now + Duration::from_secs(5)));
+        orphans.delay(Duration::from_secs(2));
+        assert_eq!(orphans.deadline(), Some(now + Duration::from_secs(7)));
+        until_gone(&mut orphans, &mut child, now);
+        assert!(!orphans.on_deadline(now) && orphans.deadline().is_none());
+    }
+
+    #[test]
+    fn orphans_that_do_not_drain_are_killed() {
+        let (now, (mut orphans, mut child)) = (Instant::now(), orphans("trap '' TERM; echo; exec sleep 1000"));
+        orphans.exit = Some(0);
+        orphans.drain(libc::SIGTERM, DEADLINE, now);
+        orphans.end_at_once(now);
+        // This look sends SIGKILL.
+        orphans.on_deadline(now);
+        until_gone(&mut orphans, &mut child, now);
+        assert_eq!(orphans.exit, Some(1), "no clean end");
     }
 }

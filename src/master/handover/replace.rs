@@ -94,7 +94,7 @@ impl Master {
             Err(why) => return why,
         };
         let text = |text: &std::ffi::OsStr| CString::new(text.as_bytes()).ok();
-        let Some(path) = text(self.program.as_os_str()) else { return "the program's path holds a NUL".to_owned() };
+        let Some(path) = text(self.upgrader.program().as_os_str()) else { return "the program's path holds a NUL".to_owned() };
         let argv: Vec<CString> = std::env::args_os().filter_map(|argument| text(&argument)).collect();
         let env = std::env::vars_os().filter(|(name, _)| !is_of_the_start(name));
         let env = env.filter_map(|(mut name, value)| {
@@ -106,7 +106,7 @@ impl Master {
         let error = exec::replace(&path, &argv, &env, &fds.all());
         format!(
             "{}: {}",
-            self.program.display(),
+            self.upgrader.program().display(),
             error.raw_os_error().map_or_else(|| error.to_string(), crate::sys::spawn::describe)
         )
     }

@@ -2,13 +2,13 @@
 //!
 //! Law: descriptors are copied or borrowed, never taken, so that this master can go on when the next one does not start.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
 use super::fds::{Name, Outgoing};
-use super::state::{self, Bytes, State};
+use super::state::{self, Bytes, Document, State};
 use super::store::Store;
-use super::upgrade::Upgrade;
 use crate::master::log::journal::Target;
 use crate::master::output::{Mode, RelayState};
 use crate::master::releases::prepare::Release;
@@ -17,6 +17,22 @@ use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
 
 impl Master {
+    /// Updates the store, before the loop sleeps.
+    pub(in crate::master) fn keep_current(&mut self) {
+        let Some(mut store) = self.store.take() else { return };
+        if store.is_due(self.now) {
+            // The state has no descriptors of the store itself, which is taken out meanwhile.
+            let mut fds = Outgoing::default();
+            if let Ok(state) = self.save(None, &mut fds) {
+                let document = Document::new(state, BTreeMap::new());
+                store.take_in(&document, &fds, &self.systemd, self.now, self.events.is_empty());
+            }
+        } else {
+            store.on_deadline(&self.systemd, self.now);
+        }
+        self.store = Some(store);
+    }
+
     /// Saves the state of this master between two loop iterations. `output` is `None` for a state that is not passed over an exec:
     /// the relay keeps the output.
     ///
@@ -28,7 +44,7 @@ impl Master {
         }
         let mut state = State {
             instance: self.releases.context().instance.to_string(),
-            program: self.program.as_os_str().into(),
+            program: self.upgrader.program().as_os_str().into(),
             pool: Some(self.pool.clone()),
             directory: self.releases.source().directory.as_path().into(),
             nofile: self.releases.context().nofile,
@@ -48,7 +64,7 @@ impl Master {
             },
             unsaid: self.systemd.unsaid().to_vec(),
             waiting: self.requests.waiting().collect(),
-            reload_asked: self.upgrade.as_ref().and_then(Upgrade::reload_asked),
+            reload_asked: self.upgrader.reload_asked(),
             // For an exec only: after a restart systemd itself passes the stored names.
             stored: output.and(self.store.as_ref()).map_or_else(Vec::new, Store::held),
             ..State::default()

@@ -25,7 +25,6 @@ use super::restore;
 use super::state::Document;
 use crate::master::log::journal::{Journal, Level, Record};
 use crate::master::service_manager::systemd::Systemd;
-use crate::master::turn::Master;
 use crate::pool::{Event, Notification, WorkerId};
 use crate::stored_name::PREFIX;
 
@@ -184,13 +183,25 @@ impl Store {
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
+    /// Whether the state is to be written now. After a `true` not again before the next change.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        self.due.take_if(|due| *due <= now).is_some()
+    }
+
+    /// Sends changes again that systemd did not take, when it is time.
+    pub fn on_deadline(&mut self, systemd: &Systemd, now: Instant) {
+        if self.again.is_some_and(|again| again <= now) {
+            self.tell(systemd, now);
+        }
+    }
+
     /// When the store is to be updated next.
     pub fn deadline(&self) -> Option<Instant> {
         [self.due, self.again].into_iter().flatten().min()
     }
 
     /// Writes the state. `all`: every message of a worker is part of it, so the file of messages is emptied.
-    fn take_in(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
+    pub fn take_in(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
         let entries = entries(document, fds);
         self.ledger.want(&entries, &[FILES[0], FILES[1], WORDS], bundle::PREFIX, |name, members| match members.as_slice() {
             [(_, fd)] if !name.starts_with(bundle::PREFIX) => readable(*fd),
@@ -270,24 +281,6 @@ fn readable(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?)
-}
-
-impl Master {
-    /// Updates the store, before the loop sleeps.
-    pub(in crate::master) fn keep_current(&mut self) {
-        let Some(mut store) = self.store.take() else { return };
-        if store.due.is_some_and(|due| due <= self.now) {
-            store.due = None;
-            let mut fds = Outgoing::default();
-            if let Ok(state) = self.save(None, &mut fds) {
-                let document = Document::new(state, BTreeMap::new());
-                store.take_in(&document, &fds, &self.systemd, self.now, self.events.is_empty());
-            }
-        } else if store.again.is_some_and(|again| again <= self.now) {
-            store.tell(&self.systemd, self.now);
-        }
-        self.store = Some(store);
-    }
 }
 
 #[cfg(test)]

@@ -4,20 +4,18 @@
 //! finished first. The requester of the upgrade is told that the installed program takes over, or why not. A new connection shows
 //! that the upgrade is done: `program_start_time` of `GET /readyz` has changed.
 
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::fds::Outgoing;
 use super::{check, replace};
-use crate::api::{Command, Reply, Request, RequesterId};
-use crate::control::dbus;
+use crate::api::RequesterId;
+use crate::control::http::ConnectionRegistry;
+use crate::master::log::Log;
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
-use crate::master::output::Settled;
-use crate::master::sources::Wake;
-use crate::master::tasks::TaskResult;
-use crate::master::tasks::{Task, TaskId};
-use crate::master::turn::Master;
-use crate::pool::{Event, PoolState};
+use crate::master::tasks::{Task, TaskId, TaskResult, TaskResults, Tasks};
 
 /// How long connections of the control socket may take for their answers, once no new ones are accepted.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,13 +24,10 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Interval of the checks meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Loop iterations before execve(2), so that answers reach the requesters.
-const LAST_TURNS: usize = 16;
-
 /// A requested upgrade.
-pub struct Upgrade {
+struct Upgrade {
     /// Requesters of the upgrade.
-    pub requesters: Vec<RequesterId>,
+    requesters: Vec<RequesterId>,
     /// A reload without a requester that came too late for this program. The value: whether to tell systemd.
     reload_asked: Option<bool>,
     stage: Stage,
@@ -47,154 +42,182 @@ enum Stage {
     Leaving(Instant),
 }
 
-impl Upgrade {
-    /// The task that asks the next program, while it runs.
-    fn task(&self) -> Option<&Task> {
-        match &self.stage {
-            Stage::Checking(task) => Some(task),
-            Stage::Settling | Stage::Leaving(_) => None,
-        }
-    }
-
-    /// The reload with which the next program is to begin; the value: whether to tell systemd.
-    pub(super) fn reload_asked(&self) -> Option<bool> {
-        self.reload_asked
-    }
+/// What is under way in the master, beside the upgrade.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::master) struct Situation {
+    /// The instance is stopping.
+    pub is_ending: bool,
+    /// A requester waits for something else, or a reload is under way.
+    pub is_asked: bool,
+    /// Nothing is under way that could not go on in another program.
+    pub is_settled: bool,
 }
 
-impl Master {
+/// The next step of an upgrade.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::master) enum Step {
+    /// There is nothing to do now.
+    Wait,
+    /// Ask the next program about the present state: [`Upgrader::ask`].
+    Ask,
+    /// execve(2) is due.
+    Replace,
+    /// The upgrade cannot be; give it up, for this reason.
+    GiveUp(String),
+}
+
+/// An upgrade that was given up.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::master) struct GivenUp {
+    /// Its requesters.
+    pub requesters: Vec<RequesterId>,
+    /// What they are told.
+    pub why: String,
+    /// A reload that was to be begun by the next program. The value: whether to tell systemd.
+    pub reload_asked: Option<bool>,
+}
+
+/// The upgrade of this master, if one is requested.
+pub(in crate::master) struct Upgrader {
+    /// The path of this process's program.
+    program: PathBuf,
+    upgrade: Option<Upgrade>,
+    /// The connections of the control socket and of `status.listen`.
+    registry: Arc<ConnectionRegistry>,
+    tasks: Tasks,
+    results: TaskResults,
+    log: Log,
+}
+
+impl Upgrader {
+    /// No upgrade is requested.
+    pub fn new(program: PathBuf, registry: Arc<ConnectionRegistry>, tasks: Tasks, results: TaskResults, log: Log) -> Upgrader {
+        Upgrader { program, upgrade: None, registry, tasks, results, log }
+    }
+
+    /// The path of this process's program, which the upgrade executes.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Requests that the master runs the installed program.
-    pub(in crate::master) fn upgrade(&mut self, requester: Option<RequesterId>) {
-        if self.is_ending() {
-            return self.refuse(requester, "the instance is stopping".to_owned());
-        }
+    pub fn request(&mut self, requester: Option<RequesterId>) {
         let upgrade =
             self.upgrade.get_or_insert_with(|| Upgrade { requesters: Vec::new(), reload_asked: None, stage: Stage::Settling });
         upgrade.requesters.extend(requester);
     }
 
-    fn is_ending(&self) -> bool {
-        self.pool.state() == PoolState::Stopping || self.releases.runs_shutdown_hook()
+    /// Whether an upgrade is requested.
+    pub fn is_requested(&self) -> bool {
+        self.upgrade.is_some()
     }
 
-    /// Begins a reload.
-    pub(in crate::master) fn begin_reload(&mut self, requester: Option<RequesterId>, announce: bool) {
-        if announce {
-            self.announce_reload();
-        }
-        self.events.push(Event::Reload(requester));
+    /// Whether this requester waits for the upgrade.
+    pub fn is_requested_by(&self, requester: RequesterId) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.requesters.contains(&requester))
     }
 
     /// Forgets a requester that does not wait any more.
-    pub(in crate::master) fn upgrade_requester_gone(&mut self, requester: RequesterId) {
+    pub fn requester_gone(&mut self, requester: RequesterId) {
         if let Some(upgrade) = &mut self.upgrade {
             upgrade.requesters.retain(|it| *it != requester);
         }
     }
 
-    /// Takes the upgrade one step further. Returns `true` when execve(2) is due.
-    pub(in crate::master) fn is_to_be_replaced(&mut self) -> bool {
-        let Some(upgrade) = &self.upgrade else { return false };
-        if self.is_ending() {
-            self.not_replaced("the instance is stopping");
-            return false;
+    /// The requesters of the upgrade, which are to be answered now.
+    pub fn take_requesters(&mut self) -> Vec<RequesterId> {
+        self.upgrade.as_mut().map_or_else(Vec::new, |upgrade| std::mem::take(&mut upgrade.requesters))
+    }
+
+    /// Leaves a reload to the next program. `false` without an upgrade. `announce`: whether to tell systemd.
+    pub fn leave_reload(&mut self, announce: bool) -> bool {
+        self.upgrade.as_mut().map(|upgrade| upgrade.reload_asked = Some(announce)).is_some()
+    }
+
+    /// The reload with which the next program is to begin; the value: whether to tell systemd.
+    pub fn reload_asked(&self) -> Option<bool> {
+        self.upgrade.as_ref()?.reload_asked
+    }
+
+    /// Takes the upgrade one step further.
+    pub fn step(&mut self, now: Instant, situation: Situation) -> Step {
+        let Some(upgrade) = &mut self.upgrade else { return Step::Wait };
+        let Situation { is_ending, is_asked, is_settled } = situation;
+        if is_ending {
+            return Step::GiveUp("the instance is stopping".to_owned());
         }
         match upgrade.stage {
-            Stage::Settling if self.is_settled() => self.ask_next_program(),
-            // A reload came in between, so the next program was asked about a state that is out of date.
-            Stage::Leaving(_) if self.is_asked() => self.settle_again(),
-            Stage::Leaving(since) if self.is_settled() => {
-                return self.registry.busy() == 0 || self.now.duration_since(since) >= TIMEOUT;
+            Stage::Settling if is_settled => return Step::Ask,
+            Stage::Leaving(_) if is_asked => {
+                // A reload came in between, so the next program was asked about a state that is out of date.
+                self.registry.accept(true);
+                upgrade.stage = Stage::Settling;
             }
-            Stage::Leaving(since) if self.now.duration_since(since) >= LONGEST => {
-                self.not_replaced("the pool did not come to rest for a moment; ask again");
+            Stage::Leaving(since) if is_settled => {
+                if self.registry.busy() == 0 || now.duration_since(since) >= TIMEOUT {
+                    return Step::Replace;
+                }
+            }
+            Stage::Leaving(since) if now.duration_since(since) >= LONGEST => {
+                return Step::GiveUp("the pool did not come to rest for a moment; ask again".to_owned());
             }
             Stage::Settling | Stage::Checking(_) | Stage::Leaving(_) => {}
         }
-        false
+        Step::Wait
     }
 
-    /// When [`Self::is_to_be_replaced`] is to be called again without an event.
-    pub(in crate::master) fn upgrade_deadline(&self) -> Option<Instant> {
-        match &self.upgrade.as_ref()?.stage {
-            Stage::Settling => None,
-            Stage::Checking(task) => task.deadline(),
-            Stage::Leaving(_) => Some(self.now + LOOK),
-        }
-    }
-
-    /// Gives the upgrade up if the next program does not answer in time.
-    pub(in crate::master) fn look_at_upgrade(&mut self) {
-        let task = self.upgrade.as_ref().and_then(Upgrade::task);
-        if let Some(why) = task.and_then(|task| task.overdue(self.now)) {
-            self.not_replaced(&why);
-        }
-    }
-
-    fn settle_again(&mut self) {
-        self.registry.accept(true);
-        if let Some(upgrade) = &mut self.upgrade {
-            upgrade.stage = Stage::Settling;
-        }
-    }
-
-    /// Whether nothing is under way that could not go on in another program.
-    fn is_settled(&self) -> bool {
-        !self.is_asked()
-            && !self.workers.has_to_spawn()
-            && self.events.is_empty()
-            && !self.requests.has_answers()
-            && self.status.has_all_tails()
-    }
-
-    /// Whether a requester waits for anything but this upgrade, or a reload is under way.
-    fn is_asked(&self) -> bool {
-        let waits_for_it =
-            |requester: RequesterId| self.upgrade.as_ref().is_some_and(|upgrade| upgrade.requesters.contains(&requester));
-        self.pool.state() == PoolState::Reloading
-            || self.pool.is_probing()
-            || self.releases.is_preparing()
-            || !self.requests.waiting().all(waits_for_it)
-    }
-
-    fn ask_next_program(&mut self) {
-        let mut fds = Outgoing::default();
-        let document =
-            self.save(None, &mut fds).map_err(|error| error.to_string()).and_then(|state| replace::document(state, &fds));
-        drop(fds);
+    /// Asks the next program whether it could go on from this state, on another thread.
+    ///
+    /// # Errors
+    /// The thread cannot start.
+    pub fn ask(&mut self, document: OwnedFd, limit: Duration) -> Result<(), String> {
+        let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
         let (results, program) = (self.results.clone(), self.program.clone());
-        let asked = document.and_then(|document| {
-            self.tasks.start(self.releases.step_limit(self.pool.generation()), move |id, job| {
-                job.running(program.display(), check::LIMIT);
-                let result = replace::arguments_of_run().and_then(|args| check::ask(&program, &args, &document, &job.cancel));
-                let _ = results.send(TaskResult::Checked(id, result));
-            })
-        });
-        match (asked, &mut self.upgrade) {
-            (Ok(task), Some(upgrade)) => upgrade.stage = Stage::Checking(task),
-            (Ok(task), None) => task.cancel(),
-            (Err(why), _) => self.not_replaced(&why),
-        }
+        let task = self.tasks.start(limit, move |id, job| {
+            job.running(program.display(), check::LIMIT);
+            let result = replace::arguments_of_run().and_then(|args| check::ask(&program, &args, &document, &job.cancel));
+            let _ = results.send(TaskResult::Checked(id, result));
+        })?;
+        upgrade.stage = Stage::Checking(task);
+        Ok(())
     }
 
     /// Handles the answer of the next program.
-    pub(in crate::master) fn next_program_said(&mut self, task: TaskId, result: Result<(), String>) {
-        let Some(upgrade) = self.upgrade.as_mut().filter(|upgrade| upgrade.task().is_some_and(|it| it.id() == task)) else {
-            return;
-        };
-        match result {
-            Ok(()) => {
-                upgrade.stage = Stage::Leaving(self.now);
-                // A connection that comes now waits in the kernel's accept queue for the next program.
-                self.registry.accept(false);
-            }
-            Err(why) => self.not_replaced(&why),
+    ///
+    /// # Errors
+    /// Why it cannot go on.
+    pub fn answered(&mut self, task: TaskId, result: Result<(), String>, now: Instant) -> Result<(), String> {
+        let Some(upgrade) = &mut self.upgrade else { return Ok(()) };
+        if !matches!(&upgrade.stage, Stage::Checking(it) if it.id() == task) {
+            return Ok(());
+        }
+        result?;
+        upgrade.stage = Stage::Leaving(now);
+        // A connection that comes now waits in the kernel's accept queue for the next program.
+        self.registry.accept(false);
+        Ok(())
+    }
+
+    /// When [`Self::step`] and [`Self::overdue`] have something to do without an event.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        match &self.upgrade.as_ref()?.stage {
+            Stage::Settling => None,
+            Stage::Checking(task) => task.deadline(),
+            Stage::Leaving(_) => Some(now + LOOK),
         }
     }
 
-    /// Gives the upgrade up: the master goes on as before.
-    pub(in crate::master) fn not_replaced(&mut self, why: &str) {
-        let Some(upgrade) = self.upgrade.take() else { return };
+    /// Why the upgrade is to be given up, if the next program does not answer in time.
+    pub fn overdue(&self, now: Instant) -> Option<String> {
+        match &self.upgrade.as_ref()?.stage {
+            Stage::Checking(task) => task.overdue(now),
+            Stage::Settling | Stage::Leaving(_) => None,
+        }
+    }
+
+    /// Gives the upgrade up: the master goes on as before. Logs why.
+    pub fn give_up(&mut self, why: &str) -> Option<GivenUp> {
+        let upgrade = self.upgrade.take()?;
         if let Stage::Checking(task) = &upgrade.stage {
             task.cancel();
         }
@@ -205,85 +228,62 @@ impl Master {
             reason: Some(why.clone()),
             ..Record::new(Level::Error, format!("not upgraded: {why}"))
         });
-        for requester in upgrade.requesters {
-            self.requests.answer(requester, Reply::Failed(why.clone()));
-        }
-        if let Some(announce) = upgrade.reload_asked {
-            self.begin_reload(None, announce);
-        }
+        Some(GivenUp { requesters: upgrade.requesters, why, reload_asked: upgrade.reload_asked })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+    use crate::master::log::journal;
+
+    const IDLE: Situation = Situation { is_ending: false, is_asked: false, is_settled: true };
+    const RELOADING: Situation = Situation { is_ending: false, is_asked: true, is_settled: false };
+
+    fn upgrader() -> (Upgrader, UnboundedReceiver<TaskResult>) {
+        let (results, received) = unbounded_channel();
+        let log = Log::new(journal::start("web"));
+        (Upgrader::new("/bin/false".into(), Arc::default(), Tasks::default(), results, log), received)
     }
 
-    /// Writes out the workers' output, checks whether execve(2) is still due, and answers the requesters of the upgrade. `Some`:
-    /// execve(2) comes next.
-    pub(in crate::master) async fn prepare_to_go(&mut self) -> Option<Settled> {
-        self.systemd.ping();
-        let Some(settled) = self.outputs.settle().await else {
-            self.not_replaced("the reader of the workers' output hangs; ask again");
-            return None;
-        };
-        for _ in 0..LAST_TURNS {
-            while let Some(request) = self.sources.command() {
-                self.request(request);
-            }
-            self.last_turn().await;
-        }
-        if !self.is_settled() {
-            self.outputs.take_back(settled);
-            return None;
-        }
-        for requester in self.upgrade.iter_mut().flat_map(|upgrade| std::mem::take(&mut upgrade.requesters)) {
-            self.requests.answer_now(requester, Reply::Done);
-        }
-        Some(settled)
+    fn asked(upgrader: &mut Upgrader, results: &mut UnboundedReceiver<TaskResult>) -> TaskId {
+        let document = std::fs::File::open("/dev/null").expect("a file");
+        upgrader.ask(document.into(), Duration::from_secs(10)).expect("a thread");
+        let Some(TaskResult::Checked(task, result)) = results.blocking_recv() else { panic!("no answer") };
+        assert!(result.is_err(), "the test was not started as `ratoon run`");
+        task
     }
 
-    /// Closes the connection to the bus, once the calls that were read are answered.
-    pub(in crate::master) async fn leave_bus(&mut self, bus: dbus::Service) {
-        self.systemd.ping();
-        let mut stop = std::pin::pin!(bus.stop());
-        loop {
-            tokio::select! {
-                () = &mut stop => return,
-                wake = self.sources.command_or_result() => match wake {
-                    Wake::Command(command) => self.too_late(command),
-                    Wake::TaskResult(result) => self.take_result(result),
-                    Wake::Descriptors(_) | Wake::Time => {}
-                },
-            }
-            self.take_in();
-            self.publish();
-        }
+    #[test]
+    fn upgrade_waits_until_nothing_else_is_under_way() {
+        let (now, (mut upgrader, mut results)) = (Instant::now(), upgrader());
+        assert_eq!(upgrader.step(now, IDLE), Step::Wait);
+        upgrader.request(Some(4));
+        assert_eq!([upgrader.step(now, RELOADING), upgrader.step(now, IDLE)], [Step::Wait, Step::Ask]);
+        let task = asked(&mut upgrader, &mut results);
+        assert_eq!((upgrader.step(now, IDLE), upgrader.answered(task + 1, Err("another".to_owned()), now)), (Step::Wait, Ok(())));
+        assert_eq!((upgrader.answered(task, Ok(()), now), upgrader.step(now, IDLE)), (Ok(()), Step::Replace));
+        // A reload that comes now is finished first, and the next program is asked again.
+        assert_eq!([upgrader.step(now, RELOADING), upgrader.step(now, IDLE)], [Step::Wait, Step::Ask]);
+        assert!(upgrader.is_requested_by(4));
+        upgrader.requester_gone(4);
+        assert!(upgrader.is_requested() && upgrader.take_requesters().is_empty());
     }
 
-    /// Runs the last loop iterations before execve(2), so that answers reach their requesters.
-    pub(in crate::master) async fn last_turns(&mut self) {
-        for _ in 0..LAST_TURNS {
-            while let Some(request) = self.sources.command() {
-                self.too_late(request);
-            }
-            self.last_turn().await;
-        }
-    }
-
-    async fn last_turn(&mut self) {
-        while let Some(result) = self.sources.task_result() {
-            self.take_result(result);
-        }
-        self.take_in();
-        self.publish();
-        tokio::task::yield_now().await;
-    }
-
-    /// Handles a request that comes after the requesters of the upgrade were answered.
-    fn too_late(&mut self, command: Command) {
-        match (command, &mut self.upgrade) {
-            (Command::Request { reply: Some(reply), .. }, _) => {
-                let _ = reply.send(Reply::Failed("the master is replacing its program; ask again".to_owned()));
-            }
-            (Command::Request { request: Request::Reload, announce, reply: None, .. }, Some(upgrade)) => {
-                upgrade.reload_asked = Some(announce)
-            }
-            (command, _) => self.request(command),
-        }
+    #[test]
+    fn upgrade_is_given_up_with_its_requesters_and_reload() {
+        let (now, (mut upgrader, mut results)) = (Instant::now(), upgrader());
+        assert!(upgrader.give_up("no upgrade").is_none() && !upgrader.leave_reload(true));
+        upgrader.request(Some(4));
+        assert!(upgrader.leave_reload(true));
+        let task = asked(&mut upgrader, &mut results);
+        assert!(upgrader.deadline(now).is_some() && upgrader.overdue(now).is_none());
+        assert_eq!(upgrader.answered(task, Err("exit 1".to_owned()), now), Err("exit 1".to_owned()));
+        assert!(matches!(upgrader.step(now, Situation { is_ending: true, ..IDLE }), Step::GiveUp(_)));
+        let why = "the master keeps its program: exit 1".to_owned();
+        assert_eq!(upgrader.give_up("exit 1"), Some(GivenUp { requesters: vec![4], why, reload_asked: Some(true) }));
+        assert_eq!((upgrader.is_requested(), upgrader.deadline(now)), (false, None));
     }
 }

@@ -10,8 +10,8 @@ use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::Living;
 use crate::master::status::hello;
-use crate::master::turn::{End, Master};
 use crate::master::workers::spawn::Start;
+use crate::master::{End, Master};
 use crate::pool::{
     self, Action, Answer, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Reason, RequesterId, Slot, WorkerId,
 };

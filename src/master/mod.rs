@@ -6,8 +6,9 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `start` | startup, from the command line to the running loop |
-//! | `turn` | the loop: what it serves, in which order, and how much per turn |
+//! | `bootstrap` | startup, from the command line to the running loop |
+//! | `assemble` | makes the components, and the master of them |
+//! | `turn` | the parts of one turn of the loop |
 //! | `effects` | carries out the pool's actions, in order |
 //! | `event_queue` | events for the pool |
 //! | `requests`, `stop_signals`, `terminal` | requests of the front ends and by signals |
@@ -30,6 +31,8 @@
 #![forbid(unsafe_code)]
 
 mod absence;
+mod assemble;
+mod bootstrap;
 mod effects;
 mod event_queue;
 mod fronts;
@@ -46,7 +49,6 @@ mod requests;
 mod results;
 pub mod service_manager;
 mod sources;
-mod start;
 pub mod status;
 mod stop_signals;
 mod tasks;
@@ -56,5 +58,105 @@ pub(crate) mod testing;
 mod turn;
 pub mod workers;
 
+pub use bootstrap::{Options, run};
 pub use handover::check::{VERB as HANDOVER_CHECK, answer as handover_check};
-pub use start::{Options, run};
+
+use std::time::Instant;
+
+use self::event_queue::EventQueue;
+use self::handover::orphans::Orphans;
+use self::handover::store::Store;
+use self::handover::upgrade::Upgrader;
+use self::listeners::ListenerSet;
+use self::log::Log;
+use self::output::Outputs;
+use self::recycle::Recycler;
+use self::releases::preparing::ReleaseStore;
+use self::releases::probing::Prober;
+use self::request_table::RequestTable;
+use self::service_manager::systemd::Systemd;
+use self::sources::{Sources, Wake, Woken};
+use self::status::StatusPublisher;
+use self::stop_signals::StopSignals;
+use self::tasks::{TaskResults, Tasks};
+use self::terminal::Terminal;
+use self::workers::WorkerSet;
+use crate::pool::Pool;
+
+/// Why the loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The instance is over; the exit status.
+    Exit(u8),
+    /// Another program is to go on from here ([`Master::replace`]).
+    Replace,
+    /// The master ends, and its workers stay for the next one.
+    Leave,
+}
+
+/// The master: its components, each with its own state behind a narrow interface.
+///
+/// A component does not name the master. It takes what it needs as arguments (the time, the queue of events, a release, the pool), and
+/// returns what happened or adds an event. `effects`, `requests` and `results` lead from one component to another.
+struct Master {
+    now: Instant,
+    pool: Pool,
+    /// Events for the pool, oldest first.
+    events: EventQueue,
+    sources: Sources,
+    workers: WorkerSet,
+    listeners: ListenerSet,
+    releases: ReleaseStore,
+    prober: Prober,
+    tasks: Tasks,
+    terminal: Terminal,
+    stop_signals: StopSignals,
+    outputs: Outputs,
+    log: Log,
+    systemd: Systemd,
+    /// Where tasks send their results.
+    results: TaskResults,
+    /// Requesters that wait for an answer.
+    requests: RequestTable,
+    recycler: Recycler,
+    /// Workers of an earlier program of which nothing else is known.
+    orphans: Orphans,
+    upgrader: Upgrader,
+    status: StatusPublisher,
+    /// The state kept for the next master, in case this one dies.
+    store: Option<Store>,
+    /// Why the loop is to end.
+    end: Option<End>,
+}
+
+impl Master {
+    /// Runs turns until the instance is over, the master leaves its workers to the next one, or another program is to go on.
+    async fn run(&mut self) -> End {
+        loop {
+            self.take_in();
+            // The store is updated before anything is published, so that published state holds even if the master dies now.
+            self.keep_current();
+            self.publish();
+            self.wake_threads();
+            if let Some(end) = self.end {
+                return end;
+            }
+            if self.is_to_be_replaced() {
+                return End::Replace;
+            }
+            let Woken { now, wake, absent } = self.sources.next(self.deadline(), self.workers.len()).await;
+            self.now = now;
+            self.was_absent(absent);
+            self.workers.begin_turn();
+            match wake {
+                Wake::Descriptors(tokens) => self.serve(tokens),
+                Wake::Command(command) => self.request(command),
+                Wake::TaskResult(result) => self.take_result(result),
+                Wake::Time => {}
+            }
+            self.run_due();
+            // The front ends run on this thread, too.
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -4,7 +4,7 @@ use crate::api::{Command, Reply, Request, RequesterId};
 use crate::master::log::journal::{Level, Record};
 use crate::master::stop_signals::StopRequest;
 use crate::master::terminal::HangUp;
-use crate::master::turn::{End, Master};
+use crate::master::{End, Master};
 use crate::pool::{self, Event, PoolState};
 use crate::sys::signals;
 

@@ -1,10 +1,10 @@
 //! Handles the results of other threads and tasks.
 
+use crate::master::Master;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::{self, Prepared};
 use crate::master::status::status_cache::{Job, Requester};
 use crate::master::tasks::{TaskId, TaskResult};
-use crate::master::turn::Master;
 use crate::pool::{Event, GenerationId, Outcome, Reason};
 
 impl Master {

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::master::bootstrap::SIGNALS;
 use crate::master::output::Printed;
 use crate::master::releases::command::Cancel;
 use crate::master::releases::prepare::Prepared;
-use crate::master::start::SIGNALS;
 use crate::master::workers::discarder;
 use crate::master::workers::orphaned::OrphanedProcess;
 use crate::pool::{GenerationId, Reason, RecycleReason, Span, WorkerId};

@@ -1,113 +1,25 @@
-//! The event loop: what it serves, in which order, and how much per turn. A turn is one iteration of the loop.
+//! The parts of one turn, which is one iteration of the loop: what it serves, in which order, and how much.
 //!
 //! Law: signals first, then notifications, then exits (what a worker said is read before its end is told), then requests; a bounded
 //! number of each per turn, so that no source of events keeps another waiting. With nothing to do the loop sleeps without a tick.
 
 use std::time::{Duration, Instant};
 
+use crate::master::Master;
 use crate::master::absence;
 use crate::master::event_queue::EventQueue;
-use crate::master::handover::orphans::Orphans;
 use crate::master::handover::store::Store;
-use crate::master::handover::upgrade::Upgrader;
-use crate::master::listeners::ListenerSet;
-use crate::master::log::Log;
-use crate::master::output::Outputs;
 use crate::master::pool_clock;
-use crate::master::recycle::Recycler;
-use crate::master::releases::preparing::ReleaseStore;
-use crate::master::releases::probing::Prober;
-use crate::master::request_table::RequestTable;
-use crate::master::service_manager::systemd::Systemd;
-use crate::master::sources::{Sources, Wake, Woken};
-use crate::master::status::StatusPublisher;
-use crate::master::stop_signals::StopSignals;
-use crate::master::tasks::{TaskResults, Tasks};
-use crate::master::terminal::Terminal;
 use crate::master::workers::processes::Token;
 use crate::master::workers::{Keep, WorkerSet};
-use crate::pool::{Action, Event, Pool, Span};
+use crate::pool::{Action, Event, Span};
 
 /// Requests handled per turn, and as many task results.
 const REQUESTS: usize = 32;
 
-/// Why the loop ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The instance is over; the exit status.
-    Exit(u8),
-    /// Another program is to go on from here ([`Master::replace`]).
-    Replace,
-    /// The master ends, and its workers stay for the next one.
-    Leave,
-}
-
-/// The state of the master.
-pub struct Master {
-    pub(super) now: Instant,
-    pub(super) pool: Pool,
-    /// Events for the pool, oldest first.
-    pub(super) events: EventQueue,
-    pub(super) sources: Sources,
-    pub(super) workers: WorkerSet,
-    pub(super) listeners: ListenerSet,
-    pub(super) releases: ReleaseStore,
-    pub(super) prober: Prober,
-    pub(super) tasks: Tasks,
-    pub(super) terminal: Terminal,
-    pub(super) stop_signals: StopSignals,
-    pub(super) outputs: Outputs,
-    pub(super) log: Log,
-    pub(super) systemd: Systemd,
-    /// Where tasks send their results.
-    pub(super) results: TaskResults,
-    /// Requesters that wait for an answer.
-    pub(super) requests: RequestTable,
-    pub(super) recycler: Recycler,
-    /// Workers of an earlier program of which nothing else is known.
-    pub(super) orphans: Orphans,
-    pub(super) upgrader: Upgrader,
-    pub(super) status: StatusPublisher,
-    /// The state kept for the next master, in case this one dies.
-    pub(super) store: Option<Store>,
-    /// Why the loop is to end.
-    pub(super) end: Option<End>,
-}
-
 impl Master {
-    /// Runs turns until the instance is over, the master leaves its workers to the next one, or another program is to go on.
-    pub async fn turn(&mut self) -> End {
-        loop {
-            self.take_in();
-            // The store is updated before anything is published, so that published state holds even if the master dies now.
-            self.keep_current();
-            self.publish();
-            self.wake_threads();
-            if let Some(end) = self.end {
-                return end;
-            }
-            if self.is_to_be_replaced() {
-                return End::Replace;
-            }
-            let Woken { now, wake, absent } = self.sources.next(self.deadline(), self.workers.len()).await;
-            self.now = now;
-            self.was_absent(absent);
-            self.workers.begin_turn();
-            crate::sys::spawn::sweep();
-            match wake {
-                Wake::Descriptors(tokens) => self.serve(tokens),
-                Wake::Command(command) => self.request(command),
-                Wake::TaskResult(result) => self.take_result(result),
-                Wake::Time => {}
-            }
-            self.run_due();
-            // The front ends run on this thread, too.
-            tokio::task::yield_now().await;
-        }
-    }
-
     /// When the loop is to wake at the latest: now, if workers wait for their start.
-    fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let deadlines = [
             self.workers.has_to_spawn().then_some(self.now),
             self.pool.deadline().map(|deadline| absence::step(self.now, pool_clock::instant(deadline))),
@@ -125,7 +37,7 @@ impl Master {
     }
 
     /// After an absence of the loop: warns, and moves every deadline by its length.
-    fn was_absent(&mut self, span: Option<Duration>) {
+    pub(super) fn was_absent(&mut self, span: Option<Duration>) {
         let Some(span) = span else { return };
         self.log.warn(format!("the master did not run for {}: every deadline is that much later", Span(span)));
         self.orphans.delay(span);
@@ -133,7 +45,7 @@ impl Master {
         self.take_in();
     }
 
-    fn serve(&mut self, tokens: Vec<Token>) {
+    pub(super) fn serve(&mut self, tokens: Vec<Token>) {
         self.status.touch();
         let mut ended = Vec::new();
         for token in tokens {
@@ -152,7 +64,7 @@ impl Master {
     }
 
     /// Handles what else is due, beside the event that woke the loop.
-    fn run_due(&mut self) {
+    pub(super) fn run_due(&mut self) {
         for _ in 0..REQUESTS {
             let Some(request) = self.sources.command() else { break };
             self.request(request);
@@ -208,7 +120,7 @@ impl Master {
     }
 
     /// Wakes the threads for which this turn has work: the log, the relay of the workers' output. Makes status pages for the next workers.
-    fn wake_threads(&mut self) {
+    pub(super) fn wake_threads(&mut self) {
         self.outputs.begin();
         self.log.wake();
         let calm = self.pool.candidate().is_none() && self.pool.ready() >= self.pool.target();

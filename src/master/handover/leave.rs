@@ -7,9 +7,9 @@ use super::replace;
 use super::upgrade::{Situation, Step};
 use crate::api::{Command, Reply, Request};
 use crate::control::dbus;
+use crate::master::Master;
 use crate::master::output::Settled;
 use crate::master::sources::Wake;
-use crate::master::turn::Master;
 use crate::pool::PoolState;
 
 /// Loop iterations before execve(2), so that answers reach the requesters.

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use super::fds::{Incoming, Outgoing};
 use super::state::{Document, State};
+use crate::master::Master;
 use crate::master::listeners::sockets::is_masters_own;
 use crate::master::output::{RelayState, Settled};
-use crate::master::turn::Master;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited, open_numbers};
 use crate::sys::{exec, map};
 

@@ -9,10 +9,10 @@ use std::os::fd::AsFd;
 use super::fds::{Name, Outgoing};
 use super::state::{self, Bytes, Document, State};
 use super::store::Store;
+use crate::master::Master;
 use crate::master::log::journal::Target;
 use crate::master::output::{Mode, RelayState};
 use crate::master::releases::prepare::Release;
-use crate::master::turn::Master;
 use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
 

@@ -21,7 +21,7 @@ struct Room {
 
 fn room() -> Room {
     let (handle, api::Backend { summary, changes: feed, .. }) =
-        api::channel(crate::master::start::first_summary("web", SystemTime::now()));
+        api::channel(crate::master::assemble::first_summary("web", SystemTime::now()));
     let (listener, served) = StatusListener::begin(None, None, &handle, &Arc::default());
     served.expect("nothing to serve");
     let (sender, results) = mpsc::unbounded_channel();

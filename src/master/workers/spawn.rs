@@ -82,6 +82,7 @@ impl WorkerSet {
     /// Call at the start of a turn.
     pub fn begin_turn(&mut self) {
         self.spawns_left = SPAWNS_PER_TURN;
+        crate::sys::spawn::sweep();
     }
 
     /// Takes the next worker to start; `None` when none waits, or when the others wait for the next turn.

@@ -31,7 +31,7 @@ impl Room {
     fn new() -> Room {
         let directory = TempDir::new().expect("a directory");
         let control = Control::bind(&directory.path().join("run"), &Env::of_process()).expect("a control socket");
-        let (handle, _) = api::channel(crate::master::start::first_summary("web", SystemTime::now()));
+        let (handle, _) = api::channel(crate::master::assemble::first_summary("web", SystemTime::now()));
         let runtime_dir = RuntimeDir::new(control, directory.path().join("run"), handle, Arc::default(), false);
         let poll = Arc::new(Poll::new().expect("a poll set"));
         let (results, received) = mpsc::unbounded_channel();

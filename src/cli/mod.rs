@@ -86,8 +86,8 @@ enum Verb {
     #[command(after_help = "Exit status: 0 done, 1 refused and the old program goes on, 2 could not ask.")]
     Upgrade(upgrade::Options),
     /// Be asked by a master whether this program could go on from its state (on standard input)
-    #[command(name = crate::master::HANDOVER_CHECK, hide = true)]
-    HandoverCheck(Box<run::Options>),
+    #[command(name = crate::master::UPGRADE_CHECK, hide = true)]
+    UpgradeCheck(Box<run::Options>),
     /// Drop descriptors that workers send to the master (over standard input)
     #[command(name = crate::sys::discard::VERB, hide = true)]
     DiscardDescriptors,
@@ -144,7 +144,7 @@ pub fn main() -> ExitCode {
         Verb::Top(options) => ask(top::run(options)),
         Verb::Init(options) => init::run(options),
         // The options are not used, but that they can be parsed is part of the check.
-        Verb::HandoverCheck(_) => crate::master::handover_check(),
+        Verb::UpgradeCheck(_) => crate::master::upgrade_check(),
         Verb::DiscardDescriptors => crate::sys::discard::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
         Verb::Leftovers(options) => leftovers::run(&options),
         Verb::Schema => schema::run(),

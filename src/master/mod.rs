@@ -20,7 +20,7 @@
 //! | `status` | the summary, changes, the status document |
 //! | `service_manager` | messages to systemd, and what its version and the unit allow |
 //! | `log`, `output` | the master's log; the workers' output |
-//! | `handover` | the upgrade in place, and the recovery after a death of the master |
+//! | `upgrade` | the upgrade in place, and the recovery after a death of the master |
 //! | `fronts` | starts the front ends beside the control socket: the status address, D-Bus |
 //! | `tasks` | work on other threads that may block for ever, with deadlines |
 //! | `sources` | what wakes the loop: descriptors, requests, results, the time |
@@ -36,7 +36,6 @@ mod bootstrap;
 mod effects;
 mod event_queue;
 mod fronts;
-mod handover;
 mod idle_trim;
 pub mod listeners;
 pub mod log;
@@ -56,17 +55,15 @@ mod terminal;
 #[cfg(test)]
 pub(crate) mod testing;
 mod turn;
+mod upgrade;
 pub mod workers;
 
 pub use bootstrap::{Options, run};
-pub use handover::check::{VERB as HANDOVER_CHECK, answer as handover_check};
+pub use upgrade::check::{VERB as UPGRADE_CHECK, answer as upgrade_check};
 
 use std::time::Instant;
 
 use self::event_queue::EventQueue;
-use self::handover::orphans::Orphans;
-use self::handover::store::Store;
-use self::handover::upgrade::Upgrader;
 use self::listeners::ListenerSet;
 use self::log::Log;
 use self::output::Outputs;
@@ -80,6 +77,9 @@ use self::status::StatusPublisher;
 use self::stop_signals::StopSignals;
 use self::tasks::{TaskResults, Tasks};
 use self::terminal::Terminal;
+use self::upgrade::orphans::Orphans;
+use self::upgrade::store::Store;
+use self::upgrade::upgrader::Upgrader;
 use self::workers::WorkerSet;
 use crate::pool::Pool;
 

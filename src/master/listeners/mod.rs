@@ -19,10 +19,10 @@ use self::accept_queue_drain::AcceptQueueDrain;
 use self::sockets::{Kind, Listener, Nonblocking, Slots};
 use crate::config::{Balance, Config};
 use crate::master::event_queue::EventQueue;
-use crate::master::handover::fds::{Incoming, Outgoing};
-use crate::master::handover::{SLOT_PREFIX, listeners, state};
 use crate::master::log::Log;
 use crate::master::releases::prepare::Release;
+use crate::master::upgrade::fds::{Incoming, Outgoing};
+use crate::master::upgrade::{SLOT_PREFIX, listeners, state};
 use crate::pool::{Event, Pool, Slot, WorkerId};
 
 /// The listening sockets, and with `worker.balance = "per-slot"` a socket for each slot.

@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use crate::master::handover::fds::{Incoming, Name, Outgoing};
-use crate::master::handover::restore::READING_PREFIX;
-use crate::master::handover::state;
 use crate::master::releases::prepare::Release;
+use crate::master::upgrade::fds::{Incoming, Name, Outgoing};
+use crate::master::upgrade::restore::READING_PREFIX;
+use crate::master::upgrade::state;
 use crate::master::workers::WorkerSet;
 use crate::master::workers::cgroup::{Stray, WorkerGroup};
 use crate::master::workers::orphaned::Orphaned;

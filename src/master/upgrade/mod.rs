@@ -7,7 +7,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `upgrade.rs` | the upgrade from the request until nothing is under way any more |
+//! | `upgrader.rs` | the upgrade from the request until nothing is under way any more |
 //! | `leave.rs` | the last turns of a master before execve(2) |
 //! | `check.rs` | asks the next program, and answers as the next program |
 //! | `state.rs`, `fds.rs` | the state: the document, and the descriptors by name |
@@ -35,7 +35,7 @@ pub(super) mod resume;
 mod save;
 pub(super) mod state;
 pub(super) mod store;
-pub(super) mod upgrade;
+pub(super) mod upgrader;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 
 use super::fds::Outgoing;
 use super::replace;
-use super::upgrade::{Situation, Step};
+use super::upgrader::{Situation, Step};
 use crate::api::{Command, Reply, Request};
 use crate::control::dbus;
 use crate::master::Master;

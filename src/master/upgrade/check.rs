@@ -14,7 +14,7 @@ use super::state::Document;
 use crate::master::log::text::one_line;
 use crate::master::releases::command::{self, Cancel};
 
-/// The verb with which the next program is run for the check.
+/// The verb with which the next program is run for the check. A program of the previous release runs this one by the same verb.
 pub const VERB: &str = "handover-check";
 /// The answer of a program that could go on.
 const YES: &str = "ratoon-handover: yes";

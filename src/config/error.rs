@@ -15,7 +15,7 @@ const WIDTH: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     problems: Vec<Problem>,
-    untold: usize,
+    unshown: usize,
 }
 
 /// One problem.
@@ -46,7 +46,7 @@ impl Error {
     /// A problem that has no line of a file.
     pub(super) fn elsewhere(place: impl fmt::Display, message: impl Into<String>) -> Self {
         let problem = Problem { place: place.to_string(), message: message.into(), excerpt: String::new() };
-        Self { problems: vec![problem], untold: 0 }
+        Self { problems: vec![problem], unshown: 0 }
     }
 
     /// Several problems of `text`.
@@ -55,7 +55,7 @@ impl Error {
             Place::At(span) => span.start,
             Place::Whole | Place::Flags => usize::MAX,
         });
-        let untold = found.len().saturating_sub(SHOWN);
+        let unshown = found.len().saturating_sub(SHOWN);
         let problem = |(place, message): (Place, String)| match place {
             Place::At(span) => {
                 let position = Position::of(text, span);
@@ -65,7 +65,7 @@ impl Error {
             Place::Whole => Problem { place: format!("{}:1:1", name.display()), message, excerpt: String::new() },
             Place::Flags => Problem { place: FLAGS.to_owned(), message, excerpt: String::new() },
         };
-        Self { problems: found.into_iter().take(SHOWN).map(problem).collect(), untold }
+        Self { problems: found.into_iter().take(SHOWN).map(problem).collect(), unshown }
     }
 
     /// The first problem on one line, for a status or a log: without the excerpt, and with the number of the other problems.
@@ -74,7 +74,7 @@ impl Error {
         if let Some(end) = line.find('\n') {
             line.truncate(end);
         }
-        match self.problems.len() + self.untold {
+        match self.problems.len() + self.unshown {
             0 | 1 => line,
             all => format!("{line} (and {} more)", all - 1),
         }
@@ -90,9 +90,9 @@ impl fmt::Display for Error {
             write!(f, "{}: {}", problem.place, problem.message)?;
             f.write_str(&problem.excerpt)?;
         }
-        match self.untold {
+        match self.unshown {
             0 => Ok(()),
-            untold => write!(f, "\nand {untold} more"),
+            unshown => write!(f, "\nand {unshown} more"),
         }
     }
 }

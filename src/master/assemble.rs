@@ -171,7 +171,7 @@ impl Master {
         }
         master.store = store::open(&mut fds, now, master.log.journal());
         master.follow_readiness_of_all();
-        master.hear_all();
+        master.read_all_notifications();
         Ok(master)
     }
 }

@@ -174,7 +174,7 @@ pub(super) enum First {
     /// Start the first generation from this release, beside workers of an earlier master.
     Start(Arc<Release>, Orphans),
     /// Go on from the state of an earlier program.
-    GoOn(Box<restore::Rest>),
+    GoOn(Box<restore::Saved>),
 }
 
 fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, terminal: Terminal) -> Result<u8, String> {

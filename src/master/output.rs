@@ -73,10 +73,10 @@ pub struct Outputs {
 
 struct Inner {
     instance: String,
-    way: Way,
+    transport: Transport,
 }
 
-enum Way {
+enum Transport {
     Journal(stream::Streams),
     Relay(Relay),
     /// The relay could not be made: workers write to the master's own stderr.
@@ -86,17 +86,19 @@ enum Way {
 impl Outputs {
     /// The output of an instance's workers. `outlived`: whether the workers may outlive the master.
     pub fn new(mode: Mode, instance: &str, outlived: bool) -> Outputs {
-        let relay = || Relay::new(io::stdout().as_fd(), io::stderr().as_fd()).map_or(Way::Inherit, Way::Relay);
-        let way = match mode {
-            Mode::Journal => Way::Journal(stream::Streams::new(stream::JOURNALD.into())),
-            Mode::Native => Relay::to_journal(relay::native::JOURNALD.as_ref(), instance).map_or_else(|_| relay(), Way::Relay),
+        let relay = || Relay::new(io::stdout().as_fd(), io::stderr().as_fd()).map_or(Transport::Inherit, Transport::Relay);
+        let transport = match mode {
+            Mode::Journal => Transport::Journal(stream::Streams::new(stream::JOURNALD.into())),
+            Mode::Native => {
+                Relay::to_journal(relay::native::JOURNALD.as_ref(), instance).map_or_else(|_| relay(), Transport::Relay)
+            }
             Mode::Relay => relay(),
         };
-        let way = match way {
-            Way::Relay(relay) if outlived => Way::Relay(relay.outlived()),
-            way => way,
+        let transport = match transport {
+            Transport::Relay(relay) if outlived => Transport::Relay(relay.outlived()),
+            transport => transport,
         };
-        Outputs { inner: Arc::new(Inner { instance: instance.to_owned(), way }) }
+        Outputs { inner: Arc::new(Inner { instance: instance.to_owned(), transport }) }
     }
 
     /// Makes a worker's streams. Never waits: if journald accepts no stream now, or there is no relay, the worker gets the master's
@@ -107,16 +109,16 @@ impl Outputs {
     pub fn open(&self, worker: u64, slot: u32) -> io::Result<Streams> {
         // The worker's `SYSLOG_IDENTIFIER`, and the prefix of its lines on a terminal.
         let label = format!("{}/{slot}", self.inner.instance);
-        match &self.inner.way {
-            Way::Journal(streams) => streams.open(worker, &label),
-            Way::Relay(relay) => relay.open(worker, &label),
-            Way::Inherit => inherited(),
+        match &self.inner.transport {
+            Transport::Journal(streams) => streams.open(worker, &label),
+            Transport::Relay(relay) => relay.open(worker, &label),
+            Transport::Inherit => inherited(),
         }
     }
 
     /// Wakes the relay for new and closed pipes; does nothing when there are none.
     pub fn begin(&self) {
-        if let Way::Relay(relay) = &self.inner.way {
+        if let Transport::Relay(relay) = &self.inner.transport {
             relay.begin();
         }
     }
@@ -127,29 +129,29 @@ impl Outputs {
     /// From the journal, only root or a member of the group systemd-journal can read them. A line is the worker's by `pid`, its
     /// main process, or by `group`, the directory of its control group.
     pub async fn tail(&self, worker: u64, pid: u32, group: Option<PathBuf>, since: SystemTime) -> Printed {
-        match &self.inner.way {
-            Way::Journal(streams) => streams.tail(worker, pid, group, since).await,
-            Way::Relay(relay) => relay.tail(worker).await,
-            Way::Inherit => Printed::default(),
+        match &self.inner.transport {
+            Transport::Journal(streams) => streams.tail(worker, pid, group, since).await,
+            Transport::Relay(relay) => relay.tail(worker).await,
+            Transport::Inherit => Printed::default(),
         }
     }
 
     /// Closes the output of a worker that has exited, once its tail is not needed any more. A pipe that other processes keep open
     /// is read for some seconds more, then closed. The relay learns of it at [`Self::begin`], as for [`Self::open`].
     pub fn close(&self, worker: u64) {
-        match &self.inner.way {
-            Way::Journal(streams) => streams.close(worker),
-            Way::Relay(relay) => relay.close(worker),
-            Way::Inherit => {}
+        match &self.inner.transport {
+            Transport::Journal(streams) => streams.close(worker),
+            Transport::Relay(relay) => relay.close(worker),
+            Transport::Inherit => {}
         }
     }
 
     /// Waits until all output of the workers is passed on; returns `false` when that takes longer than `at_most`. For the end of
     /// the process.
     pub fn flush(&self, at_most: Duration) -> bool {
-        match &self.inner.way {
-            Way::Journal(_) | Way::Inherit => true,
-            Way::Relay(relay) => relay.flush(at_most),
+        match &self.inner.transport {
+            Transport::Journal(_) | Transport::Inherit => true,
+            Transport::Relay(relay) => relay.flush(at_most),
         }
     }
 }

@@ -129,7 +129,7 @@ impl PidFd {
 
     /// Whether another process's child has not been reaped yet, on a kernel that reports its status then. The reaping shows as a hang-up of
     /// this descriptor. Call it for a process that has ended.
-    pub fn is_untold(&self) -> bool {
+    pub fn lacks_status(&self) -> bool {
         self.info().is_some_and(|info| info.mask & PIDFD_INFO_EXIT == 0) && self.signal(0).is_ok()
     }
 

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::time::Timespec;
 
 use super::process::{Ended, PidFd};
-use super::spawn::{Birth, Plan, Program};
+use super::spawn::{Plan, Program, SpawnRequest};
 
 /// The longest wait for an event, far more than any event takes on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -64,8 +64,8 @@ pub fn shell(script: &str) -> Plan {
 }
 
 /// A worker without values of its own.
-pub fn birth<'a>() -> Birth<'a> {
-    Birth {
+pub fn request<'a>() -> SpawnRequest<'a> {
+    SpawnRequest {
         tag: 1,
         argv: None,
         plan_env: None,

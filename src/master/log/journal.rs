@@ -160,7 +160,7 @@ struct Shared {
     instance: String,
     running: AtomicBool,
     /// Whether the thread was not woken since the last entry was put into the queue.
-    untold: AtomicBool,
+    needs_wake: AtomicBool,
 }
 
 /// The value of `JOURNAL_STREAM` if it names the master's own stderr, for a process that inherits this stderr.
@@ -182,7 +182,7 @@ pub fn start_with(instance: &str, target: Target, level: Level) -> Journal {
             to_journal: AtomicBool::new(target == Target::Journal),
             instance: instance.to_owned(),
             running: AtomicBool::new(false),
-            untold: AtomicBool::new(false),
+            needs_wake: AtomicBool::new(false),
         }),
     };
     journal.run();
@@ -205,12 +205,12 @@ impl Journal {
         record.bound();
         let size = record.size();
         self.shared.queue.push(record, size);
-        self.shared.untold.store(true, Ordering::Release);
+        self.shared.needs_wake.store(true, Ordering::Release);
     }
 
     /// Wakes the thread, so that it writes the entries of [`Self::put`].
     pub fn wake(&self) {
-        if self.shared.untold.swap(false, Ordering::AcqRel) {
+        if self.shared.needs_wake.swap(false, Ordering::AcqRel) {
             self.shared.queue.wake();
             self.run();
         }

@@ -66,7 +66,7 @@ type Sinks = (OwnedFd, Option<OwnedFd>);
 struct Shared {
     commands: Mutex<Vec<Command>>,
     /// Whether the thread was not woken since the last command.
-    untold: AtomicBool,
+    needs_wake: AtomicBool,
     wake: OwnedFd,
     tails: Mutex<HashMap<u64, Tail>>,
 }
@@ -108,7 +108,7 @@ pub struct HandedPipe {
 
 impl Shared {
     fn new(wake: OwnedFd) -> Shared {
-        Shared { commands: Mutex::default(), untold: AtomicBool::new(false), wake, tails: Mutex::default() }
+        Shared { commands: Mutex::default(), needs_wake: AtomicBool::new(false), wake, tails: Mutex::default() }
     }
 
     fn tails(&self) -> MutexGuard<'_, HashMap<u64, Tail>> {
@@ -123,11 +123,11 @@ impl Shared {
     /// Adds a command, and leaves the thread asleep until [`Self::wake`].
     fn put(&self, command: Command) {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
-        self.untold.store(true, Ordering::Release);
+        self.needs_wake.store(true, Ordering::Release);
     }
 
     fn wake(&self) {
-        if self.untold.swap(false, Ordering::AcqRel) {
+        if self.needs_wake.swap(false, Ordering::AcqRel) {
             // The write fails only when the counter is full, and then the thread is awake.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }

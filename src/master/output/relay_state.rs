@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use super::{Mode, Outputs, Way, relay};
+use super::{Mode, Outputs, Transport, relay};
 
 pub use super::relay::HandedPipe as Pipe;
 
@@ -29,19 +29,19 @@ pub struct RelayState {
 impl Outputs {
     /// The destination of the output.
     pub fn mode(&self) -> Mode {
-        match &self.inner.way {
-            Way::Journal(_) => Mode::Journal,
-            Way::Relay(relay) if relay.is_native() => Mode::Native,
-            Way::Relay(_) | Way::Inherit => Mode::Relay,
+        match &self.inner.transport {
+            Transport::Journal(_) => Mode::Journal,
+            Transport::Relay(relay) if relay.is_native() => Mode::Native,
+            Transport::Relay(_) | Transport::Inherit => Mode::Relay,
         }
     }
 
     /// Ends the relay's thread once it has written the lines that the reader takes; `None` when the thread hangs (about two
     /// seconds). After that, output waits until [`Self::take_over`], here or in another program.
     pub async fn settle(&self) -> Option<Settled> {
-        match &self.inner.way {
-            Way::Relay(relay) => relay.hand_over().await.map(Settled),
-            Way::Journal(_) | Way::Inherit => Some(Settled(relay::RelayState::default())),
+        match &self.inner.transport {
+            Transport::Relay(relay) => relay.hand_over().await.map(Settled),
+            Transport::Journal(_) | Transport::Inherit => Some(Settled(relay::RelayState::default())),
         }
     }
 
@@ -59,26 +59,26 @@ impl Outputs {
     /// No descriptor is left.
     pub fn handed(&self, settled: Settled) -> io::Result<RelayState> {
         let Settled(mut relayed) = settled;
-        Ok(match &self.inner.way {
-            Way::Journal(streams) => RelayState { streams: streams.handed()?, ..RelayState::default() },
-            Way::Relay(relay) => {
+        Ok(match &self.inner.transport {
+            Transport::Journal(streams) => RelayState { streams: streams.handed()?, ..RelayState::default() },
+            Transport::Relay(relay) => {
                 relay.late(&mut relayed);
                 let relay::RelayState { pipes, pending } = relayed;
                 RelayState { streams: Vec::new(), pipes, pending, tails: relay.tails() }
             }
-            Way::Inherit => RelayState::default(),
+            Transport::Inherit => RelayState::default(),
         })
     }
 
     /// Goes on with the state of another program or of this one.
     pub fn take_over(&self, handed: RelayState) {
         let RelayState { streams, pipes, pending, tails } = handed;
-        match &self.inner.way {
-            Way::Journal(known) => known.take_over(streams),
-            Way::Relay(relay) => relay.take_over(relay::RelayState { pipes, pending }, tails),
+        match &self.inner.transport {
+            Transport::Journal(known) => known.take_over(streams),
+            Transport::Relay(relay) => relay.take_over(relay::RelayState { pipes, pending }, tails),
             // Keep the pipes open: a worker that writes to a pipe without a reader is killed by SIGPIPE. So the worker waits once
             // the pipe is full.
-            Way::Inherit => std::mem::forget(pipes),
+            Transport::Inherit => std::mem::forget(pipes),
         }
     }
 }

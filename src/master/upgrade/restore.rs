@@ -126,7 +126,7 @@ pub fn outlived_output(state: &State, pool: &Pool, fds: &Incoming) -> RelayState
 }
 
 /// The parts of a state that are put into a master once it is made.
-pub struct Rest {
+pub struct Saved {
     /// Workers, generations, deadlines.
     pub pool: Pool,
     /// The state without the parts that were taken out before.
@@ -150,8 +150,8 @@ pub fn pool(state: &mut State) -> Result<Pool, String> {
 
 impl Master {
     /// Goes on from the state.
-    pub(in crate::master) fn restore(&mut self, rest: Rest, fds: &mut Incoming) {
-        let Rest { pool, mut state, words, died, bound_anew } = rest;
+    pub(in crate::master) fn restore(&mut self, saved: Saved, fds: &mut Incoming) {
+        let Saved { pool, mut state, words, died, bound_anew } = saved;
         self.status.resume(&mut state);
         self.pool = pool;
         // A master that was started again after one died has its own terminal.
@@ -199,7 +199,7 @@ impl Master {
         self.workers.look_for_cleared(&mut self.events);
         self.workers.children(&mut self.events);
         for (worker, said) in words {
-            self.workers.hear_again(worker, &said, &mut self.events);
+            self.workers.replay(worker, &said, &mut self.events);
         }
         if died {
             self.after_death(state.waiting);
@@ -208,9 +208,9 @@ impl Master {
     }
 
     /// Reads all notify sockets. Messages that were sent while no master ran count before any deadline that has passed meanwhile.
-    pub(in crate::master) fn hear_all(&mut self) {
+    pub(in crate::master) fn read_all_notifications(&mut self) {
         for worker in self.workers.ids() {
-            self.with_workers(|workers, now, keep, events| workers.hear_out(worker, now, keep, events));
+            self.with_workers(|workers, now, keep, events| workers.read_all(worker, now, keep, events));
         }
     }
 

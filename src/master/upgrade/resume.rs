@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::orphans::Orphans;
 use super::replace::{CONTROL, LOCK, Left};
-use super::restore::{self, Rest};
+use super::restore::{self, Saved};
 use super::{fds::Incoming, listeners, lost_sockets, state, store::Store};
 use crate::control::listen::{Control, Parts};
 use crate::control::paths::{self, Env};
@@ -165,7 +165,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, No
         last_requester: state.last_requester,
         releases,
         troubles,
-        first: First::GoOn(Box::new(Rest { pool, state, words, died: true, bound_anew: found.bound_anew })),
+        first: First::GoOn(Box::new(Saved { pool, state, words, died: true, bound_anew: found.bound_anew })),
     })
 }
 
@@ -248,7 +248,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         last_requester: state.last_requester,
         releases,
         troubles: Troubles::from_saved(std::mem::take(&mut state.troubles)),
-        first: First::GoOn(Box::new(Rest { pool, state, words: Vec::new(), died: false, bound_anew: Vec::new() })),
+        first: First::GoOn(Box::new(Saved { pool, state, words: Vec::new(), died: false, bound_anew: Vec::new() })),
     })
 }
 

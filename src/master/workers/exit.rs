@@ -45,7 +45,7 @@ impl WorkerSet {
             return;
         }
         for worker in workers {
-            self.hear_out(*worker, now, keep, events);
+            self.read_all(*worker, now, keep, events);
         }
         for error in self.errors.drain() {
             self.spawn_errors.insert(error.tag, error);
@@ -65,7 +65,7 @@ impl WorkerSet {
         }
         let ended = match process.pidfd.peek() {
             Ok(Some(Ended::Unknown))
-                if process.pidfd.is_untold() && self.awaiting_status.get(&worker).is_none_or(|until| *until > now) =>
+                if process.pidfd.lacks_status() && self.awaiting_status.get(&worker).is_none_or(|until| *until > now) =>
             {
                 // The worker is not a child of this master: systemd reaps it soon, and only then the kernel gives the exit status.
                 if !self.awaiting_status.contains_key(&worker) {

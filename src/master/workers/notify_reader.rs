@@ -17,7 +17,7 @@ use crate::sys::notify::{MESSAGE_MAX, NotifySocket, Received};
 use crate::sys::process::PidFd;
 
 /// The most datagrams of one worker that are read per loop iteration.
-const WORDS: usize = 8;
+const DATAGRAMS: usize = 8;
 /// The most datagrams that are read when a worker has exited, because no later iteration reads them.
 const FINAL_NOTIFICATIONS: usize = 1024;
 
@@ -25,14 +25,14 @@ const FINAL_NOTIFICATIONS: usize = 1024;
 const FORMER_MAX: usize = 8;
 
 /// The result of reading one datagram: its assignments, or the reason why it is ignored.
-enum Heard {
-    Assignment(Vec<Assignment>),
+enum Content {
+    Assignments(Vec<Assignment>),
     Ignored(String),
 }
 
 /// A datagram that was read, and the index of the socket among the worker's sockets.
-struct Listened {
-    heard: Heard,
+struct Datagram {
+    content: Content,
     bytes: Vec<u8>,
     socket: usize,
     /// Whether the datagram has descriptors, which the helper process drops.
@@ -40,7 +40,7 @@ struct Listened {
 }
 
 /// The sender of a datagram: user id, process id, and whether the datagram was truncated.
-type From = (Option<u32>, Option<u32>, bool);
+type Sender = (Option<u32>, Option<u32>, bool);
 
 impl Assignment {
     /// Whether the next master needs this assignment. It does not need assignments that workers repeat or that are only shown.
@@ -58,8 +58,8 @@ impl Assignment {
 }
 
 /// Keeps a datagram for the next master, if that needs one of its assignments.
-fn note(worker: WorkerId, heard: &Heard, bytes: &[u8], keep: Keep<'_>) {
-    if matches!(heard, Heard::Assignment(words) if words.iter().any(Assignment::matters)) {
+fn note(worker: WorkerId, content: &Content, bytes: &[u8], keep: Keep<'_>) {
+    if matches!(content, Content::Assignments(assignments) if assignments.iter().any(Assignment::matters)) {
         keep(worker, bytes);
     }
 }
@@ -82,7 +82,7 @@ impl WorkerSet {
             return;
         }
         let share = Budget::share(self.processes.len());
-        for _ in 0..WORDS {
+        for _ in 0..DATAGRAMS {
             let Some(process) = self.processes.get_mut(&worker) else { return };
             if !process.budget.take(now, share) {
                 let (token, until) = (Token::Notify(worker).to_u64(), process.budget.paused_until(share));
@@ -90,30 +90,30 @@ impl WorkerSet {
                     let _ = self.poll.pause(socket, token);
                 }
                 self.paused.insert((until, worker));
-                return self.log.warn_once(&format!("worker {worker} talks too much and is heard more slowly"));
+                return self.log.warn_once(&format!("worker {worker} talks too much and is content more slowly"));
             }
-            if !self.hear_one(worker, now, keep, events) {
+            if !self.read_one(worker, now, keep, events) {
                 return;
             }
         }
     }
 
     /// Reads all notifications that a worker sent before its exit.
-    pub(in crate::master) fn hear_out(&mut self, worker: WorkerId, now: Instant, keep: Keep<'_>, events: &mut EventQueue) {
+    pub(in crate::master) fn read_all(&mut self, worker: WorkerId, now: Instant, keep: Keep<'_>, events: &mut EventQueue) {
         for _ in 0..FINAL_NOTIFICATIONS {
-            if self.discarder.holds(worker) || !self.hear_one(worker, now, keep, events) {
+            if self.discarder.holds(worker) || !self.read_one(worker, now, keep, events) {
                 break;
             }
         }
         let ended = self.processes.get(&worker).is_some_and(|process| !matches!(process.pidfd.peek(), Ok(None)));
         if ended && self.discarder.end(worker) {
-            self.hear_in_place(worker, keep, events);
+            self.read_in_place(worker, keep, events);
         }
     }
 
     /// Reads all notifications of an exited worker without taking them out of the sockets, while the helper process takes a datagram
     /// with descriptors. That datagram may be read twice.
-    fn hear_in_place(&mut self, worker: WorkerId, keep: Keep<'_>, events: &mut EventQueue) {
+    fn read_in_place(&mut self, worker: WorkerId, keep: Keep<'_>, events: &mut EventQueue) {
         let Some(process) = self.processes.get(&worker) else { return };
         let mut left = Vec::new();
         for socket in process.sockets() {
@@ -123,9 +123,9 @@ impl WorkerSet {
         }
         for (from, bytes) in left {
             let Some(process) = self.processes.get(&worker) else { return };
-            let heard = self.judge(worker, process, from, &bytes);
-            note(worker, &heard, &bytes, keep);
-            self.heed(worker, heard, events);
+            let content = self.judge(worker, process, from, &bytes);
+            note(worker, &content, &bytes, keep);
+            self.handle(worker, content, events);
         }
     }
 
@@ -142,67 +142,67 @@ impl WorkerSet {
     }
 
     /// Handles a notification that a dead master read but did not make part of its state.
-    pub(in crate::master) fn hear_again(&mut self, worker: WorkerId, bytes: &[u8], events: &mut EventQueue) {
-        for word in parse(bytes).unwrap_or_default() {
-            self.understand(worker, word, events);
+    pub(in crate::master) fn replay(&mut self, worker: WorkerId, bytes: &[u8], events: &mut EventQueue) {
+        for assignment in parse(bytes).unwrap_or_default() {
+            self.handle_assignment(worker, assignment, events);
         }
     }
 
     /// Reads one datagram. Returns `false` when there is none, or when the datagrams behind it must not be read yet. The datagram is
     /// peeked, stored for the next master (with `survive.conf`), and only then taken: if the master dies, the next one has it too.
-    fn hear_one(&mut self, worker: WorkerId, now: Instant, keep: Keep<'_>, events: &mut EventQueue) -> bool {
-        let Some(Listened { heard, bytes, socket, attached }) = self.listen(worker) else { return false };
-        note(worker, &heard, &bytes, keep);
+    fn read_one(&mut self, worker: WorkerId, now: Instant, keep: Keep<'_>, events: &mut EventQueue) -> bool {
+        let Some(Datagram { content, bytes, socket, attached }) = self.peek(worker) else { return false };
+        note(worker, &content, &bytes, keep);
         if attached {
             self.discard(worker, socket, now);
         } else {
             let taken = self.processes.get(&worker).and_then(|process| process.sockets().nth(socket));
             let _ = taken.map(NotifySocket::skip);
         }
-        self.heed(worker, heard, events);
+        self.handle(worker, content, events);
         !attached
     }
 
-    fn heed(&mut self, worker: WorkerId, heard: Heard, events: &mut EventQueue) {
-        match heard {
-            Heard::Assignment(words) => {
-                for word in words {
-                    self.understand(worker, word, events);
+    fn handle(&mut self, worker: WorkerId, content: Content, events: &mut EventQueue) {
+        match content {
+            Content::Assignments(assignments) => {
+                for assignment in assignments {
+                    self.handle_assignment(worker, assignment, events);
                 }
             }
-            Heard::Ignored(why) => self.log.warn_once(&format!("worker {worker}: ignored {why}")),
+            Content::Ignored(why) => self.log.warn_once(&format!("worker {worker}: ignored {why}")),
         }
     }
 
-    fn listen(&self, worker: WorkerId) -> Option<Listened> {
+    fn peek(&self, worker: WorkerId) -> Option<Datagram> {
         let process = self.processes.get(&worker)?;
         let mut buffer = [0; MESSAGE_MAX];
         process.sockets().enumerate().find_map(|(socket, it)| {
             let received = it.peek(&mut buffer).ok()??;
             let (from, attached) = ((received.uid, received.pid, received.truncated), received.attached);
             let bytes = received.bytes.to_vec();
-            Some(Listened { heard: self.judge(worker, process, from, &bytes), bytes, socket, attached })
+            Some(Datagram { content: self.judge(worker, process, from, &bytes), bytes, socket, attached })
         })
     }
 
     /// Checks the sender of a datagram, and parses it.
-    fn judge(&self, worker: WorkerId, process: &Process, from: From, bytes: &[u8]) -> Heard {
+    fn judge(&self, worker: WorkerId, process: &Process, from: Sender, bytes: &[u8]) -> Content {
         let (uid, pid, truncated) = from;
-        if let Err(why) = self.may_speak(worker, process, uid, pid) {
-            return Heard::Ignored(why);
+        if let Err(why) = self.check_sender(worker, process, uid, pid) {
+            return Content::Ignored(why);
         }
         if truncated {
-            return Heard::Ignored(format!("a message of more than {MESSAGE_MAX} bytes"));
+            return Content::Ignored(format!("a message of more than {MESSAGE_MAX} bytes"));
         }
         match parse(bytes) {
-            Ok(words) => Heard::Assignment(words),
-            Err(bad) => Heard::Ignored(bad.to_string()),
+            Ok(assignments) => Content::Assignments(assignments),
+            Err(bad) => Content::Ignored(bad.to_string()),
         }
     }
 
-    fn understand(&mut self, worker: WorkerId, word: Assignment, events: &mut EventQueue) {
+    fn handle_assignment(&mut self, worker: WorkerId, assignment: Assignment, events: &mut EventQueue) {
         let micros = Duration::from_micros;
-        let said = match word {
+        let said = match assignment {
             Assignment::Ready => Notification::Ready,
             Assignment::Stopping => Notification::Stopping,
             Assignment::Status(text) => Notification::Status(text),

@@ -33,7 +33,7 @@ impl WorkerSet {
     ///
     /// # Errors
     /// It may not. The text is the same for all processes of a kind, because it is logged once.
-    pub(in crate::master) fn may_speak(
+    pub(in crate::master) fn check_sender(
         &self,
         worker: WorkerId,
         process: &Process,

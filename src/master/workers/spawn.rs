@@ -18,7 +18,7 @@ use crate::master::workers::{SPAWNS_PER_TURN, WorkerSet};
 use crate::pool::{GenerationId, Slot, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
-use crate::sys::spawn::{Birth, describe, spawn};
+use crate::sys::spawn::{SpawnRequest, describe, spawn};
 
 /// A `memory_max` below this limit, bytes, counts as small. The limit is more than the longest arguments and environment of
 /// execve(2), 6 MiB, and the memory that the kernel needs for them.
@@ -161,7 +161,7 @@ impl WorkerSet {
         let sockets = listeners.as_deref().unwrap_or(&release.plan.listeners);
         let first_socket = sockets.first().filter(|_| release.config.worker.stdin == Stdin::Socket);
         let expanded = Values { slot, worker, generation }.expand(&release.config.worker, &release.plan);
-        let birth = Birth {
+        let request = SpawnRequest {
             listeners: listeners.as_deref(),
             tag: worker,
             argv: expanded.argv,
@@ -176,12 +176,12 @@ impl WorkerSet {
             watchdog_pid: watchdog.is_some(),
         };
         let mut ungrouped = false;
-        let mut made = spawn(&release.plan, &birth, &self.errors);
-        if let (Err(error), true) = (&made, birth.cgroup.is_some())
+        let mut made = spawn(&release.plan, &request, &self.errors);
+        if let (Err(error), true) = (&made, request.cgroup.is_some())
             && matches!(error.raw_os_error(), Some(libc::EACCES | libc::EBUSY | libc::ENOENT | libc::EOPNOTSUPP))
         {
             self.log.warn_once(&format!("a worker's control group takes no process: {error}; it runs without one"));
-            made = spawn(&release.plan, &Birth { cgroup: None, ..birth }, &self.errors);
+            made = spawn(&release.plan, &SpawnRequest { cgroup: None, ..request }, &self.errors);
             if let (Some(group), Some(cgroups)) = (&group, self.cgroups.as_mut()) {
                 let _ = cgroups.remove(group);
             }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::sys::process::{Ended, reap_orphans, set_subreaper};
-use crate::sys::spawn::{Birth, ErrorPipe, spawn};
+use crate::sys::spawn::{ErrorPipe, SpawnRequest, spawn};
 use crate::sys::testing::*;
 
 /// A worker that runs a shell script. Each test has its own id, since the tests run in parallel and would kill each other's processes.
@@ -19,12 +19,12 @@ impl Bench {
         let mut output = Output::new();
         let socket = PathBuf::from(format!("/run/ratoon-test/{}/{id}", std::process::id()));
         let env = [format!("RATOON_WORKER={id}"), format!("NOTIFY_SOCKET={}", socket.display())];
-        let birth = Birth {
+        let request = SpawnRequest {
             env: env.into_iter().map(|entry| std::ffi::CString::new(entry).unwrap()).collect(),
             stdout: Some(output.end()),
-            ..birth()
+            ..request()
         };
-        let child = spawn(&shell(script), &birth, &ErrorPipe::new().unwrap()).unwrap();
+        let child = spawn(&shell(script), &request, &ErrorPipe::new().unwrap()).unwrap();
         output.started();
         Bench { id, pid: child.pid, guard: Guard(child.pidfd), socket, output }
     }

@@ -1,11 +1,11 @@
 use super::*;
-use crate::sys::spawn::{Birth, ErrorPipe, spawn};
+use crate::sys::spawn::{ErrorPipe, SpawnRequest, spawn};
 use crate::sys::testing::*;
 
 /// Starts a shell script that prints to `output`. The guard kills the process at the end of the test.
 fn start(script: &str, output: &Output) -> (u32, Guard) {
-    let birth = Birth { stdout: Some(output.end()), ..birth() };
-    let child = spawn(&shell(script), &birth, &ErrorPipe::new().unwrap()).unwrap();
+    let request = SpawnRequest { stdout: Some(output.end()), ..request() };
+    let child = spawn(&shell(script), &request, &ErrorPipe::new().unwrap()).unwrap();
     (child.pid, Guard(child.pidfd))
 }
 
@@ -97,15 +97,15 @@ fn the_status_of_a_stranger_that_is_not_reaped_yet() {
     stranger.signal(libc::SIGUSR2).unwrap();
     wait_readable(&stranger);
     assert_eq!(stranger.wait().unwrap(), Some(Ended::Unknown));
-    let untold = stranger.is_untold();
+    let lacking = stranger.lacks_status();
     parent.0.signal(libc::SIGCONT).unwrap();
     parent.0.signal(libc::SIGUSR1).unwrap();
     // Checks with an own child whether this kernel keeps the status of a reaped process.
     let remembers = ended(&parent.0) == Ended::Exit(5) && parent.0.wait().unwrap() == Some(Ended::Exit(5));
-    assert!(!stranger.is_untold());
+    assert!(!stranger.lacks_status());
     let end = if remembers { Ended::Exit(0) } else { Ended::Unknown };
     assert_eq!(stranger.wait().unwrap(), Some(end));
-    assert!(untold || !remembers);
+    assert!(lacking || !remembers);
 }
 
 /// A worker that has exited, and three adopted grandchildren that have exited after it; none is reaped.

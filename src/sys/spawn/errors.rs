@@ -82,7 +82,7 @@ impl std::fmt::Display for Stage {
 /// The failure to start a worker, displayed like `exec: No such file or directory`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpawnError {
-    /// The worker's id, from [`super::Birth::tag`].
+    /// The worker's id, from [`super::SpawnRequest::tag`].
     pub tag: u64,
     /// The step that failed.
     pub stage: Stage,

@@ -294,7 +294,7 @@ unsafe fn fork(order: &Order) -> io::Result<(i32, RawFd)> {
 mod tests {
     use super::super::{ErrorPipe, spawn};
     use super::*;
-    use crate::sys::testing::{birth, ended, shell};
+    use crate::sys::testing::{ended, request, shell};
 
     #[test]
     fn nothing_that_ends_a_child_ends_who_shares_its_memory() {
@@ -312,9 +312,9 @@ mod tests {
     #[test]
     fn a_child_does_not_need_a_quarter_of_its_stack() {
         let errors = ErrorPipe::new().expect("a pipe");
-        let mut birth = birth();
-        birth.watchdog_pid = true;
-        let child = spawn(&shell("exit 0"), &birth, &errors).expect("a process");
+        let mut request = request();
+        request.watchdog_pid = true;
+        let child = spawn(&shell("exit 0"), &request, &errors).expect("a process");
         ended(&child.pidfd);
         let pads = ALL.lock().unwrap_or_else(PoisonError::into_inner);
         // A stack grows downwards, so untouched zeros are at its beginning.

@@ -48,7 +48,7 @@ pub struct Plan {
     pub program: Program,
     /// The program's arguments, `argv[0]` included.
     pub argv: Vec<CString>,
-    /// `KEY=VALUE`, without what [`Birth::env`] and [`spawn`] add.
+    /// `KEY=VALUE`, without what [`SpawnRequest::env`] and [`spawn`] add.
     pub env: Vec<CString>,
     /// The working directory.
     pub directory: Arc<OwnedFd>,
@@ -72,7 +72,7 @@ impl Plan {
 
 /// The values of one worker.
 #[derive(Debug)]
-pub struct Birth<'a> {
+pub struct SpawnRequest<'a> {
     /// The worker's id, which is returned in [`SpawnError::tag`].
     pub tag: u64,
     /// The arguments, in place of [`Plan::argv`] and of the same number.
@@ -116,9 +116,9 @@ static IGNORED: LazyLock<u64> = LazyLock::new(child::ignored_signals);
 /// Adds `LISTEN_PID` and `LISTEN_PIDFDID` if there are listeners; without listeners, removes all variables that begin with `LISTEN_FD`.
 /// Adds `WATCHDOG_PID` and `RATOON_SCOREBOARD` where wanted. Errors are those of clone3(2): `EAGAIN` and `ENOMEM` mean "later", and
 /// with a cgroup `EACCES`, `EBUSY`, `ENOENT`, `EOPNOTSUPP` mean that this cgroup accepts no process.
-pub fn spawn(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe) -> io::Result<Child> {
+pub fn spawn(plan: &Plan, request: &SpawnRequest<'_>, errors: &ErrorPipe) -> io::Result<Child> {
     let way = if crowded() { CloneMode::ShareAll } else { CloneMode::Share };
-    spawn_by(plan, birth, errors, way)
+    spawn_by(plan, request, errors, way)
 }
 
 /// Frees the resources of children that have left the master's memory, duplicates of descriptors included. Call it before waiting for
@@ -127,41 +127,41 @@ pub fn sweep() {
     make::sweep();
 }
 
-fn spawn_by(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: CloneMode) -> io::Result<Child> {
-    let way = way.for_this(plan.identity.is_some(), birth.small);
-    match spawn_this_way(plan, birth, errors, way) {
+fn spawn_by(plan: &Plan, request: &SpawnRequest<'_>, errors: &ErrorPipe, way: CloneMode) -> io::Result<Child> {
+    let way = way.for_this(plan.identity.is_some(), request.small);
+    match spawn_this_way(plan, request, errors, way) {
         // No number is left for duplicates of descriptors.
         Err(error) if way == CloneMode::ShareAll && error.raw_os_error() == Some(libc::EMFILE) => {
-            spawn_this_way(plan, birth, errors, CloneMode::Share)
+            spawn_this_way(plan, request, errors, CloneMode::Share)
         }
         made => made,
     }
 }
 
-fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: CloneMode) -> io::Result<Child> {
+fn spawn_this_way(plan: &Plan, request: &SpawnRequest<'_>, errors: &ErrorPipe, way: CloneMode) -> io::Result<Child> {
     let first = 3;
-    let listeners = birth.listeners.unwrap_or(&plan.listeners);
-    let next = first + listeners.len() as RawFd + RawFd::from(birth.scoreboard.is_some());
+    let listeners = request.listeners.unwrap_or(&plan.listeners);
+    let next = first + listeners.len() as RawFd + RawFd::from(request.scoreboard.is_some());
     let mut above = FdRemap { least: next, all: way == CloneMode::ShareAll, moved: Vec::new() };
 
     let mut descriptors = Vec::with_capacity(listeners.len() + 1);
     for listener in listeners {
         descriptors.push(above.number(listener.as_fd())?);
     }
-    if let Some(scoreboard) = birth.scoreboard {
+    if let Some(scoreboard) = request.scoreboard {
         descriptors.push(above.number(scoreboard)?);
     }
     let (pinned, keep_pinned) = plan.program.pinned();
 
     let order = child::Order {
-        tag: birth.tag,
+        tag: request.tag,
         errors: above.number(errors.writer())?,
         parent: std::process::id() as i32,
         // The child moves itself only after fork, which has no CLONE_INTO_CGROUP.
-        cgroup: optional(birth.cgroup, |fd| above.number(fd))?,
-        stdin: optional(birth.stdin, |fd| above.number(fd))?,
-        stdout: optional(birth.stdout, |fd| above.number(fd))?,
-        stderr: optional(birth.stderr, |fd| above.number(fd))?,
+        cgroup: optional(request.cgroup, |fd| above.number(fd))?,
+        stdin: optional(request.stdin, |fd| above.number(fd))?,
+        stdout: optional(request.stdout, |fd| above.number(fd))?,
+        stderr: optional(request.stderr, |fd| above.number(fd))?,
         descriptors,
         first,
         next,
@@ -173,7 +173,7 @@ fn spawn_this_way(plan: &Plan, birth: &Birth<'_>, errors: &ErrorPipe, way: Clone
         file: plan.program.identity(),
         pinned: above.number(pinned)?,
         keep_pinned,
-        texts: texts::texts(plan, birth, next),
+        texts: texts::texts(plan, request, next),
         copied_up_to: above.moved.iter().map(AsRawFd::as_raw_fd).max().filter(|_| above.all),
         moved: if above.all { std::mem::take(&mut above.moved) } else { Vec::new() },
     };

@@ -12,17 +12,17 @@ use crate::sys::testing::*;
 const WAYS: [CloneMode; 4] = [CloneMode::Share, CloneMode::ShareAll, CloneMode::Copy, CloneMode::Fork];
 
 /// Runs a worker until it exits. Returns its output and its exit.
-fn run_by(way: CloneMode, plan: &Plan, birth: Birth<'_>, errors: &ErrorPipe) -> (String, Ended) {
+fn run_by(way: CloneMode, plan: &Plan, request: SpawnRequest<'_>, errors: &ErrorPipe) -> (String, Ended) {
     let mut output = Output::new();
-    let child = spawn_by(plan, &Birth { stdout: Some(output.end()), ..birth }, errors, way).unwrap();
+    let child = spawn_by(plan, &SpawnRequest { stdout: Some(output.end()), ..request }, errors, way).unwrap();
     output.started();
     let text = output.rest();
     (text, ended(&child.pidfd))
 }
 
-fn run(way: CloneMode, plan: &Plan, birth: Birth<'_>) -> String {
+fn run(way: CloneMode, plan: &Plan, request: SpawnRequest<'_>) -> String {
     let errors = ErrorPipe::new().unwrap();
-    let (text, end) = run_by(way, plan, birth, &errors);
+    let (text, end) = run_by(way, plan, request, &errors);
     assert_eq!((errors.drain(), end), (vec![], Ended::Exit(0)), "{text}");
     text
 }
@@ -38,9 +38,14 @@ fn the_worker_knows_its_own_numbers() {
         plan.listeners = vec![low(), low()];
         plan.env.extend([c"LISTEN_FDS=2".to_owned(), c"LISTEN_FDNAMES=a:b".to_owned()]);
         let mut output = Output::new();
-        let birth = Birth { stdout: Some(output.end()), env: vec![c"RATOON_WORKER=7".to_owned()], watchdog_pid: true, ..birth() };
+        let request = SpawnRequest {
+            stdout: Some(output.end()),
+            env: vec![c"RATOON_WORKER=7".to_owned()],
+            watchdog_pid: true,
+            ..request()
+        };
         let errors = ErrorPipe::new().unwrap();
-        let child = spawn_by(&plan, &birth, &errors, way).unwrap();
+        let child = spawn_by(&plan, &request, &errors, way).unwrap();
         output.started();
         let inode = child.pidfd.inode();
         let text = output.rest();
@@ -65,7 +70,7 @@ fn stdin_is_the_socket_that_is_given() {
         let socket = Arc::new(OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap()));
         let inode = rustix::fs::fstat(&*socket).unwrap().st_ino;
         let plan = Plan { listeners: vec![socket.clone()], ..shell("readlink /proc/$$/fd/0 /proc/$$/fd/3") };
-        let text = run(way, &plan, Birth { stdin: Some(socket.as_fd()), ..birth() });
+        let text = run(way, &plan, SpawnRequest { stdin: Some(socket.as_fd()), ..request() });
         assert_eq!(text, format!("socket:[{inode}]\nsocket:[{inode}]\n"), "{way:?}");
     }
 }
@@ -75,7 +80,7 @@ fn without_listeners_nothing_is_said_of_them() {
     for way in WAYS {
         let mut plan = shell("env");
         plan.env.extend([c"LISTEN_FDS=0".to_owned(), c"LISTEN_FDNAMES=".to_owned(), c"LISTEN_ADDR=kept".to_owned()]);
-        let text = run(way, &plan, birth());
+        let text = run(way, &plan, request());
         let said = variables(&text);
         assert_eq!(said.keys().filter(|key| key.starts_with("LISTEN")).collect::<Vec<_>>(), [&"LISTEN_ADDR"]);
         assert!(!said.contains_key("WATCHDOG_PID"));
@@ -119,8 +124,8 @@ fn a_failing_exec_is_told_for_every_layout_of_descriptors() {
                         let mut plan = plan(program, &[]);
                         plan.listeners = sources.clone();
                         let scoreboard = low();
-                        let birth = Birth { tag: u64::MAX - count, scoreboard: Some(scoreboard.as_fd()), ..birth() };
-                        let child = spawn_by(&plan, &birth, errors, way).unwrap();
+                        let request = SpawnRequest { tag: u64::MAX - count, scoreboard: Some(scoreboard.as_fd()), ..request() };
+                        let child = spawn_by(&plan, &request, errors, way).unwrap();
                         assert_eq!(ended(&child.pidfd), Ended::Exit(127));
                         let told = errors.drain();
                         assert_eq!(told, [SpawnError { tag: u64::MAX - count, stage: Stage::Exec, errno }]);
@@ -139,12 +144,12 @@ fn the_pipe_is_readable_only_when_something_failed() {
     let poll = Poll::new().unwrap();
     poll.add(&errors, 1).unwrap();
     let ready = || poll.ready(&mut Vec::new(), 1).unwrap();
-    assert_eq!(run_by(CloneMode::Share, &shell("exit 3"), birth(), &errors).1, Ended::Exit(3));
+    assert_eq!(run_by(CloneMode::Share, &shell("exit 3"), request(), &errors).1, Ended::Exit(3));
     assert_eq!(ready(), 0);
     let directory = tempfile::tempdir().unwrap();
     let garbage = executable(&directory.path().join("garbage"), "?");
     for tag in 0..100 {
-        let child = spawn(&plan(&garbage, &[]), &Birth { tag, ..birth() }, &errors).unwrap();
+        let child = spawn(&plan(&garbage, &[]), &SpawnRequest { tag, ..request() }, &errors).unwrap();
         assert_eq!(ended(&child.pidfd), Ended::Exit(127));
     }
     assert_eq!(ready(), 1);
@@ -158,7 +163,7 @@ fn children_leave_our_memory() {
     let errors = ErrorPipe::new().unwrap();
     let plan = shell("exit 7");
     let ways = [CloneMode::Share, CloneMode::ShareAll].into_iter().cycle().take(150);
-    let children: Vec<_> = ways.map(|way| spawn_by(&plan, &birth(), &errors, way).unwrap()).collect();
+    let children: Vec<_> = ways.map(|way| spawn_by(&plan, &request(), &errors, way).unwrap()).collect();
     for child in &children {
         assert_eq!(ended(&child.pidfd), Ended::Exit(7));
     }
@@ -181,10 +186,14 @@ fn nothing_of_the_master_leaks() {
             plan.listeners = (0..count).map(|_| low()).collect();
             let mut output = Output::new();
             let scoreboard = std::fs::File::open("/dev/full").unwrap();
-            let birth =
-                Birth { stdout: Some(output.end()), stderr: Some(output.end()), scoreboard: Some(scoreboard.as_fd()), ..birth() };
+            let request = SpawnRequest {
+                stdout: Some(output.end()),
+                stderr: Some(output.end()),
+                scoreboard: Some(scoreboard.as_fd()),
+                ..request()
+            };
             let errors = ErrorPipe::new().unwrap();
-            let child = spawn_by(&plan, &birth, &errors, way).unwrap();
+            let child = spawn_by(&plan, &request, &errors, way).unwrap();
             let guard = Guard(child.pidfd);
             let number = 3 + count;
             assert_eq!(output.line(), number.to_string());
@@ -215,8 +224,8 @@ fn signals_are_as_in_a_fresh_process() {
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         let mut output = Output::new();
         let errors = ErrorPipe::new().unwrap();
-        let birth = Birth { stdout: Some(output.end()), ..birth() };
-        let child = spawn_by(&plan(Path::new("/bin/cat"), &["/proc/self/status"]), &birth, &errors, way).unwrap();
+        let request = SpawnRequest { stdout: Some(output.end()), ..request() };
+        let child = spawn_by(&plan(Path::new("/bin/cat"), &["/proc/self/status"]), &request, &errors, way).unwrap();
         output.started();
         let text = output.rest();
         for mask in ["SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"] {
@@ -238,7 +247,7 @@ fn sigpipe_stays_ignored_when_the_master_was_started_so() {
     }
     crate::sys::signals::sigpipe_was(true);
     for way in WAYS {
-        let text = run(way, &plan(Path::new("/bin/cat"), &["/proc/self/status"]), birth());
+        let text = run(way, &plan(Path::new("/bin/cat"), &["/proc/self/status"]), request());
         assert!(text.contains(&format!("SigIgn:\t{:016x}\n", 1u64 << (libc::SIGPIPE - 1))), "{text}");
     }
 }
@@ -246,7 +255,7 @@ fn sigpipe_stays_ignored_when_the_master_was_started_so() {
 #[test]
 fn a_session_of_its_own_and_a_child_of_ours() {
     for way in WAYS {
-        let text = run(way, &shell("exec cat /proc/self/stat"), birth());
+        let text = run(way, &shell("exec cat /proc/self/stat"), request());
         let fields: Vec<&str> = text.split_whitespace().collect();
         let (pid, parent, group, session) = (fields[0], fields[3], fields[4], fields[5]);
         assert_eq!((group, session), (pid, pid));
@@ -264,7 +273,7 @@ fn the_directory_is_the_pinned_one() {
         plan.directory = Arc::new(std::fs::File::open(&old).unwrap().into());
         let moved = std::fs::canonicalize(place.path()).unwrap().join("moved");
         std::fs::rename(&old, &moved).unwrap();
-        assert_eq!(run(way, &plan, birth()).trim_end(), moved.to_str().unwrap());
+        assert_eq!(run(way, &plan, request()).trim_end(), moved.to_str().unwrap());
     }
 }
 
@@ -274,7 +283,7 @@ fn limits_are_the_workers_own() {
     for way in WAYS {
         let mut plan = shell("ulimit -Sn; ulimit -Hn");
         plan.nofile = Some((123, 456));
-        assert_eq!(run(way, &plan, birth()), "123\n456\n");
+        assert_eq!(run(way, &plan, request()), "123\n456\n");
     }
     assert_eq!(rustix::process::getrlimit(rustix::process::Resource::Nofile), before);
 }
@@ -286,7 +295,7 @@ fn another_user_where_we_may() {
         let errors = ErrorPipe::new().unwrap();
         let mut plan = shell("id -u; id -g; id -G");
         plan.identity = Some(nobody.clone());
-        let (text, end) = run_by(way, &plan, birth(), &errors);
+        let (text, end) = run_by(way, &plan, request(), &errors);
         if !rustix::process::geteuid().is_root() {
             let told = errors.drain();
             assert_eq!(told, [SpawnError { tag: 1, stage: Stage::Groups, errno: libc::EPERM }]);
@@ -299,13 +308,13 @@ fn another_user_where_we_may() {
         let place = tempfile::tempdir().unwrap();
         std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o700)).unwrap();
         plan.directory = Arc::new(std::fs::File::open(place.path()).unwrap().into());
-        assert_eq!(run_by(way, &plan, birth(), &errors).1, Ended::Exit(127));
+        assert_eq!(run_by(way, &plan, request(), &errors).1, Ended::Exit(127));
         assert_eq!(errors.drain()[0].to_string(), "chdir: Permission denied");
 
         // A program that this user may not reach.
         let hidden = executable(&place.path().join("app"), "#!/bin/sh\n");
         let plan = Plan { identity: Some(nobody.clone()), ..crate::sys::testing::plan(&hidden, &[]) };
-        assert_eq!(run_by(way, &plan, birth(), &errors).1, Ended::Exit(127));
+        assert_eq!(run_by(way, &plan, request(), &errors).1, Ended::Exit(127));
         assert_eq!(errors.drain()[0].to_string(), "exec: Permission denied");
     }
 }
@@ -325,7 +334,7 @@ fn the_worker_dies_with_the_thread_that_made_it() {
                     plan.die_with_parent = Some(libc::SIGTERM);
                     plan.identity = identity;
                     let errors = ErrorPipe::new().unwrap();
-                    let child = spawn_by(&plan, &Birth { stdout: Some(end.as_fd()), ..birth() }, &errors, way).unwrap();
+                    let child = spawn_by(&plan, &SpawnRequest { stdout: Some(end.as_fd()), ..request() }, &errors, way).unwrap();
                     left.recv().unwrap();
                     child.pidfd
                 });
@@ -343,10 +352,10 @@ fn a_directory_that_is_no_cgroup_is_an_error() {
     let place = tempfile::tempdir().unwrap();
     let directory = std::fs::File::open(place.path()).unwrap();
     let errors = ErrorPipe::new().unwrap();
-    let birth = || Birth { cgroup: Some(directory.as_fd()), ..birth() };
-    assert_eq!(spawn(&shell(""), &birth(), &errors).unwrap_err().raw_os_error(), Some(libc::EBADF));
+    let request = || SpawnRequest { cgroup: Some(directory.as_fd()), ..request() };
+    assert_eq!(spawn(&shell(""), &request(), &errors).unwrap_err().raw_os_error(), Some(libc::EBADF));
     // With fork the child moves itself, so the child reports the error.
-    assert_eq!(run_by(CloneMode::Fork, &shell(""), birth(), &errors).1, Ended::Exit(127));
+    assert_eq!(run_by(CloneMode::Fork, &shell(""), request(), &errors).1, Ended::Exit(127));
     assert_eq!(errors.drain()[0].to_string(), "cgroup: No such file or directory");
 }
 
@@ -365,8 +374,8 @@ fn born_in_its_cgroup() {
     };
     let directory = std::fs::File::open(&group).unwrap();
     let name = format!("/{}\n", group.file_name().unwrap().to_str().unwrap());
-    let texts =
-        WAYS.map(|way| run(way, &shell("exec cat /proc/self/cgroup"), Birth { cgroup: Some(directory.as_fd()), ..birth() }));
+    let texts = WAYS
+        .map(|way| run(way, &shell("exec cat /proc/self/cgroup"), SpawnRequest { cgroup: Some(directory.as_fd()), ..request() }));
     std::fs::remove_dir(&group).unwrap();
     for text in texts {
         assert!(text.contains(&name), "{text}");
@@ -379,7 +388,7 @@ fn a_hundred_killed_at_once_are_all_reaped() {
     let poll = Poll::new().unwrap();
     let plan = plan(Path::new("/bin/sleep"), &["100"]);
     let children: Vec<Guard> =
-        (0..100).map(|tag| Guard(spawn(&plan, &Birth { tag, ..birth() }, &errors).unwrap().pidfd)).collect();
+        (0..100).map(|tag| Guard(spawn(&plan, &SpawnRequest { tag, ..request() }, &errors).unwrap().pidfd)).collect();
     for (token, child) in children.iter().enumerate() {
         poll.add(&child.0, token as u64).unwrap();
     }
@@ -408,7 +417,7 @@ fn a_signal_sent_before_the_exec_is_not_lost() {
     let errors = ErrorPipe::new().unwrap();
     for way in WAYS {
         for _ in 0..20 {
-            let child = spawn_by(&plan(Path::new("/bin/sleep"), &["100"]), &birth(), &errors, way).unwrap();
+            let child = spawn_by(&plan(Path::new("/bin/sleep"), &["100"]), &request(), &errors, way).unwrap();
             child.pidfd.signal(libc::SIGTERM).unwrap();
             assert_eq!(ended(&Guard(child.pidfd).0), Ended::Signal { signal: libc::SIGTERM, core: false });
         }
@@ -427,7 +436,7 @@ mod pinned {
         let place = tempfile::tempdir().unwrap();
         let path = executable(&place.path().join("app"), OLD);
         for way in WAYS {
-            assert_eq!(run(way, &plan(&path, &["x"]), birth()), format!("old {} x\n", path.display()));
+            assert_eq!(run(way, &plan(&path, &["x"]), request()), format!("old {} x\n", path.display()));
         }
     }
 
@@ -447,7 +456,7 @@ mod pinned {
                 let mut plan = plan(&path, &["x"]);
                 plan.listeners = vec![low()];
                 change(&path);
-                let text = run(way, &plan, birth());
+                let text = run(way, &plan, request());
                 assert!(text.starts_with("old /dev/fd/") && text.ends_with(" x\n"), "{text}");
             }
         }
@@ -466,7 +475,7 @@ mod pinned {
         plan.identity = Some(Identity { uid: 65534, gid: 65534, groups: vec![] });
         executable(&path, NEW);
         for way in WAYS {
-            assert!(run(way, &plan, birth()).starts_with("old "));
+            assert!(run(way, &plan, request()).starts_with("old "));
         }
     }
 
@@ -485,7 +494,7 @@ mod pinned {
                 } else {
                     std::fs::remove_file(&path).unwrap();
                 }
-                assert_eq!(run(way, &plan, birth()), "old\n");
+                assert_eq!(run(way, &plan, request()), "old\n");
             }
         }
     }
@@ -498,7 +507,7 @@ mod pinned {
         plan.env = vec![c"PATH=/usr/bin:/bin".to_owned()];
         executable(&path, NEW);
         for way in WAYS {
-            let text = run(way, &plan, birth());
+            let text = run(way, &plan, request());
             // The three standard streams; and the copy of the script, once by the kernel's number and once as opened by the shell.
             let links: Vec<&str> = text.lines().filter_map(|line| line.split_once(" -> ")).map(|(_, link)| link).collect();
             let scripts = links.iter().filter(|link| link.starts_with("/memfd:ratoon-script")).count();

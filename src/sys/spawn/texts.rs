@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char};
 
 use super::child::{LastVariable, Start, Texts};
-use super::{Birth, DIGITS, Plan};
+use super::{DIGITS, Plan, SpawnRequest};
 
 /// Offset of a text in the buffer, bytes.
 type Place = usize;
@@ -39,9 +39,9 @@ impl Buffer {
 }
 
 /// Makes the texts of a worker. Its environment is the generation's, its own, and the variables whose digits only the child knows.
-pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
+pub(super) fn texts(plan: &Plan, request: &SpawnRequest<'_>, next: i32) -> Texts {
     let mut buffer = Buffer::default();
-    let argv: Vec<Place> = birth.argv.as_ref().unwrap_or(&plan.argv).iter().map(|word| buffer.add(word)).collect();
+    let argv: Vec<Place> = request.argv.as_ref().unwrap_or(&plan.argv).iter().map(|word| buffer.add(word)).collect();
     let starts: Vec<(Place, bool, Place, Option<Vec<Place>>)> = plan
         .program
         .starts()
@@ -54,9 +54,9 @@ pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
 
     let listens = !plan.listeners.is_empty();
     let wanted = |entry: &&std::ffi::CString| listens || !entry.to_bytes().starts_with(b"LISTEN_FD");
-    let fixed = birth.plan_env.as_ref().unwrap_or(&plan.env).iter().chain(&birth.env).filter(wanted);
+    let fixed = request.plan_env.as_ref().unwrap_or(&plan.env).iter().chain(&request.env).filter(wanted);
     let mut env: Vec<Place> = fixed.map(|entry| buffer.add(entry)).collect();
-    if birth.scoreboard.is_some() {
+    if request.scoreboard.is_some() {
         env.push(buffer.say(&format!("RATOON_SCOREBOARD={}", next - 1)));
     }
     let mut place = |name: &str, wanted: bool| {
@@ -67,7 +67,7 @@ pub(super) fn texts(plan: &Plan, birth: &Birth<'_>, next: i32) -> Texts {
         })
     };
     let listen_pid = place("LISTEN_PID=", listens);
-    let watchdog_pid = place("WATCHDOG_PID=", birth.watchdog_pid);
+    let watchdog_pid = place("WATCHDOG_PID=", request.watchdog_pid);
     // The last variable, so that a child without such a number can end the list here.
     let listen_pidfdid = place("LISTEN_PIDFDID=", listens);
 

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use super::*;
 use crate::sys::fd::{RESERVED_FD_BASE, inherited, open_numbers};
-use crate::sys::spawn::{Birth, ErrorPipe, spawn};
+use crate::sys::spawn::{ErrorPipe, SpawnRequest, spawn};
 use crate::sys::testing::{self, Output, descriptors_of, ended, is_close_on_exec, low};
 
 /// Runs a test of this file in a child process that gets these descriptors from 3 on, as from systemd. Returns `true` in the child.
@@ -26,8 +26,8 @@ fn activated(test: &str, descriptors: impl FnOnce() -> Vec<Arc<OwnedFd>>, env: &
         .map(|entry| CString::new(entry).unwrap())
         .collect();
     let mut output = Output::new();
-    let birth = Birth { stdout: Some(output.end()), stderr: Some(output.end()), ..testing::birth() };
-    let child = spawn(&plan, &birth, &ErrorPipe::new().unwrap()).unwrap();
+    let request = SpawnRequest { stdout: Some(output.end()), stderr: Some(output.end()), ..testing::request() };
+    let child = spawn(&plan, &request, &ErrorPipe::new().unwrap()).unwrap();
     output.started();
     let text = output.rest();
     ended(&child.pidfd);

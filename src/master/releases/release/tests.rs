@@ -1,8 +1,8 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::sys::spawn::{Birth, ErrorPipe, Plan, spawn};
-use crate::sys::testing::{Output, birth, ended, executable, plan};
+use crate::sys::spawn::{ErrorPipe, Plan, SpawnRequest, spawn};
+use crate::sys::testing::{Output, ended, executable, plan, request};
 
 fn words(command: &[&str]) -> Vec<String> {
     command.iter().map(|word| (*word).to_owned()).collect()
@@ -21,7 +21,7 @@ fn printed(pinned: Pinned) -> String {
     let Pinned { program, argv, directory, .. } = pinned;
     let plan = Plan { program, argv, directory, env: vec![c"PATH=/usr/bin:/bin".to_owned()], ..plan(Path::new("/bin/sh"), &[]) };
     let mut output = Output::new();
-    let child = spawn(&plan, &Birth { stdout: Some(output.end()), ..birth() }, &ErrorPipe::new().unwrap()).unwrap();
+    let child = spawn(&plan, &SpawnRequest { stdout: Some(output.end()), ..request() }, &ErrorPipe::new().unwrap()).unwrap();
     output.started();
     let text = output.rest();
     ended(&child.pidfd);

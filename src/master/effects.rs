@@ -36,7 +36,7 @@ impl Master {
                 }
             }
             Action::Stop(worker) => self.workers.stop(worker),
-            Action::Vacate(worker) => self.listeners.drain(worker, self.now),
+            Action::DrainQueue(worker) => self.listeners.drain(worker, self.now),
             Action::Abort(worker) => {
                 self.workers.signal(worker, libc::SIGABRT);
                 self.workers.signal(worker, libc::SIGCONT);

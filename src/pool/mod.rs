@@ -165,7 +165,7 @@ impl Pool {
             Event::Exited { worker, how, left } => self.exited(worker, how, left),
             Event::Cleared(id) => self.cleared(id),
             Event::Orphaned { worker, serving } => self.orphans_seen(worker, serving),
-            Event::Vacated(id) => self.vacated(id),
+            Event::QueueDrained(id) => self.queue_drained(id),
             Event::RecycleDue(id, why) => self.recycle_due(id, why),
             Event::Reload(requester) => self.ask_reload(requester),
             Event::Undo(wanted, requester) => self.ask_undo(wanted, requester),

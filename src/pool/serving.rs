@@ -12,7 +12,7 @@ use super::vocabulary::{Action, Kind, Slot, WorkerId};
 use super::worker::{Phase, Worker};
 
 /// Longest time that a worker that is to stop serves on to empty its accept queue.
-pub(super) const VACATE_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const QUEUE_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Pool {
     /// The slots whose queues get new connections: those with a ready worker; if no worker is ready, all slots, because each slot gets a
@@ -32,8 +32,8 @@ impl Pool {
     }
 
     /// The workers that stop when their accept queue is empty.
-    pub fn vacating(&self) -> impl Iterator<Item = WorkerId> {
-        self.workers.iter().filter(|(_, worker)| worker.vacating).map(|(id, _)| *id)
+    pub fn draining_queues(&self) -> impl Iterator<Item = WorkerId> {
+        self.workers.iter().filter(|(_, worker)| worker.draining_queue).map(|(id, _)| *id)
     }
 
     /// The slot whose queue the worker serves: the worker's own, or slot 0, whose queue all workers share.
@@ -57,8 +57,8 @@ impl Pool {
         same.is_empty() && !elsewhere.is_empty()
     }
 
-    pub(super) fn vacated(&mut self, id: WorkerId) {
-        if self.workers.get(&id).is_some_and(|worker| worker.vacating) {
+    pub(super) fn queue_drained(&mut self, id: WorkerId) {
+        if self.workers.get(&id).is_some_and(|worker| worker.draining_queue) {
             self.stop_after_all(id);
         } else {
             self.ignore_event("an empty queue of a worker that does not wait for it", Some(id));
@@ -72,25 +72,28 @@ impl Pool {
             return;
         }
         let Some(queue) = self.workers.get(&by).map(|worker| self.queue(worker)) else { return };
-        for id in self.vacating().filter(|id| self.workers.get(id).is_some_and(|worker| worker.slot == queue)).collect::<Vec<_>>()
+        for id in self
+            .draining_queues()
+            .filter(|id| self.workers.get(id).is_some_and(|worker| worker.slot == queue))
+            .collect::<Vec<_>>()
         {
             self.stop_after_all(id);
         }
     }
 
-    /// The queue was not empty after [`VACATE_LIMIT`]: the worker is stopped.
+    /// The queue was not empty after [`QUEUE_DRAIN_TIMEOUT`]: the worker is stopped.
     pub(super) fn queue_is_left(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id) else { return };
         let (generation, slot) = (worker.generation, worker.slot);
         let message =
-            format!("worker {id} (slot {slot}) did not empty its queue within {}", super::exit_cause::Span(VACATE_LIMIT));
+            format!("worker {id} (slot {slot}) did not empty its queue within {}", super::exit_cause::Span(QUEUE_DRAIN_TIMEOUT));
         self.log(Kind::Warning, message, Some(generation), Some((id, slot)));
         self.stop_after_all(id);
     }
 
     fn stop_after_all(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        worker.vacating = false;
+        worker.draining_queue = false;
         let generation = worker.generation;
         let grace = self.generations.get(&generation).map_or(Duration::ZERO, |home| home.settings.stop_timeout);
         self.timers.set(Key::Stop(id), self.after(grace));

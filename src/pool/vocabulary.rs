@@ -57,8 +57,8 @@ pub enum Event {
         /// An orphaned process of the worker holds a listening socket or an accepted connection.
         serving: bool,
     },
-    /// No connection waits in the accept queue of the worker any more; the answer to [`Action::Vacate`].
-    Vacated(WorkerId),
+    /// No connection waits in the accept queue of the worker any more; the answer to [`Action::DrainQueue`].
+    QueueDrained(WorkerId),
     /// The worker has reached a limit (`recycle.max_memory` …) and is to be recycled.
     RecycleDue(WorkerId, RecycleReason),
     /// A reload is requested; `None`: no requester waits for its outcome.
@@ -126,8 +126,8 @@ pub enum Action {
     /// Send the generation's stop signal to the worker's main process.
     Stop(WorkerId),
     /// Watch the accept queue of the worker, which gets no new connections any more ([`super::Pool::serving`]); answer with
-    /// [`Event::Vacated`] when the queue has been empty for a moment.
-    Vacate(WorkerId),
+    /// [`Event::QueueDrained`] when the queue has been empty for a moment.
+    DrainQueue(WorkerId),
     /// Send SIGABRT to the worker's main process.
     Abort(WorkerId),
     /// Send SIGKILL to every process of the worker.

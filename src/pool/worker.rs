@@ -13,7 +13,7 @@ use super::exit_cause::ExitCause;
 use super::generation::Role;
 use super::readiness::Signs;
 use super::reason::Cause;
-use super::serving::VACATE_LIMIT;
+use super::serving::QUEUE_DRAIN_TIMEOUT;
 use super::settings::Readiness;
 use super::time::Time;
 use super::timers::Key;
@@ -85,7 +85,8 @@ pub struct Worker {
     /// The worker is counted in the `ready` of its generation.
     pub(super) counted: bool,
     /// The worker is to stop, but serves on until its accept queue is empty, because no other worker serves that queue.
-    pub(super) vacating: bool,
+    #[serde(rename = "vacating")]
+    pub(super) draining_queue: bool,
     /// The worker is probed on private sockets, has no slot and serves no client.
     pub is_probe: bool,
     /// The stop timeout expired and SIGKILL was sent.
@@ -116,7 +117,7 @@ impl Pool {
             signs: Signs::default(),
             watchdog,
             counted: false,
-            vacating: false,
+            draining_queue: false,
             is_probe: false,
             killed: false,
             how: None,
@@ -185,7 +186,7 @@ impl Pool {
                 }
             }
             // The stop timeout starts with the stop signal, which comes when the queue is empty.
-            (Notification::Extend(_), Phase::Draining) if worker.vacating => {}
+            (Notification::Extend(_), Phase::Draining) if worker.draining_queue => {}
             (Notification::Extend(by), phase) => {
                 let until = now + by.min(FOREVER);
                 self.timers.extend(
@@ -254,11 +255,11 @@ impl Pool {
         if worker.phase == Phase::Draining || worker.how.is_some() {
             return;
         }
-        let vacating = stop_reason == StopReason::Asked && self.has_a_queue_to_empty(id);
+        let draining_queue = stop_reason == StopReason::Asked && self.has_a_queue_to_empty(id);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.phase = Phase::Draining;
         worker.stop_reason = Some(stop_reason);
-        worker.vacating = vacating;
+        worker.draining_queue = draining_queue;
         let (has_process, generation) = (worker.pid.is_some(), worker.generation);
         self.uncount(id);
         self.timers.clear_worker(id);
@@ -267,10 +268,10 @@ impl Pool {
         if stop_reason == StopReason::Watchdog {
             grace = grace.min(ABORT_GRACE);
         }
-        self.timers.set(Key::Stop(id), self.after(if vacating { VACATE_LIMIT } else { grace }));
+        self.timers.set(Key::Stop(id), self.after(if draining_queue { QUEUE_DRAIN_TIMEOUT } else { grace }));
         if has_process {
             match stop_reason {
-                StopReason::Asked if vacating => self.act(Action::Vacate(id)),
+                StopReason::Asked if draining_queue => self.act(Action::DrainQueue(id)),
                 StopReason::Asked | StopReason::StartTimeout(_) => self.act(Action::Stop(id)),
                 StopReason::Watchdog => self.act(Action::Abort(id)),
                 StopReason::Leaving | StopReason::LeavingAtOnce => {}
@@ -309,7 +310,7 @@ impl Pool {
     }
 
     pub(super) fn stop_timeout(&mut self, id: WorkerId) {
-        if self.workers.get(&id).is_some_and(|worker| worker.vacating) {
+        if self.workers.get(&id).is_some_and(|worker| worker.draining_queue) {
             return self.queue_is_left(id);
         }
         let Some(worker) = self.workers.get_mut(&id) else { return };
@@ -339,7 +340,7 @@ impl Pool {
         let (how, crashed) = (ending.how, ending.verdict == Verdict::Crash);
         let ready_for = worker.ready_at.map(|since| now - since);
         worker.how = Some(Box::new(how.clone()));
-        worker.vacating = false;
+        worker.draining_queue = false;
         let phase = match (worker.phase, worker.stop_reason) {
             (Phase::Starting, _) | (Phase::Draining, Some(StopReason::StartTimeout(_))) => Phase::Starting,
             (Phase::Ready, _) | (Phase::Draining, Some(StopReason::Watchdog)) => Phase::Ready,

@@ -124,7 +124,7 @@ impl ListenerSet {
         }
     }
 
-    /// Starts to drain the worker's accept queue. [`Event::Vacated`] follows when it is empty.
+    /// Starts to drain the worker's accept queue. [`Event::QueueDrained`] follows when it is empty.
     pub fn drain(&mut self, worker: WorkerId, now: Instant) {
         self.drain.begin(worker, now);
     }
@@ -143,8 +143,8 @@ impl ListenerSet {
         self.steer(pool);
         let slot = |worker| Some((worker, pool.worker(worker)?.slot));
         let waiting: BTreeMap<WorkerId, u32> =
-            pool.vacating().filter_map(slot).map(|(worker, slot)| (worker, self.slots.waiting(slot))).collect();
-        self.drain.check(now, &waiting).into_iter().for_each(|worker| events.push(Event::Vacated(worker)));
+            pool.draining_queues().filter_map(slot).map(|(worker, slot)| (worker, self.slots.waiting(slot))).collect();
+        self.drain.check(now, &waiting).into_iter().for_each(|worker| events.push(Event::QueueDrained(worker)));
     }
 
     /// Adds the listeners to the state. The sockets are lent: this master may have to go on.
@@ -172,7 +172,7 @@ impl ListenerSet {
             Err(why) => self.log.warn(format!("sockets of slots are lost, and what waits in them: {why}")),
         }
         self.steer(pool);
-        for worker in pool.vacating() {
+        for worker in pool.draining_queues() {
             self.drain(worker, now);
         }
     }

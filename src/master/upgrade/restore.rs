@@ -226,7 +226,7 @@ impl Master {
             self.events.push(Event::Abort(None));
         }
         // Whether the stop signal of a decided drain was sent is not known, so send it again.
-        let waits: Vec<WorkerId> = self.pool.vacating().collect();
+        let waits: Vec<WorkerId> = self.pool.draining_queues().collect();
         let draining = self.pool.workers().filter(|(id, worker)| worker.phase == Phase::Draining && !waits.contains(id));
         let draining = draining.map(|(id, _)| id);
         for worker in draining.collect::<Vec<_>>() {

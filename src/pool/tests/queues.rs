@@ -26,7 +26,7 @@ fn on_the_way_out(world: &World) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let of = |wanted: fn(&super::world::Process) -> bool| {
         world.processes.iter().filter(|(_, process)| wanted(process)).map(|(id, _)| *id).collect()
     };
-    (of(|process| process.vacating), of(|process| process.stopped))
+    (of(|process| process.draining_queue), of(|process| process.stopped))
 }
 
 #[test]
@@ -68,10 +68,10 @@ fn fewer_workers_empty_their_queues_before_they_stop() {
     world.step(Event::Scale(2, None));
     assert_eq!(slots(&world), [0, 1]);
     assert_eq!(on_the_way_out(&world), (BTreeSet::from([3, 4]), BTreeSet::new()));
-    world.vacate(4);
+    world.drain_queue(4);
     assert_eq!(on_the_way_out(&world), (BTreeSet::from([3]), BTreeSet::from([4])));
     // A worker whose queue does not become empty is stopped, too.
-    world.pass(super::super::serving::VACATE_LIMIT);
+    world.pass(super::super::serving::QUEUE_DRAIN_TIMEOUT);
     assert_eq!(on_the_way_out(&world), (BTreeSet::new(), BTreeSet::from([3, 4])));
     // The worker then has the whole stop timeout.
     world.pass(super::ms(29_000));
@@ -193,12 +193,12 @@ fn what_waits_survives_the_hand_over() {
     let mut world = serving(3);
     world.step(Event::Scale(1, None));
     world.hand_over();
-    assert_eq!(world.pool.vacating().collect::<Vec<_>>(), [2, 3]);
-    world.vacate(2);
+    assert_eq!(world.pool.draining_queues().collect::<Vec<_>>(), [2, 3]);
+    world.drain_queue(2);
     world.exit(2, ExitCause::Exit(0));
     // A worker that ends by itself is no longer waited for.
     world.exit(3, ExitCause::Exit(0));
-    assert_eq!(world.pool.vacating().count(), 0);
+    assert_eq!(world.pool.draining_queues().count(), 0);
     world.be_kind();
     world.check_rest_and_stop();
 }

@@ -19,7 +19,7 @@ enum Move {
     CrashAll,
     Leave(usize),
     Clear(usize),
-    Vacate(usize),
+    DrainQueue(usize),
     ObeyOne(usize),
     ObeyAll,
     Say(usize, u8),
@@ -58,7 +58,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => Just(Move::CrashAll),
         4 => any::<usize>().prop_map(Move::Leave),
         6 => any::<usize>().prop_map(Move::Clear),
-        6 => any::<usize>().prop_map(Move::Vacate),
+        6 => any::<usize>().prop_map(Move::DrainQueue),
         10 => any::<usize>().prop_map(Move::ObeyOne),
         5 => Just(Move::ObeyAll),
         8 => (any::<usize>(), any::<u8>()).prop_map(|(who, what)| Move::Say(who, what)),
@@ -180,9 +180,9 @@ fn one_move(world: &mut World, one: Move) {
                 world.clear(worker);
             }
         }
-        Move::Vacate(which) => {
-            if let Some(worker) = pick(world, which, |world, id| world.processes[&id].vacating) {
-                world.vacate(worker);
+        Move::DrainQueue(which) => {
+            if let Some(worker) = pick(world, which, |world, id| world.processes[&id].draining_queue) {
+                world.drain_queue(worker);
             }
         }
         Move::ObeyOne(which) => {

@@ -183,7 +183,7 @@ fn events() -> Vec<Event> {
         ];
         events.extend(said.map(|said| Event::Notification(worker, said)));
         events.push(Event::MainPid(worker, 7));
-        events.push(Event::Vacated(worker));
+        events.push(Event::QueueDrained(worker));
         events.push(Event::RecycleDue(worker, crate::pool::RecycleReason::Memory));
         events.extend([true, false].map(|serving| Event::Orphaned { worker, serving }));
         events.push(Event::Recycle(Some(worker), None));

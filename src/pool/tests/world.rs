@@ -17,7 +17,7 @@ pub struct Process {
     pub slot: Slot,
     pub generation: GenerationId,
     /// The worker's accept queue is watched, and the worker stops when the queue is empty.
-    pub vacating: bool,
+    pub draining_queue: bool,
     /// The process got the stop signal, or SIGABRT.
     pub stopped: bool,
     pub killed: bool,
@@ -214,9 +214,9 @@ impl World {
     }
 
     /// The worker's accept queue becomes empty.
-    pub fn vacate(&mut self, worker: WorkerId) {
-        if self.processes.get(&worker).is_some_and(|process| process.vacating && !process.gone) {
-            self.step(Event::Vacated(worker));
+    pub fn drain_queue(&mut self, worker: WorkerId) {
+        if self.processes.get(&worker).is_some_and(|process| process.draining_queue && !process.gone) {
+            self.step(Event::QueueDrained(worker));
         }
     }
 
@@ -310,9 +310,9 @@ impl World {
                 }
                 continue;
             }
-            let vacating = self.processes.iter().find(|(_, process)| process.vacating).map(|(worker, _)| *worker);
-            if let Some(worker) = vacating {
-                self.vacate(worker);
+            let draining_queue = self.processes.iter().find(|(_, process)| process.draining_queue).map(|(worker, _)| *worker);
+            if let Some(worker) = draining_queue {
+                self.drain_queue(worker);
                 continue;
             }
             let starting = self.pool.workers().find(|(id, worker)| worker.phase == Phase::Starting && self.alive(*id));
@@ -415,7 +415,7 @@ impl World {
                     let process = Process {
                         slot: *slot,
                         generation: *generation,
-                        vacating: false,
+                        draining_queue: false,
                         stopped: false,
                         killed: false,
                         gone: false,
@@ -425,7 +425,7 @@ impl World {
                 }
             }
             Action::Stop(worker) | Action::Abort(worker) => {
-                if self.processes.get(worker).is_none_or(|process| !process.vacating) {
+                if self.processes.get(worker).is_none_or(|process| !process.draining_queue) {
                     self.may_be_stopped(*worker, matches!(action, Action::Abort(_)));
                 }
                 if matches!(action, Action::Stop(_)) {
@@ -434,14 +434,14 @@ impl World {
                 if let Some(process) = self.processes.get_mut(worker) {
                     assert!(!process.gone, "a signal to a process that is gone");
                     process.stopped = true;
-                    process.vacating = false;
+                    process.draining_queue = false;
                 }
             }
-            Action::Vacate(worker) => {
+            Action::DrainQueue(worker) => {
                 self.may_be_stopped(*worker, false);
                 let process = self.processes.get_mut(worker).expect("the queue of a worker without a process");
-                assert!(!process.gone && !process.stopped && !process.vacating, "a queue watched for nothing");
-                process.vacating = true;
+                assert!(!process.gone && !process.stopped && !process.draining_queue, "a queue watched for nothing");
+                process.draining_queue = true;
                 let slot = process.slot;
                 assert!(!self.ready_queues().contains_key(&slot), "who is not the last waits for its queue");
                 // `serving` shows the end of the step, when the other workers may have failed.

@@ -28,11 +28,11 @@ impl World {
         };
         let had_one = per_slot.is_some_and(|settings| settings.per_slot) && self.was_ready(worker);
         let is_probe = self.pool.worker(worker).is_some_and(|worker| worker.is_probe);
-        if !had_one || is_probe || process.vacating || (self.stopping && process.slot == 0) {
+        if !had_one || is_probe || process.draining_queue || (self.stopping && process.slot == 0) {
             return;
         }
         let ready = self.ready_queues();
-        let others = self.pool.vacating().any(|id| id != worker && self.processes[&id].slot == process.slot);
+        let others = self.pool.draining_queues().any(|id| id != worker && self.processes[&id].slot == process.slot);
         let elsewhere = ready.keys().any(|queue| *queue != process.slot);
         assert!(ready.contains_key(&process.slot) || others || !elsewhere, "worker {worker} leaves a queue that nobody serves");
     }

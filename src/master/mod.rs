@@ -20,6 +20,7 @@
 //! | `status` | the summary, changes, the status document |
 //! | `service_manager` | messages to systemd, and what its version and the unit allow |
 //! | `log`, `output` | the master's log; the workers' output |
+//! | `state` | the state of a master as a document with descriptors, for the next one |
 //! | `upgrade` | the upgrade in place, and the recovery after a death of the master |
 //! | `fronts` | starts the front ends beside the control socket: the status address, D-Bus |
 //! | `tasks` | work on other threads that may block for ever, with deadlines |
@@ -48,6 +49,7 @@ mod requests;
 mod results;
 pub mod service_manager;
 mod sources;
+mod state;
 pub mod status;
 mod stop_signals;
 mod tasks;

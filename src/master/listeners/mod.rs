@@ -21,8 +21,8 @@ use crate::config::{Balance, Config};
 use crate::master::event_queue::EventQueue;
 use crate::master::log::Log;
 use crate::master::releases::prepare::Release;
-use crate::master::upgrade::fds::{Incoming, Outgoing};
-use crate::master::upgrade::{SLOT_PREFIX, listeners, state};
+use crate::master::state::fds::{Incoming, Outgoing};
+use crate::master::state::{self, LISTENER_PREFIX, SLOT_PREFIX};
 use crate::pool::{Event, Pool, Slot, WorkerId};
 
 /// The listening sockets, and with `worker.balance = "per-slot"` a socket for each slot.
@@ -155,7 +155,7 @@ impl ListenerSet {
         let listeners = self.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
             name: listener.name.clone(),
             address: listener.address.clone(),
-            fd: fds.lend(format!("{}{index}", listeners::PREFIX), listener.fd.as_fd()),
+            fd: fds.lend(format!("{}{index}", LISTENER_PREFIX), listener.fd.as_fd()),
             inherited: listener.inherited,
         });
         state.listeners = listeners.collect();

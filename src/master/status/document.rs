@@ -5,13 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use serde_json::{Map, Value};
-
-use crate::api::{Summary, WorkerView};
+use crate::api::Summary;
 use crate::config::Config;
 use crate::master::listeners::sockets::{Kind, Listener};
 use crate::master::releases::prepare::Release;
@@ -20,11 +17,11 @@ use crate::master::status::history::LastReload;
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::tasks::TaskResult;
 use crate::master::workers::processes::told;
-use crate::master::workers::readiness::Known;
+use crate::master::workers::views::WorkerFacts;
 use crate::pool::Phase;
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::rendered::{Lists, RenderedStatus};
-use crate::status::scoreboard::{Scoreboard, Totals};
+use crate::status::scoreboard::Totals;
 use crate::status::tree::{self, Document};
 use crate::sys::drops::drops;
 
@@ -43,16 +40,6 @@ struct Facts {
     failures: Vec<tree::Failure>,
     past: Totals,
     surveyor: Surveyor,
-}
-
-/// A worker in the document, as the loop knows it.
-pub(in crate::master) struct WorkerFacts {
-    pub view: WorkerView,
-    pub group: Option<PathBuf>,
-    pub info: Map<String, Value>,
-    pub counters: BTreeMap<String, f64>,
-    pub scoreboard: Option<Arc<Scoreboard>>,
-    pub readiness: Option<Known>,
 }
 
 impl StatusPublisher {

@@ -8,7 +8,7 @@ use crate::master::log::Log;
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
 use crate::master::output::Printed;
-use crate::master::upgrade::state;
+use crate::master::state;
 use crate::pool::{self, ExitCause, GenerationId, Outcome, Reason, RecycleReason, WorkerId};
 use crate::status::error_line::error_line;
 use crate::status::hint::hint;

@@ -10,9 +10,9 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use super::state::Document;
 use crate::master::log::text::one_line;
 use crate::master::releases::command::{self, Cancel};
+use crate::master::state::Document;
 
 /// The verb with which the next program is run for the check. A program of the previous release runs this one by the same verb.
 pub const VERB: &str = "handover-check";

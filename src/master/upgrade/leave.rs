@@ -2,7 +2,6 @@
 //!
 //! Law: requests that come before execve(2) are finished or answered; output of the workers is written out.
 
-use super::fds::Outgoing;
 use super::replace;
 use super::upgrader::{Situation, Step};
 use crate::api::{Command, Reply, Request};
@@ -10,6 +9,7 @@ use crate::control::dbus;
 use crate::master::Master;
 use crate::master::output::Settled;
 use crate::master::sources::Wake;
+use crate::master::state::fds::Outgoing;
 use crate::pool::PoolState;
 
 /// Loop iterations before execve(2), so that answers reach the requesters.

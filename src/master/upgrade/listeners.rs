@@ -10,12 +10,9 @@ use std::sync::Arc;
 
 use rustix::fs::fstat;
 
-use super::fds::Incoming;
-use super::state;
 use crate::master::listeners::sockets::Listener;
-
-/// Prefix of the name of a stored listening socket; its index among the sockets follows.
-pub const PREFIX: &str = "listener-";
+use crate::master::state::fds::Incoming;
+use crate::master::state::{self, LISTENER_PREFIX};
 
 /// The listening sockets that were found.
 #[derive(Debug, Default)]
@@ -66,7 +63,7 @@ pub fn find(known: &[state::Listener], came: &[Listener], fds: &mut Incoming) ->
 
 /// The sockets when the state cannot be read: those that systemd passed, else the stored ones, each named after the instance.
 pub fn without_state(came: Vec<Listener>, instance: &str, fds: &mut Incoming) -> Found {
-    let stored = fds.take_all(PREFIX);
+    let stored = fds.take_all(LISTENER_PREFIX);
     if !came.is_empty() || stored.is_empty() {
         return Found { listeners: came.into(), ..Found::default() };
     }
@@ -130,7 +127,7 @@ mod tests {
     fn known(all: &[&Listener]) -> Vec<state::Listener> {
         let save = |(index, it): (usize, &&Listener)| state::Listener {
             name: it.name.clone(),
-            fd: format!("{PREFIX}{index}"),
+            fd: format!("{LISTENER_PREFIX}{index}"),
             address: it.address.clone(),
             inherited: it.inherited,
         };
@@ -138,7 +135,7 @@ mod tests {
     }
 
     fn stored(all: &[&Listener]) -> Incoming {
-        let copy = |(index, it): (usize, &&Listener)| (format!("{PREFIX}{index}"), it.fd.try_clone().unwrap());
+        let copy = |(index, it): (usize, &&Listener)| (format!("{LISTENER_PREFIX}{index}"), it.fd.try_clone().unwrap());
         Incoming::by_name(all.iter().enumerate().map(copy).collect(), "")
     }
 

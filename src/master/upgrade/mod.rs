@@ -10,20 +10,16 @@
 //! | `upgrader.rs` | the upgrade from the request until nothing is under way any more |
 //! | `leave.rs` | the last turns of a master before execve(2) |
 //! | `check.rs` | asks the next program, and answers as the next program |
-//! | `state.rs`, `fds.rs` | the state: the document, and the descriptors by name |
 //! | `save.rs`, `restore.rs` | make a state from a master, and a master from a state |
 //! | `replace.rs` | execve(2), and the start of the program after it |
 //! | `resume.rs` | the start of a master that goes on from a state |
 //! | `store.rs` | the state in systemd's descriptor store, for the master after one that died |
-//! | `bundle.rs` | one descriptor of the descriptor store for those of many workers |
 //! | `ledger.rs` | the names that the descriptor store holds, and the messages still to be sent to it |
 //! | `listeners.rs` | the listening sockets of a master that starts after another one died |
 //! | `lost_sockets.rs` | listening sockets that only workers of the earlier program hold |
 //! | `orphans.rs` | live workers of which the state says nothing |
 
-mod bundle;
 pub(super) mod check;
-pub(super) mod fds;
 mod leave;
 mod ledger;
 pub(super) mod listeners;
@@ -33,12 +29,8 @@ pub(super) mod replace;
 pub(super) mod restore;
 pub(super) mod resume;
 mod save;
-pub(super) mod state;
 pub(super) mod store;
 pub(super) mod upgrader;
 
 #[cfg(test)]
 mod tests;
-
-/// Prefix of the name of a slot's socket; the index of the listener and the slot follow: `slot-0-3`.
-pub(super) const SLOT_PREFIX: &str = "slot-";

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::fds::Incoming;
+use crate::master::state::fds::Incoming;
 use crate::master::workers::cgroup::Stray;
 use crate::sys::descendants;
 use crate::sys::process::{PidFd, Stat, of_the_first_thread, own_session_and_group};

@@ -10,11 +10,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::fds::{Incoming, Outgoing};
-use super::state::{Document, State};
 use crate::master::Master;
 use crate::master::listeners::sockets::is_masters_own;
 use crate::master::output::{RelayState, Settled};
+use crate::master::state::fds::{Incoming, Outgoing};
+use crate::master::state::{CONTROL, Document, LOCK, State};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited, open_numbers};
 use crate::sys::{exec, map};
 
@@ -25,10 +25,6 @@ const VARIABLE: &str = "RATOON_STATE";
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Upper bound of the state's size, bytes.
 const STATE_MAX: u64 = 256 << 20;
-/// Name of the control socket's descriptor, which the environment has, too.
-pub const CONTROL: &str = "control";
-/// Name of the lock's descriptor; see [`CONTROL`].
-pub const LOCK: &str = "lock";
 
 /// The path of this process's program, valid also after a package has replaced the file: `argv[0]` where it leads to this program,
 /// else the path of `/proc/self/exe`.

@@ -7,8 +7,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::fds::Incoming;
-use super::state::{self, Bytes, State};
 use crate::api::RequesterId;
 use crate::master::Master;
 use crate::master::log::journal::{Level, Record};
@@ -16,6 +14,8 @@ use crate::master::output::{Pipe, RelayState};
 use crate::master::pool_clock;
 use crate::master::releases::prepare::Release;
 use crate::master::releases::script::ScriptCopy;
+use crate::master::state::fds::Incoming;
+use crate::master::state::{self, Bytes, State};
 use crate::pool::{self, Action, Event, ExitCause, Phase, Pool, WorkerId};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::program;
@@ -107,9 +107,6 @@ pub fn output(saved: state::Output, fds: &mut Incoming) -> RelayState {
         tails: saved.tails.into_iter().map(|(id, tail)| (id, lines(tail))).collect(),
     }
 }
-
-/// Prefix of the name of an output pipe's reading end; the worker and the index of the pipe follow: `output-7-0`.
-pub const READING_PREFIX: &str = "output-";
 
 /// The output pipes of workers that outlived their master.
 pub fn outlived_output(state: &State, pool: &Pool, fds: &Incoming) -> RelayState {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::orphans::Orphans;
-use super::replace::{CONTROL, LOCK, Left};
+use super::replace::Left;
 use super::restore::{self, Saved};
-use super::{fds::Incoming, listeners, lost_sockets, state, store::Store};
+use super::{listeners, lost_sockets, store::Store};
 use crate::control::listen::{Control, Parts};
 use crate::control::paths::{self, Env};
 use crate::master::bootstrap::{First, Origin, SIGNALS, Start};
@@ -20,6 +20,8 @@ use crate::master::log::catalog;
 use crate::master::log::journal::{Journal, Level, Record, Target};
 use crate::master::output::{Mode, RelayState};
 use crate::master::releases::prepare::{self, InstanceContext, Release};
+use crate::master::state::fds::Incoming;
+use crate::master::state::{self, CONTROL, LOCK, READING_PREFIX};
 use crate::master::status::troubles::{self, Troubles};
 use crate::master::tasks::Job;
 use crate::pool::{GenerationId, Pool};
@@ -131,7 +133,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, No
         Err(why) => {
             let orphans = Orphans::find(&mut fds);
             // Keep the reading ends open: a worker that writes to a pipe without a reader is killed by SIGPIPE.
-            std::mem::forget(fds.take_all(restore::READING_PREFIX));
+            std::mem::forget(fds.take_all(READING_PREFIX));
             let found = listeners::without_state(inherited.listeners, start.name, &mut fds);
             let troubles = troubles(&found, start);
             let origin = makeshift_with(control, nofile, &why, found.listeners, RelayState::default(), orphans, start)?;

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
-use super::fds::{Name, Outgoing};
-use super::state::{self, Bytes, Document, State};
 use super::store::Store;
 use crate::master::Master;
 use crate::master::log::journal::Target;
 use crate::master::output::{Mode, RelayState};
 use crate::master::releases::prepare::Release;
+use crate::master::state::fds::{Name, Outgoing};
+use crate::master::state::{self, Bytes, Document, State};
 use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
 

@@ -17,14 +17,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 
-use super::bundle::{self, Members};
-use super::fds::{Incoming, Name, Outgoing};
 use super::ledger::Ledger;
-use super::listeners;
-use super::restore;
-use super::state::Document;
 use crate::master::log::journal::{Journal, Level, Record};
 use crate::master::service_manager::systemd::Systemd;
+use crate::master::state::bundle::{self, Members};
+use crate::master::state::fds::{Incoming, Name, Outgoing};
+use crate::master::state::{Document, LISTENER_PREFIX, READING_PREFIX, SLOT_PREFIX};
 use crate::pool::{Event, Notification, WorkerId};
 use crate::stored_name::PREFIX;
 
@@ -45,17 +43,8 @@ const HEAD: u64 = 16;
 /// Upper bound of the state's size, bytes.
 const STATE_MAX: u64 = 256 << 20;
 /// Prefixes of the names that are stored; the other descriptors of a state are made anew.
-const STORED: [&str; 9] = [
-    listeners::PREFIX,
-    "process-",
-    "notify-",
-    "page-",
-    restore::READING_PREFIX,
-    "program-",
-    "script-",
-    "directory-",
-    super::SLOT_PREFIX,
-];
+const STORED: [&str; 9] =
+    [LISTENER_PREFIX, "process-", "notify-", "page-", READING_PREFIX, "program-", "script-", "directory-", SLOT_PREFIX];
 
 /// The state files, and the ledger of systemd's descriptor store.
 pub struct Store {

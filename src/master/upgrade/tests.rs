@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::state::{Bytes, Document, Release, State};
 use crate::config::{Config, Surge};
+use crate::master::state::{Bytes, Document, Release, State};
 
 fn document(state: State) -> Vec<u8> {
     Document::new(state, BTreeMap::new()).write().unwrap()
@@ -59,7 +59,7 @@ fn bytes_that_are_no_text_come_through() {
 
 #[test]
 fn a_pool_whose_release_is_missing_is_refused_before_it_is_taken() {
-    let workers = [(1, super::state::Process { generation: 4, ..Default::default() })].into();
+    let workers = [(1, crate::master::state::Process { generation: 4, ..Default::default() })].into();
     let why = super::restore::can_restore(State { workers, ..State::default() }).unwrap_err();
     assert!(why.contains("generation 4"), "{why}");
 }

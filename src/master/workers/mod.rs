@@ -15,6 +15,7 @@
 //! | `readiness` | observes whether starting workers accept connections |
 //! | `cgroup` | control groups |
 //! | `missing_limits` | limits that cannot be applied |
+//! | `views` | what other parts of the master are told of the workers |
 //! | `adopt` | processes that an earlier program of the master started |
 
 mod adopt;
@@ -31,27 +32,23 @@ pub mod sd_notify;
 pub(in crate::master) mod senders;
 pub(in crate::master) mod spawn;
 pub(in crate::master) mod start_failure;
+pub(in crate::master) mod views;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use self::cgroup::Cgroups;
 use self::discarder::Discarder;
 use self::orphaned::Orphaned;
 use self::processes::{Process, Processes};
-use self::readiness::{Known, ReadinessWatch};
+use self::readiness::ReadinessWatch;
 use self::runtime_dir::RuntimeDir;
 use self::spawn::Pages;
-use crate::api::WorkerView;
 use crate::master::log::Log;
 use crate::master::output::Outputs;
-use crate::master::recycle::Candidate;
-use crate::master::releases::memory::Footprint;
-use crate::master::releases::prepare::Release;
-use crate::master::status::document::WorkerFacts;
 use crate::master::tasks::{TaskResult, TaskResults, Tasks};
-use crate::pool::{GenerationId, Phase, Pool, Slot, Worker, WorkerId};
+use crate::pool::{GenerationId, Slot, WorkerId};
 use crate::sys::poll::Poll;
 use crate::sys::process::PidFd;
 use crate::sys::spawn::{ErrorPipe, SpawnError};
@@ -163,19 +160,6 @@ impl WorkerSet {
         self.processes.len()
     }
 
-    /// The workers of this generation that the memory check measures.
-    pub fn footprint(&self, generation: GenerationId) -> Footprint {
-        let of_generation = self.iter().filter(|(_, process)| process.generation == generation);
-        let workers: Vec<_> =
-            of_generation.map(|(_, process)| (process.pid, process.group.as_ref().map(|group| group.path()))).collect();
-        Footprint::of(&workers, self.cgroups.as_ref().map(Cgroups::base))
-    }
-
-    /// A sentence about limits of this release that its workers do not get; `None` when they get all.
-    pub fn missing_limits(&self, release: &Release) -> Option<String> {
-        missing_limits::sentence(&release.config.worker.limits, self.cgroups.as_ref().map(Cgroups::controllers))
-    }
-
     /// Sends a signal to the main process of a worker.
     pub fn signal(&self, worker: WorkerId, signal: i32) {
         let Some(process) = self.get(worker) else { return };
@@ -192,54 +176,6 @@ impl WorkerSet {
         self.signal(worker, self.get(worker).map_or(libc::SIGTERM, Process::stop_signal));
         // A stopped process (SIGSTOP) handles no signal before SIGCONT.
         self.signal(worker, libc::SIGCONT);
-    }
-
-    /// A worker as the front ends show it.
-    pub fn view(&self, pool: &Pool, id: WorkerId) -> Option<WorkerView> {
-        let worker = pool.worker(id)?;
-        Some(WorkerView {
-            id,
-            slot: worker.slot,
-            generation: worker.generation,
-            pid: worker.pid.unwrap_or(0),
-            state: worker.phase,
-            // An empty `Arc<str>` takes no memory.
-            status_text: if worker.status.is_empty() { Arc::default() } else { worker.status.as_str().into() },
-            started_at: self.get(id).map_or_else(SystemTime::now, |process| process.started_at),
-        })
-    }
-
-    /// Views of all workers.
-    pub fn views(&self, pool: &Pool) -> Vec<WorkerView> {
-        pool.workers().filter_map(|(id, _)| self.view(pool, id)).collect()
-    }
-
-    /// The ready workers of the present generation, of which some may have reached a limit.
-    pub fn recycle_candidates(&self, pool: &Pool) -> Vec<Candidate> {
-        let generation = pool.generation();
-        let is_ready = |worker: &Worker| worker.phase == Phase::Ready && worker.generation == generation;
-        let candidate = |(worker, _)| {
-            let process = self.get(worker)?;
-            let group = process.group.as_ref().map(|group| group.path().to_owned());
-            Some(Candidate { worker, pid: process.pid, group, requests: process.totals().known_requests() })
-        };
-        pool.workers().filter(|(_, worker)| is_ready(worker)).filter_map(candidate).collect()
-    }
-
-    /// All workers as the status document shows them.
-    pub fn facts(&self, pool: &Pool) -> Vec<WorkerFacts> {
-        let facts = |(id, _)| {
-            let process = self.get(id);
-            Some(WorkerFacts {
-                view: self.view(pool, id)?,
-                group: process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned()),
-                info: process.map(Process::info).unwrap_or_default(),
-                counters: process.map(|process| process.counters().clone()).unwrap_or_default(),
-                scoreboard: process.and_then(|process| process.scoreboard.clone()),
-                readiness: process.and_then(|process| process.readiness).or(pool.said_ready_alone(id).then_some(Known::Said)),
-            })
-        };
-        pool.workers().filter_map(facts).collect()
     }
 
     /// The runtime directory, with the control socket and the notify sockets.

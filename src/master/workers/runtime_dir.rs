@@ -17,8 +17,8 @@ use crate::api::Handle;
 use crate::control::listen::Control;
 use crate::control::{http, paths};
 use crate::master::releases::adapter;
-use crate::master::upgrade::fds::Outgoing;
-use crate::master::upgrade::{replace, state};
+use crate::master::state::fds::Outgoing;
+use crate::master::state::{self, CONTROL, LOCK};
 use crate::master::workers::WorkerSet;
 use crate::master::workers::processes::Token;
 use crate::pool::WorkerId;
@@ -87,8 +87,8 @@ impl RuntimeDir {
         state::Control {
             directory: self.directory.as_path().into(),
             made: self.control.made(),
-            listener: fds.lend(replace::CONTROL.to_owned(), listener),
-            lock: fds.lend(replace::LOCK.to_owned(), lock),
+            listener: fds.lend(CONTROL.to_owned(), listener),
+            lock: fds.lend(LOCK.to_owned(), lock),
             identity: self.control.identity(),
         }
     }

@@ -2,6 +2,14 @@
 //!
 //! Law: a program that does not know the format of a state refuses it before anything depends on it. A reader ignores unknown
 //! fields, and gives missing fields outside the pool a default; any other change raises [`FORMAT`].
+//!
+//! | module | owns |
+//! |---|---|
+//! | `fds` | the descriptors of a state, by name |
+//! | `bundle` | one descriptor of systemd's descriptor store for those of many workers |
+
+pub(in crate::master) mod bundle;
+pub(in crate::master) mod fds;
 
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -12,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::fds::Name;
+use self::fds::Name;
 use crate::config::Config;
 use crate::master::terminal::Terminal;
 use crate::pool::{GenerationId, Pool, Slot, WorkerId};
@@ -21,6 +29,17 @@ use crate::status::tree::{Failure, Reloads};
 
 /// The format that this program writes, and the only one that it reads. Formats 1 and 2 have a pool of other types.
 pub const FORMAT: u32 = 3;
+
+/// Name of the control socket's descriptor, which the environment has, too.
+pub const CONTROL: &str = "control";
+/// Name of the lock's descriptor; see [`CONTROL`].
+pub const LOCK: &str = "lock";
+/// Prefix of the name of a listening socket; its index among the sockets follows.
+pub const LISTENER_PREFIX: &str = "listener-";
+/// Prefix of the name of a slot's socket; the index of the listener and the slot follow: `slot-0-3`.
+pub const SLOT_PREFIX: &str = "slot-";
+/// Prefix of the name of an output pipe's reading end; the worker and the index of the pipe follow: `output-7-0`.
+pub const READING_PREFIX: &str = "output-";
 
 /// The whole document.
 #[derive(Debug, Default, Serialize, Deserialize)]

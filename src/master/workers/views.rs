@@ -1,0 +1,93 @@
+//! What other parts of the master are told of the workers: views for the front ends, facts for the status document, samples for the
+//! memory check and the recycle limits.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+
+use crate::api::WorkerView;
+use crate::master::recycle::Candidate;
+use crate::master::releases::memory::Footprint;
+use crate::master::releases::prepare::Release;
+use crate::master::workers::cgroup::Cgroups;
+use crate::master::workers::processes::Process;
+use crate::master::workers::readiness::Known;
+use crate::master::workers::{WorkerSet, missing_limits};
+use crate::pool::{GenerationId, Phase, Pool, Worker, WorkerId};
+use crate::status::scoreboard::Scoreboard;
+
+/// A worker as the status document shows it.
+pub(in crate::master) struct WorkerFacts {
+    pub view: WorkerView,
+    pub group: Option<PathBuf>,
+    pub info: Map<String, Value>,
+    pub counters: BTreeMap<String, f64>,
+    pub scoreboard: Option<Arc<Scoreboard>>,
+    pub readiness: Option<Known>,
+}
+
+impl WorkerSet {
+    /// The workers of this generation that the memory check measures.
+    pub fn footprint(&self, generation: GenerationId) -> Footprint {
+        let of_generation = self.iter().filter(|(_, process)| process.generation == generation);
+        let workers: Vec<_> =
+            of_generation.map(|(_, process)| (process.pid, process.group.as_ref().map(|group| group.path()))).collect();
+        Footprint::of(&workers, self.cgroups.as_ref().map(Cgroups::base))
+    }
+
+    /// A sentence about limits of this release that its workers do not get; `None` when they get all.
+    pub fn missing_limits(&self, release: &Release) -> Option<String> {
+        missing_limits::sentence(&release.config.worker.limits, self.cgroups.as_ref().map(Cgroups::controllers))
+    }
+
+    /// A worker as the front ends show it.
+    pub fn view(&self, pool: &Pool, id: WorkerId) -> Option<WorkerView> {
+        let worker = pool.worker(id)?;
+        Some(WorkerView {
+            id,
+            slot: worker.slot,
+            generation: worker.generation,
+            pid: worker.pid.unwrap_or(0),
+            state: worker.phase,
+            // An empty `Arc<str>` takes no memory.
+            status_text: if worker.status.is_empty() { Arc::default() } else { worker.status.as_str().into() },
+            started_at: self.get(id).map_or_else(SystemTime::now, |process| process.started_at),
+        })
+    }
+
+    /// Views of all workers.
+    pub fn views(&self, pool: &Pool) -> Vec<WorkerView> {
+        pool.workers().filter_map(|(id, _)| self.view(pool, id)).collect()
+    }
+
+    /// The ready workers of the present generation, of which some may have reached a limit.
+    pub fn recycle_candidates(&self, pool: &Pool) -> Vec<Candidate> {
+        let generation = pool.generation();
+        let is_ready = |worker: &Worker| worker.phase == Phase::Ready && worker.generation == generation;
+        let candidate = |(worker, _)| {
+            let process = self.get(worker)?;
+            let group = process.group.as_ref().map(|group| group.path().to_owned());
+            Some(Candidate { worker, pid: process.pid, group, requests: process.totals().known_requests() })
+        };
+        pool.workers().filter(|(_, worker)| is_ready(worker)).filter_map(candidate).collect()
+    }
+
+    /// All workers as the status document shows them.
+    pub fn facts(&self, pool: &Pool) -> Vec<WorkerFacts> {
+        let facts = |(id, _)| {
+            let process = self.get(id);
+            Some(WorkerFacts {
+                view: self.view(pool, id)?,
+                group: process.and_then(|process| process.group.as_ref()).map(|group| group.path().to_owned()),
+                info: process.map(Process::info).unwrap_or_default(),
+                counters: process.map(|process| process.counters().clone()).unwrap_or_default(),
+                scoreboard: process.and_then(|process| process.scoreboard.clone()),
+                readiness: process.and_then(|process| process.readiness).or(pool.said_ready_alone(id).then_some(Known::Said)),
+            })
+        };
+        pool.workers().filter_map(facts).collect()
+    }
+}

@@ -22,6 +22,7 @@ use crate::master::releases::probing::Prober;
 use crate::master::request_table::RequestTable;
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::sources::Sources;
+use crate::master::status::accept_watch::AcceptWatch;
 use crate::master::status::status_listener::StatusListener;
 use crate::master::status::{self, StatusPublisher};
 use crate::master::stop_signals::StopSignals;
@@ -135,6 +136,7 @@ impl Master {
             log,
             systemd,
             recycler: Recycler::new(now, results.clone()),
+            accept_watch: AcceptWatch::new(now, results.clone()),
             results,
             requests: RequestTable::default(),
             orphans: Orphans::default(),

@@ -76,6 +76,7 @@ use self::request_table::RequestTable;
 use self::service_manager::systemd::Systemd;
 use self::sources::{Sources, Wake, Woken};
 use self::status::StatusPublisher;
+use self::status::accept_watch::AcceptWatch;
 use self::stop_signals::StopSignals;
 use self::tasks::{TaskResults, Tasks};
 use self::terminal::Terminal;
@@ -121,6 +122,7 @@ struct Master {
     /// Requesters that wait for an answer.
     requests: RequestTable,
     recycler: Recycler,
+    accept_watch: AcceptWatch,
     /// Workers of an earlier program of which nothing else is known.
     orphans: Orphans,
     upgrader: Upgrader,

@@ -1,8 +1,12 @@
 //! Handles the results of other threads and tasks.
 
+use std::time::Instant;
+
+use crate::config::Ready;
 use crate::master::Master;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::{self, Prepared};
+use crate::master::status::accept_watch::Look;
 use crate::master::status::status_cache::{Job, Requester};
 use crate::master::tasks::{TaskId, TaskResult};
 use crate::pool::{Event, GenerationId, Outcome, Reason};
@@ -10,7 +14,7 @@ use crate::pool::{Event, GenerationId, Outcome, Reason};
 impl Master {
     /// Handles a result of another thread.
     pub(super) fn take_result(&mut self, result: TaskResult) {
-        if !matches!(result, TaskResult::Composed) {
+        if !matches!(result, TaskResult::Composed | TaskResult::Accepting(_)) {
             self.status.touch();
         }
         let events = &mut self.events;
@@ -27,6 +31,10 @@ impl Master {
             TaskResult::Orphans => self.workers.children(events),
             TaskResult::Readiness(worker, seen) => self.workers.readiness_seen(worker, &seen, events),
             TaskResult::Probed(worker, result) => events.push(Event::Probed(worker, result)),
+            TaskResult::Accepting(seen) => {
+                self.accept_watch.ended();
+                self.status.accepting_seen(seen);
+            }
             TaskResult::Composed => {
                 let job = self.status.next_document();
                 self.compose(job);
@@ -47,10 +55,29 @@ impl Master {
         self.compose(job);
     }
 
-    fn compose(&self, job: Option<Job>) {
+    fn compose(&mut self, job: Option<Job>) {
         let Some(job) = job else { return };
+        let Master { accept_watch, pool, workers, listeners, releases, now, .. } = self;
+        let release = releases.get(pool.generation()).map(AsRef::as_ref);
+        let look = accept_watch.for_reader(*now, || Look::at(pool, workers, listeners, release));
+        self.status.compose(job, workers.facts(pool), listeners.shown(), release, look);
+    }
+
+    /// When the ready workers are looked at next without a reader of the status.
+    pub(super) fn accept_deadline(&self) -> Option<Instant> {
+        let worker = &self.releases.get(self.pool.generation())?.config.worker;
+        let watched = worker.ready != Ready::Notify && !self.listeners.is_empty() && self.pool.ready() > 0;
+        self.accept_watch.deadline().filter(|_| watched || self.status.lacks_accepting())
+    }
+
+    /// Looks whether the ready workers accept, when it is time.
+    pub(super) fn look_at_accepting(&mut self) {
+        if self.accept_deadline().is_none_or(|at| at > self.now) {
+            return;
+        }
         let release = self.releases.get(self.pool.generation()).map(AsRef::as_ref);
-        self.status.compose(job, self.workers.facts(&self.pool), self.listeners.shown(), release);
+        let look = Look::at(&self.pool, &self.workers, &self.listeners, release);
+        self.accept_watch.look(self.now, look);
     }
 
     /// Handles the end of a preparation. The result counts only if it is the preparation that the master waits for.

@@ -12,6 +12,7 @@ use crate::master::bootstrap::SIGNALS;
 use crate::master::output::Printed;
 use crate::master::releases::command::Cancel;
 use crate::master::releases::prepare::Prepared;
+use crate::master::status::accept_watch::Accepting;
 use crate::master::workers::discarder;
 use crate::master::workers::orphaned::OrphanedProcess;
 use crate::pool::{GenerationId, Reason, RecycleReason, Span, WorkerId};
@@ -140,6 +141,8 @@ pub(in crate::master) enum TaskResult {
     RecycleDue(WorkerId, RecycleReason),
     /// An observation of a starting worker from outside showed something new.
     Readiness(WorkerId, Observation),
+    /// Whether the ready workers accept was looked at.
+    Accepting(Accepting),
     /// A status document is composed, and requesters wait for the next one.
     Composed,
     /// The probed worker has answered as it must, or not and why.

@@ -26,6 +26,7 @@ impl Master {
             self.systemd.deadline(),
             self.workers.deadline(),
             self.recycler.deadline(self.releases.recycle_limits(self.pool.generation())),
+            self.accept_deadline(),
             self.upgrader.deadline(self.now),
             self.releases.deadline(),
             self.orphans.deadline(),
@@ -78,6 +79,7 @@ impl Master {
         let limits = self.releases.recycle_limits(self.pool.generation());
         let candidates = || self.workers.recycle_candidates(&self.pool);
         self.recycler.on_deadline(self.now, limits, candidates, &mut self.events);
+        self.look_at_accepting();
         self.look_at_orphans();
         self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
         self.workers.warn_of_unanswered();

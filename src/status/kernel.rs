@@ -148,6 +148,13 @@ pub fn serving(processes: &[u32], listeners: &[impl AsFd]) -> Vec<u32> {
     processes.iter().copied().filter(serves).collect()
 }
 
+/// The number of connections that wait on these listening sockets. Blocks for a dump of the kernel's.
+pub fn waiting(listeners: &[impl AsFd]) -> u64 {
+    let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
+    let queues = kept::look_at_sockets(&listeners).queues;
+    listeners.iter().flatten().filter_map(|it| queues.get(&it.inode)).map(|queue| queue.waiting).sum()
+}
+
 /// Makes a survey that neither uses nor keeps earlier results.
 pub fn survey(workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
     Surveyor::default().survey(workers, listeners, &Claims::default())

@@ -49,6 +49,7 @@ mod limits;
 mod mass;
 mod matrix;
 mod meter;
+mod not_accepting;
 mod order;
 mod orphans;
 mod privilege;

@@ -191,6 +191,8 @@ pub struct Worker {
     pub status: Option<String>,
     /// The evidence of readiness: `said` (READY=1 alone), `epoll`, `accept`, `connection` (the worker was seen to accept), or `unseen`.
     pub readiness: Option<String>,
+    /// Whether the ready worker was seen to accept connections at the last look; `None` if it was not looked at, or cannot be seen.
+    pub accepting: Option<bool>,
     /// Start time of the worker.
     pub start_time: String,
     /// Resident memory of all processes of the worker, bytes.

@@ -59,6 +59,11 @@ impl ListenerSet {
         self.slots.shown(&self.listeners)
     }
 
+    /// Whether there is no listening socket.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
+    }
+
     /// All sockets on which workers accept.
     pub fn sockets(&self) -> Vec<Arc<OwnedFd>> {
         self.shown().into_iter().flat_map(|(_, sockets)| sockets).collect()

@@ -13,12 +13,13 @@ use crate::config::Config;
 use crate::master::listeners::sockets::{Kind, Listener};
 use crate::master::releases::prepare::Release;
 use crate::master::status::StatusPublisher;
+use crate::master::status::accept_watch::Look;
 use crate::master::status::history::LastReload;
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::tasks::TaskResult;
 use crate::master::workers::processes::told;
 use crate::master::workers::views::WorkerFacts;
-use crate::pool::Phase;
+use crate::pool::{Phase, WorkerId};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::rendered::{Lists, RenderedStatus};
 use crate::status::scoreboard::Totals;
@@ -40,6 +41,8 @@ struct Facts {
     failures: Vec<tree::Failure>,
     past: Totals,
     surveyor: Surveyor,
+    /// Whether each ready worker accepts.
+    accepting: BTreeMap<WorkerId, bool>,
 }
 
 impl StatusPublisher {
@@ -54,12 +57,14 @@ impl StatusPublisher {
     }
 
     /// Composes a document on another thread, and answers all requesters that wait for it. `release`: that of the present generation.
+    /// `look`: whether the ready workers accept is looked at first.
     pub(in crate::master) fn compose(
         &self,
         job: Job,
         workers: Vec<WorkerFacts>,
         listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
         release: Option<&Release>,
+        look: Option<Look>,
     ) {
         let facts = Facts {
             summary: self.summary.borrow().clone(),
@@ -74,9 +79,16 @@ impl StatusPublisher {
             failures: self.history.failures().cloned().collect(),
             past: self.history.totals().clone(),
             surveyor: self.surveyor.clone(),
+            accepting: self.accepting.clone(),
         };
         let results = self.results.clone();
         tokio::task::spawn_blocking(move || {
+            let mut facts = facts;
+            if let Some(look) = look {
+                let seen = look.run();
+                facts.accepting = seen.workers.clone();
+                let _ = results.send(TaskResult::Accepting(seen));
+            }
             if job.done(|| build(facts)) {
                 let _ = results.send(TaskResult::Composed);
             }
@@ -92,7 +104,7 @@ pub(in crate::master) fn time(at: SystemTime) -> String {
 /// Composes the document. In a small pool it also returns the marks of the pages from before they were read.
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
-    let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, .. } = facts;
+    let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
     // Each page is read once, so that the sums match the workers shown.
@@ -170,7 +182,14 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
                 Some(socket(listener, places.map(|place| survey.queue(place)).collect(), dropped(listener, queues)))
             })
             .collect(),
-        workers: workers.into_iter().zip(told_by).map(|(one, told)| worker(one, told, &survey)).collect(),
+        workers: workers
+            .into_iter()
+            .zip(told_by)
+            .map(|(one, told)| {
+                let accepts = accepting.get(&one.view.id).copied().filter(|_| one.view.state == Phase::Ready);
+                tree::Worker { accepting: accepts, ..worker(one, told, &survey) }
+            })
+            .collect(),
         failures,
     };
     (RenderedStatus::new(document, &lists), pages)
@@ -236,6 +255,7 @@ fn worker(one: WorkerFacts, told: Told, survey: &Survey) -> tree::Worker {
         cpu_usec: figures.cpu_usec,
         open_connections: figures.open_connections,
         listening: figures.listening,
+        accepting: None,
         requests_in_work: active,
         connections: totals.known_connections(),
         requests: totals.known_requests(),

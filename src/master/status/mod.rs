@@ -11,8 +11,10 @@
 //! | `status_listener` | the socket of `status.listen` |
 //! | `reader_rules` | which readers see details |
 //! | `conditions` | parts of the configuration that a reload could not apply |
+//! | `accept_watch` | watches whether ready workers accept connections |
 //! | `troubles` | problems that degrade the instance although its workers are well |
 
+pub(in crate::master) mod accept_watch;
 mod conditions;
 pub(in crate::master) mod document;
 pub(in crate::master) mod hello;
@@ -24,6 +26,7 @@ pub(in crate::master) mod status_cache;
 pub(in crate::master) mod status_listener;
 pub(in crate::master) mod troubles;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -45,7 +48,7 @@ use crate::master::output::Outputs;
 use crate::master::state;
 use crate::master::state::fds::Outgoing;
 use crate::master::tasks::TaskResults;
-use crate::pool::{GenerationId, PoolState};
+use crate::pool::{GenerationId, PoolState, WorkerId};
 use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;
 
@@ -82,6 +85,8 @@ pub(in crate::master) struct StatusPublisher {
     history: History,
     conditions: Conditions,
     troubles: Troubles,
+    /// Whether each ready worker accepts, as it was seen last.
+    accepting: BTreeMap<WorkerId, bool>,
     listener: StatusListener,
     /// Asks the kernel for figures, and remembers which connection belongs to which worker.
     surveyor: Surveyor,
@@ -113,6 +118,7 @@ impl StatusPublisher {
             history: History::default(),
             conditions: Conditions::default(),
             troubles,
+            accepting: BTreeMap::new(),
             listener,
             surveyor: Surveyor::keeps(Arc::new(Clocks)),
             cache: StatusCache::new(Arc::new(Clocks)),

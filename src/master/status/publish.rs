@@ -10,6 +10,7 @@ use crate::master::log::text::one_line;
 use crate::master::output::Printed;
 use crate::master::service_manager::start_advice;
 use crate::master::service_manager::systemd::STATUS_MAX;
+use crate::master::status::accept_watch::Accepting;
 use crate::master::status::{StatusPublisher, troubles};
 use crate::master::tasks::TaskResult;
 use crate::master::workers::processes::Process;
@@ -197,6 +198,30 @@ impl StatusPublisher {
             "the release of generation {number} is not what it was: {what}; its workers start again from these files as they are \
              now. Deploy each release into a directory of its own, with a symlink that moves (worker.directory)"
         ));
+    }
+
+    /// Takes in which ready workers accept, and tells of it when that is another trouble than before.
+    pub fn accepting_seen(&mut self, seen: Accepting) {
+        if self.accepting != seen.workers {
+            self.touch();
+        }
+        self.accepting = seen.workers;
+        match seen.verdict.sentence(&self.instance) {
+            Some(sentence) if self.troubles.begin(troubles::NOT_ACCEPTING, sentence.clone()) => {
+                self.log.warn(sentence);
+                self.hurry();
+            }
+            None if self.troubles.end(troubles::NOT_ACCEPTING) => {
+                self.log.record(Record::new(Level::Info, "the ready workers accept connections again".to_owned()));
+                self.hurry();
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Whether it is told that ready workers do not accept.
+    pub fn lacks_accepting(&self) -> bool {
+        self.troubles.has(troubles::NOT_ACCEPTING)
     }
 
     /// Reports addresses for which systemd passed no socket.

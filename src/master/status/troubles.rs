@@ -1,6 +1,6 @@
 //! Troubles: problems that degrade the instance although its workers are well. Each is a sentence that says what to type.
 //!
-//! A trouble stays until the master ends; an upgrade in place keeps it.
+//! A trouble stays until it is ended, or until the master ends; an upgrade in place keeps it.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub const DETACHED: &str = "sockets-detached";
 /// A listening socket that only the workers hold.
 pub const MISSING: &str = "sockets-missing";
+/// Ready workers that do not accept connections.
+pub const NOT_ACCEPTING: &str = "not-accepting";
 /// An address of a socket unit for which systemd passed no socket.
 pub const NOT_PASSED: &str = "sockets-not-passed";
 
@@ -27,8 +29,21 @@ impl Troubles {
     }
 
     /// Adds a trouble of this kind; the sentence has no full stop.
-    pub fn begin(&mut self, kind: &str, sentence: String) {
-        self.0.insert(kind.to_owned(), sentence);
+    ///
+    /// Returns whether it is another sentence than before.
+    pub fn begin(&mut self, kind: &str, sentence: String) -> bool {
+        let before = self.0.insert(kind.to_owned(), sentence);
+        before.as_ref() != self.0.get(kind)
+    }
+
+    /// Takes the trouble of this kind back; returns whether there was one.
+    pub fn end(&mut self, kind: &str) -> bool {
+        self.0.remove(kind).is_some()
+    }
+
+    /// Whether there is a trouble of this kind.
+    pub fn has(&self, kind: &str) -> bool {
+        self.0.contains_key(kind)
     }
 
     /// Whether there is no trouble.
@@ -69,6 +84,8 @@ mod tests {
         assert_eq!(troubles.add_to("1/2 ready".to_owned(), false), "1/2 ready, degraded: no unit 2; no socket 1");
         assert_eq!(troubles.add_to("1/2 ready, degraded".to_owned(), true), "1/2 ready, degraded; no unit 2; no socket 1");
         assert_eq!(Troubles::from_saved(troubles.saved()), troubles);
+        assert!(!troubles.begin(MISSING, "no socket 1".to_owned()) && troubles.begin(MISSING, "no socket 2".to_owned()));
+        assert!(troubles.end(MISSING) && !troubles.end(MISSING) && !troubles.has(MISSING));
     }
 
     #[test]

@@ -146,11 +146,18 @@ impl Look<'_> {
             }
             return;
         }
-        if listening.is_empty() {
+        if listening.is_empty() || self.is_stopped() {
             return;
         }
         self.epoll_sets();
         self.threads(&listening);
+    }
+
+    /// Whether the process is stopped by a signal or by a debugger: it is in its call, and does not return from it.
+    fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(self.path("stat")).unwrap_or_default();
+        // "17 (name) T 1 …": the name may have any characters.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
     }
 
     fn path(&self, file: &str) -> PathBuf {

@@ -33,6 +33,8 @@ pub(super) fn workers(text: &mut Text<'_>, document: &Document) {
         it.open_connections
     });
     sums(text, slots, "ratoon_worker_requests_in_work", "", "Requests in work in a slot.", |it| it.requests_in_work);
+    let accepting = "Whether the ready worker of a slot was seen to accept connections.";
+    newest(text, slots, "ratoon_worker_accepting", "gauge", "", accepting, |it| it.accepting.map(u8::from));
     let start = "When the worker of a slot was started.";
     newest(text, slots, "ratoon_worker_start_time_seconds", "gauge", "seconds", start, |it| seconds(&it.start_time));
     let cpu = "CPU time of the worker of a slot.";

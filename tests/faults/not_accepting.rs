@@ -1,0 +1,88 @@
+//! Workers that are ready and stop accepting connections: they are told of, with and without a reader of the status.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use super::harness::http::over_unix;
+use super::harness::master::pids;
+use super::harness::processes::signal;
+use super::harness::{Master, Place, Plan, Signal};
+
+/// A worker that accepts, and closes its socket at SIGUSR1. It says nothing but READY=1.
+const DEAF_AT_USR1: &str = r#"#!/usr/bin/env python3
+import os, select, signal, socket, subprocess
+
+listener = socket.socket(fileno=3)
+listener.setblocking(False)
+deaf = False
+
+def become_deaf(*_):
+    global deaf
+    deaf = True
+
+signal.signal(signal.SIGUSR1, become_deaf)
+subprocess.run(['systemd-notify', '--ready'])
+while not deaf:
+    if select.select([listener], [], [], 0.02)[0]:
+        try:
+            client, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        client.close()
+listener.close()
+while True:
+    signal.pause()
+"#;
+
+fn pool(worker: &str) -> Master {
+    let place = Place::new();
+    place.program("worker.py", DEAF_AT_USR1);
+    let program = place.path("worker.py");
+    place.write("pool.toml", &format!("[worker]\ncommand = [{program:?}]\n{worker}\n"));
+    Plan::new(place).start()
+}
+
+const NOBODY: &str = "no ready worker accepts connections; ratoon recycle";
+
+#[test]
+fn pool_in_which_nobody_accepts_is_degraded_until_it_is_recycled() {
+    let master = pool("count = 2");
+    let status = master.wait("it is looked at", |status| status["workers"][1]["accepting"] == true);
+    assert_eq!((&status["degraded"], &status["workers"][0]["accepting"]), (&false.into(), &true.into()), "{status:#}");
+    pids(&status).into_iter().for_each(|pid| signal(pid, Signal::USR1));
+    let status = master.wait("it is told", |status| status["degraded"] == true);
+    assert!(status["status_text"].as_str().is_some_and(|text| text.contains(NOBODY)), "{status:#}");
+    let status = master.wait("of each worker", |status| status["workers"][1]["accepting"] == false);
+    assert_eq!(status["workers_ready"], 2, "{status:#}");
+    let metrics = over_unix(&master.control(), "GET", "/metrics", Duration::from_secs(30)).expect("the metrics").body;
+    assert!(metrics.contains("ratoon_worker_accepting{instance=\"pool\",slot=\"1\"} 0"), "{metrics}");
+    master.wait_for_log(NOBODY);
+    master.ok(&["recycle"]);
+    master.wait("they accept", |status| status["degraded"] == false);
+    master.wait_for_log("the ready workers accept connections again");
+}
+
+#[test]
+fn worker_that_stops_accepting_is_told_while_connections_wait() {
+    let master = pool("count = 2\nready = 'notify'\nbalance = 'per-slot'");
+    let status = master.wait_until_ready();
+    let deaf = &status["workers"][0];
+    signal(pids(&status)[0], Signal::USR1);
+    let status = master.wait("it is seen", |status| status["workers"][0]["accepting"] == false);
+    assert_eq!(status["degraded"], false, "nobody waits: {status:#}");
+    // The kernel deals the connections out to both queues.
+    let _clients: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(master.address()).expect("a connection")).collect();
+    let sentence = format!("worker {}: ready without accepting, while connections wait", deaf["id"]);
+    master.wait("it is told", |status| status["status_text"].as_str().is_some_and(|text| text.contains(&sentence)));
+}
+
+#[test]
+fn stopped_worker_is_told_without_a_reader_of_the_status() {
+    let master = pool("count = 1");
+    let pid = pids(&master.status())[0];
+    signal(pid, Signal::STOP);
+    let told = |said: &str| said.starts_with("STATUS=") && said.contains(NOBODY);
+    master.systemd().wait("STATUS=", |said| said.iter().any(|said| told(said)).then_some(()));
+    signal(pid, Signal::CONT);
+    master.systemd().wait("STATUS=", |said| said.last().is_some_and(|said| !told(said)).then_some(()));
+}

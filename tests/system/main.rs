@@ -16,6 +16,7 @@ mod load;
 mod machine;
 mod pool;
 mod previous;
+mod secrets;
 mod stops;
 mod store;
 mod survive;
@@ -59,6 +60,7 @@ fn main() {
             [
                 units::CASES,
                 pool::CASES,
+                secrets::CASES,
                 stops::CASES,
                 host::CASES,
                 users::CASES,

@@ -13,6 +13,15 @@ use std::sync::Mutex;
 use self::cases::{Case, case};
 use super::harness::{Place, Plan, RATOON, Value};
 
+/// A server that answers 500 to requests for the host `other.example`.
+const HOST: &str = "import socket
+listening = socket.socket(fileno=3)
+while True:
+    connection, _ = listening.accept()
+    status = '500 No' if b'other.example' in connection.recv(4096) else '200 OK'
+    connection.sendall(f'HTTP/1.1 {status}\\r\\nContent-Length: 0\\r\\n\\r\\n'.encode())
+    connection.close()
+";
 /// Cases that run at a time.
 const THREADS: usize = 4;
 
@@ -69,6 +78,7 @@ impl Trial<'_> {
         fs::create_dir(place.path("out")).expect("out");
         Command::new("chmod").args(["1777"]).arg(place.path("out")).status().expect("chmod");
         place.release("v2", "");
+        place.write("host.py", HOST);
         place.write("variables", "FROM_FILE=x\n");
         // Any library that the worker has anyhow.
         for name in ["one.so", "two.so"] {

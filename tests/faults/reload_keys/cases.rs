@@ -172,6 +172,27 @@ pub fn case(key: &str) -> Option<Case> {
             let case = case.script("exec /usr/bin/python3 -c 'import time; kept = bytes(16 << 20); time.sleep(1000)'");
             Case { also: vec![("worker.count", "10000")], ..case }
         }
+        "reload.keep" => Case::to("1", |master, _| {
+            // Each kept release has its directory open.
+            let kept = || {
+                let open = fs::read_dir(format!("/proc/{}/fd", master.pid)).expect("fd").flatten();
+                open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.ends_with("v1"))).count()
+            };
+            assert!(kept() >= 1);
+            eventually("one release is kept", || (kept() == 1).then_some(true), || kept().to_string())
+        })
+        .acts(),
+        "reload.probe" => Case::to("'GET /crash'", |_, said| said.code == Some(1) && said.err.contains("probe")),
+        "reload.probe_status" => {
+            Case::to("'404'", |_, said| said.code == Some(1) && said.err.contains("probe")).with(&[("reload.probe", "'GET /'")])
+        }
+        "reload.probe_timeout" => Case::to("'50ms'", |_, said| said.code == Some(1) && said.err.contains("probe"))
+            .from("'20s'")
+            .with(&[("reload.probe", "'GET /sleep?ms=500'")]),
+        "reload.probe_host" => Case::to("'other.example'", |_, said| said.code == Some(1) && said.err.contains("probe"))
+            .with(RUNNING)
+            .with(&[("reload.probe", "'GET /'")])
+            .script("exec /usr/bin/python3 PLACE/host.py"),
         "hooks.before_reload" => Case::to("['touch', 'PLACE/hooked']", |master, _| master.place.path("hooked").exists()),
         "hooks.before_shutdown" => Case::to("['touch', 'PLACE/ended']", |master, _| {
             master.signal(Signal::TERM);

@@ -183,8 +183,13 @@ class Drain {
     };
     const timer = setTimeout(tell, WEBSOCKET_NOTICE_MS);
     socket.write = (...args) => {
-      // A library writes the head of a frame and its payload in one turn.
-      setImmediate(tell);
+      // The message and the close frame leave in one piece: a peer that has read the message alone would send the next one. A library writes
+      // the head of a frame and its payload in one turn.
+      socket.cork();
+      process.nextTick(() => {
+        tell();
+        socket.uncork();
+      });
       return write.apply(socket, args);
     };
     socket.once('close', () => clearTimeout(timer));

@@ -231,6 +231,31 @@ test('websocket_gets_the_answer_that_is_in_work', () =>
       assert.deepEqual(await worker.exit, [0, null]);
     }));
 
+test('websocket_answer_and_close_leave_in_one_piece', () =>
+  withWorker(
+    `import http from 'node:http'; import { WebSocketServer } from 'ws';
+     const server = http.createServer(); const sockets = new WebSocketServer({ server });
+     sockets.on('connection', (socket) => socket.on('message', () => {
+       socket.send('answer');
+       // Other work of the same turn, in which the peer could send its next message.
+       for (const end = Date.now() + 100; Date.now() < end;);
+     }));
+     server.listen(3000);`,
+    async (worker) => {
+      const { WebSocket } = require('ws');
+      const socket = new WebSocket(`ws://127.0.0.1:${worker.port}`);
+      await once(socket, 'open');
+      worker.kill();
+      await until(() => refused(worker.port), 'the worker stops accepting');
+      const closed = once(socket, 'close');
+      socket.send('work');
+      assert.equal(String((await once(socket, 'message'))[0]), 'answer');
+      await new Promise(setImmediate);
+      assert.notEqual(socket.readyState, WebSocket.OPEN, 'the peer may send a message that nobody answers');
+      assert.equal((await closed)[0], 1001);
+      assert.deepEqual(await worker.exit, [0, null]);
+    }));
+
 for (const [framework, program] of Object.entries({
   express: `import express from 'express'; const app = express(); app.get('/', (_, response) => response.send('hello')); app.listen(3000);`,
   fastify: `import Fastify from 'fastify'; const app = Fastify(); app.get('/', async () => 'hello'); await app.listen({ port: 3000 });`,

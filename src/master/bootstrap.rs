@@ -4,13 +4,11 @@
 //! reported with its hint, and the exit status is 1 (2 if no valid instance name is given).
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::api::RequesterId;
 use crate::config::Overrides;
 use crate::control::dbus;
 use crate::control::listen::Control;
@@ -19,37 +17,26 @@ use crate::master::assemble::Parts;
 use crate::master::fronts;
 use crate::master::listeners::sockets::{self, Inherited, Listener};
 use crate::master::log::journal::{self, Journal, Level, Record};
+use crate::master::origin::{First, Origin, Start};
 use crate::master::output::{Mode, RelayState};
-use crate::master::releases::prepare::{self, InstanceContext, Release, Source};
+use crate::master::releases::prepare::{self, InstanceContext, Source};
 use crate::master::service_manager::systemd::Systemd;
+use crate::master::signals::SIGNALS;
 use crate::master::state::fds::Incoming;
 use crate::master::status::troubles::Troubles;
 use crate::master::tasks::Job;
 use crate::master::terminal::Terminal;
 use crate::master::upgrade::orphans::Orphans;
 use crate::master::upgrade::replace::{self, Left};
-use crate::master::upgrade::restore;
 use crate::master::upgrade::resume::{self, NoOrigin};
 use crate::master::upgrade::store;
 use crate::master::workers::cgroup::Cgroups;
 use crate::master::{End, Master};
-use crate::pool::{GenerationId, Purpose};
+use crate::pool::Purpose;
 use crate::sys::signals;
 use crate::sys::spawn::ErrorPipe;
 use crate::sys::{fd, heap, process, thread};
 
-/// The signals that the master serves.
-pub(super) const SIGNALS: [i32; 9] = [
-    libc::SIGUSR1,
-    libc::SIGHUP,
-    libc::SIGTERM,
-    libc::SIGINT,
-    libc::SIGQUIT,
-    libc::SIGUSR2,
-    libc::SIGTTIN,
-    libc::SIGTTOU,
-    libc::SIGCHLD,
-];
 /// Time that the log, and the workers' last output, each may take to be written at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -122,59 +109,6 @@ fn source(options: &Options, name: &str, under_systemd: bool) -> Source {
     let file = file.map(|file| std::path::absolute(&file).unwrap_or(file));
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     Source { file, flags: options.flags.clone(), directory: if under_systemd { PathBuf::from("/") } else { here } }
-}
-
-/// Inputs of every start: of the first one of an instance, and of one that goes on from an earlier master.
-pub(super) struct Start<'a> {
-    pub name: &'a str,
-    pub source: &'a Source,
-    pub journal: &'a Journal,
-    pub systemd: &'a Systemd,
-    pub under_systemd: bool,
-}
-
-impl Start<'_> {
-    /// The signal that workers get when the master dies: SIGTERM, so that they drain. `None` under systemd, which looks after them.
-    pub fn die_with_parent(&self) -> Option<i32> {
-        (!self.under_systemd).then_some(libc::SIGTERM)
-    }
-}
-
-/// The state that a master begins with.
-pub(super) struct Origin {
-    pub context: InstanceContext,
-    /// See [`Source::directory`].
-    pub working_directory: PathBuf,
-    pub control: Control,
-    /// The runtime directory.
-    pub directory: PathBuf,
-    pub program: PathBuf,
-    pub started_at: SystemTime,
-    /// The socket of `status.listen`.
-    pub status: Option<OwnedFd>,
-    /// The address of `status`, as the configuration writes it.
-    pub status_address: Option<String>,
-    pub errors: ErrorPipe,
-    pub mode: Mode,
-    /// Output of workers that an earlier program had not written yet.
-    pub output: RelayState,
-    /// The other descriptors of that earlier program.
-    pub fds: Incoming,
-    /// The last requester number that the earlier program gave out.
-    pub last_requester: RequesterId,
-    pub releases: HashMap<GenerationId, Release>,
-    pub troubles: Troubles,
-    pub first: First,
-}
-
-/// What a master does first.
-pub(super) enum First {
-    /// Probe this release, and end.
-    Probe(Arc<Release>),
-    /// Start the first generation from this release, beside workers of an earlier master.
-    Start(Arc<Release>, Orphans),
-    /// Go on from the state of an earlier program.
-    GoOn(Box<restore::Saved>),
 }
 
 fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, terminal: Terminal) -> Result<u8, String> {

@@ -7,11 +7,12 @@
 //! | module | owns |
 //! |---|---|
 //! | `bootstrap` | startup, from the command line to the running loop |
+//! | `origin` | what a master begins with |
 //! | `assemble` | makes the components, and the master of them |
 //! | `turn` | the parts of one turn of the loop |
 //! | `effects` | carries out the pool's actions, in order |
 //! | `event_queue` | events for the pool |
-//! | `requests`, `stop_signals`, `terminal` | requests of the front ends and by signals |
+//! | `requests`, `signals`, `terminal` | requests of the front ends and by signals |
 //! | `results` | results of other threads and tasks |
 //! | `request_table` | requesters that wait for an answer |
 //! | `workers` | worker processes: spawn, notifications, readiness, exit, control groups |
@@ -23,6 +24,7 @@
 //! | `state` | the state of a master as a document with descriptors, for the next one |
 //! | `upgrade` | the upgrade in place, and the recovery after a death of the master |
 //! | `fronts` | starts the front ends beside the control socket: the status address, D-Bus |
+//! | `task_result` | the results of other threads and tasks |
 //! | `tasks` | work on other threads that may block for ever, with deadlines |
 //! | `sources` | what wakes the loop: descriptors, requests, results, the time |
 //! | `recycle` | workers that have reached a memory size or a number of requests |
@@ -40,6 +42,7 @@ mod fronts;
 mod idle_trim;
 pub mod listeners;
 pub mod log;
+mod origin;
 mod output;
 mod pool_clock;
 mod recycle;
@@ -48,10 +51,11 @@ mod request_table;
 mod requests;
 mod results;
 pub mod service_manager;
+mod signals;
 mod sources;
 mod state;
 pub mod status;
-mod stop_signals;
+mod task_result;
 mod tasks;
 mod terminal;
 #[cfg(test)]
@@ -74,11 +78,12 @@ use self::releases::preparing::ReleaseStore;
 use self::releases::probing::Prober;
 use self::request_table::RequestTable;
 use self::service_manager::systemd::Systemd;
+use self::signals::StopSignals;
 use self::sources::{Sources, Wake, Woken};
 use self::status::StatusPublisher;
 use self::status::accept_watch::AcceptWatch;
-use self::stop_signals::StopSignals;
-use self::tasks::{TaskResults, Tasks};
+use self::task_result::TaskResults;
+use self::tasks::Tasks;
 use self::terminal::Terminal;
 use self::upgrade::orphans::Orphans;
 use self::upgrade::store::Store;

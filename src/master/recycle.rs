@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Recycle;
 use crate::master::event_queue::EventQueue;
-use crate::master::tasks::{TaskResult, TaskResults};
+use crate::master::task_result::{TaskResult, TaskResults};
 use crate::pool::{Event, RecycleReason, WorkerId};
 use crate::status::kernel;
 

@@ -2,20 +2,20 @@
 
 use crate::api::{Command, Reply, Request, RequesterId};
 use crate::master::log::journal::{Level, Record};
-use crate::master::stop_signals::StopRequest;
+use crate::master::signals::StopRequest;
 use crate::master::terminal::HangUp;
 use crate::master::{End, Master};
 use crate::pool::{self, Event, PoolState};
 use crate::sys::signals;
 
 /// Signals handled per turn.
-const SIGNALS: usize = 16;
+const SIGNALS_PER_TURN: usize = 16;
 
 impl Master {
     /// Handles signals to the master (docs/contract.md §2).
     pub(super) fn signals(&mut self) {
         // A bounded number per turn: a process that sends signals without end must not keep the loop here.
-        for _ in 0..SIGNALS {
+        for _ in 0..SIGNALS_PER_TURN {
             let Some(signal) = self.sources.signal() else { return };
             match signal {
                 libc::SIGHUP => self.hang_up(),

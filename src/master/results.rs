@@ -8,7 +8,8 @@ use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::{self, Prepared};
 use crate::master::status::accept_watch::Look;
 use crate::master::status::status_cache::{Job, Requester};
-use crate::master::tasks::{TaskId, TaskResult};
+use crate::master::task_result::TaskResult;
+use crate::master::tasks::TaskId;
 use crate::pool::{Event, GenerationId, Outcome, Reason};
 
 impl Master {

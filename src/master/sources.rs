@@ -11,7 +11,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::api::Command;
 use crate::master::absence::Absence;
-use crate::master::tasks::TaskResult;
+use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::Token;
 use crate::sys::poll::Poll;
 use crate::sys::signals::SignalFd;

@@ -8,16 +8,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::master::bootstrap::SIGNALS;
-use crate::master::output::Printed;
 use crate::master::releases::command::Cancel;
-use crate::master::releases::prepare::Prepared;
-use crate::master::status::accept_watch::Accepting;
-use crate::master::workers::discarder;
-use crate::master::workers::orphaned::OrphanedProcess;
-use crate::pool::{GenerationId, Reason, RecycleReason, Span, WorkerId};
-use crate::status::kernel::accepting::Observation;
-use crate::status::tree::Request;
+use crate::master::signals::SIGNALS;
+use crate::pool::Span;
 use crate::sys::{signals, thread};
 
 /// Threads of tasks at most, hung ones included. More are refused: each holds memory and counts for `TasksMax=`.
@@ -118,41 +111,6 @@ pub struct Tasks {
     last: Arc<AtomicU64>,
     threads: Arc<AtomicUsize>,
 }
-
-/// Results that other threads and tasks send to the loop.
-pub(in crate::master) enum TaskResult {
-    /// A release is prepared, or refused.
-    Prepared(TaskId, GenerationId, Result<Prepared, Reason>),
-    /// `hooks.before_shutdown` has run.
-    ReadyToStop(TaskId, Result<(), Reason>),
-    /// The first and last lines that a failed worker printed, and the requests that it was serving.
-    Tail(WorkerId, Printed, (Vec<Request>, u64)),
-    /// Files of a release have changed since it was pinned; looked for after a failure of one of its workers.
-    ReleaseChanged(GenerationId, String),
-    /// systemd has addresses for which it passed no socket.
-    SocketsMissing(String),
-    /// The orphaned processes of a worker.
-    Orphaned(WorkerId, Vec<OrphanedProcess>),
-    /// News from the process that drops descriptors of workers.
-    Discarded(WorkerId, discarder::Progress),
-    /// More orphans have exited than one turn reaps.
-    Orphans,
-    /// A worker has reached a recycle limit.
-    RecycleDue(WorkerId, RecycleReason),
-    /// An observation of a starting worker from outside showed something new.
-    Readiness(WorkerId, Observation),
-    /// Whether the ready workers accept was looked at.
-    Accepting(Accepting),
-    /// A status document is composed, and requesters wait for the next one.
-    Composed,
-    /// The probed worker has answered as it must, or not and why.
-    Probed(WorkerId, Result<(), Reason>),
-    /// The next program could go on from here, or why it can't.
-    Checked(TaskId, Result<(), String>),
-}
-
-/// Where threads and tasks send their results.
-pub(in crate::master) type TaskResults = tokio::sync::mpsc::UnboundedSender<TaskResult>;
 
 /// Counts one thread until it ends.
 struct Seat(Arc<AtomicUsize>);

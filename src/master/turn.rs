@@ -74,7 +74,7 @@ impl Master {
             let Some(results) = self.sources.task_result() else { break };
             self.take_result(results);
         }
-        self.systemd.due(self.now);
+        self.systemd.on_deadline(self.now);
         self.with_workers(|workers, now, keep, events| workers.on_deadline(now, keep, events));
         let limits = self.releases.recycle_limits(self.pool.generation());
         let candidates = || self.workers.recycle_candidates(&self.pool);

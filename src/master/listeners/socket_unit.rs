@@ -10,7 +10,8 @@ use std::time::Duration;
 use crate::master::fronts;
 use crate::master::listeners::ListenerSet;
 use crate::master::releases::command::{self, Cancel};
-use crate::master::tasks::{TaskResult, TaskResults, Tasks};
+use crate::master::task_result::{TaskResult, TaskResults};
+use crate::master::tasks::Tasks;
 
 /// The time limit of systemctl(1).
 const LIMIT: Duration = Duration::from_secs(20);

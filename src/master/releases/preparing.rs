@@ -16,7 +16,8 @@ use crate::master::releases::hooks::{HOOK_TIMEOUT, Setting};
 use crate::master::releases::prepare::{self, InstanceContext, Living, Release, Source};
 use crate::master::releases::script;
 use crate::master::releases::warnings;
-use crate::master::tasks::{Task, TaskId, TaskResult, TaskResults, Tasks};
+use crate::master::task_result::{TaskResult, TaskResults};
+use crate::master::tasks::{Task, TaskId, Tasks};
 use crate::pool::{Event, GenerationId, Purpose, Reason};
 
 /// Time between two checks of a release for changed files.

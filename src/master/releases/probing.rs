@@ -10,7 +10,7 @@ use crate::master::listeners::sockets::Listener;
 use crate::master::output::Outputs;
 use crate::master::releases::prepare::{self, Release};
 use crate::master::releases::probe::PrivateSockets;
-use crate::master::tasks::{TaskResult, TaskResults};
+use crate::master::task_result::{TaskResult, TaskResults};
 use crate::master::workers::processes::Process;
 use crate::pool::{Event, Reason, WorkerId};
 use crate::status::error_line::error_line;

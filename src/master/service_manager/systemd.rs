@@ -54,14 +54,14 @@ impl Systemd {
         self.socket.is_some()
     }
 
-    /// When [`Systemd::due`] is to be called next.
+    /// When [`Systemd::on_deadline`] is to be called next.
     pub fn deadline(&self) -> Option<Instant> {
         let ping = self.watchdog.map(|(_, at)| at);
         [ping, self.again].into_iter().flatten().min()
     }
 
     /// Sends `WATCHDOG=1` when it is due, and the messages that could not be sent before.
-    pub fn due(&mut self, now: Instant) {
+    pub fn on_deadline(&mut self, now: Instant) {
         if let Some((half, at)) = self.watchdog.as_mut()
             && *at <= now
         {
@@ -251,7 +251,7 @@ mod tests {
         let mut words = heard(&receiver);
         while let Some(at) = systemd.deadline() {
             now = at;
-            systemd.due(now);
+            systemd.on_deadline(now);
             words.extend(heard(&receiver));
         }
         assert_eq!(words.last().map(String::as_str), Some("READY=1"));
@@ -282,7 +282,7 @@ mod tests {
         };
         let mut systemd = Systemd::new(env(std::process::id().to_string()), start).unwrap();
         assert_eq!(systemd.deadline(), Some(start));
-        systemd.due(start);
+        systemd.on_deadline(start);
         assert_eq!(systemd.deadline(), Some(start + Duration::from_secs(1)));
         assert_eq!(heard(&receiver), ["WATCHDOG=1"]);
         assert_eq!(Systemd::new(env("1".to_owned()), start).unwrap().deadline(), None);

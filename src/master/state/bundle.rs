@@ -16,7 +16,7 @@ use rustix::net::{
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use super::fds::Name;
+use super::Name;
 use crate::pool::Slot;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 

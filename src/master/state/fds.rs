@@ -7,11 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use super::bundle;
+use super::{Name, bundle};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high, inherited};
-
-/// A descriptor's name in the saved state: `process-7`, `listener-0`.
-pub type Name = String;
 
 /// Descriptors to pass on.
 #[derive(Default)]

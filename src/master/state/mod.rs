@@ -20,7 +20,6 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use self::fds::Name;
 use crate::config::Config;
 use crate::master::terminal::Terminal;
 use crate::pool::{GenerationId, Pool, Slot, WorkerId};
@@ -29,6 +28,9 @@ use crate::status::tree::{Failure, Reloads};
 
 /// The format that this program writes, and the only one that it reads. Formats 1 and 2 have a pool of other types.
 pub const FORMAT: u32 = 3;
+
+/// A descriptor's name in the saved state: `process-7`, `listener-0`.
+pub type Name = String;
 
 /// Name of the control socket's descriptor, which the environment has, too.
 pub const CONTROL: &str = "control";

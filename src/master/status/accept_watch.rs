@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Balance, Ready};
 use crate::master::listeners::ListenerSet;
 use crate::master::releases::prepare::Release;
-use crate::master::tasks::{TaskResult, TaskResults};
+use crate::master::task_result::{TaskResult, TaskResults};
 use crate::master::workers::WorkerSet;
 use crate::pool::{Phase, Pool, WorkerId};
 use crate::status::kernel::accepting::{Observation, observe};

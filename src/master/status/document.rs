@@ -14,9 +14,9 @@ use crate::master::listeners::sockets::{Kind, Listener};
 use crate::master::releases::prepare::Release;
 use crate::master::status::StatusPublisher;
 use crate::master::status::accept_watch::Look;
-use crate::master::status::history::LastReload;
+use crate::master::status::history::{LastReload, time};
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
-use crate::master::tasks::TaskResult;
+use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::told;
 use crate::master::workers::views::WorkerFacts;
 use crate::pool::{Phase, WorkerId};
@@ -94,11 +94,6 @@ impl StatusPublisher {
             }
         });
     }
-}
-
-/// The time by RFC 3339, in UTC, to the millisecond.
-pub(in crate::master) fn time(at: SystemTime) -> String {
-    jiff::Timestamp::try_from(at).map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |at| format!("{at:.3}"))
 }
 
 /// Composes the document. In a small pool it also returns the marks of the pages from before they were read.

@@ -161,7 +161,7 @@ impl History {
             slot: ended.slot,
             generation: ended.generation,
             pid: ended.pid,
-            time: super::document::time(SystemTime::now()),
+            time: time(SystemTime::now()),
             how: how.to_owned(),
             cause: ended.cause().to_string(),
             detail: None,
@@ -267,6 +267,11 @@ impl History {
             took: last.took,
         });
     }
+}
+
+/// The time by RFC 3339, in UTC, to the millisecond.
+pub(super) fn time(at: SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |at| format!("{at:.3}"))
 }
 
 /// The outcome of a reload from its word in `docs/contract.md`.

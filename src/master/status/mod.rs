@@ -47,7 +47,7 @@ use crate::master::log::journal::{Level, Record};
 use crate::master::output::Outputs;
 use crate::master::state;
 use crate::master::state::fds::Outgoing;
-use crate::master::tasks::TaskResults;
+use crate::master::task_result::TaskResults;
 use crate::pool::{GenerationId, PoolState, WorkerId};
 use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;

@@ -12,7 +12,7 @@ use crate::master::service_manager::start_advice;
 use crate::master::service_manager::systemd::STATUS_MAX;
 use crate::master::status::accept_watch::Accepting;
 use crate::master::status::{StatusPublisher, troubles};
-use crate::master::tasks::TaskResult;
+use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::Process;
 use crate::pool::{self, GenerationId, Outcome, Pool, PoolState, Reason, RecycleReason, WorkerId};
 use crate::status::scoreboard::Totals;

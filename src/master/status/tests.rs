@@ -8,7 +8,7 @@ use crate::api;
 use crate::api::{Change, ReloadAnswer, Reply};
 use crate::master::log::journal;
 use crate::master::output::Mode;
-use crate::master::tasks::TaskResult;
+use crate::master::task_result::TaskResult;
 use crate::pool::{Outcome, Pool, Time};
 
 /// A publisher without a master, and what the front ends see of it.

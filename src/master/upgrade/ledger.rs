@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::master::state::fds::Name;
+use crate::master::state::Name;
 
 /// The names in the descriptor store, and the pending changes.
 #[derive(Default)]

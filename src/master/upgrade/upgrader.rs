@@ -15,7 +15,8 @@ use crate::control::http::ConnectionRegistry;
 use crate::master::log::Log;
 use crate::master::log::catalog;
 use crate::master::log::journal::{Level, Record};
-use crate::master::tasks::{Task, TaskId, TaskResult, TaskResults, Tasks};
+use crate::master::task_result::{TaskResult, TaskResults};
+use crate::master::tasks::{Task, TaskId, Tasks};
 
 /// How long connections of the control socket may take for their answers, once no new ones are accepted.
 const TIMEOUT: Duration = Duration::from_secs(1);

@@ -9,8 +9,9 @@ use std::time::{Instant, SystemTime};
 
 use crate::master::releases::prepare::Release;
 use crate::master::state;
+use crate::master::state::Name;
 use crate::master::state::READING_PREFIX;
-use crate::master::state::fds::{Incoming, Name, Outgoing};
+use crate::master::state::fds::{Incoming, Outgoing};
 use crate::master::workers::WorkerSet;
 use crate::master::workers::cgroup::{Stray, WorkerGroup};
 use crate::master::workers::orphaned::Orphaned;

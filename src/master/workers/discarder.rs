@@ -21,9 +21,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::master::tasks::TaskResult;
+use crate::master::task_result::TaskResult;
 use crate::master::workers::WorkerSet;
 use crate::master::workers::processes::Token;
+use crate::master::workers::reports::DiscardProgress;
 use crate::pool::WorkerId;
 use crate::sys::discard::{self, Answer, Helper, Request};
 use crate::sys::notify::{MESSAGE_MAX, NotifySocket};
@@ -39,21 +40,6 @@ const LOST_MAX: usize = 16;
 const RETRY: Duration = Duration::from_secs(1);
 /// The most datagrams without descriptors that the loop takes from a socket before it closes the socket.
 const CLOSING_MAX: usize = 64;
-
-/// A report of the helpers' thread to the loop.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// The datagram is out of the socket.
-    Done,
-    /// The helper has not answered for [`LIMIT`].
-    Hangs,
-    /// An abandoned helper has answered.
-    Returned,
-    /// No helper could be started, with the reason; the thread does the helper's work.
-    Unstarted(String),
-    /// [`LOST_MAX`] helpers hang.
-    Full,
-}
 
 /// The reason why the loop does not read a worker's sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +84,7 @@ impl Discarder {
         discarded
     }
 
-    fn give(&mut self, job: Job, tell: impl Fn(WorkerId, Progress) + Send + 'static) -> std::io::Result<()> {
+    fn give(&mut self, job: Job, tell: impl Fn(WorkerId, DiscardProgress) + Send + 'static) -> std::io::Result<()> {
         let jobs = match &self.jobs {
             Some(jobs) => jobs,
             None => {
@@ -135,24 +121,24 @@ impl WorkerSet {
     }
 
     /// Handles a report of the helpers' thread.
-    pub(in crate::master) fn discarded(&mut self, worker: WorkerId, progress: Progress) {
+    pub(in crate::master) fn discarded(&mut self, worker: WorkerId, progress: DiscardProgress) {
         match progress {
-            Progress::Done | Progress::Returned => {
+            DiscardProgress::Done | DiscardProgress::Returned => {
                 if let Some(process) = self.processes.get(&worker).filter(|_| self.discarder.release(worker)) {
                     for socket in process.sockets() {
                         let _ = self.poll.resume(socket, Token::Notify(worker).to_u64());
                     }
                 }
             }
-            Progress::Hangs => self.log.warn(format!(
+            DiscardProgress::Hangs => self.log.warn(format!(
                 "worker {worker} sent a descriptor that cannot be dropped: its last close has not returned for {}s (SO_LINGER, or a \
                  file system that does not answer?); the worker is not heard until it returns, the others are",
                 LIMIT.as_secs()
             )),
-            Progress::Unstarted(why) => {
+            DiscardProgress::Unstarted(why) => {
                 self.log.warn_once(&format!("no process to drop descriptors of workers could be started, a thread does it: {why}"));
             }
-            Progress::Full => self.log.warn_once(&format!(
+            DiscardProgress::Full => self.log.warn_once(&format!(
                 "{LOST_MAX} processes hang that drop descriptors of workers: workers that send more are not heard until one returns"
             )),
         }
@@ -189,7 +175,7 @@ impl WorkerSet {
 }
 
 /// The helpers' thread: carries out one job after the other, each for at most [`LIMIT`].
-fn work(jobs: &Receiver<Job>, start: impl Fn() -> std::io::Result<Helper>, tell: impl Fn(WorkerId, Progress)) {
+fn work(jobs: &Receiver<Job>, start: impl Fn() -> std::io::Result<Helper>, tell: impl Fn(WorkerId, DiscardProgress)) {
     let mut helper: Option<Helper> = None;
     let mut lost: Vec<(WorkerId, Helper)> = Vec::new();
     loop {
@@ -208,7 +194,7 @@ fn work(jobs: &Receiver<Job>, start: impl Fn() -> std::io::Result<Helper>, tell:
             Err(RecvTimeoutError::Disconnected) => return,
         };
         if lost.len() >= LOST_MAX {
-            tell(job.worker, Progress::Full);
+            tell(job.worker, DiscardProgress::Full);
             while lost.len() >= LOST_MAX {
                 std::thread::sleep(IDLE / 10);
                 look_at_lost(&mut lost, &tell);
@@ -223,43 +209,43 @@ fn carry_out(
     helper: &mut Option<Helper>,
     lost: &mut Vec<(WorkerId, Helper)>,
     start: impl Fn() -> std::io::Result<Helper>,
-    tell: impl Fn(WorkerId, Progress),
+    tell: impl Fn(WorkerId, DiscardProgress),
 ) {
     // If the helper was killed, another one is started, once.
     for _ in 0..2 {
         let asked = match helper.take().map_or_else(&start, Ok) {
             Ok(asked) => asked,
             Err(error) => {
-                tell(job.worker, Progress::Unstarted(error.to_string()));
+                tell(job.worker, DiscardProgress::Unstarted(error.to_string()));
                 discard::carry_out(job.request, job.socket.as_fd());
-                return tell(job.worker, Progress::Done);
+                return tell(job.worker, DiscardProgress::Done);
             }
         };
         let answer = asked.ask(job.request, job.socket.as_fd()).map_or(Answer::Gone, |()| asked.wait(LIMIT));
         match answer {
             Answer::Done => {
                 *helper = Some(asked);
-                return tell(job.worker, Progress::Done);
+                return tell(job.worker, DiscardProgress::Done);
             }
             Answer::Late => {
                 lost.push((job.worker, asked));
-                return tell(job.worker, Progress::Hangs);
+                return tell(job.worker, DiscardProgress::Hangs);
             }
             Answer::Gone => {}
         }
     }
     // An executable without the helper's verb (a program that has the master as a library) exits at once.
-    tell(job.worker, Progress::Unstarted("it exits".to_owned()));
+    tell(job.worker, DiscardProgress::Unstarted("it exits".to_owned()));
     discard::carry_out(job.request, job.socket.as_fd());
-    tell(job.worker, Progress::Done);
+    tell(job.worker, DiscardProgress::Done);
 }
 
 /// Drops the abandoned helpers that have answered since, so that they exit.
-fn look_at_lost(lost: &mut Vec<(WorkerId, Helper)>, tell: impl Fn(WorkerId, Progress)) {
+fn look_at_lost(lost: &mut Vec<(WorkerId, Helper)>, tell: impl Fn(WorkerId, DiscardProgress)) {
     lost.retain(|(worker, helper)| {
         let hangs = helper.wait(Duration::ZERO) == Answer::Late;
         if !hangs {
-            tell(*worker, Progress::Returned);
+            tell(*worker, DiscardProgress::Returned);
         }
         hangs
     });
@@ -300,7 +286,7 @@ mod tests {
         );
         drop(say);
         let said: Vec<_> = said.iter().collect();
-        assert_eq!(said, [(7, Progress::Unstarted("no".to_owned())), (7, Progress::Done)]);
+        assert_eq!(said, [(7, DiscardProgress::Unstarted("no".to_owned())), (7, DiscardProgress::Done)]);
         let mut buffer = [0; 8];
         assert_eq!(socket.recv(&mut buffer).expect("the second"), 3);
         assert_eq!(&buffer[..3], b"two");

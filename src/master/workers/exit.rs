@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::master::event_queue::EventQueue;
-use crate::master::tasks::TaskResult;
+use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::{Process, Token};
 use crate::master::workers::runtime_dir::RuntimeDir;
 use crate::master::workers::start_failure;

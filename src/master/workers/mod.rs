@@ -15,6 +15,7 @@
 //! | `readiness` | observes whether starting workers accept connections |
 //! | `cgroup` | control groups |
 //! | `missing_limits` | limits that cannot be applied |
+//! | `reports` | what other threads report of workers |
 //! | `views` | what other parts of the master are told of the workers |
 //! | `adopt` | processes that an earlier program of the master started |
 
@@ -27,6 +28,7 @@ pub(in crate::master) mod notify_reader;
 pub(in crate::master) mod orphaned;
 pub(in crate::master) mod processes;
 pub(in crate::master) mod readiness;
+pub(in crate::master) mod reports;
 pub(in crate::master) mod runtime_dir;
 pub mod sd_notify;
 pub(in crate::master) mod senders;
@@ -47,7 +49,8 @@ use self::runtime_dir::RuntimeDir;
 use self::spawn::Pages;
 use crate::master::log::Log;
 use crate::master::output::Outputs;
-use crate::master::tasks::{TaskResult, TaskResults, Tasks};
+use crate::master::task_result::{TaskResult, TaskResults};
+use crate::master::tasks::Tasks;
 use crate::pool::{GenerationId, Slot, WorkerId};
 use crate::sys::poll::Poll;
 use crate::sys::process::PidFd;

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use crate::master::event_queue::EventQueue;
 use crate::master::log::journal::{Level, Record};
 use crate::master::log::text::one_line;
-use crate::master::tasks::TaskResult;
+use crate::master::task_result::TaskResult;
 use crate::master::workers::WorkerSet;
 use crate::master::workers::cgroup;
+use crate::master::workers::reports::OrphanedProcess;
 use crate::pool::{Event, Slot, WorkerId};
 use crate::status::kernel;
 use crate::sys::process::{self, PidFd, Stat};
@@ -24,18 +25,6 @@ use crate::sys::{descendants, signals};
 const NAME_MAX: usize = 48;
 /// The most processes that a log line names.
 const NAMED_MAX: usize = 8;
-
-/// A process that outlived the main process of its worker.
-#[derive(Debug)]
-pub struct OrphanedProcess {
-    pid: u32,
-    /// Start time, clock ticks since boot. Together with `pid` it identifies the process.
-    start: u64,
-    name: String,
-    pidfd: PidFd,
-    /// Whether the process holds a listening socket or an accepted connection.
-    serves: bool,
-}
 
 /// The orphaned processes that have got the stop signal, by worker.
 #[derive(Default)]

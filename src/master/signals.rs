@@ -1,9 +1,22 @@
-//! Stop signals to the master (SIGTERM, SIGINT, SIGQUIT): the first one drains, a later one ends at once.
+//! The signals that the master serves. Of the stop signals (SIGTERM, SIGINT, SIGQUIT) the first one drains, and a later one ends at once.
 //!
 //! Ctrl-C on a terminal reaches the master and its parent, and GNU `timeout` and npm forward it. The master then gets the signal
 //! twice within a moment, for one request.
 
 use std::time::{Duration, Instant};
+
+/// The signals that the master serves.
+pub(in crate::master) const SIGNALS: [i32; 9] = [
+    libc::SIGUSR1,
+    libc::SIGHUP,
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGUSR2,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGCHLD,
+];
 
 /// Stop signals within this time after the first one count as the same request.
 const ONE: Duration = Duration::from_secs(1);

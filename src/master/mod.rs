@@ -142,9 +142,9 @@ impl Master {
     /// Runs turns until the instance is over, the master leaves its workers to the next one, or another program is to go on.
     async fn run(&mut self) -> End {
         loop {
-            self.take_in();
+            self.step_pool();
             // The store is updated before anything is published, so that published state holds even if the master dies now.
-            self.keep_current();
+            self.checkpoint();
             self.publish();
             self.wake_threads();
             if let Some(end) = self.end {

@@ -107,7 +107,7 @@ impl Master {
 
     fn scale_by(&mut self, by: i32) {
         // The second of two signals counts from the target that the first one set.
-        self.take_in();
+        self.step_pool();
         let count = self.pool.target().saturating_add_signed(by).clamp(1, crate::config::COUNT_MAX);
         self.scale(count, None);
     }

@@ -43,7 +43,7 @@ impl Master {
         self.log.warn(format!("the master did not run for {}: every deadline is that much later", Span(span)));
         self.orphans.delay(span);
         self.events.push(Event::Absent(span));
-        self.take_in();
+        self.step_pool();
     }
 
     pub(super) fn serve(&mut self, tokens: Vec<Token>) {
@@ -91,7 +91,7 @@ impl Master {
         if !self.sources.reads_first() && self.pool.deadline().is_some_and(|at| at <= pool_clock::time(self.now)) {
             self.events.push(Event::Due);
         }
-        self.take_in();
+        self.step_pool();
         self.start_some();
         self.workers.reap(&mut self.events);
     }
@@ -132,7 +132,7 @@ impl Master {
     }
 
     /// Gives the pool every event and carries out every action, until none is left.
-    pub(super) fn take_in(&mut self) {
+    pub(super) fn step_pool(&mut self) {
         let mut actions: Vec<Action> = Vec::new();
         while let Some(event) = self.events.pop() {
             self.status.touch();
@@ -149,7 +149,7 @@ impl Master {
             }
             // A decision that affects workers is stored first: the next master must not decide otherwise.
             if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::Abort(_) | Action::Kill(_))) {
-                self.keep_current();
+                self.checkpoint();
             }
             actions.drain(..).for_each(|action| self.apply(action));
         }

@@ -109,7 +109,7 @@ impl Master {
                     Wake::Descriptors(_) | Wake::Time => {}
                 },
             }
-            self.take_in();
+            self.step_pool();
             self.publish();
         }
     }
@@ -128,7 +128,7 @@ impl Master {
         while let Some(result) = self.sources.task_result() {
             self.take_result(result);
         }
-        self.take_in();
+        self.step_pool();
         self.publish();
         tokio::task::yield_now().await;
     }

@@ -14,14 +14,13 @@
 //! | `replace.rs` | execve(2), and the start of the program after it |
 //! | `resume.rs` | the start of a master that goes on from a state |
 //! | `store.rs` | the state in systemd's descriptor store, for the master after one that died |
-//! | `ledger.rs` | the names that the descriptor store holds, and the messages still to be sent to it |
+//! | `store_index.rs` | the names that the descriptor store holds, and the messages still to be sent to it |
 //! | `listeners.rs` | the listening sockets of a master that starts after another one died |
 //! | `lost_sockets.rs` | listening sockets that only workers of the earlier program hold |
 //! | `orphans.rs` | live workers of which the state says nothing |
 
 pub(super) mod check;
 mod leave;
-mod ledger;
 pub(super) mod listeners;
 mod lost_sockets;
 pub(super) mod orphans;
@@ -30,6 +29,7 @@ pub(super) mod restore;
 pub(super) mod resume;
 mod save;
 pub(super) mod store;
+mod store_index;
 pub(super) mod upgrader;
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ pub struct Saved {
     /// The state without the parts that were taken out before.
     pub state: State,
     /// Messages of workers that are not part of the state yet.
-    pub words: Vec<(WorkerId, Vec<u8>)>,
+    pub messages: Vec<(WorkerId, Vec<u8>)>,
     /// Whether the earlier master died, so that there was a time without a master.
     pub died: bool,
     /// Addresses that systemd has bound anew: workers that were started before get no connections there.
@@ -148,7 +148,7 @@ pub fn pool(state: &mut State) -> Result<Pool, String> {
 impl Master {
     /// Goes on from the state.
     pub(in crate::master) fn restore(&mut self, saved: Saved, fds: &mut Incoming) {
-        let Saved { pool, mut state, words, died, bound_anew } = saved;
+        let Saved { pool, mut state, messages, died, bound_anew } = saved;
         self.status.resume(&mut state);
         self.pool = pool;
         // A master that was started again after one died has its own terminal.
@@ -195,7 +195,7 @@ impl Master {
         }
         self.workers.look_for_cleared(&mut self.events);
         self.workers.children(&mut self.events);
-        for (worker, said) in words {
+        for (worker, said) in messages {
             self.workers.replay(worker, &said, &mut self.events);
         }
         if died {

@@ -119,7 +119,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, No
     let nofile = process::raise_nofile().ok();
     let mut fds = Incoming::by_name(inherited.stored, stored_name::PREFIX);
     let read = Store::read(&fds).map(|document| document.state);
-    let words = Store::words(&fds);
+    let messages = Store::messages(&fds);
     let places = Env::of_process();
     let directory = paths::runtime_directory(start.name, &places);
     let control = Control::bind(&directory, &places).map_err(|error| error.to_string())?;
@@ -168,7 +168,7 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, No
         last_requester: state.last_requester,
         releases,
         troubles,
-        first: First::GoOn(Box::new(Saved { pool, state, words, died: true, bound_anew: found.bound_anew })),
+        first: First::GoOn(Box::new(Saved { pool, state, messages, died: true, bound_anew: found.bound_anew })),
     })
 }
 
@@ -251,7 +251,7 @@ fn whole(mut state: state::State, listeners: Arc<[Listener]>, fds: &mut Incoming
         last_requester: state.last_requester,
         releases,
         troubles: Troubles::from_saved(std::mem::take(&mut state.troubles)),
-        first: First::GoOn(Box::new(Saved { pool, state, words: Vec::new(), died: false, bound_anew: Vec::new() })),
+        first: First::GoOn(Box::new(Saved { pool, state, messages: Vec::new(), died: false, bound_anew: Vec::new() })),
     })
 }
 

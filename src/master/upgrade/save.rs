@@ -19,14 +19,14 @@ use crate::sys::program::Start;
 
 impl Master {
     /// Updates the store, before the loop sleeps.
-    pub(in crate::master) fn keep_current(&mut self) {
+    pub(in crate::master) fn checkpoint(&mut self) {
         let Some(mut store) = self.store.take() else { return };
         if store.is_due(self.now) {
             // The state has no descriptors of the store itself, which is taken out meanwhile.
             let mut fds = Outgoing::default();
             if let Ok(state) = self.save(None, &mut fds) {
                 let document = Document::new(state, BTreeMap::new());
-                store.take_in(&document, &fds, &self.systemd, self.now, self.events.is_empty());
+                store.update(&document, &fds, &self.systemd, self.now, self.events.is_empty());
             }
         } else {
             store.on_deadline(&self.systemd, self.now);

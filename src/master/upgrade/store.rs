@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create};
 
-use super::ledger::Ledger;
+use super::store_index::StoreIndex;
 use crate::master::log::journal::{Journal, Level, Record};
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::state::Name;
@@ -36,9 +36,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// Names of the two state files.
 const FILES: [&str; 2] = ["state-0", "state-1"];
 /// Name of the file with the workers' messages since the last write of the state.
-const WORDS: &str = "words";
+const MESSAGES: &str = "words";
 /// Upper bound of that file's content, bytes; further messages are not kept until the state is written.
-const WORDS_MAX: usize = 1 << 20;
+const MESSAGES_MAX: usize = 1 << 20;
 /// Bytes before the state in a file: the number of the write (0: none), and the length in bytes.
 const HEAD: u64 = 16;
 /// Upper bound of the state's size, bytes.
@@ -47,15 +47,15 @@ const STATE_MAX: u64 = 256 << 20;
 const STORED: [&str; 9] =
     [LISTENER_PREFIX, "process-", "notify-", "page-", READING_PREFIX, "program-", "script-", "directory-", SLOT_PREFIX];
 
-/// The state files, and the ledger of systemd's descriptor store.
+/// The state files, and the index of systemd's descriptor store.
 pub struct Store {
     files: [File; 2],
     written: u64,
     /// Messages of workers since the last write: the total length in bytes, then for each message the worker, the length, and the
     /// bytes.
-    words: File,
+    messages: File,
     noted: usize,
-    ledger: Ledger,
+    index: StoreIndex,
     again: Option<Instant>,
     /// When a change of the state is written at the latest; `None`: nothing has changed.
     due: Option<Instant>,
@@ -93,24 +93,24 @@ impl Store {
     pub fn resume(fds: &mut Incoming, now: Instant) -> io::Result<Store> {
         // An earlier version does not say what it has told systemd. Then every name is sent again, and systemd ignores those that
         // it has.
-        let mut ledger = Ledger::of(fds.held().clone());
+        let mut index = StoreIndex::of(fds.held().clone());
         for name in fds.given_up() {
-            ledger.give_up(name);
+            index.give_up(name);
         }
         let mut file = |name: &str| -> io::Result<File> {
             let (file, came) = match fds.take(name) {
                 Ok(file) => (File::from(file), true),
                 Err(_) => (memfd_create("ratoon-state", MemfdFlags::CLOEXEC)?.into(), false),
             };
-            if !(came && ledger.has(name)) {
-                ledger.replace(name.to_owned(), file.try_clone()?.into());
+            if !(came && index.has(name)) {
+                index.replace(name.to_owned(), file.try_clone()?.into());
             }
             Ok(file)
         };
-        let (files, words) = ([file(FILES[0])?, file(FILES[1])?], file(WORDS)?);
+        let (files, messages) = ([file(FILES[0])?, file(FILES[1])?], file(MESSAGES)?);
         let written = files.iter().filter_map(head).map(|(number, _)| number).max().unwrap_or(0);
-        let noted = read_words(&words).map_or(0, |bytes| bytes.len());
-        Ok(Store { files, written, words, noted, ledger, again: None, due: Some(now) })
+        let noted = read_messages(&messages).map_or(0, |bytes| bytes.len());
+        Ok(Store { files, written, messages, noted, index, again: None, due: Some(now) })
     }
 
     /// Reads the state that was written last and is whole.
@@ -125,43 +125,43 @@ impl Store {
     }
 
     /// Messages of workers that are not part of that state, oldest first.
-    pub fn words(fds: &Incoming) -> Vec<(WorkerId, Vec<u8>)> {
-        let file = fds.get(WORDS).and_then(|file| file.try_clone().ok()).map(File::from);
-        let bytes = file.and_then(|file| read_words(&file)).unwrap_or_default();
-        let (mut rest, mut words) = (bytes.as_slice(), Vec::new());
+    pub fn messages(fds: &Incoming) -> Vec<(WorkerId, Vec<u8>)> {
+        let file = fds.get(MESSAGES).and_then(|file| file.try_clone().ok()).map(File::from);
+        let bytes = file.and_then(|file| read_messages(&file)).unwrap_or_default();
+        let (mut rest, mut messages) = (bytes.as_slice(), Vec::new());
         while let Some((head, more)) = rest.split_at_checked(HEAD as usize) {
             let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
             let length = usize::try_from(number(&head[8..])).unwrap_or(usize::MAX);
             let Some((said, next)) = more.split_at_checked(length) else { break };
-            words.push((number(&head[..8]), said.to_vec()));
+            messages.push((number(&head[..8]), said.to_vec()));
             rest = next;
         }
-        words
+        messages
     }
 
     /// Keeps a worker's message, so that the next master gets it if this one dies before the message is part of the state.
     pub fn note(&mut self, worker: WorkerId, bytes: &[u8], now: Instant) {
         let record = [&worker.to_ne_bytes(), &(bytes.len() as u64).to_ne_bytes(), bytes].concat();
         let noted = self.noted + record.len();
-        if noted > WORDS_MAX {
+        if noted > MESSAGES_MAX {
             self.due = Some(now);
             return;
         }
         // Write the message first, then the total length that includes it.
-        let written = self.words.write_all_at(&record, 8 + self.noted as u64);
-        if written.and_then(|()| self.words.write_all_at(&(noted as u64).to_ne_bytes(), 0)).is_ok() {
+        let written = self.messages.write_all_at(&record, 8 + self.noted as u64);
+        if written.and_then(|()| self.messages.write_all_at(&(noted as u64).to_ne_bytes(), 0)).is_ok() {
             self.noted = noted;
         }
     }
 
     /// The names that systemd holds according to the messages sent so far.
     pub fn held(&self) -> Vec<Name> {
-        self.ledger.held().iter().cloned().collect()
+        self.index.held().iter().cloned().collect()
     }
 
     /// Passes the files to the next program over an exec.
     pub fn lend<'a>(&'a self, fds: &mut Outgoing<'a>) {
-        for (name, file) in FILES.iter().zip(&self.files).chain([(&WORDS, &self.words)]) {
+        for (name, file) in FILES.iter().zip(&self.files).chain([(&MESSAGES, &self.messages)]) {
             fds.lend((*name).to_owned(), file.as_fd());
         }
     }
@@ -191,9 +191,9 @@ impl Store {
     }
 
     /// Writes the state. `all`: every message of a worker is part of it, so the file of messages is emptied.
-    pub fn take_in(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
+    pub fn update(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
         let entries = entries(document, fds);
-        self.ledger.want(&entries, &[FILES[0], FILES[1], WORDS], bundle::PREFIX, |name, members| match members.as_slice() {
+        self.index.want(&entries, &[FILES[0], FILES[1], MESSAGES], bundle::PREFIX, |name, members| match members.as_slice() {
             [(_, fd)] if !name.starts_with(bundle::PREFIX) => readable(*fd),
             members => bundle::pack(members),
         });
@@ -201,7 +201,7 @@ impl Store {
         if let Ok(bytes) = document.write() {
             // After a failed write the other file still has the state before.
             let written = self.write(&bytes);
-            if written.is_ok() && all && self.noted > 0 && self.words.write_all_at(&[0; 8], 0).is_ok() {
+            if written.is_ok() && all && self.noted > 0 && self.messages.write_all_at(&[0; 8], 0).is_ok() {
                 self.noted = 0;
             }
         }
@@ -221,15 +221,15 @@ impl Store {
     /// Sends pending changes to systemd, and sets a retry for those that it does not take now.
     fn tell(&mut self, systemd: &Systemd, now: Instant) {
         let tell = |name: &Name, fd: Option<BorrowedFd<'_>>| systemd.store(&format!("{PREFIX}{name}"), fd);
-        self.again = if self.ledger.tell(tell) { None } else { Some(now + AGAIN) };
+        self.again = if self.index.tell(tell) { None } else { Some(now + AGAIN) };
     }
 }
 
 /// The content of a message file; `None` when the file is not valid.
-fn read_words(file: &File) -> Option<Vec<u8>> {
+fn read_messages(file: &File) -> Option<Vec<u8>> {
     let mut length = [0; 8];
     file.read_exact_at(&mut length, 0).ok()?;
-    let length = usize::try_from(u64::from_ne_bytes(length)).ok().filter(|length| *length <= WORDS_MAX)?;
+    let length = usize::try_from(u64::from_ne_bytes(length)).ok().filter(|length| *length <= MESSAGES_MAX)?;
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 8).ok()?;
     Some(bytes)
@@ -277,27 +277,27 @@ fn readable(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
 
-    fn words(store: &Store) -> Vec<(WorkerId, Vec<u8>)> {
-        let file = store.words.try_clone().unwrap().into();
-        Store::words(&Incoming::by_name(vec![(WORDS.to_owned(), file)], ""))
+    fn messages(store: &Store) -> Vec<(WorkerId, Vec<u8>)> {
+        let file = store.messages.try_clone().unwrap().into();
+        Store::messages(&Incoming::by_name(vec![(MESSAGES.to_owned(), file)], ""))
     }
 
     #[test]
     fn what_was_said_is_read_in_its_order_until_the_first_that_is_not_whole() {
         let now = Instant::now();
         let mut store = Store::new(now).unwrap();
-        assert_eq!(words(&store), []);
+        assert_eq!(messages(&store), []);
         let said = [(7, b"READY=1".to_vec()), (8, Vec::new()), (7, vec![b'x'; 4096])];
         for (worker, bytes) in &said {
             store.note(*worker, bytes, now);
         }
-        assert_eq!(words(&store), said);
+        assert_eq!(messages(&store), said);
         // As if killed after the message was written and before the total length.
-        store.words.write_all_at(&[1; 20], 8 + store.noted as u64).unwrap();
-        assert_eq!(words(&store), said);
+        store.messages.write_all_at(&[1; 20], 8 + store.noted as u64).unwrap();
+        assert_eq!(messages(&store), said);
         for length in [store.noted as u64 - 1, 8, u64::MAX] {
-            store.words.write_all_at(&length.to_ne_bytes(), 0).unwrap();
-            assert!(words(&store).len() < said.len(), "{length}");
+            store.messages.write_all_at(&length.to_ne_bytes(), 0).unwrap();
+            assert!(messages(&store).len() < said.len(), "{length}");
         }
     }
 
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn store_names_are_told_from_those_of_sockets() {
-        for name in STORED.map(|prefix| format!("{prefix}1")).iter().map(String::as_str).chain(FILES).chain([WORDS]) {
+        for name in STORED.map(|prefix| format!("{prefix}1")).iter().map(String::as_str).chain(FILES).chain([MESSAGES]) {
             assert!(crate::stored_name::is_stored(&format!("{PREFIX}{name}")), "{name}");
         }
     }
@@ -329,7 +329,7 @@ mod tests {
         for _ in 0..1000 {
             store.note(1, &[b'x'; 4096], now + CALM);
         }
-        assert!(store.noted <= WORDS_MAX && words(&store).len() > 200);
+        assert!(store.noted <= MESSAGES_MAX && messages(&store).len() > 200);
         assert_eq!(store.due, Some(now + CALM));
     }
 }

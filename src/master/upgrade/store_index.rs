@@ -1,4 +1,4 @@
-//! Ledger of systemd's descriptor store: the names that it holds for this unit, and the messages still to be sent.
+//! StoreIndex of systemd's descriptor store: the names that it holds for this unit, and the messages still to be sent.
 //!
 //! Law: a name counts as held once systemd was told of it, not once that was decided. The held names are passed over an exec, and
 //! the next program compares them with the names that it needs, so a decision that was not sent yet is not lost.
@@ -11,7 +11,7 @@ use crate::master::state::Name;
 
 /// The names in the descriptor store, and the pending changes.
 #[derive(Default)]
-pub struct Ledger {
+pub struct StoreIndex {
     /// Names that systemd was told to keep and not told to drop.
     held: BTreeSet<Name>,
     /// Names that systemd holds once all of `pending` is sent.
@@ -20,10 +20,10 @@ pub struct Ledger {
     pending: VecDeque<(Name, Option<OwnedFd>)>,
 }
 
-impl Ledger {
-    /// Makes the ledger of a store that holds these names.
-    pub fn of(held: BTreeSet<Name>) -> Ledger {
-        Ledger { planned: held.clone(), held, pending: VecDeque::new() }
+impl StoreIndex {
+    /// Makes the index of a store that holds these names.
+    pub fn of(held: BTreeSet<Name>) -> StoreIndex {
+        StoreIndex { planned: held.clone(), held, pending: VecDeque::new() }
     }
 
     /// The names that systemd holds according to the messages sent so far.
@@ -107,16 +107,16 @@ mod tests {
     }
 
     /// Asks for these names; each gets an open descriptor.
-    fn want(ledger: &mut Ledger, wanted: &[&str]) {
+    fn want(index: &mut StoreIndex, wanted: &[&str]) {
         let file = std::fs::File::open("/dev/null").unwrap();
         let wanted = names(wanted).into_iter().map(|name| (name, ())).collect();
-        ledger.want(&wanted, &["state"], "bundle-", |_, ()| Ok(file.try_clone()?.into()));
+        index.want(&wanted, &["state"], "bundle-", |_, ()| Ok(file.try_clone()?.into()));
     }
 
     /// Sends at most `at_most` changes, and returns them.
-    fn tell(ledger: &mut Ledger, at_most: usize) -> Vec<String> {
+    fn tell(index: &mut StoreIndex, at_most: usize) -> Vec<String> {
         let mut told = Vec::new();
-        ledger.tell(|name, fd| {
+        index.tell(|name, fd| {
             let fits = told.len() < at_most;
             if fits {
                 told.push(format!("{}{name}", if fd.is_some() { "+" } else { "-" }));
@@ -127,52 +127,52 @@ mod tests {
     }
 
     #[test]
-    fn ledger_tells_the_difference_once() {
-        let mut ledger = Ledger::of(names(&["state", "page-1", "page-2"]));
-        want(&mut ledger, &["page-2", "page-3"]);
-        assert_eq!(tell(&mut ledger, 9), ["-page-1", "+page-3"]);
-        want(&mut ledger, &["page-2", "page-3"]);
-        assert_eq!(tell(&mut ledger, 9), [""; 0]);
-        assert_eq!(ledger.held(), &names(&["state", "page-2", "page-3"]));
+    fn index_tells_the_difference_once() {
+        let mut index = StoreIndex::of(names(&["state", "page-1", "page-2"]));
+        want(&mut index, &["page-2", "page-3"]);
+        assert_eq!(tell(&mut index, 9), ["-page-1", "+page-3"]);
+        want(&mut index, &["page-2", "page-3"]);
+        assert_eq!(tell(&mut index, 9), [""; 0]);
+        assert_eq!(index.held(), &names(&["state", "page-2", "page-3"]));
     }
 
     #[test]
-    fn ledger_holds_only_what_was_told() {
-        let mut ledger = Ledger::of(names(&["page-1", "page-2"]));
-        want(&mut ledger, &["page-3", "page-4"]);
-        assert_eq!(tell(&mut ledger, 3), ["-page-1", "-page-2", "+page-3"]);
-        assert_eq!(ledger.held(), &names(&["page-3"]));
+    fn index_holds_only_what_was_told() {
+        let mut index = StoreIndex::of(names(&["page-1", "page-2"]));
+        want(&mut index, &["page-3", "page-4"]);
+        assert_eq!(tell(&mut index, 3), ["-page-1", "-page-2", "+page-3"]);
+        assert_eq!(index.held(), &names(&["page-3"]));
         // The next program begins with the held names, and sends the remaining changes.
-        let mut next = Ledger::of(ledger.held().clone());
+        let mut next = StoreIndex::of(index.held().clone());
         want(&mut next, &["page-4"]);
         assert_eq!(tell(&mut next, 9), ["-page-3", "+page-4"]);
     }
 
     #[test]
-    fn ledger_drops_before_it_keeps_a_replacement() {
-        let mut ledger = Ledger::of(names(&["state"]));
-        ledger.replace("state".to_owned(), std::fs::File::open("/dev/null").unwrap().into());
-        assert_eq!(tell(&mut ledger, 1), ["-state"]);
+    fn index_drops_before_it_keeps_a_replacement() {
+        let mut index = StoreIndex::of(names(&["state"]));
+        index.replace("state".to_owned(), std::fs::File::open("/dev/null").unwrap().into());
+        assert_eq!(tell(&mut index, 1), ["-state"]);
         // The name is not held, so the next program must send it again.
-        assert!(ledger.held().is_empty() && ledger.has("state"));
-        assert_eq!(tell(&mut ledger, 9), ["+state"]);
+        assert!(index.held().is_empty() && index.has("state"));
+        assert_eq!(tell(&mut index, 9), ["+state"]);
     }
 
     #[test]
-    fn ledger_tries_a_failed_copy_again() {
+    fn index_tries_a_failed_copy_again() {
         let file = std::fs::File::open("/dev/null").unwrap();
         let wanted = BTreeMap::from([("bundle-2".to_owned(), ())]);
-        let mut ledger = Ledger::of(names(&["bundle-1"]));
-        ledger.want(&wanted, &[], "bundle-", |_, ()| Err(io::ErrorKind::OutOfMemory.into()));
-        assert_eq!(tell(&mut ledger, 9), [""; 0], "the earlier one stays");
-        ledger.want(&wanted, &[], "bundle-", |_, ()| Ok(file.try_clone()?.into()));
-        assert_eq!(tell(&mut ledger, 9), ["+bundle-2", "-bundle-1"]);
+        let mut index = StoreIndex::of(names(&["bundle-1"]));
+        index.want(&wanted, &[], "bundle-", |_, ()| Err(io::ErrorKind::OutOfMemory.into()));
+        assert_eq!(tell(&mut index, 9), [""; 0], "the earlier one stays");
+        index.want(&wanted, &[], "bundle-", |_, ()| Ok(file.try_clone()?.into()));
+        assert_eq!(tell(&mut index, 9), ["+bundle-2", "-bundle-1"]);
     }
 
     #[test]
-    fn ledger_keeps_the_next_bundle_before_it_drops_the_earlier_one() {
-        let mut ledger = Ledger::of(names(&["bundle-1", "process-1"]));
-        want(&mut ledger, &["bundle-2", "process-2"]);
-        assert_eq!(tell(&mut ledger, 9), ["-process-1", "+bundle-2", "+process-2", "-bundle-1"]);
+    fn index_keeps_the_next_bundle_before_it_drops_the_earlier_one() {
+        let mut index = StoreIndex::of(names(&["bundle-1", "process-1"]));
+        want(&mut index, &["bundle-2", "process-2"]);
+        assert_eq!(tell(&mut index, 9), ["-process-1", "+bundle-2", "+process-2", "-bundle-1"]);
     }
 }

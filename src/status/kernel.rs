@@ -54,7 +54,8 @@ pub struct Figures {
     pub rss: Option<u64>,
     /// `memory.current` of the worker's cgroup, bytes, page cache included; only with a memory controller.
     pub memory_current: Option<u64>,
-    /// CPU time, microseconds: that of the worker's cgroup, else of its main process and the children that this process has waited for.
+    /// CPU time, microseconds: that of the worker's cgroup, else of its main process and the descendants of that, each with the children
+    /// that it has waited for. Without a cgroup it falls when a descendant ends for which no process waits.
     pub cpu_usec: Option<u64>,
     /// Start time of the worker's main process, to a hundredth of a second, as the kernel has it.
     pub started: Option<SystemTime>,

@@ -88,3 +88,34 @@ time.sleep(1000)
     assert_eq!(status["worker_crashes"], 0, "{status:#}");
     master.wait_for_log("recycle.max_memory");
 }
+
+/// Without a delegated control group, too: a worker is all of its processes.
+#[test]
+fn memory_and_cpu_of_a_workers_children_count_as_its_own() {
+    let place = Place::new();
+    // The first worker has a child that takes CPU time, and memory when it is told to; its own process is small.
+    let script = "#!/bin/sh
+if [ $RATOON_WORKER = 1 ]; then
+    /usr/bin/python3 -c '
+import os, time
+while time.process_time() < 0.5:
+    pass
+while not os.path.exists(\"PLACE/grow\"):
+    time.sleep(0.02)
+ballast = bytearray(os.urandom(1024)) * (200 * 1024)
+time.sleep(1000)
+' &
+fi
+systemd-notify --ready
+exec sleep 1000
+";
+    place.program("v1/worker", &script.replace("PLACE", &place.root().display().to_string()));
+    let master = place.pool("ready = 'notify'\ncount = 1", "[recycle]\nmax_memory = '100M'").start();
+    let figure = |status: &Value, name: &str| workers(status)[0][name].as_u64().unwrap_or_default();
+    let before = master.wait("the CPU time of the child", |status| figure(status, "cpu_usec") >= 450_000);
+    assert!(figure(&before, "memory_rss") < 100 << 20, "{before:#}");
+    master.place.write("grow", "");
+    let status = master.wait("it was recycled", |status| status["workers_ready"] == 1 && pids(status) != pids(&before));
+    assert_eq!(status["worker_crashes"], 0, "{status:#}");
+    master.wait_for_log("recycle.max_memory");
+}

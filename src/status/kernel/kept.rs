@@ -230,15 +230,20 @@ impl Look {
             Some(group) => process::group_members(group, PROCESSES_MAX),
             None => process::descendants(&main, PROCESSES_MAX),
         };
-        // A process that has ended meanwhile has no memory.
-        let of_others = |others: &Vec<u32>| {
+        // A process that has ended meanwhile has no memory and no CPU time.
+        let of_others = |others: &Vec<u32>, figure: fn(Process) -> Option<u64>| {
             let others = others.iter().filter(|other| **other != pid);
-            others.filter_map(|other| Process::of(*other)?.rss()).fold(0, u64::saturating_add)
+            others.filter_map(|other| figure(Process::of(*other)?)).fold(0, u64::saturating_add)
+        };
+        let rss = |others: &Vec<u32>| Some(main.rss()?.saturating_add(of_others(others, |it| it.rss())));
+        let cpu = || {
+            let of_others = others.as_ref().map_or(0, |others| of_others(others, |it| Some(it.stat()?.cpu_usec)));
+            stat.cpu_usec.saturating_add(of_others)
         };
         let figures = Figures {
-            rss: others.as_ref().and_then(|others| Some(main.rss()?.saturating_add(of_others(others)))),
+            rss: others.as_ref().and_then(rss),
             memory_current: group.and_then(|group| process::number(&group.join("memory.current"))),
-            cpu_usec: group.and_then(process::group_cpu).or(Some(stat.cpu_usec)),
+            cpu_usec: group.and_then(process::group_cpu).or_else(|| Some(cpu())),
             started: boot.and_then(|boot| boot.checked_add(stat.started)),
             ..Figures::default()
         };

@@ -208,6 +208,13 @@ fn the_page_lives_in_a_browser() {
     };
     assert!(light(&phone, &mut browser) < 64 && light(&desk, &mut browser) > 192);
 
+    // More connections than a worker's page has room for.
+    master.ok(&["scale", "1"]);
+    master.wait("one worker is left", |status| status["workers"].as_array().is_some_and(|workers| workers.len() == 1));
+    let crowd: Vec<TcpStream> = (0..450).map(|_| hang(&address, "/")).collect();
+    browser.wait(&phone, "/more connections have no room/.test(document.getElementById('longest-note').textContent)");
+    drop(crowd);
+
     // Nothing from elsewhere was asked for, and nothing went wrong.
     let mut by_method: HashMap<&str, Vec<&Value>> = HashMap::new();
     for event in &browser.events {

@@ -91,6 +91,24 @@ fn a_person_sees_the_pool_turns_pages_and_leaves() {
 }
 
 #[test]
+fn top_counts_connections_that_have_no_room_on_a_page() {
+    let mut document = serving();
+    (document.workers[0].unlisted_connections, document.workers[1].unlisted_connections) = (Some(1_100), Some(100));
+    document.failures[0].serving_unlisted = 7;
+    let (_runtime, fake) = pool(document);
+    let mut top = top(&fake);
+    top.wait_for("web running, generation 7, 3/3 ready");
+    top.press("a");
+    top.wait_for("1200 more connections have no room on the workers' pages");
+    top.press("a\r");
+    top.wait_for("1100 more connections have no room on the workers' pages");
+    top.press("\x1bf");
+    top.wait_for("while serving 7 more requests that its page had no room for");
+    top.press("q");
+    assert_eq!(top.end().code(), Some(0));
+}
+
+#[test]
 fn a_reload_is_seen_as_it_goes_on() {
     let (_runtime, fake) = pool(serving());
     let mut top = top(&fake);

@@ -17,6 +17,7 @@ use self::changes::ChangeFeed;
 use self::readers::Readers;
 use crate::pool::{Outcome, Phase, PoolState};
 use crate::status::rendered::RenderedStatus;
+use crate::status::tree::Release;
 
 /// Number of a requester, which waits for an answer; never used twice.
 pub type RequesterId = u64;
@@ -26,6 +27,8 @@ pub type RequesterId = u64;
 pub enum Request {
     /// Start a new generation; answered at its end.
     Reload,
+    /// Go back to the release of this generation, or of the one before the current one; answered as a reload.
+    Undo(Option<u64>),
     /// Probe the release that a reload would start; no generation starts.
     Probe,
     /// Roll back the reload that is under way.
@@ -110,11 +113,15 @@ pub enum Command {
         reply: Option<oneshot::Sender<Reply>>,
         /// Whether systemd is told that a reload runs, because its own `ExecReload=` did not start that reload.
         announce: bool,
+        /// The requester in words: `user 0 on the control socket`.
+        by: Arc<str>,
     },
     /// The requester went away before the answer.
     Gone(RequesterId),
     /// Get the whole status document.
     Document(oneshot::Sender<Arc<RenderedStatus>>),
+    /// Get the committed releases that are kept, newest first.
+    History(oneshot::Sender<Vec<Release>>),
     /// Get the workers as the loop knows them, without the kernel's figures.
     Workers(oneshot::Sender<Vec<WorkerView>>),
 }
@@ -216,6 +223,7 @@ pub struct Handle {
     requesters: Arc<AtomicU64>,
     readers: Arc<Readers>,
     announces: bool,
+    by: Arc<str>,
 }
 
 /// The loop's end of the channels: commands come in, the summary and the changes go out.
@@ -244,6 +252,7 @@ pub fn channel(first: Summary) -> (Handle, Backend) {
         requesters: Arc::default(),
         readers: Arc::default(),
         announces: false,
+        by: Arc::default(),
     };
     (handle, Backend { commands, summary: summary_in, changes })
 }
@@ -259,6 +268,11 @@ impl Handle {
         Handle { announces: true, ..self.clone() }
     }
 
+    /// A handle for a requester that is called so in the history: `user 0 on the control socket`.
+    pub fn by(&self, requester: impl Into<Arc<str>>) -> Handle {
+        Handle { by: requester.into(), ..self.clone() }
+    }
+
     /// Sends a request and waits for the answer. Dropping the future before that tells the loop that the requester went away.
     ///
     /// # Errors
@@ -266,7 +280,7 @@ impl Handle {
     pub async fn ask(&self, request: Request) -> Result<Reply, Closed> {
         let requester = self.next_requester();
         let (reply, answer) = oneshot::channel();
-        let command = Command::Request { requester, request, reply: Some(reply), announce: self.announces };
+        let command = Command::Request { requester, request, reply: Some(reply), announce: self.announces, by: self.by.clone() };
         self.commands.send(command).map_err(|_| Closed)?;
         let mut guard = Guard { requester, commands: &self.commands, armed: true };
         let answer = answer.await;
@@ -286,7 +300,13 @@ impl Handle {
 
     /// Sends a request and does not wait for the answer. A reload that was requested so runs to its end.
     pub fn ask_unattended(&self, request: Request) {
-        let _ = self.commands.send(Command::Request { requester: self.next_requester(), request, reply: None, announce: true });
+        let _ = self.commands.send(Command::Request {
+            requester: self.next_requester(),
+            request,
+            reply: None,
+            announce: true,
+            by: self.by.clone(),
+        });
     }
 
     /// The whole status document.
@@ -296,6 +316,16 @@ impl Handle {
     pub async fn document(&self) -> Result<Arc<RenderedStatus>, Closed> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Document(reply)).map_err(|_| Closed)?;
+        answer.await.map_err(|_| Closed)
+    }
+
+    /// The committed releases that are kept, newest first.
+    ///
+    /// # Errors
+    /// [`Closed`] when the master ends before it answers.
+    pub async fn history(&self) -> Result<Vec<Release>, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::History(reply)).map_err(|_| Closed)?;
         answer.await.map_err(|_| Closed)
     }
 

@@ -66,11 +66,12 @@ fn with_instances(shell: Shell, script: &str) -> String {
                 "_ratoon_instances() {{\n    setopt localoptions nullglob\n    local control\n    local -a names\n    \
                  names=($({INSTANCES}))\n    compadd -a names\n}}\n"
             );
-            let named = script.replace("'::name -- The instance:_default'", "'::name -- The instance:_ratoon_instances'");
-            let named = named.replace(
-                "'::name -- The instance; a single number is a WORKER-ID:_default'",
-                "'::name -- The instance; a single number is a WORKER-ID:_ratoon_instances'",
-            );
+            // The line of a NAME: `'::name -- The instance; a single number is a GENERATION:_default'`.
+            let named = |line: &str| match line.trim_start().starts_with("'::name -- The instance") {
+                true => line.replace(":_default'", ":_ratoon_instances'") + "\n",
+                false => format!("{line}\n"),
+            };
+            let named = script.lines().map(named).collect::<String>();
             // The first line is #compdef.
             let (first, rest) = named.split_once('\n').unwrap_or((&named, ""));
             format!("{first}\n\n{list}{rest}")
@@ -78,7 +79,7 @@ fn with_instances(shell: Shell, script: &str) -> String {
         Shell::Fish => {
             let list = INSTANCES.replace('\'', "\\'");
             format!(
-                "{script}complete -c ratoon -n \"__fish_seen_subcommand_from abort recycle reload scale status top upgrade\" -f \
+                "{script}complete -c ratoon -n \"__fish_seen_subcommand_from abort history recycle reload scale status top undo upgrade\" -f \
                  -a \"(sh -c '{list}')\"\n"
             )
         }

@@ -10,16 +10,35 @@ use crate::control::client::Error;
 use crate::control::paths::{Env, all_instances};
 
 #[derive(clap::Args)]
-pub(super) struct Options {}
+pub(super) struct Options {
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
 
-pub(super) async fn run(_: Options) -> Result<ExitCode, String> {
+pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let probed = probe(all_instances(&Env::of_process())).await;
-    if probed.is_empty() {
+    if options.json {
+        say(&json(&probed));
+    } else if probed.is_empty() {
         complain("no instance runs here");
     } else {
         say(&view(&probed, &Screen::of_stdout()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An array of instances: name, control socket, the summary or `null`, and the error or `null`.
+fn json(probed: &[Probed]) -> String {
+    let instances = probed.iter().map(|Probed { found, summary }| {
+        serde_json::json!({
+            "instance": found.name,
+            "control": found.control,
+            "summary": summary.as_ref().ok(),
+            "error": summary.as_ref().err().map(ToString::to_string),
+        })
+    });
+    serde_json::Value::Array(instances.collect()).to_string()
 }
 
 fn view(probed: &[Probed], screen: &Screen) -> String {

@@ -7,6 +7,7 @@
 mod abort;
 mod check;
 mod completions;
+mod history;
 mod init;
 mod leftovers;
 mod list;
@@ -23,6 +24,7 @@ mod status_view;
 mod table;
 mod target;
 mod top;
+mod undo;
 mod upgrade;
 
 use std::process::ExitCode;
@@ -66,6 +68,15 @@ enum Verb {
      Exit status: 0 committed, 1 refused, rolled back or aborted, 2 could not ask."
     )]
     Reload(reload::Options),
+    /// Go back to an earlier release: a reload with the program, environment and configuration that it had
+    #[command(
+        after_help = "Without GENERATION to the committed one before the current one. `ratoon history` shows which are kept.\n\
+     The next reload reads the disk again. Exit status: 0 committed, 1 refused, rolled back or aborted, 2 could not ask."
+    )]
+    Undo(undo::Options),
+    /// Show the committed releases that can be gone back to, newest first
+    #[command(after_help = "Exit status: 0, 2 could not ask.")]
+    History(history::Options),
     /// Roll back the reload that is under way
     #[command(after_help = "Exit status: 0 rolled back, 1 no reload was under way, 2 could not ask.")]
     Abort(abort::Options),
@@ -135,6 +146,8 @@ pub fn main() -> ExitCode {
     match Cli::try_parse().unwrap_or_else(|error| usage(&error)).verb {
         Verb::Run(options) => run::run(*options),
         Verb::Reload(options) => ask(reload::run(options)),
+        Verb::Undo(options) => ask(undo::run(options)),
+        Verb::History(options) => ask(history::run(options)),
         Verb::Abort(options) => ask(abort::run(options)),
         Verb::Status(options) => ask(status::run(options)),
         Verb::List(options) => ask(list::run(options)),

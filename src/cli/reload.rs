@@ -13,12 +13,14 @@ use super::screen::{Screen, clean, complain, say, span};
 use super::status_view::{HINT, describe, details, printed};
 use super::target::Target;
 use crate::control::client::Client;
-use crate::control::messages::ReloadMessage;
+use crate::control::messages::{Event, ReloadMessage};
 use crate::status::hint::hint;
 use crate::status::tree::Failure;
 
 /// Interval at which the figures on a terminal are updated.
 const TICK: Duration = Duration::from_millis(100);
+/// Longest pause between two looks whether the old generation is gone.
+const DRAIN_LOOK: Duration = Duration::from_secs(1);
 /// Number of lines of a failed worker that are shown.
 const LOG_LINES: usize = 10;
 /// Number of lines of a failed hook or check that are shown: all lines of the answer.
@@ -28,9 +30,40 @@ const CHECK_LINES: usize = 30;
 pub(super) struct Options {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    follow: Follow,
     /// For ExecReload= of the unit: a reload that ends because the instance stops, or by SIGTERM to this command, is no failure.
     #[arg(long, hide = true)]
     exec_reload: bool,
+}
+
+/// How a new generation is followed; for `reload` and `undo`.
+#[derive(clap::Args)]
+pub(super) struct Follow {
+    /// Return at the commit, or when no worker of the old generation is left
+    #[arg(long, value_name = "UNTIL", default_value = "committed")]
+    wait: Until,
+    /// Print nothing but the outcome, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Until when a reload is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Until {
+    /// The new generation serves.
+    Committed,
+    /// No worker of another generation is left.
+    Drained,
+}
+
+/// What brings the new generation.
+#[derive(Clone, Copy)]
+pub(super) enum Bring {
+    /// The release on disk.
+    Reload,
+    /// An earlier release: that of this generation, or of the one before the current one.
+    Undo(Option<u64>),
 }
 
 /// The result of the wait for the outcome.
@@ -44,11 +77,22 @@ enum Waited<T> {
 /// instance stops: otherwise systemd would mark the unit as failed, because its ExecReload= fails while it stops.
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let client = options.target.client().await?;
+    bring(&client, Bring::Reload, &options.follow, options.exec_reload).await
+}
+
+/// Brings a new generation and follows it to its end.
+pub(super) async fn bring(client: &Client, what: Bring, follow: &Follow, exec_reload: bool) -> Result<ExitCode, String> {
     let hook = |kind| signal(kind).map_err(|error| format!("cannot watch for signals: {error}"));
     let (mut interrupt, mut terminate) = (hook(SignalKind::interrupt())?, hook(SignalKind::terminate())?);
-    let show = RefCell::new(Show::new());
+    let show = RefCell::new(Show::new(follow.json));
     let outcome = {
-        let reload = client.reload(|event| show.borrow_mut().event(event));
+        let reload = async {
+            let progress = |event: &Event| show.borrow_mut().event(event);
+            match what {
+                Bring::Reload => client.reload(progress).await,
+                Bring::Undo(generation) => client.undo(generation, progress).await,
+            }
+        };
         tokio::pin!(reload);
         let mut tick = tokio::time::interval(TICK);
         let live = show.borrow().live;
@@ -65,8 +109,17 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let show = show.into_inner();
     match outcome {
         Waited::Told(Ok(outcome)) => {
-            let code = finish(&client, &outcome, show.progress.elapsed(Instant::now())).await;
-            Ok(if options.exec_reload && outcome.stopping { ExitCode::SUCCESS } else { code })
+            if follow.wait == Until::Drained && outcome.committed() {
+                wait_until_drained(client, outcome.generation).await?;
+            }
+            let code = match follow.json {
+                true => {
+                    say(&serde_json::to_string(&outcome).map_err(|error| error.to_string())?);
+                    if outcome.committed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+                }
+                false => finish(client, what, &outcome, show.progress.elapsed(Instant::now())).await,
+            };
+            Ok(if exec_reload && outcome.stopping { ExitCode::SUCCESS } else { code })
         }
         Waited::Told(Err(error)) => Err(error.to_string()),
         ended @ (Waited::Interrupted | Waited::Terminated) => {
@@ -77,14 +130,14 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
             complain(&format!(
                 "ratoon: interrupted: this reload is withdrawn; unless somebody else waits for it too, it is rolled back{serving}"
             ));
-            let excused = options.exec_reload && matches!(ended, Waited::Terminated);
+            let excused = exec_reload && matches!(ended, Waited::Terminated);
             Ok(if excused { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }
 
 /// Prints the last line, and after a failure the details of the failed worker.
-async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> ExitCode {
+async fn finish(client: &Client, what: Bring, outcome: &ReloadMessage, took: Duration) -> ExitCode {
     let took = span(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     for warning in &outcome.warnings {
         complain(&format!("warning: {}", clean(warning)));
@@ -96,14 +149,24 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
             }
             _ => String::new(),
         };
-        say(&format!("generation {} is serving{ready} after {took}", outcome.generation));
+        let from = match (what, client.history().await.ok().and_then(|releases| releases.into_iter().next())) {
+            (Bring::Undo(_), Some(first)) if first.generation == outcome.generation => {
+                format!(" (release of generation {})", first.release)
+            }
+            _ => String::new(),
+        };
+        say(&format!("generation {}{from} is serving{ready} after {took}", outcome.generation));
         return ExitCode::SUCCESS;
     }
     let to = if outcome.generation == 0 { String::new() } else { format!(" to generation {}", outcome.generation) };
     let result = clean(&outcome.result).replace('-', " ");
     // The reason of a refusal may have many lines: an error in the configuration is shown with its line.
     let reason = outcome.reason.trim_end().lines().map(clean).collect::<Vec<_>>().join("\n");
-    complain(&format!("reload{to} {result}: {reason}"));
+    let verb = match what {
+        Bring::Reload => "reload",
+        Bring::Undo(_) => "undo",
+    };
+    complain(&format!("{verb}{to} {result}: {reason}"));
     let mut told = false;
     if let Ok(document) = client.status().await {
         let of_reload = |it: &&Failure| outcome.worker.map_or(it.generation == outcome.generation, |worker| it.worker == worker);
@@ -131,6 +194,24 @@ async fn finish(client: &Client, outcome: &ReloadMessage, took: Duration) -> Exi
     ExitCode::FAILURE
 }
 
+/// Waits until no worker of another generation is left.
+async fn wait_until_drained(client: &Client, generation: u64) -> Result<(), String> {
+    // The events begin before the first look, so that no exit is missed between a look and the wait for the next event.
+    let mut events = client.events().await.map_err(|error| error.to_string())?;
+    loop {
+        let document = client.status().await.map_err(|error| error.to_string())?;
+        if document.workers.iter().all(|worker| worker.generation >= generation) {
+            return Ok(());
+        }
+        // A worker leaves the document a moment after its exit was told.
+        match tokio::time::timeout(DRAIN_LOOK, events.next()).await {
+            Ok(Ok(Some(_))) | Err(_) => {}
+            Ok(Ok(None)) => return Err("the master ended".to_owned()),
+            Ok(Err(error)) => return Err(error.to_string()),
+        }
+    }
+}
+
 /// Whether the reason of an outcome already has the end of this worker.
 fn tells(reason: &str, failure: &Failure) -> bool {
     let told = format!("worker {} (slot {}): {}", failure.worker, failure.slot, clean(&failure.how));
@@ -142,6 +223,7 @@ struct Show {
     progress: Progress,
     screen: Screen,
     live: bool,
+    silent: bool,
     /// Number of lines on the terminal that the next drawing replaces.
     drawn: usize,
     /// The text of these lines.
@@ -149,17 +231,17 @@ struct Show {
 }
 
 impl Show {
-    fn new() -> Self {
+    fn new(silent: bool) -> Self {
         let screen = Screen::of_stdout();
-        let live = screen.width.is_some() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
-        Show { progress: Progress::new(Instant::now()), screen, live, drawn: 0, text: String::new() }
+        let live = !silent && screen.width.is_some() && std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+        Show { progress: Progress::new(Instant::now()), screen, live, silent, drawn: 0, text: String::new() }
     }
 
-    fn event(&mut self, event: &crate::control::messages::Event) {
+    fn event(&mut self, event: &Event) {
         let lines = self.progress.event(event, Instant::now());
         if self.live {
             self.draw();
-        } else {
+        } else if !self.silent {
             lines.iter().for_each(|line| say(line));
         }
     }

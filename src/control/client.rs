@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::messages::{ChangeMessage, ErrorMessage, Event, ReloadMessage, SummaryMessage};
-use crate::status::tree::Document;
+use crate::status::tree::{Document, Release};
 
 /// Value of the header `server` in answers of this version.
 pub const OWN: &str = concat!("ratoon/", env!("CARGO_PKG_VERSION"));
@@ -174,7 +174,29 @@ impl Client {
     ///
     /// # Errors
     /// [`Error`]
-    pub async fn reload(&self, mut progress: impl FnMut(&Event)) -> Result<ReloadMessage, Error> {
+    pub async fn reload(&self, progress: impl FnMut(&Event)) -> Result<ReloadMessage, Error> {
+        self.new_generation("/reload", progress).await
+    }
+
+    /// Goes back to the release of this generation, or of the one before the current one; as [`Self::reload`].
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn undo(&self, generation: Option<u64>, progress: impl FnMut(&Event)) -> Result<ReloadMessage, Error> {
+        let query = generation.map_or_else(String::new, |generation| format!("?generation={generation}"));
+        self.new_generation(&format!("/undo{query}"), progress).await
+    }
+
+    /// The committed releases that are kept, newest first.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn history(&self) -> Result<Vec<Release>, Error> {
+        let answer = self.within(self.ask(Method::GET, "/history")).await?;
+        if answer.status == StatusCode::OK { self.understood(&answer) } else { Err(self.refusal(&answer)) }
+    }
+
+    async fn new_generation(&self, path: &str, mut progress: impl FnMut(&Event)) -> Result<ReloadMessage, Error> {
         let mut events = match self.events().await {
             Ok(mut events) => match self.within(events.next()).await {
                 Ok(Some(first)) => {
@@ -186,7 +208,7 @@ impl Client {
             Err(Error::Answer(..)) => None,
             Err(error) => return Err(error),
         };
-        let asking = self.ask(Method::POST, "/reload");
+        let asking = self.ask(Method::POST, path);
         tokio::pin!(asking);
         let mut finished = None;
         let answer = loop {

@@ -16,6 +16,8 @@ use crate::pool::{
     self, Action, Answer, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Reason, RequesterId, Slot, WorkerId,
 };
 
+/// By whom a first generation was asked for.
+const START: &str = "start";
 /// Time that systemd is asked for in addition to the workers' own timeouts.
 const MARGIN: Duration = Duration::from_secs(10);
 /// Time from the stop signal to SIGKILL for workers of an earlier program, if no release is known.
@@ -53,7 +55,10 @@ impl Master {
                 self.workers.forget(worker).into_iter().for_each(|totals| self.status.add_totals(&totals));
             }
             Action::Release(number) => self.release(number),
-            Action::ReloadStarted(number) => self.status.reload_started(number, self.now),
+            Action::ReloadStarted(number, requester) => {
+                self.requests.reload_started(requester);
+                self.status.reload_started(number, self.now);
+            }
             Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, reason),
             Action::Answer(requester, answer) => self.answer(requester, answer),
             Action::Ready => self.all_ready(),
@@ -173,6 +178,7 @@ impl Master {
         self.releases.cancel_preparation();
         self.reload_decided(number, outcome);
         if outcome == Outcome::Committed {
+            self.releases.committed(number, self.requests.reload_asked_by(), self.pool.history());
             self.releases.warn_of(number);
             if let Some(release) = self.releases.get(number) {
                 self.listeners.committed(release);
@@ -203,6 +209,10 @@ impl Master {
 
     fn all_ready(&mut self) {
         self.status.all_ready();
+        let first = self.pool.generation();
+        if self.releases.commits().get(first).is_none() {
+            self.releases.committed(first, START.into(), self.pool.history());
+        }
         // The status line is sent before READY=1, so that an active unit shows it.
         self.systemd.status(&self.status.line(&self.pool), true, self.now);
         self.systemd.ready(self.now);

@@ -33,14 +33,14 @@ impl Master {
 
     /// Handles a command of a front end.
     pub(super) fn request(&mut self, command: Command) {
-        if !matches!(command, Command::Document(_) | Command::Workers(_)) {
+        if !matches!(command, Command::Document(_) | Command::Workers(_) | Command::History(_)) {
             self.status.touch();
         }
         match command {
-            Command::Request { requester, request, reply, announce } => {
+            Command::Request { requester, request, reply, announce, by } => {
                 let waits = reply.is_some().then_some(requester);
                 if let Some(reply) = reply {
-                    self.requests.insert(requester, reply);
+                    self.requests.insert(requester, reply, by);
                 }
                 self.ask(request, waits, announce);
             }
@@ -51,6 +51,9 @@ impl Master {
                 }
             }
             Command::Document(reply) => self.document(reply),
+            Command::History(reply) => {
+                let _ = reply.send(self.releases.history(self.pool.history()));
+            }
             Command::Workers(reply) => {
                 let _ = reply.send(self.workers.views(&self.pool));
             }
@@ -60,6 +63,7 @@ impl Master {
     fn ask(&mut self, request: Request, requester: Option<RequesterId>, announce: bool) {
         match request {
             Request::Reload => self.begin_reload(requester, announce),
+            Request::Undo(wanted) => self.events.push(Event::Undo(wanted, requester)),
             Request::Probe => self.events.push(Event::Probe(requester)),
             Request::Abort => self.events.push(Event::Abort(requester)),
             Request::Scale(count) if count > crate::config::COUNT_MAX => {

@@ -7,6 +7,7 @@ use crate::master::Master;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::{self, Prepared};
 use crate::master::status::accept_watch::Look;
+use crate::master::status::document::LoopFacts;
 use crate::master::status::status_cache::{Job, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::tasks::TaskId;
@@ -61,7 +62,9 @@ impl Master {
         let Master { accept_watch, pool, workers, listeners, releases, now, .. } = self;
         let release = releases.get(pool.generation()).map(AsRef::as_ref);
         let look = accept_watch.for_reader(*now, || Look::at(pool, workers, listeners, release));
-        self.status.compose(job, workers.facts(pool), listeners.shown(), release, look);
+        let (kept, paths) = (releases.history(pool.history()), release.map(|release| releases.paths(release)));
+        let (workers, listeners) = (workers.facts(pool), listeners.shown());
+        self.status.compose(job, LoopFacts { workers, listeners, release, paths, look, releases: kept });
     }
 
     /// When the ready workers are looked at next without a reader of the status.

@@ -108,7 +108,7 @@ impl Pool {
         self.failure_text = None;
         let message = format!("going back to the release of generation {release}, as generation {number}");
         self.log(Kind::ReloadStarted, message, Some(number), None);
-        self.act(Action::ReloadStarted(number));
+        self.act(Action::ReloadStarted(number, requesters.waiting.first().copied()));
         self.prepare(number, Purpose::Undo { target, release }, requesters);
     }
 

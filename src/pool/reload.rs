@@ -71,7 +71,7 @@ impl Pool {
         let number = self.last_number;
         self.failure_text = None;
         self.log(Kind::ReloadStarted, format!("reloading to generation {number}"), Some(number), None);
-        self.act(Action::ReloadStarted(number));
+        self.act(Action::ReloadStarted(number, requesters.waiting.first().copied()));
         self.prepare(number, Purpose::Reload, requesters);
     }
 

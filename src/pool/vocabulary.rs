@@ -145,8 +145,8 @@ pub enum Action {
     Forget(WorkerId),
     /// Free the release of the generation: the generation has no worker left and will get none.
     Release(GenerationId),
-    /// A reload began.
-    ReloadStarted(GenerationId),
+    /// A reload began; the first requester that waits for it, if there is one.
+    ReloadStarted(GenerationId, Option<RequesterId>),
     /// A reload ended.
     ReloadFinished(GenerationId, Outcome, Reason),
     /// Answer a requester.

@@ -22,7 +22,7 @@ async fn call(client: &Client, ask: &Request) -> Result<ChangeMessage, Error> {
         Request::Scale(count) => client.scale(*count).await,
         Request::Recycle(worker) => client.recycle(*worker).await,
         Request::Upgrade => client.upgrade().await,
-        Request::Reload | Request::Probe => panic!("a reload is answered otherwise"),
+        Request::Reload | Request::Undo(_) | Request::Probe => panic!("a reload is answered otherwise"),
     }
 }
 

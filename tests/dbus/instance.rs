@@ -228,6 +228,7 @@ fn act(world: &World, command: Command, telling: &Sender<Told>) {
         Command::Gone(requester) => telling.send(Told::Gone(requester)).unwrap_or_default(),
         Command::Document(reply) => reply.send(Arc::new(world.document.clone().into())).unwrap_or_default(),
         Command::Workers(reply) => reply.send(world.workers.clone()).unwrap_or_default(),
+        Command::History(reply) => reply.send(Vec::new()).unwrap_or_default(),
     }
 }
 

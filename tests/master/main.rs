@@ -26,4 +26,5 @@ mod scale;
 mod sockets;
 mod start;
 mod stop;
+mod undo;
 mod upgrade;

@@ -45,6 +45,10 @@ pub struct Document {
     pub bytes_written: Option<u64>,
     /// Sums of the application's own counters.
     pub counters: Counters,
+    /// The release that runs; `None` before the first commit.
+    pub release: Option<CurrentRelease>,
+    /// The committed releases that `ratoon undo` can go back to, newest first; the first one runs.
+    pub releases: Vec<Release>,
     /// Time of the commit of the present generation; `None` before the first commit.
     pub committed_at: Option<String>,
     /// The outcome of the last reload.
@@ -68,6 +72,42 @@ pub struct Document {
     pub workers: Vec<Worker>,
     /// The last failures, oldest first.
     pub failures: Vec<Failure>,
+}
+
+/// The release that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CurrentRelease {
+    /// The generation for which the release was read: another one than the present one after an undo.
+    pub generation: u64,
+    /// The path of its program.
+    pub program: String,
+    /// The path of its directory, symlinks resolved.
+    pub directory: String,
+    /// Time of the commit of the present generation.
+    pub committed_at: Option<String>,
+    /// Whether the configured paths lead to another release now; `None` when the file system did not tell.
+    pub path_leads_elsewhere: Option<bool>,
+}
+
+/// A committed release that is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Release {
+    /// The generation.
+    pub generation: u64,
+    /// The generation for which its release was read: another one after an undo.
+    pub release: u64,
+    /// The path of its program.
+    pub program: String,
+    /// The path of its directory, symlinks resolved.
+    pub directory: String,
+    /// Time of its commit.
+    pub committed_at: Option<String>,
+    /// Who asked for it: `start`, `SIGHUP`, `user 0 on the control socket`, …
+    pub asked_by: Option<String>,
+    /// How it ended, `replaced` or `undone`; `None` while it serves.
+    pub ended: Option<String>,
 }
 
 /// The outcome of the last reload.

@@ -25,11 +25,11 @@ const POLKIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The action that `systemctl` checks too, so that one rule covers both.
 const ACTION: &str = "org.freedesktop.systemd1.manage-units";
 
-/// Whether the caller may do `verb`.
+/// Whether the caller may do `verb`. Returns the caller's user id.
 ///
 /// # Errors
 /// The error for a caller that may not.
-pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call, verb: &str) -> Result<(), Fault> {
+pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call, verb: &str) -> Result<u32, Fault> {
     let caller = call.caller();
     let own = shared.options.own_uid;
     let uid: u32 = match call::bus(connection, "GetConnectionUnixUser", &caller.as_str()).await {
@@ -41,7 +41,7 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
         }
     };
     if uid == 0 || uid == own {
-        return Ok(());
+        return Ok(uid);
     }
     if own != 0 {
         let unit = shared.options.unit.as_deref().filter(|_| verb == "reload");
@@ -66,7 +66,7 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
     let interaction = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
     let flags = if call.interactive() { interaction } else { CheckAuthorizationFlags::empty() };
     match polkit(shared, connection, call, verb, flags).await {
-        Ok(Verdict::Yes) => Ok(()),
+        Ok(Verdict::Yes) => Ok(uid),
         Ok(Verdict::No) => denied(""),
         Ok(Verdict::Unasked) => {
             let text = format!("{verb} needs an authentication ({ACTION}), and nobody could be asked for it");

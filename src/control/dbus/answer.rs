@@ -43,8 +43,10 @@ pub(super) fn answer(
         Method::Scale => change(Request::Scale(call.arguments()?)),
         Method::Recycle => change(Request::Recycle(Some(call.arguments()?).filter(|id| *id != 0))),
         Method::Upgrade => change(Request::Upgrade),
+        Method::Undo => change(Request::Undo(Some(call.arguments()?).filter(|generation| *generation != 0))),
         Method::Set => set(shared, connection, summary, workers, call),
         _ if !call.wants_reply() => Ok(Answer::Unwanted),
+        Method::GetHistory => Ok(Answer::Later(Box::pin(manager::history(shared, call)))),
         Method::GetStatus => Ok(Answer::Later(Box::pin(manager::status(shared, connection.clone(), call)))),
         Method::GetManagedObjects => {
             let views = workers.all().cloned().collect();

@@ -57,7 +57,7 @@ pub(super) async fn change(
 ) -> Result<Option<Message>, Fault> {
     if !call.wants_reply() {
         match access::check(&shared, &connection, &call, verb(&ask)).await {
-            Ok(()) => shared.handle.ask_unattended(ask),
+            Ok(_) => shared.handle.ask_unattended(ask),
             Err(fault) => shared.say_sometimes(format!("no {} by {}: {}", verb(&ask), call.caller(), fault.text)),
         }
         return Ok(None);
@@ -65,8 +65,8 @@ pub(super) async fn change(
     // Subscribed before the first request to the bus, so that no departure of the caller is missed between two of them.
     let mut gone = departure(&connection, &call.caller()).await?;
     let reply = async {
-        access::check(&shared, &connection, &call, verb(&ask)).await?;
-        shared.handle.ask(ask).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
+        let uid = access::check(&shared, &connection, &call, verb(&ask)).await?;
+        shared.handle.by(format!("user {uid} on D-Bus")).ask(ask).await.map_err(|closed| Fault::new(FAILED, closed.to_string()))
     };
     tokio::select! {
         reply = reply => answer(&call, reply?).map(Some),
@@ -109,6 +109,7 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
 fn verb(ask: &Request) -> &'static str {
     match ask {
         Request::Reload => "reload",
+        Request::Undo(_) => "undo",
         Request::Probe => "probe",
         Request::Abort => "abort",
         Request::Scale(_) => "scale",
@@ -144,6 +145,16 @@ pub(super) async fn status(shared: Arc<Shared>, connection: Connection, call: Ca
         return write().map(Some);
     }
     off_loop(write).await.map(Some)
+}
+
+/// The committed releases that are kept, as JSON.
+///
+/// # Errors
+/// When the master is ending.
+pub(super) async fn history(shared: Arc<Shared>, call: Call) -> Result<Option<Message>, Fault> {
+    let releases = shared.handle.history().await.map_err(|closed| Fault::new(error::FAILED, closed.to_string()))?;
+    let text = serde_json::to_string(&releases).map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
+    call.reply(&text).map(Some)
 }
 
 /// Makes a message: here, or on another thread when it has so many items that it would delay the loop.

@@ -2,6 +2,7 @@
 
 use hyper::StatusCode;
 
+use super::Peer;
 use super::answer::{Answer, error, message};
 use super::routes::{Call, number};
 use crate::api::{Reply, Request};
@@ -16,6 +17,14 @@ pub(super) async fn reload(call: Call<'_>) -> Answer {
 /// `POST /abort`
 pub(super) async fn abort(call: Call<'_>) -> Answer {
     plain(call, Request::Abort).await
+}
+
+/// `POST /undo[?generation=N]`: answers as `POST /reload`.
+pub(super) async fn undo(call: Call<'_>) -> Answer {
+    match number(call.query, "generation") {
+        Ok(generation) => ask(call, Request::Undo(generation)).await,
+        Err(sentence) => error(StatusCode::BAD_REQUEST, sentence),
+    }
 }
 
 /// `POST /probe`: probes the release that a reload would start, and answers at the end of that.
@@ -62,9 +71,13 @@ async fn plain(call: Call<'_>, what: Request) -> Answer {
 async fn ask(call: Call<'_>, what: Request) -> Answer {
     let connection = call.connection;
     let asking = connection.turn.ask();
+    let handle = connection.server.handle.by(match connection.peer {
+        Peer::Owner(uid) => format!("user {uid} on the control socket"),
+        Peer::Stranger(_) | Peer::Remote => "the control socket".to_owned(),
+    });
     let reply = tokio::select! {
         biased;
-        reply = connection.server.handle.ask(what) => reply,
+        reply = handle.ask(what) => reply,
         // The other future is dropped here, which tells the loop that the requester went away.
         () = connection.stream.gone() => {
             // Only a peer that closed one direction can read this.

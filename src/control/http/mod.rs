@@ -86,8 +86,8 @@ impl Server {
 /// The peer of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peer {
-    /// Root or the master's own user.
-    Owner,
+    /// Root or the master's own user; the user id.
+    Owner(u32),
     /// Another user on the control socket; `None` when the kernel does not tell the user id.
     Stranger(Option<u32>),
     /// A peer on `status.listen`, where no peer may change anything.
@@ -98,14 +98,14 @@ impl Peer {
     fn of(stream: &Stream, own_uid: Option<u32>) -> Peer {
         let (Stream::Unix(stream), Some(own_uid)) = (stream, own_uid) else { return Peer::Remote };
         match stream.peer_cred() {
-            Ok(peer) if peer.uid() == 0 || peer.uid() == own_uid => Peer::Owner,
+            Ok(peer) if peer.uid() == 0 || peer.uid() == own_uid => Peer::Owner(peer.uid()),
             Ok(peer) => Peer::Stranger(Some(peer.uid())),
             Err(_) => Peer::Stranger(None),
         }
     }
 
     fn may_change(self) -> bool {
-        self == Peer::Owner
+        matches!(self, Peer::Owner(_))
     }
 }
 

@@ -8,7 +8,6 @@ use hyper::body::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::Peer;
 use super::answer::{Answer, JSON, Reply, answer, error, message};
 use super::routes::Call;
 use crate::control::messages::SummaryMessage;
@@ -36,10 +35,19 @@ pub(super) async fn status(call: Call<'_>) -> Answer {
     }
 }
 
+/// `GET /history`: the committed releases that are kept, newest first.
+pub(super) async fn history(call: Call<'_>) -> Answer {
+    match timeout(TIMEOUT, call.connection.server.handle.history()).await {
+        Ok(Ok(releases)) => message(StatusCode::OK, &releases),
+        Ok(Err(closed)) => error(StatusCode::SERVICE_UNAVAILABLE, format!("{closed}")),
+        Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the master did not answer within 5 s"),
+    }
+}
+
 /// The document, and a place among the large answers, which must be held until the answer is sent.
 pub(super) async fn document(call: &Call<'_>) -> Result<(Arc<RenderedStatus>, OwnedSemaphorePermit), Answer> {
     let server = &call.connection.server;
-    let places = if call.connection.peer == Peer::Owner { &server.reserved_documents } else { &server.documents };
+    let places = if call.connection.peer.may_change() { &server.reserved_documents } else { &server.documents };
     let Ok(Ok(permit)) = timeout(TIMEOUT, Arc::clone(places).acquire_owned()).await else {
         return Err(error(StatusCode::SERVICE_UNAVAILABLE, "too many status documents are being read; try again"));
     };

@@ -45,8 +45,10 @@ const ROUTES: &[(&str, Does)] = &[
     ("/healthz", Does::Read(|call| Box::pin(reads::healthz(call)))),
     ("/readyz", Does::Read(|call| Box::pin(reads::readyz(call)))),
     ("/metrics", Does::Read(|call| Box::pin(metrics::metrics(call)))),
+    ("/history", Does::Read(|call| Box::pin(reads::history(call)))),
     ("/events", Does::Read(|call| Box::pin(events::events(call)))),
     ("/reload", Does::Change(|call| Box::pin(changes::reload(call)))),
+    ("/undo", Does::Change(|call| Box::pin(changes::undo(call)))),
     ("/probe", Does::Change(|call| Box::pin(changes::probe(call)))),
     ("/abort", Does::Change(|call| Box::pin(changes::abort(call)))),
     ("/scale", Does::Change(|call| Box::pin(changes::scale(call)))),
@@ -108,7 +110,7 @@ fn misdirected(connection: &Connection, head: &hyper::http::request::Parts) -> O
 /// The error for a peer that may not change the pool; `None` when it may.
 fn forbidden(peer: Peer) -> Option<String> {
     match peer {
-        Peer::Owner => None,
+        Peer::Owner(_) => None,
         Peer::Stranger(Some(uid)) => Some(format!(
             "user {uid} may read but not change; ask as root or as the user that the master runs as, or over D-Bus, \
              where polkit decides"

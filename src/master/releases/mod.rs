@@ -8,6 +8,7 @@
 //! | `probing` | the probed worker: its sockets, its request, its answer |
 //! | `release` | opens the program and the directory of a release |
 //! | `script` | starts of a script after its release was moved or changed |
+//! | `commits` | when each release was committed, and who asked for it |
 //! | `command` | runs checks and hooks |
 //! | `adapter` | what makes an unmodified server a worker (`worker.adapter`) |
 //! | `account` | the users as which workers, checks and hooks run |
@@ -19,6 +20,7 @@
 pub mod account;
 pub(in crate::master) mod adapter;
 pub(in crate::master) mod command;
+pub(in crate::master) mod commits;
 pub(in crate::master) mod expand;
 pub mod hooks;
 pub(in crate::master) mod memory;

@@ -3,22 +3,23 @@
 //!
 //! Law: a requester gets an answer even when the task cannot start or never ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Recycle;
 use crate::master::event_queue::EventQueue;
 use crate::master::log::Log;
 use crate::master::log::journal::{Level, Record};
+use crate::master::releases::commits::Commits;
 use crate::master::releases::hooks::{HOOK_TIMEOUT, Setting};
 use crate::master::releases::prepare::{self, InstanceContext, Living, Release, Source};
 use crate::master::releases::script;
 use crate::master::releases::warnings;
 use crate::master::task_result::{TaskResult, TaskResults};
 use crate::master::tasks::{Task, TaskId, Tasks};
-use crate::pool::{Event, GenerationId, Purpose, Reason};
+use crate::pool::{Committed, Event, GenerationId, Purpose, Reason};
 
 /// Time between two checks of a release for changed files.
 const LOOK: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ pub(in crate::master) struct ReleaseStore {
     shutdown_hook: Option<Task>,
     /// When a release was last checked for changed files.
     looked_for_changes: Option<Instant>,
+    commits: Commits,
     source: Source,
     context: InstanceContext,
     tasks: Tasks,
@@ -53,7 +55,8 @@ impl ReleaseStore {
     ) -> ReleaseStore {
         let releases = releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect();
         let (preparing, shutdown_hook, looked_for_changes) = (None, None, None);
-        ReleaseStore { releases, preparing, shutdown_hook, looked_for_changes, source, context, tasks, results, log }
+        let commits = Commits::default();
+        ReleaseStore { releases, preparing, shutdown_hook, looked_for_changes, commits, source, context, tasks, results, log }
     }
 
     /// The release of a generation.
@@ -69,6 +72,21 @@ impl ReleaseStore {
     /// Frees the release of a generation that has no worker left.
     pub fn remove(&mut self, number: GenerationId) {
         self.releases.remove(&number);
+    }
+
+    /// The commits of the releases that are kept.
+    pub fn commits(&self) -> &Commits {
+        &self.commits
+    }
+
+    /// Takes over the commits that an earlier program knew.
+    pub fn restore_commits(&mut self, commits: Commits) {
+        self.commits = commits;
+    }
+
+    /// Notes that a generation is committed now.
+    pub fn committed(&mut self, number: GenerationId, asked_by: Arc<str>, history: &VecDeque<Committed>) {
+        self.commits.note(number, asked_by, SystemTime::now(), history);
     }
 
     /// All releases.

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::config::Config;
+use crate::master::releases::commits::Commits;
 use crate::master::terminal::Terminal;
 use crate::pool::{GenerationId, Pool, Slot, WorkerId};
 use crate::status::scoreboard::Totals;
@@ -116,6 +117,8 @@ pub struct State {
     pub recycled: BTreeMap<String, u64>,
     /// When the present generation was committed.
     pub committed_at: Option<SystemTime>,
+    /// The commits of the releases that are kept.
+    pub commits: Commits,
     /// Totals of the workers that have ended.
     pub past: Totals,
     /// How the last reload ended.

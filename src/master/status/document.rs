@@ -15,6 +15,7 @@ use crate::master::releases::prepare::Release;
 use crate::master::status::StatusPublisher;
 use crate::master::status::accept_watch::Look;
 use crate::master::status::history::{LastReload, time};
+use crate::master::status::release_path::{PathLook, Paths};
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::told;
@@ -34,6 +35,9 @@ struct Facts {
     failures_by_cause: BTreeMap<String, u64>,
     recycled_by_reason: BTreeMap<String, u64>,
     committed_at: Option<SystemTime>,
+    releases: Vec<tree::Release>,
+    paths: Option<Paths>,
+    path_look: PathLook,
     limits: tree::Limits,
     workers: Vec<WorkerFacts>,
     /// Each listener with its queues; it has several where each slot has its own socket.
@@ -43,6 +47,21 @@ struct Facts {
     surveyor: Surveyor,
     /// Whether each ready worker accepts.
     accepting: BTreeMap<WorkerId, bool>,
+}
+
+/// What the loop's components know for a document.
+#[derive(Default)]
+pub(in crate::master) struct LoopFacts<'a> {
+    pub workers: Vec<WorkerFacts>,
+    /// Each listener with its queues; it has several where each slot has its own socket.
+    pub listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
+    /// The release of the present generation, and the paths from which a reload would read it.
+    pub release: Option<&'a Release>,
+    pub paths: Option<Paths>,
+    /// Whether the ready workers accept, where that is to be looked at.
+    pub look: Option<Look>,
+    /// The committed releases that are kept, newest first.
+    pub releases: Vec<tree::Release>,
 }
 
 impl StatusPublisher {
@@ -56,16 +75,10 @@ impl StatusPublisher {
         self.cache.next()
     }
 
-    /// Composes a document on another thread, and answers all requesters that wait for it. `release`: that of the present generation.
+    /// Composes a document on another thread, and answers all requesters that wait for it.
     /// `look`: whether the ready workers accept is looked at first.
-    pub(in crate::master) fn compose(
-        &self,
-        job: Job,
-        workers: Vec<WorkerFacts>,
-        listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
-        release: Option<&Release>,
-        look: Option<Look>,
-    ) {
+    pub(in crate::master) fn compose(&self, job: Job, facts: LoopFacts<'_>) {
+        let LoopFacts { workers, listeners, release, look, releases, paths } = facts;
         let facts = Facts {
             summary: self.summary.borrow().clone(),
             last_reload: self.history.last_reload().cloned(),
@@ -73,6 +86,9 @@ impl StatusPublisher {
             failures_by_cause: self.history.failures_by_cause().clone(),
             recycled_by_reason: self.history.recycled_by_reason().clone(),
             committed_at: self.history.committed_at(),
+            releases,
+            paths,
+            path_look: self.path_look.clone(),
             limits: release.map(|release| limits(&release.config)).unwrap_or_default(),
             workers,
             listeners,
@@ -99,6 +115,7 @@ impl StatusPublisher {
 /// Composes the document. In a small pool it also returns the marks of the pages from before they were read.
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
+    let Facts { releases, paths, path_look, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
@@ -147,6 +164,14 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         bytes_read: all.known_bytes_read(),
         bytes_written: all.known_bytes_written(),
         counters: all.counters,
+        release: releases.first().map(|first| tree::CurrentRelease {
+            generation: first.release,
+            program: first.program.clone(),
+            directory: first.directory.clone(),
+            committed_at: first.committed_at.clone(),
+            path_leads_elsewhere: paths.and_then(|paths| path_look.leads_elsewhere(paths)),
+        }),
+        releases,
         committed_at: committed_at.map(time),
         last_reload: last_reload.map(|last| tree::LastReload {
             generation: last.generation,

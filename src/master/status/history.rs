@@ -270,7 +270,7 @@ impl History {
 }
 
 /// The time by RFC 3339, in UTC, to the millisecond.
-pub(super) fn time(at: SystemTime) -> String {
+pub(in crate::master) fn time(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| "1970-01-01T00:00:00Z".to_owned(), |at| format!("{at:.3}"))
 }
 

@@ -9,6 +9,7 @@
 //! | `document` | composes the status document, on another thread |
 //! | `status_cache` | the status document, kept as long as it may be given again, and the requesters that wait for one |
 //! | `status_listener` | the socket of `status.listen` |
+//! | `release_path` | whether the configured paths still lead to the release that runs |
 //! | `reader_rules` | which readers see details |
 //! | `conditions` | parts of the configuration that a reload could not apply |
 //! | `accept_watch` | watches whether ready workers accept connections |
@@ -18,10 +19,11 @@ pub(in crate::master) mod accept_watch;
 mod conditions;
 pub(in crate::master) mod document;
 pub(in crate::master) mod hello;
-mod history;
+pub(in crate::master) mod history;
 mod pending_changes;
 pub(in crate::master) mod publish;
 pub(in crate::master) mod reader_rules;
+pub(in crate::master) mod release_path;
 pub(in crate::master) mod status_cache;
 pub(in crate::master) mod status_listener;
 pub(in crate::master) mod troubles;
@@ -36,6 +38,7 @@ use tokio::sync::watch;
 use self::conditions::Conditions;
 use self::history::History;
 use self::pending_changes::PendingChanges;
+use self::release_path::PathLook;
 use self::status_cache::StatusCache;
 use self::status_listener::{StatusChange, StatusListener};
 use self::troubles::Troubles;
@@ -94,6 +97,7 @@ pub(in crate::master) struct StatusPublisher {
     cache: StatusCache,
     /// Gives memory back to the kernel when the master is idle.
     idle_trim: IdleTrim,
+    path_look: PathLook,
     outputs: Outputs,
     log: Log,
     results: TaskResults,
@@ -122,6 +126,7 @@ impl StatusPublisher {
             listener,
             surveyor: Surveyor::keeps(Arc::new(Clocks)),
             cache: StatusCache::new(Arc::new(Clocks)),
+            path_look: PathLook::default(),
             outputs,
             log,
             results,

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::document::LoopFacts;
 use super::status_cache::Requester;
 use super::*;
 use crate::api;
@@ -82,10 +83,10 @@ async fn publisher_composes_one_document_for_all_requesters() {
     let job = status.ask(first).expect("a document is due");
     assert!(status.ask(second).is_none());
     status.publish(&pool, false);
-    status.compose(job, Vec::new(), Vec::new(), None, None);
+    status.compose(job, LoopFacts::default());
     assert_eq!(one.await.expect("a document").instance, "web");
     if let Some(job) = status.next_document() {
-        status.compose(job, Vec::new(), Vec::new(), None, None);
+        status.compose(job, LoopFacts::default());
     }
     assert!(other.await.is_ok() && status.deadline().is_some());
 }

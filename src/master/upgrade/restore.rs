@@ -185,6 +185,7 @@ impl Master {
             }
             self.events.push(Event::Exited { worker, how: ExitCause::Unknown, left: false });
         }
+        self.releases.restore_commits(std::mem::take(&mut state.commits));
         self.systemd.still_to_say(state.unsaid);
         if let Some(announce) = state.reload_asked {
             self.begin_reload(None, announce);

@@ -58,6 +58,7 @@ impl Master {
                 .iter()
                 .map(|(number, release)| (*number, save_release(*number, release, fds)))
                 .collect(),
+            commits: self.releases.commits().clone(),
             output: save_output(self.outputs.mode(), output, fds),
             log: state::Log {
                 level: self.log.journal().level().as_str().to_owned(),

@@ -470,7 +470,7 @@ impl World {
                 assert!(self.released.insert(*number), "generation {number} released twice");
                 assert!(self.processes.values().all(|process| process.generation != *number), "released in use");
             }
-            Action::ReloadStarted(number) => {
+            Action::ReloadStarted(number, _) => {
                 assert_eq!(self.begun.len(), self.finished.len(), "two reloads at once");
                 self.begun.push(*number);
             }

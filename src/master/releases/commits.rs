@@ -1,0 +1,99 @@
+//! When each committed release was committed, and who asked for it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::master::releases::prepare::Release;
+use crate::master::releases::preparing::ReleaseStore;
+use crate::master::status::history::time;
+use crate::master::status::release_path::Paths;
+use crate::pool::{Committed, GenerationId};
+use crate::status::tree;
+
+/// The commit of a generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// When.
+    pub at: SystemTime,
+    /// Who asked for it: `start`, `SIGHUP`, `user 0 on the control socket` …
+    pub asked_by: Arc<str>,
+}
+
+/// The commits of the generations whose releases are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Commits(BTreeMap<GenerationId, Commit>);
+
+impl Commits {
+    /// Notes the commit of a generation, and forgets those that are not in `history`.
+    pub fn note(&mut self, number: GenerationId, asked_by: Arc<str>, at: SystemTime, history: &VecDeque<Committed>) {
+        self.0.insert(number, Commit { at, asked_by });
+        self.0.retain(|known, _| history.iter().any(|committed| committed.generation == *known));
+    }
+
+    /// The commit of a generation.
+    pub fn get(&self, number: GenerationId) -> Option<&Commit> {
+        self.0.get(&number)
+    }
+}
+
+impl ReleaseStore {
+    /// The releases that are kept, as the status document shows them, newest first.
+    pub fn history(&self, history: &VecDeque<Committed>) -> Vec<tree::Release> {
+        history.iter().rev().map(|committed| self.entry(committed)).collect()
+    }
+
+    /// The paths from which a reload would read this release, and what they led to.
+    pub fn paths(&self, release: &Release) -> Paths {
+        let (program, identity) = (&release.plan.program, release.plan.program.identity());
+        Paths {
+            directory: release.config.worker.directory.clone().unwrap_or_else(|| self.source().directory.clone()),
+            pinned_directory: release.plan.directory_path(),
+            program: (program.path().to_owned(), identity.device, identity.inode),
+        }
+    }
+
+    fn entry(&self, committed: &Committed) -> tree::Release {
+        let (release, commit) = (self.get(committed.generation), self.commits().get(committed.generation));
+        tree::Release {
+            generation: committed.generation,
+            release: committed.release,
+            program: release.map(|release| shown_program(release)).unwrap_or_default(),
+            directory: release.map(|release| shown_directory(release)).unwrap_or_default(),
+            committed_at: commit.map(|commit| time(commit.at)),
+            asked_by: commit.map(|commit| commit.asked_by.to_string()),
+            ended: committed.ended.map(|ended| ended.as_str().to_owned()),
+        }
+    }
+}
+
+/// The path of a release's program.
+pub fn shown_program(release: &Release) -> String {
+    release.plan.program.path().display().to_string()
+}
+
+/// The path of a release's directory, symlinks resolved.
+pub fn shown_directory(release: &Release) -> String {
+    release.plan.directory_path().display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_of_kept_generations_are_known() {
+        let committed = |generation| Committed { generation, release: generation, ended: None };
+        let (mut commits, at) = (Commits::default(), SystemTime::UNIX_EPOCH);
+        commits.note(1, "start".into(), at, &VecDeque::from([committed(1)]));
+        commits.note(2, "SIGHUP".into(), at, &VecDeque::from([committed(1), committed(2)]));
+        assert_eq!(commits.get(1).map(|commit| &*commit.asked_by), Some("start"));
+        commits.note(3, "user 0".into(), at, &VecDeque::from([committed(2), committed(3)]));
+        assert_eq!((commits.get(1), commits.get(2).is_some()), (None, true));
+        let saved = serde_json::to_string(&commits).expect("plain data");
+        assert_eq!(serde_json::from_str::<Commits>(&saved).expect("what was just written"), commits);
+    }
+}

@@ -117,9 +117,9 @@ impl Outputs {
     }
 
     /// Wakes the relay for new and closed pipes; does nothing when there are none.
-    pub fn begin(&self) {
+    pub fn wake(&self) {
         if let Transport::Relay(relay) = &self.inner.transport {
-            relay.begin();
+            relay.wake();
         }
     }
 
@@ -137,7 +137,7 @@ impl Outputs {
     }
 
     /// Closes the output of a worker that has exited, once its tail is not needed any more. A pipe that other processes keep open
-    /// is read for some seconds more, then closed. The relay learns of it at [`Self::begin`], as for [`Self::open`].
+    /// is read for some seconds more, then closed. The relay learns of it at [`Self::wake`], as for [`Self::open`].
     pub fn close(&self, worker: u64) {
         match &self.inner.transport {
             Transport::Journal(streams) => streams.close(worker),

@@ -123,7 +123,7 @@ impl Master {
 
     /// Wakes the threads for which this turn has work: the log, the relay of the workers' output. Makes status pages for the next workers.
     pub(super) fn wake_threads(&mut self) {
-        self.outputs.begin();
+        self.outputs.wake();
         self.log.wake();
         let calm = self.pool.candidate().is_none() && self.pool.ready() >= self.pool.target();
         if calm && let Some(release) = self.releases.get(self.pool.generation()) {

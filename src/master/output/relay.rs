@@ -192,7 +192,7 @@ impl Relay {
     }
 
     /// Makes a worker's pipes; or returns the master's own stderr when the thread cannot be started. The relay reads the pipes
-    /// after [`Self::begin`].
+    /// after [`Self::wake`].
     pub fn open(&self, worker: u64, label: &str) -> io::Result<Streams> {
         if !self.run() {
             return inherited();
@@ -212,7 +212,7 @@ impl Relay {
     }
 
     /// Wakes the thread for the pipes that were opened.
-    pub fn begin(&self) {
+    pub fn wake(&self) {
         self.shared.wake();
     }
 

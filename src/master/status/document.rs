@@ -18,7 +18,7 @@ use crate::master::status::history::{LastReload, time};
 use crate::master::status::release_path::{PathLook, Paths};
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::task_result::TaskResult;
-use crate::master::workers::processes::told;
+use crate::master::workers::processes::figures;
 use crate::master::workers::views::WorkerFacts;
 use crate::pool::{Phase, WorkerId};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
@@ -140,7 +140,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
             }
             shown.totals
         });
-        let totals = told(page, &one.counters);
+        let totals = figures(page, &one.counters);
         all.add(&totals);
         told_by.push(Told { totals, unlisted, active });
     }

@@ -175,7 +175,7 @@ impl StatusPublisher {
         tokio::spawn(async move {
             let lines = outputs.tail(worker, pid, group, since).await;
             outputs.close(worker);
-            outputs.begin();
+            outputs.wake();
             let serving = tokio::task::spawn_blocking(move || scoreboard.map_or_else(Default::default, |board| board.serving()));
             let _ = results.send(TaskResult::Tail(worker, lines, serving.await.unwrap_or_default()));
         });

@@ -85,7 +85,7 @@ impl Process {
 
     /// The figures that the worker has reported so far.
     pub fn totals(&self) -> Totals {
-        told(self.scoreboard.as_deref().and_then(Scoreboard::totals), self.counters())
+        figures(self.scoreboard.as_deref().and_then(Scoreboard::totals), self.counters())
     }
 
     /// See [`More::former`].
@@ -115,22 +115,22 @@ impl Process {
 }
 
 /// The figures that a worker reported: those of its status page, else of its notifications; named counters of both.
-pub fn told(page: Option<Totals>, words: &BTreeMap<String, f64>) -> Totals {
-    let by_word = |name: &str| words.get(name).map(|value| plausible(*value as u64));
+pub fn figures(page: Option<Totals>, counters: &BTreeMap<String, f64>) -> Totals {
+    let counter = |name: &str| counters.get(name).map(|value| plausible(*value as u64));
     let mut totals = page.unwrap_or_else(|| Totals {
-        connections: by_word("connections").unwrap_or(0),
-        requests: by_word("requests").unwrap_or(0),
-        bytes_read: by_word("bytes_read").unwrap_or(0),
-        bytes_written: by_word("bytes_written").unwrap_or(0),
+        connections: counter("connections").unwrap_or(0),
+        requests: counter("requests").unwrap_or(0),
+        bytes_read: counter("bytes_read").unwrap_or(0),
+        bytes_written: counter("bytes_written").unwrap_or(0),
         counters: BTreeMap::new(),
         counted: Counted {
-            connections: by_word("connections").is_some(),
-            requests: by_word("requests").is_some(),
-            bytes_read: by_word("bytes_read").is_some(),
-            bytes_written: by_word("bytes_written").is_some(),
+            connections: counter("connections").is_some(),
+            requests: counter("requests").is_some(),
+            bytes_read: counter("bytes_read").is_some(),
+            bytes_written: counter("bytes_written").is_some(),
         },
     });
-    totals.counters.extend(words.iter().map(|(name, value)| (name.clone(), *value)));
+    totals.counters.extend(counters.iter().map(|(name, value)| (name.clone(), *value)));
     totals
 }
 

@@ -128,7 +128,7 @@ impl WorkerSet {
         if bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) && self.restore_directory().is_ok() {
             bound = NotifySocket::bind(path, owner);
         }
-        bound.map_err(|error| format!("notify socket {}: {}", path.display(), told(&error)))
+        bound.map_err(|error| format!("notify socket {}: {}", path.display(), text_of(&error)))
     }
 
     fn try_spawn(
@@ -141,7 +141,7 @@ impl WorkerSet {
     ) -> Result<u32, String> {
         let Start { slot, generation, release, sockets: listeners, environment } = start;
         let (slot, generation) = (*slot, *generation);
-        let mut streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", told(&error)))?;
+        let mut streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", text_of(&error)))?;
         let group = self.group(worker, slot, generation, release);
         let scoreboard = self
             .pages
@@ -187,7 +187,7 @@ impl WorkerSet {
             }
             ungrouped = true;
         }
-        let child = made.map_err(|error| format!("fork: {}", told(&error)))?;
+        let child = made.map_err(|error| format!("fork: {}", text_of(&error)))?;
         let watch = |poll: &crate::sys::poll::Poll| {
             poll.add(&child.pidfd, Token::Exit(worker).to_u64())?;
             poll.add(&notify, Token::Notify(worker).to_u64())
@@ -248,6 +248,6 @@ pub(in crate::master) fn limits(release: &Release) -> Limits {
 }
 
 /// The text of an error as in `failures[].how`, without the error number.
-fn told(error: &std::io::Error) -> String {
+fn text_of(error: &std::io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), describe)
 }

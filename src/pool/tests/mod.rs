@@ -10,7 +10,7 @@ mod world;
 
 use std::time::Duration;
 
-use super::{Readiness, Restart, Settings, Surge};
+use super::{Action, Event, ExitCause, Notification, Pool, Readiness, Restart, Settings, Surge, Time};
 
 /// A duration in milliseconds.
 fn ms(amount: u64) -> Duration {
@@ -35,4 +35,21 @@ fn settings(count: u32) -> Settings {
         probe: false,
         keep: 3,
     }
+}
+
+#[test]
+fn start_comes_before_the_records_of_its_step() {
+    let mut pool = Pool::new(Time::since_boot(ms(0)), 1);
+    let mut step = |at, event| {
+        let mut actions = Vec::new();
+        pool.step(Time::since_boot(ms(at)), event, &mut actions);
+        actions
+    };
+    step(0, Event::Start(settings(1)));
+    step(1, Event::Spawned(1, 100));
+    step(2, Event::Notification(1, Notification::Ready));
+    let actions = step(3, Event::Exited { worker: 1, how: ExitCause::Exit(1), left: false });
+    let place = |wanted: fn(&Action) -> bool| actions.iter().position(wanted);
+    assert_eq!(place(|action| matches!(action, Action::Spawn { worker: 2, .. })), Some(0), "{actions:?}");
+    assert!(place(|action| matches!(action, Action::Ended(_))) < place(|action| *action == Action::Forget(1)), "{actions:?}");
 }

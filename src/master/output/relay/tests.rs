@@ -20,7 +20,7 @@ fn relay(grace: Duration) -> (Relay, BufReader<File>, BufReader<File>) {
 
 fn start(relay: &Relay, worker: u64, script: &str) -> Child {
     let streams = relay.open(worker, "web/3").expect("streams");
-    relay.begin();
+    relay.wake();
     assert_eq!(streams.journal_stream, None);
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdin(Stdio::null()).stdout(streams.stdout).stderr(streams.stderr);
@@ -103,11 +103,11 @@ async fn a_pipe_that_a_grandchild_keeps_is_closed_after_a_while() {
     let streams = relay.open(1, "web/0").expect("streams");
     let kept = streams.stdout.try_clone().expect("a descriptor");
     drop(streams);
-    relay.begin();
+    relay.wake();
     rustix::io::write(&kept, b"from the grandchild\n").expect("room");
     assert_eq!(line(&mut out), "from the grandchild\n");
     relay.close(1);
-    relay.begin();
+    relay.wake();
     // The writer gets POLLERR once the pipe has no reader any more.
     let mut fds = [PollFd::new(&kept, PollFlags::empty())];
     assert_eq!(poll(&mut fds, Some(&Timespec { tv_sec: 30, tv_nsec: 0 })).expect("poll"), 1, "it is never closed");
@@ -121,7 +121,7 @@ async fn what_a_grandchild_says_soon_after_is_still_passed_on() {
     let kept = streams.stdout.try_clone().expect("a descriptor");
     drop(streams);
     relay.close(1);
-    relay.begin();
+    relay.wake();
     rustix::io::write(&kept, b"late\n").expect("room");
     assert_eq!(line(&mut out), "late\n");
     assert_eq!(relay.tail(1).await.lines(), Vec::<String>::new(), "but kept for nobody");

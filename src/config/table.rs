@@ -241,6 +241,10 @@ tables! {
         /// live at once, `surge` says. A new worker counts as much as a present one has on average: anonymous memory and
         /// its share of shared memory, without mapped files.
         memory: MemoryCheck as MemoryCheck, default r#""warn""#, flag("reload-memory");
+        /// A command, run as hooks are, after a reload that was not committed; its standard input is the outcome as JSON.
+        /// `generation`, `result`, `reason`, `detail`, `output`, and `serving`: the generation and the directory that serve. A script can put
+        /// its symlink back with that. When it fails, that is logged.
+        on_rollback: Option<Vec<String>> as Argv, none "none", example r#"["/usr/local/bin/put-the-symlink-back"]"#;
         /// Committed releases that stay pinned for `ratoon undo`, the one that serves included.
         keep: u32 as Kept, default "3", flag("keep N");
         /// What one worker of the new release must answer before its generation starts: `"GET /path"` or `"connect"`.

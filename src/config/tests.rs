@@ -74,6 +74,7 @@ probation = "5s"
 check = ["web", "--check"]
 memory = "refuse"
 keep = 5
+on_rollback = ["/usr/local/bin/back"]
 probe = "GET /up"
 probe_status = 204
 probe_timeout = "3s"
@@ -137,6 +138,7 @@ hosts = ["Status.Example.org.", "b"]
             check: Some(words(&["web", "--check"])),
             memory: MemoryCheck::Refuse,
             keep: 5,
+            on_rollback: Some(words(&["/usr/local/bin/back"])),
             probe: Some(Probe::Get("/up".to_owned())),
             probe_status: StatusRange(204..=204),
             probe_timeout: Duration::from_secs(3),

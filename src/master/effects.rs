@@ -184,6 +184,9 @@ impl Master {
                 self.listeners.committed(release);
             }
         }
+        if outcome != Outcome::Committed {
+            self.releases.run_on_rollback(number, outcome, &reason, self.pool.generation());
+        }
         self.status.reload_finished(number, outcome, reason, self.now);
         self.systemd.reloaded(self.now);
     }

@@ -3,7 +3,8 @@
 //! Law: never on the loop; limited in time and in output; no process of the command is left behind.
 
 use std::fmt;
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::master::output::Tail;
 use crate::master::releases::account::{Account, VARIABLES};
@@ -101,7 +103,7 @@ impl fmt::Display for CommandOutput<'_> {
     }
 }
 
-/// Runs a command to its end in the pinned directory, as this account.
+/// Runs a command to its end in the pinned directory, as this account. It reads `input` from standard input, or nothing.
 ///
 /// # Errors
 /// The program was not found, exited with a status other than 0, or took too long; the error has its output.
@@ -110,6 +112,7 @@ pub fn run(
     pinned: &Pinned,
     account: &Account,
     env: &[(String, String)],
+    input: Option<&str>,
     limit: Duration,
     cancel: &Cancel,
 ) -> Result<(), Failure> {
@@ -117,7 +120,10 @@ pub fn run(
         return Err(Failure::Cancelled);
     }
     let mut command = Command::new(pinned.program.path());
-    command.args(&argv[1..]).current_dir(&pinned.directory_path).stdin(Stdio::null());
+    command.args(&argv[1..]).current_dir(&pinned.directory_path).stdin(match input {
+        Some(input) => readable(input).map_err(|error| Failure::Start(error.to_string()))?,
+        None => Stdio::null(),
+    });
     for name in VARIABLES.into_iter().filter(|name| account.hides(name)) {
         command.env_remove(name);
     }
@@ -126,6 +132,14 @@ pub fn run(
         become_user(&mut command, identity);
     }
     finish(command, env, limit, cancel).map(drop)
+}
+
+/// A file in memory with this text, to be read from its beginning.
+fn readable(text: &str) -> std::io::Result<Stdio> {
+    let mut file = File::from(memfd_create("ratoon-input", MemfdFlags::CLOEXEC)?);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 /// Runs a command, whose stdin is set, to its end, and returns its output.

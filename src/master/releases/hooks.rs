@@ -42,11 +42,19 @@ impl Setting<'_> {
     /// # Errors
     /// A reason that begins with the key: the program is missing, is refused, or has failed.
     pub fn hook(&self, key: &str, argv: &[String], job: &Job) -> Result<(), Reason> {
+        self.hook_with(key, argv, None, job)
+    }
+
+    /// Runs a hook that reads `input` from standard input.
+    ///
+    /// # Errors
+    /// As [`Setting::hook`].
+    pub fn hook_with(&self, key: &str, argv: &[String], input: Option<&str>, job: &Job) -> Result<(), Reason> {
         job.reading(format_args!("the program of {key} {:?}", program(argv)));
         let account = Account::of_hooks(self.config)?;
         let pinned = self.pin(key, argv)?;
         self.check_trust(key, &pinned, &account)?;
-        self.run(key, argv, &pinned, &account, job)
+        self.run(key, argv, &pinned, &account, input, job)
     }
 
     /// Runs `reload.check` to its end, as the worker's user.
@@ -56,7 +64,7 @@ impl Setting<'_> {
     pub fn check(&self, argv: &[String], account: &Account, job: &Job) -> Result<(), Reason> {
         job.reading(format_args!("the program of reload.check {:?}", program(argv)));
         let pinned = self.pin("reload.check", argv)?;
-        self.run("reload.check", argv, &pinned, account, job)
+        self.run("reload.check", argv, &pinned, account, None, job)
     }
 
     /// Why `hooks.before_shutdown` would be refused. Reported in time, while the administrator can still correct it.
@@ -76,7 +84,11 @@ impl Setting<'_> {
             Err(why) => return vec![why],
         };
         let hooks = &self.config.hooks;
-        let hooks = [("hooks.before_reload", &hooks.before_reload), ("hooks.before_shutdown", &hooks.before_shutdown)];
+        let hooks = [
+            ("hooks.before_reload", &hooks.before_reload),
+            ("hooks.before_shutdown", &hooks.before_shutdown),
+            ("reload.on_rollback", &self.config.reload.on_rollback),
+        ];
         let hooks = hooks.into_iter().filter_map(|(key, argv)| Some((key, argv.as_deref()?)));
         let hook = |(key, argv): (&str, &[String])| {
             let pinned = self.pin(key, argv)?;
@@ -130,11 +142,19 @@ impl Setting<'_> {
         Ok(())
     }
 
-    fn run(&self, key: &str, argv: &[String], pinned: &Pinned, account: &Account, job: &Job) -> Result<(), Reason> {
+    fn run(
+        &self,
+        key: &str,
+        argv: &[String],
+        pinned: &Pinned,
+        account: &Account,
+        input: Option<&str>,
+        job: &Job,
+    ) -> Result<(), Reason> {
         let what = format!("{key} {:?}", program(argv));
         job.running(&what, HOOK_TIMEOUT);
         let by = if account.identity().is_some() { format!(" as {}", account.shown()) } else { String::new() };
-        command::run(argv, pinned, account, self.variables, HOOK_TIMEOUT, &job.cancel)
+        command::run(argv, pinned, account, self.variables, input, HOOK_TIMEOUT, &job.cancel)
             .map_err(|failure| failure.reason(&(what + &by)))
     }
 }

@@ -7,6 +7,7 @@
 //! | `probe` | the private sockets and the request of `reload.probe` |
 //! | `probing` | the probed worker: its sockets, its request, its answer |
 //! | `release` | opens the program and the directory of a release |
+//! | `rollback_hook` | `reload.on_rollback` |
 //! | `script` | starts of a script after its release was moved or changed |
 //! | `commits` | when each release was committed, and who asked for it |
 //! | `command` | runs checks and hooks |
@@ -29,5 +30,6 @@ pub(in crate::master) mod preparing;
 pub(in crate::master) mod probe;
 pub(in crate::master) mod probing;
 pub mod release;
+pub(in crate::master) mod rollback_hook;
 pub(in crate::master) mod script;
 pub(in crate::master) mod warnings;

@@ -18,7 +18,7 @@ use crate::master::releases::prepare::{self, InstanceContext, Living, Release, S
 use crate::master::releases::script;
 use crate::master::releases::warnings;
 use crate::master::task_result::{TaskResult, TaskResults};
-use crate::master::tasks::{Task, TaskId, Tasks};
+use crate::master::tasks::{Job, Task, TaskId, Tasks};
 use crate::pool::{Committed, Event, GenerationId, Purpose, Reason};
 
 /// Time between two checks of a release for changed files.
@@ -204,6 +204,23 @@ impl ReleaseStore {
                 None
             }
         }
+    }
+
+    /// The log of the instance.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Starts a task beside the generation `serving`; see [`Task`].
+    ///
+    /// # Errors
+    /// As [`Tasks::start`].
+    pub fn start_task(
+        &mut self,
+        serving: GenerationId,
+        body: impl FnOnce(TaskId, &Job) + Send + 'static,
+    ) -> Result<Task, String> {
+        self.tasks.start(self.step_limit(serving), body)
     }
 
     /// Whether `hooks.before_shutdown` runs.

@@ -172,6 +172,14 @@ pub fn case(key: &str) -> Option<Case> {
             let case = case.script("exec /usr/bin/python3 -c 'import time; kept = bytes(16 << 20); time.sleep(1000)'");
             Case { also: vec![("worker.count", "10000")], ..case }
         }
+        "reload.on_rollback" => Case::to("['touch', 'PLACE/told']", |master, _| {
+            master.place.write("broken", "");
+            assert_eq!(master.verb(&["reload"]).code, Some(1));
+            let told = || master.place.path("told").exists().then_some(true);
+            eventually("the command has run", told, || master.log())
+        })
+        .with(&[("reload.check", "['test', '!', '-e', 'PLACE/broken']")])
+        .acts(),
         "reload.keep" => Case::to("1", |master, _| {
             // Each kept release has its directory open.
             let kept = || {

@@ -44,7 +44,7 @@ const QUICK: &str = "[restart]\nlimit = 1000\ninitial = '50ms'\nmax = '200ms'";
 
 #[test]
 fn without_a_descriptor_it_waits_and_recovers() {
-    let master = Place::new().pool("count = 2", QUICK).start();
+    let master = Place::new().pool("count = 2", &format!("{QUICK}\n[reload]\nkeep = 1")).start();
     let before = meter::descriptors(master.pid);
     // Whoever has a connection already can still ask.
     limit(master.pid, "nofile", Some(16));

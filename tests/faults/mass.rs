@@ -51,7 +51,7 @@ fn a_thousand_workers_die_in_one_instant_and_the_end_is_quick() {
 
 #[test]
 fn a_thousand_hangups_are_few_reloads() {
-    let master = Place::new().pool("count = 1", "").start();
+    let master = Place::new().pool("count = 1", "[reload]\nkeep = 1").start();
     let (descriptors, memory) = (meter::descriptors(master.pid), meter::memory(master.pid));
     for _ in 0..1000 {
         master.signal(Signal::HUP);

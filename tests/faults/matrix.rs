@@ -83,8 +83,9 @@ fn cell(fault: &Fault, phase: Phase, then: Then) {
     };
     place.write(closed, "");
     let worker = "count = 2\nstart_timeout = '1h'\nwatchdog = '1s'\nstop_timeout = '5s'";
-    let restart = "[restart]\nlimit = 1000\nmax = '200ms'";
-    let probation = if phase == Phase::Probation { "[reload]\nprobation = '1h'" } else { "" };
+    // Releases before the one that serves are not kept: their descriptors would count below.
+    let restart = "[restart]\nlimit = 1000\nmax = '200ms'\n[reload]\nkeep = 1";
+    let probation = if phase == Phase::Probation { "probation = '1h'" } else { "" };
     let master = place.pool(worker, &format!("{restart}\n{probation}")).launch();
     master.wait("it serves", |status| status["workers_ready"].as_u64() >= Some(if phase == Phase::Starting { 1 } else { 2 }));
     // What the reloads read that come later.

@@ -50,7 +50,8 @@ fn wait_until_stored(master: &Master, more: &[&str]) {
 /// A systemd that is busy takes some ten messages; the rest waits in the master, and must not be lost over the exec.
 #[test]
 fn store_is_complete_after_an_upgrade_beside_a_busy_systemd() {
-    let master = Place::new().pool("count = 8", "").environment("RATOON_SURVIVE", "1").deaf_systemd().start();
+    let pool = Place::new().pool("count = 8", "[reload]\nkeep = 1");
+    let master = pool.environment("RATOON_SURVIVE", "1").deaf_systemd().start();
     master.ok(&["reload"]);
     master.wait_until_calm();
     for _ in 0..2 {

@@ -11,6 +11,7 @@ mod history;
 mod init;
 mod leftovers;
 mod list;
+mod logs;
 mod probe;
 mod progress;
 mod recycle;
@@ -86,6 +87,9 @@ enum Verb {
     /// Show the instances of this machine
     #[command(after_help = "Exit status: 0.")]
     List(list::Options),
+    /// Show the lines of the master and of its workers in the journal, apart
+    #[command(after_help = "Exit status: 0, 1 journalctl failed, 2 could not ask.")]
+    Logs(logs::Options),
     /// Change the number of workers
     #[command(after_help = "The number is kept over reloads until worker.count changes in the configuration.\n\
      Exit status: 0 done, 1 refused, 2 could not ask.")]
@@ -151,6 +155,7 @@ pub fn main() -> ExitCode {
         Verb::Abort(options) => ask(abort::run(options)),
         Verb::Status(options) => ask(status::run(options)),
         Verb::List(options) => ask(list::run(options)),
+        Verb::Logs(options) => ask(logs::run(options)),
         Verb::Scale(options) => ask(scale::run(options)),
         Verb::Recycle(options) => ask(recycle::run(options)),
         Verb::Upgrade(options) => ask(upgrade::run(options)),

@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("a_master_that_dies_comes_back", a_master_that_dies_comes_back),
     ("it_needs_no_root", it_needs_no_root),
     ("the_journal_tells_it_all", the_journal_tells_it_all),
+    ("undo_brings_the_old_release_back", undo_brings_the_old_release_back),
     ("fifty_reloads_under_load", fifty_reloads_under_load),
 ];
 
@@ -242,6 +243,33 @@ fn the_journal_tells_it_all(c: &Container) {
     });
     assert_eq!(rolled_back["RATOON_INSTANCE"], "logged", "{rolled_back:#}");
     assert!(rolled_back["RATOON_GENERATION"].is_string() && rolled_back["MESSAGE_ID"].is_string(), "{rolled_back:#}");
+    // The same by a verb, the master and the workers apart.
+    let logs = c.ok(&["ratoon", "logs", "logged"]);
+    let (master, workers) = logs.split_once("workers:").expect("two parts");
+    assert!(master.contains("exit 3") && !master.contains("I am the worker"), "{logs}");
+    assert!(workers.contains("I am the worker"), "{logs}");
+    assert!(c.ok(&["ratoon", "logs", "logged", "0"]).contains("it is bad"));
+}
+
+/// An undo brings the old release back under systemd, which stays active.
+fn undo_brings_the_old_release_back(c: &Container) {
+    let web = Instance::new(c, "undone", 2);
+    web.start();
+    let before = web.settled()["release"]["directory"].clone();
+    web.release("next", Some("cp /opt/ratoon/hello worker"));
+    web.point_to("next");
+    assert!(web.reload().status.success());
+    let after = web.settled();
+    assert_ne!(after["release"]["directory"], before, "{after:#}");
+    let said = c.ok(&["ratoon", "undo", "undone", "--wait", "drained"]);
+    assert!(said.contains("generation 3 (release of generation 1) is serving: 2/2 ready"), "{said}");
+    let back = web.settled();
+    assert_eq!(back["release"]["directory"], before, "{back:#}");
+    assert!(web.property("StatusText").starts_with("generation 3 (release of generation 1): 2/2 ready"));
+    assert_eq!(web.property("ActiveState"), "active");
+    // The next reload reads the disk again.
+    assert!(web.reload().status.success());
+    assert_eq!(web.settled()["release"]["directory"], after["release"]["directory"]);
 }
 
 /// 50 reloads, 20 of them failing, each of the four ways five times, under 16 clients and at least 200,000 requests.

@@ -33,6 +33,8 @@ pub enum Request {
     Probe,
     /// Roll back the reload that is under way.
     Abort,
+    /// End the step of the canary that waits.
+    Promote,
     /// Set the number of workers.
     Scale(u32),
     /// Replace this worker, or all, within the generation.

@@ -14,6 +14,7 @@ mod list;
 mod logs;
 mod probe;
 mod progress;
+mod promote;
 mod recycle;
 mod reload;
 mod run;
@@ -81,6 +82,9 @@ enum Verb {
     /// Roll back the reload that is under way
     #[command(after_help = "Exit status: 0 rolled back, 1 no reload was under way, 2 could not ask.")]
     Abort(abort::Options),
+    /// End the step of the canary that waits, so that the reload goes on
+    #[command(after_help = "Exit status: 0 it goes on, 1 no canary waits, 2 could not ask.")]
+    Promote(promote::Options),
     /// Show the pool and its workers
     #[command(after_help = "Exit status: 0 a worker is ready, 1 none is, 2 could not ask.")]
     Status(status::Options),
@@ -153,6 +157,7 @@ pub fn main() -> ExitCode {
         Verb::Undo(options) => ask(undo::run(options)),
         Verb::History(options) => ask(history::run(options)),
         Verb::Abort(options) => ask(abort::run(options)),
+        Verb::Promote(options) => ask(promote::run(options)),
         Verb::Status(options) => ask(status::run(options)),
         Verb::List(options) => ask(list::run(options)),
         Verb::Logs(options) => ask(logs::run(options)),

@@ -1,7 +1,7 @@
 //! Values that are valid alone and contradict each other.
 
 use super::Ready;
-use super::types::Config;
+use super::types::{Config, Surge};
 
 /// One contradiction: the keys that make it, the most telling first, and the error message.
 pub(super) struct Contradiction {
@@ -54,5 +54,23 @@ pub(super) fn find(config: &Config) -> Vec<Contradiction> {
             ),
         });
     }
+    if let Some(pair) = config.reload.steps.windows(2).find(|pair| shrinks(pair[0], pair[1])) {
+        found.push(Contradiction {
+            keys: &["reload.steps"],
+            message: format!(
+                "a step of reload.steps ({}) has no more workers than the one before ({}); write them in rising order",
+                pair[1], pair[0]
+            ),
+        });
+    }
     found
+}
+
+/// Whether a step cannot have more workers than the one before. A share and a number cannot be compared.
+fn shrinks(before: Surge, step: Surge) -> bool {
+    match (before, step) {
+        (Surge::Percent(before), Surge::Percent(step)) | (Surge::Count(before), Surge::Count(step)) => step <= before,
+        (Surge::Percent(before), Surge::Count(_)) => before == 100,
+        (Surge::Count(_), Surge::Percent(_)) => false,
+    }
 }

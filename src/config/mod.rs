@@ -12,6 +12,7 @@
 //! | `keys.rs` | look-up in the table, and the key that an unknown one probably means |
 //! | `schema.rs` | JSON Schema of the file |
 //! | `values.rs`, `words.rs`, `lists.rs`, `units.rs` | the forms of a single value, in the file and on the command line |
+//! | `canary.rs` | the values of `reload.steps`, `reload.step_time` and `reload.judge` |
 //! | `probe.rs` | the values of `reload.probe*` |
 //! | `contradictions.rs` | values that are valid alone and contradict each other |
 //! | `flags.rs` | the same keys as flags |
@@ -22,6 +23,7 @@
 
 use std::path::Path;
 
+mod canary;
 mod contradictions;
 mod environment;
 mod error;

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::canary::{Ratio, Step, StepTime};
 use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
 use super::probe::{Probe, StatusRange};
 use super::row::{tables, words};
@@ -260,6 +261,29 @@ tables! {
         probe_timeout: Duration as Time, default r#""10s""#, flag("probe-timeout TIME");
         /// The header `Host` of the request.
         probe_host: String as HostName, default r#""localhost""#, flag("probe-host NAME");
+        /// The canary: how many workers of a new generation run beside the whole old one in each step, as a number or a share.
+        /// No old worker is touched before the last step. Each step begins when its workers are ready. What fails meanwhile
+        /// rolls the reload back. A step with all workers commits; without one, the rest follows the last step. `ratoon undo`
+        /// has no canary.
+        steps: Vec<Surge> as OneOrMore<Step>, none "none", example r#"["1", "25%", "100%"]"#, flag("step|steps N|N%", Step => steps);
+        /// How long each step waits, or `"manual"`: until `ratoon promote`.
+        step_time: Option<Duration> as StepTime, default r#""30s""#, flag("step-time TIME|manual");
+        /// How long a step with `step_time = "manual"` waits; then the reload is rolled back.
+        promote_timeout: Duration as Time, default r#""1h""#, flag("promote-timeout TIME");
+    }
+    with {
+        /// `[reload.judge]`
+        judge: Judge;
+    }
+
+    /// When a canary fails: its requests against those of the old generation over the same time.
+    /// Failed requests are the counters `responses_5xx` and `errors`, which the worker libraries count by themselves;
+    /// others send them with `X_RATOON_COUNTERS=`. Workers that tell neither are not judged.
+    "reload.judge" => Judge at reload.judge {
+        /// By how much the ratio of failed requests may be larger. The lower bound of the difference, at 99 %, counts.
+        error_ratio: u32 as Ratio, default r#""1%""#, flag("judge-error-ratio N%");
+        /// Requests that the new workers must have had in a step; with fewer there is no verdict, which the log says.
+        min_requests: u64 as Requests, default "50", flag("judge-min-requests N");
     }
 
     /// Commands, run by the master in `worker.directory`; programs are looked up as for `worker.command`.

@@ -79,6 +79,10 @@ probe = "GET /up"
 probe_status = 204
 probe_timeout = "3s"
 probe_host = "Example.org"
+steps = ["1", 3, "25%"]
+step_time = "manual"
+promote_timeout = "2h"
+judge = { error_ratio = "0.5%", min_requests = 100 }
 
 [hooks]
 before_reload = ["/usr/local/bin/warm"]
@@ -143,6 +147,10 @@ hosts = ["Status.Example.org.", "b"]
             probe_status: StatusRange(204..=204),
             probe_timeout: Duration::from_secs(3),
             probe_host: "example.org".to_owned(),
+            steps: vec![Surge::Count(1), Surge::Count(3), Surge::Percent(25)],
+            step_time: None,
+            promote_timeout: Duration::from_secs(7200),
+            judge: Judge { error_ratio: 5_000, min_requests: 100 },
         },
         hooks: Hooks {
             before_reload: Some(words(&["/usr/local/bin/warm"])),

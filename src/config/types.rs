@@ -67,8 +67,17 @@ impl Default for Details {
 impl Serialize for Surge {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Surge::Percent(percent) => serializer.collect_str(&format_args!("{percent}%")),
+            Surge::Percent(_) => serializer.collect_str(self),
             Surge::Count(count) => serializer.serialize_u32(*count),
+        }
+    }
+}
+
+impl std::fmt::Display for Surge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Surge::Percent(percent) => write!(f, "{percent}%"),
+            Surge::Count(count) => write!(f, "{count}"),
         }
     }
 }

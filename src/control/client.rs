@@ -258,6 +258,14 @@ impl Client {
         self.change("/abort").await
     }
 
+    /// Ends the step of the canary that waits.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn promote(&self) -> Result<ChangeMessage, Error> {
+        self.change("/promote").await
+    }
+
     /// Sets the number of workers.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use crate::api::{self, Summary};
 use crate::control::http::ConnectionRegistry;
 use crate::master::Master;
+use crate::master::comparison::Comparer;
 use crate::master::event_queue::EventQueue;
 use crate::master::listeners::ListenerSet;
 use crate::master::log::Log;
@@ -136,6 +137,7 @@ impl Master {
             outputs,
             log,
             systemd,
+            comparer: Comparer::default(),
             recycler: Recycler::new(now, results.clone()),
             accept_watch: AcceptWatch::new(now, results.clone()),
             results,

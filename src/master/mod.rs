@@ -28,6 +28,7 @@
 //! | `tasks` | work on other threads that may block for ever, with deadlines |
 //! | `sources` | what wakes the loop: descriptors, requests, results, the time |
 //! | `recycle` | workers that have reached a memory size or a number of requests |
+//! | `comparison` | figures of the old and the new generation during a canary |
 //! | `absence` | times in which the loop did not run; they move every deadline |
 //! | `pool_clock` | converts between instants and the pool's time |
 //! | `idle_trim` | gives memory back to the kernel when the master is idle |
@@ -36,6 +37,7 @@
 mod absence;
 mod assemble;
 mod bootstrap;
+mod comparison;
 mod effects;
 mod event_queue;
 mod fronts;
@@ -69,6 +71,7 @@ pub use upgrade::check::{VERB as UPGRADE_CHECK, answer as upgrade_check};
 
 use std::time::Instant;
 
+use self::comparison::Comparer;
 use self::event_queue::EventQueue;
 use self::listeners::ListenerSet;
 use self::log::Log;
@@ -128,6 +131,7 @@ struct Master {
     requests: RequestTable,
     recycler: Recycler,
     accept_watch: AcceptWatch,
+    comparer: Comparer,
     /// Workers of an earlier program of which nothing else is known.
     orphans: Orphans,
     upgrader: Upgrader,

@@ -65,6 +65,7 @@ impl Master {
             Request::Reload => self.begin_reload(requester, announce),
             Request::Undo(wanted) => self.events.push(Event::Undo(wanted, requester)),
             Request::Probe => self.events.push(Event::Probe(requester)),
+            Request::Promote => self.events.push(Event::Promote(requester)),
             Request::Abort => self.events.push(Event::Abort(requester)),
             Request::Scale(count) if count > crate::config::COUNT_MAX => {
                 self.refuse(
@@ -82,6 +83,9 @@ impl Master {
     fn upgrade(&mut self, requester: Option<RequesterId>) {
         if self.is_ending() {
             return self.refuse(requester, "the instance is stopping".to_owned());
+        }
+        if let Some(why) = self.canary_refuses_upgrade() {
+            return self.refuse(requester, why);
         }
         self.upgrader.request(requester);
     }

@@ -27,6 +27,7 @@ impl Master {
             self.workers.deadline(),
             self.recycler.deadline(self.releases.recycle_limits(self.pool.generation())),
             self.accept_deadline(),
+            self.comparer.deadline(self.pool.compares(), self.now),
             self.upgrader.deadline(self.now),
             self.releases.deadline(),
             self.orphans.deadline(),
@@ -80,6 +81,8 @@ impl Master {
         let candidates = || self.workers.recycle_candidates(&self.pool);
         self.recycler.on_deadline(self.now, limits, candidates, &mut self.events);
         self.look_at_accepting();
+        let readings = || self.workers.readings();
+        self.comparer.on_deadline(self.now, self.pool.compares(), readings, &mut self.events);
         self.look_at_orphans();
         self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
         self.workers.warn_of_unanswered();

@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod canary;
 mod ending;
 mod exit_cause;
 mod first_start;
@@ -33,6 +34,7 @@ mod snapshot;
 mod tests;
 mod time;
 mod timers;
+mod verdict;
 mod vocabulary;
 mod worker;
 
@@ -41,6 +43,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use canary::{CanaryView, Sides, Steps};
 pub use exit_cause::{ExitCause, Span};
 pub use history::{Committed, Succession};
 pub use readiness::UNPROVEN_PROBATION;
@@ -48,6 +51,7 @@ pub use reason::{Cause, Reason};
 pub use report::{PoolState, workers};
 pub use settings::{Accepting, Readiness, Restart, Settings, Surge};
 pub use time::Time;
+pub use verdict::{Comparison, Figures, Limits};
 pub use vocabulary::{
     Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Purpose, RecycleReason, RequesterId, Slot,
     WorkerId,
@@ -173,6 +177,8 @@ impl Pool {
             Event::Probed(id, result) => self.probed(id, result),
             Event::Prepared(number, settings) => self.prepared(number, settings),
             Event::Refused(number, reason) => self.refused(number, reason),
+            Event::Promote(requester) => self.promote(requester),
+            Event::Compared(number, figures) => self.compared(number, figures),
             Event::Abort(requester) => self.abort(requester),
             Event::RequesterGone(requester) => self.reload_requester_gone(requester),
             Event::Scale(count, requester) => self.scale(count, requester),
@@ -280,6 +286,7 @@ impl Pool {
                 Key::KillOrphaned(id) => self.kill_orphaned(id),
                 Key::Restart(generation, slot) => self.restart_due(generation, slot),
                 Key::Probation => self.probation_over(),
+                Key::Step => self.step_over(),
                 Key::ProbeAgain => self.probe_again(),
                 Key::GiveUp => self.give_up(),
                 // `after_step` calls `recover` after every step.

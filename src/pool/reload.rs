@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
+use super::canary::Canary;
 use super::generation::{Generation, Role};
 use super::reason::Reason;
 use super::requesters::Requesters;
@@ -25,6 +26,8 @@ pub(super) enum Stage {
     Probing,
     /// The new workers start.
     Starting,
+    /// The workers of a canary's step are ready, and the step waits.
+    Canary,
     /// All new workers are ready; a crash still rolls back.
     Probation,
 }
@@ -37,6 +40,8 @@ pub(super) struct Reload {
     /// With [`Purpose::Probe`] no generation starts.
     pub purpose: Purpose,
     pub requesters: Requesters,
+    /// The canary; `None` without one, and once its last step has passed.
+    pub canary: Option<Canary>,
     /// The wanted number of workers of the new generation.
     pub target: u32,
     /// The number of slots of the new generation whose worker was started.
@@ -81,6 +86,7 @@ impl Pool {
             stage: Stage::Preparing,
             purpose,
             requesters,
+            canary: None,
             target: self.target,
             started: 0,
             unsettled: 0,
@@ -102,6 +108,8 @@ impl Pool {
             reload.target = settings.count;
         }
         let (target, purpose) = (reload.target, reload.purpose);
+        // An undo goes back to a release that has served, and is in a hurry.
+        reload.canary = Pool::first_step(&settings.steps, target).filter(|_| purpose == Purpose::Reload);
         let release = match purpose {
             Purpose::Undo { release, .. } => release,
             Purpose::Reload | Purpose::Probe => number,
@@ -120,15 +128,16 @@ impl Pool {
         }
     }
 
-    /// Starts as many workers of the candidate as the surge allows.
+    /// Starts as many workers of the candidate as the step of its canary has, or as the surge allows.
     pub(super) fn advance(&mut self) {
         loop {
+            let canary = self.canary_size();
             let Some(reload) = self.reload.as_mut() else { return };
             let number = reload.number;
             let Some(candidate) = self.generations.get(&number) else { return };
             if reload.stage == Stage::Probing
-                || reload.started >= reload.target
-                || reload.unsettled >= candidate.settings.surge.of(reload.target)
+                || reload.started >= canary.unwrap_or(reload.target)
+                || canary.is_none() && reload.unsettled >= candidate.settings.surge.of(reload.target)
             {
                 return;
             }
@@ -145,14 +154,14 @@ impl Pool {
     /// A worker of the candidate is ready.
     pub(super) fn candidate_ready(&mut self, slot: Slot) {
         let Some(reload) = self.reload.as_ref() else { return };
-        if reload.started < reload.target {
+        if reload.started < reload.target && reload.canary.is_none() {
             self.make_room(slot);
         }
         self.check_candidate();
     }
 
     /// Drains the old worker of a slot, so that one more new worker can start.
-    fn make_room(&mut self, slot: Slot) {
+    pub(super) fn make_room(&mut self, slot: Slot) {
         self.timers.clear(Key::Restart(self.current, slot));
         let (old, others) = match self.slot_state(slot) {
             Some(place) => {
@@ -192,12 +201,16 @@ impl Pool {
         }
     }
 
-    /// Commits when all workers of the candidate are ready, after the candidate's probation.
-    fn check_candidate(&mut self) {
+    /// Commits when all workers of the candidate are ready, after the candidate's probation. With a canary, the workers of its step.
+    pub(super) fn check_candidate(&mut self) {
         let Some(reload) = self.reload.as_ref() else { return };
         let Some(candidate) = self.generations.get(&reload.number) else { return };
-        if reload.stage != Stage::Starting || candidate.ready < reload.target {
+        let canary = self.canary_size();
+        if reload.stage != Stage::Starting || candidate.ready < canary.unwrap_or(reload.target) {
             return;
+        }
+        if canary.is_some() {
+            return self.begin_wait();
         }
         let probation = self.probation_of(reload.number);
         if probation.is_zero() {
@@ -254,6 +267,7 @@ impl Pool {
         let Some(reload) = self.reload.take() else { return };
         let number = reload.number;
         self.timers.clear(Key::Probation);
+        self.timers.clear(Key::Step);
         let kind = if outcome == Outcome::Refused { Kind::Refused } else { Kind::RolledBack };
         let words = match outcome {
             Outcome::Refused => "refused",
@@ -379,19 +393,5 @@ impl Pool {
         self.advance();
         self.make_room_for_more();
         self.check_candidate();
-    }
-
-    /// The candidate has more slots now: slots whose old workers would have served until the commit must make room after all.
-    fn make_room_for_more(&mut self) {
-        let Some(reload) = self.reload.as_ref().filter(|reload| reload.started < reload.target) else { return };
-        let Some(candidate) = self.generations.get(&reload.number) else { return };
-        let waits = |slot: &Slot| {
-            let place = &candidate.slots[*slot as usize];
-            let ready = place.worker.and_then(|id| self.workers.get(&id)).is_some_and(|worker| worker.phase == Phase::Ready);
-            ready && !place.settled && !reload.draining_for_surge.values().any(|yielding| yielding == slot)
-        };
-        for slot in (0..reload.started).filter(waits).collect::<Vec<_>>() {
-            self.make_room(slot);
-        }
     }
 }

@@ -80,10 +80,16 @@ impl Pool {
         }
         if let Some(reload) = self.reload.as_ref().filter(|reload| reload.purpose != Purpose::Probe) {
             let ready = self.generations.get(&reload.number).map_or(0, |candidate| candidate.ready);
+            if let Some(text) = self.canary_in_words() {
+                return text;
+            }
             let doing = match reload.stage {
                 Stage::Preparing => "preparing".to_owned(),
                 Stage::Probing => "probing".to_owned(),
-                Stage::Starting => format!("{ready}/{} ready", reload.target),
+                Stage::Starting | Stage::Canary => match self.canary_size() {
+                    Some(size) => format!("{ready}/{size} ready for the canary"),
+                    None => format!("{ready}/{} ready", reload.target),
+                },
                 Stage::Probation => format!("{ready}/{} ready, on probation", reload.target),
             };
             return format!("reloading to {}: {doing}", self.named(reload.number));

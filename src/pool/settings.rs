@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::canary::Steps;
+
 /// The part of a generation's configuration that the pool needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -34,6 +36,8 @@ pub struct Settings {
     pub listens: bool,
     /// The number of committed releases that stay pinned, the current one included (`reload.keep`).
     pub keep: u32,
+    /// The steps of a canary (`reload.steps`).
+    pub steps: Steps,
     /// One worker is probed on private sockets before the generation starts (`reload.probe`).
     pub probe: bool,
 }

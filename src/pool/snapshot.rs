@@ -70,7 +70,7 @@ impl Pool {
                 Key::Restart(number, _) => ensure(self.generations.contains_key(&number), || {
                     format!("a deadline of the saved pool is of generation {number}, which is missing")
                 })?,
-                Key::Probation | Key::ProbeAgain | Key::GiveUp | Key::Recover => {}
+                Key::Probation | Key::Step | Key::ProbeAgain | Key::GiveUp | Key::Recover => {}
             }
         }
         let last_worker = self.workers.keys().last().copied().unwrap_or(0);
@@ -107,6 +107,9 @@ impl Pool {
     fn validate_reload(&self, reload: &Reload) -> Result<(), String> {
         ensure((1..=self.last_number).contains(&reload.number), || {
             format!("the reload of the saved pool is to generation {}, and the last one is {}", reload.number, self.last_number)
+        })?;
+        ensure(reload.stage != Stage::Canary || reload.canary.is_some(), || {
+            format!("the reload to generation {} of the saved pool waits in a canary that it does not have", reload.number)
         })?;
         let slots = self.generations.get(&reload.number).map_or(&[][..], |candidate| &candidate.slots);
         let started = slots.get(..reload.started as usize);

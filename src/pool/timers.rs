@@ -33,6 +33,8 @@ pub enum Key {
     Restart(GenerationId, Slot),
     /// The end of the candidate's probation.
     Probation,
+    /// The end of a canary's step, or of the wait for a promotion.
+    Step,
     /// The time at which the failed probe of a first generation is repeated.
     ProbeAgain,
     /// The end of `restart.give_up`.

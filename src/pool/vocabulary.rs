@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::exit_cause::ExitCause;
 use super::reason::{Cause, Reason};
 use super::settings::{Accepting, Settings};
+use super::verdict::Comparison;
 use super::worker::Phase;
 
 /// A worker's number; an instance never uses a number twice.
@@ -73,6 +74,11 @@ pub enum Event {
     Probe(Option<RequesterId>),
     /// The probed worker has answered as it must, or not and why; the answer to [`Action::Probe`].
     Probed(WorkerId, Result<(), Reason>),
+    /// End the present step of the canary.
+    Promote(Option<RequesterId>),
+    /// The requests that the old generation and this new one have counted since the present step began to wait, if they count them;
+    /// sent once a second while [`super::Pool::compares`] returns generations.
+    Compared(GenerationId, Option<Comparison>),
     /// Roll back the running reload.
     Abort(Option<RequesterId>),
     /// A requester disconnected and no longer waits for its answer.
@@ -314,6 +320,8 @@ pub enum Kind {
     Debug,
     /// A reload began.
     ReloadStarted,
+    /// A step of a canary waits, or has passed.
+    Canary,
     /// A reload was committed.
     Committed,
     /// A reload was rolled back, or aborted.

@@ -19,6 +19,7 @@ fn answer(asked: crate::fake::Asked, reply: Reply) {
 async fn call(client: &Client, ask: &Request) -> Result<ChangeMessage, Error> {
     match ask {
         Request::Abort => client.abort().await,
+        Request::Promote => client.promote().await,
         Request::Scale(count) => client.scale(*count).await,
         Request::Recycle(worker) => client.recycle(*worker).await,
         Request::Upgrade => client.upgrade().await,
@@ -35,7 +36,14 @@ async fn calls_give_what_the_front_says() {
     fake.summary.send_modify(|summary| summary.workers_ready = 0);
     assert_eq!(within(client.summary()).await.unwrap().workers_ready, 0, "not ready is an answer, no error");
 
-    for ask in [Request::Abort, Request::Scale(6), Request::Recycle(Some(12)), Request::Recycle(None), Request::Upgrade] {
+    for ask in [
+        Request::Abort,
+        Request::Promote,
+        Request::Scale(6),
+        Request::Recycle(Some(12)),
+        Request::Recycle(None),
+        Request::Upgrade,
+    ] {
         for (reply, result, reason) in [(Reply::Done, "done", ""), (Reply::Failed("no".into()), "failed", "no")] {
             let answered = async {
                 let asked = fake.next_ask().await;

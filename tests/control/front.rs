@@ -81,6 +81,7 @@ async fn the_other_changes_say_done_or_why_not() {
     let mut fake = Fake::start();
     let table = [
         ("/abort", Request::Abort),
+        ("/promote", Request::Promote),
         ("/scale?workers=6", Request::Scale(6)),
         ("/recycle", Request::Recycle(None)),
         ("/recycle?worker=12", Request::Recycle(Some(12))),

@@ -196,8 +196,9 @@ async fn status_exits_by_readiness_and_quietly_into_a_closed_pipe() {
 #[tokio::test]
 async fn changes_exit_0_when_done_and_1_with_the_reason_when_not() {
     let mut fake = Fake::start();
-    let table: [(&str, &[&str], Request, &str); 4] = [
+    let table: [(&str, &[&str], Request, &str); 5] = [
         ("abort", &[], Request::Abort, "the reload is rolled back\n"),
+        ("promote", &[], Request::Promote, "the canary is promoted: the reload goes on with its next step\n"),
         ("scale", &["6"], Request::Scale(6), "6 workers from now on\n"),
         ("recycle", &[], Request::Recycle(None), "all workers are being replaced\n"),
         ("recycle", &["12"], Request::Recycle(Some(12)), "worker 12 is being replaced\n"),

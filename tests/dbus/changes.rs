@@ -59,6 +59,7 @@ fn the_other_methods_ask_what_they_say() {
     let instance = Instance::new(&bus, "web");
     for (call, expected) in [
         (["Abort"].as_slice(), Request::Abort),
+        (&["Promote"], Request::Promote),
         (&["Scale", "u", "5"], Request::Scale(5)),
         (&["Recycle", "t", "0"], Request::Recycle(None)),
         (&["Recycle", "t", "7"], Request::Recycle(Some(7))),

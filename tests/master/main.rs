@@ -6,6 +6,7 @@
 
 mod balance;
 mod birth;
+mod canary;
 mod config;
 mod counts;
 #[path = "../support/load.rs"]

@@ -40,6 +40,7 @@ pub(super) fn answer(
     match call.method {
         Method::Reload => change(Request::Reload),
         Method::Abort => change(Request::Abort),
+        Method::Promote => change(Request::Promote),
         Method::Scale => change(Request::Scale(call.arguments()?)),
         Method::Recycle => change(Request::Recycle(Some(call.arguments()?).filter(|id| *id != 0))),
         Method::Upgrade => change(Request::Upgrade),

@@ -98,6 +98,7 @@ impl Object {
 pub(super) enum Method {
     Reload,
     Abort,
+    Promote,
     Scale,
     Recycle,
     Upgrade,
@@ -117,6 +118,7 @@ pub(super) enum Method {
 const METHODS: &[(&str, &str, &str, Method)] = &[
     (MANAGER, "Reload", "", Method::Reload),
     (MANAGER, "Abort", "", Method::Abort),
+    (MANAGER, "Promote", "", Method::Promote),
     (MANAGER, "Scale", "u", Method::Scale),
     (MANAGER, "Recycle", "t", Method::Recycle),
     (MANAGER, "Upgrade", "", Method::Upgrade),

@@ -112,6 +112,7 @@ fn verb(ask: &Request) -> &'static str {
         Request::Undo(_) => "undo",
         Request::Probe => "probe",
         Request::Abort => "abort",
+        Request::Promote => "promote",
         Request::Scale(_) => "scale",
         Request::Recycle(_) => "recycle",
         Request::Upgrade => "upgrade",

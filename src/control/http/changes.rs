@@ -27,6 +27,11 @@ pub(super) async fn undo(call: Call<'_>) -> Answer {
     }
 }
 
+/// `POST /promote`: ends the step of the canary that waits.
+pub(super) async fn promote(call: Call<'_>) -> Answer {
+    plain(call, Request::Promote).await
+}
+
 /// `POST /probe`: probes the release that a reload would start, and answers at the end of that.
 pub(super) async fn probe(call: Call<'_>) -> Answer {
     plain(call, Request::Probe).await

@@ -51,6 +51,7 @@ const ROUTES: &[(&str, Does)] = &[
     ("/undo", Does::Change(|call| Box::pin(changes::undo(call)))),
     ("/probe", Does::Change(|call| Box::pin(changes::probe(call)))),
     ("/abort", Does::Change(|call| Box::pin(changes::abort(call)))),
+    ("/promote", Does::Change(|call| Box::pin(changes::promote(call)))),
     ("/scale", Does::Change(|call| Box::pin(changes::scale(call)))),
     ("/recycle", Does::Change(|call| Box::pin(changes::recycle(call)))),
     ("/upgrade", Does::Change(|call| Box::pin(changes::upgrade(call)))),

@@ -9,6 +9,8 @@ use crate::pool::Kind;
 pub const RELOAD_STARTED: &str = "b7fb5324f795477faea166da04fee1f2";
 /// A reload was committed: the new generation serves.
 pub const RELOAD_COMMITTED: &str = "fd08a0493b2644bb8a1b0a65915d6e21";
+/// A step of a canary waits, or has passed.
+pub const CANARY: &str = "a6d1f0c27e5b4c0f8a913d6f4e20b7c8";
 /// A reload was rolled back: the old generation serves on.
 pub const RELOAD_ROLLED_BACK: &str = "3d51f79a6b7f4659a5786bb308db480b";
 /// A reload was refused before any worker was started.
@@ -71,6 +73,7 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
         Kind::Warning => (Level::Warning, WARNING),
         Kind::ReloadStarted => (Level::Info, RELOAD_STARTED),
         Kind::Committed => (Level::Info, RELOAD_COMMITTED),
+        Kind::Canary => (Level::Info, CANARY),
         Kind::RolledBack => (Level::Error, RELOAD_ROLLED_BACK),
         Kind::Refused => (Level::Error, RELOAD_REFUSED),
         Kind::WorkerFailed => (Level::Warning, WORKER_FAILED),
@@ -86,9 +89,10 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
 }
 
 /// All ids, with the subject line of each in the catalog.
-pub const ALL: [(&str, &str); 23] = [
+pub const ALL: [(&str, &str); 24] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
+    (CANARY, "A canary of pool @RATOON_INSTANCE@ has gone a step further"),
     (RELOAD_ROLLED_BACK, "A reload of pool @RATOON_INSTANCE@ was rolled back"),
     (RELOAD_REFUSED, "A reload of pool @RATOON_INSTANCE@ was refused"),
     (WORKER_FAILED, "A worker of pool @RATOON_INSTANCE@ has failed"),

@@ -17,7 +17,7 @@ use crate::master::releases::release;
 use crate::master::releases::script::{self, ScriptCopy};
 use crate::master::status::status_listener::StatusChange;
 use crate::master::tasks::Job;
-use crate::pool::{Purpose, Readiness, Reason, Restart, Settings, Surge};
+use crate::pool::{Limits, Purpose, Readiness, Reason, Restart, Settings, Steps, Surge};
 use crate::sys::spawn::Plan;
 
 /// The sources of a configuration; the same for every generation of an instance.
@@ -283,9 +283,12 @@ pub fn settings(release: &Release) -> Settings {
             interval: restart.interval,
             give_up: restart.give_up,
         },
-        surge: match config.reload.surge {
-            config::Surge::Percent(percent) => Surge::Percent(percent),
-            config::Surge::Count(count) => Surge::Count(count),
+        surge: surge(config.reload.surge),
+        steps: Steps {
+            sizes: config.reload.steps.iter().map(|step| surge(*step)).collect(),
+            time: config.reload.step_time,
+            promote_timeout: config.reload.promote_timeout,
+            judge: Limits { error_ratio: config.reload.judge.error_ratio, min_requests: config.reload.judge.min_requests },
         },
         probation: config.reload.probation,
         max_age: config.recycle.max_age,
@@ -293,5 +296,12 @@ pub fn settings(release: &Release) -> Settings {
         listens,
         probe: config.reload.probe.is_some(),
         keep: config.reload.keep,
+    }
+}
+
+fn surge(surge: config::Surge) -> Surge {
+    match surge {
+        config::Surge::Percent(percent) => Surge::Percent(percent),
+        config::Surge::Count(count) => Surge::Count(count),
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::Recycle;
+use crate::config::{Config, Recycle};
 use crate::master::event_queue::EventQueue;
 use crate::master::log::Log;
 use crate::master::log::journal::{Level, Record};
@@ -114,12 +114,13 @@ impl ReleaseStore {
         self.releases.values().map(|release| release.config.worker.stop_timeout).max().unwrap_or_default()
     }
 
-    /// The longest time that one worker may take to be replaced; `None` without a release.
+    /// The longest time that one worker may take to be replaced, and that a canary may take before; `None` without a release.
     pub fn longest_replacement(&self) -> Option<Duration> {
         let each = self.releases.values().map(|release| {
             let config = &release.config;
             config.worker.start_timeout.max(config.worker.settle)
                 + config.worker.stop_timeout
+                + canary(config)
                 + config.reload.probation.unwrap_or(crate::pool::UNPROVEN_PROBATION)
         });
         each.max()
@@ -302,6 +303,13 @@ impl ReleaseStore {
     pub fn step_limit(&self, serving: GenerationId) -> Duration {
         self.releases.get(&serving).map_or(UNTIL_CONFIGURED, |release| release.config.worker.start_timeout)
     }
+}
+
+/// The longest time of a canary's steps, each with the start of its workers.
+fn canary(config: &Config) -> Duration {
+    let reload = &config.reload;
+    let step = config.worker.start_timeout.max(config.worker.settle) + reload.step_time.unwrap_or(reload.promote_timeout);
+    step.saturating_mul(u32::try_from(reload.steps.len()).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]

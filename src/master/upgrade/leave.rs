@@ -21,6 +21,10 @@ impl Master {
         if !self.upgrader.is_requested() {
             return false;
         }
+        if let Some(why) = self.canary_refuses_upgrade() {
+            self.not_replaced(&why);
+            return false;
+        }
         match self.upgrader.step(self.now, self.situation()) {
             Step::Wait => {}
             Step::Replace => return true,
@@ -46,6 +50,12 @@ impl Master {
             && !self.requests.has_answers()
             && self.status.has_all_tails();
         Situation { is_ending: self.is_ending(), is_asked, is_settled }
+    }
+
+    /// Why there is no upgrade now, if a canary is under way: its end may be an hour away.
+    pub(in crate::master) fn canary_refuses_upgrade(&self) -> Option<String> {
+        let canary = self.pool.canary()?;
+        Some(format!("a canary of generation {} is under way; ask again at its end", canary.generation))
     }
 
     /// Whether the instance is stopping.

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use serde_json::{Map, Value};
 
 use crate::api::WorkerView;
+use crate::master::comparison::{self, Reading};
 use crate::master::recycle::Candidate;
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::prepare::Release;
@@ -73,6 +74,16 @@ impl WorkerSet {
             Some(Candidate { worker, pid: process.pid, group, requests: process.totals().known_requests() })
         };
         pool.workers().filter(|(_, worker)| is_ready(worker)).filter_map(candidate).collect()
+    }
+
+    /// The running totals of all workers, for the comparison of two generations.
+    pub fn readings(&self) -> Vec<Reading> {
+        let reading = |(worker, process): (WorkerId, &Process)| Reading {
+            worker,
+            generation: process.generation,
+            figures: comparison::figures(&process.totals()),
+        };
+        self.iter().map(reading).collect()
     }
 
     /// All workers as the status document shows them.

@@ -10,11 +10,18 @@ mod world;
 
 use std::time::Duration;
 
-use super::{Action, Event, ExitCause, Notification, Pool, Readiness, Restart, Settings, Surge, Time};
+use super::{
+    Action, Comparison, Event, ExitCause, Figures, Limits, Notification, Pool, Readiness, Restart, Settings, Steps, Surge, Time,
+};
 
 /// A duration in milliseconds.
 fn ms(amount: u64) -> Duration {
     Duration::from_millis(amount)
+}
+
+/// Figures of a new generation, beside an old one without failures.
+fn figures(requests: u64, failed: u64) -> Comparison {
+    Comparison { old: Figures { requests: 7 * requests, failed: 0 }, new: Figures { requests, failed } }
 }
 
 /// Settings for `count` workers: the configuration's defaults, except that READY=1 alone makes a worker ready, without probation.
@@ -33,6 +40,12 @@ fn settings(count: u32) -> Settings {
         per_slot: false,
         listens: true,
         probe: false,
+        steps: Steps {
+            sizes: Vec::new(),
+            time: Some(ms(30_000)),
+            promote_timeout: ms(3_600_000),
+            judge: Limits { error_ratio: 10_000, min_requests: 50 },
+        },
         keep: 3,
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::world::{What, World};
-use super::{ms, settings};
+use super::{figures, ms, settings};
 use crate::pool::{Accepting, Event, ExitCause, Notification, Readiness, Settings, Surge};
 
 /// One step of the simulation. A `usize` selects one of the processes or requesters that exist at that time.
@@ -34,6 +34,8 @@ enum Move {
     Undo,
     UndoTo(u64),
     AnswerProbe(bool),
+    Promote,
+    Compare(u64),
     Prepare(u32, u16),
     Refuse,
     Abort,
@@ -74,6 +76,8 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => Just(Move::Undo),
         2 => (0_u64..8).prop_map(Move::UndoTo),
         8 => (0..4_u8).prop_map(|how| Move::AnswerProbe(how != 0)),
+        4 => Just(Move::Promote),
+        8 => (0_u64..100).prop_map(Move::Compare),
         3 => Just(Move::Refuse),
         3 => Just(Move::Abort),
         3 => any::<usize>().prop_map(Move::RequesterGone),
@@ -110,6 +114,10 @@ fn config(count: u32, how: u16) -> Settings {
         settings.restart.limit = 3;
     }
     settings.per_slot = how & 256 != 0;
+    if how & 8192 != 0 {
+        settings.steps.sizes = vec![Surge::Count(1), Surge::Percent(50), Surge::Percent(100)];
+        settings.steps.time = (how & 16384 == 0).then_some(ms(5_000));
+    }
     settings.probe = how & 2048 != 0 && how & 4096 != 0;
     if how & 512 != 0 {
         settings.ready = if how & 1024 != 0 { Readiness::Auto(ms(1_000)) } else { Readiness::Accepting(ms(1_000)) };
@@ -253,6 +261,14 @@ fn one_move(world: &mut World, one: Move) {
         Move::AnswerProbe(passes) => {
             if let Some(worker) = world.asked_probes.first().copied() {
                 world.answer_probe(worker, (!passes).then_some("GET /up was answered with 500"));
+            }
+        }
+        Move::Promote => {
+            world.ask(What::Other, |requester| Event::Promote(Some(requester)));
+        }
+        Move::Compare(failed) => {
+            if let Some(sides) = world.pool.compares() {
+                world.step(Event::Compared(sides.new, (failed != 13).then(|| figures(60, failed.saturating_sub(80)))));
             }
         }
         Move::Refuse => world.refuse(),

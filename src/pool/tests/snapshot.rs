@@ -40,7 +40,7 @@ fn contradictions_are_refused_in_a_sentence() {
     const STRANGER: u64 = 7_777_777_777_777;
     let slot = |saved: &mut Value, key: &str| saved["generations"]["1"]["slots"][0][key] = json!(STRANGER);
     let reload = json!({
-        "number": 2, "stage": "Preparing", "purpose": "Reload", "requesters": {"waiting": [], "unattended": true},
+        "number": 2, "stage": "Preparing", "purpose": "Reload", "requesters": {"waiting": [], "unattended": true}, "canary": null,
         "target": 2, "started": 0, "unsettled": 0, "draining_for_surge": {},
     });
     let begun = |saved: &mut Value, key: &str, value: Value| {

@@ -1,5 +1,6 @@
 //! Stories: scenarios of one behaviour each, from an administrator's view. A history that the simulation found becomes a story, too.
 
+mod canaries;
 mod endings;
 mod first_start;
 mod history;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::World;
-use super::{ms, settings};
+use super::{figures, ms, settings};
 use crate::pool::{Event, ExitCause, Notification, Settings, Surge};
 
 /// A function that makes a pool in one state.
@@ -25,6 +25,13 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
     fn probed() -> World {
         let mut world = serving();
         world.next.probe = true;
+        world.reload();
+        world.prepare();
+        world
+    }
+    fn canary() -> World {
+        let mut world = serving();
+        world.next.steps.sizes = vec![Surge::Count(1), Surge::Percent(100)];
         world.reload();
         world.prepare();
         world
@@ -70,6 +77,28 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
             let mut world = serving();
             world.step(Event::Probe(None));
             world.prepare();
+            world
+        }),
+        ("canary starting", canary),
+        ("canary waiting", || {
+            let mut world = canary();
+            world.ready(3);
+            world
+        }),
+        ("canary waiting for a promotion", || {
+            let mut world = serving();
+            world.next.steps.sizes = vec![Surge::Count(1)];
+            world.next.steps.time = None;
+            world.next.surge = Surge::Count(1);
+            world.reload();
+            world.prepare();
+            world.ready(3);
+            world
+        }),
+        ("canary passed, rest starting", || {
+            let mut world = canary();
+            world.ready(3);
+            world.step(Event::Promote(None));
             world
         }),
         ("probation", || {
@@ -156,6 +185,11 @@ fn events() -> Vec<Event> {
         Event::Undo(None, None),
         Event::Undo(Some(1), None),
         Event::Undo(Some(99), None),
+        Event::Promote(None),
+        Event::Compared(2, None),
+        Event::Compared(2, Some(figures(100, 100))),
+        Event::Compared(2, Some(figures(100, 0))),
+        Event::Compared(99, Some(figures(100, 100))),
         Event::Probe(None),
         Event::Probed(1, Ok(())),
         Event::Probed(3, Ok(())),

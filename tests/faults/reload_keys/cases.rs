@@ -8,6 +8,18 @@ use super::super::harness::{Master, Signal, Value, eventually, http, processes};
 
 /// A worker that serves nothing and says nothing.
 const SILENT: &str = "exec sleep 1000";
+const STEPS: (&str, &str) = ("reload.steps", "['1']");
+/// A worker that counts five requests each 0.1 s; from the third generation on every second one fails.
+const FAILING: &str = r#"exec /usr/bin/python3 -c '
+import os, socket, time
+notify, requests = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), 0
+while True:
+    requests += 5
+    failed = requests // 2 if int(os.environ["RATOON_GENERATION"]) > 2 else 0
+    text = "X_RATOON_COUNTERS={\"requests\": %d, \"responses_5xx\": %d}" % (requests, failed)
+    notify.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
+    time.sleep(0.1)
+'"#;
 const RUNNING: &[(&str, &str)] = &[("worker.ready", "'running'"), ("worker.settle", "'10ms'")];
 pub type Seen = Box<dyn Fn(&Master, &Notification) -> bool>;
 
@@ -201,6 +213,25 @@ pub fn case(key: &str) -> Option<Case> {
             .with(RUNNING)
             .with(&[("reload.probe", "'GET /'")])
             .script("exec /usr/bin/python3 PLACE/host.py"),
+        "reload.steps" => Case::to("['1']", |master, _| master.log().contains("canary of generation 3: 1/2 workers"))
+            .with(&[TWO, ("reload.step_time", "'10ms'")]),
+        "reload.step_time" => Case::to("'2s'", |master, _| took_ms(master) >= 2000).from("'10ms'").with(&[TWO, STEPS]),
+        "reload.promote_timeout" => {
+            let case = Case::to("'100ms'", |_, said| said.err.contains("nobody promoted the canary within 100ms"));
+            let case = case.with(&[TWO, STEPS, ("reload.step_time", "'10ms'")]);
+            Case { also: vec![("reload.step_time", "'manual'")], ..case }
+        }
+        "reload.judge.error_ratio" => Case::to("'1%'", |_, said| said.code == Some(1) && said.err.contains("the canary failed"))
+            .from("'100%'")
+            .with(RUNNING)
+            .with(&[TWO, STEPS, ("reload.step_time", "'4s'")])
+            .script(FAILING),
+        "reload.judge.min_requests" => {
+            Case::to("1000000", |master, _| master.log().contains("of 1000000 requests, so there is no verdict"))
+                .with(RUNNING)
+                .with(&[TWO, STEPS, ("reload.step_time", "'4s'"), ("reload.judge.error_ratio", "'100%'")])
+                .script(FAILING)
+        }
         "hooks.before_reload" => Case::to("['touch', 'PLACE/hooked']", |master, _| master.place.path("hooked").exists()),
         "hooks.before_shutdown" => Case::to("['touch', 'PLACE/ended']", |master, _| {
             master.signal(Signal::TERM);

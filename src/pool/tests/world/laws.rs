@@ -18,6 +18,8 @@ impl World {
         let rolling = self.begun.last().and_then(|number| self.prepared.get(number)).is_some_and(|settings| {
             settings.surge.of(settings.count.max(self.pool.target())) < settings.count.max(self.pool.target())
         });
+        // A canary runs beside the whole old generation.
+        let rolling = rolling && self.pool.canary().is_none();
         let never_ready = self.pool.worker(worker).is_none_or(|worker| worker.phase != Phase::Ready) && !self.was_ready(worker);
         let reason = abort
             || self.pool.worker(worker).is_some_and(|worker| worker.is_probe)
@@ -43,6 +45,8 @@ impl World {
                 | Event::Prepared(..)
                 | Event::Probe(_)
                 | Event::Probed(..)
+                | Event::Promote(_)
+                | Event::Compared(..)
                 | Event::Refused(..)
                 | Event::Abort(_)
                 | Event::RequesterGone(_)

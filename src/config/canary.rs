@@ -1,0 +1,157 @@
+//! The values of `reload.steps`, `reload.step_time` and `reload.judge`.
+
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::error::quoted;
+use super::lists::Listed;
+use super::row::Field;
+use super::types::Surge;
+use super::values::{Scalar, Time, scalar};
+
+/// An element of `reload.steps`: a number of workers, also in quotes, or a share of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step(Surge);
+
+impl Scalar for Step {
+    fn expected() -> String {
+        Surge::expected()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.trim().parse::<i128>() {
+            Ok(number) => Self::from_number(number),
+            Err(_) => Surge::from_text(text).map(Step),
+        }
+    }
+
+    fn from_number(number: i128) -> Result<Self, String> {
+        Surge::from_number(number).map(Step)
+    }
+
+    fn schema() -> Json {
+        let quoted = json!({ "type": "string", "pattern": "^[0-9]+$" });
+        json!({ "anyOf": [Surge::schema(), quoted] })
+    }
+}
+scalar!(Step);
+
+impl Field<Surge> for Step {
+    fn field(self) -> Surge {
+        self.0
+    }
+}
+
+impl Listed for Step {
+    const LIST: &'static str = r#"a list of steps, such as ["1", "25%", "100%"]"#;
+}
+
+/// `reload.step_time`: a time, or `"manual"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StepTime(Option<Duration>);
+
+impl Scalar for StepTime {
+    fn expected() -> String {
+        format!("{}, or \"manual\"", Time::expected())
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "manual" => Ok(Self(None)),
+            _ => Time::from_text(text).map(|time| Self(Some(time.field()))).map_err(|error| format!("{error}, or \"manual\"")),
+        }
+    }
+
+    fn from_number(number: i128) -> Result<Self, String> {
+        Time::from_number(number).map(|time| Self(Some(time.field()))).map_err(|error| format!("{error}, or \"manual\""))
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [Time::schema(), { "enum": ["manual"] }] })
+    }
+}
+scalar!(StepTime);
+
+impl Field<Option<Duration>> for StepTime {
+    fn field(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+/// `reload.judge.error_ratio`: a percentage with at most four decimal places; the value is in millionths.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ratio(u32);
+
+impl Scalar for Ratio {
+    fn expected() -> String {
+        r#"a percentage from "0%" to "100%", such as "0.5%""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let percent = text.strip_suffix('%').map(str::trim_end).and_then(millionths);
+        match percent {
+            Some(ratio @ 0..=1_000_000) => Ok(Self(ratio)),
+            Some(_) => Err(format!("{} is out of range; expected {}", quoted(text), Self::expected())),
+            None => Err(format!("{} is no percentage; expected {}", quoted(text), Self::expected())),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": "^(100(\\.0{1,4})?|[0-9]{1,2}(\\.[0-9]{1,4})?)\\s*%$" })
+    }
+}
+scalar!(Ratio);
+
+impl Field<u32> for Ratio {
+    fn field(self) -> u32 {
+        self.0
+    }
+}
+
+/// A percentage in millionths: `0.5` is 5000.
+fn millionths(percent: &str) -> Option<u32> {
+    let (whole, places) = percent.split_once('.').unwrap_or((percent, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(places) || places.len() > 4 || whole.len() > 4 {
+        return None;
+    }
+    let places: u32 = format!("{places:0<4}").parse().ok()?;
+    Some(whole.parse::<u32>().ok()? * 10_000 + places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_is_a_number_or_a_share() {
+        let step = |text| Step::from_text(text).map(Step::field);
+        assert_eq!(step("1"), Ok(Surge::Count(1)));
+        assert_eq!(Step::from_number(3).map(Step::field), Ok(Surge::Count(3)));
+        assert_eq!(step("25%"), Ok(Surge::Percent(25)));
+        for text in ["0", "0%", "101%", "-1", "many", ""] {
+            assert!(step(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn step_time_is_a_time_or_manual() {
+        let time = |text| StepTime::from_text(text).map(StepTime::field);
+        assert_eq!(time("manual"), Ok(None));
+        assert_eq!(time("30s"), Ok(Some(Duration::from_secs(30))));
+        assert!(time("later").expect_err("no time").contains("\"manual\""));
+    }
+
+    #[test]
+    fn ratio_is_a_percentage_with_four_places() {
+        let ratio = |text| Ratio::from_text(text).map(Ratio::field);
+        assert_eq!(
+            [ratio("1%"), ratio("0.5%"), ratio("0.0001 %"), ratio("100%")].map(Result::ok),
+            [Some(10_000), Some(5_000), Some(1), Some(1_000_000)]
+        );
+        for text in ["1", "100.0001%", "-1%", "0.00001%", "%", ".5%", "x%"] {
+            assert!(ratio(text).is_err(), "{text}");
+        }
+    }
+}

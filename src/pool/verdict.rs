@@ -1,0 +1,193 @@
+//! The verdict on a new generation: whether its requests fail more often than those of the old one. Pure arithmetic on counted requests.
+//!
+//! Law: a difference that chance explains is no failure. The new generation fails only if the one-sided lower bound of (new − old) is
+//! above the limit; with too few requests there is no verdict, and the text says so. [`FINAL`] is used once, at the end of a step;
+//! [`EARLY`] every second before that, so it is stricter: many looks would otherwise add up to many false alarms.
+
+use serde::{Deserialize, Serialize};
+
+/// The quantile of the normal distribution for a confidence of 99 %, one-sided.
+pub(super) const FINAL: f64 = 2.326;
+/// The quantile for a confidence of 99.997 %, one-sided.
+pub(super) const EARLY: f64 = 4.0;
+
+/// What the workers of a generation have counted in some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Requests begun.
+    pub requests: u64,
+    /// Failed requests: answers with a status of 500 or above, and answers that were cut off.
+    pub failed: u64,
+}
+
+impl Figures {
+    /// The ratio of failed requests; 0 without requests. A worker that counts wrongly may tell more failures than requests.
+    fn ratio(self) -> f64 {
+        if self.requests == 0 { 0.0 } else { self.failed.min(self.requests) as f64 / self.requests as f64 }
+    }
+
+    /// Lower and upper end of Wilson's interval for the ratio.
+    fn interval(self, quantile: f64) -> (f64, f64) {
+        if self.requests == 0 {
+            return (0.0, 1.0);
+        }
+        let (n, p, z2) = (self.requests as f64, self.ratio(), quantile * quantile);
+        let middle = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
+        let half = quantile / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();
+        (middle - half, middle + half)
+    }
+}
+
+/// The figures of the old and the new generation over the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The old generation.
+    pub old: Figures,
+    /// The new generation.
+    pub new: Figures,
+}
+
+impl Comparison {
+    /// The share of the new generation in all requests, in percent, rounded; `None` without requests.
+    pub fn share(self) -> Option<u64> {
+        let all = u128::from(self.old.requests) + u128::from(self.new.requests);
+        (all > 0).then(|| ((200 * u128::from(self.new.requests) + all) / (2 * all)) as u64)
+    }
+}
+
+/// The limits of the new generation against the old one (`reload.judge`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// By how much the ratio of failed requests may be larger, in millionths.
+    pub error_ratio: u32,
+    /// The requests that the new generation must have had for a verdict.
+    pub min_requests: u64,
+}
+
+/// A verdict on the new generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// It fails more often than the limit allows; the figures as text.
+    Fails(String),
+    /// No worse than the limit allows, as far as the figures show.
+    Passes,
+    /// There is no verdict by ratio, and why.
+    Unknown(String),
+}
+
+/// Judges the new generation against the old one. `quantile`: [`FINAL`] or [`EARLY`].
+pub(super) fn judge(figures: Comparison, limits: Limits, quantile: f64) -> Judgement {
+    let Comparison { old, new } = figures;
+    if new.requests < limits.min_requests.max(1) {
+        let told = format!("{} of {} requests, so there is no verdict by their ratio", new.requests, limits.min_requests);
+        return Judgement::Unknown(told);
+    }
+    // Newcombe's bound of the difference of two ratios. An old generation without requests gives no comparison: its ratio counts as 0.
+    let (lower, _) = new.interval(quantile);
+    let (_, upper) = if old.requests == 0 { (0.0, 0.0) } else { old.interval(quantile) };
+    let difference = new.ratio() - old.ratio();
+    let bound = difference - ((new.ratio() - lower).powi(2) + (upper - old.ratio()).powi(2)).sqrt();
+    if bound > f64::from(limits.error_ratio) / 1e6 {
+        let of = |figures: Figures| format!("{} of {} requests", figures.failed, figures.requests);
+        return Judgement::Fails(format!("{} failed, {} of the generation before", of(new), of(old)));
+    }
+    Judgement::Passes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { error_ratio: 10_000, min_requests: 50 };
+    /// Simulated canaries for each figure.
+    const TRIALS: u32 = 10_000;
+
+    /// Deterministic random numbers from 0 to 1 (xorshift64).
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> f64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+        }
+
+        /// The figures of a generation whose requests fail with this probability.
+        fn figures(&mut self, requests: u64, failing: f64) -> Figures {
+            Figures { requests, failed: (0..requests).filter(|_| self.next() < failing).count() as u64 }
+        }
+    }
+
+    /// How many of [`TRIALS`] canaries fail: one request in eight goes to the new generation.
+    fn failures(seed: u64, requests: u64, old: f64, new: f64, quantile: f64) -> u32 {
+        let mut random = Random(seed);
+        let mut fails = 0;
+        for _ in 0..TRIALS {
+            let figures = Comparison { old: random.figures(requests * 7, old), new: random.figures(requests, new) };
+            fails += u32::from(matches!(judge(figures, LIMITS, quantile), Judgement::Fails(_)));
+        }
+        fails
+    }
+
+    #[test]
+    fn release_as_good_as_the_old_one_passes() {
+        // Without failures never; with a ratio of failures of 1 %, 5 % and 20 % in both, these many of 10,000.
+        assert_eq!(failures(1, 50, 0.0, 0.0, FINAL), 0);
+        let alarms = [(50, 0.01), (50, 0.05), (50, 0.2), (500, 0.05), (500, 0.2)]
+            .map(|(requests, ratio)| failures(7, requests, ratio, ratio, FINAL));
+        assert!(alarms.iter().all(|count| *count <= TRIALS / 100), "more than 1 % of false alarms: {alarms:?}");
+        // A look each second for half a minute, 20 requests a second.
+        let mut random = Random(11);
+        let mut alarmed = 0;
+        for _ in 0..TRIALS / 10 {
+            let mut sum = Comparison::default();
+            let fails = (0..30).any(|_| {
+                let (old, new) = (random.figures(140, 0.05), random.figures(20, 0.05));
+                sum.old = Figures { requests: sum.old.requests + old.requests, failed: sum.old.failed + old.failed };
+                sum.new = Figures { requests: sum.new.requests + new.requests, failed: sum.new.failed + new.failed };
+                matches!(judge(sum, LIMITS, EARLY), Judgement::Fails(_))
+            });
+            alarmed += u32::from(fails);
+        }
+        assert!(alarmed <= TRIALS / 1000, "{alarmed} of {} canaries are rolled back early", TRIALS / 10);
+    }
+
+    #[test]
+    fn release_that_fails_one_request_in_ten_is_found() {
+        let missed = |requests, quantile| TRIALS - failures(3, requests, 0.0, 0.1, quantile);
+        // Half of the canaries with the fewest requests are missed, and none with 500.
+        let misses = [missed(50, FINAL), missed(100, FINAL), missed(200, FINAL), missed(500, FINAL)];
+        println!("misses of {TRIALS}: {misses:?}; early: {}", missed(500, EARLY));
+        assert!(misses.is_sorted_by(|a, b| a > b || *b == 0), "{misses:?}");
+        assert!(misses[2] <= TRIALS / 100 && misses[3] == 0, "{misses:?}");
+        assert!(missed(500, EARLY) <= TRIALS / 100);
+    }
+
+    #[test]
+    fn difference_below_the_limit_passes() {
+        // 0.9 % more failures, and 1 % is allowed.
+        let fails = failures(5, 5_000, 0.0, 0.009, FINAL);
+        assert!(fails <= TRIALS / 100, "{fails}");
+    }
+
+    #[test]
+    fn few_requests_give_no_verdict_and_it_is_said() {
+        let figures = |requests, failed| Comparison { old: Figures::default(), new: Figures { requests, failed } };
+        let told = "49 of 50 requests, so there is no verdict by their ratio".to_owned();
+        assert_eq!(judge(figures(49, 49), LIMITS, FINAL), Judgement::Unknown(told));
+        assert!(matches!(judge(figures(50, 50), LIMITS, FINAL), Judgement::Fails(_)));
+        // Figures that cannot be are harmless.
+        let told = "50 of 50 requests failed".len();
+        assert!(matches!(judge(figures(50, u64::MAX), LIMITS, FINAL), Judgement::Fails(text) if text.len() > told));
+        assert!(matches!(judge(figures(0, 9), Limits { min_requests: 0, ..LIMITS }, FINAL), Judgement::Unknown(_)));
+    }
+
+    #[test]
+    fn share_is_that_of_the_counted_requests() {
+        let share = |old, new| {
+            Comparison { old: Figures { requests: old, failed: 0 }, new: Figures { requests: new, failed: 0 } }.share()
+        };
+        assert_eq!([share(0, 0), share(7, 1), share(0, 3), share(u64::MAX, u64::MAX)], [None, Some(13), Some(100), Some(50)]);
+    }
+}

@@ -1,0 +1,152 @@
+//! `reload.steps`: the first workers of a new release serve beside the whole old generation, and their requests are judged.
+
+use std::time::Instant;
+
+use super::harness::master::{Verb, pids, workers};
+use super::harness::processes;
+use super::harness::{Master, Place, Signal, TIMEOUT, Value};
+
+/// An HTTP server that answers with its version, and with 500 to each Nth request where the file `fails` has N. It counts by itself.
+const SERVER: &str = r#"#!/usr/bin/env python3
+import http.server, json, os, signal, socket
+
+counters = {"requests": 0, "responses_2xx": 0, "responses_5xx": 0}
+version, fails = open("version").read(), int(open("fails").read())
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+def tell(message):
+    notify.sendto(message.encode(), os.environ["NOTIFY_SOCKET"])
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        counters["requests"] += 1
+        status = 500 if fails and counters["requests"] % fails == 0 else 200
+        counters["responses_%dxx" % (status // 100)] += 1
+        tell("X_RATOON_COUNTERS=" + json.dumps(counters))
+        self.send_response(status)
+        self.send_header("content-length", str(len(version)))
+        self.end_headers()
+        self.wfile.write(version.encode())
+
+    def log_message(self, *words):
+        pass
+
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+server.socket = socket.socket(fileno=3)
+tell("READY=1")
+server.serve_forever()
+"#;
+
+/// A pool of four of the release v1, whose reload to v2, which answers 500 to each Nth request, goes by these keys.
+fn start(table: &str, fails: u32) -> Master {
+    let place = Place::new();
+    for (name, fails) in [("v1", 0), ("v2", fails)] {
+        let _ = std::fs::remove_dir_all(place.path(name));
+        std::fs::create_dir_all(place.path(name)).expect("a release");
+        place.program(&format!("{name}/worker"), SERVER);
+        place.write(&format!("{name}/version"), name);
+        place.write(&format!("{name}/fails"), &fails.to_string());
+    }
+    let master = place.pool("count = 4", &format!("[reload]\nprobation = '0s'\n{table}")).start();
+    master.place.current("v2");
+    master
+}
+
+/// Begins a reload and waits until its first step waits.
+fn canary(master: &Master) -> Verb {
+    let reload = master.begin(&["reload"]);
+    master.wait_for_log("canary of generation 2: 1/4 workers, waiting");
+    reload
+}
+
+/// Asks until the reload has ended; how many answers came from v1 and v2.
+fn ask_until_the_end(master: &Master) -> [u32; 2] {
+    let deadline = Instant::now() + TIMEOUT;
+    let mut answers = [0, 0];
+    loop {
+        for _ in 0..20 {
+            let answer = master.try_get("/").expect("no request is lost");
+            answers[usize::from(answer.body.contains("v2"))] += 1;
+        }
+        if !master.status()["last_reload"].is_null() {
+            return answers;
+        }
+        assert!(Instant::now() < deadline, "the reload does not end: {answers:?}\n{}", master.log());
+    }
+}
+
+#[test]
+fn canary_that_answers_500_is_rolled_back_by_its_requests() {
+    let master = start("steps = ['1', '100%']\nstep_time = '1h'", 2);
+    let before = pids(&master.status());
+    let reload = canary(&master);
+    let answers = ask_until_the_end(&master);
+    let said = reload.end();
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("rolled back: the canary failed: "), "{said:?}");
+    assert!(said.err.contains("requests failed, 0 of "), "{said:?}");
+    let status = master.wait("the canary is gone", |status| workers(status).len() == 4);
+    assert_eq!((&status["last_reload"]["result"], pids(&status)), (&"rolled-back".into(), before), "{status:#}");
+    assert!(answers[1] >= 50, "{answers:?}");
+    assert!(master.get("/").contains("v1"));
+}
+
+#[test]
+fn good_release_passes_its_steps_under_requests() {
+    let master = start("steps = [1, '50%']\nstep_time = '1500ms'", 0);
+    let reload = canary(&master);
+    let answers = ask_until_the_end(&master);
+    let said = reload.end();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(answers[0] > 0, "{answers:?}");
+    for line in ["canary of generation 2: the step has passed; going on with 2 workers", "2/4 workers, waiting for 1s 500ms"] {
+        assert!(master.log().contains(line), "{line:?} is not in\n{}", master.log());
+    }
+    master.systemd().wait("the canary in STATUS", |messages| {
+        messages.iter().any(|message| message.contains("STATUS=canary of generation 2: 1/4 workers")).then_some(())
+    });
+    master.wait_until_calm();
+    assert!(master.get("/").contains("v2"));
+}
+
+#[test]
+fn manual_canary_waits_for_promote_and_refuses_an_upgrade() {
+    let master = start("steps = ['1']\nstep_time = 'manual'", 0);
+    assert_eq!(master.verb(&["promote"]).code, Some(1), "no canary waits");
+    let old = pids(&master.status());
+    let reload = canary(&master);
+    let status = master.status();
+    assert_eq!(workers(&status).len(), 5, "{status:#}");
+    assert!(old.iter().all(|pid| pids(&status).contains(pid)), "an old worker was touched");
+    let refused = master.verb(&["upgrade"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.err.contains("a canary of generation 2 is under way; ask again at its end"), "{refused:?}");
+    let promoted = master.ok(&["promote"]);
+    assert!(promoted.out.contains("the canary is promoted"), "{promoted:?}");
+    let said = reload.end();
+    assert_eq!(said.code, Some(0), "{said:?}");
+    master.wait_until_calm();
+    assert!(master.get("/").contains("v2"));
+}
+
+#[test]
+fn canary_that_is_killed_is_rolled_back() {
+    let master = start("steps = ['1']\nstep_time = 'manual'", 0);
+    let reload = canary(&master);
+    let is_new = |worker: &&Value| worker["generation"] == 2;
+    let pid = workers(&master.status()).iter().find(is_new).and_then(|worker| worker["pid"].as_u64()).expect("the canary");
+    processes::signal(u32::try_from(pid).expect("a pid"), Signal::KILL);
+    let said = reload.end();
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("signal SIGKILL"), "{said:?}");
+    assert!(master.get("/").contains("v1"));
+}
+
+#[test]
+fn canary_that_nobody_promotes_is_rolled_back() {
+    let master = start("steps = ['1']\nstep_time = 'manual'\npromote_timeout = '500ms'", 0);
+    let said = master.verb(&["reload"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("nobody promoted the canary within 500ms"), "{said:?}");
+}

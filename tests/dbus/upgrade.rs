@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::bus::{Bus, Ran, Running, TIMEOUT, error_name};
 
@@ -134,7 +134,11 @@ fn upgrade_is_answered_before_exec_and_names_come_back() {
         (before, shortest) = (after, shortest.min(took));
         assert_eq!(master.upgrades(), round);
         assert_eq!(call(&bus, "Reload").json(), json!({"type": "t", "data": [round + 1]}));
-        // After three reloads as many releases are kept as ever will be (reload.keep).
+        // After three reloads as many releases are kept as ever will be (reload.keep). The workers of the one before are gone.
+        let workers = || serde_json::from_str::<Value>(call(&bus, "GetStatus").json()["data"][0].as_str()?).ok();
+        master.until("the old workers are gone", || {
+            workers().is_some_and(|it| it["workers"].as_array().is_some_and(|it| it.len() == 2))
+        });
         first = if round == 3 { open() } else { first };
     }
     // The machine may be busy with something else for some of the rounds.

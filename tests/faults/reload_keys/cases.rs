@@ -76,7 +76,7 @@ pub fn case(key: &str) -> Option<Case> {
         "worker.count" => Case::to("2", |master, _| master.status()["workers_ready"] == 2),
         "worker.ready" => Case::to("'notify'", |_, said| said.err.contains("start timeout"))
             .from("'running'")
-            .with(&[("worker.settle", "'10ms'"), ("worker.start_timeout", "'300ms'")])
+            .with(&[("worker.settle", "'10ms'"), ("worker.start_timeout", "'3s'")])
             .script(SILENT),
         "worker.settle" => Case::to("'2s'", |master, _| took_ms(master) >= 2000)
             .from("'10ms'")
@@ -146,7 +146,7 @@ pub fn case(key: &str) -> Option<Case> {
         .from("1000")
         .with(&[TWO])
         .acts(),
-        "restart.interval" => Case::to("'500ms'", |master, _| {
+        "restart.interval" => Case::to("'3s'", |master, _| {
             kill_one(master);
             master.wait("degraded", |status| status["degraded"] == true);
             master.wait("no more degraded", |status| status["degraded"] == false);
@@ -171,7 +171,7 @@ pub fn case(key: &str) -> Option<Case> {
             };
             Case::to("1", move |master, said| said.code == Some(1) && started(master) == 1)
                 .from("'100%'")
-                .with(&[TWO, ("worker.start_timeout", "'1s'")])
+                .with(&[TWO, ("worker.start_timeout", "'3s'")])
                 .script(
                     "echo $RATOON_GENERATION >>PLACE/starts; [ $RATOON_GENERATION -lt 3 ] || export CHAOS_HANG_BEFORE_READY=1",
                 )

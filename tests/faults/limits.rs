@@ -40,7 +40,7 @@ fn wait_for_line(master: &Master, part: &str) {
     master.systemd().wait(part, |all| all.iter().any(|it| it.starts_with("STATUS=") && it.contains(part)).then_some(()));
 }
 
-const QUICK: &str = "[restart]\nlimit = 1000\ninitial = '50ms'\nmax = '200ms'";
+const QUICK: &str = "[restart]\nlimit = 1000\ninitial = '50ms'\nmax = '200ms'\n[reload]\nkeep = 1";
 
 #[test]
 fn without_a_descriptor_it_waits_and_recovers() {

@@ -277,9 +277,10 @@ fn thirty_kills_under_load(c: &Container) {
     nothing_is_left(&web);
 }
 
-/// The state (two files), what was said, the listening socket, the release's program and directory; of each worker its process, and a
-/// bundle for those of 32 slots.
+/// The state (two files), what was said, the listening socket, the program and directory of each release that is kept; of each worker its
+/// process, and a bundle for those of 32 slots. For a pool whose reloads were all committed.
 pub fn wanted(status: &Value) -> u32 {
     let workers = pids(status).len() as u32;
-    2 + 1 + 1 + 2 + workers + workers.div_ceil(32)
+    let kept = status["generation"].as_u64().unwrap_or(0).min(3) as u32;
+    2 + 1 + 1 + 2 * kept + workers + workers.div_ceil(32)
 }

@@ -22,7 +22,7 @@ pub(super) struct Options {
     #[arg(long, short)]
     follow: bool,
     /// Number of lines of the master, and as many of the workers
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 30)]
+    #[arg(long, short = 'n', value_name = "N", value_hint = clap::ValueHint::Other, default_value_t = 30)]
     lines: u32,
     #[command(flatten)]
     control: Control,

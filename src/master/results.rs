@@ -64,7 +64,7 @@ impl Master {
         let look = accept_watch.for_reader(*now, || Look::at(pool, workers, listeners, release));
         let (kept, paths) = (releases.history(pool.history()), release.map(|release| releases.paths(release)));
         let (workers, listeners) = (workers.facts(pool), listeners.shown());
-        self.status.compose(job, LoopFacts { workers, listeners, release, paths, look, releases: kept });
+        self.status.compose(job, LoopFacts { workers, listeners, release, paths, look, releases: kept, canary: pool.canary() });
     }
 
     /// When the ready workers are looked at next without a reader of the status.

@@ -9,7 +9,7 @@ use super::exit_cause::ExitCause;
 use super::generation::Role;
 use super::reason::Reason;
 use super::settings::Settings;
-use super::vocabulary::{Outcome, Slot, WorkerId};
+use super::vocabulary::{Kind, Outcome, Slot, WorkerId};
 use super::worker::{StopReason, Worker};
 
 /// The class of an end.
@@ -125,5 +125,36 @@ impl Pool {
         let detail = (!worker.status.is_empty()).then(|| format!("its last status: {}", worker.status));
         let place = if worker.is_probe { String::new() } else { format!(" (slot {})", worker.slot) };
         Reason { cause: format!("worker {id}{place}: {cause}"), detail, output: Vec::new(), worker: Some(id) }
+    }
+
+    /// The worker was not ready in time.
+    pub(super) fn start_timeout(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (generation, slot) = (worker.generation, worker.slot);
+        let Some(home) = self.generations.get(&generation) else { return };
+        let (role, limit) = (home.role, home.settings.start_timeout);
+        let how = ExitCause::StartTimeout(limit);
+        self.log(
+            Kind::StartTimeout,
+            format!("worker {id} (slot {slot}) is not ready: {how}"),
+            Some(generation),
+            Some((id, slot)),
+        );
+        let reason = self.reason(id, format!("{how}{}", self.why_not_ready(id)));
+        self.drain(id, StopReason::StartTimeout(limit));
+        self.candidate_failed(id, role, reason);
+    }
+
+    /// The worker sent no `WATCHDOG=1` in time, or `WATCHDOG=trigger`.
+    pub(super) fn watchdog(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get(&id) else { return };
+        let (generation, slot) = (worker.generation, worker.slot);
+        let message = format!("worker {id} (slot {slot}) is silent: watchdog");
+        self.log(Kind::Watchdog, message, Some(generation), Some((id, slot)));
+        let reason = self.reason(id, ExitCause::Watchdog.to_string());
+        self.drain(id, StopReason::Watchdog);
+        if let Some(role) = self.generations.get(&generation).map(|home| home.role) {
+            self.candidate_failed(id, role, reason);
+        }
     }
 }

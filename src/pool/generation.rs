@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::exit_cause::ExitCause;
+use super::report::workers;
 use super::restart::History;
 use super::settings::Settings;
 use super::timers::Key;
-use super::vocabulary::{Action, GenerationId, Slot, WorkerId};
+use super::vocabulary::{Action, Answer, GenerationId, Kind, RequesterId, Slot, WorkerId};
 use super::worker::{Phase, StopReason};
 
 /// The role of a generation in the instance.
@@ -255,5 +256,24 @@ impl Pool {
                     .and_then(|home| home.slots.get(worker.slot as usize))
                     .is_some_and(|place| place.worker == Some(id) && place.successor.is_none())
         })
+    }
+
+    /// Changes the wanted number of workers.
+    pub(super) fn scale(&mut self, count: u32, requester: Option<RequesterId>) {
+        let refusal = match (count, &self.stopping) {
+            (_, Some(_)) => Some("the instance is stopping"),
+            (0, None) => Some("a pool has at least one worker; to end it, stop the service"),
+            (_, None) => None,
+        };
+        if let Some(why) = refusal {
+            return self.answer(requester, Answer::Failed(why.to_owned()));
+        }
+        if count != self.target {
+            self.log(Kind::Info, format!("scaled from {} to {}", self.target, workers(count as usize)), Some(self.current), None);
+        }
+        self.target = count;
+        self.resize(self.current, count);
+        self.scale_candidate(count);
+        self.answer(requester, Answer::Done);
     }
 }

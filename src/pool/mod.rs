@@ -295,24 +295,6 @@ impl Pool {
         }
     }
 
-    fn scale(&mut self, count: u32, requester: Option<RequesterId>) {
-        let refusal = match (count, &self.stopping) {
-            (_, Some(_)) => Some("the instance is stopping"),
-            (0, None) => Some("a pool has at least one worker; to end it, stop the service"),
-            (_, None) => None,
-        };
-        if let Some(why) = refusal {
-            return self.answer(requester, Answer::Failed(why.to_owned()));
-        }
-        if count != self.target {
-            self.log(Kind::Info, format!("scaled from {} to {}", self.target, workers(count as usize)), Some(self.current), None);
-        }
-        self.target = count;
-        self.resize(self.current, count);
-        self.scale_candidate(count);
-        self.answer(requester, Answer::Done);
-    }
-
     fn stop(&mut self, now: bool, code: u8) {
         if self.stopping.is_none() {
             self.stopping = Some(Stopping { code, now, exited: false });

@@ -280,35 +280,6 @@ impl Pool {
         self.act(Action::Changed(id));
     }
 
-    pub(super) fn start_timeout(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else { return };
-        let (generation, slot) = (worker.generation, worker.slot);
-        let Some(home) = self.generations.get(&generation) else { return };
-        let (role, limit) = (home.role, home.settings.start_timeout);
-        let how = ExitCause::StartTimeout(limit);
-        self.log(
-            Kind::StartTimeout,
-            format!("worker {id} (slot {slot}) is not ready: {how}"),
-            Some(generation),
-            Some((id, slot)),
-        );
-        let reason = self.reason(id, format!("{how}{}", self.why_not_ready(id)));
-        self.drain(id, StopReason::StartTimeout(limit));
-        self.candidate_failed(id, role, reason);
-    }
-
-    pub(super) fn watchdog(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else { return };
-        let (generation, slot) = (worker.generation, worker.slot);
-        let message = format!("worker {id} (slot {slot}) is silent: watchdog");
-        self.log(Kind::Watchdog, message, Some(generation), Some((id, slot)));
-        let reason = self.reason(id, ExitCause::Watchdog.to_string());
-        self.drain(id, StopReason::Watchdog);
-        if let Some(role) = self.generations.get(&generation).map(|home| home.role) {
-            self.candidate_failed(id, role, reason);
-        }
-    }
-
     pub(super) fn stop_timeout(&mut self, id: WorkerId) {
         if self.workers.get(&id).is_some_and(|worker| worker.draining_queue) {
             return self.queue_is_left(id);

@@ -57,6 +57,9 @@ fn start(table: &str, fails: u32) -> Master {
 fn canary(master: &Master) -> Verb {
     let reload = master.begin(&["reload"]);
     master.wait_for_log("canary of generation 2: 1/4 workers, waiting");
+    let canary = &master.status()["canary"];
+    let shown = ["generation", "step", "workers", "workers_configured"].map(|field| canary[field].as_u64());
+    assert_eq!((shown, &canary["waits"]), ([Some(2), Some(1), Some(1), Some(4)], &true.into()), "{canary:#}");
     reload
 }
 

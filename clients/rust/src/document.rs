@@ -49,6 +49,8 @@ pub struct Document {
     pub release: Option<CurrentRelease>,
     /// The committed releases that `ratoon undo` can go back to, newest first; the first one runs.
     pub releases: Vec<Release>,
+    /// The canary that is under way (`reload.steps`).
+    pub canary: Option<Canary>,
     /// Time of the commit of the present generation; `None` before the first commit.
     pub committed_at: Option<String>,
     /// The outcome of the last reload.
@@ -88,6 +90,42 @@ pub struct CurrentRelease {
     pub committed_at: Option<String>,
     /// Whether the configured paths lead to another release now; `None` when the file system did not tell.
     pub path_leads_elsewhere: Option<bool>,
+}
+
+/// A canary: the first workers of a new generation beside the whole old one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Canary {
+    /// The new generation.
+    pub generation: u64,
+    /// The step, from 1.
+    pub step: u64,
+    /// Number of ready workers of the new generation.
+    pub workers_ready: u32,
+    /// Number of workers of this step.
+    pub workers: u32,
+    /// Number of workers that the generation will have.
+    pub workers_configured: u32,
+    /// Whether the workers of the step are ready, and it waits.
+    pub waits: bool,
+    /// Whether the step waits for `ratoon promote`.
+    pub manual: bool,
+    /// Time until the step, or the wait for a promotion, ends, milliseconds.
+    pub left_ms: Option<u64>,
+    /// What the old generation has counted since the step began to wait; `None` when that is not known.
+    pub old: Option<CanaryFigures>,
+    /// What the new generation has counted since then.
+    pub new: Option<CanaryFigures>,
+}
+
+/// What the workers of a generation have counted in a step of a canary.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CanaryFigures {
+    /// Requests begun.
+    pub requests: u64,
+    /// Requests that failed: answered with a status of 500 or above, or cut off.
+    pub failed: u64,
 }
 
 /// A committed release that is kept.

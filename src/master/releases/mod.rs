@@ -15,6 +15,7 @@
 //! | `account` | the users as which workers, checks and hooks run |
 //! | `hooks` | hooks and checks, and those that a root master refuses |
 //! | `expand` | `$RATOON_SLOT` and similar names in arguments and variables |
+//! | `kept` | the releases that are kept, as front ends show them |
 //! | `memory` | the memory that a second generation needs, and the memory that is free |
 //! | `warnings` | dangerous releases, and reloads that change nothing |
 
@@ -24,6 +25,7 @@ pub(in crate::master) mod command;
 pub(in crate::master) mod commits;
 pub(in crate::master) mod expand;
 pub mod hooks;
+pub(in crate::master) mod kept;
 pub(in crate::master) mod memory;
 pub(in crate::master) mod prepare;
 pub(in crate::master) mod preparing;

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::master::releases::commits::shown_directory;
 use crate::master::releases::hooks::Setting;
+use crate::master::releases::kept::shown_directory;
 use crate::master::releases::preparing::ReleaseStore;
 use crate::pool::{GenerationId, Outcome, Reason};
 

@@ -20,7 +20,7 @@ use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::figures;
 use crate::master::workers::views::WorkerFacts;
-use crate::pool::{Phase, WorkerId};
+use crate::pool::{CanaryView, Figures, Phase, WorkerId};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::rendered::{Lists, RenderedStatus};
 use crate::status::scoreboard::Totals;
@@ -36,6 +36,7 @@ struct Facts {
     recycled_by_reason: BTreeMap<String, u64>,
     committed_at: Option<SystemTime>,
     releases: Vec<tree::Release>,
+    canary: Option<CanaryView>,
     paths: Option<Paths>,
     path_look: PathLook,
     limits: tree::Limits,
@@ -62,6 +63,8 @@ pub(in crate::master) struct LoopFacts<'a> {
     pub look: Option<Look>,
     /// The committed releases that are kept, newest first.
     pub releases: Vec<tree::Release>,
+    /// The canary that is under way.
+    pub canary: Option<CanaryView>,
 }
 
 impl StatusPublisher {
@@ -78,7 +81,7 @@ impl StatusPublisher {
     /// Composes a document on another thread, and answers all requesters that wait for it.
     /// `look`: whether the ready workers accept is looked at first.
     pub(in crate::master) fn compose(&self, job: Job, facts: LoopFacts<'_>) {
-        let LoopFacts { workers, listeners, release, look, releases, paths } = facts;
+        let LoopFacts { workers, listeners, release, look, releases, paths, canary } = facts;
         let facts = Facts {
             summary: self.summary.borrow().clone(),
             last_reload: self.history.last_reload().cloned(),
@@ -87,6 +90,7 @@ impl StatusPublisher {
             recycled_by_reason: self.history.recycled_by_reason().clone(),
             committed_at: self.history.committed_at(),
             releases,
+            canary,
             paths,
             path_look: self.path_look.clone(),
             limits: release.map(|release| limits(&release.config)).unwrap_or_default(),
@@ -115,7 +119,7 @@ impl StatusPublisher {
 /// Composes the document. In a small pool it also returns the marks of the pages from before they were read.
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
-    let Facts { releases, paths, path_look, .. } = facts;
+    let Facts { releases, canary, paths, path_look, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
@@ -172,6 +176,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
             path_leads_elsewhere: paths.and_then(|paths| path_look.leads_elsewhere(paths)),
         }),
         releases,
+        canary: canary.map(shown_canary),
         committed_at: committed_at.map(time),
         last_reload: last_reload.map(|last| tree::LastReload {
             generation: last.generation,
@@ -213,6 +218,22 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         failures,
     };
     (RenderedStatus::new(document, &lists), pages)
+}
+
+fn shown_canary(canary: CanaryView) -> tree::Canary {
+    let figures = |of: Figures| tree::CanaryFigures { requests: of.requests, failed: of.failed };
+    tree::Canary {
+        generation: canary.generation,
+        step: canary.step as u64,
+        workers_ready: canary.ready,
+        workers: canary.size,
+        workers_configured: canary.target,
+        waits: canary.waits,
+        manual: canary.manual,
+        left_ms: canary.left.map(|left| left.as_millis() as u64),
+        old: canary.figures.map(|comparison| figures(comparison.old)),
+        new: canary.figures.map(|comparison| figures(comparison.new)),
+    }
 }
 
 /// A socket, and the connections that wait in its queue (for sockets of slots: the sum of all queues).

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::screen::{Screen, Style, bytes, clean, number, span, width};
 use super::table::{Cell, Table};
 use crate::status::hint::hint;
-use crate::status::tree::{Document, Failure, Worker};
+use crate::status::tree::{CurrentRelease, Document, Failure, Worker};
 
 /// Number of failures that are shown, the last ones.
 const FAILURES: usize = 3;
@@ -116,6 +116,15 @@ fn chosen(document: &Document, room: usize) -> (Vec<&Worker>, BTreeMap<String, u
     (shown.collect(), hidden)
 }
 
+/// The release that runs, and whether a reload would bring another one.
+fn shown_release(release: &CurrentRelease) -> String {
+    let elsewhere = match release.path_leads_elsewhere {
+        Some(true) => "; the path leads to another release now",
+        Some(false) | None => "",
+    };
+    format!("{} in {}{elsewhere}", clean(&release.program), clean(&release.directory))
+}
+
 fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     let degraded = if document.degraded { ", degraded" } else { "" };
     let style = match document.workers_ready {
@@ -144,6 +153,9 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
         count => format!("{} workers have failed", number(count)),
     };
     line("since", format!("{} ({}), {crashes}", clock.local(&document.start_time), clock.since(&document.start_time)));
+    if let Some(release) = &document.release {
+        line("release", shown_release(release));
+    }
     if let Some(last) = &document.last_reload {
         let reason = if last.reason.is_empty() { String::new() } else { format!(": {}", clean(&last.reason)) };
         line(
@@ -355,6 +367,18 @@ mod tests {
             "{}",
             shown(&document)
         );
+    }
+
+    #[test]
+    fn release_is_named_and_told_when_the_path_has_moved() {
+        let mut document = small();
+        let shown = |document: &Document| view(document, &clock(), &screen(None));
+        let release =
+            CurrentRelease { program: "/srv/web/7/app".to_owned(), directory: "/srv/web/7".to_owned(), ..Default::default() };
+        document.release = Some(release.clone());
+        assert!(shown(&document).contains("\n  release  /srv/web/7/app in /srv/web/7\n"), "{}", shown(&document));
+        document.release = Some(CurrentRelease { path_leads_elsewhere: Some(true), ..release });
+        assert!(shown(&document).contains("in /srv/web/7; the path leads to another release now\n"));
     }
 
     #[test]

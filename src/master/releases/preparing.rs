@@ -114,12 +114,13 @@ impl ReleaseStore {
         self.releases.values().map(|release| release.config.worker.stop_timeout).max().unwrap_or_default()
     }
 
-    /// The longest time that one worker may take to be replaced, and that a canary may take before; `None` without a release.
+    /// The longest time that one worker may take to be replaced, and that a probe and a canary may take before; `None` without a release.
     pub fn longest_replacement(&self) -> Option<Duration> {
         let each = self.releases.values().map(|release| {
             let config = &release.config;
             config.worker.start_timeout.max(config.worker.settle)
                 + config.worker.stop_timeout
+                + probe(config)
                 + canary(config)
                 + config.reload.probation.unwrap_or(crate::pool::UNPROVEN_PROBATION)
         });
@@ -305,6 +306,13 @@ impl ReleaseStore {
     }
 }
 
+/// The longest time of a probe.
+fn probe(config: &Config) -> Duration {
+    let worker = &config.worker;
+    let probed = config.reload.probe.is_some();
+    if probed { worker.start_timeout + config.reload.probe_timeout + worker.stop_timeout } else { Duration::ZERO }
+}
+
 /// The longest time of a canary's steps, each with the start of its workers.
 fn canary(config: &Config) -> Duration {
     let reload = &config.reload;
@@ -349,6 +357,19 @@ mod tests {
         assert_eq!((releases.longest_stop(), releases.step_limit(1)), (Duration::from_secs(5), Duration::from_secs(7)));
         releases.remove(1);
         assert!(releases.get(1).is_none() && releases.deadline().is_none() && events.is_empty());
+    }
+
+    #[test]
+    fn probe_counts_in_the_time_that_systemd_grants() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let plain =
+            "[worker]\ncommand = [\"true\"]\nstart_timeout = \"7s\"\nstop_timeout = \"5s\"\n[reload]\nprobation = \"0s\"\n";
+        let probed = format!("{plain}probe = \"GET /\"\nprobe_timeout = \"2s\"\n");
+        for (config, seconds) in [(plain, 7 + 5), (&*probed, 7 + 5 + 7 + 2 + 5)] {
+            let mut releases = store(directory.path(), config).0;
+            releases.insert(1, crate::master::testing::release(directory.path(), config));
+            assert_eq!(releases.longest_replacement(), Some(Duration::from_secs(seconds)));
+        }
     }
 
     #[test]

@@ -40,8 +40,9 @@ fn talk(mut stream: impl Read + Write, method: &str, path: &str) -> std::io::Res
 }
 
 fn ask(stream: &mut impl Write, method: &str, path: &str) -> std::io::Result<()> {
-    // 1.0: the answer ends with the connection, and comes in one piece.
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    // 1.0: the answer ends with the connection, and comes in one piece. The request is written in one piece, too: a worker of a test
+    // answers to what it reads first.
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
 }
 
 fn read(stream: &mut impl Read) -> std::io::Result<Answer> {

@@ -1,4 +1,4 @@
-//! What the status document costs the master: `cargo bench --bench document`.
+//! The cost of the status document for the master: `cargo bench --bench document`.
 //!
 //! A pool of 1,000 workers that hold 10,000 open connections, each with a request in work. Told are, for the first document
 //! (which has to find out who holds which connection) and for later ones: the CPU time of the whole master, and that of the thread

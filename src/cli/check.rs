@@ -69,9 +69,13 @@ pub(super) fn run(options: &Options) -> ExitCode {
         complain("--control names an instance, and only its probe can be asked for: ratoon check --probe --control PATH");
         return ExitCode::from(super::COULD_NOT_ASK);
     }
-    let found = if options.file_only { file_alone(path) } else { service::check(path, options.user.as_deref()) };
-    let (line, found) = match found {
-        Ok(found) => found,
+    let checked = || {
+        let user = if options.file_only { None } else { service::user(path, options.user.as_deref())? };
+        let found = if options.file_only { file_alone(path) } else { service::check(path, user.as_ref()) };
+        found.map(|(line, found)| (user, line, found))
+    };
+    let (user, line, found) = match checked() {
+        Ok(checked) => checked,
         Err(error) => {
             complain(&error);
             return ExitCode::FAILURE;
@@ -85,7 +89,11 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
     // With a closed standard output the line is lost, but the exit status stays.
     let _ = writeln!(std::io::stdout(), "{file}: fine; it would run {line}");
-    if options.probe { probe::run_here(path, &options.listen) } else { ExitCode::SUCCESS }
+    if !options.probe {
+        return ExitCode::SUCCESS;
+    }
+    let user = user.and_then(|user| Some((service::identity(&user)?, user)));
+    probe::run_here(path, &options.listen, user)
 }
 
 impl Findings {

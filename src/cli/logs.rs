@@ -59,7 +59,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Whose journal has the lines.
+/// The journal that has the lines: the system's, or the user's.
 #[derive(Clone, Copy)]
 enum Scope {
     System,

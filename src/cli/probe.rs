@@ -1,11 +1,16 @@
 //! `ratoon check --probe`: the probe of a release (`reload.probe`), by the master of an instance or by one that is started for it here.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+
+use rustix::fs::{Mode, OFlags};
 
 use super::check;
 use super::screen::{clean, complain, say};
 use super::status_view::printed;
+use crate::sys::accounts::User;
+use crate::sys::spawn::{Identity, become_user};
 
 /// Number of lines of the probed worker's output that are shown.
 const OUTPUT_LINES: usize = 30;
@@ -29,16 +34,20 @@ pub(super) async fn ask(options: check::Options) -> Result<ExitCode, String> {
     }
 }
 
-/// Probes the release of a configuration here: a master is started for this alone, in a runtime directory of its own.
-pub(super) fn run_here(file: &Path, listen: &[String]) -> ExitCode {
-    match probe_here(file, listen) {
+/// Probes the release of a configuration here: a master is started for this alone, in a runtime directory of its own, and as the
+/// service's `user` if that is not the user of this process.
+pub(super) fn run_here(file: &Path, listen: &[String], user: Option<(Identity, User)>) -> ExitCode {
+    let place = match &user {
+        Some((_, user)) => format!("here and as {}, not in the unit's environment", user.name),
+        None => "here and as this user, not in the unit's environment".to_owned(),
+    };
+    match probe_here(file, listen, user) {
         Ok(true) => {
-            let place = "here and as this user, which is not the unit's environment: `ratoon check NAME --probe` asks its master";
-            say(&format!("{}: the probe has passed, {place}", file.display()));
+            say(&format!("{}: the probe has passed, {place} (`ratoon check NAME --probe` asks its master)", file.display()));
             ExitCode::SUCCESS
         }
         Ok(false) => {
-            complain(&format!("{}: the probe has failed (here, not in the unit's environment)", file.display()));
+            complain(&format!("{}: the probe has failed, {place}", file.display()));
             ExitCode::FAILURE
         }
         Err(why) => {
@@ -48,9 +57,10 @@ pub(super) fn run_here(file: &Path, listen: &[String]) -> ExitCode {
     }
 }
 
-fn probe_here(file: &Path, listen: &[String]) -> Result<bool, String> {
+fn probe_here(file: &Path, listen: &[String], user: Option<(Identity, User)>) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|error| format!("the path of this program is unknown: {error}"))?;
-    let directory = Scratch::new().map_err(|error| format!("no directory for its sockets: {error}"))?;
+    let directory = Scratch::new(user.as_ref().map(|(identity, _)| identity))
+        .map_err(|error| format!("no directory for its sockets: {error}"))?;
     let mut master = Command::new(program);
     master.args(["run", "--probe-only", "--name", "probe", "--config"]).arg(file);
     let any = [ANY_ADDRESS.to_owned()];
@@ -64,6 +74,11 @@ fn probe_here(file: &Path, listen: &[String]) -> Result<bool, String> {
     {
         master.env_remove(name);
     }
+    if let Some((identity, user)) = user {
+        // As systemd sets them for User=.
+        master.envs([("HOME", &user.home), ("LOGNAME", &user.name), ("SHELL", &user.shell), ("USER", &user.name)]);
+        become_user(&mut master, identity);
+    }
     let status = master.status().map_err(|error| format!("no master can be started: {error}"))?;
     Ok(status.success())
 }
@@ -72,11 +87,17 @@ fn probe_here(file: &Path, listen: &[String]) -> Result<bool, String> {
 struct Scratch(std::path::PathBuf);
 
 impl Scratch {
-    fn new() -> std::io::Result<Scratch> {
-        use std::os::unix::fs::DirBuilderExt;
+    fn new(owner: Option<&Identity>) -> std::io::Result<Scratch> {
         let path = std::env::temp_dir().join(format!("ratoon-probe-{}", std::process::id()));
         std::fs::DirBuilder::new().mode(0o711).create(&path)?;
-        Ok(Scratch(path))
+        let scratch = Scratch(path);
+        if let Some(owner) = owner {
+            // By descriptor: the temporary directory may let others replace the path.
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let directory = rustix::fs::open(&scratch.0, flags, Mode::empty())?;
+            std::os::unix::fs::fchown(&directory, Some(owner.uid), Some(owner.gid))?;
+        }
+        Ok(scratch)
     }
 }
 

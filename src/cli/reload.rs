@@ -57,7 +57,7 @@ enum Until {
     Drained,
 }
 
-/// What brings the new generation.
+/// The release that the new generation gets.
 #[derive(Clone, Copy)]
 pub(super) enum Bring {
     /// The release on disk.

@@ -131,7 +131,7 @@ tables! {
         /// `"accepting"`: it accepts. `"notify"`: it says `READY=1`. `"running"`: it has lived for `settle`.
         /// See READINESS in `ratoon.toml(5)` for how accepting is seen from outside.
         ready: Ready as Ready, default r#""auto""#, flag("ready");
-        /// What makes an unmodified server a worker: `"auto"`, `"node"`, `"asgi"`, `"rack"`, `"bind"` or `"none"`.
+        /// The adapter that makes an unmodified server a worker: `"auto"`, `"node"`, `"asgi"`, `"rack"`, `"bind"` or `"none"`.
         /// With it the server takes the listening sockets, says `READY=1` and drains without losing a request. What the adapter needs is
         /// appended to the variables of the workers.
         /// `"node"`: `app.listen(3000)` of http, http2, Express and others takes the socket (`NODE_OPTIONS`).

@@ -121,7 +121,7 @@ impl Master {
         }
     }
 
-    /// What a worker is started from: its release and its sockets.
+    /// The release and the sockets from which a worker is started.
     fn start(&mut self, slot: Slot, generation: GenerationId, worker: WorkerId) -> Result<Start, String> {
         if self.pool.worker(worker).is_none_or(|worker| worker.phase == Phase::Draining) {
             return Err("not started: it is not wanted any more".to_owned());
@@ -184,8 +184,10 @@ impl Master {
                 self.listeners.committed(release);
             }
         }
-        if outcome != Outcome::Committed {
-            self.releases.run_on_rollback(number, outcome, &reason, self.pool.generation());
+        if outcome != Outcome::Committed
+            && let Some(command) = self.releases.run_on_rollback(self.pool.generation())
+        {
+            self.requests.add_answer(command, self.reload_answer(number, outcome, reason.clone()));
         }
         self.status.reload_finished(number, outcome, reason, self.now);
         self.systemd.reloaded(self.now);
@@ -193,12 +195,7 @@ impl Master {
 
     fn answer(&mut self, requester: RequesterId, answer: Answer) {
         let answer = match answer {
-            Answer::Reload(generation, outcome, reason) => {
-                let warnings = self.status.warnings(generation);
-                let stopping = self.pool.is_stopping();
-                let Reason { cause: reason, detail, output, worker } = reason;
-                Reply::Reload(ReloadAnswer { generation, outcome, reason, detail, output, worker, warnings, stopping })
-            }
+            Answer::Reload(generation, outcome, reason) => self.reload_answer(generation, outcome, reason),
             Answer::Probed(generation, failure) => {
                 let passed = failure.is_none();
                 let Reason { cause: reason, detail, output, worker } = failure.unwrap_or_default();
@@ -208,6 +205,12 @@ impl Master {
             Answer::Failed(why) => Reply::Failed(why),
         };
         self.requests.answer(requester, answer);
+    }
+
+    fn reload_answer(&self, generation: GenerationId, outcome: Outcome, reason: Reason) -> Reply {
+        let (warnings, stopping) = (self.status.warnings(generation), self.pool.is_stopping());
+        let Reason { cause: reason, detail, output, worker } = reason;
+        Reply::Reload(ReloadAnswer { generation, outcome, reason, detail, output, worker, warnings, stopping })
     }
 
     fn all_ready(&mut self) {

@@ -1,4 +1,4 @@
-//! What a master begins with: a configuration, or the state of an earlier program.
+//! The origin of a master: a configuration, or the state of an earlier program.
 
 use crate::api::RequesterId;
 use crate::control::listen::Control;
@@ -61,7 +61,7 @@ pub(super) struct Origin {
     pub first: First,
 }
 
-/// What a master does first.
+/// The first task of a master.
 pub(super) enum First {
     /// Probe this release, and end.
     Probe(Arc<Release>),

@@ -25,13 +25,14 @@ impl RequestTable {
         self.waiting.insert(requester, (reply, by));
     }
 
-    /// A reload began for this requester: notes who asked for it, in words. Without a waiting requester it was a signal, or a call that wants no reply.
+    /// A reload began for this requester: notes who asked for it, in words. Without a waiting requester it was a signal, or a call that
+    /// wants no reply.
     pub(super) fn reload_started(&mut self, requester: Option<RequesterId>) {
         let waiting = requester.and_then(|requester| self.waiting.get(&requester));
         self.reload_asked_by = waiting.map_or_else(|| UNATTENDED.into(), |(_, by)| by.clone());
     }
 
-    /// Who asked for the last reload.
+    /// The requester of the last reload, in words.
     pub(super) fn reload_asked_by(&self) -> Arc<str> {
         self.reload_asked_by.clone()
     }
@@ -41,6 +42,11 @@ impl RequestTable {
         let Some((reply, _)) = self.waiting.remove(&requester) else { return false };
         self.answers.push((reply, answer));
         true
+    }
+
+    /// Stores an answer for a receiver that is no requester: `reload.on_rollback`, which learns the outcome of every failed reload.
+    pub(super) fn add_answer(&mut self, reply: oneshot::Sender<Reply>, answer: Reply) {
+        self.answers.push((reply, answer));
     }
 
     /// Answers at once, for a master that is about to replace its program: no turn of the loop follows.

@@ -16,7 +16,7 @@ use crate::pool::{Event, GenerationId, Outcome, Reason};
 impl Master {
     /// Handles a result of another thread.
     pub(super) fn take_result(&mut self, result: TaskResult) {
-        if !matches!(result, TaskResult::Composed | TaskResult::Accepting(_)) {
+        if !matches!(result, TaskResult::Composed | TaskResult::Accepting(_) | TaskResult::AcceptLookFailed) {
             self.status.touch();
         }
         let events = &mut self.events;
@@ -33,6 +33,7 @@ impl Master {
             TaskResult::Orphans => self.workers.children(events),
             TaskResult::Readiness(worker, seen) => self.workers.readiness_seen(worker, &seen, events),
             TaskResult::Probed(worker, result) => events.push(Event::Probed(worker, result)),
+            TaskResult::AcceptLookFailed => self.accept_watch.ended(),
             TaskResult::Accepting(seen) => {
                 self.accept_watch.ended();
                 self.status.accepting_seen(seen);

@@ -33,6 +33,8 @@ pub(in crate::master) enum TaskResult {
     Readiness(WorkerId, Observation),
     /// Whether the ready workers accept was looked at.
     Accepting(Accepting),
+    /// No thread could be started for that look.
+    AcceptLookFailed,
     /// A status document is composed, and requesters wait for the next one.
     Composed,
     /// The probed worker has answered as it must, or not and why.

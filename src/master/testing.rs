@@ -39,7 +39,7 @@ pub fn in_own_process_with(test: &str, wrapper: &[&str], stdin: Stdio) -> Option
 pub const OWN_RUN: [&str; 6] =
     ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && exec \"$@\"", "sh"];
 
-/// What the releases of a test's instance have in common. The instance has no listening sockets.
+/// The values that the releases of a test's instance have in common. The instance has no listening sockets.
 pub(in crate::master) fn context(directory: &Path) -> InstanceContext {
     InstanceContext {
         instance: "web".into(),

@@ -37,7 +37,7 @@ pub struct Steps {
 pub(super) struct Canary {
     /// The index of the step in `reload.steps`.
     pub step: usize,
-    /// What both generations have counted since the step began to wait, and whether it is known.
+    /// Figures of both generations since the step began to wait, if they are known.
     pub figures: Option<Comparison>,
 }
 
@@ -60,7 +60,7 @@ pub struct CanaryView {
     pub manual: bool,
     /// The time until the step, or the wait for a promotion, ends.
     pub left: Option<Duration>,
-    /// What both generations have counted since the step began to wait.
+    /// Figures of both generations since the step began to wait.
     pub figures: Option<Comparison>,
 }
 

@@ -11,7 +11,7 @@ pub(super) const FINAL: f64 = 2.326;
 /// The quantile for a confidence of 99.997 %, one-sided.
 pub(super) const EARLY: f64 = 4.0;
 
-/// What the workers of a generation have counted in some time.
+/// Figures that the workers of a generation have counted in some time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
     /// Requests begun.

@@ -237,7 +237,7 @@ impl Ended {
     }
 }
 
-/// What a release is prepared for.
+/// The purpose for which a release is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
     /// A new generation.

@@ -5,8 +5,10 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::mpsc::channel;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 /// The stack of every thread, bytes. A thread occupies only the pages that it has touched, so a large stack costs address space.
 /// The deepest use that was measured in a debug build is 276 KiB (the log thread, when it reads the time zone);
@@ -36,6 +38,22 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<Joi
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     }
     started
+}
+
+/// Runs `body` on a thread of its own, see [`spawn`], and waits at most `wait` for its result. `None`: it is not done yet. The thread
+/// goes on, and is lost if `body` never returns.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn bounded<T: Send + 'static>(
+    name: &str,
+    wait: Duration,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    let (tell, told) = channel();
+    // Nobody receives a result that comes too late.
+    spawn(name, move || drop(tell.send(body())))?;
+    Ok(told.recv_timeout(wait).ok())
 }
 
 /// Sets SCHED_BATCH, sched(7): a helper thread that wakes up does not preempt a running process, such as a worker that starts or
@@ -70,7 +88,10 @@ fn held<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{aside, spawn};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::{aside, bounded, spawn};
 
     fn blocked() -> String {
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("procfs");
@@ -94,6 +115,20 @@ mod tests {
         assert_eq!(mask & (1 << 14), 1 << 14, "{inside}");
         assert_eq!(mask & 1, 1, "{inside}");
         assert_eq!(blocked(), before);
+    }
+
+    #[test]
+    fn bounded_wait_ends_although_the_thread_hangs() {
+        assert_eq!(bounded("ratoon-test", Duration::from_secs(60), || 7).expect("a thread"), Some(7));
+        let ((go, hangs), (tell, told)) = (channel::<()>(), channel());
+        let body = move || {
+            let _ = hangs.recv();
+            tell.send(8).expect("the test waits");
+            8
+        };
+        assert_eq!(bounded("ratoon-test", Duration::from_millis(1), body).expect("a thread"), None);
+        drop(go);
+        assert_eq!(told.recv(), Ok(8), "the thread goes on");
     }
 
     #[test]

@@ -13,7 +13,13 @@ fn set_mode(path: &Path, mode: u32) {
 
 /// What `ratoon check` prints, and whether it found nothing.
 fn check(place: &Place, flags: &[&str]) -> (bool, String) {
-    let output = Command::new(RATOON).arg("check").args(flags).arg(place.path("pool.toml")).output().expect("ratoon");
+    check_with(Path::new(RATOON), place, flags)
+}
+
+fn check_with(program: &Path, place: &Place, flags: &[&str]) -> (bool, String) {
+    let mut command = Command::new(program);
+    command.env("TMPDIR", place.root()).arg("check").args(flags).arg(place.path("pool.toml"));
+    let output = command.output().expect("ratoon");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.success(), text(&output.stderr) + &text(&output.stdout))
 }
@@ -84,6 +90,45 @@ fn check_looks_as_the_services_and_the_workers_user() {
         format!("worker.directory {}: user nobody may not enter it", fs::canonicalize(&directory).expect("v1").display());
     finds(&place, &[], &[&closed, "chgrp nogroup"]);
     finds(&place, &["--user", "no-such-user"], &["--user no-such-user: there is no such user"]);
+}
+
+/// Configures a worker that writes its user's number to `v1/uid`, and is ready by running.
+fn configure_worker_that_tells_its_user(place: &Place) {
+    let directory = place.path("v1");
+    place.program("v1/tells", "#!/bin/sh\nid -u >uid\nexec sleep 600\n");
+    let worker = format!("[worker]\ncommand = ['./tells']\ndirectory = {directory:?}\nready = 'running'\nsettle = '100ms'\n");
+    place.write("pool.toml", &worker);
+}
+
+#[test]
+fn check_of_a_file_can_probe_it_and_leaves_nothing() {
+    let place = Place::new();
+    configure_worker_that_tells_its_user(&place);
+    let (fine, said) = check(&place, &["--probe"]);
+    assert!(fine && said.contains("pool.toml: the probe has passed, here and as this user"), "{said}");
+    assert!(place.path("v1/uid").exists(), "no worker was started");
+    place.program("v1/tells", "#!/bin/sh\necho no database\nexit 3\n");
+    let (fine, said) = check(&place, &["--probe"]);
+    assert!(!fine && said.contains("the probe has failed") && said.contains("exit 3"), "{said}");
+    assert!(said.contains("no database"), "{said}");
+    let left = fs::read_dir(place.root()).expect("the place").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    assert!(!left.into_iter().any(|name| name.starts_with("ratoon-probe")), "the probe's directory is left");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn check_probes_as_the_services_user() {
+    let place = Place::new();
+    set_mode(place.root(), 0o711);
+    configure_worker_that_tells_its_user(&place);
+    set_mode(&place.path("v1"), 0o777);
+    // The user must be able to execute the program, and the build directory may be closed.
+    let program = place.path("ratoon");
+    fs::copy(RATOON, &program).expect("a copy");
+    let (fine, said) = check_with(&program, &place, &["--probe", "--user", "nobody"]);
+    assert!(fine && said.contains("the probe has passed, here and as nobody"), "{said}");
+    let nobody = Command::new("id").args(["-u", "nobody"]).output().expect("id").stdout;
+    assert_eq!(place.read("v1/uid").trim(), String::from_utf8_lossy(&nobody).trim());
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn stored(messages: &[String]) -> BTreeMap<String, usize> {
     store
 }
 
-/// What the next master needs of a pool of at most 32 workers: their processes, and one bundle of all else.
+/// Descriptors that the next master needs of a pool of at most 32 workers: their processes, and one bundle of all else.
 fn needed(status: &Value) -> BTreeSet<String> {
     let generation = &status["generation"];
     let common = ["state-0", "state-1", "words", "listener-0"].map(str::to_owned);

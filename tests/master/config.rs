@@ -195,6 +195,7 @@ fn check_verb_says_what_is_wrong_and_where() {
 fn on_rollback_gets_the_outcome_and_what_serves() {
     let place = Place::new();
     place.release("v2", "exit_at_start=3");
+    place.wrap("v2", "echo no database >&2");
     let tables = "[reload]\non_rollback = ['sh', '-c', 'cat >PLACE/told.new && mv PLACE/told.new PLACE/told']";
     let tables = tables.replace("PLACE", place.root().to_str().expect("text"));
     let master = place.pool("count = 1", &tables).start();
@@ -204,6 +205,8 @@ fn on_rollback_gets_the_outcome_and_what_serves() {
     let told: Value = serde_json::from_str(&eventually("the command is told", read, || master.log())).expect("JSON");
     assert_eq!((&told["result"], &told["generation"]), (&"rolled-back".into(), &2.into()), "{told:#}");
     assert!(told["reason"].as_str().is_some_and(|why| why.contains("exit 3 before it was ready")), "{told:#}");
+    let printed = told["output"].as_array().expect("lines");
+    assert!(printed.contains(&"no database".into()), "what the failed worker printed: {told:#}");
     let v1 = std::fs::canonicalize(master.place.path("v1")).expect("a path");
     assert_eq!(told["serving"], serde_json::json!({"generation": 1, "directory": v1.to_str()}));
 }

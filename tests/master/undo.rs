@@ -125,6 +125,31 @@ fn check_of_the_old_configuration_can_refuse_an_undo() {
 }
 
 #[test]
+fn hook_of_an_undo_gets_the_configured_variables_and_none_of_the_adapter() {
+    let place = Place::new();
+    // The loader says that it cannot preload an empty file, and starts the worker without it.
+    place.write("adapter.so", "");
+    place.release("v2", "");
+    let worker = "count = 1\nadapter = 'bind'\nadapter_library = 'PLACE/adapter.so'\nenvironment = { COLOUR = 'green' }";
+    let worker = worker.replace("PLACE", place.root().to_str().expect("text"));
+    let master = place.pool(&worker, "[hooks]\nbefore_reload = ['sh', '-c', 'env >../hook.env']").start();
+    let hook_env = || {
+        let text = master.place.read("hook.env");
+        std::fs::remove_file(master.place.path("hook.env")).expect("removed");
+        assert!(text.contains("COLOUR=green") && !text.contains("LD_PRELOAD"), "{text}");
+    };
+    master.place.current("v2");
+    master.ok(&["reload"]);
+    hook_env();
+    master.ok(&["undo"]);
+    hook_env();
+    // The variables are part of the state that an upgrade of the master hands on.
+    master.ok(&["upgrade"]);
+    master.ok(&["undo", "2"]);
+    hook_env();
+}
+
+#[test]
 fn undo_survives_an_upgrade_of_the_master() {
     let master = committed(3, "");
     let before = history(&master);

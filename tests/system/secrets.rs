@@ -1,4 +1,4 @@
-//! What a user without rights reads of a secret that a worker or `reload.check` has printed: nothing, on the bus, by `systemctl` and by
+//! A user without rights reads nothing of a secret that a worker or `reload.check` has printed, on the bus, by `systemctl` and by
 //! `ratoon status`. The control socket's other paths are in `tests/faults/readers.rs`.
 
 use std::io::{BufRead as _, BufReader};

@@ -144,7 +144,7 @@ fn tcp_socket_outlives_a_restart_of_its_unit(c: &Container) {
     next_master(&web, master);
     assert!(web.get().expect("an answer").contains("version v2"));
     assert_eq!(web.settled()["degraded"], true);
-    // What it says to type mends it.
+    // The command in the message mends it.
     c.ok(&["systemctl", "stop", &web.service()]);
     c.ok(&["systemctl", "restart", &web.socket(), &web.service()]);
     assert_eq!(web.settled()["degraded"], false);
@@ -242,7 +242,7 @@ fn sockets_lost_with_the_state_start_no_generation(c: &Container) {
     // The workers serve on, and no others were started.
     assert!(web.get().expect("the workers serve on").contains("generation 1"));
     before.iter().for_each(|pid| assert!(c.path(&format!("/proc/{pid}")).exists(), "worker {pid} has ended"));
-    // What it says to type mends it, at the new address.
+    // The command in the message mends it, at the new address.
     c.ok(&["systemctl", "stop", &web.service()]);
     assert_eq!(web.property("Result"), "success", "{}", c.journal(&web.service()));
     c.ok(&["systemctl", "restart", &web.socket(), &web.service()]);
@@ -272,7 +272,7 @@ fn socket_that_only_workers_hold_degrades(c: &Container) {
     assert_eq!(last["result"], "refused", "{last:#}");
     assert!(last["reason"].as_str().is_some_and(|why| why.contains(&web.address) && why.contains(&to_type(&web))), "{last:#}");
     assert!(web.get().expect("the workers serve on").contains("generation 1"));
-    // What it says to type mends it.
+    // The command in the message mends it.
     c.ok(&["systemctl", "stop", &web.service()]);
     c.ok(&["systemctl", "restart", &web.socket(), &web.service()]);
     assert_eq!(web.settled()["degraded"], false);

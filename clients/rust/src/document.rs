@@ -112,13 +112,13 @@ pub struct Canary {
     pub manual: bool,
     /// Time until the step, or the wait for a promotion, ends, milliseconds.
     pub left_ms: Option<u64>,
-    /// What the old generation has counted since the step began to wait; `None` when that is not known.
+    /// Figures of the old generation since the step began to wait; `None` when that is not known.
     pub old: Option<CanaryFigures>,
-    /// What the new generation has counted since then.
+    /// Figures of the new generation since the step began to wait.
     pub new: Option<CanaryFigures>,
 }
 
-/// What the workers of a generation have counted in a step of a canary.
+/// Figures that the workers of a generation have counted in a step of a canary.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CanaryFigures {
@@ -142,7 +142,7 @@ pub struct Release {
     pub directory: String,
     /// Time of its commit.
     pub committed_at: Option<String>,
-    /// Who asked for it: `start`, `SIGHUP`, `user 0 on the control socket`, …
+    /// The requester of the commit: `start`, `SIGHUP`, `user 0 on the control socket`, …
     pub asked_by: Option<String>,
     /// How it ended, `replaced` or `undone`; `None` while it serves.
     pub ended: Option<String>,
@@ -177,7 +177,7 @@ pub struct Reloads {
     pub count: u64,
     /// Sum of their durations, milliseconds.
     pub duration_ms: u64,
-    /// For each of [`RELOAD_BOUNDS_MS`], the number of reloads that took at most so long.
+    /// Numbers of reloads that took at most as long as each bound in [`RELOAD_BOUNDS_MS`].
     pub within: Vec<u64>,
 }
 

@@ -12,12 +12,14 @@ use crate::sys::spawn::{Identity, as_user};
 /// Directory of the configurations of the units.
 const CONFIGURATIONS: &str = "/etc/ratoon";
 
-/// Checks the file and the objects that it names. Returns a summary of what would run, and the findings.
-pub(super) fn check(file: &Path, named: Option<&str>) -> Result<(String, Findings), String> {
-    let instance = instance(file);
+/// The user as whom the service runs, if it is another one than the user of this process: `named`, else `User=` of the unit.
+///
+/// # Errors
+/// There is no such user.
+pub(super) fn user(file: &Path, named: Option<&str>) -> Result<Option<User>, String> {
     let user = match named {
         Some(name) => Some(accounts::user(name).ok_or_else(|| format!("--user {name}: there is no such user"))?),
-        None => instance
+        None => instance(file)
             .as_deref()
             .and_then(unit_user)
             .map(|name| {
@@ -27,12 +29,17 @@ pub(super) fn check(file: &Path, named: Option<&str>) -> Result<(String, Finding
             })
             .transpose()?,
     };
+    Ok(user.filter(|user| user.uid != own_uid()))
+}
+
+/// Checks the file and the objects that it names, as the service's user. Returns a summary of what would run, and the findings.
+pub(super) fn check(file: &Path, user: Option<&User>) -> Result<(String, Findings), String> {
     let as_service = || {
         let config = config::load(file).map_err(|error| error.to_string())?;
-        Ok((summary(&config), machine::check(&config, instance.is_some())))
+        Ok((summary(&config), machine::check(&config, instance(file).is_some())))
     };
     match user {
-        Some(user) if user.uid != own_uid() => match identity(&user) {
+        Some(user) => match identity(user) {
             Some(identity) => {
                 as_user(&identity, as_service).map_err(|error| format!("cannot check as user {}: {error}", user.name))?
             }
@@ -46,12 +53,12 @@ pub(super) fn check(file: &Path, named: Option<&str>) -> Result<(String, Finding
                 Ok((line, found))
             }
         },
-        _ => as_service(),
+        None => as_service(),
     }
 }
 
 /// The rights of a user; `None` unless this process is root and can take them.
-fn identity(user: &User) -> Option<Identity> {
+pub(super) fn identity(user: &User) -> Option<Identity> {
     (own_uid() == 0).then(|| Identity { uid: user.uid, gid: user.gid, groups: user.groups.clone() })
 }
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-/// What the configuration of a known server gets.
+/// Lines of the configuration for a known server.
 #[derive(Debug, Default)]
 pub(super) struct Advice {
     /// The command, with the options that the server needs.

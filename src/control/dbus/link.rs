@@ -85,7 +85,7 @@ async fn wait(absence: &Absence, pause: Duration) -> bool {
     tokio::select! {
         // Without inotify only the timer is left.
         true = came => true,
-        // To try again is useless while the socket is missing, so the timer is off until the socket appears.
+        // The timer is off while the socket is missing, since no attempt can succeed until it appears.
         () = tokio::time::sleep(pause), if !absence.missing => false,
         else => {
             tokio::time::sleep(pause).await;

@@ -141,7 +141,7 @@ pub(super) async fn status(shared: Arc<Shared>, connection: Connection, call: Ca
         let line = line.map_err(|problem| Fault::new(error::FAILED, problem.to_string()))?;
         call.reply(&line.trim_end())
     };
-    // To copy half a megabyte takes less time than to wake a thread.
+    // Copying half a megabyte takes less time than waking a thread.
     if bytes <= COPIED {
         return write().map(Some);
     }

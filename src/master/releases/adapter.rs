@@ -20,7 +20,7 @@ const LIBRARY: &str = "libratoon_bind.so";
 /// The variables to which an adapter may append.
 pub const VARIABLES: [&str; 6] = ["NODE_OPTIONS", "PYTHONPATH", "GUNICORN_CMD_ARGS", "RUBYLIB", "RUBYOPT", "LD_PRELOAD"];
 
-/// What a release is started with.
+/// The command and the variables with which the adapter starts a release.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Adapted {
     /// The command that replaces the configured one.
@@ -53,7 +53,8 @@ impl Adapted {
     }
 }
 
-/// What the configured adapter needs. `directory` is the workers' directory, `listens` whether they get a listening socket. Blocks.
+/// Returns the command and the variables that the configured adapter needs. `directory` is the workers' directory, `listens` whether
+/// they get a listening socket. Blocks.
 ///
 /// # Errors
 /// The adapter is configured by its name and cannot be had.

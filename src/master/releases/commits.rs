@@ -13,7 +13,7 @@ use crate::pool::{Committed, GenerationId};
 pub struct Commit {
     /// When.
     pub at: SystemTime,
-    /// Who asked for it: `start`, `SIGHUP`, `user 0 on the control socket` …
+    /// The requester of the commit: `start`, `SIGHUP`, `user 0 on the control socket` …
     pub asked_by: Arc<str>,
 }
 

@@ -117,7 +117,7 @@ impl Setting<'_> {
     }
 
     fn pin(&self, key: &str, argv: &[String]) -> Result<Pinned, String> {
-        release::pin(key, argv, self.directory, self.path).map_err(|error| error.to_string())
+        release::pin(key, argv, self.directory, self.path)
     }
 
     /// Refuses a hook that would run as root if another user may change its program, or the environment files, whose variables

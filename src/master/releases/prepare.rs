@@ -50,6 +50,8 @@ pub struct InstanceContext {
 pub struct Release {
     /// The configuration.
     pub config: Arc<Config>,
+    /// The configured variables, of `worker.environment` and the files: those that the hooks and the check get.
+    pub variables: Vec<(String, String)>,
     /// The values that all its workers have in common.
     pub plan: Plan,
     /// The copy of a script, used once the script itself has changed.
@@ -126,14 +128,13 @@ pub fn prepare(
     }
     job.reading(format_args!("the program of worker.command {:?}", hooks::program(&config.worker.command)));
     let pinned_at = SystemTime::now();
-    let pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref());
-    let mut pinned = pinned.map_err(|error| error.to_string())?;
+    let mut pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref())?;
     let listeners = listeners(&config, &context.listeners);
     let runtime_directory = context.control.parent();
     let adapted =
         adapter::adapt(&config.worker, &pinned.program, &pinned.directory_path, runtime_directory, !listeners.is_empty())?;
     if let Some(command) = &adapted.command {
-        pinned = release::pin("worker.command", command, &directory, path.as_deref()).map_err(|error| error.to_string())?;
+        pinned = release::pin("worker.command", command, &directory, path.as_deref())?;
     }
     job.reading("the accounts of worker.user and worker.group");
     let account = Account::of_workers(&config)?;
@@ -145,7 +146,7 @@ pub fn prepare(
     }
     let own = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(|name| account.hides(name)));
     let own = own.chain(account.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
-    let mut env = release::environment(own, configured).map_err(|error| error.to_string())?;
+    let mut env = release::environment(own, configured.iter().map(|(name, value)| (name, value)))?;
     // PWD is set below to the worker's directory, as a shell sets it after `cd`; the master's own PWD is wrong for a worker.
     env.retain(|entry| !entry.as_bytes().starts_with(b"PWD="));
     for entry in &mut env {
@@ -177,7 +178,7 @@ pub fn prepare(
     };
     let mut warnings: Vec<String> = short.into_iter().chain(adapted.warning).collect();
     let status = living.and_then(|living| living.status_change(&config, &mut warnings, job));
-    let release = Release { config: Arc::new(config), plan, script, pinned_at: Some(pinned_at) };
+    let release = Release { config: Arc::new(config), variables: configured, plan, script, pinned_at: Some(pinned_at) };
     Ok(Prepared { release: Arc::new(release), warnings, status })
 }
 
@@ -191,9 +192,8 @@ pub fn prepare_again(release: Arc<Release>, living: &Living, job: &Job) -> Resul
     release.check_pin(&directory)?;
     let config = &release.config;
     let mut warnings: Vec<String> = living.footprint.look_ahead(config)?.into_iter().collect();
-    let variables = release.variables();
     let path = std::env::var_os("PATH");
-    let setting = Setting { config, directory: &directory, variables: &variables, path: path.as_deref() };
+    let setting = Setting { config, directory: &directory, variables: &release.variables, path: path.as_deref() };
     if let Some(argv) = config.hooks.before_reload.as_deref() {
         setting.hook("hooks.before_reload", argv, job)?;
     }
@@ -215,13 +215,6 @@ impl Living {
 }
 
 impl Release {
-    /// The variables of its workers, without those that the master sets for each.
-    fn variables(&self) -> Vec<(String, String)> {
-        let pairs = self.plan.env.iter().filter_map(|entry| entry.to_str().ok()?.split_once('='));
-        let own = pairs.filter(|(name, _)| !crate::master::listeners::sockets::is_masters_own(name));
-        own.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
-    }
-
     /// Checks that the pinned directory and program are still there. A program that was replaced under its path is: the pin holds it.
     fn check_pin(&self, directory: &Path) -> Result<(), String> {
         let shown = directory.display();

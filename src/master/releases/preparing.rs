@@ -99,7 +99,7 @@ impl ReleaseStore {
         self.get(number).map(|release| &release.config.recycle)
     }
 
-    /// What the releases of this instance have in common.
+    /// The values that all releases of this instance have in common.
     pub fn context(&self) -> &InstanceContext {
         &self.context
     }

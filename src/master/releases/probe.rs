@@ -214,6 +214,8 @@ impl ProbeRequest {
             let mut queue = [PollFd::new(&*self.target.listener, PollFlags::IN)];
             poll(&mut queue, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
         };
+        // TCP may put the connection into the queue a moment after the client has it, so the first look waits, too.
+        sleep(LOOK_AGAIN).await;
         while waits() {
             sleep(LOOK_AGAIN).await;
         }

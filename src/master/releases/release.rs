@@ -36,34 +36,25 @@ pub struct Pinned {
     pub asked: PathBuf,
 }
 
-/// Why a release cannot be started: the key, its value, and the cause.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error(String);
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Error {}
-
 /// Resolves `worker.directory` and the command of the configuration's `key`.
 ///
 /// A program with a slash is relative to the directory. A program without one is looked up in `path_env`, the master's `PATH`,
 /// only: files in the directory may be another user's.
 /// The program's directory is resolved, so a `current` symlink is pinned. The program's own name is kept, because a program may
 /// depend on it (`venv/bin/python`).
-pub fn pin(key: &str, command: &[String], directory: &Path, path_env: Option<&OsStr>) -> Result<Pinned, Error> {
+///
+/// # Errors
+/// Why the release cannot be started: the key, its value, and the cause.
+pub fn pin(key: &str, command: &[String], directory: &Path, path_env: Option<&OsStr>) -> Result<Pinned, String> {
     let (directory_path, directory_fd) = open_directory(directory)?;
     let Some(name) = command.first().filter(|name| !name.is_empty()) else {
-        return Err(Error(format!("{key} is empty: name a program, like [\"/usr/bin/python3\", \"app.py\"]")));
+        return Err(format!("{key} is empty: name a program, like [\"/usr/bin/python3\", \"app.py\"]"));
     };
     let mut argv = command
         .iter()
         .map(|argument| CString::new(argument.as_str()))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| Error(format!("{key} {command:?}: an argument holds a NUL character, which no program can be given")))?;
+        .map_err(|_| format!("{key} {command:?}: an argument holds a NUL character, which no program can be given"))?;
 
     let (asked, program) = if name.contains('/') {
         let asked = directory_path.join(name);
@@ -79,12 +70,12 @@ pub fn pin(key: &str, command: &[String], directory: &Path, path_env: Option<&Os
     Ok(Pinned { program, argv, directory: Arc::new(directory_fd), directory_path, asked })
 }
 
-fn open_directory(directory: &Path) -> Result<(PathBuf, OwnedFd), Error> {
+fn open_directory(directory: &Path) -> Result<(PathBuf, OwnedFd), String> {
     let fail = |error: io::Error| match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            Error(format!("worker.directory {directory:?}: {}", access::denied(directory, Want::Enter)))
+            format!("worker.directory {directory:?}: {}", access::denied(directory, Want::Enter))
         }
-        _ => Error(format!("worker.directory {directory:?}: {}", in_words(&error))),
+        _ => format!("worker.directory {directory:?}: {}", in_words(&error)),
     };
     let path = std::fs::canonicalize(directory).map_err(fail)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -100,7 +91,7 @@ fn resolve(path: &Path) -> io::Result<Program> {
     Program::pin(&std::fs::canonicalize(parent)?.join(name))
 }
 
-fn look_up(key: &str, name: &str, directory: &Path, path_env: Option<&OsStr>) -> Result<(PathBuf, Program), Error> {
+fn look_up(key: &str, name: &str, directory: &Path, path_env: Option<&OsStr>) -> Result<(PathBuf, Program), String> {
     let path_env = path_env.unwrap_or(OsStr::new(DEFAULT_PATH));
     let mut obstacle = None;
     // An empty or relative entry would mean the working directory: skip it.
@@ -120,15 +111,15 @@ fn look_up(key: &str, name: &str, directory: &Path, path_env: Option<&OsStr>) ->
         } else {
             "write the program's whole path".to_owned()
         };
-        Error(format!(
+        format!(
             "{key} {name:?}: No such file or directory in the master's PATH={}; {hint}, or set PATH for the master \
              (Environment= in a drop-in)",
             path_env.display()
-        ))
+        )
     }))
 }
 
-fn cannot_start(key: &str, name: &str, path: &Path, error: &io::Error) -> Error {
+fn cannot_start(key: &str, name: &str, path: &Path, error: &io::Error) -> String {
     let path = path.display();
     let what = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
         Some(rustix::io::Errno::ISDIR) => "is a directory; name the program in it".to_owned(),
@@ -145,31 +136,34 @@ fn cannot_start(key: &str, name: &str, path: &Path, error: &io::Error) -> Error 
         }
         _ => in_words(error),
     };
-    Error(format!("{key} {name:?}: {path}: {what}"))
+    format!("{key} {name:?}: {path}: {what}")
 }
 
 fn in_words(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), describe)
 }
 
-fn c_string(path: &Path) -> Result<CString, Error> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Error(format!("{path:?}: a path can't hold a NUL character")))
+fn c_string(path: &Path) -> Result<CString, String> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| format!("{path:?}: a path can't hold a NUL character"))
 }
 
 /// The environment that all workers of a generation share: the master's own, without the variables meant for the master alone, then
 /// the configured variables. These cannot set the master's variables either.
+///
+/// # Errors
+/// A name that is not a variable's, or a value with a NUL character.
 pub fn environment<K: AsRef<OsStr>, V: AsRef<OsStr>>(
     own: impl IntoIterator<Item = (OsString, OsString)>,
     configured: impl IntoIterator<Item = (K, V)>,
-) -> Result<Vec<CString>, Error> {
+) -> Result<Vec<CString>, String> {
     let mut all: BTreeMap<OsString, OsString> = own.into_iter().filter(|(name, _)| is_a_name(name)).collect();
     for (name, value) in configured {
         let (name, value) = (name.as_ref(), value.as_ref());
         if !is_a_name(name) {
-            return Err(Error(format!("worker.environment: {name:?} is not a variable's name: no '=', no NUL, not empty")));
+            return Err(format!("worker.environment: {name:?} is not a variable's name: no '=', no NUL, not empty"));
         }
         if value.as_bytes().contains(&0) {
-            return Err(Error(format!("worker.environment: the value of {name:?} holds a NUL character")));
+            return Err(format!("worker.environment: the value of {name:?} holds a NUL character"));
         }
         all.insert(name.to_owned(), value.to_owned());
     }

@@ -87,7 +87,7 @@ impl Incoming {
         for (name, fd) in left.extract_if(.., |name, _| name.starts_with(bundle::PREFIX)).collect::<Vec<_>>() {
             match bundle::unpack(&fd) {
                 Ok(members) => left.extend(members),
-                // What is missing is made anew, or done without; the bundle of that replaces this one.
+                // The master makes a missing descriptor anew or does without it, and stores a new bundle in place of this one.
                 Err(_) => drop(given_up.insert(name)),
             }
         }

@@ -190,6 +190,8 @@ pub struct Release {
     pub argv: Vec<Bytes>,
     /// Environment.
     pub env: Vec<Bytes>,
+    /// The configured variables, which hooks and the check get.
+    pub variables: Vec<(String, String)>,
     /// Working directory.
     pub directory: Name,
     /// User id, group id, supplementary group ids.

@@ -1,8 +1,8 @@
 //! Watches whether ready workers accept connections: a worker can close its socket, or be stopped, long after it was ready.
 //!
-//! A look reads `/proc` and may wait, so it runs on another thread: with the status document when that is read, and every 10 s where the
-//! configuration does not leave readiness to READY=1. Law: one look proves nothing, since a worker may just be between two calls. A worker
-//! that is not seen to accept is looked at again for half a second.
+//! A look reads `/proc` and the memory of workers and may hang, so it has a thread of its own, which may be lost: with the status
+//! document when that is read, and every 10 s where the configuration does not leave readiness to READY=1. Law: one look proves nothing,
+//! since a worker may just be between two calls. A worker that is not seen to accept is looked at again for half a second.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -17,6 +17,7 @@ use crate::master::workers::WorkerSet;
 use crate::pool::{Phase, Pool, WorkerId};
 use crate::status::kernel::accepting::{Observation, observe};
 use crate::status::kernel::{Subject, waiting};
+use crate::sys::thread;
 
 /// The pause between two looks that nobody asked for.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -24,6 +25,10 @@ const PERIOD: Duration = Duration::from_secs(10);
 const SPACING: Duration = Duration::from_secs(1);
 /// The most workers that are looked at while a reader of the status waits.
 const WORKERS_MAX: usize = 64;
+/// How long a reader of the status waits for a look.
+const WAIT: Duration = Duration::from_secs(2);
+/// The name of the thread that looks.
+const THREAD: &str = "ratoon-accepts";
 /// How many times a worker that is not seen to accept is looked at again, and the pause before each.
 const AGAIN: (u32, Duration) = (5, Duration::from_millis(100));
 
@@ -100,8 +105,24 @@ impl Look {
         }
     }
 
-    /// Looks. Blocks, for half a second if a worker is not seen to accept.
-    pub fn run(&self) -> Accepting {
+    /// Looks on another thread, and waits a moment for whether each worker accepts; `None` if a process did not answer in time. The
+    /// whole result goes to the loop.
+    pub fn run_bounded(self, results: TaskResults) -> Option<BTreeMap<WorkerId, bool>> {
+        let told = results.clone();
+        let run = move || {
+            let seen = self.run();
+            let workers = seen.workers.clone();
+            let _ = told.send(TaskResult::Accepting(seen));
+            workers
+        };
+        thread::bounded(THREAD, WAIT, run).unwrap_or_else(|_| {
+            let _ = results.send(TaskResult::AcceptLookFailed);
+            None
+        })
+    }
+
+    /// Looks. Blocks, for half a second if a worker is not seen to accept, and for ever if the memory of one cannot be read.
+    fn run(&self) -> Accepting {
         let queued = || self.targets.iter().map(|target| waiting(&target.sockets)).collect::<Vec<_>>();
         let mut seen: Vec<Option<bool>> = self.targets.iter().map(accepts).collect();
         let mut queues = Vec::new();
@@ -172,8 +193,11 @@ impl AcceptWatch {
             self.last = now;
             return;
         }
-        let (run, results) = (self.begin(now, look), self.results.clone());
-        tokio::task::spawn_blocking(move || drop(results.send(TaskResult::Accepting(run.run()))));
+        let (look, results) = (self.begin(now, look), self.results.clone());
+        let run = move || drop(results.send(TaskResult::Accepting(look.run())));
+        if thread::spawn(THREAD, run).is_err() {
+            self.ended();
+        }
     }
 
     /// The look for a reader of the status; `None` if the last look is fresh enough, or the pool too large for readers to wait.

@@ -50,7 +50,7 @@ struct Facts {
     accepting: BTreeMap<WorkerId, bool>,
 }
 
-/// What the loop's components know for a document.
+/// Facts of the loop's components for a document.
 #[derive(Default)]
 pub(in crate::master) struct LoopFacts<'a> {
     pub workers: Vec<WorkerFacts>,
@@ -104,10 +104,8 @@ impl StatusPublisher {
         let results = self.results.clone();
         tokio::task::spawn_blocking(move || {
             let mut facts = facts;
-            if let Some(look) = look {
-                let seen = look.run();
-                facts.accepting = seen.workers.clone();
-                let _ = results.send(TaskResult::Accepting(seen));
+            if let Some(seen) = look.and_then(|look| look.run_bounded(results.clone())) {
+                facts.accepting = seen;
             }
             if job.done(|| build(facts)) {
                 let _ = results.send(TaskResult::Composed);

@@ -1,4 +1,4 @@
-//! What the master logs when the first generation serves and, without systemd, what a user at a terminal can do next.
+//! The log lines of a master whose first generation serves: its addresses and, without systemd, commands for the user at a terminal.
 
 /// The line that says that a generation serves.
 pub fn serving(generation: u64, target: u32, addresses: &[&str]) -> String {
@@ -6,7 +6,7 @@ pub fn serving(generation: u64, target: u32, addresses: &[&str]) -> String {
     format!("generation {generation} is serving: {target}/{target} ready{on}")
 }
 
-/// What to type in a second terminal. `tcp`: the address of a TCP socket.
+/// Commands for a second terminal. `tcp`: the address of a TCP socket.
 pub fn hints(instance: &str, tcp: Option<&str>) -> Vec<String> {
     let program = std::env::args().next().unwrap_or_else(|| "ratoon".to_owned());
     let mut hints = vec![

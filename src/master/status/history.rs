@@ -1,4 +1,4 @@
-//! What is told of the past: failures, reloads, recycled workers, totals of workers that have exited.
+//! The instance's past: failures, reloads, recycled workers, totals of workers that have exited.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

@@ -55,7 +55,7 @@ use crate::pool::{GenerationId, PoolState, WorkerId};
 use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;
 
-/// What a publisher needs of the instance and of the master.
+/// Values of the instance and of the master that a publisher needs.
 pub(in crate::master) struct Parts {
     pub instance: Arc<str>,
     pub config_file: Option<PathBuf>,

@@ -18,7 +18,7 @@ use crate::pool::{self, GenerationId, Outcome, Pool, PoolState, Reason, RecycleR
 use crate::status::scoreboard::Totals;
 use crate::status::tree::Request;
 
-/// What was published in a turn, for systemd and for the rules of readers.
+/// The result of publishing in a turn, for systemd and for the rules of readers.
 pub(in crate::master) struct Published {
     /// The line that systemd shows as `Status:`.
     pub line: Arc<str>,

@@ -6,7 +6,6 @@ use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::sys::thread;
@@ -37,17 +36,16 @@ impl PathLook {
         if self.under_way.swap(true, Ordering::SeqCst) {
             return None;
         }
-        let (tell, told) = channel();
         let under_way = self.under_way.clone();
         let look = move || {
-            let _ = tell.send(look(&paths));
+            let elsewhere = look(&paths);
             under_way.store(false, Ordering::SeqCst);
+            elsewhere
         };
-        if thread::spawn("ratoon-paths", look).is_err() {
+        thread::bounded("ratoon-paths", WAIT, look).unwrap_or_else(|_| {
             self.under_way.store(false, Ordering::SeqCst);
-            return None;
-        }
-        told.recv_timeout(WAIT).ok()
+            None
+        })
     }
 }
 

@@ -38,7 +38,7 @@ impl Master {
         false
     }
 
-    /// What is under way beside the upgrade.
+    /// Work of the master that is under way beside the upgrade.
     fn situation(&self) -> Situation {
         let is_asked = self.pool.state() == PoolState::Reloading
             || self.pool.is_probing()

@@ -60,6 +60,7 @@ pub fn release(
     program.set_starts(starts.collect::<Result<Vec<_>, String>>()?);
     Ok(Release {
         config: Arc::new(saved.config),
+        variables: saved.variables,
         plan: Plan {
             program,
             argv: strings(saved.argv)?,

@@ -94,6 +94,7 @@ fn save_release<'a>(number: GenerationId, release: &'a Release, fds: &mut Outgoi
         identity: (identity.device, identity.inode, identity.size, identity.modified.0, identity.modified.1),
         argv: bytes(&plan.argv),
         env: bytes(&plan.env),
+        variables: release.variables.clone(),
         directory: fds.lend(format!("directory-{number}"), plan.directory.as_fd()),
         user: plan.identity.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
         nofile: plan.nofile,

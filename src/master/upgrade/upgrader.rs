@@ -43,7 +43,7 @@ enum Stage {
     Leaving(Instant),
 }
 
-/// What is under way in the master, beside the upgrade.
+/// Work of the master that is under way beside the upgrade.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::master) struct Situation {
     /// The instance is stopping.
@@ -72,7 +72,7 @@ pub(in crate::master) enum Step {
 pub(in crate::master) struct GivenUp {
     /// Its requesters.
     pub requesters: Vec<RequesterId>,
-    /// What they are told.
+    /// The answer for the requesters.
     pub why: String,
     /// A reload that was to be begun by the next program. The value: whether to tell systemd.
     pub reload_asked: Option<bool>,

@@ -63,7 +63,7 @@ const SPAWNS_PER_TURN: usize = 8;
 /// Keeps a notification for the next master, before it is taken from its socket.
 pub(in crate::master) type Keep<'a> = &'a mut dyn FnMut(WorkerId, &[u8]);
 
-/// What the workers need of the master: descriptors and channels that the whole master shares.
+/// Parts of the master that the workers need: descriptors and channels that the whole master shares.
 pub(in crate::master) struct Shared {
     pub poll: Arc<Poll>,
     pub log: Log,

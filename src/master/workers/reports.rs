@@ -1,4 +1,4 @@
-//! What other threads report to the loop of workers.
+//! Reports of other threads to the loop about workers.
 
 use crate::sys::process::PidFd;
 

@@ -1,4 +1,4 @@
-//! What other parts of the master are told of the workers: views for the front ends, facts for the status document, samples for the
+//! Copies of the workers' data for other parts of the master: views for the front ends, facts for the status document, samples for the
 //! memory check and the recycle limits.
 
 use std::collections::BTreeMap;

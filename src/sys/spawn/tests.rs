@@ -97,7 +97,7 @@ fn digits_have_no_leading_zeros() {
     }
 }
 
-/// For each number of sockets, with low and high numbers: the error of the exec is reported, and not written to a socket.
+/// Tried with each number of sockets, with low and high numbers: the error of the exec is reported, and not written to a socket.
 #[test]
 fn a_failing_exec_is_told_for_every_layout_of_descriptors() {
     let directory = tempfile::tempdir().unwrap();

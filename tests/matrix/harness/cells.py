@@ -158,7 +158,7 @@ def judge(server, result):
     if result.get("slow") and "slow" not in server.known:
         wrong.append(f"the slow request was not kept: {result['slow']}")
     for kind, found in result.get("broken", {}).items():
-        # What fails with the first request alone is found by the probe.
+        # The probe finds a release that fails only with its first request.
         found_out = kind != "lazy" or "probe" in server.setup.config.get("reload", {})
         if found["outcome"] in ("committed", "changed") and found_out and kind not in server.known:
             wrong.append(f"broken release, {kind}: {found['outcome']}: {found.get('said', '')}")

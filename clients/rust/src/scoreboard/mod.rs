@@ -57,9 +57,9 @@
 //! | 18 – 47 | URL (path and query), cut to 240 bytes |
 //! | 48 – 79 | info: a JSON object of up to 256 bytes, or nothing |
 //!
-//! To write words 8 … 79: make the sequence odd (by compare-and-swap from even, if several threads may write one slot), execute a
-//! release fence, write the words, then increment the sequence with release ordering. Words 0 and 2 … 6 are written singly at
-//! any time. To free a slot, write 0 to word 0.
+//! A writer of words 8 … 79 makes the sequence odd (by compare-and-swap from even, if several threads may write one slot), executes a
+//! release fence, writes the words, then increments the sequence with release ordering. Words 0 and 2 … 6 are written singly at
+//! any time. A slot with 0 in word 0 is free.
 #![forbid(unsafe_code)]
 
 pub mod entry;

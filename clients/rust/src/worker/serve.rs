@@ -38,7 +38,7 @@ use crate::scoreboard::writer::{self, Board, Connection};
 
 /// Serves `service` (a hyper service) on `listener` until the drain has begun and every connection is done.
 ///
-/// For several listeners, call `serve` for each and join the futures.
+/// A worker with several listeners calls `serve` for each and joins the futures.
 pub async fn serve<S, B>(listener: impl Into<Listener>, service: S) -> io::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,

@@ -247,7 +247,7 @@ mod tests {
             assert_eq!(spread_at(0, &slots, &listeners, 5), [0, 5, 0], "as before");
             assert_eq!(spread_at(1, &slots, &listeners, 5), [0, 0, 5]);
         }
-        // What the kernel has is known: to go back to it needs no change.
+        // The kernel has this order already, so nothing is set.
         live(&mut slots, &[1]);
         assert_eq!(spread_at(1, &slots, &listeners, 5), [0, 5, 0]);
     }

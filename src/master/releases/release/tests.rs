@@ -8,7 +8,7 @@ fn words(command: &[&str]) -> Vec<String> {
     command.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn pin_in(directory: &Path, command: &[&str]) -> Result<Pinned, Error> {
+fn pin_in(directory: &Path, command: &[&str]) -> Result<Pinned, String> {
     pin("worker.command", &words(command), directory, Some(OsStr::new("/usr/bin:/bin")))
 }
 

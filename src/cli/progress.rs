@@ -84,7 +84,12 @@ impl Progress {
                 row.failed = exit.failed;
                 row.settled = Some(now);
                 // A start timeout is part of the outcome of the reload.
-                if exit.how.starts_with("start timeout") { Vec::new() } else { vec![row.plain(now)] }
+                let lines = if exit.how.starts_with("start timeout") { Vec::new() } else { vec![row.plain(now)] };
+                // A probed worker ends when it has answered, and is none of those that are to serve.
+                if !exit.failed {
+                    self.rows.retain(|row| row.id != exit.id);
+                }
+                lines
             }
             // The answer to the request has the outcome; workers of other generations do not belong to this reload.
             Event::ReloadFinished(_) | Event::Worker(_) | Event::WorkerExited(_) => Vec::new(),
@@ -241,6 +246,20 @@ mod tests {
           slot 0    worker 11     pid 4011      800 ms  ready
           slot 1    worker 12     pid 4012      989 ms  starting
         ");
+    }
+
+    #[test]
+    fn probed_worker_that_has_ended_is_not_counted() {
+        let now = Instant::now();
+        let mut progress = Progress::new(now);
+        progress.event(&Event::ReloadStarted(8), now);
+        progress.event(&worker(5, 0, 8, "ready"), now);
+        let exit = ExitMessage { id: 5, slot: 0, generation: 8, how: "signal SIGTERM".into(), failed: false };
+        assert_eq!(progress.event(&Event::WorkerExited(exit), now).len(), 1, "a log has the line");
+        progress.event(&worker(6, 0, 8, "ready"), now);
+        let screen = Screen { width: None, height: None, colour: false };
+        let lines = progress.lines(now, &screen);
+        assert!(lines.len() == 2 && lines[0].contains("1/1 ready"), "{lines:?}");
     }
 
     #[test]

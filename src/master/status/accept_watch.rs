@@ -30,7 +30,7 @@ const WAIT: Duration = Duration::from_secs(2);
 /// The name of the thread that looks.
 const THREAD: &str = "ratoon-accepts";
 /// How many times a worker that is not seen to accept is looked at again, and the pause before each.
-const AGAIN: (u32, Duration) = (5, Duration::from_millis(100));
+const AGAIN: (u32, Duration) = (25, Duration::from_millis(20));
 
 /// A ready worker of the committed generation.
 pub(in crate::master) struct Target {

@@ -18,8 +18,11 @@ use crate::status::kernel::accepting::{Evidence, Observation, observe};
 
 /// The pause after the first observation. The pause doubles with each observation.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest pause.
+/// The longest pause for a worker that has said nothing.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause for a worker that says that it is ready. It may accept for a moment at a time only, as a shell script does that has
+/// a process for each connection.
+const LONGEST_PAUSE_AFTER_READY: Duration = Duration::from_millis(20);
 /// The pause after a round is at least the duration of the round times this factor.
 const SHARE: u32 = 10;
 /// After this number of consecutive observations that ran out of time, everything that they did not reach counts as hidden.
@@ -138,12 +141,18 @@ struct Watched {
     listeners: Vec<Arc<OwnedFd>>,
     next: Instant,
     pause: Duration,
+    longest_pause: Duration,
     last: Option<Observation>,
     /// The number of consecutive observations that ran out of time.
     cut_short: u32,
 }
 
 impl Watched {
+    fn new(subject: Subject, listeners: Vec<Arc<OwnedFd>>) -> Watched {
+        let (pause, longest_pause) = (FIRST_PAUSE, LONGEST_PAUSE);
+        Watched { subject, listeners, next: Instant::now(), pause, longest_pause, last: None, cut_short: 0 }
+    }
+
     /// The observation to report: `None` if it equals the last one. An observation that ran out of time and saw no evidence is not
     /// reported before [`CUT_SHORT_MAX`] of them in a row.
     fn news(&mut self, mut seen: Observation) -> Option<Observation> {
@@ -180,13 +189,12 @@ impl Watcher {
     fn take(&mut self, order: Order) {
         match order {
             Order::Watch(subject, listeners) => {
-                let (worker, next) = (subject.0, Instant::now());
-                self.workers.insert(worker, Watched { subject, listeners, next, pause: FIRST_PAUSE, last: None, cut_short: 0 });
+                self.workers.insert(subject.0, Watched::new(subject, listeners));
             }
             Order::LookNow(worker) => {
                 if let Some(watched) = self.workers.get_mut(&worker) {
                     watched.next = Instant::now();
-                    watched.pause = FIRST_PAUSE;
+                    (watched.pause, watched.longest_pause) = (FIRST_PAUSE, LONGEST_PAUSE_AFTER_READY);
                 }
             }
             Order::Forget(worker) => drop(self.workers.remove(&worker)),
@@ -209,7 +217,7 @@ impl Watcher {
         for worker in looked_at {
             if let Some(watched) = self.workers.get_mut(&worker) {
                 watched.next = now + watched.pause.max(took * SHARE);
-                watched.pause = (watched.pause * 2).min(LONGEST_PAUSE);
+                watched.pause = (watched.pause * 2).min(watched.longest_pause);
             }
         }
     }
@@ -306,8 +314,7 @@ mod tests {
     #[test]
     fn looks_that_run_out_of_time_are_repeated() {
         let subject = (1, std::process::id(), None);
-        let mut watched =
-            Watched { subject, listeners: Vec::new(), next: Instant::now(), pause: FIRST_PAUSE, last: None, cut_short: 0 };
+        let mut watched = Watched::new(subject, Vec::new());
         let none = Observation { sockets: vec![None], ..Observation::default() };
         let cut_short = || Observation { cut_short: true, ..none.clone() };
         assert!((1..CUT_SHORT_MAX).all(|_| watched.news(cut_short()).is_none()));
@@ -316,6 +323,23 @@ mod tests {
         assert_eq!(watched.news(cut_short()), None);
         let accepts = Observation { sockets: vec![Some(Evidence::Epoll)], cut_short: true, hidden: false };
         assert_eq!(watched.news(accepts).and_then(|seen| seen.best()), Some(Evidence::Epoll), "what was seen is true");
+    }
+
+    #[test]
+    fn worker_that_says_that_it_is_ready_is_looked_at_often() {
+        let (_send, orders) = channel();
+        let mut watcher = Watcher { orders, tell: Arc::new(|_, _| ()), workers: HashMap::new() };
+        watcher.take(Order::Watch((7, std::process::id(), None), Vec::new()));
+        let mut pause_after_many = |order: Option<Order>| {
+            order.into_iter().for_each(|order| watcher.take(order));
+            for _ in 0..10 {
+                watcher.workers.values_mut().for_each(|watched| watched.next = Instant::now());
+                watcher.look();
+            }
+            watcher.workers[&7].pause
+        };
+        assert_eq!(pause_after_many(None), LONGEST_PAUSE);
+        assert_eq!(pause_after_many(Some(Order::LookNow(7))), LONGEST_PAUSE_AFTER_READY);
     }
 
     #[test]

@@ -83,9 +83,19 @@ fn observe_until(end: Instant, worker: &Subject, listeners: &[impl AsFd]) -> Obs
         Look { pid, sockets: &sockets, end, seen: &mut observation, held: &mut held }.all();
     }
     if observation.sockets.iter().any(Option::is_none) && !held.is_empty() {
-        connections(&sockets, &held, &mut observation);
+        let after = || held_now(worker, end);
+        connections(&sockets, &held, after, &mut observation);
     }
     observation
+}
+
+/// The inodes of all sockets that the processes of a worker hold now, as far as they can be seen.
+fn held_now(worker: &Subject, end: Instant) -> HashSet<Inode> {
+    let mut held = HashSet::new();
+    for process in processes_of(worker).into_iter().filter_map(Process::of) {
+        process.sockets(end, |_, inode| _ = held.insert(inode));
+    }
+    held
 }
 
 /// The processes of a worker: those of its cgroup, else its main process and the descendants of that.
@@ -306,8 +316,15 @@ impl Call {
     }
 }
 
-/// Looks for open connections of the sockets without other evidence.
-fn connections(sockets: &[Option<Socket>], held: &HashSet<Inode>, observation: &mut Observation) {
+/// Looks for open connections of the sockets without other evidence. A worker with a process for each connection holds one for a few
+/// milliseconds only, so what it holds before and after the kernel's list was read counts.
+fn connections(
+    sockets: &[Option<Socket>],
+    before: &HashSet<Inode>,
+    after: impl FnOnce() -> HashSet<Inode>,
+    observation: &mut Observation,
+) {
+    let mut open: Vec<(usize, Vec<Inode>)> = Vec::new();
     for (at, socket) in sockets.iter().enumerate() {
         let Some(known) = socket.as_ref().and_then(|socket| socket.known.as_ref()) else { continue };
         if observation.sockets[at].is_some() {
@@ -319,9 +336,19 @@ fn connections(sockets: &[Option<Socket>], held: &HashSet<Inode>, observation: &
             Local::Unix { name } => dump.add_unix(&HashSet::from([name.as_slice()])),
             Local::Other => {}
         }
-        if dump.connections.iter().any(|connection| held.contains(&connection.inode)) {
+        let inodes: Vec<Inode> = dump.connections.iter().map(|connection| connection.inode).collect();
+        if inodes.iter().any(|inode| before.contains(inode)) {
             observation.sockets[at] = Some(Evidence::Connection);
+        } else if !inodes.is_empty() {
+            open.push((at, inodes));
         }
+    }
+    if open.is_empty() {
+        return;
+    }
+    let after = after();
+    for (at, _) in open.into_iter().filter(|(_, inodes)| inodes.iter().any(|inode| after.contains(inode))) {
+        observation.sockets[at] = Some(Evidence::Connection);
     }
 }
 

@@ -107,7 +107,7 @@ def outcome(kind, found):
     if found["outcome"] == "none":
         return "–"
     if kind == "lazy" and found["outcome"] == "committed":
-        return "needs the probe"
+        return "committed, no probe"
     return {"told": "rolled back", "committed": "**committed**", "at build": "not built"}.get(found["outcome"], f"**{found['outcome']}**")
 
 

@@ -102,6 +102,19 @@ fn process_with_an_open_connection_accepts() {
 }
 
 #[test]
+fn connection_that_is_accepted_while_the_kernel_s_list_is_read_counts() {
+    let listener = listener();
+    let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+    let (accepted, _) = listener.accept().expect("accepted");
+    let inode = rustix::fs::fstat(&accepted).expect("a socket").st_ino.try_into().expect("an inode");
+    for (after, evidence) in [(Some(inode), Some(Evidence::Connection)), (None, None)] {
+        let mut seen = Observation { sockets: vec![None], ..Observation::default() };
+        connections(&[Socket::of(&listener)], &HashSet::new(), || after.into_iter().collect(), &mut seen);
+        assert_eq!(seen.sockets, [evidence], "{after:?}");
+    }
+}
+
+#[test]
 fn process_that_receives_datagrams_accepts() {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
     let (_child, worker) = program(socket.try_clone().expect("a copy"), "s.recv(99)");

@@ -161,7 +161,7 @@ fn the_page_lives_in_a_browser() {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
     let program = example("chaos");
     let mut master = Master::start(&format!(
-        "worker.command = [{program:?}]\nworker.count = 4\nworker.stop_timeout = '500ms'\nstatus.listen = '127.0.0.1:{port}'\nstatus.details = 'everyone'"
+        "worker.command = [{program:?}]\nworker.count = 4\nworker.stop_timeout = '500ms'\nreload.watch = '1h'\nstatus.listen = '127.0.0.1:{port}'\nstatus.details = 'everyone'"
     ));
     let address = master.address();
     let origin = format!("http://127.0.0.1:{port}/");
@@ -194,6 +194,7 @@ fn the_page_lives_in_a_browser() {
     browser.wait(&desk, "document.getElementById('generation').textContent.includes('2')");
     browser.wait(&desk, "document.getElementById('last-reload').textContent.includes('generation 2, committed')");
     browser.wait(&desk, "document.querySelectorAll('#log li').length > 0 && window.same");
+    browser.wait(&desk, "/^Watching generation 2 for another .*; failed requests: .*generation 1/.test(document.getElementById('comparison').textContent)");
     // A worker's own requests, at a press.
     browser.js(&desk, "document.querySelector('#workers tbody tr').click()");
     browser.wait(&desk, "document.getElementById('longest-title').textContent.startsWith('Requests of worker')");

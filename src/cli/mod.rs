@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod abort;
+mod after_commit;
 mod check;
+mod comparison;
 mod completions;
 mod history;
 mod init;

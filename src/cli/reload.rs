@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::after_commit::{self, Watched};
 use super::progress::Progress;
 use super::screen::{Screen, clean, complain, say, span};
 use super::status_view::{HINT, describe, details, printed};
@@ -19,8 +20,6 @@ use crate::status::tree::Failure;
 
 /// Interval at which the figures on a terminal are updated.
 const TICK: Duration = Duration::from_millis(100);
-/// Longest pause between two looks whether the old generation is gone.
-const DRAIN_LOOK: Duration = Duration::from_secs(1);
 /// Number of lines of a failed worker that are shown.
 const LOG_LINES: usize = 10;
 /// Number of lines of a failed hook or check that are shown: all lines of the answer.
@@ -43,6 +42,9 @@ pub(super) struct Follow {
     /// Return at the commit, or when no worker of the old generation is left
     #[arg(long, value_name = "UNTIL", default_value = "committed")]
     wait: Until,
+    /// Return at the end of the watch after the commit (reload.watch), and fail when it undoes the new generation
+    #[arg(long)]
+    watch: bool,
     /// Print nothing but the outcome, as JSON
     #[arg(long)]
     json: bool,
@@ -109,17 +111,14 @@ pub(super) async fn bring(client: &Client, what: Bring, follow: &Follow, exec_re
     let show = show.into_inner();
     match outcome {
         Waited::Told(Ok(outcome)) => {
-            if follow.wait == Until::Drained && outcome.committed() {
-                wait_until_drained(client, outcome.generation).await?;
-            }
-            let code = match follow.json {
-                true => {
-                    say(&serde_json::to_string(&outcome).map_err(|error| error.to_string())?);
-                    if outcome.committed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-                }
-                false => finish(client, what, &outcome, show.progress.elapsed(Instant::now())).await,
+            let took = show.progress.elapsed(Instant::now());
+            let stopping = outcome.stopping;
+            let code = tokio::select! {
+                code = tell(client, what, follow, outcome, took) => code?,
+                _ = interrupt.recv() => interrupted_wait(),
+                _ = terminate.recv() => interrupted_wait(),
             };
-            Ok(if exec_reload && outcome.stopping { ExitCode::SUCCESS } else { code })
+            Ok(if exec_reload && stopping { ExitCode::SUCCESS } else { code })
         }
         Waited::Told(Err(error)) => Err(error.to_string()),
         ended @ (Waited::Interrupted | Waited::Terminated) => {
@@ -134,6 +133,47 @@ pub(super) async fn bring(client: &Client, what: Bring, follow: &Follow, exec_re
             Ok(if excused { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
+}
+
+/// Tells the outcome, after the waits that the caller wants after the commit. The exit status is 0 if the generation serves after them.
+async fn tell(
+    client: &Client,
+    what: Bring,
+    follow: &Follow,
+    mut outcome: ReloadMessage,
+    took: Duration,
+) -> Result<ExitCode, String> {
+    let committed = outcome.committed();
+    if committed && follow.wait == Until::Drained {
+        after_commit::drained(client, outcome.generation).await?;
+    }
+    let watches = committed && follow.watch;
+    if !follow.json {
+        let code = finish(client, what, &outcome, took).await;
+        if !watches {
+            return Ok(code);
+        }
+    }
+    if watches {
+        let said = |text: &str| if follow.json { complain(text) } else { say(text) };
+        match after_commit::watched(client, outcome.generation, said).await? {
+            Watched::Passed => {}
+            Watched::Undone(reason) => (outcome.result, outcome.reason) = ("undone".to_owned(), reason),
+            Watched::UndoFailed(reason) => (outcome.result, outcome.reason) = ("undo-failed".to_owned(), reason),
+        }
+    }
+    let ReloadMessage { generation, result, reason, .. } = &outcome;
+    match (follow.json, outcome.committed()) {
+        (true, _) => say(&serde_json::to_string(&outcome).map_err(|error| error.to_string())?),
+        (false, true) => say(&format!("generation {generation} has passed its watch")),
+        (false, false) => complain(&format!("generation {generation} {}: {}", clean(result).replace('-', " "), clean(reason))),
+    }
+    Ok(if outcome.committed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn interrupted_wait() -> ExitCode {
+    complain("ratoon: interrupted: the new generation is committed and serves; only the wait is over");
+    ExitCode::FAILURE
 }
 
 /// Prints the last line, and after a failure the details of the failed worker.
@@ -192,24 +232,6 @@ async fn finish(client: &Client, what: Bring, outcome: &ReloadMessage, took: Dur
         lines.iter().for_each(|line| complain(&format!("    {line}")));
     }
     ExitCode::FAILURE
-}
-
-/// Waits until no worker of another generation is left.
-async fn wait_until_drained(client: &Client, generation: u64) -> Result<(), String> {
-    // The events begin before the first look, so that no exit is missed between a look and the wait for the next event.
-    let mut events = client.events().await.map_err(|error| error.to_string())?;
-    loop {
-        let document = client.status().await.map_err(|error| error.to_string())?;
-        if document.workers.iter().all(|worker| worker.generation >= generation) {
-            return Ok(());
-        }
-        // A worker leaves the document a moment after its exit was told.
-        match tokio::time::timeout(DRAIN_LOOK, events.next()).await {
-            Ok(Ok(Some(_))) | Err(_) => {}
-            Ok(Ok(None)) => return Err("the master ended".to_owned()),
-            Ok(Err(error)) => return Err(error.to_string()),
-        }
-    }
 }
 
 /// Whether the reason of an outcome already has the end of this worker.

@@ -61,6 +61,8 @@ fn trouble(document: &Document) -> Option<&'static str> {
         Some("not ready")
     } else if document.degraded {
         Some("degraded")
+    } else if document.watch.as_ref().is_some_and(|watch| watch.state == "undo-failed") {
+        Some("undo failed")
     } else if document.last_reload.as_ref().is_some_and(|last| last.result == "undone") {
         Some("undone")
     } else {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use super::comparison::comparison;
 use super::screen::{Screen, Style, bytes, clean, number, span, width};
 use super::table::{Cell, Table};
 use crate::status::hint::hint;
@@ -155,6 +156,9 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     line("since", format!("{} ({}), {crashes}", clock.local(&document.start_time), clock.since(&document.start_time)));
     if let Some(release) = &document.release {
         line("release", shown_release(release));
+    }
+    if let Some((label, text)) = comparison(document) {
+        line(label, text);
     }
     if let Some(last) = &document.last_reload {
         let reason = if last.reason.is_empty() { String::new() } else { format!(": {}", clean(&last.reason)) };

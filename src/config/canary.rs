@@ -1,4 +1,4 @@
-//! The values of `reload.steps`, `reload.step_time` and `reload.judge`.
+//! The values of `reload.steps`, `reload.step_time`, `reload.watch` and `reload.judge`.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::error::quoted;
 use super::lists::Listed;
 use super::row::Field;
-use super::types::Surge;
+use super::types::{Surge, Watch};
 use super::values::{Scalar, Time, scalar};
 
 /// An element of `reload.steps`: a number of workers, also in quotes, or a share of them.
@@ -79,6 +79,38 @@ impl Field<Option<Duration>> for StepTime {
     }
 }
 
+/// `reload.watch`: a time, or `"off"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WatchTime(Watch);
+
+impl Scalar for WatchTime {
+    fn expected() -> String {
+        format!("{}, or \"off\"", Time::expected())
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(Watch::Off)),
+            _ => Time::from_text(text).map(|time| Self(Watch::For(time.field()))).map_err(|error| format!("{error}, or \"off\"")),
+        }
+    }
+
+    fn from_number(number: i128) -> Result<Self, String> {
+        Time::from_number(number).map(|time| Self(Watch::For(time.field()))).map_err(|error| format!("{error}, or \"off\""))
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [Time::schema(), { "enum": ["off"] }] })
+    }
+}
+scalar!(WatchTime);
+
+impl Field<Watch> for WatchTime {
+    fn field(self) -> Watch {
+        self.0
+    }
+}
+
 /// `reload.judge.error_ratio`: a percentage with at most four decimal places; the value is in millionths.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ratio(u32);
@@ -141,6 +173,14 @@ mod tests {
         assert_eq!(time("manual"), Ok(None));
         assert_eq!(time("30s"), Ok(Some(Duration::from_secs(30))));
         assert!(time("later").expect_err("no time").contains("\"manual\""));
+    }
+
+    #[test]
+    fn watch_is_a_time_or_off() {
+        let watch = |text| WatchTime::from_text(text).map(WatchTime::field);
+        assert_eq!(watch("off"), Ok(Watch::Off));
+        assert_eq!(watch("5min"), Ok(Watch::For(Duration::from_secs(300))));
+        assert!(watch("on").expect_err("no time").contains("\"off\""));
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! | `keys.rs` | look-up in the table, and the key that an unknown one probably means |
 //! | `schema.rs` | JSON Schema of the file |
 //! | `values.rs`, `words.rs`, `lists.rs`, `units.rs` | the forms of a single value, in the file and on the command line |
-//! | `canary.rs` | the values of `reload.steps`, `reload.step_time` and `reload.judge` |
+//! | `canary.rs` | the values of `reload.steps`, `reload.step_time`, `reload.watch` and `reload.judge` |
 //! | `probe.rs` | the values of `reload.probe*` |
 //! | `contradictions.rs` | values that are valid alone and contradict each other |
 //! | `flags.rs` | the same keys as flags |
@@ -48,7 +48,7 @@ pub use flags::{Overrides, value_reader};
 pub use probe::{Probe, StatusRange};
 pub use schema::schema;
 pub use table::*;
-pub use types::{COUNT_MAX, Config, Surge, usable_cpus};
+pub use types::{COUNT_MAX, Config, Surge, Watch, usable_cpus};
 
 /// Reads the file at `path`.
 ///

@@ -6,11 +6,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::canary::{Ratio, Step, StepTime};
+use super::canary::{Ratio, Step, StepTime, WatchTime};
 use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
 use super::probe::{Probe, StatusRange};
 use super::row::{tables, words};
-use super::types::Surge;
+use super::types::{Surge, Watch};
 use super::values::{Count, Crashes, Files, Kept, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
 use super::words::{Account, Address, FilePath, HostName, Signal};
 
@@ -270,6 +270,12 @@ tables! {
         step_time: Option<Duration> as StepTime, default r#""30s""#, flag("step-time TIME|manual");
         /// How long a step with `step_time = "manual"` waits; then the reload is rolled back.
         promote_timeout: Duration as Time, default r#""1h""#, flag("promote-timeout TIME");
+        /// The watch: for this time after the commit of a reload its generation is compared with the one before by the limits of
+        /// `[reload.judge]`, and the pool goes back to the release before by itself (`ratoon undo`) when the new one fails more
+        /// often, or when it is degraded. What the former workers have counted in their lives is the measure. Also without
+        /// this key a reload is undone when every slot fails within 30 s of the commit; `"off"` turns that off. An
+        /// undo is not watched. `reload.on_rollback` runs, and the result of the reload is `undone` from then on.
+        watch: Watch as WatchTime, none "every slot fails within 30 s", example r#""5min""#, flag("watch TIME|off");
     }
     with {
         /// `[reload.judge]`

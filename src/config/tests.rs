@@ -82,6 +82,7 @@ probe_host = "Example.org"
 steps = ["1", 3, "25%"]
 step_time = "manual"
 promote_timeout = "2h"
+watch = "5min"
 judge = { error_ratio = "0.5%", min_requests = 100 }
 
 [hooks]
@@ -150,6 +151,7 @@ hosts = ["Status.Example.org.", "b"]
             steps: vec![Surge::Count(1), Surge::Count(3), Surge::Percent(25)],
             step_time: None,
             promote_timeout: Duration::from_secs(7200),
+            watch: Watch::For(Duration::from_secs(300)),
             judge: Judge { error_ratio: 5_000, min_requests: 100 },
         },
         hooks: Hooks {

@@ -34,6 +34,18 @@ pub enum Surge {
     Count(u32),
 }
 
+/// `reload.watch`: how long a committed generation is compared with the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Watch {
+    /// Not set: only failures of every slot soon after the commit undo a reload.
+    #[default]
+    Unset,
+    /// `"off"`: nothing undoes a committed reload.
+    Off,
+    /// For this time.
+    For(std::time::Duration),
+}
+
 impl Config {
     /// The defaults, for this command.
     pub fn for_command(command: Vec<String>) -> Self {

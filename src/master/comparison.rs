@@ -1,4 +1,5 @@
-//! The figures of the old and the new generation while a step of a canary waits: what their workers have counted since it began.
+//! The figures of the old and the new generation while a step of a canary waits, which are counted from its beginning, or while a
+//! generation is watched after its commit, which are those of the workers' whole lives.
 //!
 //! Law: figures are read once a second, and only while the pool asks for them. What an exited worker had counted stays in the sum.
 
@@ -61,11 +62,11 @@ impl Comparer {
         run.at = now + PERIOD;
         for Reading { worker, generation, figures } in readings() {
             let Some(figures) = figures.filter(|_| generation == sides.old || generation == sides.new) else { continue };
-            // A worker that starts later has counted everything since the beginning.
-            let begin = if begins { figures } else { Figures::default() };
+            // A worker that starts in the step has counted everything since the beginning; a watch has none.
+            let begin = if begins && sides.step.is_some() { figures } else { Figures::default() };
             run.workers.entry(worker).or_insert((generation, begin, figures)).2 = figures;
         }
-        if !begins {
+        if !begins || sides.step.is_none() {
             events.push(Event::Compared(sides.new, run.comparison()));
         }
     }
@@ -80,7 +81,9 @@ impl Run {
                 failed: sum.failed.saturating_add(last.failed.saturating_sub(begin.failed)),
             })
         };
-        let known = self.workers.values().any(|(generation, ..)| *generation == self.sides.new);
+        // What the generation before a watched one had counted must be told before its workers are gone.
+        let is_told = |generation| generation == self.sides.new || self.sides.step.is_none();
+        let known = self.workers.values().any(|(generation, ..)| is_told(*generation));
         known.then(|| Comparison { old: sum(self.sides.old), new: sum(self.sides.new) })
     }
 }
@@ -102,7 +105,7 @@ pub(in crate::master) fn figures(totals: &Totals) -> Option<Figures> {
 mod tests {
     use super::*;
 
-    const SIDES: Sides = Sides { old: 1, new: 2, step: 0 };
+    const SIDES: Sides = Sides { old: 1, new: 2, step: Some(0) };
 
     fn reading(worker: WorkerId, generation: GenerationId, requests: u64, failed: u64) -> Reading {
         Reading { worker, generation, figures: Some(Figures { requests, failed }) }
@@ -136,13 +139,29 @@ mod tests {
         comparer.on_deadline(now, Some(SIDES), || vec![reading(2, 2, 8, 6)], &mut events);
         assert_eq!(told(&mut events), Some(Some([11, 1, 3, 1])));
         // The next step begins anew.
-        let next = Some(Sides { step: 1, ..SIDES });
+        let next = Some(Sides { step: Some(1), ..SIDES });
         assert_eq!(comparer.deadline(next, now), Some(now));
         comparer.on_deadline(now, next, || vec![reading(2, 2, 8, 6)], &mut events);
         comparer.on_deadline(now + PERIOD, next, || vec![reading(2, 2, 9, 6)], &mut events);
         assert_eq!(told(&mut events), Some(Some([0, 0, 1, 0])));
         comparer.on_deadline(now, None, || panic!("nothing is compared"), &mut events);
         assert_eq!(told(&mut events), None);
+    }
+
+    #[test]
+    fn figures_of_a_watch_are_those_of_whole_lives() {
+        let (mut comparer, mut events, now) = (Comparer::default(), EventQueue::default(), Instant::now());
+        let watch = Some(Sides { step: None, ..SIDES });
+        comparer.on_deadline(
+            now,
+            watch,
+            || vec![reading(1, 1, 1000, 10), Reading { figures: None, ..reading(2, 2, 0, 0) }],
+            &mut events,
+        );
+        assert_eq!(told(&mut events), Some(Some([1000, 10, 0, 0])));
+        // The old worker has exited.
+        comparer.on_deadline(now + PERIOD, watch, || vec![reading(2, 2, 7, 5)], &mut events);
+        assert_eq!(told(&mut events), Some(Some([1000, 10, 7, 5])));
     }
 
     #[test]

@@ -56,10 +56,11 @@ impl Master {
             }
             Action::Release(number) => self.release(number),
             Action::ReloadStarted(number, requester) => {
-                self.requests.reload_started(requester);
+                self.requests.reload_started(requester, self.pool.is_undo_of_watch(number));
                 self.status.reload_started(number, self.now);
             }
             Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, reason),
+            Action::Undone(number, reason) => self.undone(number, reason),
             Action::Answer(requester, answer) => self.answer(requester, answer),
             Action::Ready => self.all_ready(),
             Action::Stopping => self.stopping(),
@@ -184,13 +185,23 @@ impl Master {
                 self.listeners.committed(release);
             }
         }
-        if outcome != Outcome::Committed
-            && let Some(command) = self.releases.run_on_rollback(self.pool.generation())
-        {
-            self.requests.add_answer(command, self.reload_answer(number, outcome, reason.clone()));
+        if outcome != Outcome::Committed {
+            self.run_on_rollback(number, outcome, &reason);
         }
         self.status.reload_finished(number, outcome, reason, self.now);
         self.systemd.reloaded(self.now);
+    }
+
+    /// The watch has undone a generation, and the former release serves again.
+    fn undone(&mut self, number: GenerationId, reason: Reason) {
+        self.run_on_rollback(number, Outcome::Undone, &reason);
+        self.status.undone(number, reason);
+    }
+
+    fn run_on_rollback(&mut self, number: GenerationId, outcome: Outcome, reason: &Reason) {
+        if let Some(command) = self.releases.run_on_rollback(self.pool.generation()) {
+            self.requests.add_answer(command, self.reload_answer(number, outcome, reason.clone()));
+        }
     }
 
     fn answer(&mut self, requester: RequesterId, answer: Answer) {
@@ -257,7 +268,7 @@ impl Master {
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
         let (how, reason) = match log.kind {
             Kind::WorkerFailed | Kind::StartTimeout | Kind::Watchdog | Kind::Degraded => (why, None),
-            Kind::RolledBack | Kind::Refused | Kind::CannotStart | Kind::ProbeFailed => (None, why),
+            Kind::RolledBack | Kind::Refused | Kind::Undone | Kind::CannotStart | Kind::ProbeFailed => (None, why),
             _ => (None, None),
         };
         self.log.record(Record {

@@ -65,7 +65,8 @@ impl Master {
         let look = accept_watch.for_reader(*now, || Look::at(pool, workers, listeners, release));
         let (kept, paths) = (releases.history(pool.history()), release.map(|release| releases.paths(release)));
         let (workers, listeners) = (workers.facts(pool), listeners.shown());
-        self.status.compose(job, LoopFacts { workers, listeners, release, paths, look, releases: kept, canary: pool.canary() });
+        let (canary, watch) = (pool.canary(), pool.watch());
+        self.status.compose(job, LoopFacts { workers, listeners, release, paths, look, releases: kept, canary, watch });
     }
 
     /// When the ready workers are looked at next without a reader of the status.

@@ -64,15 +64,15 @@ pub struct CanaryView {
     pub figures: Option<Comparison>,
 }
 
-/// The generations that are compared. Figures are counted from the beginning of the step.
+/// The generations that are compared. The figures of a canary are counted from the beginning of the step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sides {
     /// The old generation.
     pub old: GenerationId,
     /// The new generation.
     pub new: GenerationId,
-    /// The step, from 0.
-    pub step: usize,
+    /// The step, from 0; `None` for the watch after the commit, whose figures are those of the workers' whole lives.
+    pub step: Option<usize>,
 }
 
 impl Pool {
@@ -94,10 +94,12 @@ impl Pool {
         })
     }
 
-    /// The generations whose figures the pool needs once a second; `None` while no step waits.
+    /// The generations whose figures the pool needs once a second; `None` while no step waits, and nothing is watched.
     pub fn compares(&self) -> Option<Sides> {
-        let reload = self.reload.as_ref().filter(|reload| reload.stage == Stage::Canary)?;
-        Some(Sides { old: self.current, new: reload.number, step: reload.canary?.step })
+        let waits = self.reload.as_ref().filter(|reload| reload.stage == Stage::Canary);
+        let canary =
+            waits.and_then(|reload| Some(Sides { old: self.current, new: reload.number, step: Some(reload.canary?.step) }));
+        canary.or_else(|| self.watch_compares().map(|(old, new)| Sides { old, new, step: None }))
     }
 
     /// The first step of a generation with these settings; `None`: there is no canary, or its first step has all workers.
@@ -136,8 +138,8 @@ impl Pool {
     pub(super) fn compared(&mut self, number: GenerationId, figures: Option<Comparison>) {
         let waits = |reload: &&mut Reload| reload.number == number && reload.stage == Stage::Canary;
         let Some(canary) = self.reload.as_mut().filter(waits).and_then(|reload| reload.canary.as_mut()) else {
-            // The step has ended since the figures were read.
-            return;
+            // Those of the watch, or the step has ended since they were read.
+            return self.watch_compared(number, figures);
         };
         canary.figures = figures;
         if let Some(Judgement::Fails(why)) = self.judged(verdict::EARLY) {

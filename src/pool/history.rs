@@ -101,7 +101,7 @@ impl Pool {
         }
     }
 
-    fn begin_undo(&mut self, target: GenerationId, requesters: Requesters) {
+    pub(super) fn begin_undo(&mut self, target: GenerationId, requesters: Requesters) {
         self.last_number += 1;
         let number = self.last_number;
         let release = self.history.iter().find(|it| it.generation == target).map_or(target, |it| it.release);
@@ -112,7 +112,7 @@ impl Pool {
         self.prepare(number, Purpose::Undo { target, release }, requesters);
     }
 
-    fn undo_target(&self, wanted: Option<GenerationId>) -> Result<GenerationId, String> {
+    pub(super) fn undo_target(&self, wanted: Option<GenerationId>) -> Result<GenerationId, String> {
         if self.stopping.is_some() {
             return Err("the instance is stopping".to_owned());
         }

@@ -36,6 +36,7 @@ mod time;
 mod timers;
 mod verdict;
 mod vocabulary;
+mod watch;
 mod worker;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -56,6 +57,7 @@ pub use vocabulary::{
     Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Purpose, RecycleReason, RequesterId, Slot,
     WorkerId,
 };
+pub use watch::{WatchFor, WatchState, WatchView};
 pub use worker::{Phase, Worker};
 
 use crate::table::Table;
@@ -65,6 +67,7 @@ use recycle::Recycling;
 use reload::Reload;
 use requesters::Requesters;
 use timers::{Key, Timers};
+use watch::Watch;
 use worker::StopReason;
 
 /// Capacity of the action list, in actions, that is kept between steps.
@@ -92,6 +95,9 @@ pub struct Pool {
     configured: u32,
     reload: Option<Reload>,
     waiting: Option<Requesters>,
+    /// The watch after the last commit.
+    #[serde(default)]
+    watch: Option<Watch>,
     /// The probe of the candidate, or of the first generation.
     probe: Option<Probe>,
     recycling: Recycling,
@@ -133,6 +139,7 @@ impl Pool {
             configured: 0,
             reload: None,
             waiting: None,
+            watch: None,
             probe: None,
             recycling: Recycling::default(),
             degraded: false,
@@ -287,6 +294,7 @@ impl Pool {
                 Key::Restart(generation, slot) => self.restart_due(generation, slot),
                 Key::Probation => self.probation_over(),
                 Key::Step => self.step_over(),
+                Key::Watch => self.watch_over(),
                 Key::ProbeAgain => self.probe_again(),
                 Key::GiveUp => self.give_up(),
                 // `after_step` calls `recover` after every step.
@@ -302,6 +310,7 @@ impl Pool {
             self.log(Kind::Info, "stopping".to_owned(), None, None);
             self.rollback(Outcome::Aborted, "the instance is stopping".into());
             self.refuse_waiting();
+            self.end_watch();
             self.abandon_probe();
             self.recycle_over(&Answer::Failed("the instance is stopping".to_owned()));
             self.timers.clear(Key::GiveUp);
@@ -331,6 +340,7 @@ impl Pool {
             self.note_commit(false);
             self.act(Action::Ready);
         }
+        self.check_watch();
         self.recover();
         self.watch_give_up();
         self.end_hopeless_start();

@@ -252,6 +252,7 @@ impl Pool {
         }
         self.forget_failures();
         self.note_commit(matches!(reload.purpose, Purpose::Undo { .. }));
+        self.begin_watch(old, reload.purpose);
         let message = format!("{} is serving: {1}/{1} ready", self.named(number), self.target);
         self.log(Kind::Committed, message, Some(number), None);
         self.retire(old);
@@ -272,7 +273,7 @@ impl Pool {
         let words = match outcome {
             Outcome::Refused => "refused",
             Outcome::Aborted => "aborted",
-            Outcome::RolledBack | Outcome::Committed => "rolled back",
+            Outcome::RolledBack | Outcome::Committed | Outcome::Undone => "rolled back",
         };
         let current = self.generations.get(&self.current);
         let replaced: Vec<Slot> = current.map_or(Vec::new(), |home| {
@@ -331,6 +332,7 @@ impl Pool {
         for requester in requesters.waiting {
             self.act(Action::Answer(requester, Answer::Reload(number, outcome, reason.clone())));
         }
+        self.undo_ended(number, outcome);
         self.next_reload();
     }
 

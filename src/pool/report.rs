@@ -101,6 +101,9 @@ impl Pool {
         if self.degraded {
             text += ", degraded";
         }
+        if self.watch_compares().is_some() {
+            text += ", watched";
+        }
         if (self.degraded || self.ready() < self.target)
             && let Some(failures) = self.failures_in_words()
         {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::canary::Steps;
+use super::watch::WatchFor;
 
 /// The part of a generation's configuration that the pool needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct Settings {
     pub keep: u32,
     /// The steps of a canary (`reload.steps`).
     pub steps: Steps,
+    /// The watch after a commit (`reload.watch`).
+    #[serde(default)]
+    pub watch: WatchFor,
     /// One worker is probed on private sockets before the generation starts (`reload.probe`).
     pub probe: bool,
 }

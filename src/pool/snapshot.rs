@@ -70,7 +70,7 @@ impl Pool {
                 Key::Restart(number, _) => ensure(self.generations.contains_key(&number), || {
                     format!("a deadline of the saved pool is of generation {number}, which is missing")
                 })?,
-                Key::Probation | Key::Step | Key::ProbeAgain | Key::GiveUp | Key::Recover => {}
+                Key::Probation | Key::Step | Key::Watch | Key::ProbeAgain | Key::GiveUp | Key::Recover => {}
             }
         }
         let last_worker = self.workers.keys().last().copied().unwrap_or(0);

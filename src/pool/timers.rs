@@ -35,6 +35,8 @@ pub enum Key {
     Probation,
     /// The end of a canary's step, or of the wait for a promotion.
     Step,
+    /// The end of the watch after a commit.
+    Watch,
     /// The time at which the failed probe of a first generation is repeated.
     ProbeAgain,
     /// The end of `restart.give_up`.

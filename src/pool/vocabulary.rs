@@ -155,6 +155,8 @@ pub enum Action {
     ReloadStarted(GenerationId, Option<RequesterId>),
     /// A reload ended.
     ReloadFinished(GenerationId, Outcome, Reason),
+    /// The watch has undone this generation, which was committed, and why; the reload that brought the former release back was told before.
+    Undone(GenerationId, Reason),
     /// Answer a requester.
     Answer(RequesterId, Answer),
     /// All workers of the first committed generation are ready: report READY=1 to systemd. At most once.
@@ -264,11 +266,13 @@ pub enum Outcome {
     Refused,
     /// The reload was ended on request, by the loss of its last requester, or by the end of the instance.
     Aborted,
+    /// The new generation was committed, and undone by `reload.watch`. Requesters of the reload were answered at the commit.
+    Undone,
 }
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 4] = [Outcome::Committed, Outcome::RolledBack, Outcome::Refused, Outcome::Aborted];
+    pub const ALL: [Outcome; 5] = [Outcome::Committed, Outcome::RolledBack, Outcome::Refused, Outcome::Aborted, Outcome::Undone];
 
     /// The name in `docs/contract.md`.
     pub fn as_str(self) -> &'static str {
@@ -277,6 +281,7 @@ impl Outcome {
             Outcome::RolledBack => "rolled-back",
             Outcome::Refused => "refused",
             Outcome::Aborted => "aborted",
+            Outcome::Undone => "undone",
         }
     }
 }
@@ -328,6 +333,8 @@ pub enum Kind {
     RolledBack,
     /// A reload was refused.
     Refused,
+    /// `reload.watch` undoes a reload that was committed.
+    Undone,
     /// A worker ended without having been asked to, or did not end cleanly while it drained.
     WorkerFailed,
     /// A worker was not ready in time.

@@ -8,7 +8,7 @@ use super::harness::{Master, Place, Signal, TIMEOUT, Value};
 
 /// An HTTP server that answers with its version, and with 500 to each Nth request where the file `fails` has N. It counts by itself.
 const SERVER: &str = r#"#!/usr/bin/env python3
-import http.server, json, os, signal, socket
+import http.server, json, os, select, signal, socket
 
 counters = {"requests": 0, "responses_2xx": 0, "responses_5xx": 0}
 version, fails = open("version").read(), int(open("fails").read())
@@ -31,15 +31,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *words):
         pass
 
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+leaving = []
+signal.signal(signal.SIGTERM, lambda *_: leaving.append(True))
 server = http.server.HTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
 server.socket = socket.socket(fileno=3)
+server.socket.setblocking(False)  # another worker may take the connection first
 tell("READY=1")
-server.serve_forever()
+while not leaving:
+    if select.select([server.socket], [], [], 0.1)[0]:
+        server.handle_request()
 "#;
 
-/// A pool of four of the release v1, whose reload to v2, which answers 500 to each Nth request, goes by these keys.
-fn start(table: &str, fails: u32) -> Master {
+/// A pool of four of the release v1, whose reload to v2, which answers 500 to each Nth request, goes by these keys. `PLACE` in them is
+/// the directory of the test.
+pub(super) fn start(table: &str, fails: u32) -> Master {
     let place = Place::new();
     for (name, fails) in [("v1", 0), ("v2", fails)] {
         let _ = std::fs::remove_dir_all(place.path(name));
@@ -48,6 +53,7 @@ fn start(table: &str, fails: u32) -> Master {
         place.write(&format!("{name}/version"), name);
         place.write(&format!("{name}/fails"), &fails.to_string());
     }
+    let table = table.replace("PLACE", place.root().to_str().expect("text"));
     let master = place.pool("count = 4", &format!("[reload]\nprobation = '0s'\n{table}")).start();
     master.place.current("v2");
     master

@@ -29,3 +29,4 @@ mod start;
 mod stop;
 mod undo;
 mod upgrade;
+mod watch;

@@ -51,6 +51,8 @@ pub struct Document {
     pub releases: Vec<Release>,
     /// The canary that is under way (`reload.steps`).
     pub canary: Option<Canary>,
+    /// The watch after the last commit (`reload.watch`).
+    pub watch: Option<Watch>,
     /// Time of the commit of the present generation; `None` before the first commit.
     pub committed_at: Option<String>,
     /// The outcome of the last reload.
@@ -113,15 +115,35 @@ pub struct Canary {
     /// Time until the step, or the wait for a promotion, ends, milliseconds.
     pub left_ms: Option<u64>,
     /// Figures of the old generation since the step began to wait; `None` when that is not known.
-    pub old: Option<CanaryFigures>,
+    pub old: Option<GenerationFigures>,
     /// Figures of the new generation since the step began to wait.
-    pub new: Option<CanaryFigures>,
+    pub new: Option<GenerationFigures>,
 }
 
-/// Figures that the workers of a generation have counted in a step of a canary.
+/// A watch: for some time after a commit the new generation is compared with the one before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct CanaryFigures {
+pub struct Watch {
+    /// The generation that is watched.
+    pub generation: u64,
+    /// The generation whose release comes back if the new one is worse.
+    pub before: u64,
+    /// `watching`, `undoing`, or `undo-failed`: the release before did not come up, and the watched generation serves on.
+    pub state: String,
+    /// Whether requests are compared: `reload.watch` is a time. Otherwise only failures of every slot count.
+    pub compares: bool,
+    /// Time until the watch ends, milliseconds; `None` unless it is `watching`.
+    pub left_ms: Option<u64>,
+    /// Figures of the generation before, counted by its last workers in their lives; `None` when they are not known.
+    pub old: Option<GenerationFigures>,
+    /// Figures of the watched generation since its start.
+    pub new: Option<GenerationFigures>,
+}
+
+/// Figures that the workers of a generation have counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GenerationFigures {
     /// Requests begun.
     pub requests: u64,
     /// Requests that failed: answered with a status of 500 or above, or cut off.

@@ -86,6 +86,8 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
             let name = match answer.outcome {
                 Outcome::Committed => return call.reply(&answer.generation),
                 Outcome::RolledBack => "org.ratoon1.Error.RolledBack",
+                // Never an answer to a reload: its requesters were answered at the commit.
+                Outcome::Undone => "org.ratoon1.Error.RolledBack",
                 Outcome::Aborted => "org.ratoon1.Error.Aborted",
                 Outcome::Refused => "org.ratoon1.Error.Refused",
             };

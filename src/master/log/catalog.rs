@@ -13,6 +13,8 @@ pub const RELOAD_COMMITTED: &str = "fd08a0493b2644bb8a1b0a65915d6e21";
 pub const CANARY: &str = "a6d1f0c27e5b4c0f8a913d6f4e20b7c8";
 /// A reload was rolled back: the old generation serves on.
 pub const RELOAD_ROLLED_BACK: &str = "3d51f79a6b7f4659a5786bb308db480b";
+/// A reload that was committed is undone by `reload.watch`.
+pub const UNDONE: &str = "ee76190e143f4f90aa6f65b631bf2ac0";
 /// A reload was refused before any worker was started.
 pub const RELOAD_REFUSED: &str = "24ce88212d1e439b92d852e23afc0c28";
 /// A worker ended without a stop request, or could not be started.
@@ -76,6 +78,7 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
         Kind::Canary => (Level::Info, CANARY),
         Kind::RolledBack => (Level::Error, RELOAD_ROLLED_BACK),
         Kind::Refused => (Level::Error, RELOAD_REFUSED),
+        Kind::Undone => (Level::Error, UNDONE),
         Kind::WorkerFailed => (Level::Warning, WORKER_FAILED),
         Kind::StartTimeout => (Level::Warning, START_TIMEOUT),
         Kind::StopTimeout => (Level::Warning, STOP_TIMEOUT),
@@ -89,11 +92,12 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
 }
 
 /// All ids, with the subject line of each in the catalog.
-pub const ALL: [(&str, &str); 24] = [
+pub const ALL: [(&str, &str); 25] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (CANARY, "A canary of pool @RATOON_INSTANCE@ has gone a step further"),
     (RELOAD_ROLLED_BACK, "A reload of pool @RATOON_INSTANCE@ was rolled back"),
+    (UNDONE, "A reload of pool @RATOON_INSTANCE@ is undone"),
     (RELOAD_REFUSED, "A reload of pool @RATOON_INSTANCE@ was refused"),
     (WORKER_FAILED, "A worker of pool @RATOON_INSTANCE@ has failed"),
     (START_TIMEOUT, "A worker of pool @RATOON_INSTANCE@ was not ready in time"),

@@ -17,7 +17,7 @@ use crate::master::releases::release;
 use crate::master::releases::script::{self, ScriptCopy};
 use crate::master::status::status_listener::StatusChange;
 use crate::master::tasks::Job;
-use crate::pool::{Limits, Purpose, Readiness, Reason, Restart, Settings, Steps, Surge};
+use crate::pool::{Limits, Purpose, Readiness, Reason, Restart, Settings, Steps, Surge, WatchFor};
 use crate::sys::spawn::Plan;
 
 /// The sources of a configuration; the same for every generation of an instance.
@@ -282,6 +282,11 @@ pub fn settings(release: &Release) -> Settings {
             time: config.reload.step_time,
             promote_timeout: config.reload.promote_timeout,
             judge: Limits { error_ratio: config.reload.judge.error_ratio, min_requests: config.reload.judge.min_requests },
+        },
+        watch: match config.reload.watch {
+            config::Watch::Unset => WatchFor::EverySlot,
+            config::Watch::Off => WatchFor::Off,
+            config::Watch::For(time) => WatchFor::Time(time),
         },
         probation: config.reload.probation,
         max_age: config.recycle.max_age,

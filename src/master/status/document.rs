@@ -20,7 +20,7 @@ use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::figures;
 use crate::master::workers::views::WorkerFacts;
-use crate::pool::{CanaryView, Figures, Phase, WorkerId};
+use crate::pool::{CanaryView, Figures, Phase, WatchView, WorkerId};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::rendered::{Lists, RenderedStatus};
 use crate::status::scoreboard::Totals;
@@ -37,6 +37,7 @@ struct Facts {
     committed_at: Option<SystemTime>,
     releases: Vec<tree::Release>,
     canary: Option<CanaryView>,
+    watch: Option<WatchView>,
     paths: Option<Paths>,
     path_look: PathLook,
     limits: tree::Limits,
@@ -65,6 +66,8 @@ pub(in crate::master) struct LoopFacts<'a> {
     pub releases: Vec<tree::Release>,
     /// The canary that is under way.
     pub canary: Option<CanaryView>,
+    /// The watch after the last commit.
+    pub watch: Option<WatchView>,
 }
 
 impl StatusPublisher {
@@ -81,7 +84,7 @@ impl StatusPublisher {
     /// Composes a document on another thread, and answers all requesters that wait for it.
     /// `look`: whether the ready workers accept is looked at first.
     pub(in crate::master) fn compose(&self, job: Job, facts: LoopFacts<'_>) {
-        let LoopFacts { workers, listeners, release, look, releases, paths, canary } = facts;
+        let LoopFacts { workers, listeners, release, look, releases, paths, canary, watch } = facts;
         let facts = Facts {
             summary: self.summary.borrow().clone(),
             last_reload: self.history.last_reload().cloned(),
@@ -91,6 +94,7 @@ impl StatusPublisher {
             committed_at: self.history.committed_at(),
             releases,
             canary,
+            watch,
             paths,
             path_look: self.path_look.clone(),
             limits: release.map(|release| limits(&release.config)).unwrap_or_default(),
@@ -117,7 +121,7 @@ impl StatusPublisher {
 /// Composes the document. In a small pool it also returns the marks of the pages from before they were read.
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
-    let Facts { releases, canary, paths, path_look, .. } = facts;
+    let Facts { releases, canary, watch, paths, path_look, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
@@ -175,6 +179,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         }),
         releases,
         canary: canary.map(shown_canary),
+        watch: watch.map(shown_watch),
         committed_at: committed_at.map(time),
         last_reload: last_reload.map(|last| tree::LastReload {
             generation: last.generation,
@@ -218,8 +223,23 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     (RenderedStatus::new(document, &lists), pages)
 }
 
+fn figures_of(of: Figures) -> tree::GenerationFigures {
+    tree::GenerationFigures { requests: of.requests, failed: of.failed }
+}
+
+fn shown_watch(watch: WatchView) -> tree::Watch {
+    tree::Watch {
+        generation: watch.generation,
+        before: watch.before,
+        state: watch.state.as_str().to_owned(),
+        compares: watch.compares,
+        left_ms: watch.left.map(|left| left.as_millis() as u64),
+        old: watch.figures.map(|comparison| figures_of(comparison.old)),
+        new: watch.figures.map(|comparison| figures_of(comparison.new)),
+    }
+}
+
 fn shown_canary(canary: CanaryView) -> tree::Canary {
-    let figures = |of: Figures| tree::CanaryFigures { requests: of.requests, failed: of.failed };
     tree::Canary {
         generation: canary.generation,
         step: canary.step as u64,
@@ -229,8 +249,8 @@ fn shown_canary(canary: CanaryView) -> tree::Canary {
         waits: canary.waits,
         manual: canary.manual,
         left_ms: canary.left.map(|left| left.as_millis() as u64),
-        old: canary.figures.map(|comparison| figures(comparison.old)),
-        new: canary.figures.map(|comparison| figures(comparison.new)),
+        old: canary.figures.map(|comparison| figures_of(comparison.old)),
+        new: canary.figures.map(|comparison| figures_of(comparison.new)),
     }
 }
 

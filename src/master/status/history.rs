@@ -148,6 +148,18 @@ impl History {
         reason
     }
 
+    /// A committed generation was undone, by the reload that has just ended: that generation is the last reload now. Returns the reason
+    /// as it is told to everybody.
+    pub fn undone(&mut self, generation: GenerationId, reason: Reason) -> Arc<str> {
+        let reason: Arc<str> = reason.cause.into();
+        if let Some(last) = &mut self.last_reload {
+            (last.generation, last.outcome, last.reason) = (generation, Outcome::Undone, reason.clone());
+            let took = last.took.as_millis() as u64;
+            self.reloads_by_result.entry(Outcome::Undone.as_str().to_owned()).or_default().add(took);
+        }
+        reason
+    }
+
     /// Records a failure; the worker's last lines are added later, by [`Self::tail_known`].
     pub fn failed(&mut self, ended: &pool::Ended, how: &str) {
         *self.failures_by_cause.entry(ended.how.cause().to_owned()).or_default() += 1;

@@ -129,6 +129,13 @@ impl StatusPublisher {
         self.hurry();
     }
 
+    /// A committed generation was undone by the watch; the reload that brought the former release back has ended.
+    pub fn undone(&mut self, generation: GenerationId, reason: Reason) {
+        let reason = self.history.undone(generation, reason);
+        self.tell(Change::ReloadFinished { generation, outcome: Outcome::Undone, reason });
+        self.hurry();
+    }
+
     /// Counts a recycled worker.
     pub fn count_recycled(&mut self, reason: RecycleReason) {
         self.history.count_recycled(reason);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::{
     Action, Comparison, Event, ExitCause, Figures, Limits, Notification, Pool, Readiness, Restart, Settings, Steps, Surge, Time,
+    WatchFor,
 };
 
 /// A duration in milliseconds.
@@ -46,6 +47,7 @@ fn settings(count: u32) -> Settings {
             promote_timeout: ms(3_600_000),
             judge: Limits { error_ratio: 10_000, min_requests: 50 },
         },
+        watch: WatchFor::Off,
         keep: 3,
     }
 }

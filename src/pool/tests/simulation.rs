@@ -5,7 +5,7 @@ use proptest::test_runner::RngSeed;
 
 use super::world::{What, World};
 use super::{figures, ms, settings};
-use crate::pool::{Accepting, Event, ExitCause, Notification, Readiness, Settings, Surge};
+use crate::pool::{Accepting, Event, ExitCause, Notification, Readiness, Settings, Surge, WatchFor};
 
 /// One step of the simulation. A `usize` selects one of the processes or requesters that exist at that time.
 #[derive(Clone, Debug)]
@@ -118,6 +118,11 @@ fn config(count: u32, how: u16) -> Settings {
         settings.steps.sizes = vec![Surge::Count(1), Surge::Percent(50), Surge::Percent(100)];
         settings.steps.time = (how & 16384 == 0).then_some(ms(5_000));
     }
+    settings.watch = match (how & 32768 != 0, how & 64 != 0) {
+        (true, true) => WatchFor::Time(ms(5_000)),
+        (true, false) => WatchFor::EverySlot,
+        (false, _) => WatchFor::Off,
+    };
     settings.probe = how & 2048 != 0 && how & 4096 != 0;
     if how & 512 != 0 {
         settings.ready = if how & 1024 != 0 { Readiness::Auto(ms(1_000)) } else { Readiness::Accepting(ms(1_000)) };

@@ -9,6 +9,7 @@ mod outages;
 mod probes;
 mod readiness;
 mod reloads;
+mod watches;
 
 use super::world::{What, World};
 use super::{ms, settings};

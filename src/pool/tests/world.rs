@@ -60,6 +60,8 @@ pub struct World {
     pub orphans_serve: bool,
     pub ended: Vec<Ended>,
     pub finished: Vec<(GenerationId, Outcome, String)>,
+    /// Generations that the watch has undone, and why.
+    pub undone: Vec<(GenerationId, String)>,
     /// The log lines.
     pub logs: Vec<(Kind, String)>,
     pub spawns: Vec<(WorkerId, Slot, GenerationId, Time)>,
@@ -106,6 +108,7 @@ impl World {
             orphans_serve: false,
             ended: Vec::new(),
             finished: Vec::new(),
+            undone: Vec::new(),
             logs: Vec::new(),
             spawns: Vec::new(),
             ready_told: false,
@@ -483,6 +486,13 @@ impl World {
                 } else {
                     assert!(!reason.cause.is_empty(), "a failed reload without a reason");
                 }
+            }
+            Action::Undone(number, reason) => {
+                assert!(self.committed.contains_key(number), "generation {number}, which is undone, never served");
+                assert!(self.undone.iter().all(|(undone, _)| undone != number), "two undos of generation {number}");
+                let (last, outcome, _) = self.finished.last().expect("an undo is a reload");
+                assert!(last > number && *outcome == Outcome::Committed, "undone before the former release serves");
+                self.undone.push((*number, reason.cause.clone()));
             }
             Action::Answer(requester, answer) => self.answered(*requester, answer),
             Action::Ready => assert!(!std::mem::replace(&mut self.ready_told, true), "READY=1 twice"),

@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::Sparkline;
 
 use super::View;
+use crate::cli::comparison::comparison;
 use crate::cli::screen::{Style, bytes, clean, number, span};
 use crate::cli::status_view::state_style;
 use crate::cli::top::columns::per_second;
@@ -109,6 +110,9 @@ impl View<'_> {
     fn reload_line(&self) -> Line<'static> {
         let document = &self.state.document;
         if let Some(reload) = &self.state.reload {
+            if let Some((label, text)) = comparison(document) {
+                return Line::from(self.span(format!("{label}: {text}"), Style::Busy));
+            }
             let took = self.milliseconds(reload.since);
             let Some(generation) = reload.generation else {
                 return Line::from(self.span(format!("reloading for {took}"), Style::Busy));
@@ -120,6 +124,9 @@ impl View<'_> {
             let bar = format!("[{}{}]", "#".repeat(full), ".".repeat(BAR - full));
             let text = format!("reloading to generation {generation} {bar} {ready}/{wanted} ready, {took}");
             return Line::from(self.span(text, Style::Busy));
+        }
+        if let Some((label, text)) = comparison(document).filter(|(label, _)| *label == "watch") {
+            return Line::from(self.span(format!("{label}: {text}"), Style::Busy));
         }
         let Some(last) = &document.last_reload else { return Line::from(self.span("no reload yet", Style::Faint)) };
         let style = if last.result == "committed" { Style::Faint } else { Style::Bad };

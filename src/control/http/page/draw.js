@@ -197,6 +197,27 @@ function drawCell(cell, it, generation) {
   if (cell.className !== joined) cell.className = joined;
 }
 
+/** What a canary or the watch after a commit compares; empty while nothing is compared. */
+function comparison() {
+  const { canary, watch } = known;
+  const one = (generation, figures) => `${number(figures.failed)} of ${number(figures.requests)} (generation ${generation})`;
+  const both = (fresh, former, former_generation) => fresh && former
+    ? `; failed requests: ${one((canary ?? watch).generation, fresh)}, ${one(former_generation, former)}`
+    : "";
+  if (canary) {
+    const until = !canary.waits ? "starting" : canary.manual ? "waits for ratoon promote" : `${span(canary.left_ms ?? 0)} left`;
+    return `Canary, step ${canary.step}: generation ${canary.generation} has ${canary.workers_ready}/${canary.workers_configured} workers, ${until}`
+      + both(canary.new, canary.old, known.generation);
+  }
+  if (!watch || (watch.state === "watching" && !watch.compares)) return "";
+  const state = {
+    watching: `Watching generation ${watch.generation} for another ${span(watch.left_ms ?? 0)}`,
+    undoing: `Generation ${watch.generation} is worse than generation ${watch.before}, whose release comes back`,
+    "undo-failed": `Generation ${watch.generation} is worse than generation ${watch.before}, whose release did not come up`,
+  }[watch.state] ?? `Watch of generation ${watch.generation}: ${watch.state}`;
+  return state + both(watch.new, watch.old, watch.before);
+}
+
 function drawReload(workers) {
   const box = byId("reload");
   box.hidden = !reload;
@@ -210,6 +231,9 @@ function drawReload(workers) {
     say("reload-text", `reloading ${begun ? how : "begins"}, ${took}`);
     byId("reload-bar").value = known.workers_configured ? Math.min(1, ready / known.workers_configured) : 0;
   }
+  const compared = comparison();
+  byId("comparison").hidden = !compared;
+  say("comparison", compared);
   const last = known.last_reload;
   const detail = last?.detail ? ` (${last.detail})` : "";
   const why = last?.reason ? `: ${last.reason}${detail}` : "";

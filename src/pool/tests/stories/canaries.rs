@@ -140,7 +140,7 @@ fn figures_of_a_step_do_not_count_for_the_next_one() {
     world.step(Event::Promote(None));
     world.ready(10);
     assert_eq!(world.pool.canary().and_then(|canary| canary.figures), None);
-    assert_eq!(world.pool.compares().map(|sides| (sides.old, sides.new, sides.step)), Some((1, 2, 1)));
+    assert_eq!(world.pool.compares().map(|sides| (sides.old, sides.new, sides.step)), Some((1, 2, Some(1))));
     world.be_kind();
     world.check_rest_and_stop();
 }

@@ -1,0 +1,91 @@
+//! The comparison of two generations, by a canary or by the watch after a commit, in a line of text for `status` and `top`.
+
+use super::screen::{clean, number, span};
+use crate::status::tree::{Canary, Document, GenerationFigures, Watch};
+
+/// A label and the line of what is compared; `None` while nothing is. A watch for failures of every slot alone is not shown.
+pub(super) fn comparison(document: &Document) -> Option<(&'static str, String)> {
+    if let Some(canary) = &document.canary {
+        return Some(("canary", of_canary(canary, document.generation)));
+    }
+    let watch = document.watch.as_ref().filter(|watch| watch.compares || watch.state != "watching")?;
+    Some(("watch", of_watch(watch)))
+}
+
+fn of_canary(canary: &Canary, current: u64) -> String {
+    let until = match (canary.waits, canary.manual, canary.left_ms) {
+        (false, ..) => "starting".to_owned(),
+        (true, true, _) => "waits for ratoon promote".to_owned(),
+        (true, false, Some(left)) => format!("{} left", span(left)),
+        (true, false, None) => "waits".to_owned(),
+    };
+    let Canary { generation, step, workers_ready, workers_configured, old, new, .. } = canary;
+    let figures = both((*generation, new.as_ref()), (current, old.as_ref()));
+    format!("step {step}: generation {generation} has {workers_ready}/{workers_configured} workers, {until}{figures}")
+}
+
+fn of_watch(watch: &Watch) -> String {
+    let Watch { generation, before, state, left_ms, old, new, .. } = watch;
+    let figures = both((*generation, new.as_ref()), (*before, old.as_ref()));
+    match (state.as_str(), left_ms) {
+        ("watching", Some(left)) => format!("generation {generation} for another {}{figures}", span(*left)),
+        ("undoing", _) => format!("generation {generation} is worse than generation {before}, whose release comes back{figures}"),
+        ("undo-failed", _) => {
+            format!("generation {generation} is worse than generation {before}, whose release did not come up{figures}")
+        }
+        (state, _) => format!("generation {generation}: {}{figures}", clean(state)),
+    }
+}
+
+/// `; failed requests: 61 of 500 (generation 8), 0 of 12,000 (generation 7)`
+fn both(new: (u64, Option<&GenerationFigures>), old: (u64, Option<&GenerationFigures>)) -> String {
+    let one = |(generation, figures): (u64, Option<&GenerationFigures>)| {
+        let figures = figures?;
+        Some(format!("{} of {} (generation {generation})", number(figures.failed), number(figures.requests)))
+    };
+    match (one(new), one(old)) {
+        (Some(new), Some(old)) => format!("; failed requests: {new}, {old}"),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(requests: u64, failed: u64) -> Option<GenerationFigures> {
+        Some(GenerationFigures { requests, failed })
+    }
+
+    #[test]
+    fn canary_and_watch_show_both_generations() {
+        let canary = Canary {
+            generation: 8,
+            step: 1,
+            workers_ready: 1,
+            workers: 1,
+            workers_configured: 8,
+            waits: true,
+            left_ms: Some(20_000),
+            old: figures(3500, 2),
+            new: figures(500, 61),
+            ..Canary::default()
+        };
+        let document = Document { generation: 7, canary: Some(canary), ..Document::default() };
+        let text = "step 1: generation 8 has 1/8 workers, 20 s left; failed requests: 61 of 500 (generation 8), 2 of 3500 (generation 7)";
+        assert_eq!(comparison(&document), Some(("canary", text.to_owned())));
+        let watch = Watch {
+            generation: 8,
+            before: 7,
+            state: "watching".to_owned(),
+            compares: true,
+            left_ms: Some(250_000),
+            ..Watch::default()
+        };
+        let shown = |watch: &Watch| comparison(&Document { generation: 8, watch: Some(watch.clone()), ..Document::default() });
+        assert_eq!(shown(&watch), Some(("watch", "generation 8 for another 4m 10s".to_owned())));
+        assert_eq!(shown(&Watch { compares: false, ..watch.clone() }), None);
+        let failed = Watch { compares: false, state: "undo-failed".to_owned(), ..watch };
+        assert!(shown(&failed).is_some_and(|(_, text)| text.ends_with("whose release did not come up")));
+    }
+}

@@ -18,6 +18,7 @@
 //! | `no_watchdog` | says READY=1 but feeds no watchdog |
 //! | `exit_after_ready` | `MS STATUS`: ends with STATUS so long after READY |
 //! | `ignore_term` | does not drain |
+//! | `fails_each` | answers each Nth request with 500 |
 //! | `grace_ms` | the grace of a connection without a request, while draining |
 //!
 //! Requests: `/` (who am I), `/env`, `/fds` (what it inherited: `NUMBER TARGET` lines), `/where` (directory and program), `/sleep?ms=`, `/wait?file=` (answers when there is such a file), `/body?bytes=`, `/exit?code=`, `/crash`,
@@ -30,6 +31,8 @@ use std::convert::Infallible;
 use std::fmt::Write;
 use std::io;
 use std::process::{Command, Stdio, exit};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -93,11 +96,20 @@ async fn run(inherited: String) -> io::Result<()> {
             exit(code);
         });
     }
+    let fails_each = settings.number("fails_each").and_then(|each: i32| u64::try_from(each).ok()).filter(|each| *each > 0);
+    let asked = Arc::new(AtomicU64::new(0));
     let who = who(get("version"));
     let stop = drain.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (who, inherited, stop) = (who.clone(), inherited.clone(), stop.clone());
+        let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let fails = fails_each.is_some_and(|each| number.is_multiple_of(each));
         async move {
+            if fails {
+                let mut answer = wrong("it fails, as it is told");
+                *answer.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                return Ok(answer);
+            }
             Ok::<_, Infallible>(answer(&request, &who, &inherited, &stop).await.unwrap_or_else(|error| wrong(&error.to_string())))
         }
     });

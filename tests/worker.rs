@@ -97,7 +97,7 @@ fn the_status_shows_connections_requests_and_the_applications_own_words() {
     });
     let worker = workers(&status).next().expect("a worker");
     assert_eq!((&worker["connections"], &worker["requests"]), (&json!(2), &json!(3)));
-    assert_eq!((&worker["counters"], &worker["info"]), (&json!({"jobs": 5.0}), &json!({"says": "hello"})));
+    assert_eq!((&worker["counters"], &worker["info"]), (&json!({"jobs": 5.0, "responses_2xx": 2.0}), &json!({"says": "hello"})));
     let of = |state: &str| {
         let mut all = worker["active_connections"].as_array().expect("connections").iter();
         all.find(|connection| connection["state"] == state).unwrap_or_else(|| panic!("no {state} one: {worker:#}"))
@@ -127,7 +127,10 @@ fn a_killed_worker_leaves_its_totals_and_the_request_that_it_died_in() {
         signal(pid as u32, Signal::SEGV);
         status["worker_crashes"] == 1 && status["workers_ready"] == 1
     });
-    assert_eq!((&status["requests"], &status["connections"], &status["counters"]), (&json!(2), &json!(1), &json!({"jobs": 7.0})));
+    assert_eq!(
+        (&status["requests"], &status["connections"], &status["counters"]),
+        (&json!(2), &json!(1), &json!({"jobs": 7.0, "responses_2xx": 1.0}))
+    );
     // The record is complete when the worker's last lines have been read.
     let url = "/describe?about=doom&ms=600000";
     let status = master.wait("the record", |status| status["failures"][0]["serving"][0]["url"] == url);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
 use std::time::Duration;
 use std::{array, io};
 
@@ -18,6 +18,13 @@ use super::text::{address_words, cut, store_address, store_text};
 use super::{COUNTER_NAME, Geometry, INFO, METHOD, SLOTS, URL, counter, header, not_counted, slot};
 use crate::sys::map::Words;
 
+/// The standard counters of answers: those that were cut off, then each class of status.
+const ANSWERS: [&str; 6] = ["errors", "responses_1xx", "responses_2xx", "responses_3xx", "responses_4xx", "responses_5xx"];
+/// No answer of this class was counted yet.
+const NOT_LOOKED_UP: usize = usize::MAX;
+/// All counters are taken.
+const NO_ROOM: usize = usize::MAX - 1;
+
 /// A scoreboard page that this process writes.
 #[derive(Debug)]
 pub struct Board {
@@ -25,6 +32,8 @@ pub struct Board {
     geometry: Geometry,
     /// One bit for each slot in use. It is private to this process.
     taken: Box<[AtomicU64]>,
+    /// The place of the counter of each of [`ANSWERS`], words; or [`NOT_LOOKED_UP`], or [`NO_ROOM`].
+    answers: [AtomicUsize; ANSWERS.len()],
 }
 
 /// The words of a slot. The length is constant, so accesses need no bounds check.
@@ -77,7 +86,8 @@ impl Board {
         let head = array::from_fn(|word| words[word].load(Acquire));
         let geometry = Geometry::read(&head, words.len() * 8).map_err(wrong)?;
         let taken = (0..geometry.slots.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Board { words, geometry, taken })
+        let answers = array::from_fn(|_| AtomicUsize::new(NOT_LOOKED_UP));
+        Ok(Board { words, geometry, taken, answers })
     }
 
     /// Takes the lowest free slot and returns its number. Low numbers come first so that unused memory pages are never touched.
@@ -143,6 +153,25 @@ impl Board {
     /// The counter with this name, created if it does not exist. `None` when all counters are taken, or when the name is empty. Names
     /// are cut to 48 bytes.
     pub fn counter(&self, name: &str) -> Option<&AtomicU64> {
+        Some(&self.words[self.counter_at(name)?])
+    }
+
+    /// Counts an answer of this class (`responses_2xx` for 2), or one that was cut off (`errors`) for `None` or another number.
+    #[inline]
+    pub fn count_answer(&self, class: Option<u16>) {
+        let class = class.filter(|class| (1..=5).contains(class)).map_or(0, usize::from);
+        let mut at = self.answers[class].load(Relaxed);
+        if at == NOT_LOOKED_UP {
+            at = self.counter_at(ANSWERS[class]).unwrap_or(NO_ROOM);
+            self.answers[class].store(at, Relaxed);
+        }
+        if at != NO_ROOM {
+            self.words[at].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The place of a counter's value, words.
+    fn counter_at(&self, name: &str) -> Option<usize> {
         let name = cut(name.split('\0').next().filter(|name| !name.is_empty())?, COUNTER_NAME);
         for number in 0..self.geometry.counters {
             let at = self.geometry.counters_at + number * counter::WORDS;
@@ -151,7 +180,7 @@ impl Board {
             if state.compare_exchange(counter::FREE, counter::NAMING, AcqRel, Acquire).is_ok() {
                 store_text(&words[counter::NAME..], name.as_bytes());
                 state.store(counter::USED, Release);
-                return Some(&words[counter::VALUE]);
+                return Some(at + counter::VALUE);
             }
             // Another thread writes the name, which takes a few stores. A counter that an ended process left unnamed is skipped.
             for _ in 0..1000 {
@@ -168,7 +197,7 @@ impl Board {
                 && named.starts_with(name.as_bytes())
                 && named[name.len()..].iter().all(|b| *b == 0)
             {
-                return Some(&words[counter::VALUE]);
+                return Some(at + counter::VALUE);
             }
         }
         None
@@ -214,6 +243,12 @@ pub enum Stage {
 }
 
 impl Connection {
+    /// Counts an answer on the board; see [`Board::count_answer`].
+    #[inline]
+    pub fn count_answer(&self, class: Option<u16>) {
+        self.board.count_answer(class);
+    }
+
     /// Counts and shows an accepted connection. `peer`: its address, `None` if it has none.
     pub fn new(board: Arc<Board>, peer: Option<SocketAddr>) -> Self {
         if board.words[header::NOT_COUNTED].load(Relaxed) != 0 {

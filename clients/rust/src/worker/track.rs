@@ -1,4 +1,5 @@
-//! The tower layer: tracks each request from its head to the last byte of its answer, shows it on the scoreboard, and adds
+//! The tower layer: tracks each request from its head to the last byte of its answer, shows it on the scoreboard, counts the answer by its
+//! class, and adds
 //! `Connection: close` to answers while the worker drains. Handlers need no code for this.
 
 use std::cell::RefCell;
@@ -76,7 +77,8 @@ impl<S> Tracked<S> {
             _ => 0,
         };
         let number = state.request_begins(Head { method: request.method().as_str(), url, version });
-        Running { state, number, version: request.version(), bodyless: request.method() == Method::HEAD, stage: Stage::Aborted }
+        let (version, bodyless) = (request.version(), request.method() == Method::HEAD);
+        Running { state, number, version, bodyless, stage: Stage::Aborted, class: None }
     }
 }
 
@@ -90,6 +92,8 @@ struct Running {
     bodyless: bool,
     /// The final stage of the request if it is dropped now.
     stage: Stage,
+    /// The class of the answer's status, 1 to 5; `None` before the answer.
+    class: Option<u16>,
 }
 
 impl Running {
@@ -109,6 +113,8 @@ impl Running {
 impl Drop for Running {
     #[inline]
     fn drop(&mut self) {
+        // Counted first: whoever sees the end of the request sees its class.
+        self.state.shown.count_answer(self.class.filter(|_| self.stage == Stage::Finished));
         self.state.request_ends(self.stage);
     }
 }
@@ -235,9 +241,10 @@ where
             }
             Poll::Ready(Ok(answer)) => answer,
         };
-        let running = this.running.take();
+        let mut running = this.running.take();
         let (mut head, body) = answer.into_parts();
-        if let Some(running) = &running {
+        if let Some(running) = &mut running {
+            running.class = Some(head.status.as_u16() / 100);
             if running.state.drain.is_draining() {
                 running.announce_end(&mut head);
             }

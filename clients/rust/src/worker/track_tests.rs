@@ -27,6 +27,10 @@ impl Rig {
         entry.clone()
     }
 
+    fn counted(&self, name: &str) -> u64 {
+        self.board.counter(name).map_or(0, |total| total.load(std::sync::atomic::Ordering::Relaxed))
+    }
+
     fn request_state(&self) -> &'static str {
         self.entry().guarded.unwrap().request.map_or("none", |request| request.state)
     }
@@ -103,6 +107,21 @@ async fn ends_of_every_kind() {
     assert_eq!(rig.request_state(), "finished", "HEAD");
     assert!(!rig.state.busy());
     assert_eq!(rig.entry().requests, 5);
+    assert_eq!(["errors", "responses_2xx", "responses_5xx"].map(|name| rig.counted(name)), [3, 2, 0]);
+}
+
+#[tokio::test]
+async fn answers_are_counted_by_their_class() {
+    let rig = Rig::new();
+    let mut service = Layer::of(rig.state.clone()).layer(Answering(async |request: Request<()>| {
+        let status: u16 = request.uri().path()[1..].parse().expect("a status");
+        Ok(Response::builder().status(status).body(Full::from("x")).expect("an answer"))
+    }));
+    for status in [200, 204, 301, 404, 500, 503, 599, 999] {
+        drop(service.call(get(&format!("/{status}"))).await.unwrap().into_body().collect().await);
+    }
+    let classes = ["responses_1xx", "responses_2xx", "responses_3xx", "responses_4xx", "responses_5xx", "errors"];
+    assert_eq!(classes.map(|name| rig.counted(name)), [0, 2, 1, 1, 3, 1]);
 }
 
 #[tokio::test]

@@ -68,6 +68,16 @@ words! {
 }
 
 words! {
+    /// `start.fallback`: what runs when the release on disk does not come up.
+    Fallback {
+        /// The newest recorded release.
+        LastGood = "last-good",
+        /// Nothing.
+        None = "none",
+    }
+}
+
+words! {
     /// `reload.memory`: what a reload does when a second generation would not fit into memory.
     MemoryCheck {
         /// Says so and goes on.
@@ -290,6 +300,15 @@ tables! {
         error_ratio: u32 as Ratio, default r#""1%""#, flag("judge-error-ratio N%");
         /// Requests that the new workers must have had in a step; with fewer there is no verdict, which the log says.
         min_requests: u64 as Requests, default "50", flag("judge-min-requests N");
+    }
+
+    /// The first start of an instance.
+    "start" => Start at start {
+        /// What runs when the release on disk does not come up at a start, as after a reboot: `"last-good"` or `"none"`.
+        /// `"last-good"`: the newest committed release that still exists and whose program is unchanged. The pool is degraded
+        /// then, and says why, until another release is committed. With `"none"` the start fails. The master records the
+        /// releases in the directory of `StateDirectory=`; without one there is no last good release after its end.
+        fallback: Fallback as Fallback, default r#""last-good""#, flag("start-fallback");
     }
 
     /// Commands, run by the master in `worker.directory`; programs are looked up as for `worker.command`.

@@ -85,6 +85,9 @@ promote_timeout = "2h"
 watch = "5min"
 judge = { error_ratio = "0.5%", min_requests = 100 }
 
+[start]
+fallback = "none"
+
 [hooks]
 before_reload = ["/usr/local/bin/warm"]
 before_shutdown = ["/usr/local/bin/bye", ""]
@@ -154,6 +157,7 @@ hosts = ["Status.Example.org.", "b"]
             watch: Watch::For(Duration::from_secs(300)),
             judge: Judge { error_ratio: 5_000, min_requests: 100 },
         },
+        start: Start { fallback: Fallback::None },
         hooks: Hooks {
             before_reload: Some(words(&["/usr/local/bin/warm"])),
             before_shutdown: Some(words(&["/usr/local/bin/bye", ""])),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Details, Hooks, Recycle, Reload, Restart, Status, Worker};
+use super::table::{Details, Hooks, Recycle, Reload, Restart, Start, Status, Worker};
 
 /// Largest number of workers. More are refused, because a typing error should not exhaust the machine.
 pub const COUNT_MAX: u32 = 10_000;
@@ -17,6 +17,8 @@ pub struct Config {
     pub restart: Restart,
     /// `[reload]`
     pub reload: Reload,
+    /// `[start]`
+    pub start: Start,
     /// `[hooks]`
     pub hooks: Hooks,
     /// `[recycle]`

@@ -17,6 +17,7 @@ use crate::master::origin::{First, Origin};
 use crate::master::output::Outputs;
 use crate::master::pool_clock;
 use crate::master::recycle::Recycler;
+use crate::master::releases::last_good::LastGood;
 use crate::master::releases::prepare::{self, Source};
 use crate::master::releases::preparing::ReleaseStore;
 use crate::master::releases::probing::Prober;
@@ -37,9 +38,13 @@ use crate::master::workers::cgroup::Cgroups;
 use crate::master::workers::processes::Token;
 use crate::master::workers::runtime_dir::RuntimeDir;
 use crate::master::workers::{self, WorkerSet};
-use crate::pool::{Event, Pool, PoolState};
+use crate::pool::{Event, Pool, PoolState, Settings};
 use crate::sys::poll::Poll;
 use crate::sys::signals::SignalFd;
+
+/// Said once where a unit has no state directory.
+const NOT_RECORDED: &str =
+    "no StateDirectory=ratoon/NAME: after a reboot there is no last good release to fall back to (start.fallback)";
 
 /// The summary before the first turn.
 pub(super) fn first_summary(name: &str, started_at: SystemTime) -> Summary {
@@ -116,7 +121,14 @@ impl Master {
             results: results.clone(),
         });
         let upgrader = Upgrader::new(program, registry, tasks.clone(), results.clone(), log.clone());
-        let releases = ReleaseStore::new(releases, source, context, tasks.clone(), results.clone(), log.clone());
+        let mut releases = ReleaseStore::new(releases, source, context, tasks.clone(), results.clone(), log.clone());
+        let (last_good, fault) = LastGood::read(&releases.context().instance);
+        if let Some(fault) = fault {
+            log.warn(fault);
+        } else if systemd.is_there() && !last_good.is_recorded() {
+            log.record(Record::new(Level::Info, NOT_RECORDED));
+        }
+        releases.restore_records(last_good);
         let prober = Prober::new(outputs.clone(), results.clone());
         let workers = WorkerSet::new(errors, runtime_dir, cgroups, shared);
         // The clock and the pid suffice as a seed: nobody gains by knowing the jitter.
@@ -149,16 +161,21 @@ impl Master {
             end: None,
         };
         match first {
-            First::Start(release, orphans) => {
+            First::Start(release, orphans, instead_of) => {
                 let pool = Pool::new(pool_clock::time(now), seed).with_workers_after(orphans.last_worker);
-                master.pool = if orphans.is_empty() { pool } else { pool.beside_other_workers() };
+                let pool = if orphans.is_empty() { pool } else { pool.beside_other_workers() };
+                master.pool = match instead_of {
+                    Some(why) => pool.instead_of_the_release_on_disk(why),
+                    None => pool,
+                };
                 master.orphans = orphans;
                 if master.orphans.is_empty() && store::is_wanted() {
                     master.workers.remove_strays();
                 }
                 master.listeners.resume(&mut fds, &master.pool, now);
                 master.listeners.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
-                master.events.push(Event::Start(prepare::settings(&release)));
+                let fallback = master.releases.may_fall_back(&release);
+                master.events.push(Event::Start(Settings { fallback, ..prepare::settings(&release) }));
                 master.releases.insert(1, release);
                 master.releases.warn_of(1);
                 master.keep_conditions(1);

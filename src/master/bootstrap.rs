@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::Overrides;
+use crate::config::{Fallback, Overrides};
 use crate::control::dbus;
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
@@ -19,7 +19,8 @@ use crate::master::listeners::sockets::{self, Inherited, Listener};
 use crate::master::log::journal::{self, Journal, Level, Record};
 use crate::master::origin::{First, Origin, Start};
 use crate::master::output::{Mode, RelayState};
-use crate::master::releases::prepare::{self, InstanceContext, Source};
+use crate::master::releases::last_good::LastGood;
+use crate::master::releases::prepare::{self, InstanceContext, Prepared, Source};
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::signals::SIGNALS;
 use crate::master::state::fds::Incoming;
@@ -108,7 +109,12 @@ fn source(options: &Options, name: &str, under_systemd: bool) -> Source {
     // A reload reads the file again, when the master may have another working directory.
     let file = file.map(|file| std::path::absolute(&file).unwrap_or(file));
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    Source { file, flags: options.flags.clone(), directory: if under_systemd { PathBuf::from("/") } else { here } }
+    Source {
+        file,
+        flags: options.flags.clone(),
+        directory: if under_systemd { PathBuf::from("/") } else { here },
+        recorded: None,
+    }
 }
 
 fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, terminal: Terminal) -> Result<u8, String> {
@@ -225,7 +231,11 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
     };
     crate::master::releases::script::clear(&directory);
     let job = Job::unwatched().map_err(|error| error.to_string())?;
-    let prepared = prepare::prepare(source, &context, None, Purpose::Reload, &job).map_err(|why| why.in_full())?;
+    let prepared = prepare::prepare(source, &context, None, Purpose::Reload, &job);
+    let (prepared, instead_of) = match prepared {
+        Ok(prepared) => (prepared, None),
+        Err(why) => prepare_last_good(source, &context, why.in_full(), &job, options.probe_only)?,
+    };
     for warning in prepared.warnings {
         journal.log(Record::new(Level::Warning, warning));
     }
@@ -251,9 +261,30 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
         troubles: Troubles::default(),
         first: match options.probe_only {
             true => First::Probe(release),
-            false => First::Start(release, Orphans::default()),
+            false => First::Start(release, Orphans::default(), instead_of),
         },
     })
+}
+
+/// Prepares the last good release, because the one on disk cannot be, and why.
+///
+/// # Errors
+/// The same reason: there is no other release, or it is not to be started (`start.fallback`).
+fn prepare_last_good(
+    source: &Source,
+    context: &InstanceContext,
+    why: String,
+    job: &Job,
+    probe_only: bool,
+) -> Result<(Prepared, Option<String>), String> {
+    let wanted = !probe_only && source.read().is_ok_and(|config| config.start.fallback == Fallback::LastGood);
+    let (last_good, _) = LastGood::read(&context.instance);
+    let Some(recorded) = last_good.instead_of(None).filter(|_| wanted) else { return Err(why) };
+    let source = Source { recorded: Some(recorded.clone()), ..source.clone() };
+    match prepare::prepare(&source, context, None, Purpose::LastGood, job) {
+        Ok(prepared) => Ok((prepared, Some(why))),
+        Err(other) => Err(format!("{why}\nnor can the last good release be started: {}", other.in_full())),
+    }
 }
 
 /// Starts the first blocking thread, which then stays. tokio panics when it has blocking work, no such thread, and the kernel refuses

@@ -56,7 +56,7 @@ impl Master {
             }
             Action::Release(number) => self.release(number),
             Action::ReloadStarted(number, requester) => {
-                self.requests.reload_started(requester, self.pool.is_undo_of_watch(number));
+                self.requests.reload_started(requester, self.pool.own_reload(number));
                 self.status.reload_started(number, self.now);
             }
             Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, reason),

@@ -65,8 +65,9 @@ pub(super) struct Origin {
 pub(super) enum First {
     /// Probe this release, and end.
     Probe(Arc<Release>),
-    /// Start the first generation from this release, beside workers of an earlier master.
-    Start(Arc<Release>, Orphans),
+    /// Start the first generation from this release, beside workers of an earlier master. With a reason it is the last good release,
+    /// because the one on disk could not be prepared.
+    Start(Arc<Release>, Orphans, Option<String>),
     /// Go on from the state of an earlier program.
     GoOn(Box<restore::Saved>),
 }

@@ -9,8 +9,6 @@ use crate::api::{Reply, RequesterId};
 
 /// The requester of a reload for which nobody waits.
 const UNATTENDED: &str = "SIGHUP, or a call that wants no reply";
-/// The requester of the undo with which the watch after a commit ends.
-const WATCH: &str = "reload.watch";
 
 /// Requesters that wait, and the answers that are still to be sent.
 #[derive(Default)]
@@ -28,11 +26,10 @@ impl RequestTable {
     }
 
     /// A reload began for this requester: notes who asked for it, in words. Without a waiting requester it was a signal, or a call that
-    /// wants no reply, or the watch after a commit.
-    pub(super) fn reload_started(&mut self, requester: Option<RequesterId>, by_watch: bool) {
+    /// wants no reply; `own`: the key by which the pool itself has begun it.
+    pub(super) fn reload_started(&mut self, requester: Option<RequesterId>, own: Option<&str>) {
         let waiting = requester.and_then(|requester| self.waiting.get(&requester));
-        let nobody = if by_watch { WATCH } else { UNATTENDED };
-        self.reload_asked_by = waiting.map_or_else(|| nobody.into(), |(_, by)| by.clone());
+        self.reload_asked_by = waiting.map_or_else(|| own.unwrap_or(UNATTENDED).into(), |(_, by)| by.clone());
     }
 
     /// The requester of the last reload, in words.
@@ -93,11 +90,11 @@ mod tests {
         let mut table = RequestTable::default();
         let (reply, mut answer) = oneshot::channel();
         table.insert(1, reply, "user 0".into());
-        table.reload_started(Some(1), false);
+        table.reload_started(Some(1), None);
         assert_eq!(&*table.reload_asked_by(), "user 0");
-        table.reload_started(None, true);
-        assert_eq!(&*table.reload_asked_by(), WATCH);
-        table.reload_started(None, false);
+        table.reload_started(None, Some("reload.watch"));
+        assert_eq!(&*table.reload_asked_by(), "reload.watch");
+        table.reload_started(None, None);
         assert_eq!(&*table.reload_asked_by(), UNATTENDED);
         assert!(table.answer(1, Reply::Done) && table.has_answers());
         assert!(!table.answer(1, Reply::Failed("twice".to_owned())), "it does not wait any more");

@@ -54,7 +54,7 @@ pub(in crate::master) fn context(directory: &Path) -> InstanceContext {
 pub(in crate::master) fn source(directory: &Path, config: &str) -> Source {
     let file = directory.join("web.toml");
     std::fs::write(&file, config).expect("a file");
-    Source { file: Some(file), flags: Overrides::default(), directory: directory.to_owned() }
+    Source { file: Some(file), flags: Overrides::default(), directory: directory.to_owned(), recorded: None }
 }
 
 /// A release with this configuration.

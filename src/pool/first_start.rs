@@ -2,11 +2,24 @@
 //!
 //! Law: a failing start does not end the instance if a worker of the pool was ever ready, or if workers of an earlier master serve.
 
+use serde::{Deserialize, Serialize};
+
+use super::Pool;
 use super::vocabulary::Kind;
-use super::{Pool, Stopping};
 
 /// The number of failures of each slot after which a first start counts as hopeless.
 const ATTEMPTS: u32 = 3;
+
+/// The end of the instance.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Stopping {
+    /// The exit status.
+    pub code: u8,
+    /// The workers are killed, not drained.
+    pub now: bool,
+    /// [`Action::Exit`](super::Action::Exit) was returned.
+    pub exited: bool,
+}
 
 impl Stopping {
     /// Whether the instance ends by itself, because it cannot go on, and not on request.
@@ -40,7 +53,7 @@ impl Pool {
             return;
         }
         let Some(failures) = self.failures_in_words() else { return };
-        self.end_for(format!("generation {} cannot start: {failures}", self.current));
+        self.fall_back(format!("generation {} cannot start: {failures}", self.current));
     }
 
     /// Ends the instance with status 1, because its first start cannot succeed.

@@ -119,7 +119,7 @@ impl Pool {
         if let Some(reload) = &self.reload {
             return Err(match reload.purpose {
                 Purpose::Probe => "a release is probed; ask again at the end of that".to_owned(),
-                Purpose::Reload | Purpose::Undo { .. } => {
+                Purpose::Reload | Purpose::Undo { .. } | Purpose::LastGood => {
                     format!("a reload to generation {} is under way; `ratoon abort` ends it", reload.number)
                 }
             });

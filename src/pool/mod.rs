@@ -15,6 +15,7 @@
 mod canary;
 mod ending;
 mod exit_cause;
+mod fallback;
 mod first_start;
 mod generation;
 mod history;
@@ -61,6 +62,8 @@ pub use watch::{WatchFor, WatchState, WatchView};
 pub use worker::{Phase, Worker};
 
 use crate::table::Table;
+use fallback::Fallback;
+use first_start::Stopping;
 use generation::{Generation, Role};
 use probe::Probe;
 use recycle::Recycling;
@@ -98,6 +101,9 @@ pub struct Pool {
     /// The watch after the last commit.
     #[serde(default)]
     watch: Option<Watch>,
+    /// The last good release runs, or starts, in place of the one on disk.
+    #[serde(default)]
+    fallback: Option<Fallback>,
     /// The probe of the candidate, or of the first generation.
     probe: Option<Probe>,
     recycling: Recycling,
@@ -114,13 +120,6 @@ pub struct Pool {
     crashes: u64,
     /// State of the random number generator (xorshift64) for the jitter; never 0.
     random: u64,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Stopping {
-    code: u8,
-    now: bool,
-    exited: bool,
 }
 
 impl Pool {
@@ -140,6 +139,7 @@ impl Pool {
             reload: None,
             waiting: None,
             watch: None,
+            fallback: None,
             probe: None,
             recycling: Recycling::default(),
             degraded: false,
@@ -230,9 +230,10 @@ impl Pool {
         self.announced
     }
 
-    /// Whether a slot failed more often than `restart.limit` allows, and the pool has not recovered since.
+    /// Whether a slot failed more often than `restart.limit` allows, and the pool has not recovered since; or the last good release
+    /// runs in place of the one on disk.
     pub fn degraded(&self) -> bool {
-        self.degraded
+        self.degraded || self.fallback.is_some()
     }
 
     /// The number of failures so far of workers that were not asked to end.
@@ -274,6 +275,7 @@ impl Pool {
         (self.current, self.last_number) = (1, 1);
         (self.target, self.configured) = (count, count);
         self.generations.insert(1, Generation::new(settings, 1, Role::Current));
+        self.tell_fallback();
         if self.generations.get(&1).is_some_and(|home| home.settings.probe) {
             return self.start_probe(1);
         }
@@ -341,6 +343,7 @@ impl Pool {
             self.act(Action::Ready);
         }
         self.check_watch();
+        self.check_fallback();
         self.recover();
         self.watch_give_up();
         self.end_hopeless_start();

@@ -168,8 +168,14 @@ impl Pool {
         let failures = failures + 1;
         let message = format!("generation {generation}: {}", reason.in_full());
         self.log(Kind::ProbeFailed, message, Some(generation), Some((id, 0)));
-        if once || failures == ATTEMPTS && self.unproven {
-            return self.end_for(format!("generation {generation} cannot start: {}", reason.cause));
+        let hopeless = format!("generation {generation} cannot start: {}", reason.cause);
+        if once {
+            return self.end_for(hopeless);
+        }
+        if failures == ATTEMPTS && self.unproven {
+            // No worker of this generation starts while the last good release does.
+            self.probe = Some(Probe { generation, step: Step::Waiting, failures, once });
+            return self.fall_back(hopeless);
         }
         self.failure_text = Some(reason.cause);
         self.probe = Some(Probe { generation, step: Step::Waiting, failures, once });

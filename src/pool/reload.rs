@@ -101,7 +101,7 @@ impl Pool {
             // The reload was aborted during the preparation.
             return self.act(Action::Release(number));
         };
-        let probes = settings.probe || reload.purpose == Purpose::Probe;
+        let probes = settings.probe && reload.purpose != Purpose::LastGood || reload.purpose == Purpose::Probe;
         reload.stage = if probes { Stage::Probing } else { Stage::Starting };
         // A number set by `scale` holds until the file's number changes.
         if settings.count != self.configured {
@@ -112,7 +112,7 @@ impl Pool {
         reload.canary = Pool::first_step(&settings.steps, target).filter(|_| purpose == Purpose::Reload);
         let release = match purpose {
             Purpose::Undo { release, .. } => release,
-            Purpose::Reload | Purpose::Probe => number,
+            Purpose::Reload | Purpose::Probe | Purpose::LastGood => number,
         };
         self.generations.insert(number, Generation::new(settings, release, Role::Candidate));
         if probes {
@@ -332,7 +332,7 @@ impl Pool {
         for requester in requesters.waiting {
             self.act(Action::Answer(requester, Answer::Reload(number, outcome, reason.clone())));
         }
-        self.undo_ended(number, outcome);
+        self.reload_ended(number, outcome);
         self.next_reload();
     }
 

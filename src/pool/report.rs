@@ -98,7 +98,7 @@ impl Pool {
         if self.is_held_for_probe(self.current) {
             text += ", probing";
         }
-        if self.degraded {
+        if self.degraded() {
             text += ", degraded";
         }
         if self.watch_compares().is_some() {
@@ -109,6 +109,10 @@ impl Pool {
         {
             text += ": ";
             text += &failures;
+        }
+        if let Some(why) = self.fallback() {
+            text += if text.ends_with("degraded") { ": " } else { "; " };
+            text += &why;
         }
         if self.release_of(self.current) != self.current {
             text += "; the configuration on disk does not run until the next reload";

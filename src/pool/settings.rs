@@ -42,6 +42,9 @@ pub struct Settings {
     /// The watch after a commit (`reload.watch`).
     #[serde(default)]
     pub watch: WatchFor,
+    /// The master knows a last good release, which may be started if the first generation does not come up (`start.fallback`).
+    #[serde(default)]
+    pub fallback: bool,
     /// One worker is probed on private sockets before the generation starts (`reload.probe`).
     pub probe: bool,
 }

@@ -246,6 +246,8 @@ pub enum Purpose {
     Reload,
     /// A probe alone; hooks do not run.
     Probe,
+    /// A new generation with the last good release that is recorded, because the first one does not come up.
+    LastGood,
     /// A new generation with an earlier release.
     Undo {
         /// The generation whose pin is used.

@@ -117,7 +117,7 @@ impl Pool {
     }
 
     /// Whether this generation is to bring back the release before one that the watch undoes.
-    pub fn is_undo_of_watch(&self, number: GenerationId) -> bool {
+    fn is_undo_of_watch(&self, number: GenerationId) -> bool {
         self.watch.as_ref().and_then(|watch| watch.undo.as_ref()).is_some_and(|undo| undo.number == number && !undo.failed)
     }
 

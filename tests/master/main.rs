@@ -9,6 +9,7 @@ mod birth;
 mod canary;
 mod config;
 mod counts;
+mod fallback;
 #[path = "../support/load.rs"]
 mod generator;
 mod harness;

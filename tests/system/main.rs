@@ -9,6 +9,7 @@
 mod balance;
 mod bus;
 mod container;
+mod deploys;
 mod host;
 mod instance;
 #[path = "../support/load.rs"]
@@ -60,6 +61,7 @@ fn main() {
             [
                 units::CASES,
                 pool::CASES,
+                deploys::CASES,
                 secrets::CASES,
                 stops::CASES,
                 host::CASES,

@@ -16,6 +16,7 @@
 //! | `hooks` | hooks and checks, and those that a root master refuses |
 //! | `expand` | `$RATOON_SLOT` and similar names in arguments and variables |
 //! | `kept` | the releases that are kept, as front ends show them |
+//! | `last_good` | the record of releases, from which a start that fails falls back |
 //! | `memory` | the memory that a second generation needs, and the memory that is free |
 //! | `warnings` | dangerous releases, and reloads that change nothing |
 
@@ -26,6 +27,7 @@ pub(in crate::master) mod commits;
 pub(in crate::master) mod expand;
 pub mod hooks;
 pub(in crate::master) mod kept;
+pub mod last_good;
 pub(in crate::master) mod memory;
 pub(in crate::master) mod prepare;
 pub(in crate::master) mod preparing;

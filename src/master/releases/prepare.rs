@@ -12,6 +12,7 @@ use crate::master::listeners::sockets::Listener;
 use crate::master::releases::account::Account;
 use crate::master::releases::adapter;
 use crate::master::releases::hooks::{self, Setting};
+use crate::master::releases::last_good::{self, Recorded};
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::release;
 use crate::master::releases::script::{self, ScriptCopy};
@@ -29,6 +30,8 @@ pub struct Source {
     pub flags: Overrides,
     /// The default of `worker.directory`.
     pub directory: PathBuf,
+    /// The recorded release that is to run, in place of the one that the configuration names.
+    pub recorded: Option<Recorded>,
 }
 
 /// Values that are the same for the workers of every generation.
@@ -85,10 +88,14 @@ impl Source {
     /// # Errors
     /// The fault in the configuration, with line and column.
     pub fn read(&self) -> Result<Config, config::Error> {
-        match &self.file {
+        let mut config = match &self.file {
             Some(file) => config::load_with(file, &self.flags),
             None => config::from_flags(&self.flags),
+        }?;
+        if let Some(recorded) = &self.recorded {
+            recorded.apply(&mut config);
         }
+        Ok(config)
     }
 }
 
@@ -104,6 +111,8 @@ pub fn prepare(
     purpose: Purpose,
     job: &Job,
 ) -> Result<Prepared, Reason> {
+    // The last good release was checked when it was committed, and is in a hurry.
+    let checks = living.is_some() && purpose != Purpose::LastGood;
     let reload = living.is_some();
     // The reason of a failed reload is one line, and leaves out the text of the file, which may hold a secret.
     let words = |error: config::Error| if reload { error.summary() } else { error.to_string() };
@@ -129,6 +138,9 @@ pub fn prepare(
     job.reading(format_args!("the program of worker.command {:?}", hooks::program(&config.worker.command)));
     let pinned_at = SystemTime::now();
     let mut pinned = release::pin("worker.command", &config.worker.command, &directory, path.as_deref())?;
+    if let Some(recorded) = &source.recorded {
+        recorded.check(&pinned.program)?;
+    }
     let listeners = listeners(&config, &context.listeners);
     let runtime_directory = context.control.parent();
     let adapted =
@@ -138,13 +150,14 @@ pub fn prepare(
     }
     job.reading("the accounts of worker.user and worker.group");
     let account = Account::of_workers(&config)?;
-    if let Some(argv) = config.reload.check.as_deref().filter(|_| reload) {
+    if let Some(argv) = config.reload.check.as_deref().filter(|_| checks) {
         setting.check(argv, &account, job)?;
     }
     if !runs {
         short = look_ahead()?;
     }
     let own = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(|name| account.hides(name)));
+    let own = own.filter_map(|(name, value)| last_good::without_own_directory(name, value, &context.instance));
     let own = own.chain(account.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
     let mut env = release::environment(own, configured.iter().map(|(name, value)| (name, value)))?;
     // PWD is set below to the worker's directory, as a shell sets it after `cd`; the master's own PWD is wrong for a worker.
@@ -283,6 +296,7 @@ pub fn settings(release: &Release) -> Settings {
             promote_timeout: config.reload.promote_timeout,
             judge: Limits { error_ratio: config.reload.judge.error_ratio, min_requests: config.reload.judge.min_requests },
         },
+        fallback: false,
         watch: match config.reload.watch {
             config::Watch::Unset => WatchFor::EverySlot,
             config::Watch::Off => WatchFor::Off,

@@ -8,18 +8,19 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::{Config, Recycle};
+use crate::config::{Config, Fallback, Recycle};
 use crate::master::event_queue::EventQueue;
 use crate::master::log::Log;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::commits::Commits;
 use crate::master::releases::hooks::{HOOK_TIMEOUT, Setting};
+use crate::master::releases::last_good::{self, LastGood, Recorded};
 use crate::master::releases::prepare::{self, InstanceContext, Living, Release, Source};
 use crate::master::releases::script;
 use crate::master::releases::warnings;
 use crate::master::task_result::{TaskResult, TaskResults};
 use crate::master::tasks::{Job, Task, TaskId, Tasks};
-use crate::pool::{Committed, Event, GenerationId, Purpose, Reason};
+use crate::pool::{Committed, Event, GenerationId, Purpose, Reason, Succession};
 
 /// Time between two checks of a release for changed files.
 const LOOK: Duration = Duration::from_secs(5);
@@ -36,6 +37,7 @@ pub(in crate::master) struct ReleaseStore {
     /// When a release was last checked for changed files.
     looked_for_changes: Option<Instant>,
     commits: Commits,
+    last_good: LastGood,
     source: Source,
     context: InstanceContext,
     tasks: Tasks,
@@ -55,8 +57,20 @@ impl ReleaseStore {
     ) -> ReleaseStore {
         let releases = releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect();
         let (preparing, shutdown_hook, looked_for_changes) = (None, None, None);
-        let commits = Commits::default();
-        ReleaseStore { releases, preparing, shutdown_hook, looked_for_changes, commits, source, context, tasks, results, log }
+        let (commits, last_good) = (Commits::default(), LastGood::default());
+        ReleaseStore {
+            releases,
+            preparing,
+            shutdown_hook,
+            looked_for_changes,
+            commits,
+            last_good,
+            source,
+            context,
+            tasks,
+            results,
+            log,
+        }
     }
 
     /// The release of a generation.
@@ -87,6 +101,40 @@ impl ReleaseStore {
     /// Notes that a generation is committed now.
     pub fn committed(&mut self, number: GenerationId, asked_by: Arc<str>, history: &VecDeque<Committed>) {
         self.commits.note(number, asked_by, SystemTime::now(), history);
+        self.record(history);
+    }
+
+    /// Takes over what earlier masters have recorded.
+    pub fn restore_records(&mut self, last_good: LastGood) {
+        self.last_good = last_good;
+    }
+
+    /// Whether a start that fails with this release can fall back to another one.
+    pub fn may_fall_back(&self, release: &Release) -> bool {
+        release.config.start.fallback == Fallback::LastGood && self.last_good.instead_of(Some(release)).is_some()
+    }
+
+    /// Records the releases that are kept, without those that were undone, on another thread.
+    fn record(&mut self, history: &VecDeque<Committed>) {
+        let Some(current) = history.back() else { return };
+        let keep = self.get(current.generation).map_or(1, |release| release.config.reload.keep as usize);
+        let good = history.iter().rev().filter(|committed| committed.ended != Some(Succession::Undone));
+        let own = good.filter_map(|committed| {
+            let number = committed.generation;
+            Some(Recorded::of(committed.release, self.get(number)?, self.commits.get(number)?))
+        });
+        let own = own.collect();
+        let Some((directory, releases)) = self.last_good.record(own, keep) else { return };
+        let log = self.log.clone();
+        let written = self.tasks.start(self.step_limit(current.generation), move |_, job| {
+            job.reading(directory.display());
+            if let Err(error) = last_good::write(&directory, &releases) {
+                log.warn(format!("the releases are not recorded in {}: {error}", directory.display()));
+            }
+        });
+        if let Err(why) = written {
+            self.log.warn(format!("the releases are not recorded: {why}"));
+        }
     }
 
     /// All releases.
@@ -138,22 +186,28 @@ impl ReleaseStore {
         events: &mut EventQueue,
     ) {
         self.cancel_preparation();
-        let (source, context, results) = (self.source.clone(), self.context.clone(), self.results.clone());
+        let (mut source, context, results) = (self.source.clone(), self.context.clone(), self.results.clone());
         let pinned = match purpose {
             Purpose::Undo { target, .. } => match self.releases.get(&target).cloned() {
                 Some(pinned) => Some(pinned),
                 None => return events.push(Event::Refused(number, format!("the release of generation {target} is gone").into())),
             },
-            Purpose::Reload | Purpose::Probe => None,
+            Purpose::Reload | Purpose::Probe | Purpose::LastGood => None,
         };
+        if purpose == Purpose::LastGood {
+            source.recorded = self.last_good.instead_of(self.get(serving).map(|release| &**release)).cloned();
+            if source.recorded.is_none() {
+                return events.push(Event::Refused(number, "no other release is recorded".into()));
+            }
+        }
         let running = self.releases.get(&serving).map(Arc::downgrade).unwrap_or_default();
         let task = self.tasks.start(self.step_limit(serving), move |id, job| {
             let made = match pinned {
                 Some(pinned) => prepare::prepare_again(pinned, &living, job),
                 None => prepare::prepare(&source, &context, Some(&living), purpose, job).map(|mut prepared| {
                     let before = running.upgrade();
-                    let same = before.and_then(|before| warnings::of_reload(&before, &prepared.release, number));
-                    prepared.warnings.extend(same);
+                    let told = before.map(|before| warnings::of_reload(&before, &prepared.release, number));
+                    prepared.warnings.extend(told.unwrap_or_default());
                     prepared
                 }),
             };

@@ -27,10 +27,17 @@ pub fn of(release: &Release, directory: &Path) -> Vec<String> {
     all
 }
 
-/// A warning for the requester and the log when the release of this generation is the same as the one before it, and no source file in
-/// its directory has changed meanwhile. Blocks.
-pub fn of_reload(before: &Release, release: &Release, generation: u64) -> Option<String> {
-    (is_same(before, release) && !is_changed_in_place(before, release)).then(|| unchanged(release, generation))
+/// Warnings for the requester and the log: the release of this generation is the same as the one before it, and no source file in its
+/// directory has changed meanwhile; or its configuration has what a reload does not apply. Blocks.
+pub fn of_reload(before: &Release, release: &Release, generation: u64) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if is_same(before, release) && !is_changed_in_place(before, release) {
+        warnings.push(unchanged(release, generation));
+    }
+    if before.config.start != release.config.start {
+        warnings.push("start.fallback has changed: that counts at the next start of the instance".to_owned());
+    }
+    warnings
 }
 
 /// Whether a deployment has replaced source files in the directory since the release before was pinned.

@@ -332,7 +332,7 @@ fn makeshift_with(
         last_requester: 0,
         releases: HashMap::new(),
         troubles: Troubles::default(),
-        first: First::Start(release, orphans),
+        first: First::Start(release, orphans, None),
     })
 }
 

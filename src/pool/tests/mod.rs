@@ -48,6 +48,7 @@ fn settings(count: u32) -> Settings {
             judge: Limits { error_ratio: 10_000, min_requests: 50 },
         },
         watch: WatchFor::Off,
+        fallback: false,
         keep: 3,
     }
 }

@@ -118,6 +118,7 @@ fn config(count: u32, how: u16) -> Settings {
         settings.steps.sizes = vec![Surge::Count(1), Surge::Percent(50), Surge::Percent(100)];
         settings.steps.time = (how & 16384 == 0).then_some(ms(5_000));
     }
+    settings.fallback = how & 128 != 0;
     settings.watch = match (how & 32768 != 0, how & 64 != 0) {
         (true, true) => WatchFor::Time(ms(5_000)),
         (true, false) => WatchFor::EverySlot,

@@ -2,6 +2,7 @@
 
 mod canaries;
 mod endings;
+mod fallbacks;
 mod first_start;
 mod history;
 mod keeping;

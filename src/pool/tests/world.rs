@@ -394,6 +394,7 @@ impl World {
                         assert!(self.committed.contains_key(target), "an undo to a release that never served");
                         assert!(!self.released.contains(target), "an undo to a release that is gone");
                     }
+                    Purpose::LastGood => assert!(!self.ready_told, "a fallback after the start"),
                     Purpose::Reload => {}
                 }
             }

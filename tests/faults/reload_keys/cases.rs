@@ -232,6 +232,8 @@ pub fn case(key: &str) -> Option<Case> {
                 .with(&[TWO, STEPS, ("reload.step_time", "'4s'"), ("reload.judge.error_ratio", "'100%'")])
                 .script(FAILING)
         }
+        "reload.watch" => Case::to("'1h'", |master, _| master.status()["watch"]["compares"] == true),
+        "start.fallback" => Case::to("'none'", |_, said| said.err.contains("counts at the next start of the instance")),
         "hooks.before_reload" => Case::to("['touch', 'PLACE/hooked']", |master, _| master.place.path("hooked").exists()),
         "hooks.before_shutdown" => Case::to("['touch', 'PLACE/ended']", |master, _| {
             master.signal(Signal::TERM);

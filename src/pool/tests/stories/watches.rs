@@ -98,7 +98,7 @@ fn release_whose_requests_fail_more_often_is_undone() {
     assert!(world.preparing.is_empty(), "20 of 50 requests prove nothing");
     world.step(Event::Compared(2, Some(figures(500, 61))));
     assert_eq!(world.pool.status_text(), "reloading to generation 3: preparing");
-    assert!(world.pool.is_undo_of_watch(3) && world.pool.compares().is_none());
+    assert!(world.pool.own_reload(3) == Some("reload.watch") && world.pool.compares().is_none());
     undo(&mut world);
     undone(world, "61 of 500 requests failed, 0 of 3500 requests of the generation before");
 }
@@ -228,7 +228,7 @@ fn reload_goes_first() {
     world.refuse();
     world.pass(ms(1_000));
     assert_eq!(world.preparing, [4]);
-    assert!(world.pool.is_undo_of_watch(4));
+    assert_eq!(world.pool.own_reload(4), Some("reload.watch"));
     world.prepare();
     world.all_ready();
     obey(&mut world);

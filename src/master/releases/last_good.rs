@@ -1,0 +1,289 @@
+//! The record of committed releases, which outlives the machine: `releases.json` in the state directory (`StateDirectory=`). If the release
+//! on disk does not come up at a start, the newest recorded one that still exists is started instead (`start.fallback`).
+//!
+//! Law: no variable and no content of a file is recorded, since they may be secret. What is read is checked as if a stranger had written it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::master::releases::commits::Commit;
+use crate::master::releases::prepare::Release;
+use crate::sys::credentials::own_uid;
+use crate::sys::program::{Identity, Program};
+
+/// The file in the state directory.
+const FILE: &str = "releases.json";
+/// The version of the file's form.
+const FORMAT: u32 = 1;
+/// The largest file that is read, bytes.
+const LARGEST: u64 = 256 << 10;
+/// The variable in which systemd hands over the state directories.
+const VARIABLE: &str = "STATE_DIRECTORY";
+
+/// A committed release, as it is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The generation for which it was read, in the instance that recorded it.
+    pub release: u64,
+    /// When it was committed.
+    pub committed_at: SystemTime,
+    /// `worker.command`
+    pub command: Vec<String>,
+    /// The directory of the workers, symlinks resolved.
+    pub directory: PathBuf,
+    /// `worker.environment_file`: read again at a start.
+    pub environment_file: Vec<PathBuf>,
+    /// The program's device, inode, size (bytes) and time of modification (seconds, nanoseconds).
+    pub program: (u64, u64, i64, i64, i64),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    format: u32,
+    releases: Vec<Recorded>,
+}
+
+/// The recorded releases of an instance, newest first, and where they are recorded.
+#[derive(Clone, Debug, Default)]
+pub struct LastGood {
+    /// The state directory; `None` without one.
+    directory: Option<PathBuf>,
+    releases: Vec<Recorded>,
+}
+
+impl Recorded {
+    /// The record of a release.
+    pub fn of(number: u64, release: &Release, commit: &Commit) -> Recorded {
+        Recorded {
+            release: number,
+            committed_at: commit.at,
+            command: release.config.worker.command.clone(),
+            directory: release.plan.directory_path(),
+            environment_file: release.config.worker.environment_file.clone(),
+            program: identity(release.plan.program.identity()),
+        }
+    }
+
+    /// Puts this release in the place of the one that the configuration names.
+    pub fn apply(&self, config: &mut Config) {
+        config.worker.command.clone_from(&self.command);
+        config.worker.directory = Some(self.directory.clone());
+        config.worker.environment_file.clone_from(&self.environment_file);
+    }
+
+    /// Checks that the program is the one that was recorded. The device does not count: many file systems get another number at each start
+    /// of the machine.
+    ///
+    /// # Errors
+    /// The sentence for the administrator.
+    pub fn check(&self, program: &Program) -> Result<(), String> {
+        let (_, inode, size, seconds, nanoseconds) = self.program;
+        let (_, now_inode, now_size, now_seconds, now_nanoseconds) = identity(program.identity());
+        if (inode, size, seconds, nanoseconds) == (now_inode, now_size, now_seconds, now_nanoseconds) {
+            return Ok(());
+        }
+        Err(format!("the program of the last good release, {}, has changed since it was committed", program.path().display()))
+    }
+
+    /// Whether this is the same release: the same program in the same directory.
+    fn is(&self, directory: &Path, program: Identity) -> bool {
+        self.directory == directory && self.program == identity(program)
+    }
+}
+
+fn identity(of: Identity) -> (u64, u64, i64, i64, i64) {
+    (of.device, of.inode, of.size, of.modified.0, of.modified.1)
+}
+
+impl LastGood {
+    /// Reads what was recorded for this instance.
+    ///
+    /// # Errors
+    /// The record cannot be used, and why; there is none then.
+    pub fn read(instance: &str) -> (LastGood, Option<String>) {
+        let directory = std::env::var_os(VARIABLE).and_then(|all| own_directory(&all, instance));
+        let Some(directory) = directory else { return (LastGood::default(), None) };
+        let (releases, fault) = match read(&directory.join(FILE)) {
+            Ok(releases) => (releases, None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
+            Err(error) => {
+                (Vec::new(), Some(format!("the record of releases {} is not used: {error}", directory.join(FILE).display())))
+            }
+        };
+        (LastGood { directory: Some(directory), releases }, fault)
+    }
+
+    /// Whether releases can be recorded.
+    pub fn is_recorded(&self) -> bool {
+        self.directory.is_some()
+    }
+
+    /// The newest recorded release that still exists and is not `failed`, which did not come up.
+    pub fn instead_of(&self, failed: Option<&Release>) -> Option<&Recorded> {
+        let is_failed = |recorded: &Recorded| {
+            failed.is_some_and(|failed| recorded.is(&failed.plan.directory_path(), failed.plan.program.identity()))
+        };
+        self.releases.iter().find(|recorded| !is_failed(recorded) && recorded.directory.is_dir())
+    }
+
+    /// Puts the releases of this master, newest first, before those of earlier ones, and keeps `keep` of them. Returns what is to be
+    /// written where; `None` without a state directory.
+    pub fn record(&mut self, own: Vec<Recorded>, keep: usize) -> Option<(PathBuf, Vec<Recorded>)> {
+        let same = |one: &Recorded, other: &Recorded| (&one.directory, one.program) == (&other.directory, other.program);
+        let mut releases: Vec<Recorded> = Vec::new();
+        for recorded in own.into_iter().chain(std::mem::take(&mut self.releases)) {
+            if releases.len() < keep.max(1) && !releases.iter().any(|known| same(known, &recorded)) {
+                releases.push(recorded);
+            }
+        }
+        self.releases = releases;
+        Some((self.directory.clone()?, self.releases.clone()))
+    }
+}
+
+/// Writes the record: a new file, then a rename, so that a crash leaves the former one or the new one.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(directory: &Path, releases: &[Recorded]) -> io::Result<()> {
+    let document = Document { format: FORMAT, releases: releases.to_vec() };
+    let (file, fresh) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    out.write_all(&serde_json::to_vec(&document)?)?;
+    out.sync_all()?;
+    std::fs::rename(&fresh, &file)?;
+    File::open(directory)?.sync_all()
+}
+
+fn read(file: &Path) -> io::Result<Vec<Recorded>> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file)?;
+    let about = opened.metadata()?;
+    let bad = |why: String| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    if !about.is_file() {
+        return bad("it is no regular file".to_owned());
+    }
+    if about.uid() != own_uid() || about.mode() & 0o022 != 0 {
+        return bad(format!("another user may have written it (owner {}, mode {:04o})", about.uid(), about.mode() & 0o7777));
+    }
+    let mut text = Vec::new();
+    opened.take(LARGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LARGEST {
+        return bad(format!("it has more than {LARGEST} bytes"));
+    }
+    let Document { format, releases } = serde_json::from_slice(&text)?;
+    if format != FORMAT {
+        return bad(format!("it has format {format}, and this version knows format {FORMAT}"));
+    }
+    Ok(releases)
+}
+
+/// The state directory of the master among those of the unit: `ratoon/NAME`; a drop-in may add others for the workers.
+fn own_directory(all: &OsStr, instance: &str) -> Option<PathBuf> {
+    let wanted = Path::new("ratoon").join(instance);
+    parts(all).map(PathBuf::from).find(|path| path.is_absolute() && path.ends_with(&wanted))
+}
+
+/// A variable of the master for its workers: the state directories without that of the master, which is not theirs.
+pub fn without_own_directory(name: OsString, value: OsString, instance: &str) -> Option<(OsString, OsString)> {
+    if name != VARIABLE {
+        return Some((name, value));
+    }
+    let own = own_directory(&value, instance);
+    let others: Vec<&OsStr> = parts(&value).filter(|part| own.as_deref() != Some(Path::new(part))).collect();
+    (!others.is_empty()).then(|| (name, others.join(OsStr::new(":"))))
+}
+
+fn parts(all: &OsStr) -> impl Iterator<Item = &OsStr> {
+    all.as_bytes().split(|byte| *byte == b':').filter(|part| !part.is_empty()).map(OsStr::from_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn recorded(release: u64, directory: &Path) -> Recorded {
+        Recorded {
+            release,
+            committed_at: SystemTime::UNIX_EPOCH,
+            command: vec!["./server".to_owned()],
+            directory: directory.to_owned(),
+            environment_file: Vec::new(),
+            program: (1, release, 3, 4, 5),
+        }
+    }
+
+    #[test]
+    fn record_is_written_and_read() {
+        let place = tempfile::tempdir().expect("a directory");
+        let releases = vec![recorded(2, place.path()), recorded(1, Path::new("/gone"))];
+        write(place.path(), &releases).expect("written");
+        write(place.path(), &releases).expect("written again");
+        let file = place.path().join(FILE);
+        assert_eq!(read(&file).expect("a record"), releases);
+        assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o7777, 0o600);
+        let known = LastGood { directory: None, releases };
+        assert_eq!(known.instead_of(None).map(|recorded| recorded.release), Some(2));
+    }
+
+    #[test]
+    fn record_of_a_stranger_is_not_used() {
+        let place = tempfile::tempdir().expect("a directory");
+        let file = place.path().join(FILE);
+        let why = |file: &Path| read(file).expect_err("no record").to_string();
+        write(place.path(), &[]).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o620)).expect("a mode");
+        assert!(why(&file).contains("another user may have written it"), "{}", why(&file));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+        let link = place.path().join("link");
+        symlink(&file, &link).expect("a link");
+        assert!(why(&link).contains("symbolic link"), "{}", why(&link));
+        std::fs::write(&file, r#"{"format":9,"releases":[]}"#).expect("written");
+        assert!(why(&file).contains("format 9"), "{}", why(&file));
+        std::fs::write(&file, vec![b' '; LARGEST as usize + 9]).expect("written");
+        assert!(why(&file).contains("more than"), "{}", why(&file));
+        std::fs::remove_file(&file).expect("removed");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).expect("a FIFO");
+        assert!(why(&file).contains("no regular file"), "{}", why(&file));
+    }
+
+    #[test]
+    fn newest_releases_are_kept_once() {
+        let mut known = LastGood {
+            directory: Some("/state".into()),
+            releases: vec![recorded(5, Path::new("/a")), recorded(4, Path::new("/b"))],
+        };
+        let own = vec![recorded(9, Path::new("/c")), recorded(5, Path::new("/a"))];
+        let (place, written) = known.record(own, 3).expect("a directory");
+        assert_eq!(place, Path::new("/state"));
+        assert_eq!(written.iter().map(|recorded| recorded.release).collect::<Vec<_>>(), [9, 5, 4]);
+        let (_, written) = known.record(vec![recorded(10, Path::new("/d"))], 2).expect("a directory");
+        assert_eq!(written.iter().map(|recorded| recorded.release).collect::<Vec<_>>(), [10, 9]);
+        assert_eq!(LastGood::default().record(vec![recorded(1, Path::new("/a"))], 3), None);
+    }
+
+    #[test]
+    fn state_directory_of_the_master_is_not_the_workers() {
+        let without = |value: &str| without_own_directory(VARIABLE.into(), value.into(), "web").map(|(_, value)| value);
+        assert_eq!(without("/var/lib/ratoon/web"), None);
+        assert_eq!(without("/var/lib/ratoon/web:/var/lib/shop"), Some("/var/lib/shop".into()));
+        assert_eq!(without("/var/lib/shop"), Some("/var/lib/shop".into()));
+        assert_eq!(own_directory(OsStr::new("/var/lib/shop:/var/lib/ratoon/web"), "web"), Some("/var/lib/ratoon/web".into()));
+        assert_eq!(own_directory(OsStr::new("ratoon/web"), "web"), None);
+        let other = ("HOME".into(), "/".into());
+        assert_eq!(without_own_directory("HOME".into(), "/".into(), "web"), Some(other));
+    }
+}

@@ -1,0 +1,88 @@
+//! Deploys that go wrong after the commit, and a machine that starts with a bad release on disk.
+
+use crate::Case;
+use crate::container::{Container, text, wait_for};
+use crate::instance::{Instance, pids};
+use crate::load::Load;
+
+pub const CASES: &[Case] = &[
+    ("a_release_that_answers_500_is_undone_by_the_watch", bad_release_is_undone),
+    ("a_start_with_a_bad_release_on_disk_serves_the_last_good_one", last_good_release_serves),
+];
+
+/// The worker of a release: the example `chaos`, which answers each Nth request with 500.
+fn chaos(web: &Instance, label: &str, fails_each: u32) {
+    let fails = if fails_each > 0 { format!("echo fails_each={fails_each} >chaos") } else { String::new() };
+    web.release(label, Some(&format!("ln -sf /opt/ratoon/chaos worker; echo {label} >version; {fails}")));
+}
+
+/// One request in ten fails: `systemctl reload` commits, and the watch takes the release back; no request is lost.
+fn bad_release_is_undone(c: &Container) {
+    let web = Instance::new(c, "watched", 4);
+    web.configure("[reload]\nwatch = \"1h\"\n");
+    chaos(&web, "good", 0);
+    chaos(&web, "bad", 10);
+    web.point_to("good");
+    web.start();
+    let life = web.life();
+    let directory = web.settled()["release"]["directory"].clone();
+    let load = Load::start(web.load(&["--new", "4", "--keep-alive", "4"]));
+    load.wait_for(1000);
+    web.point_to("bad");
+    web.reload_ok();
+    let status = wait_for("the undo", || {
+        let status = web.status();
+        (status["last_reload"]["result"] == "undone").then_some(status)
+    });
+    assert_eq!((&status["last_reload"]["generation"], &status["generation"]), (&2.into(), &3.into()), "{status:#}");
+    assert_eq!(web.settled()["release"]["directory"], directory);
+    let report = load.stop();
+    let (answered, failed) = (report["answered"].as_u64().unwrap_or(0), report["failed"].as_u64().unwrap_or(0));
+    // An answer with 500 is a failure for the load generator; every other kind would be a request that was lost.
+    for class in report["classes"].as_object().expect("classes").values() {
+        let failures = class["failures"].as_object().expect("failures");
+        assert!(failures.keys().all(|kind| kind == "wrong-status"), "{report:#}");
+    }
+    assert!(failed > 0 && answered > 1000, "{report:#}");
+    println!("{answered} answered, {failed} with 500, none lost");
+    assert_eq!(web.life(), life, "the service was active all the time");
+    let text_of_unit = web.property("StatusText");
+    assert!(text_of_unit.contains("generation 2 was undone: ") && text_of_unit.contains("requests failed"), "{text_of_unit}");
+    assert_eq!(c.run(&["ratoon", "status", "--check", "watched"]).status.code(), Some(1));
+    wait_for("the entry in the journal", || {
+        let said = c.run(&["journalctl", "--no-pager", "MESSAGE_ID=ee76190e143f4f90aa6f65b631bf2ac0", "RATOON_INSTANCE=watched"]);
+        text(&said.stdout).contains("generation 2 is undone: ").then_some(())
+    });
+}
+
+/// A rollback leaves the symlink on the bad release; the next start, as after a reboot, serves the good one.
+fn last_good_release_serves(c: &Container) {
+    let web = Instance::new(c, "rebooted", 2);
+    web.start();
+    web.settled();
+    let record = "/var/lib/ratoon/rebooted/releases.json";
+    wait_for("the record", || c.run(&["test", "-s", record]).status.success().then_some(()));
+    assert_eq!(c.ok(&["stat", "--format=%a %U", record, "/var/lib/ratoon/rebooted"]), "600 root\n700 root");
+    web.point_to("fails");
+    assert!(!web.reload().status.success());
+    let before = web.main_pid();
+    let said = c.run(&["systemctl", "restart", &web.service()]);
+    assert!(said.status.success(), "{}\n{}", text(&said.stderr), c.journal(&web.service()));
+    assert_ne!(web.main_pid(), before);
+    let status = web.settled();
+    assert!(status["release"]["directory"].as_str().is_some_and(|directory| directory.ends_with("/v1")), "{status:#}");
+    assert!(web.get().expect("an answer").contains("version v1"));
+    let line = web.property("StatusText");
+    assert!(
+        line.contains("degraded: generation 1 cannot start: ") && line.contains("the last good release runs instead"),
+        "{line}"
+    );
+    assert_eq!(c.run(&["ratoon", "status", "--check", "rebooted"]).status.code(), Some(1));
+    // A worker that fails later starts again from the same release.
+    let old = pids(&status);
+    c.kill("KILL", old[0]);
+    wait_for("another worker", || (pids(&web.settled()) != old).then_some(()));
+    web.point_to("v1");
+    web.reload_ok();
+    assert_eq!(c.run(&["ratoon", "status", "--check", "rebooted"]).status.code(), Some(0), "{}", web.property("StatusText"));
+}

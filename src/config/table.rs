@@ -280,6 +280,11 @@ tables! {
         step_time: Option<Duration> as StepTime, default r#""30s""#, flag("step-time TIME|manual");
         /// How long a step with `step_time = "manual"` waits; then the reload is rolled back.
         promote_timeout: Duration as Time, default r#""1h""#, flag("promote-timeout TIME");
+        /// A command, run as hooks are, at the end of each step; its standard input is what both generations have counted, as JSON.
+        /// `generation`, `step`, and `old` and `new` with `generation`, `requests` and `failed`. With exit status 0 the reload goes on,
+        /// with 1 it is rolled back; anything else, and more than 60 s, is asked again twice and then rolled back, too. What `[reload.judge]`
+        /// has found to fail is rolled back without asking, and `ratoon promote` goes on without asking.
+        judge_command: Option<Vec<String>> as Argv, none "none", example r#"["/usr/local/bin/ask-the-metrics"]"#;
         /// The watch: for this time after the commit of a reload its generation is compared with the one before by the limits of
         /// `[reload.judge]`, and the pool goes back to the release before by itself (`ratoon undo`) when the new one fails more
         /// often, or when it is degraded. What the former workers have counted in their lives is the measure. Also without

@@ -83,6 +83,7 @@ steps = ["1", 3, "25%"]
 step_time = "manual"
 promote_timeout = "2h"
 watch = "5min"
+judge_command = ["/usr/local/bin/ask"]
 judge = { error_ratio = "0.5%", min_requests = 100 }
 
 [start]
@@ -155,6 +156,7 @@ hosts = ["Status.Example.org.", "b"]
             step_time: None,
             promote_timeout: Duration::from_secs(7200),
             watch: Watch::For(Duration::from_secs(300)),
+            judge_command: Some(words(&["/usr/local/bin/ask"])),
             judge: Judge { error_ratio: 5_000, min_requests: 100 },
         },
         start: Start { fallback: Fallback::None },

@@ -13,7 +13,8 @@ use crate::master::status::hello;
 use crate::master::workers::spawn::Start;
 use crate::master::{End, Master};
 use crate::pool::{
-    self, Action, Answer, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Reason, RequesterId, Slot, WorkerId,
+    self, Action, Answer, CommandVerdict, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Reason, RequesterId, Slot,
+    WorkerId,
 };
 
 /// By whom a first generation was asked for.
@@ -37,6 +38,7 @@ impl Master {
                     self.prober.ask(worker, process, &mut self.events);
                 }
             }
+            Action::Judge(number, step) => self.judge(number, step),
             Action::Stop(worker) => self.workers.stop(worker),
             Action::DrainQueue(worker) => self.listeners.drain(worker, self.now),
             Action::Abort(worker) => {
@@ -79,6 +81,19 @@ impl Master {
         let serving = self.pool.generation();
         let living = Living { footprint: self.workers.footprint(serving), status: self.status.address().map(str::to_owned) };
         self.releases.prepare(number, purpose, serving, living, &mut self.events);
+    }
+
+    /// Asks `reload.judge_command`. The answer comes as an event, also when the command cannot be asked.
+    fn judge(&mut self, number: GenerationId, step: usize) {
+        let canary = self.pool.canary().filter(|canary| canary.generation == number);
+        let asked = match &canary {
+            Some(canary) => self.releases.ask_judge_command(self.pool.generation(), canary, step),
+            None => Err("the canary is gone".to_owned()),
+        };
+        if let Err(why) = asked {
+            self.events.push(Event::Judged(number, step, CommandVerdict::Unclear(why.into())));
+        }
+        self.extend();
     }
 
     fn release(&mut self, number: GenerationId) {

@@ -33,6 +33,7 @@ impl Master {
             TaskResult::Orphans => self.workers.children(events),
             TaskResult::Readiness(worker, seen) => self.workers.readiness_seen(worker, &seen, events),
             TaskResult::Probed(worker, result) => events.push(Event::Probed(worker, result)),
+            TaskResult::Judged(number, step, verdict) => events.push(Event::Judged(number, step, verdict)),
             TaskResult::AcceptLookFailed => self.accept_watch.ended(),
             TaskResult::Accepting(seen) => {
                 self.accept_watch.ended();

@@ -5,7 +5,7 @@ use crate::master::releases::prepare::Prepared;
 use crate::master::status::accept_watch::Accepting;
 use crate::master::tasks::TaskId;
 use crate::master::workers::reports::{DiscardProgress, OrphanedProcess};
-use crate::pool::{GenerationId, Reason, RecycleReason, WorkerId};
+use crate::pool::{CommandVerdict, GenerationId, Reason, RecycleReason, WorkerId};
 use crate::status::kernel::accepting::Observation;
 use crate::status::tree::Request;
 
@@ -39,6 +39,8 @@ pub(in crate::master) enum TaskResult {
     Composed,
     /// The probed worker has answered as it must, or not and why.
     Probed(WorkerId, Result<(), Reason>),
+    /// The command that was asked for a verdict on this step of a canary has answered.
+    Judged(GenerationId, usize, CommandVerdict),
     /// The next program could go on from here, or why it can't.
     Checked(TaskId, Result<(), String>),
 }

@@ -30,6 +30,9 @@ pub struct Steps {
     pub promote_timeout: Duration,
     /// The limits of the new generation against the old one (`reload.judge`).
     pub judge: Limits,
+    /// A command is asked at the end of each step (`reload.judge_command`).
+    #[serde(default)]
+    pub judge_command: bool,
 }
 
 /// The canary that is under way.
@@ -39,6 +42,18 @@ pub(super) struct Canary {
     pub step: usize,
     /// Figures of both generations since the step began to wait, if they are known.
     pub figures: Option<Comparison>,
+    /// How often the command was asked in this step.
+    #[serde(default)]
+    pub asked: u32,
+    /// The command is asked, and has not answered.
+    #[serde(default)]
+    pub is_asked: bool,
+}
+
+impl Canary {
+    fn at(step: usize) -> Canary {
+        Canary { step, figures: None, asked: 0, is_asked: false }
+    }
 }
 
 /// A canary as the front ends show it.
@@ -104,7 +119,7 @@ impl Pool {
 
     /// The first step of a generation with these settings; `None`: there is no canary, or its first step has all workers.
     pub(super) fn first_step(steps: &Steps, target: u32) -> Option<Canary> {
-        steps.sizes.first().filter(|size| size.of(target) < target).map(|_| Canary { step: 0, figures: None })
+        steps.sizes.first().filter(|size| size.of(target) < target).map(|_| Canary::at(0))
     }
 
     /// The number of workers of the present step, at most the wanted number; `None` without a canary.
@@ -121,7 +136,7 @@ impl Pool {
         let (number, target) = (reload.number, reload.target);
         reload.stage = Stage::Canary;
         if let Some(canary) = &mut reload.canary {
-            canary.figures = None;
+            *canary = Canary::at(canary.step);
         }
         let Some(steps) = self.generations.get(&number).map(|candidate| &candidate.settings.steps) else { return };
         let (limit, until) = match steps.time {
@@ -160,6 +175,9 @@ impl Pool {
 
     /// The time of the present step, or the wait for a promotion, is over.
     pub(super) fn step_over(&mut self) {
+        if self.judge_command_is_late() {
+            return;
+        }
         let Some(reload) = self.reload.as_ref().filter(|reload| reload.stage == Stage::Canary) else { return };
         let Some(candidate) = self.generations.get(&reload.number) else { return };
         let (steps, ready) = (&candidate.settings.steps, candidate.ready);
@@ -187,18 +205,20 @@ impl Pool {
             }
             Some(Judgement::Passes) | None => {}
         }
-        self.next_step();
+        if !self.ask_judge_command() {
+            self.next_step();
+        }
     }
 
     /// Goes on to the next step that has more workers, or to the whole generation.
-    fn next_step(&mut self) {
+    pub(super) fn next_step(&mut self) {
         let (Some(size), Some(reload)) = (self.canary_size(), self.reload.as_mut()) else { return };
         self.timers.clear(Key::Step);
         let (number, target) = (reload.number, reload.target);
         let Some(sizes) = self.generations.get(&number).map(|candidate| &candidate.settings.steps.sizes) else { return };
         let former = reload.canary.map_or(sizes.len(), |canary| canary.step);
         let next = (former + 1..sizes.len()).find(|step| sizes[*step].of(target) > size);
-        reload.canary = next.filter(|step| sizes[*step].of(target) < target).map(|step| Canary { step, figures: None });
+        reload.canary = next.filter(|step| sizes[*step].of(target) < target).map(Canary::at);
         reload.stage = Stage::Starting;
         let goes_on = self.canary_size().unwrap_or(target);
         let message = format!("canary of generation {number}: the step has passed; going on with {}", workers(goes_on as usize));
@@ -246,6 +266,7 @@ impl Pool {
         let share = view.figures.and_then(Comparison::share).map_or(String::new(), |share| format!(", {share}% of requests"));
         let left = match (view.manual, view.left) {
             (true, _) => ", waits for `ratoon promote`".to_owned(),
+            (false, _) if self.asks_judge_command() => ", reload.judge_command decides".to_owned(),
             (false, Some(left)) => format!(", {} left", Span(Duration::from_secs(left.as_secs()))),
             (false, None) => String::new(),
         };

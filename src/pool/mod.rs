@@ -19,6 +19,7 @@ mod fallback;
 mod first_start;
 mod generation;
 mod history;
+mod judge_command;
 mod orphaned;
 mod probe;
 mod readiness;
@@ -48,6 +49,7 @@ use serde::{Deserialize, Serialize};
 pub use canary::{CanaryView, Sides, Steps};
 pub use exit_cause::{ExitCause, Span};
 pub use history::{Committed, Succession};
+pub use judge_command::{CommandVerdict, JUDGE_COMMAND_LIMIT};
 pub use readiness::UNPROVEN_PROBATION;
 pub use reason::{Cause, Reason};
 pub use report::{PoolState, workers};
@@ -186,6 +188,7 @@ impl Pool {
             Event::Refused(number, reason) => self.refused(number, reason),
             Event::Promote(requester) => self.promote(requester),
             Event::Compared(number, figures) => self.compared(number, figures),
+            Event::Judged(number, step, verdict) => self.judged_by_command(number, step, verdict),
             Event::Abort(requester) => self.abort(requester),
             Event::RequesterGone(requester) => self.reload_requester_gone(requester),
             Event::Scale(count, requester) => self.scale(count, requester),
@@ -299,8 +302,7 @@ impl Pool {
                 Key::Watch => self.watch_over(),
                 Key::ProbeAgain => self.probe_again(),
                 Key::GiveUp => self.give_up(),
-                // `after_step` calls `recover` after every step.
-                Key::Recover => {}
+                Key::Recover => {} // `after_step` calls `recover` after every step
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::exit_cause::ExitCause;
+use super::judge_command::CommandVerdict;
 use super::reason::{Cause, Reason};
 use super::settings::{Accepting, Settings};
 use super::verdict::Comparison;
@@ -79,6 +80,8 @@ pub enum Event {
     /// The requests that the old generation and this new one have counted since the present step began to wait, if they count them;
     /// sent once a second while [`super::Pool::compares`] returns generations.
     Compared(GenerationId, Option<Comparison>),
+    /// The command that was asked for a verdict on this step of this generation's canary has answered; the answer to [`Action::Judge`].
+    Judged(GenerationId, usize, CommandVerdict),
     /// Roll back the running reload.
     Abort(Option<RequesterId>),
     /// A requester disconnected and no longer waits for its answer.
@@ -129,6 +132,8 @@ pub enum Action {
     },
     /// Send the probe's request to this worker; answer with [`Event::Probed`].
     Probe(WorkerId),
+    /// Ask the command for a verdict on this step of this generation's canary, from 0; answer with [`Event::Judged`].
+    Judge(GenerationId, usize),
     /// Send the generation's stop signal to the worker's main process.
     Stop(WorkerId),
     /// Watch the accept queue of the worker, which gets no new connections any more ([`super::Pool::serving`]); answer with

@@ -159,3 +159,28 @@ fn canary_that_nobody_promotes_is_rolled_back() {
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains("nobody promoted the canary within 500ms"), "{said:?}");
 }
+
+/// A command of a release that notes what it was asked and ends with the status in the file `verdict`.
+const JUDGE: &str = "steps = ['1']\nstep_time = '1500ms'\njudge_command = ['sh', '-c', 'cat >PLACE/asked.new && mv PLACE/asked.new PLACE/asked; echo seen; exit $(cat PLACE/verdict)']";
+
+#[test]
+fn judge_command_decides_with_the_figures_of_both_generations() {
+    let master = start(JUDGE, 0);
+    master.place.write("verdict", "1");
+    let reload = canary(&master);
+    ask_until_the_end(&master);
+    let said = reload.end();
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("the canary failed: reload.judge_command \"sh\": exit 1"), "{said:?}");
+    assert!(said.err.contains("seen"), "what it printed: {said:?}");
+    let asked: Value = serde_json::from_str(&master.place.read("asked")).expect("JSON");
+    assert_eq!((&asked["generation"], &asked["step"], &asked["old"]["generation"]), (&2.into(), &1.into(), &1.into()), "{asked:#}");
+    assert!(asked["old"]["requests"].as_u64() > Some(0) && asked["old"]["failed"] == 0, "{asked:#}");
+    assert!(master.get("/").contains("v1"));
+    // With status 0 the next one goes on.
+    master.place.write("verdict", "0");
+    let said = master.verb(&["reload"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    master.wait_until_calm();
+    assert!(master.get("/").contains("v2"));
+}

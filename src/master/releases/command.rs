@@ -77,6 +77,14 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    /// The exit status, if the command has ended with one.
+    pub fn status(&self) -> Option<i32> {
+        match self {
+            Failure::Ended(ExitCause::Exit(status), _) => Some(*status),
+            _ => None,
+        }
+    }
+
     /// The reason why the reload is refused. `what` has failed: the key, the program and the user.
     pub fn reason(self, what: &str) -> Reason {
         let (why, said) = match self {

@@ -50,10 +50,19 @@ impl Setting<'_> {
     /// # Errors
     /// As [`Setting::hook`].
     pub fn hook_with(&self, key: &str, argv: &[String], input: Option<&str>, job: &Job) -> Result<(), Reason> {
+        self.ended_with(key, argv, input, job).map_err(|(_, reason)| reason)
+    }
+
+    /// Runs a hook as [`Setting::hook_with`] does.
+    ///
+    /// # Errors
+    /// The same reason, and the exit status if the program has ended with one.
+    pub fn ended_with(&self, key: &str, argv: &[String], input: Option<&str>, job: &Job) -> Result<(), (Option<i32>, Reason)> {
         job.reading(format_args!("the program of {key} {:?}", program(argv)));
-        let account = Account::of_hooks(self.config)?;
-        let pinned = self.pin(key, argv)?;
-        self.check_trust(key, &pinned, &account)?;
+        let refused = |why: String| (None, Reason::from(why));
+        let account = Account::of_hooks(self.config).map_err(refused)?;
+        let pinned = self.pin(key, argv).map_err(refused)?;
+        self.check_trust(key, &pinned, &account).map_err(refused)?;
         self.run(key, argv, &pinned, &account, input, job)
     }
 
@@ -64,7 +73,7 @@ impl Setting<'_> {
     pub fn check(&self, argv: &[String], account: &Account, job: &Job) -> Result<(), Reason> {
         job.reading(format_args!("the program of reload.check {:?}", program(argv)));
         let pinned = self.pin("reload.check", argv)?;
-        self.run("reload.check", argv, &pinned, account, None, job)
+        self.run("reload.check", argv, &pinned, account, None, job).map_err(|(_, reason)| reason)
     }
 
     /// Why `hooks.before_shutdown` would be refused. Reported in time, while the administrator can still correct it.
@@ -88,6 +97,7 @@ impl Setting<'_> {
             ("hooks.before_reload", &hooks.before_reload),
             ("hooks.before_shutdown", &hooks.before_shutdown),
             ("reload.on_rollback", &self.config.reload.on_rollback),
+            ("reload.judge_command", &self.config.reload.judge_command),
         ];
         let hooks = hooks.into_iter().filter_map(|(key, argv)| Some((key, argv.as_deref()?)));
         let hook = |(key, argv): (&str, &[String])| {
@@ -150,12 +160,12 @@ impl Setting<'_> {
         account: &Account,
         input: Option<&str>,
         job: &Job,
-    ) -> Result<(), Reason> {
+    ) -> Result<(), (Option<i32>, Reason)> {
         let what = format!("{key} {:?}", program(argv));
         job.running(&what, HOOK_TIMEOUT);
         let by = if account.identity().is_some() { format!(" as {}", account.shown()) } else { String::new() };
         command::run(argv, pinned, account, self.variables, input, HOOK_TIMEOUT, &job.cancel)
-            .map_err(|failure| failure.reason(&(what + &by)))
+            .map_err(|failure| (failure.status(), failure.reason(&(what + &by))))
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `account` | the users as which workers, checks and hooks run |
 //! | `hooks` | hooks and checks, and those that a root master refuses |
 //! | `expand` | `$RATOON_SLOT` and similar names in arguments and variables |
+//! | `judge_command` | `reload.judge_command` |
 //! | `kept` | the releases that are kept, as front ends show them |
 //! | `last_good` | the record of releases, from which a start that fails falls back |
 //! | `memory` | the memory that a second generation needs, and the memory that is free |
@@ -26,6 +27,7 @@ pub(in crate::master) mod command;
 pub(in crate::master) mod commits;
 pub(in crate::master) mod expand;
 pub mod hooks;
+pub(in crate::master) mod judge_command;
 pub(in crate::master) mod kept;
 pub mod last_good;
 pub(in crate::master) mod memory;

@@ -295,6 +295,7 @@ pub fn settings(release: &Release) -> Settings {
             time: config.reload.step_time,
             promote_timeout: config.reload.promote_timeout,
             judge: Limits { error_ratio: config.reload.judge.error_ratio, min_requests: config.reload.judge.min_requests },
+            judge_command: config.reload.judge_command.is_some(),
         },
         fallback: false,
         watch: match config.reload.watch {

@@ -267,6 +267,11 @@ impl ReleaseStore {
         &self.log
     }
 
+    /// Where tasks send their results.
+    pub fn results(&self) -> &TaskResults {
+        &self.results
+    }
+
     /// Starts a task beside the generation `serving`; see [`Task`].
     ///
     /// # Errors
@@ -370,7 +375,9 @@ fn probe(config: &Config) -> Duration {
 /// The longest time of a canary's steps, each with the start of its workers.
 fn canary(config: &Config) -> Duration {
     let reload = &config.reload;
-    let step = config.worker.start_timeout.max(config.worker.settle) + reload.step_time.unwrap_or(reload.promote_timeout);
+    let judged = if reload.judge_command.is_some() { crate::pool::JUDGE_COMMAND_LIMIT } else { Duration::ZERO };
+    let step =
+        config.worker.start_timeout.max(config.worker.settle) + reload.step_time.unwrap_or(reload.promote_timeout) + judged;
     step.saturating_mul(u32::try_from(reload.steps.len()).unwrap_or(u32::MAX))
 }
 

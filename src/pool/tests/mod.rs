@@ -46,6 +46,7 @@ fn settings(count: u32) -> Settings {
             time: Some(ms(30_000)),
             promote_timeout: ms(3_600_000),
             judge: Limits { error_ratio: 10_000, min_requests: 50 },
+            judge_command: false,
         },
         watch: WatchFor::Off,
         fallback: false,

@@ -5,7 +5,7 @@ use proptest::test_runner::RngSeed;
 
 use super::world::{What, World};
 use super::{figures, ms, settings};
-use crate::pool::{Accepting, Event, ExitCause, Notification, Readiness, Settings, Surge, WatchFor};
+use crate::pool::{Accepting, CommandVerdict, Event, ExitCause, Notification, Readiness, Settings, Surge, WatchFor};
 
 /// One step of the simulation. A `usize` selects one of the processes or requesters that exist at that time.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ enum Move {
     UndoTo(u64),
     AnswerProbe(bool),
     Promote,
+    /// The command answers: 0 to roll back, 1 unclear, else to go on.
+    Judge(u8),
     Compare(u64),
     Prepare(u32, u16),
     Refuse,
@@ -77,6 +79,7 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => (0_u64..8).prop_map(Move::UndoTo),
         8 => (0..4_u8).prop_map(|how| Move::AnswerProbe(how != 0)),
         4 => Just(Move::Promote),
+        4 => (0..4_u8).prop_map(Move::Judge),
         8 => (0_u64..100).prop_map(Move::Compare),
         3 => Just(Move::Refuse),
         3 => Just(Move::Abort),
@@ -119,6 +122,7 @@ fn config(count: u32, how: u16) -> Settings {
         settings.steps.time = (how & 16384 == 0).then_some(ms(5_000));
     }
     settings.fallback = how & 128 != 0;
+    settings.steps.judge_command = how & 1024 != 0;
     settings.watch = match (how & 32768 != 0, how & 64 != 0) {
         (true, true) => WatchFor::Time(ms(5_000)),
         (true, false) => WatchFor::EverySlot,
@@ -272,6 +276,11 @@ fn one_move(world: &mut World, one: Move) {
         Move::Promote => {
             world.ask(What::Other, |requester| Event::Promote(Some(requester)));
         }
+        Move::Judge(how) => world.answer_judge(match how {
+            0 => CommandVerdict::RollBack("exit 1".into()),
+            1 => CommandVerdict::Unclear("exit 3".into()),
+            _ => CommandVerdict::GoOn,
+        }),
         Move::Compare(failed) => {
             if let Some(sides) = world.pool.compares() {
                 world.step(Event::Compared(sides.new, (failed != 13).then(|| figures(60, failed.saturating_sub(80)))));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::world::World;
 use super::{figures, ms, settings};
-use crate::pool::{Event, ExitCause, Notification, Settings, Surge};
+use crate::pool::{CommandVerdict, Event, ExitCause, Notification, Settings, Surge};
 
 /// A function that makes a pool in one state.
 pub(super) type State = fn() -> World;
@@ -190,6 +190,10 @@ fn events() -> Vec<Event> {
         Event::Compared(2, Some(figures(100, 100))),
         Event::Compared(2, Some(figures(100, 0))),
         Event::Compared(99, Some(figures(100, 100))),
+        Event::Judged(2, 0, CommandVerdict::GoOn),
+        Event::Judged(2, 1, CommandVerdict::RollBack("no".into())),
+        Event::Judged(2, 0, CommandVerdict::Unclear("exit 3".into())),
+        Event::Judged(99, 0, CommandVerdict::RollBack("no".into())),
         Event::Probe(None),
         Event::Probed(1, Ok(())),
         Event::Probed(3, Ok(())),

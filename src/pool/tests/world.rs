@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::pool::{
-    Accepting, Action, Answer, Ended, Event, ExitCause, GenerationId, Kind, Notification, Outcome, Phase, Pool, PoolState,
-    Purpose, RequesterId, Settings, Slot, Time, Worker, WorkerId,
+    Accepting, Action, Answer, CommandVerdict, Ended, Event, ExitCause, GenerationId, Kind, Notification, Outcome, Phase, Pool,
+    PoolState, Purpose, RequesterId, Settings, Slot, Time, Worker, WorkerId,
 };
 
 /// The simulated main process of a worker.
@@ -50,6 +50,8 @@ pub struct World {
     pub asked: BTreeMap<RequesterId, Asked>,
     /// Generations in preparation, for which the pool waits for an answer.
     pub preparing: Vec<GenerationId>,
+    /// Steps of canaries on which the command is asked.
+    pub asked_judge: Vec<(GenerationId, usize)>,
     /// Workers to which the probe's request was sent and that have not answered.
     pub asked_probes: Vec<WorkerId>,
     /// The settings of the next generations that are prepared.
@@ -102,6 +104,7 @@ impl World {
             processes: BTreeMap::new(),
             asked: BTreeMap::new(),
             preparing: Vec::new(),
+            asked_judge: Vec::new(),
             asked_probes: Vec::new(),
             next: settings.clone(),
             forks_fail: 0,
@@ -239,6 +242,13 @@ impl World {
         }
     }
 
+    /// The command has answered.
+    pub fn answer_judge(&mut self, verdict: CommandVerdict) {
+        if let Some((number, step)) = self.asked_judge.pop() {
+            self.step(Event::Judged(number, step, verdict));
+        }
+    }
+
     pub fn refuse(&mut self) {
         if let Some(number) = self.preparing.pop() {
             self.step(Event::Refused(number, "reload.check said no".into()));
@@ -302,6 +312,10 @@ impl World {
             }
             if let Some(worker) = self.asked_probes.first().copied() {
                 self.answer_probe(worker, None);
+                continue;
+            }
+            if !self.asked_judge.is_empty() {
+                self.answer_judge(CommandVerdict::GoOn);
                 continue;
             }
             let ending = self.processes.iter().find(|(_, process)| process.gone || process.stopped || process.killed);
@@ -397,6 +411,10 @@ impl World {
                     Purpose::LastGood => assert!(!self.ready_told, "a fallback after the start"),
                     Purpose::Reload => {}
                 }
+            }
+            Action::Judge(number, step) => {
+                assert_eq!(self.begun.last(), Some(number), "a verdict on a canary that does not run");
+                self.asked_judge.push((*number, *step));
             }
             Action::Probe(worker) => {
                 assert!(self.alive(*worker), "a request to a worker that is gone");

@@ -232,6 +232,8 @@ pub fn case(key: &str) -> Option<Case> {
                 .with(&[TWO, STEPS, ("reload.step_time", "'4s'"), ("reload.judge.error_ratio", "'100%'")])
                 .script(FAILING)
         }
+        "reload.judge_command" => Case::to("['false']", |_, said| said.err.contains("reload.judge_command \"false\": exit 1"))
+            .with(&[TWO, STEPS, ("reload.step_time", "'10ms'")]),
         "reload.watch" => Case::to("'1h'", |master, _| master.status()["watch"]["compares"] == true),
         "start.fallback" => Case::to("'none'", |_, said| said.err.contains("counts at the next start of the instance")),
         "hooks.before_reload" => Case::to("['touch', 'PLACE/hooked']", |master, _| master.place.path("hooked").exists()),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pool::tests::figures;
-use crate::pool::{Settings, Surge};
+use crate::pool::{CommandVerdict, Settings, Surge};
 
 /// Settings of a canary with one worker, then a quarter, then all.
 fn stepwise(count: u32) -> Settings {
@@ -229,4 +229,68 @@ fn undo_has_no_canary() {
     world.be_kind();
     assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
     world.check_rest_and_stop();
+}
+
+/// A canary whose step is over, so that its command was asked.
+fn asked() -> (World, u64) {
+    let (mut world, requester) = canary(|settings| settings.steps.judge_command = true);
+    world.pass(ms(30_000));
+    assert_eq!(world.asked_judge, [(2, 0)]);
+    assert_eq!(world.pool.status_text(), "canary of generation 2: 1/8 workers, reload.judge_command decides");
+    (world, requester)
+}
+
+#[test]
+fn command_lets_each_step_go_on() {
+    let (mut world, requester) = asked();
+    world.answer_judge(CommandVerdict::GoOn);
+    world.ready(10);
+    world.pass(ms(30_000));
+    assert_eq!(world.asked_judge, [(2, 1)]);
+    world.answer_judge(CommandVerdict::GoOn);
+    world.all_ready();
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
+    obey(&mut world);
+    world.check_rest_and_stop();
+}
+
+#[test]
+fn command_rolls_the_canary_back() {
+    let (mut world, requester) = asked();
+    world.answer_judge(CommandVerdict::RollBack("reload.judge_command \"judge\": exit 1".into()));
+    rolled_back(world, requester, Outcome::RolledBack, "the canary failed: reload.judge_command \"judge\": exit 1");
+}
+
+#[test]
+fn command_without_a_clear_answer_is_asked_three_times() {
+    let (mut world, requester) = asked();
+    world.answer_judge(CommandVerdict::Unclear("exit 3".into()));
+    world.pass(ms(10_000));
+    assert_eq!(world.asked_judge.len(), 1);
+    // It does not answer at all.
+    world.asked_judge.clear();
+    world.pass(ms(90_000 + 10_000));
+    assert_eq!(world.asked_judge.len(), 1);
+    world.answer_judge(CommandVerdict::Unclear("exit 3".into()));
+    rolled_back(world, requester, Outcome::RolledBack, "the canary failed: no verdict in 3 attempts: exit 3");
+}
+
+#[test]
+fn command_that_answers_too_late_decides_nothing() {
+    let (mut world, requester) = asked();
+    world.ask(What::Other, |requester| Event::Promote(Some(requester)));
+    world.answer_judge(CommandVerdict::RollBack("exit 1".into()));
+    world.step(Event::Judged(2, 1, CommandVerdict::RollBack("exit 1".into())));
+    world.be_kind();
+    assert_eq!(reload_answer(&world, requester).1, Outcome::Committed);
+    world.check_rest_and_stop();
+}
+
+#[test]
+fn command_is_not_asked_for_a_canary_that_the_figures_condemn() {
+    let (mut world, requester) = canary(|settings| settings.steps.judge_command = true);
+    world.step(Event::Compared(2, Some(figures(100, 6))));
+    world.pass(ms(30_000));
+    assert!(world.asked_judge.is_empty());
+    assert_eq!(reload_answer(&world, requester).1, Outcome::RolledBack);
 }

@@ -47,6 +47,7 @@ impl World {
                 | Event::Probed(..)
                 | Event::Promote(_)
                 | Event::Compared(..)
+                | Event::Judged(..)
                 | Event::Refused(..)
                 | Event::Abort(_)
                 | Event::RequesterGone(_)

@@ -19,6 +19,8 @@ use super::vocabulary::{Action, GenerationId, Kind, Outcome, Purpose};
 
 /// The time after a commit in which failures of every slot undo the reload.
 pub(super) const EVERY_SLOT_WITHIN: Duration = Duration::from_secs(30);
+/// The fewest failures that undo a reload: one crash of a pool of one worker is no verdict on its release.
+const FEWEST_FAILURES: usize = 2;
 /// The pause before the end of a watch that came while a reload was under way is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -27,7 +29,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub enum WatchFor {
     /// `"off"`
     Off,
-    /// Not configured: a reload is undone only if every slot fails within [`EVERY_SLOT_WITHIN`] of the commit.
+    /// Not configured: a reload is undone only if every slot fails within 30 s of the commit, and a single one twice.
     #[default]
     EverySlot,
     /// A time: a reload is also undone if its requests fail more often than those of the generation before, or if it is degraded.
@@ -178,8 +180,9 @@ impl Pool {
         let Some(watch) = self.watch.as_ref().filter(|watch| watch.undo.is_none()) else { return };
         let Some(home) = self.generations.get(&watch.generation) else { return };
         let early = self.now < watch.since + EVERY_SLOT_WITHIN;
-        let failed = home.slots.iter().filter(|place| place.failures.as_ref().is_some_and(|failures| failures.last.is_some()));
-        if early && !home.slots.is_empty() && failed.count() == home.slots.len() {
+        let failures = home.slots.iter().filter_map(|place| place.failures.as_ref().filter(|failures| failures.last.is_some()));
+        let (slots, total) = failures.fold((0, 0), |(slots, total), failures| (slots + 1, total + failures.at.len()));
+        if early && slots == home.slots.len() && total >= FEWEST_FAILURES {
             let last = home.slots.iter().filter_map(|place| place.failures.as_ref()?.last.as_ref()).next_back();
             let how = last.map_or(String::new(), |failure| format!(" ({})", failure.how));
             return self.undo_watched(format!("every slot has failed within {} of the commit{how}", Span(EVERY_SLOT_WITHIN)));

@@ -174,7 +174,11 @@ fn judge_command_decides_with_the_figures_of_both_generations() {
     assert!(said.err.contains("the canary failed: reload.judge_command \"sh\": exit 1"), "{said:?}");
     assert!(said.err.contains("seen"), "what it printed: {said:?}");
     let asked: Value = serde_json::from_str(&master.place.read("asked")).expect("JSON");
-    assert_eq!((&asked["generation"], &asked["step"], &asked["old"]["generation"]), (&2.into(), &1.into(), &1.into()), "{asked:#}");
+    assert_eq!(
+        (&asked["generation"], &asked["step"], &asked["old"]["generation"]),
+        (&2.into(), &1.into(), &1.into()),
+        "{asked:#}"
+    );
     assert!(asked["old"]["requests"].as_u64() > Some(0) && asked["old"]["failed"] == 0, "{asked:#}");
     assert!(master.get("/").contains("v1"));
     // With status 0 the next one goes on.

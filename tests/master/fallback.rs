@@ -47,6 +47,7 @@ fn runs_the_last_good(master: &Master, why: &str) {
     let text = status["status_text"].as_str().expect("text");
     assert!(text.contains(why) && text.contains("; the last good release runs instead"), "{text}");
     assert!(status["release"]["directory"].as_str().is_some_and(|directory| directory.ends_with("/v1")), "{status:#}");
+    assert_eq!(status["release"]["path_leads_elsewhere"], true, "{status:#}");
     let check = master.verb(&["status", "--check"]);
     assert!(check.code == Some(1) && check.out.contains("degraded"), "{check:?}");
     assert!(master.log().contains("error: degraded: "), "{}", master.log());

@@ -4,9 +4,11 @@ use crate::Case;
 use crate::container::{Container, text, wait_for};
 use crate::instance::{Instance, pids};
 use crate::load::Load;
+use crate::survive::{kill_master, next_master, survivor};
 
 pub const CASES: &[Case] = &[
     ("a_release_that_answers_500_is_undone_by_the_watch", bad_release_is_undone),
+    ("a_killed_master_rolls_a_canary_back_and_goes_on_with_a_watch", killed_master_amid_a_deploy),
     ("a_start_with_a_bad_release_on_disk_serves_the_last_good_one", last_good_release_serves),
 ];
 
@@ -85,4 +87,49 @@ fn last_good_release_serves(c: &Container) {
     web.point_to("v1");
     web.reload_ok();
     assert_eq!(c.run(&["ratoon", "status", "--check", "rebooted"]).status.code(), Some(0), "{}", web.property("StatusText"));
+}
+
+/// With `survive.conf`: a canary that waits is rolled back by the next master, like any reload; a watch goes on.
+fn killed_master_amid_a_deploy(c: &Container) {
+    let web = survivor(c, "killed", 4, "");
+    web.configure("[reload]\nwatch = \"1h\"\nsteps = [\"1\"]\nstep_time = \"manual\"\n");
+    chaos(&web, "good", 0);
+    chaos(&web, "bad", 10);
+    let promoted = |label: &str| {
+        web.point_to(label);
+        let reload = c.command(&["systemctl", "reload", &web.service()]).spawn().expect("systemctl");
+        wait_for("the canary", || (web.status()["canary"]["waits"] == true).then_some(()));
+        c.ok(&["ratoon", "promote", "killed"]);
+        assert!(reload.wait_with_output().expect("systemctl").status.success());
+        web.settled()
+    };
+    let good = pids(&promoted("good"));
+    web.point_to("bad");
+    let reload = c.command(&["systemctl", "reload", &web.service()]).spawn().expect("systemctl");
+    wait_for("the canary", || (web.status()["canary"]["waits"] == true).then_some(()));
+    let master = kill_master(&web);
+    assert!(!reload.wait_with_output().expect("systemctl").status.success());
+    next_master(&web, master);
+    let status = web.settled();
+    assert_eq!((pids(&status), &status["canary"]), (good, &serde_json::Value::Null), "{status:#}");
+    assert_eq!(status["last_reload"]["result"], "aborted", "{status:#}");
+    // What the good release has counted is known to the next master.
+    let load = || Load::start(web.load(&["--new", "2", "--keep-alive", "2"]));
+    let first = load();
+    first.wait_for(500);
+    first.stop();
+    promoted("bad");
+    wait_for("the figures", || (web.status()["watch"]["old"]["requests"].as_u64() >= Some(500)).then_some(()));
+    let master = kill_master(&web);
+    next_master(&web, master);
+    let watch = wait_for("the watch", || Some(web.status()["watch"].take()).filter(|watch| watch["generation"].is_u64()));
+    assert!(watch["old"]["requests"].as_u64() >= Some(500) && watch["compares"] == true, "{watch:#}");
+    let load = load();
+    let status = wait_for("the undo", || {
+        let status = web.status();
+        (status["last_reload"]["result"] == "undone").then_some(status)
+    });
+    load.stop();
+    assert!(status["releases"][0]["asked_by"] == "reload.watch", "{status:#}");
+    assert!(web.settled()["release"]["directory"].as_str().is_some_and(|directory| directory.ends_with("/good")));
 }

@@ -39,6 +39,8 @@ pub struct Recorded {
     pub command: Vec<String>,
     /// The directory of the workers, symlinks resolved.
     pub directory: PathBuf,
+    /// `worker.directory`, from which a reload reads the next release.
+    pub configured_directory: Option<PathBuf>,
     /// `worker.environment_file`: read again at a start.
     pub environment_file: Vec<PathBuf>,
     /// The program's device, inode, size (bytes) and time of modification (seconds, nanoseconds).
@@ -67,16 +69,23 @@ impl Recorded {
             committed_at: commit.at,
             command: release.config.worker.command.clone(),
             directory: release.plan.directory_path(),
+            configured_directory: release.config.worker.directory.clone(),
             environment_file: release.config.worker.environment_file.clone(),
             program: identity(release.plan.program.identity()),
         }
     }
 
-    /// Puts this release in the place of the one that the configuration names.
+    /// Puts this release in the place of the one that the configuration names. Its directory counts while it is pinned, and then again
+    /// the configured one: see [`Self::pinned`].
     pub fn apply(&self, config: &mut Config) {
         config.worker.command.clone_from(&self.command);
         config.worker.directory = Some(self.directory.clone());
         config.worker.environment_file.clone_from(&self.environment_file);
+    }
+
+    /// The release is pinned: from now on the configured directory tells whether the path leads to another release.
+    pub fn pinned(&self, config: &mut Config) {
+        config.worker.directory.clone_from(&self.configured_directory);
     }
 
     /// Checks that the program is the one that was recorded. The device does not count: many file systems get another number at each start
@@ -221,6 +230,7 @@ mod tests {
             committed_at: SystemTime::UNIX_EPOCH,
             command: vec!["./server".to_owned()],
             directory: directory.to_owned(),
+            configured_directory: None,
             environment_file: Vec::new(),
             program: (1, release, 3, 4, 5),
         }

@@ -191,6 +191,10 @@ pub fn prepare(
     };
     let mut warnings: Vec<String> = short.into_iter().chain(adapted.warning).collect();
     let status = living.and_then(|living| living.status_change(&config, &mut warnings, job));
+    let mut config = config;
+    if let Some(recorded) = &source.recorded {
+        recorded.pinned(&mut config);
+    }
     let release = Release { config: Arc::new(config), variables: configured, plan, script, pinned_at: Some(pinned_at) };
     Ok(Prepared { release: Arc::new(release), warnings, status })
 }

@@ -187,6 +187,25 @@ fn later_failures_and_those_of_one_slot_undo_nothing() {
 }
 
 #[test]
+fn pool_of_one_is_undone_by_its_second_failure() {
+    let mut world = serving(1);
+    world.next.watch = WatchFor::EverySlot;
+    world.reload();
+    world.prepare();
+    world.all_ready();
+    obey(&mut world);
+    for failure in 1..=2 {
+        let worker = world.of(2)[0];
+        world.exit(worker, ExitCause::Signal { signal: 9, core: false });
+        assert_eq!(world.preparing.len(), usize::from(failure == 2), "after {failure} failures");
+        world.all_ready();
+    }
+    world.be_kind();
+    assert_eq!((world.pool.generation(), world.undone.len()), (3, 1));
+    world.check_rest_and_stop();
+}
+
+#[test]
 fn watch_without_a_time_compares_no_requests() {
     let world = committed(WatchFor::EverySlot, |_| {});
     assert_eq!((world.pool.compares(), world.pool.status_text().as_str()), (None, "generation 2: 2/2 ready"));

@@ -6,7 +6,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -18,14 +17,11 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// Directory of the runtime directories of the system's instances.
 const RUNTIME: &str = "/run/ratoon";
 
-/// Longest time between an end of a unit and its next start.
-const LATER: Duration = Duration::from_secs(1);
-
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// The unit, as ratoon@web.service
     unit: String,
-    /// From outside of the unit: look a moment later whether it is down for good
+    /// From outside of the unit, a moment after its end: only if it is down and is not about to be started
     #[arg(long)]
     later: bool,
 }
@@ -58,11 +54,10 @@ fn at_the_end(unit: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs as a separate unit, which is started when the service ends: a stop amid a restart runs no `ExecStopPost=`. An administrator
+/// Runs in a separate unit, which is started when the service ends: a stop amid a restart runs no `ExecStopPost=`. An administrator
 /// may start the service at any moment, so `systemctl kill` and `systemctl clean` are not used: the first would end a master that has
 /// just started, and while the second runs, systemd starts neither the service nor its socket.
 fn later(unit: &str) -> ExitCode {
-    std::thread::sleep(LATER);
     let Some(group) = group_if_down(unit) else { return ExitCode::SUCCESS };
     let left: Vec<PathBuf> = group.iter().flat_map(|group| groups_below(group)).filter(|group| is_populated(group)).collect();
     if !left.is_empty() && group_if_down(unit).is_some() {
@@ -75,12 +70,14 @@ fn later(unit: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The control group of a unit that is down, if it still has one; `None` when the unit is up or starting, or its state is unknown.
+/// The control group of a unit that is down without a job, if it still has one; `None` when the unit is up, starting or about to be
+/// started (a restart has one job for both of its halves), or its state is unknown.
 fn group_if_down(unit: &str) -> Option<Option<PathBuf>> {
-    let shown = systemctl(&["show", "--property=ActiveState,ControlGroup", unit])?;
+    let shown = systemctl(&["show", "--property=ActiveState,ControlGroup,Job", unit])?;
     let value = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default();
     let group = value("ControlGroup").trim_start_matches('/');
-    let is_down = matches!(value("ActiveState"), "inactive" | "failed");
+    let has_job = !matches!(value("Job"), "" | "0");
+    let is_down = matches!(value("ActiveState"), "inactive" | "failed") && !has_job;
     is_down.then(|| (!group.is_empty()).then(|| Path::new(CGROUPS).join(group)))
 }
 

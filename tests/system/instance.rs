@@ -77,9 +77,9 @@ impl<'c> Instance<'c> {
         );
     }
 
-    /// A drop-in of the service, before it is started.
+    /// A drop-in of the service, before it is started. It comes after survive.conf in the alphabet, so that its lines count.
     pub fn drop_in(&self, text: &str) {
-        self.c.write(&format!("/etc/systemd/system/{}.d/case.conf", self.service()), text);
+        self.c.write(&format!("/etc/systemd/system/{}.d/zz-case.conf", self.service()), text);
         self.c.ok(&["systemctl", "daemon-reload"]);
     }
 

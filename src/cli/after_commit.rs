@@ -2,9 +2,11 @@
 //!
 //! A master that replaces its program, or that systemd starts again, is asked again: the outcome is read by the generation's number.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use super::comparison::comparison;
+use super::screen::span;
 use crate::control::client::Client;
 use crate::status::tree::Document;
 
@@ -12,18 +14,22 @@ use crate::status::tree::Document;
 const DRAIN_PAUSE: Duration = Duration::from_millis(200);
 /// The pause between two looks at the watch.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
-/// For so long a master may not answer.
+/// The longest time without an answer of a master.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// How the watch of a generation ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Watched {
-    /// It serves on, or another reload was committed.
+    /// The generation has passed its watch and serves.
     Passed,
-    /// It was undone, and why.
+    /// This newer generation was committed meanwhile, which ended the watch.
+    Replaced(u64),
+    /// The generation was undone, for this reason.
     Undone(String),
-    /// It was to be undone, and the release before it did not come up; the status text of the pool.
+    /// The generation was worse, but the release before did not come up; the status text of the pool.
     UndoFailed(String),
+    /// The instance was started anew and runs another generation: the end of the watch is not known.
+    Unknown,
 }
 
 /// Waits until no worker of an earlier generation is left.
@@ -38,9 +44,13 @@ pub(super) async fn watched(client: &Client, generation: u64, say: impl Fn(&str)
     let look = |document: &Document| {
         let ended = ended(document, generation);
         if ended.is_none() && !std::mem::replace(&mut is_said, true) {
-            let what = comparison(document)
-                .map_or_else(|| "watching until no slot has failed".to_owned(), |(_, what)| format!("watching {what}"));
-            say(&what);
+            say(&match (comparison(document), document.watch.as_ref().and_then(|watch| watch.left_ms)) {
+                (Some((_, what)), _) => format!("watching {what}"),
+                (None, Some(left)) => {
+                    format!("watching generation {generation} for another {}: whether every slot fails", span(left))
+                }
+                (None, None) => format!("watching generation {generation}"),
+            });
         }
         ended
     };
@@ -57,10 +67,14 @@ fn ended(document: &Document, generation: u64) -> Option<Watched> {
     }
     let release = document.releases.iter().find(|release| release.generation == generation);
     if release.and_then(|release| release.ended.as_deref()) == Some("undone") {
-        // Another reload followed the undo, or it was done by hand.
-        return Some(Watched::Undone("it was undone".to_owned()));
+        // Another reload followed the undo, or somebody else has undone it.
+        return Some(Watched::Undone("the release before was brought back".to_owned()));
     }
-    Some(Watched::Passed)
+    Some(match document.generation.cmp(&generation) {
+        Ordering::Equal => Watched::Passed,
+        Ordering::Greater => Watched::Replaced(document.generation),
+        Ordering::Less => Watched::Unknown,
+    })
 }
 
 /// Looks at the status document until `done` returns something.
@@ -92,14 +106,16 @@ mod tests {
     #[test]
     fn watch_has_ended_as_the_document_says() {
         let watch = |state: &str| Document {
+            generation: 2,
             watch: Some(Watch { generation: 2, state: state.to_owned(), ..Watch::default() }),
             ..Document::default()
         };
         assert_eq!((ended(&watch("watching"), 2), ended(&watch("undoing"), 2)), (None, None));
         let failed = Document { status_text: "generation 2 was to be undone".to_owned(), ..watch("undo-failed") };
         assert_eq!(ended(&failed, 2), Some(Watched::UndoFailed("generation 2 was to be undone".to_owned())));
-        // The watch of another generation is not this one's.
-        assert_eq!(ended(&watch("watching"), 1), Some(Watched::Passed));
+        // The watch of a later generation is another one.
+        assert_eq!(ended(&watch("watching"), 1), Some(Watched::Replaced(2)));
+        assert_eq!(ended(&watch("watching"), 7), Some(Watched::Unknown));
         let last =
             LastReload { generation: 2, result: "undone".to_owned(), reason: "5 of 9".to_owned(), ..LastReload::default() };
         assert_eq!(
@@ -108,7 +124,7 @@ mod tests {
         );
         let release = Release { generation: 2, ended: Some("undone".to_owned()), ..Release::default() };
         let document = Document { releases: vec![release], ..Document::default() };
-        assert_eq!(ended(&document, 2), Some(Watched::Undone("it was undone".to_owned())));
-        assert_eq!(ended(&Document::default(), 2), Some(Watched::Passed));
+        assert_eq!(ended(&document, 2), Some(Watched::Undone("the release before was brought back".to_owned())));
+        assert_eq!(ended(&Document { generation: 2, ..Document::default() }, 2), Some(Watched::Passed));
     }
 }

@@ -113,10 +113,11 @@ pub(super) async fn bring(client: &Client, what: Bring, follow: &Follow, exec_re
         Waited::Told(Ok(outcome)) => {
             let took = show.progress.elapsed(Instant::now());
             let stopping = outcome.stopping;
+            let waits = outcome.committed() && (follow.watch || follow.wait == Until::Drained);
             let code = tokio::select! {
                 code = tell(client, what, follow, outcome, took) => code?,
-                _ = interrupt.recv() => interrupted_wait(),
-                _ = terminate.recv() => interrupted_wait(),
+                _ = interrupt.recv(), if waits => interrupted_wait(),
+                _ = terminate.recv(), if waits => interrupted_wait(),
             };
             Ok(if exec_reload && stopping { ExitCode::SUCCESS } else { code })
         }
@@ -154,18 +155,28 @@ async fn tell(
             return Ok(code);
         }
     }
+    let mut end = String::new();
     if watches {
         let said = |text: &str| if follow.json { complain(text) } else { say(text) };
-        match after_commit::watched(client, outcome.generation, said).await? {
-            Watched::Passed => {}
+        let generation = outcome.generation;
+        match after_commit::watched(client, generation, said).await? {
+            Watched::Passed => end = format!("generation {generation} has passed its watch"),
+            Watched::Replaced(by) => {
+                end = format!("generation {by} serves now, which ended the watch of generation {generation}")
+            }
             Watched::Undone(reason) => (outcome.result, outcome.reason) = ("undone".to_owned(), reason),
             Watched::UndoFailed(reason) => (outcome.result, outcome.reason) = ("undo-failed".to_owned(), reason),
+            Watched::Unknown => {
+                return Err(format!(
+                    "the instance was started anew: how the watch of generation {generation} ended is not known"
+                ));
+            }
         }
     }
     let ReloadMessage { generation, result, reason, .. } = &outcome;
     match (follow.json, outcome.committed()) {
         (true, _) => say(&serde_json::to_string(&outcome).map_err(|error| error.to_string())?),
-        (false, true) => say(&format!("generation {generation} has passed its watch")),
+        (false, true) => say(&end),
         (false, false) => complain(&format!("generation {generation} {}: {}", clean(result).replace('-', " "), clean(reason))),
     }
     Ok(if outcome.committed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

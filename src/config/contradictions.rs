@@ -1,7 +1,7 @@
 //! Values that are valid alone and contradict each other.
 
 use super::Ready;
-use super::types::{Config, Surge};
+use super::types::{Config, Surge, Watch};
 
 /// One contradiction: the keys that make it, the most telling first, and the error message.
 pub(super) struct Contradiction {
@@ -61,6 +61,13 @@ pub(super) fn find(config: &Config) -> Vec<Contradiction> {
                 "a step of reload.steps ({}) has no more workers than the one before ({}); write them in rising order",
                 pair[1], pair[0]
             ),
+        });
+    }
+    if matches!(config.reload.watch, Watch::For(_)) && config.reload.keep < 2 {
+        found.push(Contradiction {
+            keys: &["reload.watch", "reload.keep"],
+            message: "reload.watch needs the release before the current one, and reload.keep = 1 keeps none; make it at least 2"
+                .to_owned(),
         });
     }
     found

@@ -309,7 +309,7 @@ tables! {
 
     /// The first start of an instance.
     "start" => Start at start {
-        /// What runs when the release on disk does not come up at a start, as after a reboot: `"last-good"` or `"none"`.
+        /// The release that runs when the one on disk does not come up at a start, as after a reboot: `"last-good"` or `"none"`.
         /// `"last-good"`: the newest committed release that still exists and whose program is unchanged. The pool is degraded
         /// then, and says why, until another release is committed. With `"none"` the start fails. The master records the
         /// releases in the directory of `StateDirectory=`; without one there is no last good release after its end.

@@ -44,7 +44,7 @@ pub enum Watch {
     Unset,
     /// `"off"`: nothing undoes a committed reload.
     Off,
-    /// For this time.
+    /// The time of the comparison.
     For(std::time::Duration),
 }
 

@@ -19,7 +19,7 @@ use crate::master::listeners::sockets::{self, Inherited, Listener};
 use crate::master::log::journal::{self, Journal, Level, Record};
 use crate::master::origin::{First, Origin, Start};
 use crate::master::output::{Mode, RelayState};
-use crate::master::releases::last_good::LastGood;
+use crate::master::releases::last_good::{self, LastGood};
 use crate::master::releases::prepare::{self, InstanceContext, Prepared, Source};
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::signals::SIGNALS;
@@ -279,7 +279,8 @@ fn prepare_last_good(
 ) -> Result<(Prepared, Option<String>), String> {
     let wanted = !probe_only && source.read().is_ok_and(|config| config.start.fallback == Fallback::LastGood);
     let (last_good, _) = LastGood::read(&context.instance);
-    let Some(recorded) = last_good.instead_of(None).filter(|_| wanted) else { return Err(why) };
+    let others = last_good.others(None);
+    let Some(recorded) = last_good::existing(&others).filter(|_| wanted) else { return Err(why) };
     let source = Source { recorded: Some(recorded.clone()), ..source.clone() };
     match prepare::prepare(&source, context, None, Purpose::LastGood, job) {
         Ok(prepared) => Ok((prepared, Some(why))),

@@ -81,7 +81,7 @@ impl Run {
                 failed: sum.failed.saturating_add(last.failed.saturating_sub(begin.failed)),
             })
         };
-        // What the generation before a watched one had counted must be told before its workers are gone.
+        // The figures of the generation before a watched one must be told before its workers are gone.
         let is_told = |generation| generation == self.sides.new || self.sides.step.is_none();
         let known = self.workers.values().any(|(generation, ..)| is_told(*generation));
         known.then(|| Comparison { old: sum(self.sides.old), new: sum(self.sides.new) })

@@ -243,7 +243,8 @@ impl Master {
         self.status.all_ready();
         let first = self.pool.generation();
         if self.releases.commits().get(first).is_none() {
-            self.releases.committed(first, START.into(), self.pool.history());
+            let asked_by = self.pool.own_reload(first).unwrap_or(START);
+            self.releases.committed(first, asked_by.into(), self.pool.history());
         }
         // The status line is sent before READY=1, so that an active unit shows it.
         self.systemd.status(&self.status.line(&self.pool), true, self.now);

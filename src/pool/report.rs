@@ -104,15 +104,12 @@ impl Pool {
         if self.watch_compares().is_some() {
             text += ", watched";
         }
-        if (self.degraded || self.ready() < self.target)
-            && let Some(failures) = self.failures_in_words()
-        {
+        let fails = self.degraded || self.ready() < self.target;
+        let failures = if fails { self.failures_in_words() } else { None };
+        let reasons: Vec<String> = failures.into_iter().chain(self.fallback()).collect();
+        if !reasons.is_empty() {
             text += ": ";
-            text += &failures;
-        }
-        if let Some(why) = self.fallback() {
-            text += if text.ends_with("degraded") { ": " } else { "; " };
-            text += &why;
+            text += &reasons.join("; ");
         }
         if self.release_of(self.current) != self.current {
             text += "; the configuration on disk does not run until the next reload";

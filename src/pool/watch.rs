@@ -45,7 +45,7 @@ pub(super) struct Watch {
     before: GenerationId,
     /// The time of the commit.
     since: Time,
-    /// What both generations have counted, as far as it is known.
+    /// The figures of both generations, as far as they are known.
     figures: Option<Comparison>,
     /// The undo that the watch has begun.
     undo: Option<Undo>,
@@ -90,13 +90,13 @@ pub struct WatchView {
     pub generation: GenerationId,
     /// The generation whose release comes back if the watched one is worse.
     pub before: GenerationId,
-    /// Whether the watch goes on.
+    /// The state of the watch.
     pub state: WatchState,
     /// Requests are compared, too: `reload.watch` is a time.
     pub compares: bool,
     /// The time until the watch ends; `None` once it has begun an undo.
     pub left: Option<Duration>,
-    /// What the generation has counted since its start, and the one before in the lives of its last workers.
+    /// The figures of the generation since its start, and of the one before in the lives of its last workers.
     pub figures: Option<Comparison>,
 }
 

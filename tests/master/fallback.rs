@@ -57,7 +57,7 @@ fn runs_the_last_good(master: &Master, why: &str) {
 }
 
 #[test]
-fn release_that_does_not_come_up_after_a_reboot_is_replaced_by_the_last_good_one() {
+fn bad_release_on_disk_is_replaced_by_the_last_good_one() {
     let place = rebooted(|place| place.behave("v2", "exit_at_start=3"), "");
     let master = plan(place, "").start();
     runs_the_last_good(&master, "generation 1 cannot start: slot ");

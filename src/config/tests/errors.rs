@@ -239,6 +239,7 @@ fn contradictions() {
             "limits = { memory_high = \"2G\", memory_max = \"1G\" }",
             "ready = \"running\"\nsettle = \"10s\"",
             "limits.memory_max = \"1G\"\n[recycle]\nmax_memory = \"2G\"",
+            "[reload]\nwatch = \"5min\"\nkeep = 1",
         ])
     );
 }

@@ -38,7 +38,7 @@ fn verdict(ended: Result<(), (Option<i32>, Reason)>) -> CommandVerdict {
     }
 }
 
-/// What the command reads: both generations, with `null` in place of figures that are not known.
+/// Standard input of the command: both generations, with `null` in place of figures that are not known.
 fn figures_as_json(serving: GenerationId, canary: &CanaryView) -> String {
     let side = |generation: GenerationId, figures: Option<Figures>| {
         json!({

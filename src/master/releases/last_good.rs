@@ -9,6 +9,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -39,8 +41,6 @@ pub struct Recorded {
     pub command: Vec<String>,
     /// The directory of the workers, symlinks resolved.
     pub directory: PathBuf,
-    /// `worker.directory`, from which a reload reads the next release.
-    pub configured_directory: Option<PathBuf>,
     /// `worker.environment_file`: read again at a start.
     pub environment_file: Vec<PathBuf>,
     /// The program's device, inode, size (bytes) and time of modification (seconds, nanoseconds).
@@ -54,11 +54,30 @@ struct Document {
 }
 
 /// The recorded releases of an instance, newest first, and where they are recorded.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct LastGood {
     /// The state directory; `None` without one.
     directory: Option<PathBuf>,
     releases: Vec<Recorded>,
+    writes: Arc<Writes>,
+}
+
+/// Keeps the newest record in the file, although each record is written on a thread of its own.
+#[derive(Debug, Default)]
+struct Writes {
+    /// The number of the newest record.
+    newest: AtomicU64,
+    /// Locked while the file is written.
+    file: Mutex<()>,
+}
+
+/// A record that is to be written.
+#[derive(Debug)]
+pub struct Record {
+    directory: PathBuf,
+    releases: Vec<Recorded>,
+    number: u64,
+    writes: Arc<Writes>,
 }
 
 impl Recorded {
@@ -69,23 +88,16 @@ impl Recorded {
             committed_at: commit.at,
             command: release.config.worker.command.clone(),
             directory: release.plan.directory_path(),
-            configured_directory: release.config.worker.directory.clone(),
             environment_file: release.config.worker.environment_file.clone(),
             program: identity(release.plan.program.identity()),
         }
     }
 
-    /// Puts this release in the place of the one that the configuration names. Its directory counts while it is pinned, and then again
-    /// the configured one: see [`Self::pinned`].
+    /// Puts the command of this release in the place of the one in the configuration. The directory of the configuration stays: it tells
+    /// whether the path leads to another release.
     pub fn apply(&self, config: &mut Config) {
         config.worker.command.clone_from(&self.command);
-        config.worker.directory = Some(self.directory.clone());
         config.worker.environment_file.clone_from(&self.environment_file);
-    }
-
-    /// The release is pinned: from now on the configured directory tells whether the path leads to another release.
-    pub fn pinned(&self, config: &mut Config) {
-        config.worker.directory.clone_from(&self.configured_directory);
     }
 
     /// Checks that the program is the one that was recorded. The device does not count: many file systems get another number at each start
@@ -113,10 +125,7 @@ fn identity(of: Identity) -> (u64, u64, i64, i64, i64) {
 }
 
 impl LastGood {
-    /// Reads what was recorded for this instance.
-    ///
-    /// # Errors
-    /// The record cannot be used, and why; there is none then.
+    /// Reads the record of this instance. A record that cannot be used is left out, with a sentence for the administrator. Blocks.
     pub fn read(instance: &str) -> (LastGood, Option<String>) {
         let directory = std::env::var_os(VARIABLE).and_then(|all| own_directory(&all, instance));
         let Some(directory) = directory else { return (LastGood::default(), None) };
@@ -127,7 +136,7 @@ impl LastGood {
                 (Vec::new(), Some(format!("the record of releases {} is not used: {error}", directory.join(FILE).display())))
             }
         };
-        (LastGood { directory: Some(directory), releases }, fault)
+        (LastGood { directory: Some(directory), releases, ..LastGood::default() }, fault)
     }
 
     /// Whether releases can be recorded.
@@ -135,17 +144,17 @@ impl LastGood {
         self.directory.is_some()
     }
 
-    /// The newest recorded release that still exists and is not `failed`, which did not come up.
-    pub fn instead_of(&self, failed: Option<&Release>) -> Option<&Recorded> {
+    /// The recorded releases without `failed`, which did not come up, newest first.
+    pub fn others(&self, failed: Option<&Release>) -> Vec<Recorded> {
         let is_failed = |recorded: &Recorded| {
             failed.is_some_and(|failed| recorded.is(&failed.plan.directory_path(), failed.plan.program.identity()))
         };
-        self.releases.iter().find(|recorded| !is_failed(recorded) && recorded.directory.is_dir())
+        self.releases.iter().filter(|recorded| !is_failed(recorded)).cloned().collect()
     }
 
-    /// Puts the releases of this master, newest first, before those of earlier ones, and keeps `keep` of them. Returns what is to be
-    /// written where; `None` without a state directory.
-    pub fn record(&mut self, own: Vec<Recorded>, keep: usize) -> Option<(PathBuf, Vec<Recorded>)> {
+    /// Puts the releases of this master, newest first, before those of earlier ones, and keeps `keep` of them. Returns the record
+    /// to write; `None` without a state directory.
+    pub fn record(&mut self, own: Vec<Recorded>, keep: usize) -> Option<Record> {
         let same = |one: &Recorded, other: &Recorded| (&one.directory, one.program) == (&other.directory, other.program);
         let mut releases: Vec<Recorded> = Vec::new();
         for recorded in own.into_iter().chain(std::mem::take(&mut self.releases)) {
@@ -154,15 +163,38 @@ impl LastGood {
             }
         }
         self.releases = releases;
-        Some((self.directory.clone()?, self.releases.clone()))
+        let directory = self.directory.clone()?;
+        let number = self.writes.newest.fetch_add(1, Ordering::Relaxed) + 1;
+        Some(Record { directory, releases: self.releases.clone(), number, writes: self.writes.clone() })
     }
 }
 
-/// Writes the record: a new file, then a rename, so that a crash leaves the former one or the new one.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write(directory: &Path, releases: &[Recorded]) -> io::Result<()> {
+impl Record {
+    /// The directory of the file.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes the record, unless there is a newer one. Blocks.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self) -> io::Result<()> {
+        let _lock = self.writes.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.number < self.writes.newest.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        write(&self.directory, &self.releases)
+    }
+}
+
+/// The newest of these releases whose directory still exists. Blocks.
+pub fn existing(releases: &[Recorded]) -> Option<&Recorded> {
+    releases.iter().find(|recorded| recorded.directory.is_dir())
+}
+
+/// Writes a new file, then renames it, so that a crash leaves the former file or the new one.
+fn write(directory: &Path, releases: &[Recorded]) -> io::Result<()> {
     let document = Document { format: FORMAT, releases: releases.to_vec() };
     let (file, fresh) = (directory.join(FILE), directory.join(format!("{FILE}.new")));
     match std::fs::remove_file(&fresh) {
@@ -230,7 +262,6 @@ mod tests {
             committed_at: SystemTime::UNIX_EPOCH,
             command: vec!["./server".to_owned()],
             directory: directory.to_owned(),
-            configured_directory: None,
             environment_file: Vec::new(),
             program: (1, release, 3, 4, 5),
         }
@@ -245,8 +276,8 @@ mod tests {
         let file = place.path().join(FILE);
         assert_eq!(read(&file).expect("a record"), releases);
         assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o7777, 0o600);
-        let known = LastGood { directory: None, releases };
-        assert_eq!(known.instead_of(None).map(|recorded| recorded.release), Some(2));
+        assert_eq!(existing(&releases).map(|recorded| recorded.release), Some(2));
+        assert_eq!(existing(&releases[1..]), None);
     }
 
     #[test]
@@ -272,17 +303,19 @@ mod tests {
 
     #[test]
     fn newest_releases_are_kept_once() {
-        let mut known = LastGood {
-            directory: Some("/state".into()),
-            releases: vec![recorded(5, Path::new("/a")), recorded(4, Path::new("/b"))],
-        };
+        let place = tempfile::tempdir().expect("a directory");
+        let releases = vec![recorded(5, Path::new("/a")), recorded(4, Path::new("/b"))];
+        let mut known = LastGood { directory: Some(place.path().to_owned()), releases, ..LastGood::default() };
         let own = vec![recorded(9, Path::new("/c")), recorded(5, Path::new("/a"))];
-        let (place, written) = known.record(own, 3).expect("a directory");
-        assert_eq!(place, Path::new("/state"));
-        assert_eq!(written.iter().map(|recorded| recorded.release).collect::<Vec<_>>(), [9, 5, 4]);
-        let (_, written) = known.record(vec![recorded(10, Path::new("/d"))], 2).expect("a directory");
-        assert_eq!(written.iter().map(|recorded| recorded.release).collect::<Vec<_>>(), [10, 9]);
-        assert_eq!(LastGood::default().record(vec![recorded(1, Path::new("/a"))], 3), None);
+        let older = known.record(own, 3).expect("a directory");
+        let newer = known.record(vec![recorded(10, Path::new("/d"))], 2).expect("a directory");
+        let numbers = |releases: &[Recorded]| releases.iter().map(|recorded| recorded.release).collect::<Vec<_>>();
+        assert_eq!((numbers(&older.releases), numbers(&newer.releases)), (vec![9, 5, 4], vec![10, 9]));
+        // The threads that write them may come in any order.
+        newer.write().expect("written");
+        older.write().expect("a newer one is there");
+        assert_eq!(numbers(&read(&place.path().join(FILE)).expect("a record")), [10, 9]);
+        assert!(LastGood::default().record(vec![recorded(1, Path::new("/a"))], 3).is_none());
     }
 
     #[test]

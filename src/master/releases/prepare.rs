@@ -97,6 +97,12 @@ impl Source {
         }
         Ok(config)
     }
+
+    /// The directory from which the release is read.
+    fn directory_of(&self, config: &Config) -> PathBuf {
+        let recorded = self.recorded.as_ref().map(|recorded| &recorded.directory);
+        recorded.or(config.worker.directory.as_ref()).unwrap_or(&self.directory).clone()
+    }
 }
 
 /// Prepares a release. Beside a `living` generation the new one must fit into memory, and the configured hook and check run first
@@ -125,7 +131,7 @@ pub fn prepare(
     if runs {
         short = look_ahead()?;
     }
-    let directory = config.worker.directory.clone().unwrap_or_else(|| source.directory.clone());
+    let directory = source.directory_of(&config);
     let configured = config.environment_with(&directory, |file| job.reading(file.display())).map_err(words)?;
     // Read the directory alone first, so that a directory that hangs is not reported as a program that hangs.
     job.reading(directory.display());
@@ -191,10 +197,6 @@ pub fn prepare(
     };
     let mut warnings: Vec<String> = short.into_iter().chain(adapted.warning).collect();
     let status = living.and_then(|living| living.status_change(&config, &mut warnings, job));
-    let mut config = config;
-    if let Some(recorded) = &source.recorded {
-        recorded.pinned(&mut config);
-    }
     let release = Release { config: Arc::new(config), variables: configured, plan, script, pinned_at: Some(pinned_at) };
     Ok(Prepared { release: Arc::new(release), warnings, status })
 }

@@ -109,9 +109,10 @@ impl ReleaseStore {
         self.last_good = last_good;
     }
 
-    /// Whether a start that fails with this release can fall back to another one.
+    /// Whether a start that fails with this release can fall back to another one. Blocks.
     pub fn may_fall_back(&self, release: &Release) -> bool {
-        release.config.start.fallback == Fallback::LastGood && self.last_good.instead_of(Some(release)).is_some()
+        release.config.start.fallback == Fallback::LastGood
+            && last_good::existing(&self.last_good.others(Some(release))).is_some()
     }
 
     /// Records the releases that are kept, without those that were undone, on another thread.
@@ -124,12 +125,12 @@ impl ReleaseStore {
             Some(Recorded::of(committed.release, self.get(number)?, self.commits.get(number)?))
         });
         let own = own.collect();
-        let Some((directory, releases)) = self.last_good.record(own, keep) else { return };
+        let Some(record) = self.last_good.record(own, keep) else { return };
         let log = self.log.clone();
         let written = self.tasks.start(self.step_limit(current.generation), move |_, job| {
-            job.reading(directory.display());
-            if let Err(error) = last_good::write(&directory, &releases) {
-                log.warn(format!("the releases are not recorded in {}: {error}", directory.display()));
+            job.reading(record.directory().display());
+            if let Err(error) = record.write() {
+                log.warn(format!("the releases are not recorded in {}: {error}", record.directory().display()));
             }
         });
         if let Err(why) = written {
@@ -194,15 +195,12 @@ impl ReleaseStore {
             },
             Purpose::Reload | Purpose::Probe | Purpose::LastGood => None,
         };
-        if purpose == Purpose::LastGood {
-            source.recorded = self.last_good.instead_of(self.get(serving).map(|release| &**release)).cloned();
-            if source.recorded.is_none() {
-                return events.push(Event::Refused(number, "no other release is recorded".into()));
-            }
-        }
+        let others = (purpose == Purpose::LastGood).then(|| self.last_good.others(self.get(serving).map(AsRef::as_ref)));
         let running = self.releases.get(&serving).map(Arc::downgrade).unwrap_or_default();
         let task = self.tasks.start(self.step_limit(serving), move |id, job| {
+            source.recorded = others.as_deref().and_then(last_good::existing).cloned();
             let made = match pinned {
+                None if others.is_some() && source.recorded.is_none() => Err("no other release is recorded".into()),
                 Some(pinned) => prepare::prepare_again(pinned, &living, job),
                 None => prepare::prepare(&source, &context, Some(&living), purpose, job).map(|mut prepared| {
                     let before = running.upgrade();

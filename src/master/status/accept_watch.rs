@@ -29,8 +29,8 @@ const WORKERS_MAX: usize = 64;
 const WAIT: Duration = Duration::from_secs(2);
 /// The name of the thread that looks.
 const THREAD: &str = "ratoon-accepts";
-/// How many times a worker that is not seen to accept is looked at again, and the pause before each.
-const AGAIN: (u32, Duration) = (25, Duration::from_millis(20));
+/// The time for which a worker that is not seen to accept is looked at again, and the pause before each look.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(20));
 
 /// A ready worker of the committed generation.
 pub(in crate::master) struct Target {
@@ -126,10 +126,8 @@ impl Look {
         let queued = || self.targets.iter().map(|target| waiting(&target.sockets)).collect::<Vec<_>>();
         let mut seen: Vec<Option<bool>> = self.targets.iter().map(accepts).collect();
         let mut queues = Vec::new();
-        for _ in 0..AGAIN.0 {
-            if !seen.contains(&Some(false)) {
-                break;
-            }
+        let end = Instant::now() + AGAIN.0;
+        while seen.contains(&Some(false)) && Instant::now() < end {
             if queues.is_empty() {
                 queues = queued();
             }

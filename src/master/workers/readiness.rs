@@ -1,8 +1,8 @@
 //! Observes from outside whether starting workers accept connections, as the kernel shows it.
 //!
 //! Reading `/proc` may block, so a thread does it; the thread exists while a worker is watched. The thread observes a worker when it has
-//! sent READY=1, and otherwise after growing pauses. A pause is at least ten times as long as the last round, so the thread takes at
-//! most a tenth of a CPU.
+//! sent READY=1, and otherwise after growing pauses. A pause is at least ten times the CPU time of the last round, so the thread takes at
+//! most a tenth of a CPU, and looks as often on a busy machine.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause for a worker that says that it is ready. It may accept for a moment at a time only, as a shell script does that has
 /// a process for each connection.
 const LONGEST_PAUSE_AFTER_READY: Duration = Duration::from_millis(20);
-/// The pause after a round is at least the duration of the round times this factor.
+/// The pause after a round is at least the CPU time of the round times this factor.
 const SHARE: u32 = 10;
 /// After this number of consecutive observations that ran out of time, everything that they did not reach counts as hidden.
 const CUT_SHORT_MAX: u32 = 20;
@@ -202,7 +202,7 @@ impl Watcher {
     }
 
     fn look(&mut self) {
-        let began = Instant::now();
+        let (began, spent) = (Instant::now(), cpu_time());
         let mut looked_at = Vec::new();
         for (worker, watched) in &mut self.workers {
             if watched.next > began {
@@ -213,7 +213,7 @@ impl Watcher {
             }
             looked_at.push(*worker);
         }
-        let (now, took) = (Instant::now(), began.elapsed());
+        let (now, took) = (Instant::now(), cpu_time().saturating_sub(spent));
         for worker in looked_at {
             if let Some(watched) = self.workers.get_mut(&worker) {
                 watched.next = now + watched.pause.max(took * SHARE);
@@ -221,6 +221,12 @@ impl Watcher {
             }
         }
     }
+}
+
+/// The CPU time of this thread.
+fn cpu_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
 }
 
 impl WorkerSet {

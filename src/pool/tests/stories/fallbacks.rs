@@ -54,7 +54,7 @@ fn last_good_release_runs_until_another_is_committed() {
 }
 
 #[test]
-fn instance_ends_when_the_last_good_release_does_not_come_up_either() {
+fn instance_ends_when_the_last_good_release_fails_too() {
     let mut world = World::new(with_fallback());
     fail(&mut world);
     world.prepare();

@@ -131,7 +131,7 @@ fn end_without_figures_or_with_few_is_said() {
 }
 
 #[test]
-fn figures_of_the_generation_before_stay_when_its_workers_are_gone() {
+fn figures_of_the_former_generation_outlive_its_workers() {
     let mut world = committed(TIME, |_| {});
     let old = Figures { requests: 10_000, failed: 1_200 };
     let new = |requests, failed| Figures { requests, failed };

@@ -102,7 +102,7 @@ fn process_with_an_open_connection_accepts() {
 }
 
 #[test]
-fn connection_that_is_accepted_while_the_kernel_s_list_is_read_counts() {
+fn connection_accepted_while_the_list_is_read_counts() {
     let listener = listener();
     let _client = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
     let (accepted, _) = listener.accept().expect("accepted");

@@ -204,6 +204,15 @@ pub enum Change {
         /// The reason as text; empty when committed.
         reason: Arc<str>,
     },
+    /// `reload.watch` has undone a committed generation; told after the [`Change::ReloadFinished`] with the same outcome.
+    Undone {
+        /// The generation that was undone.
+        generation: u64,
+        /// The generation for which the release that serves again was read.
+        release: u64,
+        /// The reason as text.
+        reason: Arc<str>,
+    },
 }
 
 /// The error of a call to a master whose loop has ended.

@@ -127,6 +127,18 @@ pub struct ErrorMessage {
     pub error: String,
 }
 
+/// A committed generation that `reload.watch` has undone: the event `undone`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UndoneMessage {
+    /// The generation that was undone.
+    pub generation: u64,
+    /// The generation for which the release that serves again was read.
+    pub release: u64,
+    /// The reason as text.
+    pub reason: String,
+}
+
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Started {
@@ -152,6 +164,8 @@ pub enum Event {
     ReloadStarted(u64),
     /// `reload-finished`
     ReloadFinished(ReloadMessage),
+    /// `undone`: `reload.watch` has undone a committed generation; follows the `reload-finished` that tells the same.
+    Undone(UndoneMessage),
     /// `lagged`: the listener was too slow and lost this number of events; a fresh `summary` follows.
     Lagged(u64),
 }
@@ -165,6 +179,7 @@ impl Event {
             Event::WorkerExited(_) => "worker-exited",
             Event::ReloadStarted(_) => "reload-started",
             Event::ReloadFinished(_) => "reload-finished",
+            Event::Undone(_) => "undone",
             Event::Lagged(_) => "lagged",
         }
     }
@@ -177,6 +192,7 @@ impl Event {
             Event::WorkerExited(message) => json(message),
             Event::ReloadStarted(generation) => json(&Started { generation: *generation }),
             Event::ReloadFinished(message) => json(message),
+            Event::Undone(message) => json(message),
             Event::Lagged(missed) => json(&Lagged { missed: *missed }),
         };
         format!("id: {id}\nevent: {}\ndata: {data}\n\n", self.name())
@@ -190,6 +206,7 @@ impl Event {
             "worker-exited" => serde_json::from_str(data).ok().map(Event::WorkerExited),
             "reload-started" => serde_json::from_str::<Started>(data).ok().map(|it| Event::ReloadStarted(it.generation)),
             "reload-finished" => serde_json::from_str(data).ok().map(Event::ReloadFinished),
+            "undone" => serde_json::from_str(data).ok().map(Event::Undone),
             "lagged" => serde_json::from_str::<Lagged>(data).ok().map(|it| Event::Lagged(it.missed)),
             _ => None,
         }
@@ -289,6 +306,9 @@ impl From<&Change> for Event {
                 reason: reason.to_string(),
                 ..ReloadMessage::default()
             }),
+            Change::Undone { generation, release, reason } => {
+                Event::Undone(UndoneMessage { generation: *generation, release: *release, reason: reason.to_string() })
+            }
         }
     }
 }

@@ -62,7 +62,7 @@ impl Master {
                 self.status.reload_started(number, self.now);
             }
             Action::ReloadFinished(number, outcome, reason) => self.reload_finished(number, outcome, reason),
-            Action::Undone(number, reason) => self.undone(number, reason),
+            Action::Undone { generation, release, reason } => self.undone(generation, release, reason),
             Action::Answer(requester, answer) => self.answer(requester, answer),
             Action::Ready => self.all_ready(),
             Action::Stopping => self.stopping(),
@@ -208,9 +208,9 @@ impl Master {
     }
 
     /// The watch has undone a generation, and the former release serves again.
-    fn undone(&mut self, number: GenerationId, reason: Reason) {
+    fn undone(&mut self, number: GenerationId, release: GenerationId, reason: Reason) {
         self.run_on_rollback(number, Outcome::Undone, &reason);
-        self.status.undone(number, reason);
+        self.status.undone(number, release, reason);
     }
 
     fn run_on_rollback(&mut self, number: GenerationId, outcome: Outcome, reason: &Reason) {

@@ -161,7 +161,14 @@ pub enum Action {
     /// A reload ended.
     ReloadFinished(GenerationId, Outcome, Reason),
     /// The watch has undone this generation, which was committed, and why; the reload that brought the former release back was told before.
-    Undone(GenerationId, Reason),
+    Undone {
+        /// The generation that was undone.
+        generation: GenerationId,
+        /// The generation for which the release that serves again was read.
+        release: GenerationId,
+        /// Why.
+        reason: Reason,
+    },
     /// Answer a requester.
     Answer(RequesterId, Answer),
     /// All workers of the first committed generation are ready: report READY=1 to systemd. At most once.

@@ -73,6 +73,9 @@ pub enum WatchState {
 }
 
 impl WatchState {
+    /// All states.
+    pub const ALL: [WatchState; 3] = [WatchState::Watching, WatchState::Undoing, WatchState::UndoFailed];
+
     /// The word in the status document.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -246,7 +249,8 @@ impl Pool {
         if outcome == Outcome::Committed {
             self.end_watch();
             self.failure_text = Some(format!("generation {generation} was undone: {why}"));
-            return self.act(Action::Undone(generation, Reason::from(why)));
+            let release = self.release_of(number);
+            return self.act(Action::Undone { generation, release, reason: Reason::from(why) });
         }
         undo.failed = true;
         let failure = self.failure_text.take().unwrap_or_else(|| outcome.as_str().to_owned());

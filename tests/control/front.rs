@@ -268,6 +268,11 @@ async fn events_have_stable_names_and_begin_with_the_summary() {
             "reload-finished",
             json!({"generation": 8, "result": "rolled-back", "reason": "worker 12 (slot 2): exit 1"}),
         ),
+        (
+            Change::Undone { generation: 8, release: 6, reason: "9 of 60 requests failed".into() },
+            "undone",
+            json!({"generation": 8, "release": 6, "reason": "9 of 60 requests failed"}),
+        ),
     ];
     for (change, name, data) in told {
         fake.changes.send(change).unwrap();

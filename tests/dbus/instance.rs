@@ -40,7 +40,7 @@ impl World {
                 self.workers.push(view.clone());
             }
             Change::WorkerExited { id, .. } => self.workers.retain(|known| known.id != *id),
-            Change::ReloadStarted { .. } | Change::ReloadFinished { .. } => {}
+            Change::ReloadStarted { .. } | Change::ReloadFinished { .. } | Change::Undone { .. } => {}
         }
         // Nobody listens while the bus is away.
         let _ = self.ends.changes.send(change);

@@ -12,4 +12,5 @@ mod instance;
 mod link;
 mod reads;
 mod signals;
+mod undone;
 mod upgrade;

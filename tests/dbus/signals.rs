@@ -62,9 +62,11 @@ fn reloads_and_exits_are_told() {
     let monitor = bus.monitor(&[instance.name()]);
     instance.change(Change::ReloadStarted { generation: 2 });
     instance.change(Change::ReloadFinished { generation: 2, outcome: Outcome::RolledBack, reason: "exit 1".into() });
+    instance.change(Change::Undone { generation: 3, release: 1, reason: "7 of 60 requests failed".into() });
     instance.change(exited(1));
     assert_eq!(monitor.signal("ReloadStarted"), json!([2]));
     assert_eq!(monitor.signal("ReloadFinished"), json!([2, "rolled-back", "exit 1"]));
+    assert_eq!(monitor.signal("Undone"), json!([3, 1, "7 of 60 requests failed"]));
     assert_eq!(monitor.signal("WorkerExited"), json!([1, 1, "exit 1"]));
 }
 

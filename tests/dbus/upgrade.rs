@@ -13,23 +13,22 @@ use serde_json::{Value, json};
 use super::bus::{Bus, Ran, Running, TIMEOUT, error_name};
 
 const RATOON: &str = env!("CARGO_BIN_EXE_ratoon");
-const NAME: &str = "org.ratoon1.web";
+pub const NAME: &str = "org.ratoon1.web";
 const BUS: &str = "org.freedesktop.DBus";
 
-struct Master {
+pub struct Master {
     child: Child,
     directory: tempfile::TempDir,
 }
 
 impl Master {
     /// With workers that take so long to be ready.
-    fn start(bus: &Bus, settle: &str) -> Master {
+    pub fn start(bus: &Bus, settle: &str) -> Master {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         symlink(RATOON, path("ratoon")).unwrap();
         fs::create_dir(path("run")).unwrap();
-        let worker = format!("[worker]\ncommand = ['sleep', '1000']\nready = 'running'\nsettle = '{settle}'\ncount = 2\n");
-        fs::write(path("web.toml"), worker).unwrap();
+        fs::write(path("web.toml"), configuration(settle, "")).unwrap();
         let log = fs::File::create(path("log")).unwrap();
         let child = Command::new(path("ratoon"))
             .args(["run", "--config"])
@@ -47,6 +46,11 @@ impl Master {
         master.until("it is on the bus", || master.log().contains("on the message bus as"));
         master.until("it is ready", || master.log().contains("generation 1 is serving"));
         master
+    }
+
+    /// Writes another configuration, which the next reload reads.
+    pub fn configure(&self, settle: &str, reload: &str) {
+        fs::write(self.directory.path().join("web.toml"), configuration(settle, reload)).unwrap();
     }
 
     /// A program in the place of the master's, which goes on as the real one when it says `exec REAL`.
@@ -74,13 +78,18 @@ impl Master {
     }
 
     #[track_caller]
-    fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+    pub fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let deadline = Instant::now() + TIMEOUT;
         while !is_so() {
             assert!(Instant::now() < deadline, "{what}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Two workers that take `settle` to be ready, and a table `[reload]`.
+fn configuration(settle: &str, reload: &str) -> String {
+    format!("[worker]\ncommand = ['sleep', '1000']\nready = 'running'\nsettle = '{settle}'\ncount = 2\n{reload}")
 }
 
 impl Drop for Master {
@@ -94,7 +103,7 @@ impl Drop for Master {
     }
 }
 
-fn call(bus: &Bus, method: &str) -> Ran {
+pub fn call(bus: &Bus, method: &str) -> Ran {
     bus.busctl(&["call", NAME, "/org/ratoon1", "org.ratoon1.Manager", method])
 }
 

@@ -57,6 +57,7 @@ fn the_bus_shows_the_pool(c: &Container) {
         [".GetStatus", "method", "-", "s"],
         [".ReloadStarted", "signal", "t", "-"],
         [".ReloadFinished", "signal", "tss", "-"],
+        [".Undone", "signal", "tts", "-"],
         [".WorkerExited", "signal", "tts", "-"],
         [".LastReload", "property", "(tsst)", "(0"],
     ] {

@@ -159,6 +159,10 @@ impl State {
                 let result = clean(&outcome.result).replace('-', " ");
                 (format!("reload to generation {} {result}{why}", outcome.generation), !outcome.committed())
             }
+            Event::Undone(undone) => {
+                let why = clean(&undone.reason);
+                (format!("generation {} undone, back to release {}: {why}", undone.generation, undone.release), true)
+            }
             Event::Lagged(missed) => (format!("{missed} events were missed"), false),
         };
         self.said = Some(said);

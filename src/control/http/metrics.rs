@@ -3,6 +3,7 @@
 //! Law: an unknown figure is left out, never 0. Names and units are stable, and samples have the same names in both formats,
 //! because dashboards depend on them.
 
+mod deploys;
 mod slots;
 mod text;
 
@@ -14,7 +15,7 @@ use super::accept;
 use super::answer::{Answer, Reply, answer, error};
 use super::reads::{document, off_loop};
 use super::routes::Call;
-use crate::pool::{Outcome, PoolState};
+use crate::pool::PoolState;
 use crate::status::tree::{Document, RELOAD_BOUNDS_MS};
 use text::{Format, Micros, Text, seconds};
 
@@ -39,7 +40,7 @@ pub(super) fn render(document: &Document, format: Format) -> String {
     let mut text = Text { text: String::with_capacity(4096), instance: &document.instance, format };
     pool(&mut text, document);
     counts(&mut text, document);
-    reload(&mut text, document);
+    deploys::deploys(&mut text, document);
     sockets(&mut text, document);
     slots(&mut text, document);
     slots::workers(&mut text, document);
@@ -151,33 +152,6 @@ fn limits(text: &mut Text<'_>, document: &Document) {
     ] {
         text.one(name, "gauge", unit, help, limit);
     }
-}
-
-fn reload(text: &mut Text<'_>, document: &Document) {
-    let committed = document.committed_at.as_deref().and_then(seconds);
-    text.one("ratoon_last_commit_time_seconds", "gauge", "seconds", "When the present generation was committed.", committed);
-    let Some(last) = &document.last_reload else { return };
-    text.family("ratoon_last_reload_result", "stateset", "", "How the last reload ended.");
-    for result in Outcome::ALL.map(Outcome::as_str) {
-        let labels: &[(&str, &dyn Display)] = &[("ratoon_last_reload_result", &result)];
-        text.sample("ratoon_last_reload_result", labels, Some(u8::from(last.result == result)));
-    }
-    text.one(
-        "ratoon_last_reload_generation",
-        "gauge",
-        "",
-        "The generation that the last reload wanted to bring.",
-        Some(last.generation),
-    );
-    text.one(
-        "ratoon_last_reload_start_time_seconds",
-        "gauge",
-        "seconds",
-        "When the last reload began.",
-        seconds(&last.start_time),
-    );
-    let duration = Micros(last.duration_ms.saturating_mul(1000));
-    text.one("ratoon_last_reload_duration_seconds", "gauge", "seconds", "How long the last reload took.", Some(duration));
 }
 
 fn sockets(text: &mut Text<'_>, document: &Document) {

@@ -130,9 +130,10 @@ impl StatusPublisher {
     }
 
     /// A committed generation was undone by the watch; the reload that brought the former release back has ended.
-    pub fn undone(&mut self, generation: GenerationId, reason: Reason) {
+    pub fn undone(&mut self, generation: GenerationId, release: GenerationId, reason: Reason) {
         let reason = self.history.undone(generation, reason);
-        self.tell(Change::ReloadFinished { generation, outcome: Outcome::Undone, reason });
+        self.tell(Change::ReloadFinished { generation, outcome: Outcome::Undone, reason: reason.clone() });
+        self.tell(Change::Undone { generation, release, reason });
         self.hurry();
     }
 

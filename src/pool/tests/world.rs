@@ -506,11 +506,12 @@ impl World {
                     assert!(!reason.cause.is_empty(), "a failed reload without a reason");
                 }
             }
-            Action::Undone(number, reason) => {
+            Action::Undone { generation: number, release, reason } => {
                 assert!(self.committed.contains_key(number), "generation {number}, which is undone, never served");
                 assert!(self.undone.iter().all(|(undone, _)| undone != number), "two undos of generation {number}");
                 let (last, outcome, _) = self.finished.last().expect("an undo is a reload");
                 assert!(last > number && *outcome == Outcome::Committed, "undone before the former release serves");
+                assert_eq!(*release, self.pool.release_of(*last), "another release than the one that serves");
                 self.undone.push((*number, reason.cause.clone()));
             }
             Action::Answer(requester, answer) => self.answered(*requester, answer),

@@ -31,7 +31,9 @@ const FEW: u32 = 4;
 const MANY: u32 = 64;
 /// So many datagrams a worker sends in one go: less than it may.
 const WORDS: usize = 8;
+/// The fewest and the most rounds in which the least number of allocations is looked for.
 const ROUNDS: usize = 12;
+const MOST_ROUNDS: usize = 400;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -174,14 +176,19 @@ impl Master {
         Some(u32::from_ne_bytes(number))
     }
 
-    /// The least that is allocated while this is done.
-    fn least(&self, mut deed: impl FnMut(&Self)) -> usize {
-        let mut round = || {
+    /// The least that is allocated while this is done. A loaded machine wakes the master more often for the same deed, so there are
+    /// more rounds while the least is above `enough`.
+    fn least(&self, enough: usize, mut deed: impl FnMut(&Self)) -> usize {
+        let mut least = usize::MAX;
+        for round in 0..MOST_ROUNDS {
             let before = self.count();
             deed(self);
-            self.count() - before
-        };
-        (0..ROUNDS).map(|_| round()).min().expect("rounds")
+            least = least.min(self.count() - before);
+            if round + 1 >= ROUNDS && least <= enough {
+                break;
+            }
+        }
+        least
     }
 }
 
@@ -193,9 +200,14 @@ impl Drop for Master {
     }
 }
 
-/// The same deed among few and among many workers.
-fn both(deed: impl Fn(&Master, u32)) -> [usize; 2] {
-    [FEW, MANY].map(|workers| Master::start(workers).least(|master| deed(master, workers - 1)))
+/// The same deed among few and among many workers: among few it may cost `bound` allocations, among many `margin` more.
+fn both(bound: usize, margin: usize, deed: impl Fn(&Master, u32)) -> [usize; 2] {
+    let least = |workers, enough| Master::start(workers).least(enough, |master| deed(master, workers - 1));
+    let few = least(FEW, bound);
+    let many = least(MANY, few + margin);
+    assert!(few <= bound, "{few} allocations among {FEW} workers, more than {bound}");
+    assert!(many <= few + margin, "{many} allocations among {MANY} workers, {few} among {FEW}");
+    [few, many]
 }
 
 /// [`Master::say`] to one that lives.
@@ -209,16 +221,15 @@ fn answered(master: &Master, slot: u32, words: usize) -> u32 {
 }
 
 fn a_datagram() -> Result<(), Failed> {
-    let [few, many] = both(|master, last| _ = answered(master, last, WORDS));
+    // One more for each datagram would be eight. Besides the datagrams there is a barrier.
+    let [few, many] = both(6 * (WORDS + 1), WORDS - 1, |master, last| _ = answered(master, last, WORDS));
     println!("{WORDS} datagrams: {few} allocations among {FEW} workers, {many} among {MANY}");
-    // One more for each datagram would be eight.
-    assert!(many < few + WORDS, "{many} allocations among {MANY} workers, {few} among {FEW}");
-    assert!(few <= 6 * (WORDS + 1), "{few} allocations for {WORDS} datagrams and a barrier");
     Ok(())
 }
 
 fn a_death() -> Result<(), Failed> {
-    let [few, many] = both(|master, last| {
+    // One for each worker would be sixty.
+    let [few, many] = both(500, 20, |master, last| {
         let victim = answered(master, last, 0);
         kill_process(Pid::from_raw(victim as i32).expect("a number"), Signal::KILL).expect("a process");
         // What is said to one that is dying is never answered.
@@ -226,16 +237,12 @@ fn a_death() -> Result<(), Failed> {
         master.until("it is replaced", || master.say(last, 0).is_some_and(|number| number != victim));
     });
     println!("a death and its replacement: {few} allocations among {FEW} workers, {many} among {MANY}");
-    // One for each worker would be sixty.
-    assert!(many <= few + 20, "{many} allocations among {MANY} workers, {few} among {FEW}");
-    assert!(few <= 500, "{few} allocations for a death and its replacement");
     Ok(())
 }
 
 fn a_status() -> Result<(), Failed> {
-    let [few, many] = both(|master, _| drop(master.status()));
+    let [few, many] = both(1000, 40 * (MANY - FEW) as usize, |master, _| drop(master.status()));
     let each = (many - few.min(many)).div_ceil((MANY - FEW) as usize);
     println!("a status: {few} allocations among {FEW} workers, {many} among {MANY}: {each} for each");
-    assert!(few <= 1000 && each <= 40, "{few} allocations for the status of {FEW} workers, and {each} for each further one");
     Ok(())
 }

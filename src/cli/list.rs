@@ -1,5 +1,6 @@
 //! `ratoon list`: the instances of this machine.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::screen::{Screen, Style, complain, say};
@@ -7,13 +8,14 @@ use super::status_view::state_style;
 use super::table::{Cell, Table};
 use super::target::{Probed, probe};
 use crate::control::client::Error;
+use crate::control::messages::SummaryMessage;
 use crate::control::paths::{Env, all_instances};
 
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// Print it as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
@@ -44,26 +46,28 @@ fn json(probed: &[Probed]) -> String {
 fn view(probed: &[Probed], screen: &Screen) -> String {
     let mut table = Table::new(&["NAME", "STATE", ">GENERATION", ">READY", ">PID", "CONTROL"]);
     for Probed { found, summary } in probed {
-        let control = Cell::from(found.control.display().to_string());
-        table.row(match summary {
-            Ok(it) => vec![
-                Cell::from(found.name.as_str()),
-                Cell::styled(&it.state, state_style(&it.state, it.degraded)),
-                Cell::from(it.generation.to_string()),
-                Cell::from(format!("{}/{}", it.workers_ready, it.workers_configured)),
-                Cell::from(it.pid.to_string()),
-                control,
-            ],
-            Err(error) => {
-                let state = match error {
-                    Error::Dead(_) | Error::Missing(_) => "dead",
-                    Error::Denied(_) => "no permission",
-                    _ => "no answer",
-                };
-                let none = || Cell::from("-");
-                vec![Cell::from(found.name.as_str()), Cell::styled(state, Style::Bad), none(), none(), none(), control]
-            }
+        let summary = summary.as_ref().map_err(|error| match error {
+            Error::Dead(_) | Error::Missing(_) => "dead",
+            Error::Denied(_) => "no permission",
+            _ => "no answer",
         });
+        table.row(cells(&found.name, &found.control, summary));
     }
     table.render(screen)
+}
+
+/// The row of an instance; without a summary a word says why there is none.
+pub(super) fn cells(name: &str, control: &Path, summary: Result<&SummaryMessage, &str>) -> Vec<Cell> {
+    let mut cells = vec![Cell::from(name)];
+    cells.extend(match summary {
+        Ok(it) => [
+            Cell::styled(&it.state, state_style(&it.state, it.degraded)),
+            Cell::from(it.generation.to_string()),
+            Cell::from(format!("{}/{}", it.workers_ready, it.workers_configured)),
+            Cell::from(it.pid.to_string()),
+        ],
+        Err(word) => [Cell::styled(word, Style::Bad), Cell::from("-"), Cell::from("-"), Cell::from("-")],
+    });
+    cells.push(Cell::from(control.display().to_string()));
+    cells
 }

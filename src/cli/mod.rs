@@ -19,6 +19,7 @@ mod progress;
 mod promote;
 mod recycle;
 mod reload;
+mod remote;
 mod run;
 mod scale;
 mod schema;
@@ -52,6 +53,12 @@ const COULD_NOT_ASK: u8 = 2;
                         To deploy:       systemctl reload ratoon@web\n\
                         All of it:       man ratoon, man ratoon.toml, man ratoon-worker")]
 struct Cli {
+    /// Run the verb on this machine, by ssh; several times for status, list and top
+    #[arg(short = 'H', long = "host", value_name = "[USER@]HOST", value_hint = clap::ValueHint::Hostname)]
+    hosts: Vec<String>,
+    /// The command comes from `ratoon -H` on another machine: end with standard input
+    #[arg(long, hide = true)]
+    remote: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -145,15 +152,23 @@ enum Verb {
 fn command() -> clap::Command {
     let all = <Cli as clap::CommandFactory>::command();
     let verbs: Vec<_> = all.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned().collect();
+    let options: Vec<_> = all.get_arguments().filter(|option| !option.is_hide_set()).cloned().collect();
     let command = clap::Command::new("ratoon").version(env!("CARGO_PKG_VERSION")).propagate_version(true);
-    command.disable_help_subcommand(true).subcommands(verbs)
+    command.disable_help_subcommand(true).args(options).subcommands(verbs)
 }
 
 /// Reads the command line and runs its verb.
 pub fn main() -> ExitCode {
     // With SIGCHLD ignored by the parent, wait(2) would not report the exit of the programs that are run here.
     crate::sys::signals::reset_ignored([libc::SIGCHLD]);
-    match Cli::try_parse().unwrap_or_else(|error| usage(&error)).verb {
+    let cli = Cli::try_parse().unwrap_or_else(|error| usage(&error));
+    if !cli.hosts.is_empty() {
+        return remote::run(&cli.hosts, &cli.verb);
+    }
+    if cli.remote {
+        remote::end_with_input();
+    }
+    match cli.verb {
         Verb::Run(options) => run::run(*options),
         Verb::Reload(options) => ask(reload::run(options)),
         Verb::Undo(options) => ask(undo::run(options)),

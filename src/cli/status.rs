@@ -17,7 +17,7 @@ pub(super) struct Options {
     target: Target,
     /// Print the whole status document
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Print one line, and exit 0 only when the pool is healthy
     #[arg(long)]
     check: bool,

@@ -7,7 +7,7 @@ mod columns;
 mod feed;
 mod rates;
 mod state;
-mod terminal;
+pub(super) mod terminal;
 mod view;
 
 use std::io::{IsTerminal, stdout};

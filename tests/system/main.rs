@@ -17,6 +17,7 @@ mod load;
 mod machine;
 mod pool;
 mod previous;
+mod remote;
 mod secrets;
 mod stops;
 mod store;
@@ -62,6 +63,7 @@ fn main() {
                 units::CASES,
                 pool::CASES,
                 deploys::CASES,
+                remote::CASES,
                 secrets::CASES,
                 stops::CASES,
                 host::CASES,

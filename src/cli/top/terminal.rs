@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::sys::thread::STACK;
 
 /// The reason why the view ended.
-pub(super) enum End {
+pub(in crate::cli) enum End {
     /// The user left it by its key.
     Left,
     /// A signal with this number.
@@ -25,23 +25,23 @@ pub(super) enum End {
 }
 
 /// The terminal, while the view uses it.
-pub(super) struct Screen {
+pub(in crate::cli) struct Screen {
     terminal: DefaultTerminal,
 }
 
 impl Screen {
     /// Takes the terminal. A panic restores it before the panic's message is printed.
-    pub(super) fn enter() -> Result<Self, String> {
+    pub(in crate::cli) fn enter() -> Result<Self, String> {
         Ok(Screen { terminal: ratatui::try_init().map_err(|error| cannot("take the terminal", &error))? })
     }
 
     /// Draws one picture.
-    pub(super) fn draw(&mut self, picture: impl FnOnce(&mut Frame<'_>)) -> Result<(), String> {
+    pub(in crate::cli) fn draw(&mut self, picture: impl FnOnce(&mut Frame<'_>)) -> Result<(), String> {
         self.terminal.draw(picture).map(drop).map_err(|error| cannot("draw", &error))
     }
 
     /// Restores the terminal and stops the process until the shell continues it, as Ctrl-Z does in other programs.
-    pub(super) fn suspend(&mut self) -> Result<(), String> {
+    pub(in crate::cli) fn suspend(&mut self) -> Result<(), String> {
         self.leave();
         // The process stops here, and continues with the next line.
         kill_process(getpid(), Signal::TSTP).map_err(|error| cannot("stop", &error.into()))?;
@@ -49,7 +49,7 @@ impl Screen {
     }
 
     /// Takes the terminal again after another process had it.
-    pub(super) fn enter_again(&mut self) -> Result<(), String> {
+    pub(in crate::cli) fn enter_again(&mut self) -> Result<(), String> {
         let taken = enable_raw_mode()
             .and_then(|()| execute!(io::stdout(), EnterAlternateScreen, Hide, Clear(ClearType::All)))
             // A clear of the old terminal would ask for the cursor position, and the thread that reads keys would take the answer.
@@ -76,7 +76,7 @@ fn cannot(what: &str, error: &io::Error) -> String {
 }
 
 /// The signals that end the view, and SIGCONT, which tells that the process was stopped.
-pub(super) struct Ends {
+pub(in crate::cli) struct Ends {
     interrupt: Watched,
     terminate: Watched,
     hangup: Watched,
@@ -86,7 +86,7 @@ pub(super) struct Ends {
 
 impl Ends {
     /// Watches the signals, which from then on do not end the process by themselves.
-    pub(super) fn watch() -> Result<Self, String> {
+    pub(in crate::cli) fn watch() -> Result<Self, String> {
         let watch = |kind| signal(kind).map_err(|error| cannot("watch for signals", &error));
         Ok(Ends {
             interrupt: watch(SignalKind::interrupt())?,
@@ -98,7 +98,7 @@ impl Ends {
     }
 
     /// The number of the signal that ends the view; `None` when the process was stopped and continues.
-    pub(super) async fn next(&mut self) -> Option<u8> {
+    pub(in crate::cli) async fn next(&mut self) -> Option<u8> {
         let ended = tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.terminate.recv() => Signal::TERM,
@@ -111,7 +111,7 @@ impl Ends {
 }
 
 /// Keys and changes of the window's size. They are read on a thread that ends with the process.
-pub(super) fn read_keys() -> Result<UnboundedReceiver<Result<Input, String>>, String> {
+pub(in crate::cli) fn read_keys() -> Result<UnboundedReceiver<Result<Input, String>>, String> {
     let (keys, input) = unbounded_channel();
     let read = move || {
         loop {

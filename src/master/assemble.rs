@@ -31,8 +31,8 @@ use crate::master::status::status_listener::StatusListener;
 use crate::master::status::{self, StatusPublisher};
 use crate::master::tasks::Tasks;
 use crate::master::terminal::Terminal;
-use crate::master::upgrade::orphans::Orphans;
 use crate::master::upgrade::store;
+use crate::master::upgrade::unknown_workers::UnknownWorkers;
 use crate::master::upgrade::upgrader::Upgrader;
 use crate::master::workers::cgroup::Cgroups;
 use crate::master::workers::processes::Token;
@@ -154,22 +154,22 @@ impl Master {
             accept_watch: AcceptWatch::new(now, results.clone()),
             results,
             requests: RequestTable::default(),
-            orphans: Orphans::default(),
+            unknown_workers: UnknownWorkers::default(),
             upgrader,
             status,
             store: None,
             end: None,
         };
         match first {
-            First::Start(release, orphans, instead_of) => {
-                let pool = Pool::new(pool_clock::time(now), seed).with_workers_after(orphans.last_worker);
-                let pool = if orphans.is_empty() { pool } else { pool.beside_other_workers() };
+            First::Start(release, unknown_workers, instead_of) => {
+                let pool = Pool::new(pool_clock::time(now), seed).with_workers_after(unknown_workers.last_worker);
+                let pool = if unknown_workers.is_empty() { pool } else { pool.beside_other_workers() };
                 master.pool = match instead_of {
                     Some(why) => pool.instead_of_the_release_on_disk(why),
                     None => pool,
                 };
-                master.orphans = orphans;
-                if master.orphans.is_empty() && store::is_wanted() {
+                master.unknown_workers = unknown_workers;
+                if master.unknown_workers.is_empty() && store::is_wanted() {
                     master.workers.remove_strays();
                 }
                 master.listeners.resume(&mut fds, &master.pool, now);

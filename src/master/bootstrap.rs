@@ -27,10 +27,10 @@ use crate::master::state::fds::Incoming;
 use crate::master::status::troubles::Troubles;
 use crate::master::tasks::Job;
 use crate::master::terminal::Terminal;
-use crate::master::upgrade::orphans::Orphans;
 use crate::master::upgrade::replace::{self, Left};
 use crate::master::upgrade::resume::{self, NoOrigin};
 use crate::master::upgrade::store;
+use crate::master::upgrade::unknown_workers::UnknownWorkers;
 use crate::master::workers::cgroup::Cgroups;
 use crate::master::{End, Master};
 use crate::pool::Purpose;
@@ -261,7 +261,7 @@ fn fresh(options: &Options, start: &Start<'_>) -> Result<Origin, NoOrigin> {
         troubles: Troubles::default(),
         first: match options.probe_only {
             true => First::Probe(release),
-            false => First::Start(release, Orphans::default(), instead_of),
+            false => First::Start(release, UnknownWorkers::default(), instead_of),
         },
     })
 }

@@ -66,8 +66,8 @@ impl Master {
             Action::Answer(requester, answer) => self.answer(requester, answer),
             Action::Ready => self.all_ready(),
             Action::Stopping => self.stopping(),
-            Action::Exit(code) if self.orphans.is_empty() => self.end = Some(End::Exit(code)),
-            Action::Exit(code) => self.orphans.exit = Some(code),
+            Action::Exit(code) if self.unknown_workers.is_empty() => self.end = Some(End::Exit(code)),
+            Action::Exit(code) => self.unknown_workers.exit = Some(code),
             Action::Log(log) => self.write_log(log),
         }
     }
@@ -111,15 +111,15 @@ impl Master {
         let (signal, timeout) = release.map_or((libc::SIGTERM, ORPHANS_TIMEOUT), |release| {
             (release.config.worker.stop_signal, release.config.worker.stop_timeout)
         });
-        self.orphans.drain(signal, timeout, self.now);
+        self.unknown_workers.drain(signal, timeout, self.now);
     }
 
     /// Looks whether the workers of an earlier program are gone.
     pub(super) fn look_at_orphans(&mut self) {
-        if self.orphans.on_deadline(self.now) {
+        if self.unknown_workers.on_deadline(self.now) {
             self.log.record(Record::new(Level::Info, "the workers of the earlier program are gone"));
             self.workers.remove_strays();
-            if let Some(code) = self.orphans.exit {
+            if let Some(code) = self.unknown_workers.exit {
                 self.end = Some(End::Exit(code));
             }
         }

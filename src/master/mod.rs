@@ -88,8 +88,8 @@ use self::status::accept_watch::AcceptWatch;
 use self::task_result::TaskResults;
 use self::tasks::Tasks;
 use self::terminal::Terminal;
-use self::upgrade::orphans::Orphans;
 use self::upgrade::store::Store;
+use self::upgrade::unknown_workers::UnknownWorkers;
 use self::upgrade::upgrader::Upgrader;
 use self::workers::WorkerSet;
 use crate::pool::Pool;
@@ -133,7 +133,7 @@ struct Master {
     accept_watch: AcceptWatch,
     comparer: Comparer,
     /// Workers of an earlier program of which nothing else is known.
-    orphans: Orphans,
+    unknown_workers: UnknownWorkers,
     upgrader: Upgrader,
     status: StatusPublisher,
     /// The state kept for the next master, in case this one dies.

@@ -8,8 +8,8 @@ use crate::master::releases::prepare::{InstanceContext, Release, Source};
 use crate::master::service_manager::systemd::Systemd;
 use crate::master::state::fds::Incoming;
 use crate::master::status::troubles::Troubles;
-use crate::master::upgrade::orphans::Orphans;
 use crate::master::upgrade::restore;
+use crate::master::upgrade::unknown_workers::UnknownWorkers;
 use crate::pool::GenerationId;
 use crate::sys::spawn::ErrorPipe;
 use std::collections::HashMap;
@@ -67,7 +67,7 @@ pub(super) enum First {
     Probe(Arc<Release>),
     /// Start the first generation from this release, beside workers of an earlier master. With a reason it is the last good release,
     /// because the one on disk could not be prepared.
-    Start(Arc<Release>, Orphans, Option<String>),
+    Start(Arc<Release>, UnknownWorkers, Option<String>),
     /// Go on from the state of an earlier program.
     GoOn(Box<restore::Saved>),
 }

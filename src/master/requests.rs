@@ -161,7 +161,7 @@ impl Master {
         self.log
             .record(Record::new(Level::Warning, format!("second {}: {} killed", signals::name(signal), pool::workers(count))));
         self.releases.cancel_shutdown_hook();
-        self.orphans.end_at_once(self.now);
+        self.unknown_workers.end_at_once(self.now);
         self.events.push(Event::Stop { now: true });
     }
 

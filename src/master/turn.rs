@@ -30,7 +30,7 @@ impl Master {
             self.comparer.deadline(self.pool.compares(), self.now),
             self.upgrader.deadline(self.now),
             self.releases.deadline(),
-            self.orphans.deadline(),
+            self.unknown_workers.deadline(),
             self.store.as_ref().and_then(Store::deadline),
             self.listeners.deadline(),
             self.status.deadline(),
@@ -42,7 +42,7 @@ impl Master {
     pub(super) fn was_absent(&mut self, span: Option<Duration>) {
         let Some(span) = span else { return };
         self.log.warn(format!("the master did not run for {}: every deadline is that much later", Span(span)));
-        self.orphans.delay(span);
+        self.unknown_workers.delay(span);
         self.events.push(Event::Absent(span));
         self.step_pool();
     }
@@ -112,7 +112,7 @@ impl Master {
 
     /// Publishes what has changed in this turn, then sends the answers that wait for it.
     pub(super) fn publish(&mut self) {
-        let published = self.status.publish(&self.pool, !self.orphans.is_empty());
+        let published = self.status.publish(&self.pool, !self.unknown_workers.is_empty());
         if published.is_progress {
             self.extend();
         }

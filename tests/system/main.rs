@@ -3,7 +3,7 @@
 //! `tests/run` prepares and runs it. The cases are marked `ignored`, because they need root and what `tests/setup` puts
 //! into `target/roots`; by hand: `cargo test --test system -- --include-ignored [257::part_of_a_name]`.
 //! `SYSTEMD_VERSION=252` or `=257` takes one version. A version is booted once; its cases run one after the other, each
-//! with instances of its own.
+//! with instances of its own, beside those of the other version.
 #![forbid(unsafe_code)]
 
 mod balance;
@@ -40,7 +40,6 @@ type Slot = Arc<Mutex<Option<Result<Container, String>>>>;
 
 fn main() {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
     let wanted = std::env::var("SYSTEMD_VERSION").ok();
     if let Some(number) = wanted.as_deref()
         && !VERSIONS.iter().any(|version| version.number == number)
@@ -49,37 +48,35 @@ fn main() {
         std::process::exit(2);
     }
 
+    let versions: Vec<(_, Slot)> = VERSIONS
+        .into_iter()
+        .filter(|version| wanted.as_deref().is_none_or(|number| number == version.number))
+        .map(|version| (version, Slot::default()))
+        .collect();
+    // The versions side by side: a case mostly waits for its own systemd.
+    arguments.test_threads = Some(versions.len());
+    // Last those that end the bus: not every systemd finds it again at once.
+    let cases = [
+        units::CASES,
+        pool::CASES,
+        deploys::CASES,
+        remote::CASES,
+        secrets::CASES,
+        stops::CASES,
+        host::CASES,
+        users::CASES,
+        machine::CASES,
+        upgrade::CASES,
+        survive::CASES,
+        store::CASES,
+        balance::CASES,
+        previous::CASES,
+        bus::CASES,
+    ];
     let mut trials = Vec::new();
-    let mut slots: Vec<Slot> = Vec::new();
-    for version in VERSIONS {
-        if wanted.as_deref().is_some_and(|number| number != version.number) {
-            continue;
-        }
-        let slot = Slot::default();
-        slots.push(slot.clone());
-        for &(name, case) in
-            // Last those that end the bus: not every systemd finds it again at once.
-            [
-                units::CASES,
-                pool::CASES,
-                deploys::CASES,
-                remote::CASES,
-                secrets::CASES,
-                stops::CASES,
-                host::CASES,
-                users::CASES,
-                machine::CASES,
-                upgrade::CASES,
-                survive::CASES,
-                store::CASES,
-                balance::CASES,
-                previous::CASES,
-                bus::CASES,
-            ]
-            .into_iter()
-            .flatten()
-        {
-            let slot = slot.clone();
+    for &(name, case) in cases.into_iter().flatten() {
+        for (version, slot) in &versions {
+            let (version, slot) = (*version, slot.clone());
             let run = move || {
                 let mut slot = slot.lock().expect("no case panics through here");
                 match slot.get_or_insert_with(|| Container::boot(version)) {
@@ -91,7 +88,7 @@ fn main() {
         }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    for slot in slots {
+    for (_, slot) in versions {
         drop(slot.lock().map(|mut container| container.take()));
     }
     conclusion.exit();

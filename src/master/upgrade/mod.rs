@@ -2,7 +2,7 @@
 //!
 //! Law: the master gives up nothing before it is certain that the next program goes on. It finishes the requests under way, asks the
 //! next program ([`check`]), and then calls execve(2). After execve(2) there is no way back, so the next program never exits because
-//! of a state that it cannot read: it starts a new generation ([`orphans`]) and the pool serves on. The master does not exec a program
+//! of a state that it cannot read: it starts a new generation ([`unknown_workers`]) and the pool serves on. The master does not exec a program
 //! that reads another format of the state; such a program takes a restart.
 //!
 //! | file | owns |
@@ -17,19 +17,19 @@
 //! | `store_index.rs` | the names that the descriptor store holds, and the messages still to be sent to it |
 //! | `listeners.rs` | the listening sockets of a master that starts after another one died |
 //! | `lost_sockets.rs` | listening sockets that only workers of the earlier program hold |
-//! | `orphans.rs` | live workers of which the state says nothing |
+//! | `unknown_workers.rs` | live workers of which the state says nothing |
 
 pub(super) mod check;
 mod leave;
 pub(super) mod listeners;
 mod lost_sockets;
-pub(super) mod orphans;
 pub(super) mod replace;
 pub(super) mod restore;
 pub(super) mod resume;
 mod save;
 pub(super) mod store;
 mod store_index;
+pub(super) mod unknown_workers;
 pub(super) mod upgrader;
 
 #[cfg(test)]

@@ -169,9 +169,9 @@ impl Master {
         }
         // Workers that were spawned just before the master died, and are not in the state. They may have accepted connections.
         let strays: Vec<WorkerId> = groups.iter().map(|stray| stray.worker).collect();
-        self.orphans.add(&groups);
+        self.unknown_workers.add(&groups);
         self.drain_orphans();
-        if self.orphans.is_empty() {
+        if self.unknown_workers.is_empty() {
             self.workers.remove_strays();
         }
         self.listeners.resume(fds, &self.pool, self.now);

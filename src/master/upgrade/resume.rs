@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::orphans::Orphans;
 use super::replace::Left;
 use super::restore::{self, Saved};
+use super::unknown_workers::UnknownWorkers;
 use super::{listeners, lost_sockets, store::Store};
 use crate::control::listen::{Control, Parts};
 use crate::control::paths::{self, Env};
@@ -132,12 +132,12 @@ pub fn after_death(inherited: Inherited, start: &Start<'_>) -> Result<Origin, No
     let (state, pool, found, releases) = match restored {
         Ok(restored) => restored,
         Err(why) => {
-            let orphans = Orphans::find(&mut fds);
+            let unknown_workers = UnknownWorkers::find(&mut fds);
             // Keep the reading ends open: a worker that writes to a pipe without a reader is killed by SIGPIPE.
             std::mem::forget(fds.take_all(READING_PREFIX));
             let found = listeners::without_state(inherited.listeners, start.name, &mut fds);
             let troubles = troubles(&found, start);
-            let origin = makeshift_with(control, nofile, &why, found.listeners, RelayState::default(), orphans, start)?;
+            let origin = makeshift_with(control, nofile, &why, found.listeners, RelayState::default(), unknown_workers, start)?;
             return Ok(Origin { fds, troubles, ..origin });
         }
     };
@@ -282,12 +282,12 @@ fn makeshift(
         }
         _ => Control::bind(&directory, &places).map_err(|error| error.to_string())?,
     };
-    let orphans = Orphans::find(&mut fds);
+    let unknown_workers = UnknownWorkers::find(&mut fds);
     // Keep the other descriptors open: a worker that writes to a pipe without a reader is killed by SIGPIPE.
     let held = fds.held().clone();
     std::mem::forget(fds);
     let nofile = process::raise_nofile().ok();
-    let mut origin = makeshift_with(control, nofile, why, listeners, output, orphans, start)?;
+    let mut origin = makeshift_with(control, nofile, why, listeners, output, unknown_workers, start)?;
     origin.fds.now_held(held);
     Ok(origin)
 }
@@ -298,7 +298,7 @@ fn makeshift_with(
     why: &str,
     listeners: Arc<[Listener]>,
     output: RelayState,
-    orphans: Orphans,
+    unknown_workers: UnknownWorkers,
     start: &Start<'_>,
 ) -> Result<Origin, NoOrigin> {
     let reason = format!("the state of the earlier program cannot be used: {why}");
@@ -315,7 +315,7 @@ fn makeshift_with(
         nofile: nofile.unwrap_or((1024, 4096)),
         die_with_parent: start.die_with_parent(),
     };
-    let release = patiently(&context, &orphans, start)?;
+    let release = patiently(&context, &unknown_workers, start)?;
     Ok(Origin {
         working_directory: start.source.directory.clone(),
         context,
@@ -332,21 +332,23 @@ fn makeshift_with(
         last_requester: 0,
         releases: HashMap::new(),
         troubles: Troubles::default(),
-        first: First::Start(release, orphans, None),
+        first: First::Start(release, unknown_workers, None),
     })
 }
 
 /// Makes a release, and retries until the configuration is usable and the release has the sockets on which workers accept. The master
 /// does not give up, because workers are serving.
-fn patiently(context: &InstanceContext, orphans: &Orphans, start: &Start<'_>) -> Result<Arc<Release>, NoOrigin> {
+fn patiently(context: &InstanceContext, unknown_workers: &UnknownWorkers, start: &Start<'_>) -> Result<Arc<Release>, NoOrigin> {
     let signals = SignalFd::new(&SIGNALS).map_err(|error| error.to_string())?;
     loop {
         let job = Job::unwatched().map_err(|error| error.to_string())?;
         let why = match prepare::prepare(start.source, context, None, crate::pool::Purpose::Reload, &job) {
-            Ok(prepared) if prepared.release.plan.listeners.is_empty() && lost_sockets::any_listens(orphans.pids()) => format!(
-                "no listening socket is here, and only the workers of the earlier program hold one; they serve on. To start anew: {}",
-                listeners::hint(start.name)
-            ),
+            Ok(prepared) if prepared.release.plan.listeners.is_empty() && lost_sockets::any_listens(unknown_workers.pids()) => {
+                format!(
+                    "no listening socket is here, and only the workers of the earlier program hold one; they serve on. To start anew: {}",
+                    listeners::hint(start.name)
+                )
+            }
             Ok(prepared) => return Ok(prepared.release),
             Err(why) => why.in_full(),
         };

@@ -10,10 +10,10 @@ mod child;
 mod errors;
 mod make;
 mod raw;
+mod run_as;
 #[cfg(test)]
 mod tests;
 mod texts;
-mod user;
 
 use std::ffi::{CString, c_char};
 use std::io;
@@ -23,7 +23,7 @@ use std::sync::{Arc, LazyLock};
 
 pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
-pub use self::user::{as_user, become_user};
+pub use self::run_as::{as_user, become_user};
 use super::fd::crowded;
 pub use super::fd::{RESERVED_FD_BASE, dup_high};
 use super::process::PidFd;

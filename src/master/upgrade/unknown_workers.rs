@@ -1,6 +1,6 @@
-//! Orphans: live workers whose state could not be read.
+//! Live workers of an earlier program, of which the state says nothing or could not be read.
 //!
-//! Law: orphans serve until a generation of this program is ready, then they drain as old workers do. Orphans that are left after
+//! Law: they serve until a generation of this program is ready, then they drain as old workers do. Those that are left after
 //! the stop timeout are killed. They are children of this process, so no pid can be reused.
 
 use std::time::{Duration, Instant};
@@ -12,39 +12,39 @@ use crate::sys::process::{PidFd, Stat, of_the_first_thread, own_session_and_grou
 
 /// Workers that have no slot in the pool.
 #[derive(Default)]
-pub struct Orphans {
+pub struct UnknownWorkers {
     alive: Vec<(u32, PidFd)>,
-    /// The highest worker id among the orphans.
+    /// The highest worker id among the unknown workers.
     pub last_worker: u64,
-    /// When the remaining orphans are killed; `None` while they do not drain.
+    /// When the remaining ones are killed; `None` while they do not drain.
     until: Option<Instant>,
-    /// The exit status with which the pool has ended, while the master waits for the orphans.
+    /// The exit status with which the pool has ended, while the master waits for the unknown workers.
     pub exit: Option<u8>,
 }
 
-impl Orphans {
+impl UnknownWorkers {
     /// Finds the children of this process that were workers of an earlier program, and the workers whose descriptors a dead master
     /// left in the store.
-    pub fn find(fds: &mut Incoming) -> Orphans {
+    pub fn find(fds: &mut Incoming) -> UnknownWorkers {
         let session = own_session_and_group().0;
-        let mut orphans = Orphans::default();
+        let mut workers = UnknownWorkers::default();
         // The kernel has made the children of every thread of the earlier program children of the first thread.
         for pid in of_the_first_thread().unwrap_or_default() {
             let is_worker = Stat::read(pid).is_some_and(|stat| stat.session != session && stat.state != b'Z');
             let (true, Ok(pidfd)) = (is_worker, PidFd::open(pid)) else { continue };
-            orphans.last_worker = orphans.last_worker.max(descendants::mark(pid).unwrap_or(0));
-            orphans.alive.push((pid, pidfd));
+            workers.last_worker = workers.last_worker.max(descendants::mark(pid).unwrap_or(0));
+            workers.alive.push((pid, pidfd));
         }
         for (id, fd) in fds.take_all("process-") {
             let pidfd = PidFd::from(fd);
             // The name has the worker id, then the main process's pid: each main process (`MAINPID=`) has a descriptor of its own.
             let id = id.split_once('-').map_or(id.as_str(), |(id, _)| id);
-            orphans.last_worker = orphans.last_worker.max(id.parse().unwrap_or(0));
+            workers.last_worker = workers.last_worker.max(id.parse().unwrap_or(0));
             if let Some(pid) = pidfd.pid() {
-                orphans.alive.push((pid, pidfd));
+                workers.alive.push((pid, pidfd));
             }
         }
-        orphans
+        workers
     }
 
     /// Adds the processes of these control groups.
@@ -62,7 +62,7 @@ impl Orphans {
         }
     }
 
-    /// The processes of the orphans.
+    /// The processes of the unknown workers.
     pub fn pids(&self) -> impl Iterator<Item = u32> {
         self.alive.iter().map(|(pid, _)| *pid)
     }
@@ -72,7 +72,7 @@ impl Orphans {
         self.alive.is_empty()
     }
 
-    /// When the orphans are to be looked at next.
+    /// When the unknown workers are to be looked at next.
     pub fn deadline(&self) -> Option<Instant> {
         self.until.filter(|_| !self.alive.is_empty())
     }
@@ -82,13 +82,13 @@ impl Orphans {
         self.until = self.until.map(|until| until + by);
     }
 
-    /// Kills the orphans at the next look, and sets the exit status to 1, because this is no clean end.
+    /// Kills the unknown workers at the next look, and sets the exit status to 1, because this is no clean end.
     pub fn end_at_once(&mut self, now: Instant) {
         self.until = Some(now);
         self.exit = self.exit.map(|_| 1);
     }
 
-    /// Drains the orphans, unless they drain already: sends the stop signal, and kills those that are left after `timeout`.
+    /// Drains the unknown workers, unless they drain already: sends the stop signal, and kills those that are left after `timeout`.
     pub fn drain(&mut self, signal: i32, timeout: Duration, now: Instant) {
         if self.is_empty() || self.until.is_some() {
             return;
@@ -98,7 +98,7 @@ impl Orphans {
         self.until = Some(now + timeout);
     }
 
-    /// Drops the orphans that have exited, and kills the others when their time is up. Returns whether the last one has exited.
+    /// Drops the unknown workers that have exited, and kills the others when their time is up. Returns whether the last one has exited.
     pub fn on_deadline(&mut self, now: Instant) -> bool {
         if self.is_empty() {
             return false;
@@ -125,20 +125,20 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(30);
 
     /// One orphan, which runs this and prints a line first.
-    fn orphans(shell: &str) -> (Orphans, std::process::Child) {
+    fn workers(shell: &str) -> (UnknownWorkers, std::process::Child) {
         let mut child = std::process::Command::new("sh");
         let mut child = child.args(["-c", shell]).stdout(std::process::Stdio::piped()).spawn().expect("a process");
         let mut byte = [0];
         std::io::Read::read_exact(&mut child.stdout.take().expect("a pipe"), &mut byte).expect("it runs");
         let pidfd = PidFd::open(child.id()).expect("a pidfd");
-        (Orphans { alive: vec![(child.id(), pidfd)], last_worker: 3, ..Orphans::default() }, child)
+        (UnknownWorkers { alive: vec![(child.id(), pidfd)], last_worker: 3, ..UnknownWorkers::default() }, child)
     }
 
-    fn until_gone(orphans: &mut Orphans, child: &mut std::process::Child, now: Instant) {
+    fn until_gone(workers: &mut UnknownWorkers, child: &mut std::process::Child, now: Instant) {
         child.wait().expect("reaped");
         let late = Instant::now() + DEADLINE;
-        while !orphans.is_empty() {
-            orphans.on_deadline(now);
+        while !workers.is_empty() {
+            workers.on_deadline(now);
             assert!(Instant::now() < late, "still there");
             std::thread::yield_now();
         }
@@ -146,26 +146,26 @@ mod tests {
 
     #[test]
     fn orphans_are_drained_once_and_noticed_when_gone() {
-        let (now, (mut orphans, mut child)) = (Instant::now(), orphans("echo; exec sleep 1000"));
-        assert_eq!((orphans.on_deadline(now), orphans.deadline()), (false, None), "they serve");
-        orphans.drain(libc::SIGTERM, Duration::from_secs(5), now);
-        orphans.drain(libc::SIGTERM, Duration::from_secs(50), now);
-        assert_eq!(orphans.deadline(), Some(now + Duration::from_secs(5)));
-        orphans.delay(Duration::from_secs(2));
-        assert_eq!(orphans.deadline(), Some(now + Duration::from_secs(7)));
-        until_gone(&mut orphans, &mut child, now);
-        assert!(!orphans.on_deadline(now) && orphans.deadline().is_none());
+        let (now, (mut workers, mut child)) = (Instant::now(), workers("echo; exec sleep 1000"));
+        assert_eq!((workers.on_deadline(now), workers.deadline()), (false, None), "they serve");
+        workers.drain(libc::SIGTERM, Duration::from_secs(5), now);
+        workers.drain(libc::SIGTERM, Duration::from_secs(50), now);
+        assert_eq!(workers.deadline(), Some(now + Duration::from_secs(5)));
+        workers.delay(Duration::from_secs(2));
+        assert_eq!(workers.deadline(), Some(now + Duration::from_secs(7)));
+        until_gone(&mut workers, &mut child, now);
+        assert!(!workers.on_deadline(now) && workers.deadline().is_none());
     }
 
     #[test]
     fn orphans_that_do_not_drain_are_killed() {
-        let (now, (mut orphans, mut child)) = (Instant::now(), orphans("trap '' TERM; echo; exec sleep 1000"));
-        orphans.exit = Some(0);
-        orphans.drain(libc::SIGTERM, DEADLINE, now);
-        orphans.end_at_once(now);
+        let (now, (mut workers, mut child)) = (Instant::now(), workers("trap '' TERM; echo; exec sleep 1000"));
+        workers.exit = Some(0);
+        workers.drain(libc::SIGTERM, DEADLINE, now);
+        workers.end_at_once(now);
         // This look sends SIGKILL.
-        orphans.on_deadline(now);
-        until_gone(&mut orphans, &mut child, now);
-        assert_eq!(orphans.exit, Some(1), "no clean end");
+        workers.on_deadline(now);
+        until_gone(&mut workers, &mut child, now);
+        assert_eq!(workers.exit, Some(1), "no clean end");
     }
 }

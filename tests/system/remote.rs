@@ -18,11 +18,9 @@ const UNKNOWN: &str = "root@127.0.0.3";
 fn with_sshd(c: &Container) {
     c.ok(&["systemctl", "start", "ssh.service"]);
     let script = "mkdir -pm 700 /root/.ssh && cd /root/.ssh && { [ -f id_ed25519 ] || ssh-keygen -q -t ed25519 -N '' -f id_ed25519; } \
-                  && cp id_ed25519.pub authorized_keys && ssh-keyscan -t ed25519 127.0.0.1 127.0.0.2 >known_hosts";
-    wait_for("the host's key", || {
-        c.ok(&["sh", "-c", script]);
-        (c.ok(&["sh", "-c", "wc -l </root/.ssh/known_hosts"]) == "2").then_some(())
-    });
+                  && cp id_ed25519.pub authorized_keys && for host in 127.0.0.1 127.0.0.2; do \
+                  echo \"$host $(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)\"; done >known_hosts";
+    c.ok(&["sh", "-c", script]);
 }
 
 fn say_what_they_say_there(c: &Container) {

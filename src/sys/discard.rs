@@ -156,13 +156,15 @@ pub fn carry_out(request: Request, socket: BorrowedFd<'_>) {
     }
 }
 
-/// Receives the next datagram and drops it; `false` when there is none.
+/// Receives the next datagram and drops it; `false` when there is none, and at the end of a SOCK_SEQPACKET connection, where recv(2)
+/// returns 0 without end.
 ///
 /// # Errors
 /// As recv(2).
 pub fn skip(socket: BorrowedFd<'_>) -> io::Result<bool> {
     loop {
         return match rustix::net::recv(socket, &mut [0u8; 1], RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Ok(rustix::net::sockopt::socket_type(socket)? == SocketType::DGRAM),
             Ok(_) => Ok(true),
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN) => Ok(false),
@@ -201,6 +203,15 @@ mod tests {
         assert!(peer.send(b"four").is_err(), "nobody can send any more");
         drop(helper);
         thread.join().expect("no panic").expect("the end of the channel is no error");
+    }
+
+    #[test]
+    fn carry_out_ends_at_the_end_of_a_connection() {
+        let (socket, peer) = channel().expect("a pair");
+        rustix::net::send(&peer, b"one", SendFlags::NOSIGNAL).expect("room");
+        drop(peer);
+        carry_out(Request::Rest, socket.as_fd());
+        assert!(!skip(socket.as_fd()).expect("a socket"));
     }
 
     #[test]

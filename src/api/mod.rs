@@ -9,7 +9,7 @@ pub mod readers;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -39,6 +39,10 @@ pub enum Request {
     Scale(u32),
     /// Replace this worker, or all, within the generation.
     Recycle(Option<u64>),
+    /// Drain all workers and keep the sockets, for this time or until [`Request::Resume`]; answered when the last worker is gone.
+    Pause(Option<Duration>),
+    /// Start the workers of the paused instance again.
+    Resume,
     /// Replace the master's own program in place.
     Upgrade,
 }
@@ -137,6 +141,8 @@ pub struct Summary {
     pub state: PoolState,
     /// Whether workers crash more often than the configuration allows.
     pub degraded: bool,
+    /// Whether the instance is paused.
+    pub paused: bool,
     /// The status text that systemd shows.
     pub status_text: Arc<str>,
     /// The committed generation.

@@ -79,7 +79,7 @@ fn with_instances(shell: Shell, script: &str) -> String {
         Shell::Fish => {
             let list = INSTANCES.replace('\'', "\\'");
             format!(
-                "{script}complete -c ratoon -n \"__fish_seen_subcommand_from abort history logs promote recycle reload scale status top undo upgrade\" -f \
+                "{script}complete -c ratoon -n \"__fish_seen_subcommand_from abort history logs pause promote recycle reload resume scale status top undo upgrade\" -f \
                  -a \"(sh -c '{list}')\"\n"
             )
         }

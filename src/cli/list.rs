@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::screen::{Screen, Style, complain, say};
-use super::status_view::state_style;
+use super::status_view::{state_style, state_word};
 use super::table::{Cell, Table};
 use super::target::{Probed, probe};
 use crate::control::client::Error;
@@ -61,7 +61,7 @@ pub(super) fn cells(name: &str, control: &Path, summary: Result<&SummaryMessage,
     let mut cells = vec![Cell::from(name)];
     cells.extend(match summary {
         Ok(it) => [
-            Cell::styled(&it.state, state_style(&it.state, it.degraded)),
+            Cell::styled(state_word(&it.state, it.paused), state_style(state_word(&it.state, it.paused), it.degraded)),
             Cell::from(it.generation.to_string()),
             Cell::from(format!("{}/{}", it.workers_ready, it.workers_configured)),
             Cell::from(it.pid.to_string()),

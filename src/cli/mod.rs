@@ -14,6 +14,7 @@ mod init;
 mod leftovers;
 mod list;
 mod logs;
+mod pause;
 mod probe;
 mod progress;
 mod promote;
@@ -110,6 +111,14 @@ enum Verb {
     /// Replace one worker, or all, within the generation: the new one is ready before the old one drains
     #[command(after_help = "Exit status: 0 begun, 1 refused, 2 could not ask.")]
     Recycle(recycle::Options),
+    /// Drain all workers and keep the sockets: connections wait until the instance resumes
+    #[command(after_help = "It waits until the last worker is gone. Interrupted meanwhile it leaves the pause as it is.\n\
+     The kernel's queue holds the connections, as many as the socket's backlog has room for; `ratoon status` shows both.\n\
+     Exit status: 0 paused, 1 refused, or resumed before, 2 could not ask.")]
+    Pause(pause::Options),
+    /// Serve again after a pause, with the release that ran before
+    #[command(after_help = "Exit status: 0 begun, 1 the instance is not paused, 2 could not ask.")]
+    Resume(pause::ResumeOptions),
     /// Replace the master's own program in place; the workers go on
     #[command(after_help = "Exit status: 0 done, 1 refused and the old program goes on, 2 could not ask.")]
     Upgrade(upgrade::Options),
@@ -180,6 +189,8 @@ pub fn main() -> ExitCode {
         Verb::Logs(options) => ask(logs::run(options)),
         Verb::Scale(options) => ask(scale::run(options)),
         Verb::Recycle(options) => ask(recycle::run(options)),
+        Verb::Pause(options) => ask(pause::run(options)),
+        Verb::Resume(options) => ask(pause::resume(options)),
         Verb::Upgrade(options) => ask(upgrade::run(options)),
         Verb::Top(options) => ask(top::run(options)),
         Verb::Init(options) => init::run(options),

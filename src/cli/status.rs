@@ -57,7 +57,9 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
 
 /// The reason why a pool is not healthy, in a word or two; `None` for a healthy pool.
 fn trouble(document: &Document) -> Option<&'static str> {
-    if document.generation == 0 || document.workers_ready == 0 {
+    if document.paused {
+        Some("paused")
+    } else if document.generation == 0 || document.workers_ready == 0 {
         Some("not ready")
     } else if document.degraded {
         Some("degraded")
@@ -137,6 +139,7 @@ mod tests {
         let ready = Document { generation: 3, workers_ready: 1, workers_configured: 2, ..Document::default() };
         assert_eq!(trouble(&ready), None, "one of two is being replaced");
         assert_eq!(trouble(&Document::default()), Some("not ready"));
+        assert_eq!(trouble(&Document { paused: true, workers_ready: 0, ..ready.clone() }), Some("paused"));
         assert_eq!(trouble(&Document { workers_ready: 0, ..ready.clone() }), Some("not ready"));
         assert_eq!(trouble(&Document { generation: 0, ..ready.clone() }), Some("not ready"));
         assert_eq!(trouble(&Document { degraded: true, ..ready.clone() }), Some("degraded"));

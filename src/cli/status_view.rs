@@ -62,6 +62,11 @@ pub(super) fn state_style(state: &str, degraded: bool) -> Style {
     }
 }
 
+/// The state of an instance as a word: `paused` in place of `running`.
+pub(super) fn state_word(state: &str, paused: bool) -> &str {
+    if paused && state == "running" { "paused" } else { state }
+}
+
 /// The whole text. On a terminal it has the workers that fit on the screen, in a pipe all workers.
 pub(super) fn view(document: &Document, clock: &Clock, screen: &Screen) -> String {
     let head = head(document, clock, screen);
@@ -135,7 +140,7 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     let mut out = format!(
         "{} {}, generation {}, {}/{} ready\n",
         screen.paint(&clean(&document.instance), Style::Strong),
-        screen.paint(&format!("{}{degraded}", clean(&document.state)), style),
+        screen.paint(&format!("{}{degraded}", clean(state_word(&document.state, document.paused))), style),
         document.generation,
         document.workers_ready,
         document.workers_configured,
@@ -147,6 +152,9 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     };
     if !document.status_text.is_empty() {
         line("status", clean(&document.status_text));
+    }
+    if let Some(left) = document.resumes_in_ms {
+        line("pause", format!("ends by itself in {}", span(left)));
     }
     let crashes = match document.worker_crashes {
         0 => "no worker has failed".to_owned(),

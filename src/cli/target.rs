@@ -172,6 +172,7 @@ mod tests {
             instance: "any".into(),
             state: crate::pool::PoolState::Running,
             degraded: false,
+            paused: false,
             status_text: "".into(),
             generation: 1,
             workers_configured: 1,

@@ -49,6 +49,7 @@ pub use probe::{Probe, StatusRange};
 pub use schema::schema;
 pub use table::*;
 pub use types::{COUNT_MAX, Config, Surge, Watch, usable_cpus};
+pub use units::pause_length;
 
 /// Reads the file at `path`.
 ///

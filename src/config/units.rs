@@ -41,6 +41,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if duration > LONGEST { Err(too_long()) } else { Ok(duration) }
 }
 
+/// Reads the length of a pause, which is not zero.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn pause_length(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(Duration::ZERO) => Err(format!("a pause of {} would end at once; say 30s or 5min", quoted(text))),
+        Ok(length) => Ok(length),
+        Err(why) => Err(format!("the length of the pause, {}, {why}; say 30s or 5min", quoted(text))),
+    }
+}
+
 fn too_long() -> String {
     "is longer than ten years".to_owned()
 }

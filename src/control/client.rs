@@ -223,6 +223,25 @@ impl Client {
         }
     }
 
+    /// Drains all workers and keeps the sockets, for this time or until [`Self::resume`]; waits until the last worker is gone.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn pause(&self, length: Option<Duration>) -> Result<ChangeMessage, Error> {
+        match length {
+            Some(length) => self.change(&format!("/pause?for={}us", length.as_micros())).await,
+            None => self.change("/pause").await,
+        }
+    }
+
+    /// Starts the workers of the paused instance again.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn resume(&self) -> Result<ChangeMessage, Error> {
+        self.change("/resume").await
+    }
+
     /// Replaces the master's own program.
     ///
     /// # Errors

@@ -23,6 +23,8 @@ pub struct SummaryMessage {
     pub state: String,
     /// Whether workers crash more often than the configuration allows.
     pub degraded: bool,
+    /// Whether the instance is paused.
+    pub paused: bool,
     /// The status text that systemd shows.
     pub status_text: String,
     /// The committed generation; 0 before the first.
@@ -234,6 +236,7 @@ impl From<&Summary> for SummaryMessage {
             pid: std::process::id(),
             state: summary.state.as_str().to_owned(),
             degraded: summary.degraded,
+            paused: summary.paused,
             status_text: summary.status_text.to_string(),
             generation: summary.generation,
             workers_configured: summary.workers_configured,

@@ -11,6 +11,7 @@ use crate::master::Master;
 use crate::master::comparison::Comparer;
 use crate::master::event_queue::EventQueue;
 use crate::master::listeners::ListenerSet;
+use crate::master::listeners::queue_watch::QueueWatch;
 use crate::master::log::Log;
 use crate::master::log::journal::{Journal, Level, Record};
 use crate::master::origin::{First, Origin};
@@ -52,6 +53,7 @@ pub(super) fn first_summary(name: &str, started_at: SystemTime) -> Summary {
         instance: name.into(),
         state: PoolState::Starting,
         degraded: false,
+        paused: false,
         status_text: "starting".into(),
         generation: 0,
         workers_configured: 0,
@@ -138,7 +140,7 @@ impl Master {
             now,
             pool: Pool::new(pool_clock::time(now), seed),
             events: EventQueue::default(),
-            sources: Sources::new(poll, signals, commands, task_results, now).map_err(cannot)?,
+            sources: Sources::new(poll.clone(), signals, commands, task_results, now).map_err(cannot)?,
             workers,
             listeners,
             releases,
@@ -152,6 +154,7 @@ impl Master {
             comparer: Comparer::default(),
             recycler: Recycler::new(now, results.clone()),
             accept_watch: AcceptWatch::new(now, results.clone()),
+            queue_watch: QueueWatch::new(poll.clone(), results.clone()),
             results,
             requests: RequestTable::default(),
             unknown_workers: UnknownWorkers::default(),

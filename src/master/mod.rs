@@ -74,6 +74,7 @@ use std::time::Instant;
 use self::comparison::Comparer;
 use self::event_queue::EventQueue;
 use self::listeners::ListenerSet;
+use self::listeners::queue_watch::QueueWatch;
 use self::log::Log;
 use self::output::Outputs;
 use self::recycle::Recycler;
@@ -131,6 +132,7 @@ struct Master {
     requests: RequestTable,
     recycler: Recycler,
     accept_watch: AcceptWatch,
+    queue_watch: QueueWatch,
     comparer: Comparer,
     /// Workers of an earlier program of which nothing else is known.
     unknown_workers: UnknownWorkers,

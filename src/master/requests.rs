@@ -75,6 +75,8 @@ impl Master {
             }
             Request::Scale(count) => self.scale(count, requester),
             Request::Recycle(which) => self.events.push(Event::Recycle(which, requester)),
+            Request::Pause(length) => self.events.push(Event::Pause(length, requester)),
+            Request::Resume => self.events.push(Event::Resume(requester)),
             Request::Upgrade => self.upgrade(requester),
         }
     }
@@ -93,6 +95,8 @@ impl Master {
     /// Begins a reload. `announce`: whether to tell systemd.
     pub(super) fn begin_reload(&mut self, requester: Option<RequesterId>, announce: bool) {
         if announce {
+            // A pause that was asked for before refuses the reload, which then has no end that systemd could be told.
+            self.step_pool();
             self.announce_reload();
         }
         self.events.push(Event::Reload(requester));
@@ -106,9 +110,11 @@ impl Master {
         }
     }
 
-    /// Tells systemd that a reload runs, but only between READY=1 and STOPPING=1: the READY=1 that ends a reload must mean that alone.
+    /// Tells systemd that a reload runs, but only between READY=1 and STOPPING=1: the READY=1 that ends a reload must mean that alone. Not
+    /// in a pause, which refuses reloads.
     pub(super) fn announce_reload(&mut self) {
-        if self.pool.announced() && self.pool.state() != PoolState::Stopping {
+        let is_refused = self.pool.is_paused() || self.pool.state() == PoolState::Stopping;
+        if self.pool.announced() && !is_refused {
             self.systemd.reloading(self.now);
         }
     }

@@ -12,6 +12,7 @@ use crate::master::status::status_cache::{Job, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::tasks::TaskId;
 use crate::pool::{Event, GenerationId, Outcome, Reason};
+use crate::status::kernel::Queue;
 
 impl Master {
     /// Handles a result of another thread.
@@ -39,6 +40,7 @@ impl Master {
                 self.accept_watch.ended();
                 self.status.accepting_seen(seen);
             }
+            TaskResult::Queues(queues) => self.queues_seen(&queues),
             TaskResult::Composed => {
                 let job = self.status.next_document();
                 self.compose(job);
@@ -66,8 +68,9 @@ impl Master {
         let look = accept_watch.for_reader(*now, || Look::at(pool, workers, listeners, release));
         let (kept, paths) = (releases.history(pool.history()), release.map(|release| releases.paths(release)));
         let (workers, listeners) = (workers.facts(pool), listeners.shown());
-        let (canary, watch) = (pool.canary(), pool.watch());
-        self.status.compose(job, LoopFacts { workers, listeners, release, paths, look, releases: kept, canary, watch });
+        let (canary, watch, pause_left) = (pool.canary(), pool.watch(), pool.pause_left());
+        let facts = LoopFacts { workers, listeners, release, paths, look, releases: kept, canary, watch, pause_left };
+        self.status.compose(job, facts);
     }
 
     /// When the ready workers are looked at next without a reader of the status.
@@ -85,6 +88,20 @@ impl Master {
         let release = self.releases.get(self.pool.generation()).map(AsRef::as_ref);
         let look = Look::at(&self.pool, &self.workers, &self.listeners, release);
         self.accept_watch.look(self.now, look);
+    }
+
+    /// Watches the accept queues while the instance is paused.
+    pub(super) fn watch_queues(&mut self) {
+        let listeners = &self.listeners;
+        if self.queue_watch.follow(self.pool.is_paused(), || listeners.shown(), self.now) {
+            self.status.queues_seen(None);
+        }
+    }
+
+    fn queues_seen(&mut self, queues: &[Option<Queue>]) {
+        if let Some(waiting) = self.queue_watch.seen(queues, self.now) {
+            self.status.queues_seen(Some(waiting));
+        }
     }
 
     /// Handles the end of a preparation. The result counts only if it is the preparation that the master waits for.

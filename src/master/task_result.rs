@@ -6,6 +6,7 @@ use crate::master::status::accept_watch::Accepting;
 use crate::master::tasks::TaskId;
 use crate::master::workers::reports::{DiscardProgress, OrphanedProcess};
 use crate::pool::{CommandVerdict, GenerationId, Reason, RecycleReason, WorkerId};
+use crate::status::kernel::Queue;
 use crate::status::kernel::accepting::Observation;
 use crate::status::tree::Request;
 
@@ -35,6 +36,8 @@ pub(in crate::master) enum TaskResult {
     Accepting(Accepting),
     /// No thread could be started for that look.
     AcceptLookFailed,
+    /// The accept queues of the sockets that no worker serves.
+    Queues(Vec<Option<Queue>>),
     /// A status document is composed, and requesters wait for the next one.
     Composed,
     /// The probed worker has answered as it must, or not and why.

@@ -33,6 +33,7 @@ impl Master {
             self.unknown_workers.deadline(),
             self.store.as_ref().and_then(Store::deadline),
             self.listeners.deadline(),
+            self.queue_watch.deadline(),
             self.status.deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -60,6 +61,7 @@ impl Master {
                 }
                 Token::Former(worker) => self.workers.former_ended(worker),
                 Token::Directory => self.workers.directory_changed(),
+                Token::Queues => self.queue_watch.connected(self.now),
             }
         }
         self.with_workers(|workers, now, keep, events| workers.ended(&ended, now, keep, events));
@@ -85,6 +87,7 @@ impl Master {
         self.comparer.on_deadline(self.now, self.pool.compares(), readings, &mut self.events);
         self.look_at_orphans();
         self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
+        self.queue_watch.on_deadline(self.now);
         self.workers.warn_of_unanswered();
         self.releases.on_deadline(self.now, &mut self.events);
         if let Some(why) = self.upgrader.overdue(self.now) {
@@ -112,6 +115,7 @@ impl Master {
 
     /// Publishes what has changed in this turn, then sends the answers that wait for it.
     pub(super) fn publish(&mut self) {
+        self.watch_queues();
         let published = self.status.publish(&self.pool, !self.unknown_workers.is_empty());
         if published.is_progress {
             self.extend();

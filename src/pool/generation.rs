@@ -92,7 +92,7 @@ impl Pool {
 
     /// Starts a worker in a slot of the current generation if the slot is empty and not given up to a candidate.
     pub(super) fn fill(&mut self, slot: Slot) {
-        if self.stopping.is_some() || self.is_held_for_probe(self.current) {
+        if self.stopping.is_some() || self.pause.is_some() || self.is_held_for_probe(self.current) {
             return;
         }
         let empty =
@@ -112,7 +112,7 @@ impl Pool {
         }
         if delay.is_zero() {
             self.fill(slot);
-        } else if self.stopping.is_none() {
+        } else if self.stopping.is_none() && self.pause.is_none() {
             self.timers.set(Key::Restart(generation, slot), self.after(delay));
         }
     }
@@ -263,6 +263,9 @@ impl Pool {
         let refusal = match (count, &self.stopping) {
             (_, Some(_)) => Some("the instance is stopping"),
             (0, None) => Some("a pool has at least one worker; to end it, stop the service"),
+            (_, None) if self.pause.is_some() && count < self.target && self.has_queues(self.current) => {
+                Some("connections may wait in the queues of the slots that would go; `ratoon resume` first")
+            }
             (_, None) => None,
         };
         if let Some(why) = refusal {

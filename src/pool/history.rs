@@ -116,6 +116,9 @@ impl Pool {
         if self.stopping.is_some() {
             return Err("the instance is stopping".to_owned());
         }
+        if self.pause.is_some() {
+            return Err(super::pause::REFUSAL.to_owned());
+        }
         if let Some(reload) = &self.reload {
             return Err(match reload.purpose {
                 Purpose::Probe => "a release is probed; ask again at the end of that".to_owned(),

@@ -21,6 +21,7 @@ mod generation;
 mod history;
 mod judge_command;
 mod orphaned;
+mod pause;
 mod probe;
 mod readiness;
 mod reason;
@@ -67,6 +68,7 @@ use crate::table::Table;
 use fallback::Fallback;
 use first_start::Stopping;
 use generation::{Generation, Role};
+use pause::Pause;
 use probe::Probe;
 use recycle::Recycling;
 use reload::Reload;
@@ -108,6 +110,9 @@ pub struct Pool {
     fallback: Option<Fallback>,
     /// The probe of the candidate, or of the first generation.
     probe: Option<Probe>,
+    /// The pause that is under way.
+    #[serde(default)]
+    pause: Option<Pause>,
     recycling: Recycling,
     /// A slot failed more often than `restart.limit` allows, and the pool has not recovered since.
     degraded: bool,
@@ -143,6 +148,7 @@ impl Pool {
             watch: None,
             fallback: None,
             probe: None,
+            pause: None,
             recycling: Recycling::default(),
             degraded: false,
             failure_text: None,
@@ -190,9 +196,14 @@ impl Pool {
             Event::Compared(number, figures) => self.compared(number, figures),
             Event::Judged(number, step, verdict) => self.judged_by_command(number, step, verdict),
             Event::Abort(requester) => self.abort(requester),
-            Event::RequesterGone(requester) => self.reload_requester_gone(requester),
+            Event::RequesterGone(requester) => {
+                self.reload_requester_gone(requester);
+                self.pause_requester_gone(requester);
+            }
             Event::Scale(count, requester) => self.scale(count, requester),
             Event::Recycle(which, requester) => self.recycle(which, requester),
+            Event::Pause(length, requester) => self.ask_pause(length, requester),
+            Event::Resume(requester) => self.ask_resume(requester),
             Event::Stop { now } => self.stop(now, 0),
         }
         self.after_step();
@@ -249,22 +260,6 @@ impl Pool {
         self.workers.iter().map(|(id, worker)| (*id, &**worker))
     }
 
-    /// Whether the pool needs an observation from outside of this worker: the worker starts, and `worker.ready` or the length of the
-    /// probation depends on the observation.
-    pub fn wants_a_look(&self, id: WorkerId) -> bool {
-        let Some(worker) = self.workers.get(&id).filter(|worker| worker.phase == Phase::Starting && worker.pid.is_some()) else {
-            return false;
-        };
-        let settings = self.generations.get(&worker.generation).map(|home| &home.settings);
-        settings
-            .is_some_and(|settings| settings.listens && matches!(settings.ready, Readiness::Accepting(_) | Readiness::Auto(_)))
-    }
-
-    /// Whether the worker sent READY=1 and no observation from outside has shown that the worker accepts.
-    pub fn said_ready_alone(&self, id: WorkerId) -> bool {
-        self.workers.get(&id).is_some_and(|worker| worker.signs.said && worker.signs.seen.sockets == 0)
-    }
-
     /// The worker with this id, if it is in the table.
     pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
         self.workers.get(&id).map(|worker| &**worker)
@@ -302,6 +297,7 @@ impl Pool {
                 Key::Watch => self.watch_over(),
                 Key::ProbeAgain => self.probe_again(),
                 Key::GiveUp => self.give_up(),
+                Key::Resume => self.pause_over(),
                 Key::Recover => {} // `after_step` calls `recover` after every step
             }
         }
@@ -316,6 +312,7 @@ impl Pool {
             self.refuse_waiting();
             self.end_watch();
             self.abandon_probe();
+            self.abandon_pause("the instance is stopping");
             self.recycle_over(&Answer::Failed("the instance is stopping".to_owned()));
             self.timers.clear(Key::GiveUp);
             self.timers.clear(Key::Recover);
@@ -350,6 +347,7 @@ impl Pool {
         self.watch_give_up();
         self.end_hopeless_start();
         self.limit_outage();
+        self.check_pause();
         if self.workers.is_empty()
             && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.exited)
         {

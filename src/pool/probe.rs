@@ -207,6 +207,7 @@ impl Pool {
             (Some(_), _) => Some("the instance is stopping"),
             (None, Some(reload)) if reload.purpose == Purpose::Probe => Some("a probe is under way; ask again at its end"),
             (None, Some(_)) => Some("a reload is under way; ask again at its end"),
+            (None, None) if self.pause.is_some() => Some(super::pause::REFUSAL),
             (None, None) if self.is_probing() => Some("the first generation is probed; ask again when it serves"),
             (None, None) => None,
         };

@@ -23,6 +23,22 @@ pub(super) struct Signs {
 }
 
 impl Pool {
+    /// Whether the pool needs an observation from outside of this worker: the worker starts, and `worker.ready` or the length of the
+    /// probation depends on the observation.
+    pub fn wants_a_look(&self, id: WorkerId) -> bool {
+        let Some(worker) = self.workers.get(&id).filter(|worker| worker.phase == Phase::Starting && worker.pid.is_some()) else {
+            return false;
+        };
+        let settings = self.generations.get(&worker.generation).map(|home| &home.settings);
+        settings
+            .is_some_and(|settings| settings.listens && matches!(settings.ready, Readiness::Accepting(_) | Readiness::Auto(_)))
+    }
+
+    /// Whether the worker sent READY=1 and no observation from outside has shown that the worker accepts.
+    pub fn said_ready_alone(&self, id: WorkerId) -> bool {
+        self.workers.get(&id).is_some_and(|worker| worker.signs.said && worker.signs.seen.sockets == 0)
+    }
+
     /// A worker sent READY=1.
     pub(super) fn said_ready(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };

@@ -32,6 +32,8 @@ impl Pool {
     pub(super) fn recycle(&mut self, which: Option<WorkerId>, requester: Option<RequesterId>) {
         let refusal = if self.stopping.is_some() {
             Some("the instance is stopping".to_owned())
+        } else if self.pause.is_some() {
+            Some(super::pause::REFUSAL.to_owned())
         } else if self.reload.is_some() {
             Some("a reload is under way and replaces all workers, or the next release is probed".to_owned())
         } else {

@@ -55,11 +55,10 @@ pub(super) struct Reload {
 impl Pool {
     pub(super) fn ask_reload(&mut self, requester: Option<RequesterId>) {
         if self.stopping.is_some() {
-            if let Some(requester) = requester {
-                let answer = Answer::Reload(self.last_number + 1, Outcome::Aborted, "the instance is stopping".into());
-                self.act(Action::Answer(requester, answer));
-            }
-            return;
+            return self.answer(requester, self.aborted_by_stop());
+        }
+        if self.pause.is_some() {
+            return self.refuse_reload_in_pause(requester);
         }
         // A reload also waits for the probe of the first generation.
         if self.reload.is_some() || self.is_probing() {
@@ -350,7 +349,7 @@ impl Pool {
     /// Answers the requesters of the waiting reload: the instance stops.
     pub(super) fn refuse_waiting(&mut self) {
         let Some(next) = self.waiting.take() else { return };
-        let answer = Answer::Reload(self.last_number + 1, Outcome::Aborted, "the instance is stopping".into());
+        let answer = self.aborted_by_stop();
         for requester in next.waiting {
             self.act(Action::Answer(requester, answer.clone()));
         }

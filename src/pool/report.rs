@@ -78,6 +78,10 @@ impl Pool {
             }
             return text;
         }
+        if let Some(pause) = self.pause_in_words() {
+            let degraded = if self.degraded() { ", degraded" } else { "" };
+            return format!("{}: {pause}{degraded}", self.named(self.current));
+        }
         if let Some(reload) = self.reload.as_ref().filter(|reload| reload.purpose != Purpose::Probe) {
             let ready = self.generations.get(&reload.number).map_or(0, |candidate| candidate.ready);
             if let Some(text) = self.canary_in_words() {

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::vocabulary::RequesterId;
+use super::Pool;
+use super::vocabulary::{Answer, Outcome, RequesterId};
 
 /// The requesters of a reload.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -25,5 +26,12 @@ impl Requesters {
         let before = self.waiting.len();
         self.waiting.retain(|waiting| *waiting != requester);
         self.waiting.len() < before && self.waiting.is_empty() && !self.unattended
+    }
+}
+
+impl Pool {
+    /// The answer to a reload that cannot begin, because the instance stops.
+    pub(super) fn aborted_by_stop(&self) -> Answer {
+        Answer::Reload(self.last_number + 1, Outcome::Aborted, "the instance is stopping".into())
     }
 }

@@ -41,7 +41,7 @@ impl Pool {
         if self.has_queues(worker.generation) { worker.slot } else { 0 }
     }
 
-    fn has_queues(&self, generation: u64) -> bool {
+    pub(super) fn has_queues(&self, generation: u64) -> bool {
         self.generations.get(&generation).is_some_and(|home| home.settings.per_slot)
     }
 
@@ -51,6 +51,9 @@ impl Pool {
         let Some(worker) = self.worker(id).filter(serves) else { return false };
         if self.stopping.is_some() {
             return worker.slot != 0;
+        }
+        if self.pause.is_some() {
+            return false;
         }
         let others = self.workers.iter().filter(|(other, it)| **other != id && it.serves()).map(|(_, it)| self.queue(it));
         let (same, elsewhere): (Vec<Slot>, Vec<Slot>) = others.partition(|queue| *queue == worker.slot);
@@ -91,7 +94,7 @@ impl Pool {
         self.stop_after_all(id);
     }
 
-    fn stop_after_all(&mut self, id: WorkerId) {
+    pub(super) fn stop_after_all(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.draining_queue = false;
         let generation = worker.generation;

@@ -41,6 +41,8 @@ pub enum Key {
     ProbeAgain,
     /// The end of `restart.give_up`.
     GiveUp,
+    /// The end of a pause: the instance resumes.
+    Resume,
     /// The time after the last failure at which the pool may have recovered.
     Recover,
 }

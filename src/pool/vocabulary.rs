@@ -90,6 +90,10 @@ pub enum Event {
     Scale(u32, Option<RequesterId>),
     /// Replace one worker, or all (`None`), within the current generation.
     Recycle(Option<WorkerId>, Option<RequesterId>),
+    /// Drain all workers and keep the sockets until [`Event::Resume`], or for this time.
+    Pause(Option<Duration>, Option<RequesterId>),
+    /// Start the workers of the paused instance again.
+    Resume(Option<RequesterId>),
     /// End the instance.
     Stop {
         /// Kill all workers instead of draining them.
@@ -349,6 +353,10 @@ pub enum Kind {
     Refused,
     /// `reload.watch` undoes a reload that was committed.
     Undone,
+    /// All workers are drained, and connections wait.
+    Paused,
+    /// The instance serves again after a pause.
+    Resumed,
     /// A worker ended without having been asked to, or did not end cleanly while it drained.
     WorkerFailed,
     /// A worker was not ready in time.

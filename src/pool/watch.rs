@@ -128,7 +128,7 @@ impl Pool {
 
     /// The generations whose requests the watch compares: the one before, and the watched one.
     pub(super) fn watch_compares(&self) -> Option<(GenerationId, GenerationId)> {
-        let watch = self.watch.as_ref().filter(|watch| watch.undo.is_none())?;
+        let watch = self.watch.as_ref().filter(|watch| watch.undo.is_none() && self.pause.is_none())?;
         matches!(self.watch_for(watch.generation), WatchFor::Time(_)).then_some((watch.before, watch.generation))
     }
 
@@ -218,8 +218,8 @@ impl Pool {
 
     /// Begins to go back to the release before the watched one.
     fn undo_watched(&mut self, why: String) {
-        if self.reload.is_some() || self.stopping.is_some() {
-            // Looked at again after the reload.
+        if self.reload.is_some() || self.stopping.is_some() || self.pause.is_some() {
+            // Looked at again after the reload, or the pause.
             return;
         }
         let Some(watch) = &mut self.watch else { return };

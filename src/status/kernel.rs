@@ -151,9 +151,14 @@ pub fn serving(processes: &[u32], listeners: &[impl AsFd]) -> Vec<u32> {
 
 /// The number of connections that wait on these listening sockets. Blocks for a dump of the kernel's.
 pub fn waiting(listeners: &[impl AsFd]) -> u64 {
+    queues(listeners).into_iter().flatten().map(|queue| queue.waiting).sum()
+}
+
+/// The accept queue of each of these listening sockets; `None` where the kernel tells of none. Blocks for a dump of the kernel's.
+pub fn queues(listeners: &[impl AsFd]) -> Vec<Option<Queue>> {
     let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
     let queues = kept::look_at_sockets(&listeners).queues;
-    listeners.iter().flatten().filter_map(|it| queues.get(&it.inode)).map(|queue| queue.waiting).sum()
+    listeners.iter().map(|it| queues.get(&it.as_ref()?.inode).copied()).collect()
 }
 
 /// Makes a survey that neither uses nor keeps earlier results.

@@ -41,6 +41,16 @@ impl Poll {
         Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), EventFlags::IN)?)
     }
 
+    /// Watches a descriptor for readability; [`Poll::ready`] reports it as `token` once, until [`Poll::rearm`].
+    pub fn add_once(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.fd, fd, EventData::new_u64(token), EventFlags::IN | EventFlags::ONESHOT)?)
+    }
+
+    /// Lets a descriptor of [`Poll::add_once`] be reported once more; at once if it is ready.
+    pub fn rearm(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(epoll::modify(&self.fd, fd, EventData::new_u64(token), EventFlags::IN | EventFlags::ONESHOT)?)
+    }
+
     /// Removes a descriptor from the set. A descriptor that isn't in the set is no error.
     pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
         match epoll::delete(&self.fd, fd) {
@@ -128,6 +138,19 @@ mod tests {
         poll.remove(&near).unwrap();
         far.write_all(b"x").unwrap();
         assert!(tokens(&poll, 8).is_empty());
+    }
+
+    #[test]
+    fn descriptor_that_is_added_once_is_reported_once() {
+        let poll = Poll::new().unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        poll.add_once(&near, 7).unwrap();
+        far.write_all(b"x").unwrap();
+        assert_eq!((tokens(&poll, 8), tokens(&poll, 8)), (vec![7], vec![]));
+        far.write_all(b"y").unwrap();
+        assert!(tokens(&poll, 8).is_empty());
+        poll.rearm(&near, 7).unwrap();
+        assert_eq!((tokens(&poll, 8), tokens(&poll, 8)), (vec![7], vec![]));
     }
 
     #[test]

@@ -22,6 +22,8 @@ async fn call(client: &Client, ask: &Request) -> Result<ChangeMessage, Error> {
         Request::Promote => client.promote().await,
         Request::Scale(count) => client.scale(*count).await,
         Request::Recycle(worker) => client.recycle(*worker).await,
+        Request::Pause(length) => client.pause(*length).await,
+        Request::Resume => client.resume().await,
         Request::Upgrade => client.upgrade().await,
         Request::Reload | Request::Undo(_) | Request::Probe => panic!("a reload is answered otherwise"),
     }
@@ -42,6 +44,9 @@ async fn calls_give_what_the_front_says() {
         Request::Scale(6),
         Request::Recycle(Some(12)),
         Request::Recycle(None),
+        Request::Pause(None),
+        Request::Pause(Some(Duration::from_millis(1500))),
+        Request::Resume,
         Request::Upgrade,
     ] {
         for (reply, result, reason) in [(Reply::Done, "done", ""), (Reply::Failed("no".into()), "failed", "no")] {

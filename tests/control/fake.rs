@@ -44,6 +44,7 @@ pub fn summary() -> Summary {
         instance: "web".into(),
         state: PoolState::Running,
         degraded: false,
+        paused: false,
         status_text: "generation 7: 4/4 ready".into(),
         generation: 7,
         workers_configured: 4,

@@ -1,5 +1,7 @@
 //! What each path answers, and to whom.
 
+use std::time::Duration;
+
 use ratoon::api::{Change, ReloadAnswer, Reply, Request};
 use ratoon::pool::{Outcome, Phase};
 use serde_json::{Value, json};
@@ -85,6 +87,9 @@ async fn the_other_changes_say_done_or_why_not() {
         ("/scale?workers=6", Request::Scale(6)),
         ("/recycle", Request::Recycle(None)),
         ("/recycle?worker=12", Request::Recycle(Some(12))),
+        ("/pause", Request::Pause(None)),
+        ("/pause?for=1min", Request::Pause(Some(Duration::from_secs(60)))),
+        ("/resume", Request::Resume),
         ("/upgrade", Request::Upgrade),
     ];
     for (path, ask) in table {
@@ -121,6 +126,11 @@ async fn a_query_that_makes_no_sense_is_refused_and_not_asked() {
         "/recycle?all",
         "/reload?now",
         "/abort?x=1",
+        "/pause?for=",
+        "/pause?for=0s",
+        "/pause?for=soon",
+        "/pause?until=30s",
+        "/resume?for=30s",
     ] {
         let (status, body) = fake.request("POST", path).await;
         assert_eq!(status, 400, "{path}: {body}");

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use ratoon::api::{Change, ReloadAnswer, Reply, Request};
 use ratoon::pool::{Outcome, Phase};
@@ -196,10 +197,18 @@ async fn status_exits_by_readiness_and_quietly_into_a_closed_pipe() {
 #[tokio::test]
 async fn changes_exit_0_when_done_and_1_with_the_reason_when_not() {
     let mut fake = Fake::start();
-    let table: [(&str, &[&str], Request, &str); 5] = [
+    let table: [(&str, &[&str], Request, &str); 8] = [
         ("abort", &[], Request::Abort, "the reload is rolled back\n"),
         ("promote", &[], Request::Promote, "the canary is promoted: the reload goes on with its next step\n"),
         ("scale", &["6"], Request::Scale(6), "6 workers from now on\n"),
+        ("pause", &[], Request::Pause(None), "paused: all workers are gone, and connections wait until `ratoon resume`\n"),
+        (
+            "pause",
+            &["--for", "30s"],
+            Request::Pause(Some(Duration::from_secs(30))),
+            "paused: all workers are gone, and connections wait until the time is over, or `ratoon resume`\n",
+        ),
+        ("resume", &[], Request::Resume, "resumed: the workers start\n"),
         ("recycle", &[], Request::Recycle(None), "all workers are being replaced\n"),
         ("recycle", &["12"], Request::Recycle(Some(12)), "worker 12 is being replaced\n"),
     ];

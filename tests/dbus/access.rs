@@ -37,7 +37,16 @@ fn a_stranger_reads_and_changes_nothing() {
     let state = ["get-property", "org.ratoon1.web", "/org/ratoon1", "org.ratoon1.Manager", "State"];
     assert_eq!(as_stranger(&bus, &state).json()["data"], "running");
     as_stranger(&bus, &["introspect", "org.ratoon1.web", "/org/ratoon1/worker/1"]).good();
-    for method in [["Reload"].as_slice(), &["Abort"], &["Promote"], &["Scale", "u", "9"], &["Recycle", "t", "0"], &["Upgrade"]] {
+    for method in [
+        ["Reload"].as_slice(),
+        &["Abort"],
+        &["Promote"],
+        &["Scale", "u", "9"],
+        &["Recycle", "t", "0"],
+        &["Pause"],
+        &["Resume"],
+        &["Upgrade"],
+    ] {
         let call = [&["call", "org.ratoon1.web", "/org/ratoon1", "org.ratoon1.Manager"], method].concat();
         // busctl says less than it was told.
         assert_eq!(as_stranger(&bus, &call).bad(), "Call failed: Access denied\n");

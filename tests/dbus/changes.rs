@@ -63,6 +63,8 @@ fn the_other_methods_ask_what_they_say() {
         (&["Scale", "u", "5"], Request::Scale(5)),
         (&["Recycle", "t", "0"], Request::Recycle(None)),
         (&["Recycle", "t", "7"], Request::Recycle(Some(7))),
+        (&["Pause"], Request::Pause(None)),
+        (&["Resume"], Request::Resume),
         (&["Upgrade"], Request::Upgrade),
     ] {
         for failure in [None, Some("there is no reload under way")] {

@@ -237,6 +237,7 @@ pub fn summary(name: &str) -> Summary {
         instance: name.into(),
         state: PoolState::Running,
         degraded: false,
+        paused: false,
         status_text: "generation 1: 2/2 ready".into(),
         generation: 1,
         workers_configured: 2,

@@ -65,3 +65,10 @@ fn a_watchdog_that_is_for_another_process_is_not_fed() {
     master.ok(&["reload"]);
     assert!(!master.systemd().messages().contains(&"WATCHDOG=1".to_owned()));
 }
+
+#[test]
+fn paused_master_never_wakes_while_nothing_waits() {
+    let master = Place::new().pool("count = 1", "").start();
+    master.ok(&["pause"]);
+    assert_eq!(wakes(&master, Duration::from_secs(4)), 0);
+}

@@ -18,6 +18,7 @@ mod idle;
 mod instances;
 mod life;
 mod load;
+mod pause;
 mod pinned;
 mod previous;
 mod probe;

@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     ("a_store_that_is_too_small_costs_no_worker", a_store_that_is_too_small_costs_no_worker),
     ("what_is_said_while_the_master_dies_is_heard", what_is_said_while_the_master_dies_is_heard),
     ("a_restart_keeps_the_workers_and_a_stop_ends_them", a_restart_keeps_the_workers_and_a_stop_ends_them),
+    ("pause_outlives_its_master", pause_outlives_its_master),
     ("thirty_kills_under_load", thirty_kills_under_load),
 ];
 
@@ -99,6 +100,49 @@ fn a_killed_master_is_followed_by_one_that_knows_its_workers(c: &Container) {
     web.point_to("v2");
     web.reload_ok();
     assert!(web.get().expect("an answer").contains("version v2"));
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// A pause, with connections that wait, over the death of the master and a restart; a stop ends it, and the next start reads the disk.
+fn pause_outlives_its_master(c: &Container) {
+    let web = survivor(c, "paused", 2, "");
+    web.settled();
+    let load = Load::start(web.load(&["--new", "3", "--keep-alive", "2"]));
+    load.wait_for(100);
+    let waits = |status: &Value| status["sockets"][0]["queue"].as_u64() >= Some(1);
+    let text = |text: &str| text.contains(": paused, ") && text.contains(" (room for ");
+    for _ in 0..3 {
+        c.ok(&["ratoon", "pause", "paused"]);
+        wait_for("the clients wait", || waits(&web.status()).then_some(()));
+        wait_for("systemd is told", || text(&web.property("StatusText")).then_some(()));
+        let master = kill_master(&web);
+        next_master(&web, master);
+        let status = web.status();
+        assert_eq!((&status["paused"], status["workers"].as_array().map(Vec::len)), (&true.into(), Some(0)), "{status:#}");
+        wait_for("the next master tells of it", || text(&web.property("StatusText")).then_some(()));
+        assert_eq!(c.run(&["ratoon", "status", "--check", "paused"]).status.code(), Some(1));
+        assert!(!web.reload().status.success(), "a reload in a pause");
+        c.ok(&["ratoon", "resume", "paused"]);
+        let status = web.settled();
+        assert_eq!((&status["generation"], &status["worker_crashes"]), (&1.into(), &0.into()), "{status:#}");
+        load.wait_for(load.requests() + 100);
+    }
+    c.ok(&["busctl", "call", "org.ratoon1.paused", "/org/ratoon1", "org.ratoon1.Manager", "Pause"]);
+    wait_for("the clients wait", || waits(&web.status()).then_some(()));
+    web.good_release("v2");
+    web.point_to("v2");
+    c.ok(&["systemctl", "restart", &web.service()]);
+    wait_for("the next master", || (web.status()["paused"] == true).then_some(()));
+    c.ok(&["systemctl", "stop", &web.service()]);
+    c.ok(&["systemctl", "start", &web.service()]);
+    web.settled();
+    load.wait_for(load.requests() + 100);
+    let report = load.stop();
+    assert_eq!(report["failed"], 0, "{report:#}");
+    assert!(web.get().expect("an answer").contains("version v2"));
+    let journal = c.journal(&web.service());
+    assert!(journal.contains("paused: 2 workers to drain, connections wait"), "{journal}");
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
 }

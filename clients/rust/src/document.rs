@@ -23,6 +23,10 @@ pub struct Document {
     pub state: String,
     /// Whether workers crash more often than the configuration allows.
     pub degraded: bool,
+    /// Whether the instance is paused: all workers are drained, and connections wait.
+    pub paused: bool,
+    /// The time until a paused instance resumes by itself, in milliseconds.
+    pub resumes_in_ms: Option<u64>,
     /// The text that systemd shows as `Status:`.
     pub status_text: String,
     /// The committed generation; 0 before the first.

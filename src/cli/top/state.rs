@@ -120,6 +120,7 @@ impl State {
             Event::Summary(summary) => {
                 document.state = summary.state;
                 document.degraded = summary.degraded;
+                document.paused = summary.paused;
                 document.status_text = summary.status_text;
                 document.generation = summary.generation;
                 document.workers_configured = summary.workers_configured;

@@ -43,6 +43,8 @@ pub(super) fn answer(
         Method::Promote => change(Request::Promote),
         Method::Scale => change(Request::Scale(call.arguments()?)),
         Method::Recycle => change(Request::Recycle(Some(call.arguments()?).filter(|id| *id != 0))),
+        Method::Pause => change(Request::Pause(None)),
+        Method::Resume => change(Request::Resume),
         Method::Upgrade => change(Request::Upgrade),
         Method::Undo => change(Request::Undo(Some(call.arguments()?).filter(|generation| *generation != 0))),
         Method::Set => set(shared, connection, summary, workers, call),

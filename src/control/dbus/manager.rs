@@ -117,6 +117,8 @@ fn verb(ask: &Request) -> &'static str {
         Request::Promote => "promote",
         Request::Scale(_) => "scale",
         Request::Recycle(_) => "recycle",
+        Request::Pause(_) => "pause",
+        Request::Resume => "resume",
         Request::Upgrade => "upgrade",
     }
 }

@@ -6,7 +6,7 @@ use super::Peer;
 use super::answer::{Answer, error, message};
 use super::routes::{Call, number};
 use crate::api::{Reply, Request};
-use crate::config::COUNT_MAX;
+use crate::config::{self, COUNT_MAX};
 use crate::control::messages::{ChangeMessage, ReloadMessage};
 
 /// `POST /reload`: answers at the end of the reload.
@@ -35,6 +35,24 @@ pub(super) async fn promote(call: Call<'_>) -> Answer {
 /// `POST /probe`: probes the release that a reload would start, and answers at the end of that.
 pub(super) async fn probe(call: Call<'_>) -> Answer {
     plain(call, Request::Probe).await
+}
+
+/// `POST /pause[?for=TIME]`: answers when the last worker is gone.
+pub(super) async fn pause(call: Call<'_>) -> Answer {
+    let length = match call.query.strip_prefix("for=") {
+        Some(text) => config::pause_length(text).map(Some),
+        None if call.query.is_empty() => Ok(None),
+        None => Err(format!("cannot read ?{}: say ?for=TIME, such as ?for=30s", call.query)),
+    };
+    match length {
+        Ok(length) => ask(call, Request::Pause(length)).await,
+        Err(sentence) => error(StatusCode::BAD_REQUEST, sentence),
+    }
+}
+
+/// `POST /resume`
+pub(super) async fn resume(call: Call<'_>) -> Answer {
+    plain(call, Request::Resume).await
 }
 
 /// `POST /upgrade`

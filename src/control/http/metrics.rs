@@ -59,6 +59,13 @@ fn pool(text: &mut Text<'_>, document: &Document) {
         text.sample("ratoon_state", &[("ratoon_state", &state)], Some(u8::from(document.state == state)));
     }
     text.one("ratoon_degraded", "gauge", "", "1 while workers crash more often than allowed.", Some(u8::from(document.degraded)));
+    text.one(
+        "ratoon_paused",
+        "gauge",
+        "",
+        "1 while the instance is paused and connections wait.",
+        Some(u8::from(document.paused)),
+    );
     text.one("ratoon_generation", "gauge", "", "The committed generation.", Some(document.generation));
     text.one("ratoon_start_time_seconds", "gauge", "seconds", "When the instance began.", seconds(&document.start_time));
     text.one("ratoon_workers_configured", "gauge", "", "Workers that there should be.", Some(document.workers_configured));

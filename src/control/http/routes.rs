@@ -54,6 +54,8 @@ const ROUTES: &[(&str, Does)] = &[
     ("/promote", Does::Change(|call| Box::pin(changes::promote(call)))),
     ("/scale", Does::Change(|call| Box::pin(changes::scale(call)))),
     ("/recycle", Does::Change(|call| Box::pin(changes::recycle(call)))),
+    ("/pause", Does::Change(|call| Box::pin(changes::pause(call)))),
+    ("/resume", Does::Change(|call| Box::pin(changes::resume(call)))),
     ("/upgrade", Does::Change(|call| Box::pin(changes::upgrade(call)))),
 ];
 

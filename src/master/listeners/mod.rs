@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `sockets` | inherits and binds sockets; the sockets of the slots |
 //! | `accept_queue_drain` | accept queues of workers that are to stop, until they are empty |
+//! | `queue_watch` | the accept queues while no worker serves them |
 //! | `socket_unit` | finds addresses of the socket unit for which systemd passed no socket |
 
 pub(in crate::master) mod accept_queue_drain;
+pub(in crate::master) mod queue_watch;
 pub(in crate::master) mod socket_unit;
 pub mod sockets;
 

@@ -17,6 +17,12 @@ pub const RELOAD_ROLLED_BACK: &str = "3d51f79a6b7f4659a5786bb308db480b";
 pub const UNDONE: &str = "ee76190e143f4f90aa6f65b631bf2ac0";
 /// A reload was refused before any worker was started.
 pub const RELOAD_REFUSED: &str = "24ce88212d1e439b92d852e23afc0c28";
+/// The instance is paused: all workers drain, and connections wait.
+pub const PAUSED: &str = "f31cd37882b0448bb2d2cb5e8cbeec0e";
+/// The instance serves again after a pause.
+pub const RESUMED: &str = "7a4d9752c5d34c2eb406f26f3244393e";
+/// The accept queue of a paused instance is nearly full.
+pub const QUEUE_FILLS: &str = "c087f7c766b34560a16226ab11475401";
 /// A worker ended without a stop request, or could not be started.
 pub const WORKER_FAILED: &str = "3ea82a6e43254315a997396c50045067";
 /// A worker was not ready in time.
@@ -79,6 +85,8 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
         Kind::RolledBack => (Level::Error, RELOAD_ROLLED_BACK),
         Kind::Refused => (Level::Error, RELOAD_REFUSED),
         Kind::Undone => (Level::Error, UNDONE),
+        Kind::Paused => (Level::Warning, PAUSED),
+        Kind::Resumed => (Level::Info, RESUMED),
         Kind::WorkerFailed => (Level::Warning, WORKER_FAILED),
         Kind::StartTimeout => (Level::Warning, START_TIMEOUT),
         Kind::StopTimeout => (Level::Warning, STOP_TIMEOUT),
@@ -92,13 +100,16 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
 }
 
 /// All ids, with the subject line of each in the catalog.
-pub const ALL: [(&str, &str); 25] = [
+pub const ALL: [(&str, &str); 28] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (CANARY, "A canary of pool @RATOON_INSTANCE@ has gone a step further"),
     (RELOAD_ROLLED_BACK, "A reload of pool @RATOON_INSTANCE@ was rolled back"),
     (UNDONE, "A reload of pool @RATOON_INSTANCE@ is undone"),
     (RELOAD_REFUSED, "A reload of pool @RATOON_INSTANCE@ was refused"),
+    (PAUSED, "Pool @RATOON_INSTANCE@ is paused"),
+    (RESUMED, "Pool @RATOON_INSTANCE@ serves again after a pause"),
+    (QUEUE_FILLS, "The queue of paused pool @RATOON_INSTANCE@ fills up"),
     (WORKER_FAILED, "A worker of pool @RATOON_INSTANCE@ has failed"),
     (START_TIMEOUT, "A worker of pool @RATOON_INSTANCE@ was not ready in time"),
     (STOP_TIMEOUT, "A worker of pool @RATOON_INSTANCE@ did not stop in time"),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::api::Summary;
 use crate::config::Config;
@@ -38,6 +38,7 @@ struct Facts {
     releases: Vec<tree::Release>,
     canary: Option<CanaryView>,
     watch: Option<WatchView>,
+    pause_left: Option<Duration>,
     paths: Option<Paths>,
     path_look: PathLook,
     limits: tree::Limits,
@@ -68,6 +69,8 @@ pub(in crate::master) struct LoopFacts<'a> {
     pub canary: Option<CanaryView>,
     /// The watch after the last commit.
     pub watch: Option<WatchView>,
+    /// The time until a paused instance resumes by itself.
+    pub pause_left: Option<Duration>,
 }
 
 impl StatusPublisher {
@@ -84,7 +87,7 @@ impl StatusPublisher {
     /// Composes a document on another thread, and answers all requesters that wait for it.
     /// `look`: whether the ready workers accept is looked at first.
     pub(in crate::master) fn compose(&self, job: Job, facts: LoopFacts<'_>) {
-        let LoopFacts { workers, listeners, release, look, releases, paths, canary, watch } = facts;
+        let LoopFacts { workers, listeners, release, look, releases, paths, canary, watch, pause_left } = facts;
         let facts = Facts {
             summary: self.summary.borrow().clone(),
             last_reload: self.history.last_reload().cloned(),
@@ -95,6 +98,7 @@ impl StatusPublisher {
             releases,
             canary,
             watch,
+            pause_left,
             paths,
             path_look: self.path_look.clone(),
             limits: release.map(|release| limits(&release.config)).unwrap_or_default(),
@@ -121,7 +125,7 @@ impl StatusPublisher {
 /// Composes the document. In a small pool it also returns the marks of the pages from before they were read.
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
-    let Facts { releases, canary, watch, paths, path_look, .. } = facts;
+    let Facts { releases, canary, watch, pause_left, paths, path_look, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
@@ -159,6 +163,8 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state: summary.state.as_str().to_owned(),
         degraded: summary.degraded,
+        paused: summary.paused,
+        resumes_in_ms: pause_left.map(|left| left.as_millis() as u64),
         status_text: summary.status_text.to_string(),
         generation: summary.generation,
         start_time: time(summary.started_at),

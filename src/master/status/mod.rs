@@ -13,6 +13,7 @@
 //! | `reader_rules` | which readers see details |
 //! | `conditions` | parts of the configuration that a reload could not apply |
 //! | `accept_watch` | watches whether ready workers accept connections |
+//! | `waiting` | connections that wait while no worker serves |
 //! | `troubles` | problems that degrade the instance although its workers are well |
 
 pub(in crate::master) mod accept_watch;
@@ -27,6 +28,7 @@ pub(in crate::master) mod release_path;
 pub(in crate::master) mod status_cache;
 pub(in crate::master) mod status_listener;
 pub(in crate::master) mod troubles;
+pub(in crate::master) mod waiting;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,6 +44,7 @@ use self::release_path::PathLook;
 use self::status_cache::StatusCache;
 use self::status_listener::{StatusChange, StatusListener};
 use self::troubles::Troubles;
+use self::waiting::Waiting;
 use crate::api::changes::ChangeFeed;
 use crate::api::{Handle, Summary};
 use crate::master::idle_trim::IdleTrim;
@@ -84,10 +87,15 @@ pub(in crate::master) struct StatusPublisher {
     at_once: bool,
     /// The state and the number of ready workers published last. Another state or more ready workers are progress.
     state: PoolState,
+    is_paused: bool,
     ready: u32,
     history: History,
     conditions: Conditions,
     troubles: Troubles,
+    /// The connections that wait while the instance is paused.
+    waiting: Option<Waiting>,
+    /// It was warned of a queue that is nearly full.
+    is_warned: bool,
     /// Whether each ready worker accepts, as it was seen last.
     accepting: BTreeMap<WorkerId, bool>,
     listener: StatusListener,
@@ -118,10 +126,13 @@ impl StatusPublisher {
             changes: PendingChanges::default(),
             at_once: true,
             state: PoolState::Starting,
+            is_paused: false,
             ready: 0,
             history: History::default(),
             conditions: Conditions::default(),
             troubles,
+            waiting: None,
+            is_warned: false,
             accepting: BTreeMap::new(),
             listener,
             surveyor: Surveyor::keeps(Arc::new(Clocks)),

@@ -11,6 +11,7 @@ use crate::master::output::Printed;
 use crate::master::service_manager::start_advice;
 use crate::master::service_manager::systemd::STATUS_MAX;
 use crate::master::status::accept_watch::Accepting;
+use crate::master::status::waiting::Waiting;
 use crate::master::status::{StatusPublisher, troubles};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::Process;
@@ -35,11 +36,11 @@ impl StatusPublisher {
     pub fn publish(&mut self, pool: &Pool, beside: bool) -> Published {
         let summary = self.summary(pool, beside);
         let line = summary.status_text.clone();
-        let is_new_state = summary.state != self.state;
+        let is_new_state = summary.state != self.state || summary.paused != self.is_paused;
         let is_progress = (summary.workers_ready > self.ready || is_new_state)
             && matches!(summary.state, PoolState::Starting | PoolState::Reloading);
         let at_once = std::mem::take(&mut self.at_once) || is_new_state;
-        (self.ready, self.state) = (summary.workers_ready, summary.state);
+        (self.ready, self.state, self.is_paused) = (summary.workers_ready, summary.state, summary.paused);
         let has_changed = self.summary.send_if_modified(|told| {
             let changed = *told != summary;
             *told = summary;
@@ -79,7 +80,11 @@ impl StatusPublisher {
     /// The line that systemd shows as `Status:`.
     pub fn line(&self, pool: &Pool) -> String {
         let is_said = pool.degraded() || pool.state() != PoolState::Running;
-        let line = self.conditions.line(self.troubles.add_to(pool.status_text(), is_said));
+        let mut line = pool.status_text();
+        if let Some(waiting) = self.waiting.as_ref().filter(|_| pool.is_paused()) {
+            line += &format!(", {}", waiting.text());
+        }
+        let line = self.conditions.line(self.troubles.add_to(line, is_said));
         if pool.start_fails() { line + &start_advice::advice(self.config_file.as_deref()) } else { line }
     }
 
@@ -88,6 +93,7 @@ impl StatusPublisher {
         Summary {
             instance: self.instance.clone(),
             state: pool.state(),
+            paused: pool.is_paused(),
             degraded: pool.degraded() || beside || !self.troubles.is_empty(),
             // The output of a check may have many lines, and a worker's status any text.
             status_text: one_line(self.line(pool).as_bytes(), STATUS_MAX).into(),
@@ -225,6 +231,21 @@ impl StatusPublisher {
             }
             Some(_) | None => {}
         }
+    }
+
+    /// Takes in the connections that wait while the instance is paused; `None` at the end of that. Warns once in a pause of a queue that is
+    /// nearly full.
+    pub fn queues_seen(&mut self, waiting: Option<Waiting>) {
+        let Some(seen) = &waiting else {
+            (self.waiting, self.is_warned) = (None, false);
+            return;
+        };
+        if let Some(warning) = seen.warning(&self.instance).filter(|_| !self.is_warned) {
+            self.is_warned = true;
+            self.log.record(Record { id: catalog::QUEUE_FILLS, ..Record::new(Level::Warning, warning) });
+            self.hurry();
+        }
+        self.waiting = waiting;
     }
 
     /// Whether it is told that ready workers do not accept.

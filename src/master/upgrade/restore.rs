@@ -233,7 +233,10 @@ impl Master {
         }
         let left = self.workers.len();
         // A killed and a restarted master leave the same traces, so the message does not say which it was.
-        let message = format!("{} of the master before this one found again: they serve on", pool::workers(left));
+        let message = match self.pool.is_paused() {
+            true => "the instance was paused when the master before this one ended, and stays so".to_owned(),
+            false => format!("{} of the master before this one found again: they serve on", pool::workers(left)),
+        };
         self.log.record(Record::new(Level::Warning, message));
         if self.pool.announced() {
             self.systemd.status(&self.status.line(&self.pool), true, self.now);

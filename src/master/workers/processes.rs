@@ -211,6 +211,8 @@ pub enum Token {
     Former(WorkerId),
     /// A file of the runtime directory was removed.
     Directory,
+    /// A connection waits on a socket that no worker serves.
+    Queues,
 }
 
 impl Token {
@@ -220,6 +222,7 @@ impl Token {
             Token::Signal => 0,
             Token::Cgroups => 1,
             Token::Directory => 2,
+            Token::Queues => 6,
             Token::Exit(worker) => worker << 3 | 3,
             Token::Notify(worker) => worker << 3 | 4,
             Token::Former(worker) => worker << 3 | 5,
@@ -234,6 +237,7 @@ impl Token {
             (2, _) => Token::Directory,
             (3, worker) => Token::Exit(worker),
             (4, worker) => Token::Notify(worker),
+            (6, _) => Token::Queues,
             (_, worker) => Token::Former(worker),
         }
     }
@@ -249,6 +253,7 @@ mod tests {
             Token::Signal,
             Token::Cgroups,
             Token::Directory,
+            Token::Queues,
             Token::Exit(7),
             Token::Notify(7),
             Token::Former(7),

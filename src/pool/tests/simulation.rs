@@ -45,6 +45,9 @@ enum Move {
     Scale(u32),
     Recycle(usize),
     RecycleAll,
+    /// A length in milliseconds; up to 5,000: without one.
+    Pause(u64),
+    Resume,
     ForksFail(u32),
     HandOver,
     Stop,
@@ -87,6 +90,8 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => (0_u32..6).prop_map(Move::Scale),
         3 => any::<usize>().prop_map(Move::Recycle),
         2 => Just(Move::RecycleAll),
+        3 => (0_u64..20_000).prop_map(Move::Pause),
+        4 => Just(Move::Resume),
         2 => (1_u32..4).prop_map(Move::ForksFail),
         2 => Just(Move::HandOver),
         1 => Just(Move::Stop),
@@ -304,6 +309,13 @@ fn one_move(world: &mut World, one: Move) {
         }
         Move::RecycleAll => {
             world.ask(What::Other, |requester| Event::Recycle(None, Some(requester)));
+        }
+        Move::Pause(length) => {
+            let length = (length > 5_000).then_some(ms(length));
+            world.ask(What::Other, |requester| Event::Pause(length, Some(requester)));
+        }
+        Move::Resume => {
+            world.ask(What::Other, |requester| Event::Resume(Some(requester)));
         }
         Move::ForksFail(count) => world.forks_fail = count,
         Move::HandOver => world.hand_over(),

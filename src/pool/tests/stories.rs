@@ -7,6 +7,7 @@ mod first_start;
 mod history;
 mod keeping;
 mod outages;
+mod pauses;
 mod probes;
 mod readiness;
 mod reloads;
@@ -31,7 +32,7 @@ fn serving(count: u32) -> World {
 }
 
 /// All workers that got the stop signal end with status 0.
-fn obey(world: &mut World) {
+pub(super) fn obey(world: &mut World) {
     let told: Vec<u64> = world.processes.iter().filter(|(_, process)| process.stopped).map(|(id, _)| *id).collect();
     for worker in told {
         world.exit(worker, ExitCause::Exit(0));

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::world::World;
+use super::stories::obey;
+use super::world::{What, World};
 use super::{figures, ms, settings};
 use crate::pool::{CommandVerdict, Event, ExitCause, Notification, Settings, Surge};
 
@@ -156,6 +157,30 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
             world.step(Event::Recycle(None, None));
             world
         }),
+        ("pausing", || {
+            let mut world = serving();
+            world.ask(What::Other, |requester| Event::Pause(None, Some(requester)));
+            world
+        }),
+        ("paused for a time", || {
+            let mut world = serving();
+            world.step(Event::Pause(Some(ms(30_000)), None));
+            obey(&mut world);
+            world
+        }),
+        ("paused, per slot, a queue drains", || {
+            let mut world = World::new(Settings { per_slot: true, ..settings(3) });
+            world.all_ready();
+            world.step(Event::Scale(2, None));
+            world.step(Event::Pause(None, None));
+            world
+        }),
+        ("resumed, old draining", || {
+            let mut world = serving();
+            world.step(Event::Pause(None, None));
+            world.step(Event::Resume(None));
+            world
+        }),
         ("stopping", || {
             let mut world = serving();
             world.step(Event::Stop { now: false });
@@ -204,6 +229,9 @@ fn events() -> Vec<Event> {
         Event::Scale(1, None),
         Event::Scale(5, None),
         Event::Recycle(None, None),
+        Event::Pause(None, None),
+        Event::Pause(Some(ms(1_000)), None),
+        Event::Resume(None),
         Event::Stop { now: false },
         Event::Stop { now: true },
     ];

@@ -363,6 +363,7 @@ impl World {
     /// Checks that the pool has the wanted state; then stops the instance and checks that no process, timer or request is left.
     pub fn check_rest_and_stop(&mut self) {
         if self.exit.is_none() && !self.stopping {
+            self.resume_and_rest();
             assert_eq!(self.pool.state(), PoolState::Running);
             assert_eq!(self.pool.ready(), self.pool.target(), "not all places are filled: {}", self.pool.status_text());
             assert_eq!(self.pool.workers().count() as u32, self.pool.target(), "workers that nobody wants");
@@ -381,6 +382,19 @@ impl World {
             assert!(self.released.contains(number), "generation {number} was never released");
         }
         assert_eq!(self.begun.len(), self.finished.len(), "a reload has no end");
+    }
+
+    /// Resumes a paused instance: no worker is left, and the same generation serves again.
+    fn resume_and_rest(&mut self) {
+        if !self.pool.is_paused() {
+            return;
+        }
+        let generation = self.pool.generation();
+        assert_eq!(self.pool.workers().count(), 0, "workers are left in a pause");
+        assert!(self.asked.values().all(|asked| asked.answer.is_some() || asked.left), "a requester waits in a pause");
+        self.ask(What::Other, |requester| Event::Resume(Some(requester)));
+        self.be_kind();
+        assert_eq!(self.pool.generation(), generation, "another generation after a pause");
     }
 
     fn alive(&self, worker: WorkerId) -> bool {
@@ -422,6 +436,7 @@ impl World {
             }
             Action::Spawn { worker, slot, generation } => {
                 assert!(!self.stopping, "a fork while stopping");
+                assert!(!self.pool.is_paused(), "a fork in a pause");
                 assert!(!self.released.contains(generation), "a fork of a released generation");
                 assert!(self.spawns.iter().all(|(id, ..)| id != worker), "a worker id used twice");
                 let candidate = self.begun.last().filter(|_| self.begun.len() > self.finished.len());

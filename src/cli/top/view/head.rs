@@ -11,7 +11,7 @@ use ratatui::widgets::Sparkline;
 use super::View;
 use crate::cli::comparison::comparison;
 use crate::cli::screen::{Style, bytes, clean, number, span};
-use crate::cli::status_view::state_style;
+use crate::cli::status_view::{state_style, state_word};
 use crate::cli::top::columns::per_second;
 use crate::status::tree::Worker;
 
@@ -56,7 +56,7 @@ impl View<'_> {
         Line::from(vec![
             self.span(clean(&document.instance), Style::Strong),
             Span::raw(" "),
-            self.span(format!("{}{degraded}", clean(&document.state)), style),
+            self.span(format!("{}{degraded}", clean(state_word(&document.state, document.paused))), style),
             Span::raw(format!(
                 ", generation {}, {}/{} ready, up {}{failed}",
                 document.generation,

@@ -74,15 +74,16 @@ function table(id, columns, rows, sort) {
   });
 }
 
-const STATE = { ready: "good", running: "good", starting: "busy", reloading: "busy", draining: "busy", stopping: "busy" };
+const STATE = { ready: "good", running: "good", starting: "busy", reloading: "busy", draining: "busy", paused: "busy", stopping: "busy" };
 
 function drawHead() {
   document.title = `${known.workers_ready}/${known.workers_configured} ${known.instance} · Ratoon`;
   say("instance", known.instance);
   const state = byId("state");
-  const bad = known.degraded || known.workers_ready === 0;
-  say("state", known.degraded ? `${known.state}, degraded` : known.state);
-  state.className = `pill ${bad ? "bad" : (STATE[known.state] ?? "")}`;
+  const word = known.paused && known.state === "running" ? "paused" : known.state;
+  const bad = known.degraded || (known.workers_ready === 0 && word !== "paused");
+  say("state", known.degraded ? `${word}, degraded` : word);
+  state.className = `pill ${bad ? "bad" : (STATE[word] ?? "")}`;
   say("line", known.status_text ?? "");
   const master = known.master ?? {};
   const memory = master.memory_pss ?? master.memory_rss;

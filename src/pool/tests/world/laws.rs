@@ -24,6 +24,7 @@ impl World {
         let reason = abort
             || self.pool.worker(worker).is_some_and(|worker| worker.is_probe)
             || self.stopping
+            || self.pool.is_paused()
             || process.generation != current
             || process.slot >= self.pool.target()
             || replaced
@@ -61,6 +62,12 @@ impl World {
         if own && !self.stopping {
             let after = self.serving(None);
             assert!(after >= before.min(self.pool.target()), "{event:?} cost capacity: {before} -> {after}");
+        }
+        // Nobody serves in a pause, and nothing else begins.
+        if self.pool.is_paused() {
+            let left = self.pool.workers().all(|(id, worker)| worker.phase == Phase::Draining || !self.alive(id));
+            assert!(left, "a worker that does not drain in a pause");
+            assert_eq!(self.begun.len(), self.finished.len(), "a reload in a pause");
         }
         // A generation that is probed has no other worker.
         let probed = |id: &WorkerId, worker: &Worker| worker.is_probe && worker.phase != Phase::Draining && self.alive(*id);

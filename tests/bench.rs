@@ -41,9 +41,9 @@ fn the_smallest_row_measures_something() {
     assert!(picture.stdout.starts_with(b"<svg ") && picture.stdout.ends_with(b"</svg>\n"));
 }
 
-/// What README.md and its picture show is what was measured.
+/// README.md, docs/measured.md and its picture show what was measured.
 #[test]
-fn the_readme_shows_the_recorded_figures() {
+fn the_pages_show_the_recorded_figures() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let recorded = root.join("benches/results/measured.json");
     let drawn = |what| {
@@ -51,11 +51,13 @@ fn the_readme_shows_the_recorded_figures() {
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8(ran.stdout).expect("UTF-8")
     };
-    let readme = std::fs::read_to_string(root.join("README.md")).expect("README.md");
-    let table = drawn("--table");
-    assert!(table.lines().count() > 10, "{table}");
-    let shown = readme.split("<!-- measured: begin -->\n").nth(1).and_then(|rest| rest.split("<!-- measured: end -->").next());
-    assert_eq!(shown, Some(&*table), "`benches/run --record` writes it");
+    for (page, what, rows) in [("README.md", "--few", 5), ("docs/measured.md", "--table", 40)] {
+        let text = std::fs::read_to_string(root.join(page)).expect("a page");
+        let table = drawn(what);
+        assert!(table.lines().count() >= 2 + rows, "{table}");
+        let shown = text.split("<!-- measured: begin -->\n").nth(1).and_then(|rest| rest.split("<!-- measured: end -->").next());
+        assert_eq!(shown, Some(&*table), "{page}: `benches/run --record` writes it");
+    }
     let picture = std::fs::read_to_string(root.join("docs/measured.svg")).expect("docs/measured.svg");
     assert_eq!(picture, drawn("--picture"));
 }

@@ -142,10 +142,15 @@ fn examples_run_serves_on_a_terminal_with_a_zone() {
     let place = tempfile::tempdir().expect("a directory");
     let address = free_address();
     let mut command = Command::new(tree("examples/run"));
-    let mut run = OnTerminal::start(command.arg(&address).env("RUNTIME_DIRECTORY", place.path().join("hello")));
+    command.arg(&address).env("RUNTIME_DIRECTORY", place.path().join("hello"));
+    for bus in ["DBUS_SYSTEM_BUS_ADDRESS", "DBUS_SESSION_BUS_ADDRESS"] {
+        command.env(bus, "unix:path=/no-bus");
+    }
+    let mut run = OnTerminal::start(&mut command);
     run.wait_for("in a second terminal:");
     let shown = run.wait_for("curl -fsS");
     assert!(shown.contains(&format!("2/2 ready on {address}")), "{shown}");
+    assert!(!shown.contains("message bus"), "a machine without D-Bus is no fault\n{shown}");
     run.interrupt();
 }
 

@@ -9,6 +9,10 @@ import statistics
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
+# The rows that README.md shows; docs/measured.md has all.
+FEW = ["lost of a million requests, new", "lost of a million requests, kept", "reload: SIGHUP → all ready, 64 workers, quiet",
+       "master's memory (PSS)", "requests a second with the master ÷ its worker alone, new"]
+
 
 def figure(what, unit, ratoon, beside=(), ratio=None, reach="", met=None, detail=None):
     """What was measured, in which unit, of Ratoon and of the others (name, value); the ratio to the first of them, what is to
@@ -34,8 +38,18 @@ def shown(value, unit=""):
     return f"{text} {unit}".strip()
 
 
+def few(result):
+    """The table of README.md: a few rows, without goals."""
+    lines = ["| what | Ratoon | beside it, in the same run |", "|---|--:|---|"]
+    for it in result["figures"]:
+        if any(it["what"].startswith(name) for name in FEW):
+            beside = ", ".join(f"{name} {shown(value, it['unit'])}" for name, value in it["beside"])
+            lines.append(f"| {it['what']} | {shown(it['ratoon'], it['unit'])} | {beside} |")
+    return "\n".join([*lines, ""])
+
+
 def table(result):
-    """The table as README.md has it."""
+    """The table of docs/measured.md."""
     lines = ["| what | Ratoon | beside it, in the same run | ratio | to reach | |", "|---|--:|---|--:|---|---|"]
     for it in result["figures"]:
         beside = ", ".join(f"{name} {shown(value, it['unit'])}" for name, value in it["beside"])
@@ -82,12 +96,12 @@ def write(path, result):
     os.rename(path + ".new", path)
 
 
-def into_page(path, result):
-    """Puts the table between the marks of a page."""
+def into_page(path, text_between):
+    """Puts a table between the marks of a page."""
     with open(path) as file:
         text = file.read()
     block = re.compile(f"{BEGIN}.*?{END}", re.S)
     if not block.search(text):
         raise SystemExit(f"{path} has no {BEGIN} … {END}")
     with open(path, "w") as file:
-        file.write(block.sub(lambda _: f"{BEGIN}\n{table(result)}{END}", text))
+        file.write(block.sub(lambda _: f"{BEGIN}\n{text_between}{END}", text))

@@ -46,6 +46,7 @@ pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_syste
         unit: under_systemd.then(own_unit).flatten(),
         own_uid: own_uid(),
         bus: Bus::choose(own_uid()),
+        bus_is_expected: under_systemd,
         log: Arc::new(move |level, line| {
             let level = match level {
                 dbus::Level::Warning => Level::Warning,

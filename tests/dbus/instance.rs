@@ -83,6 +83,7 @@ impl Instance {
             log: Arc::new(move |level, text| {
                 let _ = logging.send((level, text));
             }),
+            bus_is_expected: true,
             log_control: Arc::new(FakeLog { level: Mutex::new("info".into()) }),
         };
         let first = summary(name);

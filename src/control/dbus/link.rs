@@ -57,7 +57,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 Absence::default()
             }
             Err(absence) => {
-                if !said_absent {
+                if !said_absent && (shared.options.bus_is_expected || !absence.missing) {
                     let address = &shared.options.bus.address;
                     let text =
                         format!("no message bus at {address} ({}): everything works without D-Bus until it comes", absence.why);

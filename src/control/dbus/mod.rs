@@ -73,6 +73,8 @@ pub struct Options {
     pub own_uid: u32,
     /// The bus, see [`Bus::choose`].
     pub bus: Bus,
+    /// Whether a missing bus is worth a line in the log: systemd started the master. Elsewhere it is normal.
+    pub bus_is_expected: bool,
     /// The function that takes lines for the log.
     pub log: Log,
     /// The settings that `org.freedesktop.LogControl1` reads and sets.

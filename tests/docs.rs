@@ -11,7 +11,9 @@ use std::process::Command;
 fn documents() -> Vec<String> {
     let docs = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).expect("docs");
     let docs = docs.map(|entry| format!("docs/{}", entry.expect("an entry").file_name().to_string_lossy()));
-    let all = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"].map(str::to_owned).into_iter();
+    let all = ["README.md", "AGENTS.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+        .map(str::to_owned)
+        .into_iter();
     all.chain(docs.filter(|name| name.ends_with(".md"))).collect()
 }
 

@@ -99,7 +99,8 @@ fn started(mut command: Command) -> Result<Child, String> {
 async fn one(host: &str, words: &[OsString]) -> Result<ExitCode, String> {
     let mut command = ssh();
     if stdin().is_terminal() && stdout().is_terminal() {
-        command.args(["-t", "--", host]).arg(command_line(&[], words));
+        // Without the line "Connection to … closed" at the end.
+        command.args(["-t", "-o", "LogLevel=ERROR", "--", host]).arg(command_line(&[], words));
     } else {
         // Its input ends with this process; see `end_with_input`.
         command.args(["-T", "--", host]).arg(command_line(&["--remote"], words)).stdin(Stdio::piped());

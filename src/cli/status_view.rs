@@ -134,8 +134,8 @@ fn shown_release(release: &CurrentRelease) -> String {
 fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     let degraded = if document.degraded { ", degraded" } else { "" };
     let style = match document.workers_ready {
-        0 => Style::Bad,
-        _ => state_style(&document.state, document.degraded),
+        0 if !document.paused => Style::Bad,
+        _ => state_style(state_word(&document.state, document.paused), document.degraded),
     };
     let mut out = format!(
         "{} {}, generation {}, {}/{} ready\n",

@@ -38,7 +38,10 @@ impl Master {
             TaskResult::AcceptLookFailed => self.accept_watch.ended(),
             TaskResult::Accepting(seen) => {
                 self.accept_watch.ended();
-                self.status.accepting_seen(seen);
+                // The workers of a paused instance are not to accept.
+                if !self.pool.is_paused() {
+                    self.status.accepting_seen(seen);
+                }
             }
             TaskResult::Queues(queues) => self.queues_seen(&queues),
             TaskResult::Composed => {
@@ -92,6 +95,9 @@ impl Master {
 
     /// Watches the accept queues while the instance is paused.
     pub(super) fn watch_queues(&mut self) {
+        if self.pool.is_paused() {
+            self.status.forget_accepting();
+        }
         let listeners = &self.listeners;
         if self.queue_watch.follow(self.pool.is_paused(), || listeners.shown(), self.now) {
             self.status.queues_seen(None);

@@ -25,7 +25,7 @@ impl Master {
             self.pool.deadline().map(|deadline| absence::step(self.now, pool_clock::instant(deadline))),
             self.systemd.deadline(),
             self.workers.deadline(),
-            self.recycler.deadline(self.releases.recycle_limits(self.pool.generation())),
+            self.recycler.deadline(self.releases.recycle_limits(self.pool.generation())).filter(|_| !self.pool.is_paused()),
             self.accept_deadline(),
             self.comparer.deadline(self.pool.compares(), self.now),
             self.upgrader.deadline(self.now),

@@ -86,3 +86,17 @@ fn stopped_worker_is_told_without_a_reader_of_the_status() {
     signal(pid, Signal::CONT);
     master.systemd().wait("STATUS=", |said| said.last().is_some_and(|said| !told(said)).then_some(()));
 }
+
+#[test]
+fn paused_pool_is_not_degraded_for_workers_that_did_not_accept() {
+    let master = pool("count = 1");
+    let status = master.wait("it is looked at", |status| status["workers"][0]["accepting"] == true);
+    signal(pids(&status)[0], Signal::USR1);
+    master.wait("it is told", |status| status["degraded"] == true);
+    master.ok(&["pause"]);
+    let status = master.wait("it is told no more", |status| status["degraded"] == false);
+    let text = status["status_text"].as_str().expect("a text");
+    assert!(text.starts_with("generation 1: paused, 0 connections wait") && !text.contains(NOBODY), "{text}");
+    master.ok(&["resume"]);
+    master.wait("it accepts", |status| status["workers"][0]["accepting"] == true && status["degraded"] == false);
+}

@@ -68,7 +68,7 @@ fn a_watchdog_that_is_for_another_process_is_not_fed() {
 
 #[test]
 fn paused_master_never_wakes_while_nothing_waits() {
-    let master = Place::new().pool("count = 1", "").start();
+    let master = Place::new().pool("count = 1", "[recycle]\nmax_requests = 1000").start();
     master.ok(&["pause"]);
     assert_eq!(wakes(&master, Duration::from_secs(4)), 0);
 }

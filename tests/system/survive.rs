@@ -104,7 +104,7 @@ fn a_killed_master_is_followed_by_one_that_knows_its_workers(c: &Container) {
     nothing_is_left(&web);
 }
 
-/// A pause, with connections that wait, over the death of the master and a restart; a stop ends it, and the next start reads the disk.
+/// A pause, with connections that wait, over the death of the master, an upgrade and a restart; a stop ends it, and the next start reads the disk.
 fn pause_outlives_its_master(c: &Container) {
     let web = survivor(c, "paused", 2, "");
     web.settled();
@@ -112,12 +112,16 @@ fn pause_outlives_its_master(c: &Container) {
     load.wait_for(100);
     let waits = |status: &Value| status["sockets"][0]["queue"].as_u64() >= Some(1);
     let text = |text: &str| text.contains(": paused, ") && text.contains(" (room for ");
-    for _ in 0..3 {
+    for round in 0..4 {
         c.ok(&["ratoon", "pause", "paused"]);
         wait_for("the clients wait", || waits(&web.status()).then_some(()));
         wait_for("systemd is told", || text(&web.property("StatusText")).then_some(()));
-        let master = kill_master(&web);
-        next_master(&web, master);
+        if round % 2 == 0 {
+            let master = kill_master(&web);
+            next_master(&web, master);
+        } else {
+            c.ok(&["ratoon", "upgrade", "paused"]);
+        }
         let status = web.status();
         assert_eq!((&status["paused"], status["workers"].as_array().map(Vec::len)), (&true.into(), Some(0)), "{status:#}");
         wait_for("the next master tells of it", || text(&web.property("StatusText")).then_some(()));

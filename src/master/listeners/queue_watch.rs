@@ -45,30 +45,23 @@ impl QueueWatch {
         QueueWatch { poll, results, sockets: Vec::new(), is_watching, is_looking, is_filled, next: None }
     }
 
-    /// Begins to watch the queues, or ends it. `listeners`: each with the sockets of all its queues. Returns whether the watch has ended.
+    /// Begins to watch the queues, or ends it; takes in sockets that were made meanwhile. `listeners`: each with the sockets of all its
+    /// queues. Returns whether the watch has ended.
     pub fn follow(&mut self, wanted: bool, listeners: impl FnOnce() -> Vec<(Listener, Vec<Arc<OwnedFd>>)>, now: Instant) -> bool {
-        if wanted == self.is_watching {
+        let was_watching = std::mem::replace(&mut self.is_watching, wanted);
+        let sockets = if wanted { with_queues(listeners()) } else { Vec::new() };
+        if was_watching && wanted && sockets.len() == self.sockets.len() {
             return false;
         }
-        self.is_watching = wanted;
-        if wanted {
-            let each = |(listener, sockets): (Listener, Vec<Arc<OwnedFd>>)| {
-                sockets.into_iter().map(move |socket| (listener.address.clone(), socket))
-            };
-            // Without a queue (UDP) there is nothing to wait in.
-            let has_queue = |(_, socket): &Watched| rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false);
-            self.sockets = listeners().into_iter().flat_map(each).filter(has_queue).collect();
-            for (_, socket) in &self.sockets {
-                let _ = self.poll.add_once(socket, Token::Queues.to_u64());
-            }
-            self.look(now);
-            return false;
-        }
-        for (_, socket) in self.sockets.drain(..) {
+        for (_, socket) in std::mem::replace(&mut self.sockets, sockets) {
             let _ = self.poll.remove(&socket);
         }
         self.next = None;
-        true
+        for (_, socket) in &self.sockets {
+            let _ = self.poll.add_once(socket, Token::Queues.to_u64());
+        }
+        self.look(now);
+        was_watching && !wanted
     }
 
     /// When [`Self::on_deadline`] has something to do.
@@ -123,6 +116,15 @@ impl QueueWatch {
     }
 }
 
+/// The sockets of these listeners that have an accept queue; UDP sockets have none.
+fn with_queues(listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>) -> Vec<Watched> {
+    let each = |(listener, sockets): (Listener, Vec<Arc<OwnedFd>>)| {
+        sockets.into_iter().map(move |socket| (listener.address.clone(), socket))
+    };
+    let has_queue = |(_, socket): &Watched| rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false);
+    listeners.into_iter().flat_map(each).filter(has_queue).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
@@ -175,7 +177,12 @@ mod tests {
         watch.seen(&queues(&mut results), start + 2 * PERIOD).expect("watched");
         watch.on_deadline(start + 3 * PERIOD);
         assert_eq!((watch.deadline(), is_told(&poll)), (None, false));
-        assert!(watch.follow(false, shown, start) && watch.seen(&[None], start).is_none());
+        let more = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let more = Listener::of("more".to_owned(), more.into(), false);
+        let shown = || vec![(listener.clone(), vec![listener.fd.clone()]), (more.clone(), vec![more.fd.clone()])];
+        assert!(!watch.follow(true, shown, start));
+        assert_eq!(queues(&mut results).len(), 2, "a socket that was made meanwhile");
+        assert!(watch.follow(false, shown, start) && watch.seen(&[None, None], start).is_none());
         let _client = TcpStream::connect(address).expect("a connection");
         assert!(!is_told(&poll));
     }

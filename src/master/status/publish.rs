@@ -233,6 +233,12 @@ impl StatusPublisher {
         }
     }
 
+    /// No worker is to accept: what was seen of that before is not told any more.
+    pub fn forget_accepting(&mut self) {
+        self.accepting.clear();
+        self.troubles.end(troubles::NOT_ACCEPTING);
+    }
+
     /// Takes in the connections that wait while the instance is paused; `None` at the end of that. Warns once in a pause of a queue that is
     /// nearly full.
     pub fn queues_seen(&mut self, waiting: Option<Waiting>) {

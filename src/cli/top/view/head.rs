@@ -45,8 +45,8 @@ impl View<'_> {
     fn title(&self) -> Line<'static> {
         let document = &self.state.document;
         let style = match document.workers_ready {
-            0 => Style::Bad,
-            _ => state_style(&document.state, document.degraded),
+            0 if !document.paused => Style::Bad,
+            _ => state_style(state_word(&document.state, document.paused), document.degraded),
         };
         let degraded = if document.degraded { ", degraded" } else { "" };
         let failed = match document.worker_crashes {

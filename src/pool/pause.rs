@@ -11,7 +11,7 @@ use super::Pool;
 use super::exit_cause::Span;
 use super::report::workers;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, Kind, Outcome, RequesterId, Slot, WorkerId};
+use super::vocabulary::{Action, Answer, Kind, Outcome, Purpose, RequesterId, Slot, WorkerId};
 use super::worker::StopReason;
 
 /// What a request that needs workers is told while the instance is paused.
@@ -71,13 +71,13 @@ impl Pool {
         if !self.announced {
             return Some("the instance still starts; ask again when it serves".to_owned());
         }
-        match (&self.reload, self.is_probing()) {
-            (Some(reload), _) => Some(format!(
+        match &self.reload {
+            Some(reload) if reload.purpose != Purpose::Probe => Some(format!(
                 "a reload to generation {} is under way; ask again at its end, or end it with `ratoon abort`",
                 reload.number
             )),
-            (None, true) => Some("a release is probed; ask again at the end of that".to_owned()),
-            (None, false) => None,
+            None if !self.is_probing() => None,
+            Some(_) | None => Some("a release is probed; ask again at the end of that".to_owned()),
         }
     }
 

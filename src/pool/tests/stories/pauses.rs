@@ -135,6 +135,10 @@ fn pause_is_refused_where_a_release_is_under_way() {
     let none = resume(&mut world);
     assert_eq!(world.answer(none).cloned(), failed("the instance is not paused"));
     world.be_kind();
+    world.step(Event::Probe(None));
+    let probed = pause(&mut world, None);
+    assert_eq!(world.answer(probed).cloned(), failed("a release is probed; ask again at the end of that"));
+    world.be_kind();
     world.check_rest_and_stop();
 }
 

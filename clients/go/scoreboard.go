@@ -3,6 +3,7 @@ package ratoon
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"strconv"
@@ -34,6 +35,9 @@ const (
 	wordUnlisted       = 21
 	wordNotCounted     = 22
 	wordUnlistedInWork = 24
+	wordTimed          = 25
+	wordTimedLogs      = 26
+	wordTimedSquares   = 27
 )
 
 // Words of a slot, states of its connection and of its request.
@@ -164,6 +168,7 @@ type request struct {
 	index       int
 	mutex       sync.Mutex
 	ended       bool
+	timed       atomic.Bool
 	method, url string
 	version     uint64
 	began       uint64
@@ -213,8 +218,21 @@ func (r *request) show(info []byte) {
 	atomic.StoreUint64(&r.slot[slotState], stateActive)
 }
 
+// takeTime counts the time to answer, once.
+func (r *request) takeTime() {
+	if r.timed.Swap(true) {
+		return
+	}
+	microseconds := math.Max(float64(monotonic()-r.began)/1000, 1)
+	log := uint64(math.Min(math.Round(16*math.Log2(microseconds)), 640))
+	atomic.AddUint64(&r.board.words[wordTimed], 1)
+	atomic.AddUint64(&r.board.words[wordTimedLogs], log)
+	atomic.AddUint64(&r.board.words[wordTimedSquares], log*log)
+}
+
 // sending: the head of the answer is sent.
 func (r *request) sending() {
+	r.takeTime()
 	if r.slot != nil {
 		atomic.StoreUint64(&r.slot[slotRequest], sending)
 	}
@@ -227,6 +245,7 @@ func (r *request) end(status int) {
 		r.close(aborted)
 		return
 	}
+	r.takeTime()
 	r.board.count(fmt.Sprintf("responses_%dxx", status/100), 1)
 	r.close(finished)
 }

@@ -56,6 +56,20 @@ func TestRequestWithoutASlotIsCounted(t *testing.T) {
 	}
 }
 
+func TestTimesToAnswerAreSummedOnceForEachAnswer(t *testing.T) {
+	board := open(t)
+	shown := board.request("GET", "/", 11, "")
+	shown.began = monotonic() - 1_024_000_000
+	shown.sending()
+	shown.end(200)
+	board.request("GET", "/", 11, "").end(0)
+	// 2^20 µs are 320, and the test itself takes some microseconds more.
+	timed, logs, squares := board.words[wordTimed], board.words[wordTimedLogs], board.words[wordTimedSquares]
+	if timed != 1 || logs < 319 || logs > 340 || squares != logs*logs {
+		t.Fatal(timed, logs, squares)
+	}
+}
+
 func TestCountersBeyond32AreNotShown(t *testing.T) {
 	board := open(t)
 	for number := 0; number < 40; number++ {

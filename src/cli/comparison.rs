@@ -37,15 +37,20 @@ fn of_watch(watch: &Watch) -> String {
     }
 }
 
-/// `; failed requests: 61 of 500 (generation 8), 0 of 12,000 (generation 7)`
+/// `; failed requests: 61 of 500 (generation 8), 0 of 12,000 (generation 7); time to answer: 12.5 ms, 4.1 ms`
 fn both(new: (u64, Option<&GenerationFigures>), old: (u64, Option<&GenerationFigures>)) -> String {
     let one = |(generation, figures): (u64, Option<&GenerationFigures>)| {
         let figures = figures?;
         Some(format!("{} of {} (generation {generation})", number(figures.failed), number(figures.requests)))
     };
-    match (one(new), one(old)) {
+    let failed = match (one(new), one(old)) {
         (Some(new), Some(old)) => format!("; failed requests: {new}, {old}"),
         _ => String::new(),
+    };
+    let time = |figures: Option<&GenerationFigures>| figures?.answer_usec.map(|usec| usec as f64 / 1000.0);
+    match (time(new.1), time(old.1)) {
+        (Some(new), Some(old)) => format!("{failed}; time to answer: {new:.1} ms, {old:.1} ms"),
+        _ => failed,
     }
 }
 
@@ -54,7 +59,7 @@ mod tests {
     use super::*;
 
     fn figures(requests: u64, failed: u64) -> Option<GenerationFigures> {
-        Some(GenerationFigures { requests, failed })
+        Some(GenerationFigures { requests, failed, answer_usec: None })
     }
 
     #[test]
@@ -74,6 +79,9 @@ mod tests {
         let document = Document { generation: 7, canary: Some(canary), ..Document::default() };
         let text = "step 1: generation 8 has 1/8 workers, 20 s left; failed requests: 61 of 500 (generation 8), 2 of 3500 (generation 7)";
         assert_eq!(comparison(&document), Some(("canary", text.to_owned())));
+        let timed = |usec| Some(GenerationFigures { answer_usec: Some(usec), ..GenerationFigures::default() });
+        let with_times = both((8, timed(12_540).as_ref()), (7, timed(4_100).as_ref()));
+        assert!(with_times.ends_with("(generation 7); time to answer: 12.5 ms, 4.1 ms"), "{with_times}");
         let watch = Watch {
             generation: 8,
             before: 7,

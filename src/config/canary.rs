@@ -152,6 +152,55 @@ fn millionths(percent: &str) -> Option<u32> {
     Some(whole.parse::<u32>().ok()? * 10_000 + places)
 }
 
+/// `reload.judge.latency_ratio`: a factor of at least 1 with at most three decimal places, in thousandths, or `"off"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Factor(Option<u32>);
+
+/// The largest factor, in thousandths.
+const FACTOR_MAX: u32 = 1_000_000;
+
+impl Factor {
+    fn of_thousandths(text: &str, thousandths: f64) -> Result<Self, String> {
+        match thousandths.round() {
+            factor if (1000.0..=f64::from(FACTOR_MAX)).contains(&factor) => Ok(Self(Some(factor as u32))),
+            _ => Err(format!("{text} is out of range; expected {}", Self::expected())),
+        }
+    }
+}
+
+impl Scalar for Factor {
+    fn expected() -> String {
+        r#"a number from 1.0 to 1000.0, such as 2.0, or "off""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match (text, text.parse::<f64>()) {
+            ("off", _) => Ok(Self(None)),
+            (_, Ok(factor)) => Self::of_thousandths(&quoted(text), factor * 1000.0),
+            _ => Err(format!("{} is no number; expected {}", quoted(text), Self::expected())),
+        }
+    }
+
+    fn from_number(number: i128) -> Result<Self, String> {
+        Self::of_thousandths(&number.to_string(), number as f64 * 1000.0)
+    }
+
+    fn from_fraction(number: f64) -> Result<Self, String> {
+        Self::of_thousandths(&number.to_string(), number * 1000.0)
+    }
+
+    fn schema() -> Json {
+        json!({ "anyOf": [{ "type": "number", "minimum": 1, "maximum": 1000 }, { "enum": ["off"] }] })
+    }
+}
+scalar!(Factor);
+
+impl Field<Option<u32>> for Factor {
+    fn field(self) -> Option<u32> {
+        self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,5 +242,20 @@ mod tests {
         for text in ["1", "100.0001%", "-1%", "0.00001%", "%", ".5%", "x%"] {
             assert!(ratio(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn factor_is_a_number_from_one_or_off() {
+        let factor = |text| Factor::from_text(text).map(Factor::field);
+        assert_eq!(
+            [factor("2.0"), factor("off"), factor("1.0005")].map(Result::ok),
+            [Some(Some(2000)), Some(None), Some(Some(1001))]
+        );
+        assert_eq!(Factor::from_number(3).map(Factor::field), Ok(Some(3000)));
+        assert_eq!(Factor::from_fraction(1.5).map(Factor::field), Ok(Some(1500)));
+        for text in ["0.9", "-2", "1001", "NaN", "inf", "", "twice"] {
+            assert!(factor(text).is_err(), "{text}");
+        }
+        assert!(Factor::from_fraction(f64::NAN).is_err() && Factor::from_number(0).is_err());
     }
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::canary::{Ratio, Step, StepTime, WatchTime};
+use super::canary::{Factor, Ratio, Step, StepTime, WatchTime};
 use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
 use super::probe::{Probe, StatusRange};
 use super::row::{tables, words};
@@ -281,7 +281,7 @@ tables! {
         /// How long a step with `step_time = "manual"` waits; then the reload is rolled back.
         promote_timeout: Duration as Time, default r#""1h""#, flag("promote-timeout TIME");
         /// A command, run as hooks are, at the end of each step; its standard input is what both generations have counted, as JSON.
-        /// `generation`, `step`, and `old` and `new` with `generation`, `requests` and `failed`. With exit status 0 the reload goes on,
+        /// `generation`, `step`, and `old` and `new` with `generation`, `requests`, `failed` and `answer_usec`. With exit status 0 the reload goes on,
         /// with 1 it is rolled back; anything else, and more than 60 s, is asked again twice and then rolled back, too. What `[reload.judge]`
         /// has found to fail is rolled back without asking, and `ratoon promote` goes on without asking.
         judge_command: Option<Vec<String>> as Argv, none "none", example r#"["/usr/local/bin/ask-the-metrics"]"#;
@@ -297,7 +297,7 @@ tables! {
         judge: Judge;
     }
 
-    /// When a canary fails: its requests against those of the old generation over the same time.
+    /// When a canary or a watched generation fails: its requests against those of the old one over the same time.
     /// Failed requests are the counters `responses_5xx` and `errors`, which the worker libraries count by themselves;
     /// others send them with `X_RATOON_COUNTERS=`. Workers that tell neither are not judged.
     "reload.judge" => Judge at reload.judge {
@@ -305,6 +305,10 @@ tables! {
         error_ratio: u32 as Ratio, default r#""1%""#, flag("judge-error-ratio N%");
         /// Requests that the new workers must have had in a step; with fewer there is no verdict, which the log says.
         min_requests: u64 as Requests, default "50", flag("judge-min-requests N");
+        /// By which factor answers may take longer, or `"off"`: the geometric mean of the times from a request to the head of its answer. The
+        /// lower bound, at 99 %, counts, at the end of a step or of the watch; both generations need `min_requests` answers. The worker
+        /// libraries take the times; without them there is no verdict by time, which the log says.
+        latency_ratio: Option<u32> as Factor, default "2.0", flag("judge-latency-ratio N|off");
     }
 
     /// The first start of an instance.

@@ -84,7 +84,7 @@ step_time = "manual"
 promote_timeout = "2h"
 watch = "5min"
 judge_command = ["/usr/local/bin/ask"]
-judge = { error_ratio = "0.5%", min_requests = 100 }
+judge = { error_ratio = "0.5%", min_requests = 100, latency_ratio = 1.5 }
 
 [start]
 fallback = "none"
@@ -157,7 +157,7 @@ hosts = ["Status.Example.org.", "b"]
             promote_timeout: Duration::from_secs(7200),
             watch: Watch::For(Duration::from_secs(300)),
             judge_command: Some(words(&["/usr/local/bin/ask"])),
-            judge: Judge { error_ratio: 5_000, min_requests: 100 },
+            judge: Judge { error_ratio: 5_000, min_requests: 100, latency_ratio: Some(1_500) },
         },
         start: Start { fallback: Fallback::None },
         hooks: Hooks {

@@ -29,6 +29,11 @@ pub(super) trait Scalar: Sized {
         Err(format!("{number} is a number; expected {}", Self::expected()))
     }
 
+    /// Reads a number with decimal places.
+    fn from_fraction(number: f64) -> Result<Self, String> {
+        Err(format!("{number:?} does not fit here; expected {}", Self::expected()))
+    }
+
     /// JSON Schema of what `from_text` and `from_number` accept.
     fn schema() -> Json {
         json!({ "type": "string" })
@@ -136,6 +141,10 @@ impl<T: Scalar> Visitor<'_> for ScalarVisitor<T> {
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<T, E> {
         T::from_number(number.into()).map_err(E::custom)
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<T, E> {
+        T::from_fraction(number).map_err(E::custom)
     }
 
     fn visit_i128<E: Error>(self, number: i128) -> Result<T, E> {

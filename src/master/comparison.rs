@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::master::event_queue::EventQueue;
-use crate::pool::{Comparison, Event, Figures, GenerationId, Sides, WorkerId};
-use crate::status::scoreboard::Totals;
+use crate::pool::{AnswerTimes, Comparison, Event, Figures, GenerationId, Sides, WorkerId};
+use crate::status::scoreboard::{Times, Totals};
 
 /// Interval of the readings.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -79,6 +79,7 @@ impl Run {
             own.fold(Figures::default(), |sum, (_, begin, last)| Figures {
                 requests: sum.requests.saturating_add(last.requests.saturating_sub(begin.requests)),
                 failed: sum.failed.saturating_add(last.failed.saturating_sub(begin.failed)),
+                times: sum.times.plus(last.times.since(begin.times)),
             })
         };
         // The figures of the generation before a watched one must be told before its workers are gone.
@@ -98,7 +99,8 @@ pub(in crate::master) fn figures(totals: &Totals) -> Option<Figures> {
         own.map(|(_, value)| *value as u64).reduce(u64::saturating_add)
     };
     let requests = totals.known_requests().or_else(answers)?;
-    Some(Figures { requests, failed })
+    let Times { count, logs, squares } = totals.times;
+    Some(Figures { requests, failed, times: AnswerTimes { count, logs, squares } })
 }
 
 #[cfg(test)]
@@ -108,7 +110,7 @@ mod tests {
     const SIDES: Sides = Sides { old: 1, new: 2, step: Some(0) };
 
     fn reading(worker: WorkerId, generation: GenerationId, requests: u64, failed: u64) -> Reading {
-        Reading { worker, generation, figures: Some(Figures { requests, failed }) }
+        Reading { worker, generation, figures: Some(Figures::counted(requests, failed)) }
     }
 
     /// The figures of old and new that the pool is told, if it is told.
@@ -181,8 +183,8 @@ mod tests {
         };
         assert_eq!(figures(&totals(&[("jobs", 3.0)])), None);
         let counted = [("responses_2xx", 7.0), ("responses_5xx", 2.0), ("errors", 1.0), ("jobs", 3.0)];
-        assert_eq!(figures(&totals(&counted)), Some(Figures { requests: 10, failed: 3 }));
+        assert_eq!(figures(&totals(&counted)), Some(Figures::counted(10, 3)));
         let with_page = Totals { requests: 12, ..totals(&counted) };
-        assert_eq!(figures(&with_page), Some(Figures { requests: 12, failed: 3 }));
+        assert_eq!(figures(&with_page), Some(Figures::counted(12, 3)));
     }
 }

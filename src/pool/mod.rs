@@ -12,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod answer_times;
 mod canary;
 mod ending;
 mod exit_cause;
@@ -47,6 +48,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use answer_times::AnswerTimes;
 pub use canary::{CanaryView, Sides, Steps};
 pub use exit_cause::{ExitCause, Span};
 pub use history::{Committed, Succession};

@@ -1,10 +1,12 @@
-//! The verdict on a new generation: whether its requests fail more often than those of the old one. Pure arithmetic on counted requests.
+//! The verdict on a new generation: whether its requests fail more often than those of the old one, or take longer. Pure arithmetic on counted requests.
 //!
 //! Law: a difference that chance explains is no failure. The new generation fails only if the one-sided lower bound of (new − old) is
 //! above the limit; with too few requests there is no verdict, and the text says so. [`FINAL`] is used once, at the end of a step;
 //! [`EARLY`] every second before that, so it is stricter: many looks would otherwise add up to many false alarms.
 
 use serde::{Deserialize, Serialize};
+
+use super::answer_times::{self, AnswerTimes};
 
 /// The quantile of the normal distribution for a confidence of 99 %, one-sided.
 pub(super) const FINAL: f64 = 2.326;
@@ -18,9 +20,17 @@ pub struct Figures {
     pub requests: u64,
     /// Failed requests: answers with a status of 500 or above, and answers that were cut off.
     pub failed: u64,
+    /// The times to answer, as far as they were taken.
+    #[serde(default)]
+    pub times: AnswerTimes,
 }
 
 impl Figures {
+    /// Figures without times to answer.
+    pub fn counted(requests: u64, failed: u64) -> Figures {
+        Figures { requests, failed, times: AnswerTimes::default() }
+    }
+
     /// The ratio of failed requests; 0 without requests. A worker that counts wrongly may tell more failures than requests.
     fn ratio(self) -> f64 {
         if self.requests == 0 { 0.0 } else { self.failed.min(self.requests) as f64 / self.requests as f64 }
@@ -62,21 +72,37 @@ pub struct Limits {
     pub error_ratio: u32,
     /// The requests that the new generation must have had for a verdict.
     pub min_requests: u64,
+    /// By which factor the times to answer may be longer, in thousandths; `None`: they are not compared.
+    #[serde(default)]
+    pub latency_ratio: Option<u32>,
 }
 
 /// A verdict on the new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
-    /// It fails more often than the limit allows; the figures as text.
+    /// It is worse than the limits allow; the figures as text.
     Fails(String),
-    /// No worse than the limit allows, as far as the figures show.
+    /// No worse than the limits allow, as far as the figures show.
     Passes,
-    /// There is no verdict by ratio, and why.
+    /// There is no verdict by one of the limits, or by both, and why.
     Unknown(String),
 }
 
-/// Judges the new generation against the old one. `quantile`: [`FINAL`] or [`EARLY`].
+/// Judges the new generation against the old one. `quantile`: [`FINAL`] or [`EARLY`]; times to answer are judged with [`FINAL`] only.
 pub(super) fn judge(figures: Comparison, limits: Limits, quantile: f64) -> Judgement {
+    let by_ratio = judge_ratio(figures, limits, quantile);
+    let Some(latency_ratio) = limits.latency_ratio.filter(|_| quantile <= FINAL) else { return by_ratio };
+    let (old, new) = (figures.old.times, figures.new.times);
+    let by_time = answer_times::slower(old, new, latency_ratio, limits.min_requests, quantile);
+    match (by_ratio, by_time) {
+        (Judgement::Fails(why), _) | (_, Ok(Some(why))) => Judgement::Fails(why),
+        (by_ratio, Ok(None)) => by_ratio,
+        (Judgement::Passes, Err(why)) => Judgement::Unknown(why),
+        (Judgement::Unknown(ratio), Err(time)) => Judgement::Unknown(format!("{ratio}; {time}")),
+    }
+}
+
+fn judge_ratio(figures: Comparison, limits: Limits, quantile: f64) -> Judgement {
     let Comparison { old, new } = figures;
     if new.requests < limits.min_requests.max(1) {
         let told = format!("{} of {} requests, so there is no verdict by their ratio", new.requests, limits.min_requests);
@@ -98,7 +124,7 @@ pub(super) fn judge(figures: Comparison, limits: Limits, quantile: f64) -> Judge
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { error_ratio: 10_000, min_requests: 50 };
+    const LIMITS: Limits = Limits { error_ratio: 10_000, min_requests: 50, latency_ratio: None };
     /// Simulated canaries for each figure.
     const TRIALS: u32 = 10_000;
 
@@ -115,7 +141,7 @@ mod tests {
 
         /// The figures of a generation whose requests fail with this probability.
         fn figures(&mut self, requests: u64, failing: f64) -> Figures {
-            Figures { requests, failed: (0..requests).filter(|_| self.next() < failing).count() as u64 }
+            Figures::counted(requests, (0..requests).filter(|_| self.next() < failing).count() as u64)
         }
     }
 
@@ -144,8 +170,8 @@ mod tests {
             let mut sum = Comparison::default();
             let fails = (0..30).any(|_| {
                 let (old, new) = (random.figures(140, 0.05), random.figures(20, 0.05));
-                sum.old = Figures { requests: sum.old.requests + old.requests, failed: sum.old.failed + old.failed };
-                sum.new = Figures { requests: sum.new.requests + new.requests, failed: sum.new.failed + new.failed };
+                sum.old = Figures::counted(sum.old.requests + old.requests, sum.old.failed + old.failed);
+                sum.new = Figures::counted(sum.new.requests + new.requests, sum.new.failed + new.failed);
                 matches!(judge(sum, LIMITS, EARLY), Judgement::Fails(_))
             });
             alarmed += u32::from(fails);
@@ -173,7 +199,7 @@ mod tests {
 
     #[test]
     fn few_requests_give_no_verdict_and_it_is_said() {
-        let figures = |requests, failed| Comparison { old: Figures::default(), new: Figures { requests, failed } };
+        let figures = |requests, failed| Comparison { old: Figures::default(), new: Figures::counted(requests, failed) };
         let told = "49 of 50 requests, so there is no verdict by their ratio".to_owned();
         assert_eq!(judge(figures(49, 49), LIMITS, FINAL), Judgement::Unknown(told));
         assert!(matches!(judge(figures(50, 50), LIMITS, FINAL), Judgement::Fails(_)));
@@ -185,9 +211,28 @@ mod tests {
 
     #[test]
     fn share_is_that_of_the_counted_requests() {
-        let share = |old, new| {
-            Comparison { old: Figures { requests: old, failed: 0 }, new: Figures { requests: new, failed: 0 } }.share()
-        };
+        let share = |old, new| Comparison { old: Figures::counted(old, 0), new: Figures::counted(new, 0) }.share();
         assert_eq!([share(0, 0), share(7, 1), share(0, 3), share(u64::MAX, u64::MAX)], [None, Some(13), Some(100), Some(50)]);
+    }
+
+    #[test]
+    fn slower_release_fails_at_the_end_only_and_missing_times_are_said() {
+        let limits = Limits { latency_ratio: Some(2_000), ..LIMITS };
+        let times = |log: u64| AnswerTimes { count: 100, logs: 100 * log, squares: 100 * log * log };
+        let of = |log| Figures { times: times(log), ..Figures::counted(100, 0) };
+        let slow = Comparison { old: of(160), new: of(200) };
+        assert!(matches!(judge(slow, limits, FINAL), Judgement::Fails(text) if text.starts_with("its answers take 5.7 times")));
+        assert_eq!(judge(slow, limits, EARLY), Judgement::Passes);
+        assert_eq!(judge(slow, LIMITS, FINAL), Judgement::Passes);
+        assert_eq!(judge(Comparison { old: of(160), new: of(170) }, limits, FINAL), Judgement::Passes);
+        let untimed = Comparison { old: Figures::counted(100, 0), new: Figures::counted(100, 0) };
+        let told = "the workers tell no times to answer, so there is no verdict by time";
+        assert_eq!(judge(untimed, limits, FINAL), Judgement::Unknown(told.to_owned()));
+        // More failures count more than missing times.
+        let failing = Comparison { new: Figures::counted(100, 30), ..untimed };
+        assert!(matches!(judge(failing, limits, FINAL), Judgement::Fails(_)));
+        let few = Comparison { new: Figures::counted(3, 0), ..untimed };
+        let told = format!("3 of 50 requests, so there is no verdict by their ratio; {told}");
+        assert_eq!(judge(few, limits, FINAL), Judgement::Unknown(told));
     }
 }

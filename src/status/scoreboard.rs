@@ -64,6 +64,20 @@ pub struct Totals {
     pub counters: Counters,
     /// Which of the figures are counted.
     pub counted: Counted,
+    /// The times to answer.
+    pub times: Times,
+}
+
+/// Sums over the answers whose time was taken. The logarithm of a time is that of the page's layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Times {
+    /// Answers whose time was taken.
+    pub count: u64,
+    /// The sum of the logarithms of their times.
+    pub logs: u64,
+    /// The sum of the squares of these logarithms.
+    pub squares: u64,
 }
 
 /// Which figures are counted. A figure that no worker counts is unknown, which is not 0.
@@ -140,6 +154,9 @@ impl Totals {
         self.bytes_read = self.bytes_read.saturating_add(other.bytes_read);
         self.bytes_written = self.bytes_written.saturating_add(other.bytes_written);
         self.counted = self.counted.or(other.counted);
+        self.times.count = self.times.count.saturating_add(other.times.count);
+        self.times.logs = self.times.logs.saturating_add(other.times.logs);
+        self.times.squares = self.times.squares.saturating_add(other.times.squares);
         for (name, value) in &other.counters {
             let room = self.counters.len() < NAMES;
             match self.counters.get_mut(name) {
@@ -320,6 +337,11 @@ impl Page<'_> {
             bytes_written: plausible(self.word(header::BYTES_WRITTEN)),
             counters: Counters::new(),
             counted: Counted::by_page(self.word(header::NOT_COUNTED)),
+            times: Times {
+                count: plausible(self.word(header::TIMED)),
+                logs: plausible(self.word(header::TIMED_LOGS)),
+                squares: plausible(self.word(header::TIMED_SQUARES)),
+            },
         };
         let (at, length) = (self.geometry.counters_at * 8, self.geometry.counters * counter::WORDS * 8);
         let mut elsewhere = Vec::new();

@@ -70,7 +70,7 @@ fn no_lie_of_a_worker_s_spoils_the_sums_of_the_pool() {
     // An implausibly large figure is ignored: with it the sum could not grow any more.
     let (page, board) = pair();
     let memory = ratoon_worker::sys::map::Words::shared(&page).unwrap();
-    for word in header::CONNECTIONS..=header::BYTES_WRITTEN {
+    for word in (header::CONNECTIONS..=header::BYTES_WRITTEN).chain(header::TIMED..=header::TIMED_SQUARES) {
         memory[word].store(u64::MAX, Relaxed);
     }
     board.counter("jobs").unwrap().store(u64::MAX, Relaxed);
@@ -95,6 +95,8 @@ fn what_is_written_is_read() {
     connection.wrote(7);
     connection.stage(Stage::Sending);
     board.counter("jobs").unwrap().fetch_add(3, Relaxed);
+    // 2^10 µs, and two times beyond the ends.
+    [1024, 0, u64::MAX].into_iter().for_each(|usec| board.count_time(Duration::from_micros(usec)));
 
     let (shown, connections) = read(&page).unwrap();
     let totals = Totals {
@@ -104,6 +106,7 @@ fn what_is_written_is_read() {
         bytes_written: 7,
         counters: [("jobs".into(), 3.0)].into(),
         counted: Counted::by_page(0),
+        times: Times { count: 3, logs: 160 + 640, squares: 160 * 160 + 640 * 640 },
     };
     assert_eq!(shown.totals, totals);
     let [seen] = &connections[..] else { panic!("{shown:?}") };

@@ -25,6 +25,10 @@ const UNLISTED = 5;
 /** Gauges: open connections without a slot, and those of them with a request in work. Index 6 stays 0: all is counted. */
 const UNLISTED_OPEN = 7;
 const UNLISTED_IN_WORK = 8;
+/** Answers whose time was taken, the sum of the logarithms of their times, and that of the squares of these. */
+const TIMED = 9;
+const TIMED_LOGS = 10;
+const TIMED_SQUARES = 11;
 
 /** States of a connection. */
 const FREE = 0n;
@@ -40,7 +44,7 @@ const COUNTER_NAME_BYTES = 48;
 class Scoreboard {
   #fd;
   #header;
-  #totals = new BigUint64Array(9);
+  #totals = new BigUint64Array(12);
   #freeSlots = [];
   #counters = new Map();
   #dirty = false;
@@ -122,6 +126,15 @@ class Scoreboard {
     this.#touch();
   }
 
+  /** @internal An answer was given after this time. */
+  addTime(nanoseconds) {
+    const log = BigInt(Math.min(640, Math.round(16 * Math.log2(Math.max(Number(nanoseconds) / 1000, 1)))));
+    this.#totals[TIMED] += 1n;
+    this.#totals[TIMED_LOGS] += log;
+    this.#totals[TIMED_SQUARES] += log * log;
+    this.#touch();
+  }
+
   /** @internal */
   addBytes(read, written) {
     this.#totals[BYTES_READ] += read;
@@ -198,7 +211,13 @@ class Connection {
     this.#board.addRequest();
     this.#words[3] += 1n;
     this.#words[6] = REQUEST.processing;
-    this.#words[12] = process.hrtime.bigint();
+    const began = process.hrtime.bigint();
+    this.#words[12] = began;
+    let timed = false;
+    const takeTime = () => {
+      if (!timed) this.#board.addTime(process.hrtime.bigint() - began);
+      timed = true;
+    };
     const version = BigInt((request.httpVersionMajor ?? 1) * 10 + (request.httpVersionMinor ?? 1));
     const method = this.#text(16, 16, request.method ?? '');
     const url = this.#text(18, 240, request.url ?? '');
@@ -214,10 +233,12 @@ class Connection {
         this.#write(ACTIVE, true);
       },
       sending: () => {
+        takeTime();
         this.#words[6] = REQUEST.sending;
         this.#write(ACTIVE);
       },
       end: (finished) => {
+        if (finished) takeTime();
         this.#words[6] = finished ? REQUEST.finished : REQUEST.aborted;
         this.#write(IDLE);
       },

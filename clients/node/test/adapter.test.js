@@ -148,6 +148,7 @@ test('page_shows_requests_and_counts_classes', () =>
     async (worker) => {
       for (const status of [200, 204, 404, 503]) await get(worker.port, `/${status}`);
       await until(() => worker.word(17) === 4, 'four requests are counted');
+      await until(() => worker.word(25) === 4, 'the times of four answers are taken');
       await until(() => worker.counters().responses_2xx === 2, 'the classes are counted');
       assert.deepEqual(worker.counters(), { responses_2xx: 2, responses_4xx: 1, responses_5xx: 1 });
       const slot = worker.slot(0);

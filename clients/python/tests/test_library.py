@@ -46,6 +46,17 @@ class Scoreboard(unittest.TestCase):
             request.end(200)
         self.assertEqual(board.words[512], _scoreboard.FREE)
 
+    def test_times_to_answer_are_summed_once_for_each_answer(self):
+        board = _scoreboard.Scoreboard(new_page())
+        board.timed(1_024_000)
+        board.timed(0)
+        self.assertEqual(list(board.words[25:28]), [2, 160, 160 * 160])
+        request = board.request("GET", "/", 11, ("", 0))
+        request.sending()
+        request.end(200)
+        board.request("GET", "/", 11, ("", 0)).end(None)
+        self.assertEqual(board.words[_scoreboard.TIMED], 3)
+
     def test_counters_beyond_32_are_not_shown(self):
         board = _scoreboard.Scoreboard(new_page())
         for number in range(40):

@@ -129,7 +129,7 @@ module PumaTests
       %w[/ /missing /fail].each { |path| worker.connect.get(path) }
       Worker.until('three answers are counted') { worker.counters.values.sum == 3 }
       assert_equal({ 'responses_2xx' => 1, 'responses_4xx' => 1, 'errors' => 1 }, worker.counters)
-      assert_equal [3, 7], [worker.word(17), worker.word(22)]
+      assert_equal [3, 7, 2], [worker.word(17), worker.word(22), worker.word(25)]
     end
   end
 

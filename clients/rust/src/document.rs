@@ -152,6 +152,8 @@ pub struct GenerationFigures {
     pub requests: u64,
     /// Requests that failed: answered with a status of 500 or above, or cut off.
     pub failed: u64,
+    /// Geometric mean of the times from a request to the head of its answer, microseconds; `None` if no worker takes them.
+    pub answer_usec: Option<u64>,
 }
 
 /// A committed release that is kept.

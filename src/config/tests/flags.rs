@@ -37,7 +37,7 @@ fn every_flag_wins() {
                --group 5 --balance per-slot --memory-max 2G --memory-high 1G --tasks-max 7 --cpu-weight 8 --nofile 99 \
                --restart-initial 1ms --restart-max 2ms --restart-limit 3 --restart-interval 4s --give-up 5s --surge 50% \
                --probation 6s --reload-memory refuse --keep 7 --probe connect --probe-status 200-299 --probe-timeout 8s --probe-host a.example --step 1 --step 50% \
-               --step-time manual --promote-timeout 2h --judge-error-ratio 2% --judge-min-requests 9 --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 \
+               --step-time manual --promote-timeout 2h --judge-error-ratio 2% --judge-min-requests 9 --judge-latency-ratio 3.5 --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 \
                --status-details everyone --status-host B.example. --status-hosts c -- prog --flag -x";
     let config = both(FILE, all).unwrap();
     let text = r#"
@@ -74,7 +74,7 @@ probe_host = "a.example"
 steps = [1, "50%"]
 step_time = "manual"
 promote_timeout = "2h"
-judge = { error_ratio = "2%", min_requests = 9 }
+judge = { error_ratio = "2%", min_requests = 9, latency_ratio = 3.5 }
 [recycle]
 max_age = "7h"
 max_memory = "1M"

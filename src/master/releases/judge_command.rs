@@ -45,6 +45,7 @@ fn figures_as_json(serving: GenerationId, canary: &CanaryView) -> String {
             "generation": generation,
             "requests": figures.map(|figures| figures.requests),
             "failed": figures.map(|figures| figures.failed),
+            "answer_usec": figures.and_then(|figures| figures.times.typical_usec()),
         })
     };
     let old = side(serving, canary.figures.map(|comparison| comparison.old));
@@ -56,7 +57,7 @@ fn figures_as_json(serving: GenerationId, canary: &CanaryView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::Comparison;
+    use crate::pool::{AnswerTimes, Comparison};
 
     #[test]
     fn verdict_is_the_exit_status() {
@@ -71,7 +72,8 @@ mod tests {
 
     #[test]
     fn command_reads_both_generations() {
-        let figures = |requests, failed| Figures { requests, failed };
+        let times = AnswerTimes { count: 3, logs: 3 * 160, squares: 3 * 160 * 160 };
+        let old = Figures { times, ..Figures::counted(3500, 2) };
         let canary = CanaryView {
             generation: 8,
             step: 1,
@@ -81,14 +83,14 @@ mod tests {
             waits: true,
             manual: false,
             left: None,
-            figures: Some(Comparison { old: figures(3500, 2), new: figures(500, 61) }),
+            figures: Some(Comparison { old, new: Figures::counted(500, 61) }),
         };
         let read = |canary: &CanaryView| serde_json::from_str::<serde_json::Value>(&figures_as_json(7, canary)).expect("JSON");
         let wanted = json!({
             "generation": 8,
             "step": 1,
-            "old": { "generation": 7, "requests": 3500, "failed": 2 },
-            "new": { "generation": 8, "requests": 500, "failed": 61 },
+            "old": { "generation": 7, "requests": 3500, "failed": 2, "answer_usec": 1024 },
+            "new": { "generation": 8, "requests": 500, "failed": 61, "answer_usec": null },
         });
         assert_eq!(read(&canary), wanted);
         assert!(read(&CanaryView { figures: None, ..canary })["new"]["requests"].is_null());

@@ -300,7 +300,11 @@ pub fn settings(release: &Release) -> Settings {
             sizes: config.reload.steps.iter().map(|step| surge(*step)).collect(),
             time: config.reload.step_time,
             promote_timeout: config.reload.promote_timeout,
-            judge: Limits { error_ratio: config.reload.judge.error_ratio, min_requests: config.reload.judge.min_requests },
+            judge: Limits {
+                error_ratio: config.reload.judge.error_ratio,
+                min_requests: config.reload.judge.min_requests,
+                latency_ratio: config.reload.judge.latency_ratio,
+            },
             judge_command: config.reload.judge_command.is_some(),
         },
         fallback: false,

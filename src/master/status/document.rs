@@ -230,7 +230,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
 }
 
 fn figures_of(of: Figures) -> tree::GenerationFigures {
-    tree::GenerationFigures { requests: of.requests, failed: of.failed }
+    tree::GenerationFigures { requests: of.requests, failed: of.failed, answer_usec: of.times.typical_usec() }
 }
 
 fn shown_watch(watch: WatchView) -> tree::Watch {

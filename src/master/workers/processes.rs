@@ -122,13 +122,13 @@ pub fn figures(page: Option<Totals>, counters: &BTreeMap<String, f64>) -> Totals
         requests: counter("requests").unwrap_or(0),
         bytes_read: counter("bytes_read").unwrap_or(0),
         bytes_written: counter("bytes_written").unwrap_or(0),
-        counters: BTreeMap::new(),
         counted: Counted {
             connections: counter("connections").is_some(),
             requests: counter("requests").is_some(),
             bytes_read: counter("bytes_read").is_some(),
             bytes_written: counter("bytes_written").is_some(),
         },
+        ..Totals::default()
     });
     totals.counters.extend(counters.iter().map(|(name, value)| (name.clone(), *value)));
     totals

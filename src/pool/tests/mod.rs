@@ -22,7 +22,7 @@ fn ms(amount: u64) -> Duration {
 
 /// Figures of a new generation, beside an old one without failures.
 fn figures(requests: u64, failed: u64) -> Comparison {
-    Comparison { old: Figures { requests: 7 * requests, failed: 0 }, new: Figures { requests, failed } }
+    Comparison { old: Figures::counted(7 * requests, 0), new: Figures::counted(requests, failed) }
 }
 
 /// Settings for `count` workers: the configuration's defaults, except that READY=1 alone makes a worker ready, without probation.
@@ -45,7 +45,7 @@ fn settings(count: u32) -> Settings {
             sizes: Vec::new(),
             time: Some(ms(30_000)),
             promote_timeout: ms(3_600_000),
-            judge: Limits { error_ratio: 10_000, min_requests: 50 },
+            judge: Limits { error_ratio: 10_000, min_requests: 50, latency_ratio: None },
             judge_command: false,
         },
         watch: WatchFor::Off,

@@ -20,6 +20,18 @@ while True:
     notify.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
     time.sleep(0.1)
 '"#;
+/// Writes its status page: 50 answers a second, which take 16 times as long from the third generation on.
+const SLOWER: &str = r#"exec /usr/bin/python3 -c '
+import os, struct, time
+page, answers = int(os.environ["RATOON_SCOREBOARD"]), 0
+log = 224 if int(os.environ["RATOON_GENERATION"]) > 2 else 160
+os.pwrite(page, struct.pack("=Q", os.getpid()), 8 * 8)
+while True:
+    answers += 5
+    os.pwrite(page, struct.pack("=Q", answers), 17 * 8)
+    os.pwrite(page, struct.pack("=3Q", answers, answers * log, answers * log * log), 25 * 8)
+    time.sleep(0.1)
+'"#;
 const RUNNING: &[(&str, &str)] = &[("worker.ready", "'running'"), ("worker.settle", "'10ms'")];
 pub type Seen = Box<dyn Fn(&Master, &Notification) -> bool>;
 
@@ -231,6 +243,13 @@ pub fn case(key: &str) -> Option<Case> {
                 .with(RUNNING)
                 .with(&[TWO, STEPS, ("reload.step_time", "'4s'"), ("reload.judge.error_ratio", "'100%'")])
                 .script(FAILING)
+        }
+        "reload.judge.latency_ratio" => {
+            Case::to("2.0", |_, said| said.code == Some(1) && said.err.contains("its answers take 16.0 times as long"))
+                .from("'off'")
+                .with(RUNNING)
+                .with(&[TWO, STEPS, ("reload.step_time", "'4s'")])
+                .script(SLOWER)
         }
         "reload.judge_command" => Case::to("['false']", |_, said| said.err.contains("reload.judge_command \"false\": exit 1"))
             .with(&[TWO, STEPS, ("reload.step_time", "'10ms'")]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import mmap
 import os
 import struct
@@ -21,6 +22,7 @@ VERSION = 1
 # Words of the header.
 PID, STOP_TIMEOUT, CONNECTIONS, REQUESTS, BYTES_READ, BYTES_WRITTEN, SLOTS_USED, UNLISTED = 8, 9, 16, 17, 18, 19, 20, 21
 NOT_COUNTED, UNLISTED_IN_WORK = 22, 24
+TIMED, TIMED_LOGS, TIMED_SQUARES = 25, 26, 27
 #: Bits of the word NOT_COUNTED: connections, bytes read, bytes written. This library counts requests.
 REQUESTS_ONLY = 7
 # States of a connection, and of its request.
@@ -42,7 +44,7 @@ class Request:
         self._board, self._slot = board, slot
         self._method, self._url, self._version = method.encode()[:METHOD_BYTES], url.encode(errors="replace")[:URL_BYTES], version
         self._peer, self._began = peer, time.monotonic_ns()
-        self._ended = False
+        self._ended, self._timed = False, False
         self._show(b"")
 
     def describe(self, info: Mapping[str, Any]) -> None:
@@ -52,6 +54,7 @@ class Request:
 
     def sending(self) -> None:
         """The head of the answer is sent."""
+        self._take_time()
         if self._slot is not None:
             self._board.words[self._slot + 6] = SENDING
 
@@ -60,12 +63,19 @@ class Request:
         if self._ended:
             return
         self._ended = True
+        if status:
+            self._take_time()
         self._board.count(f"responses_{status // 100}xx" if status else "errors")
         if self._slot is not None:
             self._board.words[self._slot + 6] = FINISHED if status else ABORTED
             self._board.free(self._slot)
         else:
             self._board.free_unlisted()
+
+    def _take_time(self) -> None:
+        if not self._timed:
+            self._timed = True
+            self._board.timed(time.monotonic_ns() - self._began)
 
     def _show(self, info: bytes) -> None:
         if self._slot is None or self._ended:
@@ -131,6 +141,14 @@ class Scoreboard:
         """A request that found no slot has ended."""
         with self._lock:
             self.words[UNLISTED_IN_WORK] -= 1
+
+    def timed(self, nanoseconds: int) -> None:
+        """An answer was given after this time."""
+        log = min(640, round(16 * math.log2(max(nanoseconds / 1000, 1))))
+        with self._lock:
+            self.words[TIMED] += 1
+            self.words[TIMED_LOGS] += log
+            self.words[TIMED_SQUARES] += log * log
 
     def count(self, name: str, by: int = 1) -> None:
         """Adds to a named counter: at most 32 names of at most 48 bytes; further ones are not shown."""

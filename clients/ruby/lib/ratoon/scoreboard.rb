@@ -68,6 +68,7 @@ module Ratoon
       @stop_timeout = stop_timeout.zero? ? nil : stop_timeout / 1e9
       @lock = Mutex.new
       @requests = @slots_used = @unlisted = @unlisted_in_work = 0
+      @timed = @timed_logs = @timed_squares = 0
       @free = []
       @counters = {}
       write_totals
@@ -101,6 +102,17 @@ module Ratoon
       end
     end
 
+    # @private An answer was given after this time.
+    def timed(nanoseconds)
+      log = [(16 * Math.log2([nanoseconds / 1000.0, 1].max)).round, 640].min
+      @lock.synchronize do
+        @timed += 1
+        @timed_logs += log
+        @timed_squares += log * log
+        write_totals
+      end
+    end
+
     # @private The offset of a slot's word, bytes.
     def at(index, word = 0)
       @slots_at + index * @slot_size + word * WORD
@@ -129,7 +141,8 @@ module Ratoon
     private
 
     def write_totals
-      put(TOTALS * WORD, [0, @requests, 0, 0, @slots_used, @unlisted, REQUESTS_ONLY, 0, @unlisted_in_work].pack('Q9'))
+      put(TOTALS * WORD, [0, @requests, 0, 0, @slots_used, @unlisted, REQUESTS_ONLY, 0, @unlisted_in_work,
+                          @timed, @timed_logs, @timed_squares].pack('Q12'))
     end
 
     def new_counter(name)
@@ -153,7 +166,7 @@ module Ratoon
         @family, @address = Request.address(address)
         @began = Process.clock_gettime(Process::CLOCK_MONOTONIC, :nanosecond)
         @sequence = 0
-        @ended = false
+        @ended = @timed = false
         show('')
       end
 
@@ -165,6 +178,7 @@ module Ratoon
 
       # The head of the answer is sent.
       def sending
+        take_time
         @board.put(@board.at(@index, 6), [SENDING].pack('Q')) if @index
       end
 
@@ -173,6 +187,7 @@ module Ratoon
         return if @ended
 
         @ended = true
+        take_time if status
         @board.count(status ? "responses_#{status / 100}xx" : 'errors')
         close(status ? FINISHED : ABORTED)
       end
@@ -194,6 +209,13 @@ module Ratoon
       end
 
       private
+
+      def take_time
+        return if @timed
+
+        @timed = true
+        @board.timed(Process.clock_gettime(Process::CLOCK_MONOTONIC, :nanosecond) - @began)
+      end
 
       def close(state)
         @board.put(@board.at(@index, 6), [state].pack('Q')) if @index

@@ -29,9 +29,14 @@
 //! | 21 | connections that found no free slot (they are in word 16, too) |
 //! | 22 | what the writer does not count: bit 0 connections (word 16), bit 1 bytes read (word 18), bit 2 bytes written (word 19) |
 //! | 23, 24 | open connections without a slot; of those, how many have a request in work |
+//! | 25, 26, 27 | answers whose time was taken; the sum of the logarithms of their times; the sum of the squares of these logarithms |
 //!
 //! The other words up to the counters are 0 and reserved. Words 16 to 19 are running totals and never fall. A writer
 //! that does not count connections or bytes sets word 22 before its first request: these totals are then shown as "not known".
+//!
+//! The time of an answer is that from the request to the head of the answer, or to the answer's end where the writer does not see the head; an
+//! answer that was cut off has none. Its logarithm is a whole number: sixteen times the logarithm to base two of its microseconds, 0 for less than one, at most 640.
+//! A writer that takes no times leaves words 25 to 27 at 0, and may leave out a part of the answers; an older reader ignores these words.
 //! (The worker libraries in `clients` write the page in other languages: those for Python and Go map it, those for Node.js and Ruby write
 //! at offsets of the file.)
 //!
@@ -107,6 +112,9 @@ pub mod header {
     pub const NOT_COUNTED: usize = 22;
     pub const UNLISTED_OPEN: usize = 23;
     pub const UNLISTED_IN_WORK: usize = 24;
+    pub const TIMED: usize = 25;
+    pub const TIMED_LOGS: usize = 26;
+    pub const TIMED_SQUARES: usize = 27;
     /// Words of the header.
     pub const WORDS: usize = 64;
 }

@@ -25,6 +25,10 @@ const NOT_LOOKED_UP: usize = usize::MAX;
 /// All counters are taken.
 const NO_ROOM: usize = usize::MAX - 1;
 
+/// Units of the logarithm of a time in a factor of two, and the largest logarithm.
+const LOG_UNITS: f64 = 16.0;
+const LOG_MAX: u64 = 640;
+
 /// A scoreboard page that this process writes.
 #[derive(Debug)]
 pub struct Board {
@@ -170,6 +174,22 @@ impl Board {
         }
     }
 
+    /// Counts an answer that was given after this time.
+    #[inline]
+    pub fn count_time(&self, time: Duration) {
+        let log = (time.as_secs_f64() * 1e6).max(1.0).log2() * LOG_UNITS;
+        let log = (log.round() as u64).min(LOG_MAX);
+        for (word, value) in [(header::TIMED, 1), (header::TIMED_LOGS, log), (header::TIMED_SQUARES, log * log)] {
+            self.words[word].fetch_add(value, Relaxed);
+        }
+    }
+
+    /// The sums of [`Self::count_time`].
+    #[cfg(test)]
+    pub(crate) fn times(&self) -> [u64; 3] {
+        [header::TIMED, header::TIMED_LOGS, header::TIMED_SQUARES].map(|word| self.words[word].load(Relaxed))
+    }
+
     /// The place of a counter's value, words.
     fn counter_at(&self, name: &str) -> Option<usize> {
         let name = cut(name.split('\0').next().filter(|name| !name.is_empty())?, COUNTER_NAME);
@@ -247,6 +267,12 @@ impl Connection {
     #[inline]
     pub fn count_answer(&self, class: Option<u16>) {
         self.board.count_answer(class);
+    }
+
+    /// Counts the time of an answer on the board; see [`Board::count_time`].
+    #[inline]
+    pub fn count_time(&self, time: Duration) {
+        self.board.count_time(time);
     }
 
     /// Counts and shows an accepted connection. `peer`: its address, `None` if it has none.

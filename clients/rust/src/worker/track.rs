@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version, response};
@@ -78,7 +79,7 @@ impl<S> Tracked<S> {
         };
         let number = state.request_begins(Head { method: request.method().as_str(), url, version });
         let (version, bodyless) = (request.version(), request.method() == Method::HEAD);
-        Running { state, number, version, bodyless, stage: Stage::Aborted, class: None }
+        Running { state, number, began: Instant::now(), version, bodyless, stage: Stage::Aborted, class: None }
     }
 }
 
@@ -87,6 +88,8 @@ impl<S> Tracked<S> {
 struct Running {
     state: Arc<State>,
     number: u64,
+    /// Exact, unlike the times on the page.
+    began: Instant,
     version: Version,
     /// The method is HEAD: the answer has no body.
     bodyless: bool,
@@ -248,6 +251,7 @@ where
             if running.state.drain.is_draining() {
                 running.announce_end(&mut head);
             }
+            running.state.shown.count_time(running.began.elapsed());
             running.state.shown.stage(Stage::Sending);
         }
         let left = match running.as_ref().is_some_and(|running| running.bodyless) {

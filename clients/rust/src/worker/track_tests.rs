@@ -85,6 +85,9 @@ async fn a_request_is_shown_from_head_to_last_byte() {
     assert_eq!(body.collect().await.unwrap().to_bytes(), "hello");
     assert_eq!(rig.request_state(), "finished");
     assert!(!rig.state.busy() && !rig.entry().active);
+    // The time of the answer was taken once, at its head.
+    let [timed, logs, squares] = rig.board.times();
+    assert_eq!((timed, squares), (1, logs * logs));
 }
 
 #[tokio::test]

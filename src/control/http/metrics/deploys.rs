@@ -99,6 +99,14 @@ fn sides(text: &mut Text<'_>, of: &str, when: &str, old: Option<&GenerationFigur
             text.sample(&name, &[("side", &side)], figures.map(figure));
         }
     }
+    let time = |of: Option<&GenerationFigures>| of.and_then(|of| of.answer_usec).map(Micros);
+    if time(old).is_some() || time(new).is_some() {
+        let name = format!("{of}_answer_seconds");
+        text.family(&name, "gauge", "seconds", "Geometric mean of the times to answer of the old and the new generation.");
+        for (side, figures) in [("old", old), ("new", new)] {
+            text.sample(&name, &[("side", &side)], time(figures));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,7 +116,7 @@ mod tests {
     use crate::status::tree::{Canary, CurrentRelease, Document, GenerationFigures, Release, Reloads, Watch};
 
     fn figures(requests: u64, failed: u64) -> Option<GenerationFigures> {
-        Some(GenerationFigures { requests, failed })
+        Some(GenerationFigures { requests, failed, answer_usec: Some(2_500) })
     }
 
     #[track_caller]
@@ -143,6 +151,7 @@ mod tests {
                 "ratoon_canary_request_ratio{instance=\"web\"} 0.125000",
                 "ratoon_canary_requests{side=\"old\"} 700",
                 "ratoon_canary_failed_requests{side=\"new\"} 10",
+                "ratoon_canary_answer_seconds{side=\"new\"} 0.002500",
                 "ratoon_watch_state{ratoon_watch_state=\"none\"} 1",
             ],
         );

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pool::tests::figures;
-use crate::pool::{CommandVerdict, Settings, Surge};
+use crate::pool::{AnswerTimes, CommandVerdict, Comparison, Figures, Settings, Surge};
 
 /// Settings of a canary with one worker, then a quarter, then all.
 fn stepwise(count: u32) -> Settings {
@@ -118,6 +118,19 @@ fn failing_requests_roll_back_at_once_or_at_the_end_of_the_step() {
     assert!(world.pool.canary().is_some());
     world.pass(ms(30_000));
     let why = "the canary failed: 6 of 100 requests failed, 0 of 700 requests of the generation before";
+    rolled_back(world, requester, Outcome::RolledBack, why);
+}
+
+#[test]
+fn slower_answers_roll_back_at_the_end_of_the_step() {
+    let (mut world, requester) = canary(|settings| settings.steps.judge.latency_ratio = Some(2_000));
+    let times = |log: u64| AnswerTimes { count: 100, logs: 100 * log, squares: 100 * log * log };
+    let of = |log| Figures { times: times(log), ..Figures::counted(100, 0) };
+    world.step(Event::Compared(2, Some(Comparison { old: of(160), new: of(192) })));
+    world.pass(ms(29_000));
+    assert!(world.pool.canary().is_some(), "caches may be cold at first");
+    world.pass(ms(1_000));
+    let why = "the canary failed: its answers take 4.0 times as long: 4.10 ms, 1.02 ms of the generation before";
     rolled_back(world, requester, Outcome::RolledBack, why);
 }
 

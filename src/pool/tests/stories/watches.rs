@@ -133,8 +133,8 @@ fn end_without_figures_or_with_few_is_said() {
 #[test]
 fn figures_of_the_former_generation_outlive_its_workers() {
     let mut world = committed(TIME, |_| {});
-    let old = Figures { requests: 10_000, failed: 1_200 };
-    let new = |requests, failed| Figures { requests, failed };
+    let old = Figures::counted(10_000, 1_200);
+    let new = Figures::counted;
     world.step(Event::Compared(2, Some(Comparison { old, new: new(100, 12) })));
     world.hand_over();
     world.step(Event::Compared(2, None));

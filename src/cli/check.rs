@@ -105,7 +105,17 @@ impl Findings {
 
 fn file_alone(file: &Path) -> Result<(String, Findings), String> {
     let config = config::load(file).map_err(|error| error.to_string())?;
-    Ok((summary(&config), Findings::default()))
+    Ok((summary(&config), Findings { warnings: warning_of_canary(&config).into_iter().collect(), ..Findings::default() }))
+}
+
+/// A warning about a canary on sockets that all workers share.
+fn warning_of_canary(config: &Config) -> Option<String> {
+    let shared = !config.reload.steps.is_empty() && config.worker.balance == config::Balance::Shared;
+    shared.then(|| {
+        "reload.steps: with worker.balance = \"shared\" the kernel decides which part of the connections a canary gets, often a small or a large one; \
+         the status shows the counted part. It is exact with worker.balance = \"per-slot\""
+            .to_owned()
+    })
 }
 
 /// A summary in one line: `4 workers (one per CPU) of /usr/bin/web --port 80, in /srv/web`.
@@ -146,6 +156,15 @@ mod tests {
             r#"4 workers of web "a b" "" "c\nd", in /srv"#
         );
         assert_eq!(summary("worker = { command = ['web'], count = 1 }"), "1 worker of web");
+    }
+
+    #[test]
+    fn canary_on_shared_sockets_is_warned_of() {
+        let warning = |text: &str| warning_of_canary(&config::parse(text, Path::new("web.toml")).unwrap());
+        let steps = "reload = { steps = ['1'] }\nworker = { command = ['web']";
+        assert!(warning(&format!("{steps} }}")).is_some_and(|text| text.contains("per-slot")));
+        assert_eq!(warning(&format!("{steps}, balance = 'per-slot' }}")), None);
+        assert_eq!(warning("worker = { command = ['web'] }"), None);
     }
 
     #[test]

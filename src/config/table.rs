@@ -274,7 +274,9 @@ tables! {
         /// The canary: how many workers of a new generation run beside the whole old one in each step, as a number or a share.
         /// No old worker is touched before the last step. Each step begins when its workers are ready. What fails meanwhile
         /// rolls the reload back. A step with all workers commits; without one, the rest follows the last step. `ratoon undo`
-        /// has no canary. The kernel decides which share of the connections the first workers get; STATUS shows the counted one.
+        /// has no canary. With `worker.balance = "per-slot"` a step of N workers gets N parts of the new connections beside one for each old
+        /// worker, and a step with a share exactly that share, on sockets of its own; where these cannot be made, the reload is
+        /// refused. Otherwise the kernel decides which share the first workers get. STATUS shows the counted one.
         steps: Vec<Surge> as OneOrMore<Step>, none "none", example r#"["1", "25%", "100%"]"#, flag("step|steps N|N%", Step => steps);
         /// How long each step waits, or `"manual"`: until `ratoon promote`.
         step_time: Option<Duration> as StepTime, default r#""30s""#, flag("step-time TIME|manual");

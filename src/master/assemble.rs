@@ -175,7 +175,7 @@ impl Master {
                 if master.unknown_workers.is_empty() && store::is_wanted() {
                     master.workers.remove_strays();
                 }
-                master.listeners.resume(&mut fds, &master.pool, now);
+                master.listeners.resume(&mut fds, &[], &master.pool, now);
                 master.listeners.make_slots(&release.config, 0).map_err(|error| error.to_string())?;
                 let fallback = master.releases.may_fall_back(&release);
                 master.events.push(Event::Start(Settings { fallback, ..prepare::settings(&release) }));

@@ -13,8 +13,8 @@ use crate::master::status::hello;
 use crate::master::workers::spawn::Start;
 use crate::master::{End, Master};
 use crate::pool::{
-    self, Action, Answer, CommandVerdict, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Reason, RequesterId, Slot,
-    WorkerId,
+    self, Action, Answer, CommandVerdict, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Queue, Reason, RequesterId,
+    Slot, WorkerId,
 };
 
 /// By whom a first generation was asked for.
@@ -149,7 +149,10 @@ impl Master {
         }
         let sockets = match self.prober.sockets(worker) {
             Some(private) => Some(private),
-            None => self.listeners.for_start(slot, &release, self.pool.candidate() != Some(generation))?,
+            None => {
+                let queue = self.pool.worker(worker).map_or(Queue::FIRST, |worker| self.pool.queue(worker));
+                self.listeners.for_start(queue, &release, self.pool.candidate() != Some(generation))?
+            }
         };
         Ok(Start { slot, generation, release, sockets, environment: self.prober.environment(worker) })
     }
@@ -159,10 +162,10 @@ impl Master {
         if !self.pool.wants_a_look(worker) {
             return self.workers.forget_readiness(worker);
         }
-        let Some(slot) = self.pool.worker(worker).map(|worker| worker.slot) else { return };
+        let Some(queue) = self.pool.worker(worker).map(|worker| self.pool.queue(worker)) else { return };
         let Some(release) = self.workers.get(worker).map(|process| process.release.clone()) else { return };
         let private = self.prober.sockets(worker);
-        let sockets = private.or_else(|| self.listeners.of_slot(slot, &release).unwrap_or_default());
+        let sockets = private.or_else(|| self.listeners.of_queue(queue, &release).unwrap_or_default());
         self.workers.watch_readiness(worker, sockets, &mut self.events);
     }
 

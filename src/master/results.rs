@@ -11,7 +11,7 @@ use crate::master::status::document::LoopFacts;
 use crate::master::status::status_cache::{Job, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::tasks::TaskId;
-use crate::pool::{Event, GenerationId, Outcome, Reason};
+use crate::pool::{Event, GenerationId, Outcome, Reason, Surge};
 use crate::status::kernel::Queue;
 
 impl Master {
@@ -72,7 +72,8 @@ impl Master {
         let (kept, paths) = (releases.history(pool.history()), release.map(|release| releases.paths(release)));
         let (workers, listeners) = (workers.facts(pool), listeners.shown());
         let (canary, watch, pause_left) = (pool.canary(), pool.watch(), pool.pause_left());
-        let facts = LoopFacts { workers, listeners, release, paths, look, releases: kept, canary, watch, pause_left };
+        let slots = self.listeners.slots_of_sockets();
+        let facts = LoopFacts { workers, listeners, slots, release, paths, look, releases: kept, canary, watch, pause_left };
         self.status.compose(job, facts);
     }
 
@@ -117,7 +118,13 @@ impl Master {
             return;
         }
         let slots = |prepared: Prepared| {
-            let made = self.listeners.make_slots(&prepared.release.config, self.pool.target());
+            let config = &prepared.release.config;
+            let mut made = self.listeners.make_slots(config, self.pool.target());
+            // An undo has no canary.
+            if made.is_ok() && self.pool.may_have_canary(number) {
+                let steps: Vec<Surge> = config.reload.steps.iter().map(|step| prepare::surge(*step)).collect();
+                made = self.listeners.make_canary(config, &steps, self.pool.target().max(config.worker.workers()));
+            }
             made.map(|()| prepared).map_err(|error| error.to_string().into())
         };
         match result.and_then(slots) {

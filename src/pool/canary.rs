@@ -16,7 +16,7 @@ use super::report::workers;
 use super::settings::Surge;
 use super::timers::Key;
 use super::verdict::{self, Comparison, Judgement, Limits};
-use super::vocabulary::{Answer, GenerationId, Kind, Outcome, RequesterId, Slot};
+use super::vocabulary::{Answer, GenerationId, Kind, Outcome, Purpose, RequesterId, Slot};
 use super::worker::Phase;
 
 /// The steps of a generation (`reload.steps`) and how long each takes.
@@ -115,6 +115,11 @@ impl Pool {
         let canary =
             waits.and_then(|reload| Some(Sides { old: self.current, new: reload.number, step: Some(reload.canary?.step) }));
         canary.or_else(|| self.watch_compares().map(|(old, new)| Sides { old, new, step: None }))
+    }
+
+    /// Whether the generation that is prepared may begin with a canary: it is that of a plain reload.
+    pub fn may_have_canary(&self, number: GenerationId) -> bool {
+        self.reload.as_ref().is_some_and(|reload| reload.number == number && reload.purpose == Purpose::Reload)
     }
 
     /// The first step of a generation with these settings; `None`: there is no canary, or its first step has all workers.

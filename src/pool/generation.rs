@@ -45,6 +45,9 @@ pub(super) struct SlotState {
     /// In the current generation: the slot was given up to the candidate. In the candidate: the old worker of the slot is gone, or
     /// there was none.
     pub settled: bool,
+    /// The workers of the slot serve its second queue.
+    #[serde(default)]
+    pub second_queue: bool,
 }
 
 /// All workers from one reading of configuration and release.

@@ -56,6 +56,7 @@ pub use judge_command::{CommandVerdict, JUDGE_COMMAND_LIMIT};
 pub use readiness::UNPROVEN_PROBATION;
 pub use reason::{Cause, Reason};
 pub use report::{PoolState, workers};
+pub use serving::{CanaryPart, Queue};
 pub use settings::{Accepting, Readiness, Restart, Settings, Surge};
 pub use time::Time;
 pub use verdict::{Comparison, Figures, Limits};

@@ -101,7 +101,8 @@ impl Pool {
             self.drain(id, StopReason::Asked);
         }
         // The queue of a slot that stays need not be empty: its next worker serves it.
-        let kept = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| worker.slot < self.target);
+        let is_next = |slot: Slot, second: bool| slot < self.target && second == self.second_queue(self.current, slot);
+        let kept = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| is_next(worker.slot, worker.second_queue));
         for id in self.draining_queues().filter(kept).collect::<Vec<_>>() {
             self.stop_after_all(id);
         }

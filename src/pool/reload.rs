@@ -143,6 +143,7 @@ impl Pool {
             let slot = reload.started;
             reload.started += 1;
             reload.unsettled += 1;
+            self.choose_queue(number, slot, canary.is_some());
             let worker = self.spawn(number, slot);
             if let Some(place) = self.generations.get_mut(&number).and_then(|home| home.slots.get_mut(slot as usize)) {
                 place.worker = Some(worker);

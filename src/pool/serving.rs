@@ -1,34 +1,93 @@
-//! Accept queues with `worker.balance = "per-slot"`: which slots get new connections, and which workers drain a queue before they stop.
+//! Accept queues with `worker.balance = "per-slot"`: which queues get new connections, and which workers drain a queue before they stop.
 //!
-//! Law: a new connection goes to a slot that has a ready worker, if there is any. When the pool itself gives up a queue, the last
-//! worker of the queue serves until no connection waits in it. The queue of a failed worker waits for the worker's replacement.
+//! Law: a new connection goes to a queue that has a ready worker, if there is any. When the pool itself gives up a queue, the last
+//! worker of the queue serves until no connection waits in it. The queue of a failed worker waits for the worker's replacement, and where
+//! none comes, as for a canary, a worker of the current generation is started for it alone. A canary has queues of its own, so that its
+//! part of the new connections is exact.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Pool;
+use super::reload::Stage;
+use super::settings::Surge;
 use super::timers::Key;
-use super::vocabulary::{Action, Kind, Slot, WorkerId};
+use super::vocabulary::{Action, GenerationId, Kind, Slot, WorkerId};
 use super::worker::{Phase, Worker};
 
 /// Longest time that a worker that is to stop serves on to empty its accept queue.
 pub(super) const QUEUE_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// An accept queue. A slot has one, and a second one while a canary serves in it beside the old worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Queue {
+    /// The slot.
+    pub slot: Slot,
+    /// The second queue of the slot. After the commit of a canary it is the one that serves, and the next canary has the first.
+    pub second: bool,
+}
+
+impl Queue {
+    /// The queue of systemd's socket, which all workers share without `worker.balance = "per-slot"`.
+    pub const FIRST: Queue = Queue { slot: 0, second: false };
+
+    /// The first queue of a slot.
+    pub fn of_slot(slot: Slot) -> Queue {
+        Queue { slot, second: false }
+    }
+}
+
+/// The canary's part of the new connections, and its queues.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanaryPart {
+    /// The queues of the canary's ready workers.
+    pub queues: BTreeSet<Queue>,
+    /// So many of [`Self::of`] new connections go to the canary.
+    pub part: u32,
+    /// See [`Self::part`].
+    pub of: u32,
+}
+
 impl Pool {
-    /// The slots whose queues get new connections: those with a ready worker; if no worker is ready, all slots, because each slot gets a
-    /// replacement. Only slot 0, whose socket is systemd's and outlives the instance: when the instance stops; and if no worker is ready
-    /// before all were ready once, or with one queue for all workers.
-    pub fn serving(&self) -> BTreeSet<Slot> {
-        let first = BTreeSet::from([0]);
+    /// The queues that get new connections: those with a ready worker; if no worker is ready, those of all slots, because each slot gets a
+    /// replacement. Only the first queue, whose socket is systemd's and outlives the instance: when the instance stops; and if no worker
+    /// is ready before all were ready once, or with one queue for all workers.
+    pub fn serving(&self) -> BTreeSet<Queue> {
+        let first = BTreeSet::from([Queue::FIRST]);
         if self.stopping.is_some() {
             return first;
         }
-        let ready: BTreeSet<Slot> = self.workers.values().filter(|it| it.serves()).map(|it| self.queue(it)).collect();
+        let ready: BTreeSet<Queue> = self.workers.values().filter(|it| it.serves()).map(|it| self.queue(it)).collect();
         match ready.is_empty() {
             false => ready,
-            true if self.announced && self.has_queues(self.current) => (0..self.target).collect(),
+            true if self.announced && self.has_queues(self.current) => {
+                (0..self.target).map(|slot| Queue { slot, second: self.second_queue(self.current, slot) }).collect()
+            }
             true => first,
         }
+    }
+
+    /// The canary's part of the new connections; `None` without a ready canary that has queues of its own. A step of N workers gets N of
+    /// all workers' parts, a step with a share that share; as long as a part of its workers is ready, that part of it.
+    pub fn canary_part(&self) -> Option<CanaryPart> {
+        let reload = self.reload.as_ref().filter(|it| matches!(it.stage, Stage::Starting | Stage::Canary))?;
+        let step = reload.canary?.step;
+        if self.stopping.is_some() || !self.has_queues(reload.number) {
+            return None;
+        }
+        let candidate = self.generations.get(&reload.number)?;
+        let own = self.workers.values().filter(|it| it.generation == reload.number && it.serves());
+        let queues: BTreeSet<Queue> = own.map(|it| self.queue(it)).collect();
+        let ready = queues.len() as u32;
+        let (part, of) = match candidate.settings.steps.sizes.get(step)? {
+            Surge::Count(_) => (ready, self.target + ready),
+            share @ Surge::Percent(percent) => (percent * ready, 100 * share.of(reload.target)),
+        };
+        // In lowest terms, so that the turns of the canary are as evenly spaced as can be.
+        let common = greatest_common_divisor(part, of);
+        (ready > 0).then(|| CanaryPart { queues, part: part / common, of: of / common })
     }
 
     /// The workers that stop when their accept queue is empty.
@@ -36,27 +95,45 @@ impl Pool {
         self.workers.iter().filter(|(_, worker)| worker.draining_queue).map(|(id, _)| *id)
     }
 
-    /// The slot whose queue the worker serves: the worker's own, or slot 0, whose queue all workers share.
-    pub fn queue(&self, worker: &Worker) -> Slot {
-        if self.has_queues(worker.generation) { worker.slot } else { 0 }
+    /// The queue that the worker serves: its own, or the first one, which all workers share.
+    pub fn queue(&self, worker: &Worker) -> Queue {
+        match self.has_queues(worker.generation) {
+            true => Queue { slot: worker.slot, second: worker.second_queue },
+            false => Queue::FIRST,
+        }
     }
 
-    pub(super) fn has_queues(&self, generation: u64) -> bool {
+    pub(super) fn has_queues(&self, generation: GenerationId) -> bool {
         self.generations.get(&generation).is_some_and(|home| home.settings.per_slot)
+    }
+
+    /// Whether workers of this generation serve the second queue of the slot.
+    pub(super) fn second_queue(&self, generation: GenerationId, slot: Slot) -> bool {
+        let home = self.generations.get(&generation).and_then(|home| home.slots.get(slot as usize));
+        home.is_some_and(|place| place.second_queue)
+    }
+
+    /// Chooses the queue of a slot of the candidate, before its worker starts: a canary gets the one that the old worker does not serve.
+    pub(super) fn choose_queue(&mut self, number: GenerationId, slot: Slot, is_canary: bool) {
+        let second = self.second_queue(self.current, slot) != is_canary;
+        if let Some(place) = self.generations.get_mut(&number).and_then(|home| home.slots.get_mut(slot as usize)) {
+            place.second_queue = second;
+        }
     }
 
     /// Whether a worker that is to stop is the last to serve its queue, and new connections can go to other queues.
     pub(super) fn has_a_queue_to_empty(&self, id: WorkerId) -> bool {
         let serves = |worker: &&Worker| worker.serves() && worker.pid.is_some() && self.has_queues(worker.generation);
         let Some(worker) = self.worker(id).filter(serves) else { return false };
+        let own = self.queue(worker);
         if self.stopping.is_some() {
-            return worker.slot != 0;
+            return own != Queue::FIRST;
         }
         if self.pause.is_some() {
             return false;
         }
         let others = self.workers.iter().filter(|(other, it)| **other != id && it.serves()).map(|(_, it)| self.queue(it));
-        let (same, elsewhere): (Vec<Slot>, Vec<Slot>) = others.partition(|queue| *queue == worker.slot);
+        let (same, elsewhere): (Vec<Queue>, Vec<Queue>) = others.partition(|queue| *queue == own);
         same.is_empty() && !elsewhere.is_empty()
     }
 
@@ -77,11 +154,42 @@ impl Pool {
         let Some(queue) = self.workers.get(&by).map(|worker| self.queue(worker)) else { return };
         for id in self
             .draining_queues()
-            .filter(|id| self.workers.get(id).is_some_and(|worker| worker.slot == queue))
+            .filter(|id| self.workers.get(id).is_some_and(|worker| self.queue(worker) == queue))
             .collect::<Vec<_>>()
         {
             self.stop_after_all(id);
         }
+    }
+
+    /// A worker has failed while connections may have waited in its queue, or has left. If no other worker serves the queue or will, a worker of
+    /// the current generation is started to empty it: it stops when the queue is empty.
+    pub(super) fn relieve(&mut self, failed: WorkerId) {
+        let Some(worker) = self.workers.get(&failed).filter(|worker| !worker.is_relief) else { return };
+        let queue = self.queue(worker);
+        let is_refilled = |generation: GenerationId| {
+            let home = self.generations.get(&generation).filter(|home| (queue.slot as usize) < home.slots.len());
+            home.is_some() && self.second_queue(generation, queue.slot) == queue.second
+        };
+        let candidate = self.reload.as_ref().map(|reload| reload.number);
+        let is_served = self.workers.iter().any(|(id, other)| {
+            *id != failed && other.how.is_none() && (other.serves() || other.draining_queue) && self.queue(other) == queue
+        });
+        if self.stopping.is_some()
+            || self.pause.is_some()
+            || !self.has_queues(worker.generation)
+            || !self.has_queues(self.current)
+            || is_served
+            || [Some(self.current), candidate].into_iter().flatten().any(is_refilled)
+        {
+            return;
+        }
+        let slot = queue.slot;
+        let id = self.spawn(self.current, slot);
+        if let Some(relief) = self.workers.get_mut(&id) {
+            (relief.second_queue, relief.is_relief) = (queue.second, true);
+        }
+        let message = format!("worker {id} serves what may wait in the queue of worker {failed} (slot {slot}), then it stops");
+        self.log(Kind::Info, message, Some(self.current), Some((id, slot)));
     }
 
     /// The queue was not empty after [`QUEUE_DRAIN_TIMEOUT`]: the worker is stopped.
@@ -102,6 +210,10 @@ impl Pool {
         self.timers.set(Key::Stop(id), self.after(grace));
         self.act(Action::Stop(id));
     }
+}
+
+fn greatest_common_divisor(a: u32, b: u32) -> u32 {
+    if b == 0 { a.max(1) } else { greatest_common_divisor(b, a % b) }
 }
 
 impl Worker {

@@ -87,6 +87,12 @@ pub struct Worker {
     /// The worker is to stop, but serves on until its accept queue is empty, because no other worker serves that queue.
     #[serde(rename = "vacating")]
     pub(super) draining_queue: bool,
+    /// The worker serves the second queue of its slot; see [`Queue`](super::Queue).
+    #[serde(default)]
+    pub(super) second_queue: bool,
+    /// The worker was started to empty the queue of a failed worker, and stands in no slot; see [`Pool::relieve`].
+    #[serde(default)]
+    pub(super) is_relief: bool,
     /// The worker is probed on private sockets, has no slot and serves no client.
     pub is_probe: bool,
     /// The stop timeout expired and SIGKILL was sent.
@@ -103,6 +109,7 @@ impl Pool {
     pub(super) fn spawn(&mut self, generation: GenerationId, slot: Slot) -> WorkerId {
         self.last_worker += 1;
         let id = self.last_worker;
+        let second_queue = self.second_queue(generation, slot);
         let Some(home) = self.generations.get_mut(&generation) else { return id };
         home.members += 1;
         let (start, watchdog) = (home.settings.start_timeout, home.settings.watchdog);
@@ -118,6 +125,8 @@ impl Pool {
             watchdog,
             counted: false,
             draining_queue: false,
+            second_queue,
+            is_relief: false,
             is_probe: false,
             killed: false,
             how: None,
@@ -209,8 +218,9 @@ impl Pool {
         }
         worker.phase = Phase::Ready;
         worker.ready_at = Some(now);
-        worker.counted = !worker.is_probe;
+        worker.counted = !worker.is_probe && !worker.is_relief;
         let (generation, slot, watchdog, is_probe) = (worker.generation, worker.slot, worker.watchdog, worker.is_probe);
+        let is_relief = worker.is_relief;
         self.timers.clear(Key::Start(id));
         self.timers.clear(Key::Settle(id));
         if let Some(every) = watchdog {
@@ -219,6 +229,9 @@ impl Pool {
         self.act(Action::Changed(id));
         if is_probe {
             return self.probe_ready(id);
+        }
+        if is_relief {
+            return self.drain(id, StopReason::Asked);
         }
         self.unproven = false;
         self.note_readiness(id);
@@ -311,6 +324,7 @@ impl Pool {
         let (how, crashed) = (ending.how, ending.verdict == Verdict::Crash);
         let ready_for = worker.ready_at.map(|since| now - since);
         worker.how = Some(Box::new(how.clone()));
+        let leaves_a_queue = ready_for.is_some() && (worker.draining_queue || worker.stop_reason != Some(StopReason::Asked));
         worker.draining_queue = false;
         let phase = match (worker.phase, worker.stop_reason) {
             (Phase::Starting, _) | (Phase::Draining, Some(StopReason::StartTimeout(_))) => Phase::Starting,
@@ -343,6 +357,9 @@ impl Pool {
         }
         if is_probe && failed {
             self.probe_failed(id, reason);
+        }
+        if leaves_a_queue && !is_probe {
+            self.relieve(id);
         }
         if left { self.orphaned(id, crashed || killed_by_us) } else { self.cleared(id) }
     }

@@ -7,6 +7,7 @@
 mod balance;
 mod birth;
 mod canary;
+mod canary_part;
 mod config;
 mod counts;
 mod fallback;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{Findings, machine, summary};
+use super::{Findings, machine, summary, warning_of_canary};
 use crate::config;
 use crate::sys::accounts::{self, User};
 use crate::sys::credentials::own_uid;
@@ -36,7 +36,9 @@ pub(super) fn user(file: &Path, named: Option<&str>) -> Result<Option<User>, Str
 pub(super) fn check(file: &Path, user: Option<&User>) -> Result<(String, Findings), String> {
     let as_service = || {
         let config = config::load(file).map_err(|error| error.to_string())?;
-        Ok((summary(&config), machine::check(&config, instance(file).is_some())))
+        let mut found = machine::check(&config, instance(file).is_some());
+        found.warnings.extend(warning_of_canary(&config));
+        Ok((summary(&config), found))
     };
     match user {
         Some(user) => match identity(user) {

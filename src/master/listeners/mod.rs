@@ -25,9 +25,9 @@ use crate::master::log::Log;
 use crate::master::releases::prepare::Release;
 use crate::master::state::fds::{Incoming, Outgoing};
 use crate::master::state::{self, LISTENER_PREFIX, SLOT_PREFIX};
-use crate::pool::{Event, Pool, Slot, WorkerId};
+use crate::pool::{Event, Pool, Queue, Slot, Surge, WorkerId};
 
-/// The listening sockets, and with `worker.balance = "per-slot"` a socket for each slot.
+/// The listening sockets, and with `worker.balance = "per-slot"` a socket for each queue.
 ///
 /// Law: new connections are steered away from a worker before it is stopped. With one queue for all slots nothing is steered.
 pub(in crate::master) struct ListenerSet {
@@ -71,43 +71,75 @@ impl ListenerSet {
         self.shown().into_iter().flat_map(|(_, sockets)| sockets).collect()
     }
 
-    /// Makes the missing slot sockets for a generation of this configuration: for its number of workers, and at least for `least`.
+    /// Makes the missing sockets for a generation of this configuration: for its number of workers, and at least for `least`.
     ///
     /// # Errors
     /// A socket cannot be made; the text says why, and what to do.
     pub fn make_slots(&mut self, config: &Config, least: u32) -> Result<(), sockets::Error> {
         match config.worker.balance {
             Balance::Shared => Ok(()),
-            Balance::PerSlot => self.slots.ensure(&self.listeners, least.max(config.worker.workers())),
-        }
-    }
-
-    /// The listening sockets of this slot's worker; `None` when all slots share the release's sockets.
-    ///
-    /// # Errors
-    /// As [`Self::make_slots`].
-    pub fn of_slot(&mut self, slot: Slot, release: &Release) -> Result<Option<Vec<Arc<OwnedFd>>>, String> {
-        match release.config.worker.balance {
-            Balance::Shared => Ok(None),
             Balance::PerSlot => {
-                self.slots.ensure(&self.listeners, slot + 1).map_err(|error| format!("not started: {error}"))?;
-                Ok(Some(self.slots.of(&self.listeners, slot)))
+                let slots = (0..least.max(config.worker.workers())).map(Queue::of_slot);
+                self.slots.ensure(&self.listeners, slots)
             }
         }
     }
 
-    /// The sockets for a worker that starts, of a committed generation or of a candidate: those of [`Self::of_slot`], non-blocking if
+    /// Makes the missing sockets of the canary of a generation with these steps and so many workers: without them the canary could not get
+    /// its exact part of the connections.
+    ///
+    /// # Errors
+    /// As [`Self::make_slots`].
+    pub fn make_canary(&mut self, config: &Config, steps: &[Surge], workers: u32) -> Result<(), sockets::Error> {
+        if config.worker.balance == Balance::Shared {
+            return Ok(());
+        }
+        let canary = steps.iter().map(|step| step.of(workers)).filter(|size| *size < workers).max().unwrap_or(0);
+        let both = |slot| [Queue::of_slot(slot), Queue { slot, second: true }];
+        self.slots.ensure(&self.listeners, (0..canary).flat_map(both))
+    }
+
+    /// The listening sockets of a worker of this queue; `None` when all workers share the release's sockets.
+    ///
+    /// # Errors
+    /// As [`Self::make_slots`].
+    pub fn of_queue(&mut self, queue: Queue, release: &Release) -> Result<Option<Vec<Arc<OwnedFd>>>, String> {
+        match release.config.worker.balance {
+            Balance::Shared => Ok(None),
+            Balance::PerSlot => {
+                self.slots.ensure(&self.listeners, [queue]).map_err(|error| format!("not started: {error}"))?;
+                Ok(Some(self.slots.of(&self.listeners, queue)))
+            }
+        }
+    }
+
+    /// The sockets for a worker that starts, of a committed generation or of a candidate: those of [`Self::of_queue`], non-blocking if
     /// its release wants that.
     ///
     /// # Errors
     /// As [`Self::make_slots`]; or the flag cannot be set.
-    pub fn for_start(&mut self, slot: Slot, release: &Release, is_committed: bool) -> Result<Option<Vec<Arc<OwnedFd>>>, String> {
-        let sockets = self.of_slot(slot, release)?;
+    pub fn for_start(
+        &mut self,
+        queue: Queue,
+        release: &Release,
+        is_committed: bool,
+    ) -> Result<Option<Vec<Arc<OwnedFd>>>, String> {
+        let sockets = self.of_queue(queue, release)?;
         if release.config.worker.nonblocking {
             let set = self.nonblocking.set(sockets.as_deref().unwrap_or(&release.plan.listeners), is_committed);
             set.map_err(|error| format!("worker.nonblocking: {error}"))?;
         }
         Ok(sockets)
+    }
+
+    /// The index of a queue's socket in the sockets of an address that [`Self::shown`] lists.
+    pub fn place(&self, queue: Queue) -> Option<usize> {
+        self.slots.place(queue)
+    }
+
+    /// The slot of each socket of an address that [`Self::shown`] lists, where each slot has its own; empty otherwise.
+    pub fn slots_of_sockets(&self) -> Vec<Slot> {
+        self.slots.queues().into_iter().map(|queue| queue.slot).collect()
     }
 
     /// A generation is committed: if it wants non-blocking sockets, they stay so.
@@ -122,10 +154,10 @@ impl ListenerSet {
         self.nonblocking.take_back();
     }
 
-    /// Steers new connections to the slots that the pool names.
+    /// Steers new connections to the queues that the pool names, and their part of them to a canary.
     pub fn steer(&mut self, pool: &Pool) {
         if self.slots.are_there()
-            && let Err(error) = self.slots.steer(&pool.serving())
+            && let Err(error) = self.slots.steer(&pool.serving(), pool.canary_part().as_ref())
         {
             self.log.warn_once(&error.to_string());
         }
@@ -148,17 +180,17 @@ impl ListenerSet {
         }
         // Again, where the kernel has refused it.
         self.steer(pool);
-        let slot = |worker| Some((worker, pool.worker(worker)?.slot));
-        let waiting: BTreeMap<WorkerId, u32> =
-            pool.draining_queues().filter_map(slot).map(|(worker, slot)| (worker, self.slots.waiting(slot))).collect();
+        let waiting = |id| Some((id, self.slots.waiting(pool.queue(pool.worker(id)?))));
+        let waiting: BTreeMap<WorkerId, u32> = pool.draining_queues().filter_map(waiting).collect();
         self.drain.check(now, &waiting).into_iter().for_each(|worker| events.push(Event::QueueDrained(worker)));
     }
 
     /// Adds the listeners to the state. The sockets are lent: this master may have to go on.
     pub fn save<'a>(&'a self, state: &mut state::State, fds: &mut Outgoing<'a>) {
-        for (listener, slot, socket) in self.slots.made() {
-            fds.lend(format!("{SLOT_PREFIX}{listener}-{slot}"), socket.as_fd());
+        for (listener, place, socket) in self.slots.made() {
+            fds.lend(format!("{SLOT_PREFIX}{listener}-{place}"), socket.as_fd());
         }
+        state.queues = self.slots.queues();
         let listeners = self.listeners.iter().enumerate().map(|(index, listener)| state::Listener {
             name: listener.name.clone(),
             address: listener.address.clone(),
@@ -168,13 +200,14 @@ impl ListenerSet {
         state.listeners = listeners.collect();
     }
 
-    /// Takes over the slot sockets of an earlier master, and its draining queues.
-    pub fn resume(&mut self, fds: &mut Incoming, pool: &Pool, now: Instant) {
+    /// Takes over the sockets of an earlier master, and its draining queues. `queues`: the queues by the places of their sockets; empty if the
+    /// earlier master did not tell them.
+    pub fn resume(&mut self, fds: &mut Incoming, queues: &[Queue], pool: &Pool, now: Instant) {
         let came = fds.take_all(SLOT_PREFIX);
         if came.is_empty() {
             return;
         }
-        match Slots::resume(&self.listeners, came) {
+        match Slots::resume(&self.listeners, came, queues) {
             Ok(slots) => self.slots = slots,
             Err(why) => self.log.warn(format!("sockets of slots are lost, and what waits in them: {why}")),
         }
@@ -202,14 +235,25 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut listeners = listeners();
         let shared = release(directory.path(), "[worker]\ncommand = [\"true\"]\n");
-        assert!(listeners.make_slots(&shared.config, 9).is_ok() && matches!(listeners.of_slot(1, &shared), Ok(None)));
+        assert!(
+            listeners.make_slots(&shared.config, 9).is_ok() && matches!(listeners.of_queue(Queue::of_slot(1), &shared), Ok(None))
+        );
         assert_eq!(listeners.sockets().len(), 1);
         let own = release(directory.path(), "[worker]\ncommand = [\"true\"]\ncount = 2\nbalance = \"per-slot\"\n");
         listeners.make_slots(&own.config, 3).expect("sockets");
         assert_eq!(listeners.sockets().len(), 3);
-        let of_slots = [0, 1].map(|slot| listeners.of_slot(slot, &own).expect("sockets").expect("its own"));
+        let of_slots = [0, 1].map(|slot| listeners.of_queue(Queue::of_slot(slot), &own).expect("sockets").expect("its own"));
         assert!(!Arc::ptr_eq(&of_slots[0][0], &of_slots[1][0]));
         assert_eq!(listeners.addresses(), [listeners.tcp_address().expect("TCP")]);
+        // A canary in slot 0 has a socket beside that of the old worker, which keeps its own.
+        listeners.make_canary(&own.config, &[Surge::Count(1), Surge::Percent(100)], 3).expect("a socket");
+        assert_eq!((listeners.sockets().len(), listeners.slots_of_sockets()), (4, vec![0, 1, 2, 0]));
+        let second = listeners.of_queue(Queue { slot: 0, second: true }, &own).expect("sockets").expect("its own");
+        assert!(!Arc::ptr_eq(&second[0], &of_slots[0][0]));
+        listeners.make_slots(&own.config, 4).expect("one more");
+        assert_eq!(listeners.slots_of_sockets(), [0, 1, 2, 0, 3]);
+        listeners.make_canary(&shared.config, &[Surge::Count(1)], 3).expect("nothing to make");
+        assert_eq!(listeners.sockets().len(), 5);
     }
 
     #[test]

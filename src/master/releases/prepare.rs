@@ -322,7 +322,8 @@ pub fn settings(release: &Release) -> Settings {
     }
 }
 
-fn surge(surge: config::Surge) -> Surge {
+/// A number of workers, or a share, as the pool has it.
+pub(in crate::master) fn surge(surge: config::Surge) -> Surge {
     match surge {
         config::Surge::Percent(percent) => Surge::Percent(percent),
         config::Surge::Count(count) => Surge::Count(count),

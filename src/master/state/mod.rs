@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use crate::config::Config;
 use crate::master::releases::commits::Commits;
 use crate::master::terminal::Terminal;
-use crate::pool::{GenerationId, Pool, Slot, WorkerId};
+use crate::pool::{GenerationId, Pool, Queue, Slot, WorkerId};
 use crate::status::scoreboard::Totals;
 use crate::status::tree::{Failure, Reloads};
 
@@ -74,6 +74,9 @@ pub struct State {
     pub pool: Option<Pool>,
     /// The listening sockets, in the order of the master.
     pub listeners: Vec<Listener>,
+    /// The accept queues by the places of their sockets; empty without `worker.balance = "per-slot"`.
+    #[serde(default)]
+    pub queues: Vec<Queue>,
     /// The control socket.
     pub control: Control,
     /// The socket of `status.listen`.

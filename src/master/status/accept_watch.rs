@@ -14,7 +14,7 @@ use crate::master::listeners::ListenerSet;
 use crate::master::releases::prepare::Release;
 use crate::master::task_result::{TaskResult, TaskResults};
 use crate::master::workers::WorkerSet;
-use crate::pool::{Phase, Pool, WorkerId};
+use crate::pool::{Phase, Pool, Worker, WorkerId};
 use crate::status::kernel::accepting::{Observation, observe};
 use crate::status::kernel::{Subject, waiting};
 use crate::sys::thread;
@@ -90,17 +90,18 @@ impl Look {
     pub fn at(pool: &Pool, workers: &WorkerSet, listeners: &ListenerSet, release: Option<&Release>) -> Look {
         let Some(release) = release else { return Look { targets: Vec::new(), is_strict: false } };
         let (per_slot, shown) = (release.config.worker.balance == Balance::PerSlot, listeners.shown());
-        let target = |id, slot: usize| {
+        let target = |id, worker: &Worker| {
+            let place = listeners.place(pool.queue(worker)).unwrap_or_default();
             let process = workers.get(id)?;
             let group = process.group.as_ref().map(|group| group.path().to_owned());
             let own =
-                |sockets: &[_]| if per_slot { sockets.get(slot).or(sockets.first()).cloned() } else { sockets.first().cloned() };
+                |sockets: &[_]| if per_slot { sockets.get(place).or(sockets.first()).cloned() } else { sockets.first().cloned() };
             let sockets: Vec<_> = shown.iter().filter_map(|(_, sockets)| own(sockets)).collect();
             (!sockets.is_empty()).then_some(Target { subject: (id, process.pid, group), sockets })
         };
         let ready = pool.workers().filter(|(_, worker)| worker.phase == Phase::Ready && worker.generation == pool.generation());
         Look {
-            targets: ready.filter_map(|(id, worker)| target(id, worker.slot as usize)).collect(),
+            targets: ready.filter_map(|(id, worker)| target(id, worker)).collect(),
             is_strict: matches!(release.config.worker.ready, Ready::Auto | Ready::Accepting),
         }
     }

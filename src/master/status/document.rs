@@ -20,7 +20,7 @@ use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::figures;
 use crate::master::workers::views::WorkerFacts;
-use crate::pool::{CanaryView, Figures, Phase, WatchView, WorkerId};
+use crate::pool::{CanaryView, Figures, Phase, Slot, WatchView, WorkerId};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::rendered::{Lists, RenderedStatus};
 use crate::status::scoreboard::Totals;
@@ -45,6 +45,8 @@ struct Facts {
     workers: Vec<WorkerFacts>,
     /// Each listener with its queues; it has several where each slot has its own socket.
     listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
+    /// The slot of each of a listener's queues.
+    slots: Vec<Slot>,
     failures: Vec<tree::Failure>,
     past: Totals,
     surveyor: Surveyor,
@@ -58,6 +60,8 @@ pub(in crate::master) struct LoopFacts<'a> {
     pub workers: Vec<WorkerFacts>,
     /// Each listener with its queues; it has several where each slot has its own socket.
     pub listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
+    /// The slot of each of a listener's queues, where it has several.
+    pub slots: Vec<Slot>,
     /// The release of the present generation, and the paths from which a reload would read it.
     pub release: Option<&'a Release>,
     pub paths: Option<Paths>,
@@ -87,7 +91,7 @@ impl StatusPublisher {
     /// Composes a document on another thread, and answers all requesters that wait for it.
     /// `look`: whether the ready workers accept is looked at first.
     pub(in crate::master) fn compose(&self, job: Job, facts: LoopFacts<'_>) {
-        let LoopFacts { workers, listeners, release, look, releases, paths, canary, watch, pause_left } = facts;
+        let LoopFacts { workers, listeners, slots, release, look, releases, paths, canary, watch, pause_left } = facts;
         let facts = Facts {
             summary: self.summary.borrow().clone(),
             last_reload: self.history.last_reload().cloned(),
@@ -104,6 +108,7 @@ impl StatusPublisher {
             limits: release.map(|release| limits(&release.config)).unwrap_or_default(),
             workers,
             listeners,
+            slots,
             failures: self.history.failures().cloned().collect(),
             past: self.history.totals().clone(),
             surveyor: self.surveyor.clone(),
@@ -126,7 +131,7 @@ impl StatusPublisher {
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
     let Facts { releases, canary, watch, pause_left, paths, path_look, .. } = facts;
-    let Facts { committed_at, limits, mut workers, listeners, failures, past, surveyor, accepting, .. } = facts;
+    let Facts { committed_at, limits, mut workers, listeners, slots, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
     // Each page is read once, so that the sums match the workers shown.
@@ -213,7 +218,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
             .scan(0, |first, (listener, queues)| {
                 let places = *first..*first + queues.len();
                 *first = places.end;
-                Some(socket(listener, places.map(|place| survey.queue(place)).collect(), dropped(listener, queues)))
+                Some(socket(listener, places.map(|place| survey.queue(place)).collect(), &slots, dropped(listener, queues)))
             })
             .collect(),
         workers: workers
@@ -261,17 +266,28 @@ fn shown_canary(canary: CanaryView) -> tree::Canary {
 }
 
 /// A socket, and the connections that wait in its queue (for sockets of slots: the sum of all queues).
-fn socket(listener: &Listener, queues: Vec<Option<Queue>>, dropped: Option<u64>) -> tree::Socket {
+fn socket(listener: &Listener, queues: Vec<Option<Queue>>, slots: &[Slot], dropped: Option<u64>) -> tree::Socket {
     let sum = |of: fn(&Queue) -> u64| queues.iter().flatten().map(of).reduce(|sum, more| sum.saturating_add(more));
-    let slots = queues.iter().map(|queue| queue.map(|queue| queue.waiting)).filter(|_| queues.len() > 1);
+    let slots = if queues.len() > 1 { by_slot(&queues, slots) } else { Vec::new() };
     tree::Socket {
         name: listener.name.clone(),
         address: listener.address.clone(),
         queue: sum(|queue| queue.waiting),
         queue_max: sum(|queue| queue.max),
         dropped,
-        slots: slots.collect(),
+        slots,
     }
+}
+
+/// The connections that wait in the queues of each slot. A socket that belongs to no slot yet counts for the one of its number.
+fn by_slot(queues: &[Option<Queue>], slots: &[Slot]) -> Vec<Option<u64>> {
+    let mut sums: BTreeMap<Slot, Option<u64>> = BTreeMap::new();
+    for (place, queue) in queues.iter().enumerate() {
+        let sum = sums.entry(slots.get(place).copied().unwrap_or(place as Slot)).or_default();
+        let waiting = queue.map(|queue| queue.waiting);
+        *sum = sum.zip(waiting).map(|(sum, more)| sum.saturating_add(more)).or(*sum).or(waiting);
+    }
+    sums.into_values().collect()
 }
 
 /// Connections that the kernel refused on a socket's queues. Only TCP counts them.

@@ -174,7 +174,7 @@ impl Master {
         if self.unknown_workers.is_empty() {
             self.workers.remove_strays();
         }
-        self.listeners.resume(fds, &self.pool, self.now);
+        self.listeners.resume(fds, &state.queues, &self.pool, self.now);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
         for worker in unknown {
             // The spawn was decided, and not done when the master died.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::settings;
 use super::world::World;
-use crate::pool::{Event, ExitCause, Settings, Slot, Surge};
+use crate::pool::{Event, ExitCause, Queue, Settings, Slot, Surge};
 
 fn per_slot(count: u32) -> Settings {
     Settings { per_slot: true, ..settings(count) }
@@ -18,7 +18,7 @@ fn serving(count: u32) -> World {
 }
 
 fn slots(world: &World) -> Vec<Slot> {
-    world.pool.serving().into_iter().collect()
+    world.pool.serving().into_iter().map(|queue| queue.slot).collect()
 }
 
 /// The workers whose queue is watched, and the workers that got the stop signal.
@@ -199,6 +199,105 @@ fn what_waits_survives_the_hand_over() {
     // A worker that ends by itself is no longer waited for.
     world.exit(3, ExitCause::Exit(0));
     assert_eq!(world.pool.draining_queues().count(), 0);
+    world.be_kind();
+    world.check_rest_and_stop();
+}
+
+/// A pool of four with a queue per slot whose reload has these steps, and its first canary ready.
+fn canary(steps: &[Surge]) -> World {
+    let mut world = serving(4);
+    world.next = per_slot(4);
+    world.next.steps.sizes = steps.to_vec();
+    world.reload();
+    world.prepare();
+    assert_eq!(world.pool.canary_part(), None, "no worker of it is ready");
+    let canary = world.of(2);
+    canary.into_iter().for_each(|worker| world.ready(worker));
+    world
+}
+
+fn part(world: &World) -> Option<(Vec<Queue>, u32, u32)> {
+    world.pool.canary_part().map(|canary| (canary.queues.into_iter().collect(), canary.part, canary.of))
+}
+
+const fn second(slot: Slot) -> Queue {
+    Queue { slot, second: true }
+}
+
+#[test]
+fn canary_has_queues_of_its_own_and_its_part() {
+    let mut world = canary(&[Surge::Count(1), Surge::Percent(50)]);
+    assert_eq!(part(&world), Some((vec![second(0)], 1, 5)));
+    assert_eq!(world.pool.serving().len(), 5);
+    world.pass(std::time::Duration::from_secs(30));
+    assert_eq!(part(&world), Some((vec![second(0)], 1, 4)), "one of the two workers of the half is ready");
+    let more = world.of(2);
+    more.into_iter().for_each(|worker| world.ready(worker));
+    assert_eq!(part(&world), Some((vec![second(0), second(1)], 1, 2)));
+    // The rest of the generation shares the queues of its slots with the old workers, and the canary keeps its own.
+    world.pass(std::time::Duration::from_secs(30));
+    world.all_ready();
+    assert_eq!((world.pool.generation(), part(&world)), (2, None));
+    let wanted = [second(0), second(1), Queue::of_slot(2), Queue::of_slot(3)];
+    assert_eq!(world.pool.serving().into_iter().collect::<Vec<_>>().len(), 4);
+    assert!(wanted.iter().all(|queue| world.pool.serving().contains(queue)));
+    // The old workers of slots 0 and 1 empty their queues first; those of slots 2 and 3 leave theirs to their successors.
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([1, 2]), BTreeSet::from([3, 4])));
+    world.be_kind();
+    // A replacement serves the queue of the worker that it replaces, and the next canary the other one.
+    let slot_0 = *world.of(2).first().expect("a worker");
+    world.exit(slot_0, ExitCause::Exit(1));
+    world.all_ready();
+    assert!(world.pool.serving().contains(&second(0)));
+    world.reload();
+    world.prepare();
+    let canary = world.of(3);
+    canary.into_iter().for_each(|worker| world.ready(worker));
+    assert_eq!(part(&world), Some((vec![Queue::FIRST], 1, 5)));
+    world.be_kind();
+    world.check_rest_and_stop();
+}
+
+#[test]
+fn canary_that_is_rolled_back_empties_its_queue_first() {
+    let mut world = canary(&[Surge::Percent(25)]);
+    assert_eq!(part(&world), Some((vec![second(0)], 1, 4)));
+    let canary = world.of(2);
+    world.step(Event::Abort(None));
+    assert_eq!(part(&world), None);
+    assert_eq!(slots(&world), [0, 1, 2, 3]);
+    assert_eq!(on_the_way_out(&world), (canary.iter().copied().collect(), BTreeSet::new()));
+    world.step(Event::QueueDrained(canary[0]));
+    assert_eq!(on_the_way_out(&world).1, canary.into_iter().collect());
+    world.be_kind();
+    world.check_rest_and_stop();
+}
+
+#[test]
+fn queue_of_a_canary_that_fails_is_emptied_by_a_worker_of_the_old_release() {
+    let mut world = canary(&[Surge::Count(1)]);
+    let canary = world.of(2)[0];
+    world.exit(canary, ExitCause::Exit(1));
+    assert_eq!((part(&world), slots(&world)), (None, vec![0, 1, 2, 3]));
+    let relief = world.of(1).into_iter().max().expect("a worker");
+    let queue = world.pool.worker(relief).map(|worker| world.pool.queue(worker));
+    assert_eq!((relief > canary, queue, world.pool.ready()), (true, Some(second(0)), 4));
+    world.ready(relief);
+    assert_eq!(on_the_way_out(&world), (BTreeSet::from([relief]), BTreeSet::new()));
+    assert_eq!((slots(&world), world.pool.ready()), (vec![0, 1, 2, 3], 4), "it gets no new connections");
+    world.step(Event::QueueDrained(relief));
+    assert_eq!(on_the_way_out(&world).1, BTreeSet::from([relief]));
+    world.exit(relief, ExitCause::Exit(0));
+    assert_eq!(world.of(1), [1, 2, 3, 4]);
+    // One that fails, too, has no relief of its own.
+    world.reload();
+    world.prepare();
+    let canary = world.of(3)[0];
+    world.ready(canary);
+    world.exit(canary, ExitCause::Exit(1));
+    let relief = world.of(1).into_iter().max().expect("a worker");
+    world.exit(relief, ExitCause::Exit(1));
+    assert_eq!(world.of(1), [1, 2, 3, 4]);
     world.be_kind();
     world.check_rest_and_stop();
 }

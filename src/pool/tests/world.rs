@@ -479,11 +479,11 @@ impl World {
                 let process = self.processes.get_mut(worker).expect("the queue of a worker without a process");
                 assert!(!process.gone && !process.stopped && !process.draining_queue, "a queue watched for nothing");
                 process.draining_queue = true;
-                let slot = process.slot;
-                assert!(!self.ready_queues().contains_key(&slot), "who is not the last waits for its queue");
+                let queue = self.pool.queue(self.pool.worker(*worker).expect("a worker"));
+                assert!(!self.ready_queues().contains_key(&queue), "who is not the last waits for its queue");
                 // `serving` shows the end of the step, when the other workers may have failed.
                 let nobody_else = !self.pool.workers().any(|(id, worker)| worker.serves() && self.alive(id));
-                assert!(nobody_else || !self.pool.serving().contains(&slot), "a queue that shall get empty gets connections");
+                assert!(nobody_else || !self.pool.serving().contains(&queue), "a queue that shall get empty gets connections");
             }
             Action::Kill(worker) => {
                 if let Some(process) = self.processes.get_mut(worker) {

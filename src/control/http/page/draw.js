@@ -202,8 +202,12 @@ function drawCell(cell, it, generation) {
 function comparison() {
   const { canary, watch } = known;
   const one = (generation, figures) => `${number(figures.failed)} of ${number(figures.requests)} (generation ${generation})`;
+  const milliseconds = (figures) => `${(figures.answer_usec / 1000).toFixed(1)} ms`;
+  const times = (fresh, former) => fresh.answer_usec != null && former.answer_usec != null
+    ? `; time to answer: ${milliseconds(fresh)}, ${milliseconds(former)}`
+    : "";
   const both = (fresh, former, former_generation) => fresh && former
-    ? `; failed requests: ${one((canary ?? watch).generation, fresh)}, ${one(former_generation, former)}`
+    ? `; failed requests: ${one((canary ?? watch).generation, fresh)}, ${one(former_generation, former)}${times(fresh, former)}`
     : "";
   if (canary) {
     const until = !canary.waits ? "starting" : canary.manual ? "waits for ratoon promote" : `${span(canary.left_ms ?? 0)} left`;

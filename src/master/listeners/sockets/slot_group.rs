@@ -1,7 +1,7 @@
 //! The sockets of all slots at one TCP address: a reuseport group of the kernel.
 //!
-//! Law: the order of the sockets is the kernel's, so the index of a socket is its slot. [`Group::live`] says what the kernel was told
-//! last and accepted.
+//! Law: the order of the sockets is the kernel's; the index of a socket is its place. [`Group::live`] says what the kernel was told last
+//! and accepted.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, SocketType, getsockname, ipproto, sockopt};
 
-use super::{Listener, steer};
-use crate::pool::Slot;
+use super::Listener;
+use super::steer::{self, Place, Targets};
 use crate::sys::credentials::own_uid;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::reuseport;
@@ -21,12 +21,12 @@ use crate::sys::reuseport;
 pub struct Group {
     /// The index of the listener that has this address.
     pub listener: usize,
-    /// The sockets by slot. The first is the listener's own; systemd may have passed some of the next, too.
+    /// The sockets by place. The first is the listener's own; systemd may have passed some of the next, too.
     pub sockets: Vec<Arc<OwnedFd>>,
     /// The number of sockets that the listeners already had: the rest was made for slots.
     pub came: usize,
-    /// The slots to which the kernel steers new connections; `None` while its hash spreads them.
-    live: Option<Vec<Slot>>,
+    /// The places to which the kernel steers new connections; `None` while its hash spreads them.
+    live: Option<Targets>,
 }
 
 impl Group {
@@ -35,22 +35,18 @@ impl Group {
         Group { listener, came: sockets.len(), sockets, live: None }
     }
 
-    /// Steers new connections to those of these slots that have a socket.
+    /// Steers new connections to those of these places that have a socket.
     ///
     /// # Errors
-    /// The kernel refuses the BPF program; new connections go to the same slots as before.
-    pub fn steer(&mut self, slots: &[Slot]) -> std::io::Result<()> {
-        let known = |slot: &&Slot| (**slot as usize) < self.sockets.len();
-        let slots = || slots.iter().filter(known).copied();
-        match self.sockets.as_slice() {
-            // A single socket has no reuseport group, so there is nothing to steer.
-            [] | [_] => return Ok(()),
-            [..] if self.live.as_ref().is_some_and(|live| live.iter().copied().eq(slots())) => return Ok(()),
-            [first, ..] => {
-                let slots: Vec<Slot> = slots().collect();
-                reuseport::steer(first, &steer::program(&slots))?;
-                self.live = Some(slots);
-            }
+    /// The kernel refuses the BPF program; new connections go to the same places as before.
+    pub fn steer(&mut self, wanted: &Targets) -> std::io::Result<()> {
+        // A single socket has no reuseport group, so there is nothing to steer.
+        let [first, _, ..] = self.sockets.as_slice() else { return Ok(()) };
+        let known = |places: &[Place]| places.iter().copied().filter(|place| (*place as usize) < self.sockets.len()).collect();
+        let targets = Targets { places: known(&wanted.places), canary: known(&wanted.canary), ..*wanted };
+        if self.live.as_ref() != Some(&targets) {
+            reuseport::steer(first, &steer::program(&targets))?;
+            self.live = Some(targets);
         }
         Ok(())
     }
@@ -93,7 +89,7 @@ impl Group {
         fcntl_setfl(&socket, fcntl_getfl(&socket)? | flags)?;
         let backlog = reuseport::accept_queue(first).map_or(4096, |(_, most)| i32::try_from(most).unwrap_or(i32::MAX));
         // The program is set before listen(2), so that the new socket gets no connection before it is steered to.
-        let program = steer::program(self.live.as_deref().unwrap_or(&[0]));
+        let program = steer::program(self.live.as_ref().unwrap_or(&Targets::equal(vec![0])));
         let early = reuseport::steer(first, &program);
         rustix::net::listen(&socket, backlog)?;
         if alone && early.is_err() {

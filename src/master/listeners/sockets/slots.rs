@@ -1,19 +1,20 @@
-//! A socket for each slot (`worker.balance = "per-slot"`). Each TCP address has as many sockets as there are slots. The master holds
-//! all of them, and passes a slot's socket to the old and the new worker of the slot.
+//! A socket for each queue of a slot (`worker.balance = "per-slot"`). Each TCP address has as many sockets as there are queues: one for each
+//! slot, and a second one for each slot in which a canary was. The master holds all of them, and passes a worker those of its queue.
 //!
-//! Law: no slot socket is closed while the instance lives. The kernel numbers the sockets of an address in the order of their
-//! listen(2), and gives the number of a closed socket to the last one; the order of `Group::sockets` is the kernel's. A removed slot
-//! keeps its socket for its return; no connection is steered to it.
+//! Law: none of these sockets is closed while the instance lives. The kernel numbers the sockets of an address in the order of their
+//! listen(2), and gives the number of a closed socket to the last one; the order of `Group::sockets` is the kernel's. A queue keeps its
+//! place in that order. A removed slot keeps its socket for its return; no connection is steered to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::net::{ipproto, sockopt};
 
 use super::slot_group::Group;
+use super::steer::{Place, Targets};
 use super::{Error, Kind, Listener};
-use crate::pool::Slot;
+use crate::pool::{CanaryPart, Queue};
 use crate::sys::reuseport;
 
 /// Whether a listener can have a socket for each slot: only TCP can, for the reason in ratoon.toml(5).
@@ -29,58 +30,75 @@ pub fn one_each(listeners: &[Listener]) -> impl Iterator<Item = (usize, &Listene
     listeners.iter().enumerate().filter(move |(at, it)| !again(*at, it))
 }
 
-/// The sockets of all slots.
+/// The sockets of all queues.
 #[derive(Debug, Default)]
 pub struct Slots {
     groups: Vec<Group>,
-    /// The slots that are to get new connections; [`Group`] knows those that do.
-    wanted: Vec<Slot>,
+    /// The place of each queue, the same at every address.
+    places: BTreeMap<Queue, Place>,
+    /// The places that are to get new connections; [`Group`] knows those that do.
+    wanted: Targets,
 }
 
 impl Slots {
-    /// Makes the missing sockets, so that each of `count` slots has one at every address.
+    /// Makes the missing sockets, so that each of these queues has one at every address.
     ///
     /// # Errors
     /// A socket cannot be made or steered to; the text says why, and what to do. Existing sockets stay.
-    pub fn ensure(&mut self, listeners: &[Listener], count: u32) -> Result<(), Error> {
+    pub fn ensure(&mut self, listeners: &[Listener], queues: impl IntoIterator<Item = Queue>) -> Result<(), Error> {
         self.begin(listeners);
-        for group in self.groups.iter_mut().filter(|group| group.sockets.len() < count as usize) {
-            let listener = &listeners[group.listener];
-            while group.sockets.len() < count as usize {
-                let slot = group.sockets.len();
-                group.add(listener).map_err(|why| {
-                    Error(format!("worker.balance = \"per-slot\": no socket for slot {slot} at {}: {why}", listener.address))
-                })?;
+        let before = self.places.len();
+        for queue in queues {
+            if self.places.contains_key(&queue) {
+                continue;
             }
-            group.steer(&self.wanted).map_err(not_steered)?;
+            let place = self.places.len();
+            for group in &mut self.groups {
+                let listener = &listeners[group.listener];
+                // An address may have more sockets than queues: those that systemd opened, or that were made before another one failed.
+                while group.sockets.len() <= place {
+                    let slot = queue.slot;
+                    let whose = if queue.second { format!("the canary in slot {slot}") } else { format!("slot {slot}") };
+                    group.add(listener).map_err(|why| {
+                        Error(format!("worker.balance = \"per-slot\": no socket for {whose} at {}: {why}", listener.address))
+                    })?;
+                }
+            }
+            self.places.insert(queue, place as Place);
         }
-        Ok(())
+        if self.places.len() > before { self.steer_all() } else { Ok(()) }
     }
 
-    /// Takes over the slot sockets of an earlier master. Each is named `LISTENER-SLOT`, two indexes.
+    /// Takes over the sockets of an earlier master. Each is named `LISTENER-PLACE`, two indexes. `queues`: the queues by their places; an older
+    /// master, which has none to tell, had one queue for each slot, in their order.
     ///
     /// # Errors
     /// A socket is missing or its address is not known: then the kernel's order of the sockets is not known.
-    pub fn resume(listeners: &[Listener], came: Vec<(String, OwnedFd)>) -> Result<Slots, String> {
+    pub fn resume(listeners: &[Listener], came: Vec<(String, OwnedFd)>, queues: &[Queue]) -> Result<Slots, String> {
         let mut slots = Slots::default();
         if came.is_empty() {
             return Ok(slots);
         }
         slots.begin(listeners);
         let number = |(name, fd): (String, OwnedFd)| {
-            let (listener, slot) = name.split_once('-')?;
-            Some((listener.parse::<usize>().ok()?, slot.parse::<usize>().ok()?, fd))
+            let (listener, place) = name.split_once('-')?;
+            Some((listener.parse::<usize>().ok()?, place.parse::<usize>().ok()?, fd))
         };
         let mut came: Vec<_> = came.into_iter().filter_map(number).collect();
-        came.sort_by_key(|(listener, slot, _)| (*listener, *slot));
-        for (at, slot, fd) in came {
+        came.sort_by_key(|(listener, place, _)| (*listener, *place));
+        for (at, place, fd) in came {
             let group = slots.groups.iter_mut().find(|group| group.listener == at);
-            let group = group.ok_or_else(|| format!("the address of the socket {at} of slot {slot} is not known"))?;
-            if group.sockets.len() != slot {
-                return Err(format!("the socket of slot {} did not come", group.sockets.len()));
+            let group = group.ok_or_else(|| format!("the address of the socket {at} of place {place} is not known"))?;
+            if group.sockets.len() != place {
+                return Err(format!("the socket of place {} did not come", group.sockets.len()));
             }
             group.sockets.push(Arc::new(fd));
         }
+        let most = slots.groups.iter().map(|group| group.sockets.len()).max().unwrap_or(0) as Place;
+        slots.places = match queues.is_empty() {
+            true => (0..most).map(|place| (Queue::of_slot(place), place)).collect(),
+            false => queues.iter().copied().zip(0..most).collect(),
+        };
         Ok(slots)
     }
 
@@ -88,7 +106,7 @@ impl Slots {
         if !self.groups.is_empty() {
             return;
         }
-        self.wanted = vec![0];
+        (self.wanted, self.places) = (Targets::equal(vec![0]), BTreeMap::from([(Queue::FIRST, 0)]));
         for (at, listener) in one_each(listeners).filter(|(_, it)| can_have_slots(it)) {
             let same = listeners.iter().filter(|it| can_have_slots(it) && it.address == listener.address);
             let sockets: Vec<_> = same.map(|it| it.fd.clone()).collect();
@@ -98,21 +116,33 @@ impl Slots {
         let _ = self.steer_all();
     }
 
-    /// The sockets that this slot's worker gets as descriptors 3, 4, …
-    pub fn of(&self, listeners: &[Listener], slot: Slot) -> Vec<Arc<OwnedFd>> {
-        let of_slot = |at: usize| self.groups.iter().find(|group| group.listener == at)?.sockets.get(slot as usize);
-        one_each(listeners).map(|(at, listener)| of_slot(at).unwrap_or(&listener.fd).clone()).collect()
+    /// The sockets that a worker of this queue gets as descriptors 3, 4, …
+    pub fn of(&self, listeners: &[Listener], queue: Queue) -> Vec<Arc<OwnedFd>> {
+        let of_queue = |at: usize| {
+            let group = self.groups.iter().find(|group| group.listener == at)?;
+            group.sockets.get(*self.places.get(&queue)? as usize)
+        };
+        one_each(listeners).map(|(at, listener)| of_queue(at).unwrap_or(&listener.fd).clone()).collect()
     }
 
-    /// Steers new connections to these slots only.
+    /// Steers new connections to these queues only, and their part of them to a canary.
     ///
     /// # Errors
-    /// The kernel refuses the BPF program at an address; new connections of that address go to the same slots as before, and the next
+    /// The kernel refuses the BPF program at an address; new connections of that address go to the same queues as before, and the next
     /// call tries again. The other addresses are steered.
-    pub fn steer(&mut self, slots: &BTreeSet<Slot>) -> Result<(), Error> {
-        if !self.wanted.iter().eq(slots) {
-            self.wanted = slots.iter().copied().collect();
-        }
+    pub fn steer(&mut self, queues: &BTreeSet<Queue>, canary: Option<&CanaryPart>) -> Result<(), Error> {
+        let places = |queues: &mut dyn Iterator<Item = &Queue>| {
+            let mut places: Vec<Place> = queues.filter_map(|queue| self.places.get(queue).copied()).collect();
+            places.sort_unstable();
+            places
+        };
+        let is_canary = |queue: &&Queue| canary.is_some_and(|canary| canary.queues.contains(queue));
+        self.wanted = Targets {
+            places: places(&mut queues.iter().filter(|queue| !is_canary(queue))),
+            canary: places(&mut queues.iter().filter(is_canary)),
+            part: canary.map_or(0, |canary| canary.part),
+            of: canary.map_or(0, |canary| canary.of),
+        };
         self.steer_all()
     }
 
@@ -139,18 +169,31 @@ impl Slots {
         !self.groups.is_empty()
     }
 
-    /// The number of connections that wait in the accept queues of a slot, over all addresses.
-    pub fn waiting(&self, slot: Slot) -> u32 {
-        let sockets = self.groups.iter().filter_map(|group| group.sockets.get(slot as usize));
+    /// The number of connections that wait in the accept queue, over all addresses.
+    pub fn waiting(&self, queue: Queue) -> u32 {
+        let Some(place) = self.places.get(&queue) else { return 0 };
+        let sockets = self.groups.iter().filter_map(|group| group.sockets.get(*place as usize));
         sockets.map(|socket| reuseport::accept_queue(socket).map_or(0, |(waiting, _)| waiting)).sum()
     }
 
-    /// The sockets that were made for slots, each with the index of its listener and its slot.
+    /// The sockets that were made for queues, each with the index of its listener and its place.
     pub fn made(&self) -> impl Iterator<Item = (usize, usize, &Arc<OwnedFd>)> {
         let of = |group: &'_ Group| group.came;
         self.groups.iter().flat_map(move |group| {
-            group.sockets.iter().enumerate().skip(of(group)).map(|(slot, socket)| (group.listener, slot, socket))
+            group.sockets.iter().enumerate().skip(of(group)).map(|(place, socket)| (group.listener, place, socket))
         })
+    }
+
+    /// The queues by their places.
+    pub fn queues(&self) -> Vec<Queue> {
+        let mut queues: Vec<(Place, Queue)> = self.places.iter().map(|(queue, place)| (*place, *queue)).collect();
+        queues.sort_unstable();
+        queues.into_iter().map(|(_, queue)| queue).collect()
+    }
+
+    /// The place of a queue in the sockets that [`Self::shown`] lists of an address.
+    pub fn place(&self, queue: Queue) -> Option<usize> {
+        self.places.get(&queue).map(|place| *place as usize)
     }
 }
 
@@ -166,6 +209,7 @@ mod tests {
     use rustix::net::{SocketFlags, SocketType};
 
     use super::*;
+    use crate::pool::Slot;
 
     fn listener(address: &str) -> Vec<Listener> {
         vec![super::super::bind(address).expect("an address")]
@@ -204,7 +248,19 @@ mod tests {
     }
 
     fn live(slots: &mut Slots, live: &[Slot]) {
-        slots.steer(&live.iter().copied().collect()).expect("steered");
+        slots.steer(&first_queues(live), None).expect("steered");
+    }
+
+    fn first_queues(slots: &[Slot]) -> BTreeSet<Queue> {
+        slots.iter().copied().map(Queue::of_slot).collect()
+    }
+
+    fn up_to(count: u32) -> impl Iterator<Item = Queue> {
+        (0..count).map(Queue::of_slot)
+    }
+
+    fn waiting_in(slots: &Slots, slot: Slot) -> u32 {
+        slots.waiting(Queue::of_slot(slot))
     }
 
     #[test]
@@ -212,7 +268,7 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listeners = listener(address);
             let mut slots = Slots::default();
-            slots.ensure(&listeners, 4).expect("four");
+            slots.ensure(&listeners, up_to(4)).expect("four");
             assert_eq!(spread(&slots, &listeners, 20), [20, 0, 0, 0], "none is ready yet");
             live(&mut slots, &[0, 1, 2, 3]);
             let all = spread(&slots, &listeners, 400);
@@ -221,14 +277,14 @@ mod tests {
             let two = spread(&slots, &listeners, 200);
             assert!(two[0] == 0 && two[2] == 0 && two[1] > 60 && two[3] > 60, "{two:?}");
             // One more slot, whose queue no worker serves yet.
-            slots.ensure(&listeners, 5).expect("five");
+            slots.ensure(&listeners, up_to(5)).expect("five");
             let three = spread(&slots, &listeners, 50);
             assert_eq!((three[0], three[2], three[4], three.iter().sum()), (0, 0, 0, 50), "{three:?}");
             live(&mut slots, &[4]);
             assert_eq!(spread(&slots, &listeners, 20), [0, 0, 0, 0, 20]);
-            assert_eq!(slots.waiting(4), 0);
+            assert_eq!(waiting_in(&slots, 4), 0);
             let waiting = TcpStream::connect(&listeners[0].address).expect("a connection");
-            assert_eq!((slots.waiting(4), slots.waiting(0)), (1, 0));
+            assert_eq!((waiting_in(&slots, 4), waiting_in(&slots, 0)), (1, 0));
             drop(waiting);
         }
     }
@@ -237,13 +293,13 @@ mod tests {
     fn steer_goes_on_after_an_address_that_the_kernel_refuses() {
         let listeners = [listener("127.0.0.1:0"), listener("127.0.0.1:0")].concat();
         let mut slots = Slots::default();
-        slots.ensure(&listeners, 3).expect("three");
+        slots.ensure(&listeners, up_to(3)).expect("three");
         live(&mut slots, &[1]);
         // From now on the kernel refuses each change of the program at the first address (EPERM).
         reuseport::lock_filter(&listeners[0].fd).expect("an option");
-        let wanted: BTreeSet<Slot> = [2].into();
+        let wanted = first_queues(&[2]);
         for _ in 0..2 {
-            assert!(slots.steer(&wanted).expect_err("refused").to_string().contains("Operation not permitted"));
+            assert!(slots.steer(&wanted, None).expect_err("refused").to_string().contains("Operation not permitted"));
             assert_eq!(spread_at(0, &slots, &listeners, 5), [0, 5, 0], "as before");
             assert_eq!(spread_at(1, &slots, &listeners, 5), [0, 0, 5]);
         }
@@ -257,32 +313,32 @@ mod tests {
         let listeners = listener("127.0.0.1:0");
         let _early = TcpStream::connect(&listeners[0].address).expect("a connection");
         let mut slots = Slots::default();
-        slots.ensure(&listeners, 3).expect("three");
-        assert_eq!((slots.waiting(0), slots.waiting(1), slots.waiting(2)), (1, 0, 0));
+        slots.ensure(&listeners, up_to(3)).expect("three");
+        assert_eq!((waiting_in(&slots, 0), waiting_in(&slots, 1), waiting_in(&slots, 2)), (1, 0, 0));
     }
 
     #[test]
     fn nobody_else_gets_at_the_address_of_one_slot() {
         let listeners = listener("127.0.0.1:0");
         let mut slots = Slots::default();
-        slots.ensure(&listeners, 1).expect("one");
+        slots.ensure(&listeners, up_to(1)).expect("one");
         assert!(!sockopt::socket_reuseport(&listeners[0].fd).expect("an option"));
-        assert_eq!(slots.of(&listeners, 0).len(), 1);
+        assert_eq!(slots.of(&listeners, Queue::of_slot(0)).len(), 1);
         // A second instance cannot bind the address either, whatever the number of slots.
         let second = || super::super::bind(&listeners[0].address).expect_err("taken").to_string();
         assert!(second().contains("another process has this port"));
-        slots.ensure(&listeners, 3).expect("three");
+        slots.ensure(&listeners, up_to(3)).expect("three");
         assert!(second().contains("another process has this port"));
     }
 
     #[test]
     fn a_socket_of_systemd_must_have_been_opened_for_it() {
         let mut slots = Slots::default();
-        let why = slots.ensure(&[inherited(false)], 2).expect_err("no ReusePort=yes").to_string();
+        let why = slots.ensure(&[inherited(false)], up_to(2)).expect_err("no ReusePort=yes").to_string();
         assert!(why.contains("slot 1") && why.contains("ReusePort=yes") && why.contains("127.0.0.1:"), "{why}");
         let mut slots = Slots::default();
         let listeners = [inherited(true)];
-        slots.ensure(&listeners, 3).expect("three");
+        slots.ensure(&listeners, up_to(3)).expect("three");
         live(&mut slots, &[2]);
         assert_eq!(spread(&slots, &listeners, 10), [0, 0, 10]);
         assert_eq!(reuseport::accept_queue(&slots.groups[0].sockets[2]).expect("TCP").1, 100, "the backlog is that of systemd");
@@ -293,16 +349,16 @@ mod tests {
         let mut slots = Slots::default();
         let one = inherited(true);
         let mut made = Slots::default();
-        made.ensure(std::slice::from_ref(&one), 3).expect("three");
+        made.ensure(std::slice::from_ref(&one), up_to(3)).expect("three");
         let others = made.made().map(|(_, _, fd)| Listener::of("web".to_owned(), fd.try_clone().expect("a copy"), true));
         let unix = super::super::bind("@ratoon-slots").expect("a name");
         let listeners: Vec<Listener> = std::iter::once(one.clone()).chain(others).chain([unix]).collect();
-        slots.ensure(&listeners, 3).expect("they are there");
+        slots.ensure(&listeners, up_to(3)).expect("they are there");
         assert_eq!(slots.made().count(), 0);
         live(&mut slots, &[1]);
         assert_eq!(spread(&slots, &listeners, 5), [0, 5, 0]);
         // The slot's own socket, and the Unix socket that all slots share.
-        let of = slots.of(&listeners, 1);
+        let of = slots.of(&listeners, Queue::of_slot(1));
         assert_eq!(of.len(), 2);
         assert!(Arc::ptr_eq(&of[0], &listeners[1].fd) && Arc::ptr_eq(&of[1], &listeners[3].fd));
     }
@@ -311,21 +367,21 @@ mod tests {
     fn the_next_master_goes_on_with_them() {
         let listeners = listener("127.0.0.1:0");
         let mut slots = Slots::default();
-        slots.ensure(&listeners, 3).expect("three");
+        slots.ensure(&listeners, up_to(3)).expect("three");
         live(&mut slots, &[2]);
         let copies = || -> Vec<(String, OwnedFd)> {
             slots.made().map(|(at, slot, fd)| (format!("{at}-{slot}"), fd.try_clone().expect("a copy"))).collect()
         };
-        let mut next = Slots::resume(&listeners, copies()).expect("all are there");
+        let mut next = Slots::resume(&listeners, copies(), &[]).expect("all are there");
         assert_eq!(next.made().count(), 2);
         live(&mut next, &[1]);
         assert_eq!(spread(&next, &listeners, 5), [0, 5, 0]);
-        next.ensure(&listeners, 4).expect("one more");
+        next.ensure(&listeners, up_to(4)).expect("one more");
         live(&mut next, &[3]);
         assert_eq!(spread(&next, &listeners, 5), [0, 0, 0, 5]);
         let part = copies().into_iter().skip(1).collect();
-        assert_eq!(Slots::resume(&listeners, part).expect_err("a hole"), "the socket of slot 1 did not come");
-        assert!(Slots::resume(&[], copies()).is_err());
-        assert_eq!(Slots::resume(&listeners, Vec::new()).expect("none").made().count(), 0);
+        assert_eq!(Slots::resume(&listeners, part, &[]).expect_err("a hole"), "the socket of place 1 did not come");
+        assert!(Slots::resume(&[], copies(), &[]).is_err());
+        assert_eq!(Slots::resume(&listeners, Vec::new(), &[]).expect("none").made().count(), 0);
     }
 }

@@ -1,14 +1,37 @@
-//! The BPF program by which the kernel chooses the slot for a new connection.
+//! The BPF program by which the kernel chooses the socket of a new connection in a reuseport group.
 //!
-//! Law: only the given slots get connections, each slot an equal share of the source ports.
+//! Law: only the given sockets get connections, each an equal share of the source ports. With a canary its sockets together get exactly
+//! their part of the source ports, each an equal share of that, and the others share the rest.
 //!
 //! The source ports of a Linux client for one destination advance by 2 to 16, 9 on average, so a run of 16 ports has about two
-//! connections. Therefore the slot changes every 16 ports. With 128 connections on four slots, the fullest slot has on average 1.11
+//! connections. Therefore the socket changes every 16 ports. With 128 connections on four slots, the fullest slot has on average 1.11
 //! times its share; with the kernel's hash or at random it would have 1.17 times. Connections of other clients, or of many clients,
 //! are spread as at random.
 
-use crate::pool::Slot;
 use crate::sys::reuseport::{INSTRUCTIONS_MAX, Instruction};
+
+/// The index of a socket in its group, in the kernel's order.
+pub type Place = u32;
+
+/// The sockets of a group that get new connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// The sockets that share all connections, or those that the canary does not get; in ascending order.
+    pub places: Vec<Place>,
+    /// The sockets of the canary, in ascending order.
+    pub canary: Vec<Place>,
+    /// So many of [`Self::of`] connections go to the canary.
+    pub part: u32,
+    /// See [`Self::part`].
+    pub of: u32,
+}
+
+impl Targets {
+    /// These sockets, in equal shares.
+    pub fn equal(places: Vec<Place>) -> Targets {
+        Targets { places, ..Targets::default() }
+    }
+}
 
 /// Consecutive ports that go to one slot, as a power of two: 4 means 16 ports.
 const TURN: u32 = 4;
@@ -22,7 +45,15 @@ const X_IS: u16 = 0x01;
 const X_IS_HEADER: u16 = 0xb1;
 const SHIFT_RIGHT: u16 = 0x74;
 const MODULO: u16 = 0x94;
+const DIVIDE: u16 = 0x34;
+const MULTIPLY: u16 = 0x24;
 const ADD: u16 = 0x04;
+const SUBTRACT_X: u16 = 0x1c;
+const X_IS_A: u16 = 0x07;
+const A_IS_X: u16 = 0x87;
+/// Stores A in a word of scratch memory, and loads it again.
+const STORE: u16 = 0x02;
+const LOAD_STORED: u16 = 0x60;
 const JUMP: u16 = 0x05;
 const IF_EQUAL: u16 = 0x15;
 const IF_AT_LEAST: u16 = 0x35;
@@ -34,21 +65,55 @@ const IP: u32 = -0x10_0000_i32 as u32;
 /// The offset of the packet's hash (`SKF_AD_OFF + SKF_AD_RXHASH`).
 const HASH: u32 = (-0x1000_i32 + 32) as u32;
 const TCP: u32 = 6;
-/// The most instructions outside the table of runs. [`PER_RUN`] is the most instructions for each run of slots in the table.
-const HEAD: usize = 15;
+/// The most instructions outside the tables of runs. [`PER_RUN`] is the most instructions for each run of places in a table.
+const HEAD: usize = 32;
 const PER_RUN: usize = 3;
+/// The most instructions of both tables.
+const TABLES: usize = INSTRUCTIONS_MAX - HEAD;
 
 fn plain(code: u16, k: u32) -> Instruction {
     Instruction { code, yes: 0, no: 0, k }
 }
 
-/// The program for these slots, in ascending order. Without slots the program chooses slot 0.
-pub fn program(slots: &[Slot]) -> Vec<Instruction> {
-    let (runs, count) = runs(slots);
-    if count <= 1 {
-        return vec![plain(RETURN, slots.first().copied().unwrap_or(0))];
+/// The program for these sockets. Without any it chooses the first one of the group.
+pub fn program(targets: &Targets) -> Vec<Instruction> {
+    let Targets { places, canary, part, of } = targets;
+    let has_canary = !canary.is_empty() && *part > 0 && part < of;
+    if !has_canary {
+        let all = if places.is_empty() { canary } else { places };
+        let (runs, count) = runs(all, TABLES);
+        if count <= 1 {
+            return vec![plain(RETURN, all.first().copied().unwrap_or(0))];
+        }
+        return [number_of_turn(), vec![plain(MODULO, count)], table(&runs)].concat();
     }
-    let mut program = vec![
+    let (canary, canaries) = runs(canary, TABLES / 2);
+    let (places, others) = runs(places, TABLES / 2);
+    if others == 0 {
+        return program(&Targets::equal(targets.canary.clone()));
+    }
+    // Of `of` turns, `part` go to the canary, evenly spaced: turn T if (T * part) modulo `of` is below `part`. Before it were C turns of the
+    // canary, T * part / `of` rounded up, and T - C of the others; so many turns of a side choose among its places.
+    let canary = [vec![plain(A_IS_X, 0), plain(MODULO, canaries)], table(&canary)].concat();
+    let others = [vec![plain(LOAD_STORED, 0), plain(SUBTRACT_X, 0), plain(MODULO, others)], table(&places)].concat();
+    let split = vec![
+        plain(STORE, 0),
+        plain(MULTIPLY, *part),
+        plain(ADD, of - 1),
+        plain(DIVIDE, *of),
+        plain(X_IS_A, 0),
+        plain(LOAD_STORED, 0),
+        plain(MULTIPLY, *part),
+        plain(MODULO, *of),
+        Instruction { code: IF_AT_LEAST, yes: 0, no: 1, k: *part },
+        plain(JUMP, canary.len() as u32),
+    ];
+    [number_of_turn(), split, canary, others].concat()
+}
+
+/// Loads the number of the turn: the source port without its last bits, or the hash of the packet where the port cannot be found.
+fn number_of_turn() -> Vec<Instruction> {
+    vec![
         plain(LOAD_BYTE, IP),
         plain(SHIFT_RIGHT, 4),
         Instruction { code: IF_EQUAL, yes: 2, no: 0, k: 6 },
@@ -63,17 +128,19 @@ pub fn program(slots: &[Slot]) -> Vec<Instruction> {
         // The source port.
         plain(LOAD_HALF_AT_X, IP),
         plain(SHIFT_RIGHT, TURN),
-        plain(MODULO, count),
-    ];
-    debug_assert!(program.len() <= HEAD);
-    // Maps an index in the list to the slot at that index.
-    for (place, slot) in runs.into_iter().rev() {
-        if slot == place {
-            program.push(Instruction { code: IF_AT_LEAST, yes: 0, no: 1, k: place });
+    ]
+}
+
+/// Maps an index in the list of places to the place at that index, and returns it.
+fn table(runs: &[(u32, Place)]) -> Vec<Instruction> {
+    let mut program = Vec::new();
+    for (index, place) in runs.iter().rev() {
+        if place == index {
+            program.push(Instruction { code: IF_AT_LEAST, yes: 0, no: 1, k: *index });
             program.push(plain(RETURN_A, 0));
         } else {
-            program.push(Instruction { code: IF_AT_LEAST, yes: 0, no: 2, k: place });
-            program.push(plain(ADD, slot - place));
+            program.push(Instruction { code: IF_AT_LEAST, yes: 0, no: 2, k: *index });
+            program.push(plain(ADD, place - index));
             program.push(plain(RETURN_A, 0));
         }
     }
@@ -81,21 +148,21 @@ pub fn program(slots: &[Slot]) -> Vec<Instruction> {
     program
 }
 
-/// The runs of consecutive slots, as (index in the list, slot), and the number of slots in all runs. With more runs than a program
-/// can hold, the slots at the end are left out and get no connections.
-fn runs(slots: &[Slot]) -> (Vec<(u32, Slot)>, u32) {
-    let mut runs: Vec<(u32, Slot)> = Vec::new();
+/// The runs of consecutive places, as (index in the list, place), and the number of places in all runs. With more runs than fit into
+/// `room` instructions, the places at the end are left out and get no connections.
+fn runs(places: &[Place], room: usize) -> (Vec<(u32, Place)>, u32) {
+    let mut runs: Vec<(u32, Place)> = Vec::new();
     let mut count = 0;
     let mut next = None;
-    for slot in slots.iter().copied() {
-        if next != Some(slot) {
-            if HEAD + (runs.len() + 1) * PER_RUN > INSTRUCTIONS_MAX {
+    for place in places.iter().copied() {
+        if next != Some(place) {
+            if (runs.len() + 1) * PER_RUN > room {
                 break;
             }
-            runs.push((count, slot));
+            runs.push((count, place));
         }
         count += 1;
-        next = slot.checked_add(1);
+        next = place.checked_add(1);
     }
     (runs, count)
 }
@@ -105,6 +172,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    fn equal(places: &[Place]) -> Vec<Instruction> {
+        program(&Targets::equal(places.to_vec()))
+    }
 
     /// The data of a packet that the program reads.
     #[derive(Clone, Default)]
@@ -130,7 +201,7 @@ mod tests {
 
     /// Runs a program as the kernel does. A load outside the packet ends the program with 0.
     fn run(program: &[Instruction], packet: &Packet) -> u32 {
-        let (mut a, mut x, mut at) = (0_u32, 0_u32, 0);
+        let (mut a, mut x, mut stored, mut at) = (0_u32, 0_u32, 0_u32, 0);
         let load = |k: u32, width: usize| -> Option<u32> {
             let begin = usize::try_from(k.wrapping_sub(IP)).ok()?;
             let bytes = packet.from_ip.get(begin..begin + width)?;
@@ -148,7 +219,14 @@ mod tests {
                 X_IS_HEADER => loaded(load(one.k, 1)).map(|value| x = 4 * (value & 15)),
                 SHIFT_RIGHT => loaded(Some(a >> one.k)).map(|value| a = value),
                 MODULO => loaded(Some(a % one.k)).map(|value| a = value),
+                DIVIDE => loaded(Some(a / one.k)).map(|value| a = value),
+                MULTIPLY => loaded(Some(a.wrapping_mul(one.k))).map(|value| a = value),
                 ADD => loaded(Some(a + one.k)).map(|value| a = value),
+                SUBTRACT_X => loaded(Some(a.wrapping_sub(x))).map(|value| a = value),
+                X_IS_A => loaded(Some(a)).map(|value| x = value),
+                A_IS_X => loaded(Some(x)).map(|value| a = value),
+                STORE => loaded(Some(a)).map(|value| stored = value),
+                LOAD_STORED => loaded(Some(stored)).map(|value| a = value),
                 JUMP => loaded(Some(one.k)).map(|over| at += over as usize),
                 IF_EQUAL => loaded(Some(u32::from(if a == one.k { one.yes } else { one.no }))).map(|over| at += over as usize),
                 IF_AT_LEAST => loaded(Some(u32::from(if a >= one.k { one.yes } else { one.no }))).map(|over| at += over as usize),
@@ -163,8 +241,8 @@ mod tests {
     }
 
     /// The number of ports for which each slot is chosen.
-    fn spread(slots: &[Slot], packet: impl Fn(u16) -> Packet) -> BTreeMap<Slot, u32> {
-        let program = program(slots);
+    fn spread(targets: &Targets, packet: impl Fn(u16) -> Packet) -> BTreeMap<Place, u32> {
+        let program = program(targets);
         assert!(program.len() <= INSTRUCTIONS_MAX);
         let mut chosen = BTreeMap::new();
         for port in 0..=u16::MAX {
@@ -177,7 +255,7 @@ mod tests {
     fn each_of_the_slots_gets_its_share_and_no_other_gets_any() {
         for slots in [&[0][..], &[3], &[0, 1, 2, 3], &[1, 2, 3], &[0, 2], &[5, 6, 9, 11, 12, 300], &[0, 70_000]] {
             for packet in [|port| four(port, 0), |port| four(port, 10), |port| six(port, 6)] {
-                let chosen = spread(slots, packet);
+                let chosen = spread(&Targets::equal(slots.to_vec()), packet);
                 assert_eq!(chosen.keys().copied().collect::<Vec<_>>(), slots);
                 let (least, most) = (chosen.values().min().expect("some"), chosen.values().max().expect("some"));
                 assert!(most - least <= 16, "{slots:?}: {chosen:?}");
@@ -187,21 +265,21 @@ mod tests {
 
     #[test]
     fn without_slots_the_first_waits() {
-        assert_eq!(run(&program(&[]), &four(1, 0)), 0);
+        assert_eq!(run(&equal(&[]), &four(1, 0)), 0);
     }
 
     #[test]
     fn what_has_no_port_where_it_should_is_spread_by_its_hash() {
-        assert_eq!(run(&program(&[4, 5, 6]), &six(1, 0)), 5);
+        assert_eq!(run(&equal(&[4, 5, 6]), &six(1, 0)), 5);
         // A packet without its IP header.
-        assert_eq!(run(&program(&[4, 5]), &Packet::default()), 0);
+        assert_eq!(run(&equal(&[4, 5]), &Packet::default()), 0);
     }
 
     #[test]
     fn more_gaps_than_a_program_holds_cost_only_the_last_slots() {
-        let slots: Vec<Slot> = (0..10_000).filter(|slot| slot % 2 == 1).collect();
-        let program = program(&slots);
-        assert!(program.len() <= INSTRUCTIONS_MAX && program.len() > INSTRUCTIONS_MAX - 20);
+        let slots: Vec<Place> = (0..10_000).filter(|slot| slot % 2 == 1).collect();
+        let program = equal(&slots);
+        assert!(program.len() <= INSTRUCTIONS_MAX && program.len() > INSTRUCTIONS_MAX - 40);
         for port in (0..=u16::MAX).step_by(7) {
             let slot = run(&program, &four(port, 0));
             assert!(slot % 2 == 1, "slot {slot} has no worker");
@@ -211,7 +289,7 @@ mod tests {
     #[test]
     fn the_ports_of_a_linux_client_are_spread_evenly() {
         // The source port advances by 2 to 16, as the kernel does since 5.18.
-        let program = program(&[0, 1, 2, 3]);
+        let program = equal(&[0, 1, 2, 3]);
         let (mut random, mut port, mut sum) = (1_u64, 32_768_u32, 0.0);
         const ROUNDS: u32 = 400;
         for _ in 0..ROUNDS {
@@ -225,5 +303,45 @@ mod tests {
         }
         let mean = sum / f64::from(ROUNDS);
         assert!(mean < 1.13, "{mean}");
+    }
+
+    #[test]
+    fn canary_gets_exactly_its_part_and_the_others_share_the_rest() {
+        for (places, canary, part, of) in [
+            (&[0, 1, 2, 3][..], &[4][..], 1, 4),
+            (&[0, 1, 2, 3, 4, 5, 6, 7], &[8], 1, 9),
+            (&[1, 2, 3, 8], &[0], 25, 100),
+            (&[0, 3, 9], &[4, 5, 7], 3, 6),
+            (&[0], &[1], 1, 100),
+            (&[2], &[0, 1], 99, 100),
+        ] {
+            let targets = Targets { places: places.to_vec(), canary: canary.to_vec(), part, of };
+            for packet in [|port| four(port, 0), |port| four(port, 10), |port| six(port, 6)] {
+                let chosen = spread(&targets, packet);
+                let of_all =
+                    |some: &[Place]| some.iter().map(|place| chosen.get(place).copied().unwrap_or(0)).collect::<Vec<_>>();
+                let (new, old) = (of_all(canary), of_all(places));
+                let (new_sum, all) = (new.iter().sum::<u32>(), new.iter().chain(&old).sum::<u32>());
+                assert_eq!(all, 65_536, "no connection goes elsewhere: {chosen:?}");
+                let wanted = all * part / of;
+                assert!(new_sum.abs_diff(wanted) <= 16, "{targets:?}: {new_sum} of {wanted}");
+                for side in [new, old] {
+                    let (least, most) = (side.iter().min().expect("some"), side.iter().max().expect("some"));
+                    assert!(most - least <= 16, "{targets:?}: {side:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn canary_without_others_or_without_a_part_is_no_split() {
+        let targets =
+            |places: &[Place], canary: &[Place], part| Targets { places: places.to_vec(), canary: canary.to_vec(), part, of: 4 };
+        assert_eq!(program(&targets(&[], &[5], 1)), equal(&[5]));
+        assert_eq!(program(&targets(&[0, 1], &[], 1)), equal(&[0, 1]));
+        assert_eq!(program(&targets(&[0, 1], &[2], 0)), equal(&[0, 1]));
+        let many: Vec<Place> = (0..20_000).filter(|place| place % 2 == 0).collect();
+        let odd: Vec<Place> = many.iter().map(|place| place + 1).collect();
+        assert!(program(&targets(&many, &odd, 1)).len() <= INSTRUCTIONS_MAX);
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::World;
 use crate::pool::restart::OUTAGE_DELAY;
 use crate::pool::timers::Key;
-use crate::pool::{Event, GenerationId, Notification, Phase, Slot, Worker, WorkerId};
+use crate::pool::{Event, GenerationId, Notification, Phase, Queue, Slot, Worker, WorkerId};
 
 impl World {
     /// Law 6: a serving worker is stopped only for one of the known reasons.
@@ -22,7 +22,7 @@ impl World {
         let rolling = rolling && self.pool.canary().is_none();
         let never_ready = self.pool.worker(worker).is_none_or(|worker| worker.phase != Phase::Ready) && !self.was_ready(worker);
         let reason = abort
-            || self.pool.worker(worker).is_some_and(|worker| worker.is_probe)
+            || self.pool.worker(worker).is_some_and(|worker| worker.is_probe || worker.is_relief)
             || self.stopping
             || self.pool.is_paused()
             || process.generation != current
@@ -76,7 +76,9 @@ impl World {
             assert_eq!(others.count(), 0, "generation {} started before its probe passed", probed.generation);
         }
         let mut standing: BTreeMap<(GenerationId, Slot), u32> = BTreeMap::new();
-        for (_, worker) in self.pool.workers().filter(|(id, worker)| worker.phase != Phase::Draining && self.alive(*id)) {
+        for (_, worker) in
+            self.pool.workers().filter(|(id, worker)| worker.phase != Phase::Draining && self.alive(*id) && !worker.is_relief)
+        {
             *standing.entry((worker.generation, worker.slot)).or_default() += 1;
         }
         assert!(standing.values().all(|count| *count <= 2), "more than a worker and its successor in one slot");
@@ -118,7 +120,7 @@ impl World {
         let (serving, queues) = (self.pool.serving(), self.ready_queues());
         assert!(!serving.is_empty(), "new connections go nowhere");
         if !self.stopping && self.processes.values().all(|process| !process.gone) && !queues.is_empty() {
-            let ready: BTreeSet<Slot> = queues.into_keys().collect();
+            let ready: BTreeSet<Queue> = queues.into_keys().collect();
             assert_eq!(serving, ready, "new connections do not go to who is ready");
         }
     }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::World;
-use crate::pool::{Phase, Slot, Worker, WorkerId};
+use crate::pool::{Phase, Queue, Worker, WorkerId};
 
 impl World {
     /// The number of ready workers of each queue.
-    pub(super) fn ready_queues(&self) -> BTreeMap<Slot, u32> {
+    pub(super) fn ready_queues(&self) -> BTreeMap<Queue, u32> {
         let mut queues = BTreeMap::new();
         let serves =
             |id: &WorkerId, worker: &Worker| worker.phase == Phase::Ready || self.fail_next.contains(id) && self.was_ready(*id);
@@ -32,8 +32,10 @@ impl World {
             return;
         }
         let ready = self.ready_queues();
-        let others = self.pool.draining_queues().any(|id| id != worker && self.processes[&id].slot == process.slot);
-        let elsewhere = ready.keys().any(|queue| *queue != process.slot);
-        assert!(ready.contains_key(&process.slot) || others || !elsewhere, "worker {worker} leaves a queue that nobody serves");
+        let queue_of = |id: WorkerId| self.pool.worker(id).map(|worker| self.pool.queue(worker));
+        let Some(own) = queue_of(worker) else { return };
+        let others = self.pool.draining_queues().any(|id| id != worker && queue_of(id) == Some(own));
+        let elsewhere = ready.keys().any(|queue| *queue != own);
+        assert!(ready.contains_key(&own) || others || !elsewhere, "worker {worker} leaves a queue that nobody serves");
     }
 }

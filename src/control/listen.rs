@@ -76,12 +76,16 @@ impl std::fmt::Display for Error {
                  RUNTIME_DIRECTORY name a directory of root's, or run the master as that user",
                 directory.display()
             ),
-            Error::Io(what, path, error) if error.kind() == io::ErrorKind::PermissionDenied => write!(
-                f,
-                "cannot {what} {}: {error}; set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of this user's, or let a unit have \
-                 one (RuntimeDirectory=)",
-                path.display()
-            ),
+            Error::Io(what, path, error)
+                if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) =>
+            {
+                write!(
+                    f,
+                    "cannot {what} {}: {error}; set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory of this user's, or let a unit \
+                     have one (RuntimeDirectory=)",
+                    path.display()
+                )
+            }
             Error::Io(what, path, error) => write!(f, "cannot {what} {}: {error}", path.display()),
         }
     }
@@ -297,6 +301,15 @@ mod tests {
         drop(first);
         assert!(!directory.exists());
         Control::bind(&directory, &env(base.path())).unwrap();
+    }
+
+    #[test]
+    fn error_names_the_variables_where_another_directory_helps() {
+        let said = |code: rustix::io::Errno| Error::Io("make the directory", "/run/ratoon/web".into(), code.into()).to_string();
+        for code in [rustix::io::Errno::ACCESS, rustix::io::Errno::ROFS] {
+            assert!(said(code).contains("set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR to a directory"), "{}", said(code));
+        }
+        assert!(!said(rustix::io::Errno::NOSPC).contains("RUNTIME_DIRECTORY"), "{}", said(rustix::io::Errno::NOSPC));
     }
 
     #[test]

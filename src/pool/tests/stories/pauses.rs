@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pool::tests::figures;
-use crate::pool::{Settings, WatchFor};
+use crate::pool::{Action, Settings, WatchFor};
 
 fn pause(world: &mut World, length: Option<u64>) -> u64 {
     world.ask(What::Other, |requester| Event::Pause(length.map(ms), Some(requester)))
@@ -112,6 +112,9 @@ fn paused_instance_refuses_what_needs_workers() {
 fn slots_with_queues_are_not_given_up_in_a_pause() {
     let mut world = World::new(Settings { per_slot: true, ..settings(3) });
     world.all_ready();
+    let mut actions = Vec::new();
+    world.pool.clone().step(world.now, Event::Pause(None, None), &mut actions);
+    assert!(!actions.iter().any(|action| matches!(action, Action::DrainQueue(_))), "{actions:?}");
     pause(&mut world, None);
     assert!(world.processes.values().all(|process| process.stopped), "a worker waits for its queue");
     assert_eq!(world.pool.serving().len(), 3);
@@ -204,6 +207,19 @@ fn watch_goes_on_after_a_pause() {
     resume(&mut world);
     world.all_ready();
     assert_eq!(world.pool.watch().and_then(|watch| watch.left), Some(ms(40_000)));
+    world.be_kind();
+    world.check_rest_and_stop();
+}
+
+#[test]
+fn worker_that_empties_a_queue_leaves_it_in_a_pause() {
+    let mut world = World::new(Settings { per_slot: true, ..settings(3) });
+    world.all_ready();
+    world.step(Event::Scale(2, None));
+    world.step(Event::Scale(3, None));
+    assert!(world.processes[&3].draining_queue, "until worker 4 serves the queue");
+    pause(&mut world, None);
+    assert!(world.processes.values().all(|process| process.stopped), "{:?}", world.processes);
     world.be_kind();
     world.check_rest_and_stop();
 }

@@ -16,7 +16,7 @@ pub const CASES: &[Case] = &[
 const PER_SLOT: &str = "balance = \"per-slot\"\n";
 
 /// The socket unit is opened anew with this.
-fn open_again(web: &Instance<'_>, text: &str) {
+pub fn open_again(web: &Instance<'_>, text: &str) {
     web.c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     web.c.write(&format!("/etc/systemd/system/{}.d/balance.conf", web.socket()), &format!("[Socket]\n{text}"));
     web.c.ok(&["systemctl", "daemon-reload"]);

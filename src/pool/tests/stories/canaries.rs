@@ -135,6 +135,39 @@ fn slower_answers_roll_back_at_the_end_of_the_step() {
 }
 
 #[test]
+fn release_as_good_as_the_old_one_passes_a_hundred_times() {
+    // One request in a hundred fails in both generations, and their answers take from 1 to 8 ms.
+    let mut random = 7_u64;
+    let mut below = |limit: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % limit
+    };
+    for round in 0..100 {
+        let (mut world, requester) = canary(|settings| {
+            settings.steps.judge.latency_ratio = Some(2_000);
+            settings.steps.sizes = vec![Surge::Count(1)];
+        });
+        let mut sides = Comparison::default();
+        for _ in 0..29 {
+            for (side, requests) in [(&mut sides.old, 160), (&mut sides.new, 20)] {
+                for _ in 0..requests {
+                    let log = 160 + below(49);
+                    side.requests += 1;
+                    side.failed += u64::from(below(100) == 0);
+                    side.times = side.times.plus(AnswerTimes { count: 1, logs: log, squares: log * log });
+                }
+            }
+            world.step(Event::Compared(2, Some(sides)));
+            world.pass(ms(1_000));
+        }
+        world.pass(ms(1_000));
+        world.all_ready();
+        let answer = reload_answer(&world, requester);
+        assert_eq!(answer, (2, Outcome::Committed, String::new()), "round {round}: {sides:?}");
+    }
+}
+
+#[test]
 fn too_few_requests_are_said_and_the_step_passes() {
     let (mut world, _) = canary(|_| {});
     world.step(Event::Compared(2, Some(figures(20, 20))));

@@ -213,9 +213,10 @@ class Files:
         fd, name = tempfile.mkstemp(dir=self.module.tmpdir)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(text)
-        if mode is not None:
-            os.chmod(name, mode)
         self.module.atomic_move(name, path)
+        # Otherwise the umask of the connection would decide.
+        if mode is not None:
+            os.chmod(path, mode)
 
     def remove(self, path):
         """Removes the file, and the directory of drop-ins that it leaves empty."""

@@ -153,15 +153,16 @@ class Fleet:
         return file
 
     def play(self, book, version, *options, **variables):
-        """Runs a playbook of the collection. Returns its exit status and what it printed."""
+        """Runs a playbook. Returns its exit status and what it printed."""
         variables = {
-            "deploy_instance": "web", "deploy_version": version, "deploy_program": os.environ["RATOON"],
-            "deploy_archive": str(archive(self.path, version)), "ansible_python_interpreter": "/usr/bin/python3", **variables,
+            "deploy_instance": "web", "deploy_program": os.environ["RATOON"], "ansible_python_interpreter": "/usr/bin/python3", **variables,
         }
+        if version:
+            variables.update(deploy_version=version, deploy_archive=str(archive(self.path, version)))
         ended = subprocess.run(
-            ["ansible-playbook", "-i", str(self.inventory()), f"ratoon.ratoon.{book}", "-e", json.dumps(variables), *options],
+            ["ansible-playbook", "-i", str(self.inventory()), book, "-e", json.dumps(variables), *options],
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "True"},
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=4 * DEADLINE, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=10 * DEADLINE, check=False,
         )
         print(ended.stdout)
         return ended.returncode, ended.stdout
@@ -195,7 +196,7 @@ def recap(output, host):
 
 def test_check_mode_changes_nothing(fleet):
     before = fleet.generations()
-    status, output = fleet.play("rollout", "2", "--check", "--diff", rollout_serial="100%")
+    status, output = fleet.play("ratoon.ratoon.rollout", "2", "--check", "--diff", rollout_serial="100%")
     assert status == 0
     assert recap(output, "three")["changed"] > 0
     assert fleet.generations() == before
@@ -205,7 +206,7 @@ def test_check_mode_changes_nothing(fleet):
 
 
 def test_good_release_goes_to_all_canary_first(fleet):
-    status, output = fleet.play("rollout", "2", rollout_canary="three")
+    status, output = fleet.play("ratoon.ratoon.rollout", "2", rollout_canary="three")
     assert status == 0
     for machine in fleet.machines.values():
         machine.serves("2")
@@ -215,7 +216,7 @@ def test_good_release_goes_to_all_canary_first(fleet):
 
 def test_second_run_changes_nothing(fleet):
     before = fleet.generations()
-    status, output = fleet.play("rollout", "2", rollout_serial="100%")
+    status, output = fleet.play("ratoon.ratoon.rollout", "2", rollout_serial="100%")
     assert status == 0
     assert [recap(output, host)["changed"] for host in HOSTS] == [0, 0, 0]
     assert fleet.generations() == before
@@ -223,7 +224,7 @@ def test_second_run_changes_nothing(fleet):
 
 def test_bad_release_stops_at_the_first_machine(fleet):
     before = fleet.generations()
-    status, output = fleet.play("rollout", "bad")
+    status, output = fleet.play("ratoon.ratoon.rollout", "bad")
     assert status == 2
     assert "exit 1 before it was ready; it printed: RuntimeError: no such table: users" in output
     assert recap(output, "one")["failed"] == 1 and recap(output, "two") is None and recap(output, "three") is None
@@ -232,33 +233,40 @@ def test_bad_release_stops_at_the_first_machine(fleet):
     assert fleet.generations() == before
 
 
-def test_release_that_fails_on_one_is_undone_on_the_others(fleet):
-    status, output = fleet.play("rollout", "half", deploy_undo_on_failure=True)
+def test_release_that_fails_on_one_is_undone_where_this_play_brought_it(fleet):
+    plays = [("4", "100%"), ("half", 1)]
+    book = fleet.path / "two.yml"
+    book.write_text(json.dumps([{"import_playbook": "ratoon.ratoon.rollout", "vars": {
+        "deploy_version": version, "deploy_archive": str(archive(fleet.path, version)), "rollout_serial": serial,
+    }} for version, serial in plays]))
+    status, output = fleet.play(str(book), None, deploy_undo_on_failure=True)
     assert status == 2
     assert "two has no disk" in output
-    assert "undone on one, three" in output and "NOT undone" not in output
+    told = next(line for line in output.splitlines() if "undone on" in line)
+    assert "; undone on one" in told and "three" not in told and "NOT undone" not in output
     for machine in fleet.machines.values():
-        machine.serves("2")
+        machine.serves("4")
+    assert not (fleet["three"].releases / "half").exists()
 
 
 def test_release_that_answers_badly_is_taken_back(fleet):
     address = fleet["one"].status()["sockets"][0]["address"]
-    status, output = fleet.play("rollout", "unwell", deploy_url=f"http://{address}/")
+    status, output = fleet.play("ratoon.ratoon.rollout", "unwell", deploy_url=f"http://{address}/")
     assert status == 2
     assert "Status code was 500" in output and "; undone; the symlink leads to" in output
-    fleet["one"].serves("2")
-    fleet["two"].serves("2")
+    fleet["one"].serves("4")
+    fleet["two"].serves("4")
 
 
 def test_machine_that_is_off_is_told_and_stops_the_rollout(fleet):
-    variables = {"rollout_hosts": "gone:web", "rollout_serial": [1, 2]}
+    variables = {"rollout_hosts": "gone:web"}
     # A canary, then the machine that is off beside another one.
-    status, output = fleet.play("rollout", "3", **variables)
+    status, output = fleet.play("ratoon.ratoon.rollout", "3", rollout_serial=[1, 2], **variables)
     assert status == 4
     assert recap(output, "off")["unreachable"] == 1
-    assert [machine.body() for machine in fleet.machines.values()] == ["3", "3", "2"]
+    assert [machine.body() for machine in fleet.machines.values()] == ["3", "3", "4"]
     # The play goes on where it ended, when it may leave the machine out.
-    status, output = fleet.play("rollout", "3", deploy_stop_when_unreachable=False, **variables)
+    status, output = fleet.play("ratoon.ratoon.rollout", "3", rollout_serial=2, deploy_stop_when_unreachable=False, **variables)
     assert status == 4
     assert recap(output, "one")["changed"] == 0
     for machine in fleet.machines.values():
@@ -269,25 +277,25 @@ def test_interrupted_run_does_not_take_the_new_release_for_the_one_before(fleet)
     machine = fleet["one"]
     machine.current.unlink()
     machine.current.symlink_to(machine.releases / "bad")
-    status, _output = fleet.play("rollout", "bad")
+    status, _output = fleet.play("ratoon.ratoon.rollout", "bad")
     assert status == 2
     machine.serves("3")
 
 
 def test_undo_of_the_fleet(fleet):
-    status, _output = fleet.play("undo", "3")
+    status, _output = fleet.play("ratoon.ratoon.undo", "3")
     assert status == 0
     for machine in fleet.machines.values():
-        machine.serves("2")
-    status, output = fleet.play("undo", "3")
+        machine.serves("4")
+    status, output = fleet.play("ratoon.ratoon.undo", "3")
     assert status == 0
     assert [recap(output, host)["changed"] for host in HOSTS] == [0, 0, 0]
 
 
 def test_machine_without_a_master_is_refused(fleet):
     fleet["one"].stop()
-    status, output = fleet.play("rollout", "3")
+    status, output = fleet.play("ratoon.ratoon.rollout", "3")
     assert status == 2
     assert "set deploy_not_running to switch" in output
-    assert os.path.basename(os.readlink(fleet["one"].current)) == "2"
-    fleet["two"].serves("2")
+    assert os.path.basename(os.readlink(fleet["one"].current)) == "4"
+    fleet["two"].serves("4")

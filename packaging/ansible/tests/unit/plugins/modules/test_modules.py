@@ -56,7 +56,7 @@ class StandIn:
         params["_ansible_remote_tmp"] = str(self.path)
         ended = subprocess.run(
             [sys.executable, "-m", f"{COLLECTION}.{called}"], input=json.dumps({"ANSIBLE_MODULE_ARGS": params}),
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=60, check=False, umask=0o077,
         )
         assert ended.stdout, ended.stderr
         result = json.loads(ended.stdout)

@@ -308,7 +308,7 @@ tables! {
         /// Requests that the new workers must have had in a step; with fewer there is no verdict, which the log says.
         min_requests: u64 as Requests, default "50", flag("judge-min-requests N");
         /// By which factor answers may take longer, or `"off"`: the geometric mean of the times from a request to the head of its answer. The
-        /// lower bound, at 99 %, counts, at the end of a step or of the watch; both generations need `min_requests` answers. The worker
+        /// lower bound, at 99 %, counts, at the end of a step or of the watch, and less than 1 ms more never; both generations need `min_requests` answers. The worker
         /// libraries take the times; without them there is no verdict by time, which the log says.
         latency_ratio: Option<u32> as Factor, default "2.0", flag("judge-latency-ratio N|off");
     }

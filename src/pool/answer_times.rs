@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// Units of a logarithm in an octave, which is a factor of two.
 pub const UNITS: f64 = 16.0;
+/// The difference of the typical times below which no release is slower, microseconds: the noise of a machine doubles the times of handlers
+/// that take some microseconds.
+const NOISE: u64 = 1000;
 /// The variance that rounding to whole units may hide.
 const ROUNDING: f64 = 1.0;
 
@@ -88,11 +91,13 @@ pub(super) fn slower(
     }
     let difference = new.mean() - old.mean();
     let bound = difference - quantile * (new.error() + old.error()).sqrt();
-    if bound <= (f64::from(limit) / 1000.0).log2() * UNITS {
+    let typical = |of: AnswerTimes| of.typical_usec().unwrap_or_default();
+    let is_noise = typical(new).saturating_sub(typical(old)) < NOISE;
+    if is_noise || bound <= (f64::from(limit) / 1000.0).log2() * UNITS {
         return Ok(None);
     }
     let ratio = (difference / UNITS).exp2();
-    let time = |of: AnswerTimes| milliseconds(of.typical_usec().unwrap_or_default());
+    let time = |of: AnswerTimes| milliseconds(typical(of));
     Ok(Some(format!("its answers take {ratio:.1} times as long: {}, {} of the generation before", time(new), time(old))))
 }
 
@@ -185,6 +190,8 @@ mod tests {
         let times = |usec: f64| (0..100).fold(AnswerTimes::default(), |sum, _| sum.plus(timed(usec)));
         let told = slower(times(1024.0), times(32_768.0), 2_000, 50, FINAL);
         assert_eq!(told, Ok(Some("its answers take 32.0 times as long: 33 ms, 1.02 ms of the generation before".to_owned())));
+        // From 10 µs to 80 µs is the noise of a machine.
+        assert_eq!(slower(times(10.0), times(80.0), 2_000, 50, FINAL), Ok(None));
         // Figures that cannot be are harmless.
         let absurd = AnswerTimes { count: u64::MAX, logs: u64::MAX, squares: u64::MAX };
         assert!(slower(absurd, absurd, 2_000, 0, FINAL).is_ok());

@@ -54,6 +54,22 @@ fn gunicorn() {
 
 #[test]
 #[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn gunicorn_forked_from_a_preload_process() {
+    let preload = format!("preload = [{:?}, '-m', 'ratoon.preload', 'app', 'gunicorn.app.wsgiapp']", venv("python"));
+    let command = format!("command = [{:?}, '--no-control-socket', 'app:wsgi']", venv("gunicorn"));
+    a_worker_s_life(&format!("{command}\n{preload}"), Loses::Nothing);
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn uvicorn_forked_from_a_preload_process() {
+    let preload = format!("preload = [{:?}, '-m', 'ratoon.preload', 'app', 'uvicorn']", venv("python"));
+    let command = format!("command = [{:?}, '--fd', '3', '--no-access-log', 'app:asgi']\nready = 'running'", venv("uvicorn"));
+    a_worker_s_life(&format!("{command}\n{preload}"), Loses::UnreadConnections);
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
 fn puma() {
     a_worker_s_life(r#"command = ["puma", "--bind-to-activated-sockets=only", "--config", "puma.rb"]"#, Loses::Nothing);
 }

@@ -9,7 +9,7 @@ use super::comparison::comparison;
 use super::screen::{Screen, Style, bytes, clean, number, span, width};
 use super::table::{Cell, Table};
 use crate::status::hint::hint;
-use crate::status::tree::{CurrentRelease, Document, Failure, Worker};
+use crate::status::tree::{CurrentRelease, Document, Failure, Preload, Worker};
 
 /// Number of failures that are shown, the last ones.
 const FAILURES: usize = 3;
@@ -131,6 +131,18 @@ fn shown_release(release: &CurrentRelease) -> String {
     format!("{} in {}{elsewhere}", clean(&release.program), clean(&release.directory))
 }
 
+/// The preload process: its state, pid and memory.
+pub(super) fn shown_preload(preload: &Preload) -> String {
+    let mut text = clean(&preload.state);
+    if let Some(pid) = preload.pid {
+        text += &format!(", pid {pid}");
+    }
+    if let Some(memory) = preload.memory_pss {
+        text += &format!(", memory {}", bytes(memory));
+    }
+    text
+}
+
 fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     let degraded = if document.degraded { ", degraded" } else { "" };
     let style = match document.workers_ready {
@@ -188,6 +200,9 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     }
     if let Some(cpu) = master.cpu_usec {
         text += &format!(", cpu {}", span(cpu / 1000));
+    }
+    if let Some(preload) = &document.preload {
+        line("preload", shown_preload(preload));
     }
     line("master", text + &format!(", up {}", clock.since(&master.start_time)));
     let known = |value: Option<u64>, show: fn(u64) -> String, unit: &str| value.map(|it| format!("{}{unit}", show(it)));

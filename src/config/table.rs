@@ -155,6 +155,17 @@ tables! {
         /// It may not be below `/run`, which may be mounted noexec, and its path cannot hold a space or a colon.
         adapter_library: Option<PathBuf> as FilePath, none "`libratoon_bind.so` in `../lib/ratoon` from the program's directory, or beside it",
             example r#""/usr/local/lib/libratoon_bind.so""#, flag("adapter-library PATH");
+        /// A program that loads the application once per generation; the workers are forked from it.
+        /// The memory that it has filled is shared by all workers of the generation until they write to it. It says `READY=1` when it can
+        /// fork; each worker is `command` in a fork of it: see PRELOAD in `ratoon-worker(7)` for its protocol, and `ratoon.preload` of the
+        /// Python library for a program that speaks it. It has no listening socket, and it runs as the workers do, with their limits.
+        /// It is the startup test of a reload: if it is not ready within `start_timeout`, the reload is rolled back before any worker starts.
+        /// A worker that fails is forked again. When the program itself has ended, its workers go on, and the next start of a worker starts
+        /// it again, from the same release.
+        preload: Option<Vec<String>> as Argv, none "none", example r#"["venv/bin/python", "-m", "ratoon.preload", "app"]"#;
+        /// Whether workers are started by `command` directly when the program of `preload` does not get ready.
+        /// The pool is degraded then, and says why, until the next reload. A reload whose program does not get ready is rolled back either way.
+        preload_fallback: bool as bool, default "true", example "false", flag("preload-fallback");
         /// With `ready = "running"`, how long a worker must have lived; with `"auto"`, how long it must have accepted in silence.
         settle: Duration as TimeOrZero, default r#""1s""#, flag("settle TIME");
         /// How long a worker may take from its start to readiness.

@@ -14,7 +14,7 @@ use crate::master::workers::spawn::Start;
 use crate::master::{End, Master};
 use crate::pool::{
     self, Action, Answer, CommandVerdict, Ended, Event, GenerationId, Kind, Outcome, Phase, Purpose, Queue, Reason, RequesterId,
-    Slot, WorkerId,
+    Slot, StartMode, WorkerId,
 };
 
 /// By whom a first generation was asked for.
@@ -39,7 +39,11 @@ impl Master {
                 }
             }
             Action::Judge(number, step) => self.judge(number, step),
-            Action::Stop(worker) => self.workers.stop(worker),
+            Action::Stop(worker) => {
+                // A preload process whose socket is closed has nothing left to do.
+                self.workers.close_fork_socket(worker);
+                self.workers.stop(worker);
+            }
             Action::DrainQueue(worker) => self.listeners.drain(worker, self.now),
             Action::Abort(worker) => {
                 self.workers.signal(worker, libc::SIGABRT);
@@ -129,11 +133,13 @@ impl Master {
     pub(super) fn start_some(&mut self) {
         while let Some((worker, slot, generation)) = self.workers.next_to_spawn() {
             self.status.touch();
-            let spawned = self.start(slot, generation, worker).and_then(|start| self.workers.spawn(worker, &start, self.now));
-            self.events.push(match spawned {
-                Ok(pid) => Event::Spawned(worker, pid),
-                Err(why) => Event::SpawnFailed(worker, why),
-            });
+            let spawned = self.start(slot, generation, worker);
+            match spawned.and_then(|start| self.workers.begin(worker, start, self.now, &mut self.events)) {
+                Ok(Some(pid)) => self.events.push(Event::Spawned(worker, pid)),
+                // Its preload process is asked for it.
+                Ok(None) => {}
+                Err(why) => self.events.push(Event::SpawnFailed(worker, why)),
+            }
         }
     }
 
@@ -143,6 +149,10 @@ impl Master {
             return Err("not started: it is not wanted any more".to_owned());
         }
         let release = self.releases.get(generation).cloned().ok_or("not started: its release is gone")?;
+        let mode = self.pool.start_mode(worker);
+        if mode == StartMode::Preload {
+            return Ok(Start { slot, generation, release, sockets: None, environment: Vec::new(), mode });
+        }
         if self.pool.worker(worker).is_some_and(|worker| worker.is_probe) {
             let directory = self.workers.runtime_dir().notify();
             self.prober.open(worker, &release, &self.releases.context().listeners, &directory)?;
@@ -154,7 +164,7 @@ impl Master {
                 self.listeners.for_start(queue, &release, self.pool.candidate() != Some(generation))?
             }
         };
-        Ok(Start { slot, generation, release, sockets, environment: self.prober.environment(worker) })
+        Ok(Start { slot, generation, release, sockets, environment: self.prober.environment(worker), mode })
     }
 
     /// Starts or stops watching whether a worker accepts, as the pool asks.

@@ -70,10 +70,11 @@ impl Master {
         let release = releases.get(pool.generation()).map(AsRef::as_ref);
         let look = accept_watch.for_reader(*now, || Look::at(pool, workers, listeners, release));
         let (kept, paths) = (releases.history(pool.history()), release.map(|release| releases.paths(release)));
-        let (workers, listeners) = (workers.facts(pool), listeners.shown());
+        let (preload, workers, listeners) = (workers.preload(pool), workers.facts(pool), listeners.shown());
         let (canary, watch, pause_left) = (pool.canary(), pool.watch(), pool.pause_left());
         let slots = self.listeners.slots_of_sockets();
-        let facts = LoopFacts { workers, listeners, slots, release, paths, look, releases: kept, canary, watch, pause_left };
+        let facts =
+            LoopFacts { workers, listeners, slots, release, paths, look, releases: kept, canary, watch, preload, pause_left };
         self.status.compose(job, facts);
     }
 

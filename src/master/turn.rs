@@ -59,6 +59,7 @@ impl Master {
                 Token::Notify(worker) => {
                     self.with_workers(|workers, now, keep, events| workers.read_notifications(worker, now, keep, events));
                 }
+                Token::Fork(worker) => self.workers.read_forks(worker, self.now, &mut self.events),
                 Token::Former(worker) => self.workers.former_ended(worker),
                 Token::Directory => self.workers.directory_changed(),
                 Token::Queues => self.queue_watch.connected(self.now),
@@ -99,7 +100,7 @@ impl Master {
         }
         self.step_pool();
         self.start_some();
-        self.workers.reap(&mut self.events);
+        self.workers.reap(self.now, &mut self.events);
     }
 
     /// Calls a function of the workers that reads notifications. They are kept for the next master before they are taken.

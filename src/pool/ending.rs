@@ -84,6 +84,11 @@ impl Pool {
                 self.drain(id, StopReason::Leaving);
                 self.probe_failed(id, reason);
             }
+            _ if self.workers.get(&id).is_some_and(|worker| worker.is_preload()) => {
+                let reason = self.reason(id, "it left by its own will (STOPPING=1)".to_owned());
+                self.drain(id, StopReason::Leaving);
+                self.preload_failed(id, reason);
+            }
             Role::Candidate => {
                 let reason = self.reason(id, "it left by its own will (STOPPING=1)".to_owned());
                 self.drain(id, StopReason::Leaving);
@@ -114,6 +119,8 @@ impl Pool {
     pub(super) fn candidate_failed(&mut self, id: WorkerId, role: Role, reason: Reason) {
         if self.workers.get(&id).is_some_and(|worker| worker.is_probe) {
             self.probe_failed(id, reason);
+        } else if self.workers.get(&id).is_some_and(|worker| worker.is_preload()) {
+            self.preload_failed(id, reason);
         } else if role == Role::Candidate {
             self.rollback(Outcome::RolledBack, reason);
         }
@@ -123,8 +130,7 @@ impl Pool {
     pub(super) fn reason(&self, id: WorkerId, cause: String) -> Reason {
         let Some(worker) = self.workers.get(&id) else { return cause.into() };
         let detail = (!worker.status.is_empty()).then(|| format!("its last status: {}", worker.status));
-        let place = if worker.is_probe { String::new() } else { format!(" (slot {})", worker.slot) };
-        Reason { cause: format!("worker {id}{place}: {cause}"), detail, output: Vec::new(), worker: Some(id) }
+        Reason { cause: format!("{}: {cause}", worker.named(id)), detail, output: Vec::new(), worker: Some(id) }
     }
 
     /// The worker was not ready in time.
@@ -134,12 +140,9 @@ impl Pool {
         let Some(home) = self.generations.get(&generation) else { return };
         let (role, limit) = (home.role, home.settings.start_timeout);
         let how = ExitCause::StartTimeout(limit);
-        self.log(
-            Kind::StartTimeout,
-            format!("worker {id} (slot {slot}) is not ready: {how}"),
-            Some(generation),
-            Some((id, slot)),
-        );
+        let message = format!("{} is not ready: {how}", worker.named(id));
+        self.log(Kind::StartTimeout, message, Some(generation), Some((id, slot)));
+        self.preload_hangs(id);
         let reason = self.reason(id, format!("{how}{}", self.why_not_ready(id)));
         self.drain(id, StopReason::StartTimeout(limit));
         self.candidate_failed(id, role, reason);

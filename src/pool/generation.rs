@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::exit_cause::ExitCause;
+use super::preload::Preload;
 use super::report::workers;
 use super::restart::History;
 use super::settings::Settings;
@@ -69,11 +70,15 @@ pub(super) struct Generation {
     /// Each worker of the generation that became ready had sent READY=1 and was observed to accept, where an observation counts (not
     /// without listening sockets, and not with `worker.ready = "notify"`).
     pub proven: bool,
+    /// The preload process; `None` without one by the configuration.
+    #[serde(default)]
+    pub preload: Option<Preload>,
 }
 
 impl Generation {
     pub fn new(settings: Settings, release: GenerationId, role: Role) -> Generation {
         Generation {
+            preload: settings.preload.then_some(Preload::Absent),
             settings,
             release,
             role,

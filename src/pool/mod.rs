@@ -23,6 +23,7 @@ mod history;
 mod judge_command;
 mod orphaned;
 mod pause;
+mod preload;
 mod probe;
 mod readiness;
 mod reason;
@@ -34,6 +35,7 @@ mod restart;
 mod serving;
 mod settings;
 mod snapshot;
+mod start;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -53,6 +55,7 @@ pub use canary::{CanaryView, Sides, Steps};
 pub use exit_cause::{ExitCause, Span};
 pub use history::{Committed, Succession};
 pub use judge_command::{CommandVerdict, JUDGE_COMMAND_LIMIT};
+pub use preload::{PreloadView, StartMode};
 pub use readiness::UNPROVEN_PROBATION;
 pub use reason::{Cause, Reason};
 pub use report::{PoolState, workers};
@@ -183,6 +186,8 @@ impl Pool {
             Event::SpawnFailed(id, why) => self.exited(id, ExitCause::NotStarted(why), false),
             Event::MainPid(id, pid) => self.main_pid(id, pid),
             Event::Notification(id, said) => self.said(id, said),
+            Event::PreloadLost(id, why) => self.preload_lost(id, &why),
+            Event::PreloadOutlived(id) => self.preload_outlived(id),
             Event::Seen(id, seen) => self.seen_accepting(id, seen),
             Event::Exited { worker, how, left } => self.exited(worker, how, left),
             Event::Cleared(id) => self.cleared(id),
@@ -245,12 +250,6 @@ impl Pool {
     /// Whether all workers of the current generation were ready at the same time once: the start is complete.
     pub fn announced(&self) -> bool {
         self.announced
-    }
-
-    /// Whether a slot failed more often than `restart.limit` allows, and the pool has not recovered since; or the last good release
-    /// runs in place of the one on disk.
-    pub fn degraded(&self) -> bool {
-        self.degraded || self.fallback.is_some()
     }
 
     /// The number of failures so far of workers that were not asked to end.
@@ -338,6 +337,7 @@ impl Pool {
 
     /// Checks that follow every step: readiness, recovery, giving up, the end of the instance.
     fn after_step(&mut self) {
+        self.end_unstarted();
         let all_ready = self.current != 0 && self.ready() == self.target;
         if all_ready && !self.announced && self.stopping.is_none() {
             self.announced = true;

@@ -11,7 +11,7 @@ use super::Pool;
 use super::settings::{Accepting, Readiness};
 use super::timers::Key;
 use super::vocabulary::{GenerationId, WorkerId};
-use super::worker::Phase;
+use super::worker::{Phase, Worker};
 
 /// The evidence for a worker's readiness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,11 +22,18 @@ pub(super) struct Signs {
     pub seen: Accepting,
 }
 
+impl Worker {
+    /// Whether the worker has a process, is not ready, and may be observed from outside.
+    fn starts_unseen(&self) -> bool {
+        self.phase == Phase::Starting && self.pid.is_some() && !self.is_preload()
+    }
+}
+
 impl Pool {
     /// Whether the pool needs an observation from outside of this worker: the worker starts, and `worker.ready` or the length of the
     /// probation depends on the observation.
     pub fn wants_a_look(&self, id: WorkerId) -> bool {
-        let Some(worker) = self.workers.get(&id).filter(|worker| worker.phase == Phase::Starting && worker.pid.is_some()) else {
+        let Some(worker) = self.workers.get(&id).map(|worker| &**worker).filter(|worker| worker.starts_unseen()) else {
             return false;
         };
         let settings = self.generations.get(&worker.generation).map(|home| &home.settings);
@@ -43,8 +50,8 @@ impl Pool {
     pub(super) fn said_ready(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.signs.said = true;
-        let (generation, phase) = (worker.generation, worker.phase);
-        if let Some(home) = self.generations.get_mut(&generation) {
+        let (generation, phase, is_preload) = (worker.generation, worker.phase, worker.is_preload());
+        if let Some(home) = self.generations.get_mut(&generation).filter(|_| !is_preload) {
             home.says_ready = true;
         }
         if phase == Phase::Starting {
@@ -63,7 +70,13 @@ impl Pool {
     }
 
     fn judge_readiness(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get(&id) else { return };
+        let Some(worker) = self.workers.get(&id).filter(|worker| !worker.awaits_fork()) else { return };
+        if worker.is_preload() {
+            // It has no socket, and READY=1 is its promise that it can fork.
+            return if worker.signs.said {
+                self.become_ready(id)
+            };
+        }
         let (signs, generation) = (worker.signs, worker.generation);
         let Some(home) = self.generations.get(&generation) else { return };
         let accepts = self.accepts_enough(generation, signs.seen);

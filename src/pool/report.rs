@@ -46,6 +46,12 @@ impl Pool {
         self.stopping.is_some()
     }
 
+    /// Whether a slot failed more often than `restart.limit` allows, and the pool has not recovered since; or the last good release
+    /// runs in place of the one on disk; or workers are started without the preload process that the configuration names.
+    pub fn degraded(&self) -> bool {
+        self.degraded || self.fallback.is_some() || self.preload_failure().is_some()
+    }
+
     /// The state of the pool.
     pub fn state(&self) -> PoolState {
         if self.stopping.is_some() {
@@ -90,6 +96,7 @@ impl Pool {
             let doing = match reload.stage {
                 Stage::Preparing => "preparing".to_owned(),
                 Stage::Probing => "probing".to_owned(),
+                Stage::Starting if self.is_loading(reload.number) => "loading the application".to_owned(),
                 Stage::Starting | Stage::Canary => match self.canary_size() {
                     Some(size) => format!("{ready}/{size} ready for the canary"),
                     None => format!("{ready}/{} ready", reload.target),
@@ -102,6 +109,9 @@ impl Pool {
         if self.is_held_for_probe(self.current) {
             text += ", probing";
         }
+        if self.is_loading(self.current) {
+            text += ", loading the application";
+        }
         if self.degraded() {
             text += ", degraded";
         }
@@ -110,7 +120,8 @@ impl Pool {
         }
         let fails = self.degraded || self.ready() < self.target;
         let failures = if fails { self.failures_in_words() } else { None };
-        let reasons: Vec<String> = failures.into_iter().chain(self.fallback()).collect();
+        let preload = self.preload_failure().map(|why| format!("{why}; workers are started without it"));
+        let reasons: Vec<String> = failures.into_iter().chain(self.fallback()).chain(preload).collect();
         if !reasons.is_empty() {
             text += ": ";
             text += &reasons.join("; ");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
+use super::preload::Forking;
 use super::reload::Stage;
 use super::settings::Surge;
 use super::timers::Key;
@@ -217,8 +218,44 @@ fn greatest_common_divisor(a: u32, b: u32) -> u32 {
 }
 
 impl Worker {
+    /// Whether the worker is one of a slot: it is neither probed, nor a preload process, nor there only to empty a queue.
+    pub fn has_slot(&self) -> bool {
+        self.has_sockets() && !self.is_relief
+    }
+
+    /// Whether the worker has the sockets of the instance: it is neither probed on private ones nor a preload process.
+    pub fn has_sockets(&self) -> bool {
+        !self.is_probe && !self.is_preload()
+    }
+
+    /// Whether the worker is the preload process of its generation.
+    pub fn is_preload(&self) -> bool {
+        self.forking == Forking::Parent
+    }
+
+    /// Whether the worker has no process because it is still to be forked.
+    pub(super) fn awaits_fork(&self) -> bool {
+        matches!(self.forking, Forking::Held | Forking::Asked)
+    }
+
+    /// The worker has a process, or will have none any more.
+    pub(super) fn has_process_now(&mut self) {
+        if self.awaits_fork() {
+            self.forking = Forking::No;
+        }
+    }
+
+    /// The worker in a sentence, as `worker 3 (slot 0)`.
+    pub(super) fn named(&self, id: WorkerId) -> String {
+        match (self.is_preload(), self.is_probe) {
+            (true, _) => format!("preload process {id}"),
+            (false, true) => format!("worker {id}"),
+            (false, false) => format!("worker {id} (slot {})", self.slot),
+        }
+    }
+
     /// Whether the worker accepts connections.
     pub(super) fn serves(&self) -> bool {
-        !self.is_probe && self.phase == Phase::Ready && self.how.is_none()
+        self.has_sockets() && self.phase == Phase::Ready && self.how.is_none()
     }
 }

@@ -47,6 +47,12 @@ pub struct Settings {
     pub fallback: bool,
     /// One worker is probed on private sockets before the generation starts (`reload.probe`).
     pub probe: bool,
+    /// The workers are forked from a process that has loaded the application (`worker.preload`).
+    #[serde(default)]
+    pub preload: bool,
+    /// Workers start directly when that process does not get ready (`worker.preload_fallback`).
+    #[serde(default)]
+    pub preload_fallback: bool,
 }
 
 /// The condition under which a starting worker becomes ready (`worker.ready`).

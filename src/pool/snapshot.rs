@@ -58,6 +58,9 @@ impl Pool {
             })?;
             probe.step.worker().map_or(Ok(()), |worker| self.known(worker, "the probed worker"))?;
         }
+        for id in self.preload_processes() {
+            self.known(id, "the preload process")?;
+        }
         if let Some((_, successor)) = &self.recycling.running {
             self.known(*successor, "the worker that replaces a recycled one")?;
         }

@@ -35,6 +35,10 @@ pub enum Event {
     Spawned(WorkerId, u32),
     /// The process of a worker could not be started, and why (fork failed, a cgroup could not be made …).
     SpawnFailed(WorkerId, String),
+    /// The preload process lives but cannot fork any more, and why: it has closed its socket, or broken the protocol.
+    PreloadLost(WorkerId, String),
+    /// The preload process was started by a master before this one, and what it forks would be no child of this one.
+    PreloadOutlived(WorkerId),
     /// Another process of the worker is its main process now; its pid (`MAINPID=`).
     MainPid(WorkerId, u32),
     /// A worker sent a notification.
@@ -125,7 +129,7 @@ pub enum Notification {
 pub enum Action {
     /// Pin the release of the generation; answer with [`Event::Prepared`] or [`Event::Refused`].
     Prepare(GenerationId, Purpose),
-    /// Start a worker's process; answer with [`Event::Spawned`] or [`Event::SpawnFailed`].
+    /// Start a worker's process as [`super::Pool::start_mode`] says; answer with [`Event::Spawned`] or [`Event::SpawnFailed`].
     Spawn {
         /// The worker's id.
         worker: WorkerId,

@@ -11,10 +11,10 @@ use super::Pool;
 use super::ending::{Ending, Verdict};
 use super::exit_cause::ExitCause;
 use super::generation::Role;
+use super::preload::Forking;
 use super::readiness::Signs;
 use super::reason::Cause;
 use super::serving::QUEUE_DRAIN_TIMEOUT;
-use super::settings::Readiness;
 use super::time::Time;
 use super::timers::Key;
 use super::vocabulary::{Action, Ended, GenerationId, Kind, Notification, Outcome, Slot, WorkerId};
@@ -95,6 +95,9 @@ pub struct Worker {
     pub(super) is_relief: bool,
     /// The worker is probed on private sockets, has no slot and serves no client.
     pub is_probe: bool,
+    /// The worker's part in forks from a preload process.
+    #[serde(default)]
+    pub(super) forking: Forking,
     /// The stop timeout expired and SIGKILL was sent.
     pub(super) killed: bool,
     /// How the main process ended; `None` while it lives.
@@ -105,58 +108,9 @@ pub struct Worker {
 const _: () = assert!(size_of::<Worker>() <= 120);
 
 impl Pool {
-    /// Adds a starting worker to the table and asks for its process; the caller puts the worker into its slot.
-    pub(super) fn spawn(&mut self, generation: GenerationId, slot: Slot) -> WorkerId {
-        self.last_worker += 1;
-        let id = self.last_worker;
-        let second_queue = self.second_queue(generation, slot);
-        let Some(home) = self.generations.get_mut(&generation) else { return id };
-        home.members += 1;
-        let (start, watchdog) = (home.settings.start_timeout, home.settings.watchdog);
-        let worker = Worker {
-            slot,
-            generation,
-            pid: None,
-            phase: Phase::Starting,
-            status: String::new(),
-            stop_reason: None,
-            ready_at: None,
-            signs: Signs::default(),
-            watchdog,
-            counted: false,
-            draining_queue: false,
-            second_queue,
-            is_relief: false,
-            is_probe: false,
-            killed: false,
-            how: None,
-        };
-        self.workers.insert(id, Box::new(worker));
-        self.timers.set(Key::Start(id), self.after(start));
-        self.act(Action::Spawn { worker: id, slot, generation });
-        id
-    }
-
-    pub(super) fn spawned(&mut self, id: WorkerId, pid: u32) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return self.ignore_event("a process for an unknown worker", Some(id));
-        };
-        worker.pid = Some(pid);
-        let (phase, stop_reason, generation) = (worker.phase, worker.stop_reason, worker.generation);
-        if self.stopping.as_ref().is_some_and(|stopping| stopping.now) {
-            self.act(Action::Kill(id));
-        } else if phase == Phase::Draining {
-            // The worker was stopped between `Action::Spawn` and the fork.
-            self.act(if stop_reason == Some(StopReason::Watchdog) { Action::Abort(id) } else { Action::Stop(id) });
-        } else if let Some(Readiness::Running(settle)) = self.generations.get(&generation).map(|home| home.settings.ready) {
-            self.timers.set(Key::Settle(id), self.after(settle));
-        }
-        self.act(Action::Changed(id));
-    }
-
     pub(super) fn main_pid(&mut self, id: WorkerId, pid: u32) {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.how.is_none()) else {
-            return self.ignore_event("another process of a worker that is gone", Some(id));
+        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.how.is_none() && !worker.awaits_fork()) else {
+            return self.ignore_event("another process of a worker that has none", Some(id));
         };
         worker.pid = Some(pid);
         self.act(Action::Changed(id));
@@ -167,6 +121,9 @@ impl Pool {
         let Some(worker) = self.workers.get_mut(&id) else { return self.ignore_event("words of an unknown worker", Some(id)) };
         if worker.how.is_some() {
             return self.orphaned_said(id, said);
+        }
+        if worker.awaits_fork() {
+            return self.ignore_event("words of a worker that has no process yet", Some(id));
         }
         match (said, worker.phase) {
             (Notification::Ready, Phase::Starting | Phase::Ready | Phase::Draining) => self.said_ready(id),
@@ -218,8 +175,9 @@ impl Pool {
         }
         worker.phase = Phase::Ready;
         worker.ready_at = Some(now);
-        worker.counted = !worker.is_probe && !worker.is_relief;
-        let (generation, slot, watchdog, is_probe) = (worker.generation, worker.slot, worker.watchdog, worker.is_probe);
+        worker.counted = worker.has_slot();
+        let (generation, slot, watchdog) = (worker.generation, worker.slot, worker.watchdog);
+        let (is_probe, is_preload) = (worker.is_probe, worker.is_preload());
         let is_relief = worker.is_relief;
         self.timers.clear(Key::Start(id));
         self.timers.clear(Key::Settle(id));
@@ -229,6 +187,9 @@ impl Pool {
         self.act(Action::Changed(id));
         if is_probe {
             return self.probe_ready(id);
+        }
+        if is_preload {
+            return self.preload_ready(id);
         }
         if is_relief {
             return self.drain(id, StopReason::Asked);
@@ -274,6 +235,9 @@ impl Pool {
         worker.stop_reason = Some(stop_reason);
         worker.draining_queue = draining_queue;
         let (has_process, generation) = (worker.pid.is_some(), worker.generation);
+        if stop_reason == StopReason::Asked {
+            self.preload_dismissed(id);
+        }
         self.uncount(id);
         self.timers.clear_worker(id);
         self.recycle_failed(id, "its replacement did not get ready");
@@ -331,7 +295,8 @@ impl Pool {
             (Phase::Ready, _) | (Phase::Draining, Some(StopReason::Watchdog)) => Phase::Ready,
             (Phase::Draining, _) => Phase::Draining,
         };
-        let (pid, status, is_probe) = (worker.pid, worker.status.clone(), worker.is_probe);
+        let (pid, status, is_probe, is_preload) = (worker.pid, worker.status.clone(), worker.is_probe, worker.is_preload());
+        worker.has_process_now();
         let reason = self.reason(id, Cause { how: how.clone(), phase }.to_string());
         self.uncount(id);
         for key in [Key::Start(id), Key::Settle(id), Key::Watchdog(id), Key::Age(id)] {
@@ -339,7 +304,7 @@ impl Pool {
         }
         let failed = ending.verdict != Verdict::Clean;
         self.act(Action::Ended(Ended { worker: id, slot, generation, pid, how: how.clone(), phase, failed, status }));
-        self.crashes += u64::from(ending.unasked);
+        self.crashes += u64::from(ending.unasked && !is_preload);
         if failed && !crashed && !matches!(how, ExitCause::StopTimeout(_)) {
             self.log(Kind::WorkerFailed, reason.in_full(), Some(generation), Some((id, slot)));
         }
@@ -349,7 +314,7 @@ impl Pool {
                 self.log(Kind::WorkerFailed, reason.in_full(), Some(generation), Some((id, slot)));
             }
             self.recycle_failed(id, &reason.cause);
-            match self.generations.get(&generation).map(|home| home.role).filter(|_| !is_probe) {
+            match self.generations.get(&generation).map(|home| home.role).filter(|_| !is_probe && !is_preload) {
                 Some(Role::Candidate) => self.rollback(Outcome::RolledBack, reason.clone()),
                 Some(Role::Current) => self.place_crashed(id, slot, ready_for, &how),
                 Some(Role::Retired) | None => {}
@@ -357,8 +322,10 @@ impl Pool {
         }
         if is_probe && failed {
             self.probe_failed(id, reason);
+        } else if is_preload {
+            self.preload_failed(id, reason);
         }
-        if leaves_a_queue && !is_probe {
+        if leaves_a_queue && !is_probe && !is_preload {
             self.relieve(id);
         }
         if left { self.orphaned(id, crashed || killed_by_us) } else { self.cleared(id) }

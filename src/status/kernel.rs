@@ -25,6 +25,7 @@ pub use self::claims::Claims;
 use self::diag::Inode;
 use self::kept::Remembered;
 use self::process::Process;
+pub use self::process::pss;
 use crate::status::keep::Clock;
 
 /// Time limit of a survey. After it the figures of the remaining workers stay unknown.

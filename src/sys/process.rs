@@ -100,6 +100,12 @@ impl PidFd {
         self.status(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }
 
+    /// Whether the process is a child of this process that is not reaped.
+    pub fn is_child(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(self.0.as_fd()), options)).is_ok()
+    }
+
     /// Like [`PidFd::wait`], but a child stays a zombie, so its number is not used again and its descendants can be found before it is
     /// reaped, see [`super::descendants`].
     pub fn peek(&self) -> io::Result<Option<Ended>> {

@@ -75,6 +75,7 @@ pub fn request<'a>() -> SpawnRequest<'a> {
         stderr: None,
         listeners: None,
         scoreboard: None,
+        fork: None,
         cgroup: None,
         small: false,
         watchdog_pid: false,

@@ -21,6 +21,7 @@ mod life;
 mod load;
 mod pause;
 mod pinned;
+mod preload;
 mod previous;
 mod probe;
 mod queue;

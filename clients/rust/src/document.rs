@@ -57,6 +57,8 @@ pub struct Document {
     pub canary: Option<Canary>,
     /// The watch after the last commit (`reload.watch`).
     pub watch: Option<Watch>,
+    /// The preload process of the committed generation; `None` without `worker.preload`.
+    pub preload: Option<Preload>,
     /// Time of the commit of the present generation; `None` before the first commit.
     pub committed_at: Option<String>,
     /// The outcome of the last reload.
@@ -142,6 +144,19 @@ pub struct Watch {
     pub old: Option<GenerationFigures>,
     /// Figures of the watched generation since its start.
     pub new: Option<GenerationFigures>,
+}
+
+/// A preload process (`worker.preload`): it has loaded the application, and the workers are forked from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Preload {
+    /// PID of the process; `None` without one.
+    pub pid: Option<u32>,
+    /// `starting`, `ready`, `absent` (it has ended; the next start of a worker starts it again) or `failed` (it did not get ready, and
+    /// the workers are started without it).
+    pub state: String,
+    /// Proportional memory of the process, bytes: what it shares with its workers counts in parts.
+    pub memory_pss: Option<u64>,
 }
 
 /// Figures that the workers of a generation have counted.

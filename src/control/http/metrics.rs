@@ -39,6 +39,7 @@ pub(super) async fn metrics(call: Call<'_>) -> Answer {
 pub(super) fn render(document: &Document, format: Format) -> String {
     let mut text = Text { text: String::with_capacity(4096), instance: &document.instance, format };
     pool(&mut text, document);
+    preload(&mut text, document);
     counts(&mut text, document);
     deploys::deploys(&mut text, document);
     sockets(&mut text, document);
@@ -104,6 +105,25 @@ fn pool(text: &mut Text<'_>, document: &Document) {
     text.one("ratoon_master_memory_rss_bytes", "gauge", "bytes", "Resident memory of the master.", master.memory_rss);
     text.one("ratoon_master_memory_pss_bytes", "gauge", "bytes", "Proportional memory of the master.", master.memory_pss);
     text.one("ratoon_master_cpu_seconds", "counter", "seconds", "CPU time of the master.", master.cpu_usec.map(Micros));
+}
+
+/// The preload process; nothing without `worker.preload`.
+fn preload(text: &mut Text<'_>, document: &Document) {
+    let Some(preload) = &document.preload else { return };
+    text.one(
+        "ratoon_preload_ready",
+        "gauge",
+        "",
+        "1 while the preload process can fork workers.",
+        Some(u8::from(preload.state == "ready")),
+    );
+    text.one(
+        "ratoon_preload_memory_pss_bytes",
+        "gauge",
+        "bytes",
+        "Proportional memory of the preload process.",
+        preload.memory_pss,
+    );
 }
 
 fn counts(text: &mut Text<'_>, document: &Document) {

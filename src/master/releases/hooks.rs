@@ -105,7 +105,8 @@ impl Setting<'_> {
             self.check_trust(key, &pinned, &account)
         };
         let check = self.config.reload.check.as_deref().map(|argv| self.pin("reload.check", argv).map(drop));
-        hooks.map(hook).chain(check).filter_map(Result::err).collect()
+        let preload = self.config.worker.preload.as_deref().map(|argv| self.pin("worker.preload", argv).map(drop));
+        hooks.map(hook).chain(check).chain(preload).filter_map(Result::err).collect()
     }
 
     /// Warnings about programs that another user may change and that run as root although no user is configured.
@@ -114,7 +115,9 @@ impl Setting<'_> {
             return Vec::new();
         }
         let check = self.config.reload.check.as_deref().and_then(|argv| self.pin("reload.check", argv).ok());
-        let programs = [("worker.command", Some(command)), ("reload.check", check.as_ref())];
+        let preload = self.config.worker.preload.as_deref().and_then(|argv| self.pin("worker.preload", argv).ok());
+        let programs =
+            [("worker.command", Some(command)), ("worker.preload", preload.as_ref()), ("reload.check", check.as_ref())];
         let programs = programs.into_iter().filter_map(|(key, pinned)| Some((key, pinned?)));
         let warn = |(key, pinned): (&str, &Pinned)| {
             let untrusted = trust::check_program(&pinned.asked).err()?;

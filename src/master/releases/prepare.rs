@@ -57,6 +57,8 @@ pub struct Release {
     pub variables: Vec<(String, String)>,
     /// The values that all its workers have in common.
     pub plan: Plan,
+    /// The same for the preload process (`worker.preload`).
+    pub preload: Option<Plan>,
     /// The copy of a script, used once the script itself has changed.
     pub script: Option<ScriptCopy>,
     /// When the release was pinned; `None` when that is not known any more.
@@ -154,6 +156,8 @@ pub fn prepare(
     if let Some(command) = &adapted.command {
         pinned = release::pin("worker.command", command, &directory, path.as_deref())?;
     }
+    let preload = config.worker.preload.as_deref();
+    let preload = preload.map(|argv| release::pin("worker.preload", argv, &directory, path.as_deref())).transpose()?;
     job.reading("the accounts of worker.user and worker.group");
     let account = Account::of_workers(&config)?;
     if let Some(argv) = config.reload.check.as_deref().filter(|_| checks) {
@@ -195,9 +199,10 @@ pub fn prepare(
         nofile: Some(nofile),
         die_with_parent: context.die_with_parent,
     };
+    let preload = preload.map(|pinned| plan.for_preload(pinned.program, pinned.argv));
     let mut warnings: Vec<String> = short.into_iter().chain(adapted.warning).collect();
     let status = living.and_then(|living| living.status_change(&config, &mut warnings, job));
-    let release = Release { config: Arc::new(config), variables: configured, plan, script, pinned_at: Some(pinned_at) };
+    let release = Release { config: Arc::new(config), variables: configured, plan, preload, script, pinned_at: Some(pinned_at) };
     Ok(Prepared { release: Arc::new(release), warnings, status })
 }
 
@@ -318,6 +323,8 @@ pub fn settings(release: &Release) -> Settings {
         per_slot: config.worker.balance == Balance::PerSlot,
         listens,
         probe: config.reload.probe.is_some(),
+        preload: config.worker.preload.is_some(),
+        preload_fallback: config.worker.preload_fallback,
         keep: config.reload.keep,
     }
 }

@@ -167,7 +167,11 @@ impl ReleaseStore {
     pub fn longest_replacement(&self) -> Option<Duration> {
         let each = self.releases.values().map(|release| {
             let config = &release.config;
-            config.worker.start_timeout.max(config.worker.settle)
+            let start = config.worker.start_timeout.max(config.worker.settle);
+            // The preload process gets ready first.
+            let preload = if config.worker.preload.is_some() { config.worker.start_timeout } else { Duration::ZERO };
+            start
+                + preload
                 + config.worker.stop_timeout
                 + probe(config)
                 + canary(config)

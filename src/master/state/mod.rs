@@ -180,6 +180,8 @@ pub struct Release {
     pub program: Name,
     /// The copy of the script's text.
     pub script: Option<Name>,
+    /// The preload process.
+    pub preload: Option<Preload>,
     /// The ways to start the program: its path, whether the path must lead to the pinned file, the file to execute, the first
     /// arguments.
     pub starts: Vec<(Bytes, bool, Bytes, Option<Vec<Bytes>>)>,
@@ -201,6 +203,22 @@ pub struct Release {
     pub user: Option<(u32, u32, Vec<u32>)>,
     /// Limit of open files (soft, hard).
     pub nofile: Option<(u64, u64)>,
+}
+
+/// The program of a preload process. What is not here is that of the workers.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Preload {
+    /// The path of the program.
+    pub path: Bytes,
+    /// The opened program.
+    pub program: Name,
+    /// The copy of the script's text.
+    pub script: Option<Name>,
+    /// As [`Release::identity`].
+    pub identity: (u64, u64, i64, i64, i64),
+    /// Arguments.
+    pub argv: Vec<Bytes>,
 }
 
 /// A worker's process.
@@ -233,6 +251,8 @@ pub struct Process {
     pub counters: BTreeMap<String, f64>,
     /// The number of further `ERRNO=` messages that are logged.
     pub errnos_left: u8,
+    /// The socket of a preload process.
+    pub fork: Option<Name>,
     /// Whether the main process has exited while other processes of the worker live.
     pub left_behind: bool,
 }

@@ -99,7 +99,9 @@ impl Look {
             let sockets: Vec<_> = shown.iter().filter_map(|(_, sockets)| own(sockets)).collect();
             (!sockets.is_empty()).then_some(Target { subject: (id, process.pid, group), sockets })
         };
-        let ready = pool.workers().filter(|(_, worker)| worker.phase == Phase::Ready && worker.generation == pool.generation());
+        let ready = pool
+            .workers()
+            .filter(|(_, worker)| worker.phase == Phase::Ready && worker.generation == pool.generation() && !worker.is_preload());
         Look {
             targets: ready.filter_map(|(id, worker)| target(id, worker)).collect(),
             is_strict: matches!(release.config.worker.ready, Ready::Auto | Ready::Accepting),

@@ -39,6 +39,7 @@ struct Facts {
     canary: Option<CanaryView>,
     watch: Option<WatchView>,
     pause_left: Option<Duration>,
+    preload: Option<PreloadFacts>,
     paths: Option<Paths>,
     path_look: PathLook,
     limits: tree::Limits,
@@ -75,6 +76,15 @@ pub(in crate::master) struct LoopFacts<'a> {
     pub watch: Option<WatchView>,
     /// The time until a paused instance resumes by itself.
     pub pause_left: Option<Duration>,
+    /// The preload process of the present generation.
+    pub preload: Option<PreloadFacts>,
+}
+
+/// A preload process: its pid, if there is one, and its state.
+#[derive(Clone, Copy)]
+pub(in crate::master) struct PreloadFacts {
+    pub pid: Option<u32>,
+    pub state: &'static str,
 }
 
 impl StatusPublisher {
@@ -91,7 +101,7 @@ impl StatusPublisher {
     /// Composes a document on another thread, and answers all requesters that wait for it.
     /// `look`: whether the ready workers accept is looked at first.
     pub(in crate::master) fn compose(&self, job: Job, facts: LoopFacts<'_>) {
-        let LoopFacts { workers, listeners, slots, release, look, releases, paths, canary, watch, pause_left } = facts;
+        let LoopFacts { workers, listeners, slots, release, look, releases, paths, canary, watch, preload, pause_left } = facts;
         let facts = Facts {
             summary: self.summary.borrow().clone(),
             last_reload: self.history.last_reload().cloned(),
@@ -103,6 +113,7 @@ impl StatusPublisher {
             canary,
             watch,
             pause_left,
+            preload,
             paths,
             path_look: self.path_look.clone(),
             limits: release.map(|release| limits(&release.config)).unwrap_or_default(),
@@ -130,7 +141,7 @@ impl StatusPublisher {
 /// Composes the document. In a small pool it also returns the marks of the pages from before they were read.
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
-    let Facts { releases, canary, watch, pause_left, paths, path_look, .. } = facts;
+    let Facts { releases, canary, watch, preload, pause_left, paths, path_look, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, slots, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
@@ -191,6 +202,11 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         releases,
         canary: canary.map(shown_canary),
         watch: watch.map(shown_watch),
+        preload: preload.map(|preload| tree::Preload {
+            pid: preload.pid,
+            state: preload.state.to_owned(),
+            memory_pss: preload.pid.and_then(kernel::pss),
+        }),
         committed_at: committed_at.map(time),
         last_reload: last_reload.map(|last| tree::LastReload {
             generation: last.generation,

@@ -46,6 +46,7 @@ impl Master {
             || !self.requests.waiting().all(|requester| self.upgrader.is_requested_by(requester));
         let is_settled = !is_asked
             && !self.workers.has_to_spawn()
+            && !self.workers.is_forking()
             && self.events.is_empty()
             && !self.requests.has_answers()
             && self.status.has_all_tails();

@@ -4,6 +4,7 @@
 //! without that part; a worker whose process is not known any more counts as exited with an unknown cause.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use crate::master::releases::prepare::Release;
 use crate::master::releases::script::ScriptCopy;
 use crate::master::state::fds::Incoming;
 use crate::master::state::{self, Bytes, State};
-use crate::pool::{self, Action, Event, ExitCause, Phase, Pool, WorkerId};
+use crate::pool::{self, Action, Event, ExitCause, Phase, Pool, StartMode, WorkerId};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::program;
 use crate::sys::program::Start;
@@ -44,36 +45,56 @@ pub fn release(
     die_with_parent: Option<i32>,
     fds: &mut Incoming,
 ) -> Result<Release, String> {
-    let (device, inode, size, seconds, nanoseconds) = saved.identity;
-    let identity = program::Identity { device, inode, size, modified: (seconds, nanoseconds) };
     let failed = |error: std::io::Error| error.to_string();
-    let script = saved.script.map(|script| fds.take(&script)).transpose().map_err(failed)?;
     let path = saved.path.into_path();
-    let program = fds.take(&saved.program).and_then(|file| Program::from_parts(&path, identity, file, script));
-    // A program that this process may not read is not in the store: pin it again by its path.
-    let program =
-        program.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Program::pin(&path) } else { Err(error) });
-    let mut program = program.map_err(|error| format!("the program {}: {error}", path.display()))?;
+    let mut program = pinned(&path, saved.identity, &saved.program, saved.script.as_ref(), fds)?;
     let starts = saved.starts.into_iter().map(|(path, same, execute, head)| {
         Ok(Start { path: path.into_c_string()?, same, execute: execute.into_c_string()?, head: head.map(strings).transpose()? })
     });
     program.set_starts(starts.collect::<Result<Vec<_>, String>>()?);
+    let plan = Plan {
+        program,
+        argv: strings(saved.argv)?,
+        env: strings(saved.env)?,
+        directory: Arc::new(fds.take(&saved.directory).map_err(failed)?),
+        listeners,
+        identity: saved.user.map(|(uid, gid, groups)| Identity { uid, gid, groups }),
+        nofile: saved.nofile,
+        die_with_parent,
+    };
+    let preload = match saved.preload {
+        Some(state::Preload { path, program, script, identity, argv }) => {
+            let program = pinned(&path.into_path(), identity, &program, script.as_ref(), fds)?;
+            Some(plan.for_preload(program, strings(argv)?))
+        }
+        None => None,
+    };
     Ok(Release {
         config: Arc::new(saved.config),
         variables: saved.variables,
-        plan: Plan {
-            program,
-            argv: strings(saved.argv)?,
-            env: strings(saved.env)?,
-            directory: Arc::new(fds.take(&saved.directory).map_err(failed)?),
-            listeners,
-            identity: saved.user.map(|(uid, gid, groups)| Identity { uid, gid, groups }),
-            nofile: saved.nofile,
-            die_with_parent,
-        },
+        plan,
+        preload,
         script: saved.script_copy.map(|directory| ScriptCopy::from_path(directory.into_path())),
         pinned_at: saved.pinned_at,
     })
+}
+
+/// A program as it was pinned.
+fn pinned(
+    path: &Path,
+    identity: (u64, u64, i64, i64, i64),
+    program: &str,
+    script: Option<&state::Name>,
+    fds: &mut Incoming,
+) -> Result<Program, String> {
+    let (device, inode, size, seconds, nanoseconds) = identity;
+    let identity = program::Identity { device, inode, size, modified: (seconds, nanoseconds) };
+    let script = script.map(|script| fds.take(script)).transpose().map_err(|error| error.to_string())?;
+    let program = fds.take(program).and_then(|file| Program::from_parts(path, identity, file, script));
+    // A program that this process may not read is not in the store: pin it again by its path.
+    let program =
+        program.or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Program::pin(path) } else { Err(error) });
+    program.map_err(|error| format!("the program {}: {error}", path.display()))
 }
 
 fn strings(saved: Vec<Bytes>) -> Result<Vec<std::ffi::CString>, String> {
@@ -176,7 +197,17 @@ impl Master {
         }
         self.listeners.resume(fds, &state.queues, &self.pool, self.now);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
+        for preload in self.pool.preload_processes() {
+            // What it forks would be no child of this process, or its socket did not come.
+            if died || self.workers.fork_socket(preload).is_none() {
+                self.events.push(Event::PreloadOutlived(preload));
+            }
+        }
         for worker in unknown {
+            if let StartMode::Fork(_) = self.pool.start_mode(worker) {
+                self.events.push(Event::SpawnFailed(worker, "not forked: the master ended meanwhile".to_owned()));
+                continue;
+            }
             // The spawn was decided, and not done when the master died.
             if let Some(unborn) =
                 self.pool.worker(worker).filter(|unborn| died && unborn.pid.is_none() && !strays.contains(&worker))
@@ -258,6 +289,6 @@ impl Master {
     }
 
     fn is_known(&self, worker: WorkerId) -> bool {
-        self.workers.get(worker).is_some() || self.workers.is_to_spawn(worker)
+        self.workers.get(worker).is_some() || self.workers.is_to_spawn(worker) || self.pool.is_held(worker)
     }
 }

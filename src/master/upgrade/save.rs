@@ -16,6 +16,7 @@ use crate::master::state::fds::Outgoing;
 use crate::master::state::{self, Bytes, Document, State};
 use crate::pool::{GenerationId, WorkerId};
 use crate::sys::program::Start;
+use crate::sys::spawn::Plan;
 
 impl Master {
     /// Updates the store, before the loop sleeps.
@@ -88,6 +89,7 @@ fn save_release<'a>(number: GenerationId, release: &'a Release, fds: &mut Outgoi
         path: plan.program.path().into(),
         program: fds.lend(format!("program-{number}"), program),
         script: script.map(|script| fds.lend(format!("script-{number}"), script)),
+        preload: release.preload.as_ref().map(|plan| save_preload(number, plan, fds)),
         starts: plan.program.starts().iter().map(save_start).collect(),
         script_copy: release.script.as_ref().map(|copy| copy.directory().into()),
         pinned_at: release.pinned_at,
@@ -98,6 +100,18 @@ fn save_release<'a>(number: GenerationId, release: &'a Release, fds: &mut Outgoi
         directory: fds.lend(format!("directory-{number}"), plan.directory.as_fd()),
         user: plan.identity.as_ref().map(|user| (user.uid, user.gid, user.groups.clone())),
         nofile: plan.nofile,
+    }
+}
+
+fn save_preload<'a>(number: GenerationId, plan: &'a Plan, fds: &mut Outgoing<'a>) -> state::Preload {
+    let (program, script) = plan.program.descriptors();
+    let identity = plan.program.identity();
+    state::Preload {
+        path: plan.program.path().into(),
+        program: fds.lend(format!("preload-{number}"), program),
+        script: script.map(|script| fds.lend(format!("preload-script-{number}"), script)),
+        identity: (identity.device, identity.inode, identity.size, identity.modified.0, identity.modified.1),
+        argv: plan.argv.iter().map(|word| word.as_bytes().into()).collect(),
     }
 }
 

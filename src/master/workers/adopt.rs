@@ -28,7 +28,7 @@ impl WorkerSet {
         let (read, write) = self.errors.ends();
         state.control = self.runtime_dir.save(fds);
         state.signalled = self.orphaned.signalled();
-        state.workers = self.iter().map(|(id, process)| (id, save_process(id, process, fds))).collect();
+        state.workers = self.iter().map(|(id, process)| (id, save_process(id, process, self.fork_socket(id), fds))).collect();
         state.spawns = self.to_spawn.iter().copied().collect();
         state.errors = Some((fds.lend("errors-read".to_owned(), read), fds.lend("errors-write".to_owned(), write)));
     }
@@ -125,6 +125,9 @@ impl WorkerSet {
         }
         self.pids.insert(process.pid, id);
         self.processes.insert(id, Box::new(process));
+        if let Some(socket) = saved.fork.and_then(|name| NotifySocket::from_fd(fds.take(&name).ok()?).ok()) {
+            self.add_fork_socket(id, socket).map_err(failed)?;
+        }
         Ok(())
     }
 }
@@ -136,7 +139,12 @@ fn in_group(pid: u32, group: Option<&WorkerGroup>) -> Option<PidFd> {
     group?.holds(pid).then_some(pidfd)
 }
 
-fn save_process<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) -> state::Process {
+fn save_process<'a>(
+    id: WorkerId,
+    process: &'a Process,
+    fork: Option<&'a NotifySocket>,
+    fds: &mut Outgoing<'a>,
+) -> state::Process {
     let former = process.former().iter().map(|(pid, pidfd)| (*pid, fds.lend(format!("former-{id}-{pid}"), pidfd.as_fd())));
     let finite = |value: f64| if value.is_finite() { value } else { f64::MAX };
     state::Process {
@@ -153,6 +161,7 @@ fn save_process<'a>(id: WorkerId, process: &'a Process, fds: &mut Outgoing<'a>) 
         info: process.info(),
         counters: process.counters().iter().map(|(name, value)| (name.clone(), finite(*value))).collect::<BTreeMap<_, _>>(),
         errnos_left: process.errnos_left,
+        fork: fork.map(|socket| fds.lend(format!("fork-{id}"), socket.as_fd())),
         left_behind: process.left_behind,
     }
 }

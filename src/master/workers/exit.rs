@@ -27,8 +27,9 @@ impl WorkerSet {
 
     /// Handles the exit of children, if one has exited and no worker waits for its start: a start is more urgent, and the check takes
     /// longer the more workers there are.
-    pub(in crate::master) fn reap(&mut self, events: &mut EventQueue) {
+    pub(in crate::master) fn reap(&mut self, now: Instant, events: &mut EventQueue) {
         if self.to_spawn.is_empty() && std::mem::take(&mut self.child_ended) {
+            self.read_all_forks(now, events);
             self.children(events);
         }
     }
@@ -46,6 +47,7 @@ impl WorkerSet {
         }
         for worker in workers {
             self.read_all(*worker, now, keep, events);
+            self.read_forks(*worker, now, events);
         }
         for error in self.errors.drain() {
             self.spawn_errors.insert(error.tag, error);
@@ -103,6 +105,7 @@ impl WorkerSet {
             (None, Ended::Unknown) => ExitCause::Unknown,
         };
         events.push(Event::Exited { worker, how, left });
+        self.parent_ended(worker, events);
     }
 
     /// Reports the exit of workers whose status did not come within [`REAPING`], with an unknown cause.
@@ -213,6 +216,7 @@ impl WorkerSet {
     /// Releases all resources of a worker that has no process left. Returns the figures that the worker reported.
     pub(in crate::master) fn forget(&mut self, worker: WorkerId) -> Option<Totals> {
         let process = self.processes.remove(&worker)?;
+        self.forget_parent(worker);
         let _ = process.pidfd.wait();
         self.paused.retain(|(_, paused)| *paused != worker);
         self.awaiting_status.remove(&worker);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `processes` | the table of worker processes, with the resources of each |
 //! | `spawn` | starts a worker |
+//! | `fork` | workers that are forked from a preload process |
 //! | `start_failure` | the text of a failed start |
 //! | `exit` | the exit of a worker: its cause, and processes and resources that are left |
 //! | `orphaned` | processes that outlive the main process of their worker |
@@ -23,6 +24,7 @@ mod adopt;
 pub mod cgroup;
 pub(in crate::master) mod discarder;
 pub(in crate::master) mod exit;
+pub(in crate::master) mod fork;
 pub(in crate::master) mod missing_limits;
 pub(in crate::master) mod notify_reader;
 pub(in crate::master) mod orphaned;
@@ -42,6 +44,7 @@ use std::time::Instant;
 
 use self::cgroup::Cgroups;
 use self::discarder::Discarder;
+use self::fork::Forks;
 use self::orphaned::Orphaned;
 use self::processes::{Process, Processes};
 use self::readiness::ReadinessWatch;
@@ -82,6 +85,8 @@ pub(in crate::master) struct WorkerSet {
     errors: ErrorPipe,
     /// The same, once they are read; they are read before the exits of these children.
     spawn_errors: HashMap<WorkerId, SpawnError>,
+    /// The preload processes, and the workers that they are to fork.
+    forks: Forks,
     pages: Pages,
     /// Workers that are still to be spawned.
     to_spawn: VecDeque<(WorkerId, Slot, GenerationId)>,
@@ -123,6 +128,7 @@ impl WorkerSet {
             pids: Table::new(),
             errors,
             spawn_errors: HashMap::new(),
+            forks: Forks::default(),
             pages: Pages::default(),
             to_spawn: VecDeque::new(),
             spawns_left: 0,

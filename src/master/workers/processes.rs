@@ -213,6 +213,8 @@ pub enum Token {
     Directory,
     /// A connection waits on a socket that no worker serves.
     Queues,
+    /// The socket of a preload process has a reply.
+    Fork(WorkerId),
 }
 
 impl Token {
@@ -226,6 +228,7 @@ impl Token {
             Token::Exit(worker) => worker << 3 | 3,
             Token::Notify(worker) => worker << 3 | 4,
             Token::Former(worker) => worker << 3 | 5,
+            Token::Fork(worker) => worker << 3 | 7,
         }
     }
 
@@ -237,8 +240,9 @@ impl Token {
             (2, _) => Token::Directory,
             (3, worker) => Token::Exit(worker),
             (4, worker) => Token::Notify(worker),
+            (5, worker) => Token::Former(worker),
             (6, _) => Token::Queues,
-            (_, worker) => Token::Former(worker),
+            (_, worker) => Token::Fork(worker),
         }
     }
 }
@@ -257,6 +261,7 @@ mod tests {
             Token::Exit(7),
             Token::Notify(7),
             Token::Former(7),
+            Token::Fork(7),
             Token::Exit(1 << 60),
         ] {
             assert_eq!(Token::from_u64(token.to_u64()), token);

@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Stdin;
-use crate::master::releases::expand::Values;
+use crate::master::event_queue::EventQueue;
+use crate::master::releases::expand::{Expanded, Values};
 use crate::master::releases::prepare::{Release, assignment};
 use crate::master::workers::cgroup::{Limits, WorkerGroup};
-use crate::master::workers::processes::{Budget, More, Process, Token, owner};
-use crate::master::workers::{SPAWNS_PER_TURN, WorkerSet};
-use crate::pool::{GenerationId, Slot, WorkerId};
+use crate::master::workers::processes::{Budget, ERRNOS, More, Process, Token, owner};
+use crate::master::workers::{SPAWNS_PER_TURN, WorkerSet, fork};
+use crate::pool::{GenerationId, Slot, StartMode, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
-use crate::sys::spawn::{SpawnRequest, describe, spawn};
+use crate::sys::spawn::{Child, SpawnRequest, describe, spawn};
 
 /// A `memory_max` below this limit, bytes, counts as small. The limit is more than the longest arguments and environment of
 /// execve(2), 6 MiB, and the memory that the kernel needs for them.
@@ -61,6 +62,21 @@ pub(in crate::master) struct Start {
     pub sockets: Option<Vec<Arc<OwnedFd>>>,
     /// `NAME=value`, for this worker alone.
     pub environment: Vec<CString>,
+    /// How its process is started.
+    pub mode: StartMode,
+}
+
+/// What is made for a worker before it has a process.
+pub(in crate::master) struct Kit {
+    pub notify: NotifySocket,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// Copies of the reading ends of its output, see [`More::output`].
+    pub output: Vec<OwnedFd>,
+    pub group: Option<WorkerGroup>,
+    pub scoreboard: Option<Arc<Scoreboard>>,
+    /// `NAME=value`: the variables that the master sets for each worker.
+    pub environment: Vec<CString>,
 }
 
 impl WorkerSet {
@@ -101,21 +117,70 @@ impl WorkerSet {
         self.pages.fill(stop_timeout);
     }
 
-    /// Starts a worker. Returns the process id.
+    /// Starts a worker. Returns the process id; `None` if its preload process was asked for it, and the outcome comes as an event.
+    ///
+    /// # Errors
+    /// Why there is no process. Nothing is left of the worker.
+    pub fn begin(
+        &mut self,
+        worker: WorkerId,
+        start: Start,
+        now: Instant,
+        events: &mut EventQueue,
+    ) -> Result<Option<u32>, String> {
+        match start.mode {
+            StartMode::Direct | StartMode::Preload => self.spawn(worker, &start, now).map(Some),
+            StartMode::Fork(parent) => self.ask_fork(parent, worker, start, events).map(|()| None),
+        }
+    }
+
+    /// Starts the process of a worker, or a preload process. Returns the process id.
     ///
     /// # Errors
     /// Why there is no process. Nothing is left of the worker.
     pub fn spawn(&mut self, worker: WorkerId, start: &Start, now: Instant) -> Result<u32, String> {
-        let notify_path = self.runtime_dir.notify_path(worker);
-        let spawned = self.notify_socket(&notify_path, owner(&start.release)).and_then(|notify| {
-            self.try_spawn(worker, start, notify, &notify_path, now).inspect_err(|_| {
-                let _ = std::fs::remove_file(&notify_path);
-                if let Some(cgroups) = &mut self.cgroups {
-                    cgroups.discard(worker);
-                }
-            })
+        let kit = self.kit(worker, start)?;
+        let fork = match start.mode {
+            StartMode::Preload => Some(fork::sockets()),
+            StartMode::Direct | StartMode::Fork(_) => None,
+        };
+        let (ours, theirs) = match fork.transpose() {
+            Ok(pair) => pair.unzip(),
+            Err(error) => {
+                self.discard_kit(worker, kit);
+                return Err(format!("socket pair: {}", text_of(&error)));
+            }
+        };
+        let (child, grouped) = match self.make_process(worker, start, &kit, theirs.as_ref()) {
+            Ok(made) => made,
+            Err(why) => {
+                self.discard_kit(worker, kit);
+                return Err(why);
+            }
+        };
+        let pid = child.pid;
+        let process = Process {
+            generation: start.generation,
+            release: start.release.clone(),
+            pid,
+            pidfd: child.pidfd,
+            scoreboard: kit.scoreboard,
+            notify: kit.notify,
+            notify_again: None,
+            group: kit.group.filter(|_| grouped).map(Box::new),
+            started_at: SystemTime::now(),
+            more: (!kit.output.is_empty()).then(|| Box::new(More { output: kit.output, ..More::default() })),
+            errnos_left: ERRNOS,
+            budget: Budget::new(now),
+            left_behind: false,
+            readiness: None,
+        };
+        let started = self.register(worker, process);
+        let started = started.and_then(|()| match ours {
+            Some(socket) => self.add_fork_socket(worker, socket).map_err(|error| format!("epoll: {error}")),
+            None => Ok(()),
         });
-        spawned.inspect_err(|_| self.outputs.close(worker))
+        started.map(|()| pid).inspect_err(|_| self.outputs.close(worker))
     }
 
     fn notify_socket(&mut self, path: &Path, owner: Option<(u32, u32)>) -> Result<NotifySocket, String> {
@@ -131,92 +196,118 @@ impl WorkerSet {
         bound.map_err(|error| format!("notify socket {}: {}", path.display(), text_of(&error)))
     }
 
-    fn try_spawn(
-        &mut self,
-        worker: WorkerId,
-        start: &Start,
-        notify: NotifySocket,
-        notify_path: &Path,
-        now: Instant,
-    ) -> Result<u32, String> {
-        let Start { slot, generation, release, sockets: listeners, environment } = start;
-        let (slot, generation) = (*slot, *generation);
-        let mut streams = self.outputs.open(worker, slot).map_err(|error| format!("output: {}", text_of(&error)))?;
+    /// Makes what a worker needs before it has a process.
+    ///
+    /// # Errors
+    /// What cannot be made. Nothing is left of it.
+    pub(in crate::master) fn kit(&mut self, worker: WorkerId, start: &Start) -> Result<Kit, String> {
+        let Start { slot, generation, release, .. } = start;
+        let (slot, generation, is_preload) = (*slot, *generation, start.mode == StartMode::Preload);
+        let notify_path = self.runtime_dir.notify_path(worker);
+        let made = self.notify_socket(&notify_path, owner(release)).and_then(|notify| {
+            let streams = self.outputs.open(worker, slot).map_err(|error| {
+                let _ = std::fs::remove_file(&notify_path);
+                format!("output: {}", text_of(&error))
+            })?;
+            Ok((notify, streams))
+        });
+        let (notify, streams) = made.inspect_err(|_| self.outputs.close(worker))?;
         let group = self.group(worker, slot, generation, release);
-        let scoreboard = self
-            .pages
-            .take(release.config.worker.stop_timeout)
-            .map_err(|error| self.log.warn_once(&format!("workers get no status page: {error}")))
-            .ok();
-        let output = std::mem::take(&mut streams.reading);
-        let watchdog = release.config.worker.watchdog;
+        let mut page = || self.pages.take(release.config.worker.stop_timeout);
+        let scoreboard = match is_preload {
+            true => None,
+            false => page().map_err(|error| self.log.warn_once(&format!("workers get no status page: {error}"))).ok(),
+        };
+        let watchdog = release.config.worker.watchdog.filter(|_| !is_preload);
+        // The processes of a worker are found by RATOON_WORKER where there is no control group, and what a preload process forks is
+        // none of its own.
+        let of_worker = |name, value: u64| (!is_preload).then(|| assignment(name, &value.to_string())).flatten();
         let own = [
             assignment("NOTIFY_SOCKET", &notify_path.display().to_string()),
             assignment("RATOON_GENERATION", &generation.to_string()),
-            assignment("RATOON_WORKER", &worker.to_string()),
-            assignment("RATOON_SLOT", &slot.to_string()),
+            of_worker("RATOON_WORKER", worker),
+            of_worker("RATOON_SLOT", slot.into()),
             watchdog.and_then(|every| assignment("WATCHDOG_USEC", &every.as_micros().to_string())),
             streams.journal_stream.as_ref().and_then(|stream| assignment("JOURNAL_STREAM", stream)),
         ];
-        let sockets = listeners.as_deref().unwrap_or(&release.plan.listeners);
+        let (stdout, stderr, output) = (streams.stdout, streams.stderr, streams.reading);
+        let environment = own.into_iter().flatten().collect();
+        Ok(Kit { notify, stdout, stderr, output, group, scoreboard: scoreboard.map(Arc::new), environment })
+    }
+
+    /// Makes the process, and says whether it is in its control group. `fork`: the socket of a preload process.
+    fn make_process(
+        &mut self,
+        worker: WorkerId,
+        start: &Start,
+        kit: &Kit,
+        fork: Option<&OwnedFd>,
+    ) -> Result<(Child, bool), String> {
+        let Start { slot, generation, release, sockets: listeners, environment, mode } = start;
+        let (slot, generation) = (*slot, *generation);
+        let (plan, listeners, expanded) = match (mode, &release.preload) {
+            (StartMode::Preload, Some(preload)) => (preload, None, Expanded::default()),
+            (StartMode::Preload, None) => return Err("not started: worker.preload is not known any more".to_owned()),
+            (StartMode::Direct | StartMode::Fork(_), _) => {
+                let expanded = Values { slot, worker, generation }.expand(&release.config.worker, &release.plan);
+                (&release.plan, listeners.as_deref(), expanded)
+            }
+        };
+        let is_preload = *mode == StartMode::Preload;
+        let sockets = listeners.unwrap_or(&plan.listeners);
         let first_socket = sockets.first().filter(|_| release.config.worker.stdin == Stdin::Socket);
-        let expanded = Values { slot, worker, generation }.expand(&release.config.worker, &release.plan);
         let request = SpawnRequest {
-            listeners: listeners.as_deref(),
+            listeners,
             tag: worker,
             argv: expanded.argv,
             plan_env: expanded.env,
-            env: own.into_iter().flatten().chain(environment.iter().cloned()).collect(),
+            env: kit.environment.iter().chain(environment).cloned().collect(),
             stdin: first_socket.map(|socket| std::os::fd::AsFd::as_fd(&**socket)),
-            stdout: Some(std::os::fd::AsFd::as_fd(&streams.stdout)),
-            stderr: Some(std::os::fd::AsFd::as_fd(&streams.stderr)),
-            scoreboard: scoreboard.as_ref().map(std::os::fd::AsFd::as_fd),
-            cgroup: group.as_ref().map(WorkerGroup::dir),
-            small: group.is_some() && release.config.worker.limits.memory_max.is_some_and(|max| max < SMALL),
-            watchdog_pid: watchdog.is_some(),
+            stdout: Some(std::os::fd::AsFd::as_fd(&kit.stdout)),
+            stderr: Some(std::os::fd::AsFd::as_fd(&kit.stderr)),
+            scoreboard: kit.scoreboard.as_ref().map(|page| std::os::fd::AsFd::as_fd(&**page)),
+            fork: fork.map(std::os::fd::AsFd::as_fd),
+            cgroup: kit.group.as_ref().map(WorkerGroup::dir),
+            small: kit.group.is_some() && release.config.worker.limits.memory_max.is_some_and(|max| max < SMALL),
+            watchdog_pid: release.config.worker.watchdog.is_some() && !is_preload,
         };
-        let mut ungrouped = false;
-        let mut made = spawn(&release.plan, &request, &self.errors);
+        let mut grouped = kit.group.is_some();
+        let mut made = spawn(plan, &request, &self.errors);
         if let (Err(error), true) = (&made, request.cgroup.is_some())
             && matches!(error.raw_os_error(), Some(libc::EACCES | libc::EBUSY | libc::ENOENT | libc::EOPNOTSUPP))
         {
             self.log.warn_once(&format!("a worker's control group takes no process: {error}; it runs without one"));
-            made = spawn(&release.plan, &SpawnRequest { cgroup: None, ..request }, &self.errors);
-            if let (Some(group), Some(cgroups)) = (&group, self.cgroups.as_mut()) {
+            made = spawn(plan, &SpawnRequest { cgroup: None, ..request }, &self.errors);
+            if let (Some(group), Some(cgroups)) = (&kit.group, self.cgroups.as_mut()) {
                 let _ = cgroups.remove(group);
             }
-            ungrouped = true;
+            grouped = false;
         }
-        let child = made.map_err(|error| format!("fork: {}", text_of(&error)))?;
+        Ok((made.map_err(|error| format!("fork: {}", text_of(&error)))?, grouped))
+    }
+
+    /// Adds the process of a worker to the table, and watches it.
+    ///
+    /// # Errors
+    /// It cannot be watched. It is killed, and nothing is left of it.
+    pub(in crate::master) fn register(&mut self, worker: WorkerId, process: Process) -> Result<(), String> {
         let watch = |poll: &crate::sys::poll::Poll| {
-            poll.add(&child.pidfd, Token::Exit(worker).to_u64())?;
-            poll.add(&notify, Token::Notify(worker).to_u64())
+            poll.add(&process.pidfd, Token::Exit(worker).to_u64())?;
+            poll.add(&process.notify, Token::Notify(worker).to_u64())
         };
         if let Err(error) = watch(&self.poll) {
             // A process that cannot be watched must not go on. It is reaped at SIGCHLD.
-            let _ = child.pidfd.signal(libc::SIGKILL);
-            self.dismiss(child.pidfd);
+            let _ = process.pidfd.signal(libc::SIGKILL);
+            let _ = std::fs::remove_file(self.runtime_dir.notify_path(worker));
+            self.dismiss(process.pidfd);
+            if let Some(cgroups) = &mut self.cgroups {
+                cgroups.discard(worker);
+            }
             return Err(format!("epoll: {error}"));
         }
-        self.pids.insert(child.pid, worker);
-        let process = Process {
-            generation,
-            release: release.clone(),
-            pid: child.pid,
-            pidfd: child.pidfd,
-            scoreboard: scoreboard.map(Arc::new),
-            notify,
-            notify_again: None,
-            group: group.filter(|_| !ungrouped).map(Box::new),
-            started_at: SystemTime::now(),
-            more: (!output.is_empty()).then(|| Box::new(More { output, ..More::default() })),
-            errnos_left: crate::master::workers::processes::ERRNOS,
-            budget: Budget::new(now),
-            left_behind: false,
-            readiness: None,
-        };
+        self.pids.insert(process.pid, worker);
         self.processes.insert(worker, Box::new(process));
-        Ok(child.pid)
+        Ok(())
     }
 
     fn group(&mut self, worker: WorkerId, slot: Slot, generation: GenerationId, release: &Release) -> Option<WorkerGroup> {

@@ -14,7 +14,7 @@ use crate::master::event_queue::EventQueue;
 use crate::master::log::journal;
 use crate::master::output::Mode;
 use crate::master::testing::release;
-use crate::pool::{Event, ExitCause, Notification};
+use crate::pool::{Event, ExitCause, Notification, StartMode};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -48,7 +48,7 @@ impl Room {
 
     fn spawn(&mut self, worker: WorkerId, command: &str) -> Result<u32, String> {
         let release = release(self.directory.path(), &format!("[worker]\ncommand = {command}\n"));
-        let start = Start { slot: 0, generation: 1, release, sockets: None, environment: Vec::new() };
+        let start = Start { slot: 0, generation: 1, release, sockets: None, environment: Vec::new(), mode: StartMode::Direct };
         self.workers.spawn(worker, &start, Instant::now())
     }
 

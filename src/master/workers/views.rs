@@ -13,11 +13,12 @@ use crate::master::comparison::{self, Reading};
 use crate::master::recycle::Candidate;
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::prepare::Release;
+use crate::master::status::document::PreloadFacts;
 use crate::master::workers::cgroup::Cgroups;
 use crate::master::workers::processes::Process;
 use crate::master::workers::readiness::Known;
 use crate::master::workers::{WorkerSet, missing_limits};
-use crate::pool::{GenerationId, Phase, Pool, Worker, WorkerId};
+use crate::pool::{GenerationId, Phase, Pool, PreloadView, Worker, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 
 /// A worker as the status document shows it.
@@ -46,7 +47,8 @@ impl WorkerSet {
 
     /// A worker as the front ends show it.
     pub fn view(&self, pool: &Pool, id: WorkerId) -> Option<WorkerView> {
-        let worker = pool.worker(id)?;
+        // A preload process is no worker for those who watch the pool.
+        let worker = pool.worker(id).filter(|worker| !worker.is_preload())?;
         Some(WorkerView {
             id,
             slot: worker.slot,
@@ -59,6 +61,12 @@ impl WorkerSet {
         })
     }
 
+    /// The preload process of the present generation.
+    pub fn preload(&self, pool: &Pool) -> Option<PreloadFacts> {
+        let PreloadView { process, state } = pool.preload()?;
+        Some(PreloadFacts { pid: process.and_then(|id| self.get(id)).map(|process| process.pid), state })
+    }
+
     /// Views of all workers.
     pub fn views(&self, pool: &Pool) -> Vec<WorkerView> {
         pool.workers().filter_map(|(id, _)| self.view(pool, id)).collect()
@@ -67,7 +75,7 @@ impl WorkerSet {
     /// The ready workers of the present generation, of which some may have reached a limit.
     pub fn recycle_candidates(&self, pool: &Pool) -> Vec<Candidate> {
         let generation = pool.generation();
-        let is_ready = |worker: &Worker| worker.phase == Phase::Ready && worker.generation == generation;
+        let is_ready = |worker: &Worker| worker.phase == Phase::Ready && worker.generation == generation && !worker.is_preload();
         let candidate = |(worker, _)| {
             let process = self.get(worker)?;
             let group = process.group.as_ref().map(|group| group.path().to_owned());
@@ -83,7 +91,7 @@ impl WorkerSet {
             generation: process.generation,
             figures: comparison::figures(&process.totals()),
         };
-        self.iter().map(reading).collect()
+        self.iter().filter(|(worker, _)| !self.is_preload(*worker)).map(reading).collect()
     }
 
     /// All workers as the status document shows them.

@@ -41,6 +41,8 @@ fn settings(count: u32) -> Settings {
         per_slot: false,
         listens: true,
         probe: false,
+        preload: false,
+        preload_fallback: true,
         steps: Steps {
             sizes: Vec::new(),
             time: Some(ms(30_000)),

@@ -26,6 +26,7 @@ enum Move {
     SayUnknown,
     MainPid(usize),
     Lie(usize),
+    PreloadLost(usize, bool),
     RecycleDue(usize),
     See(usize, u8),
     Reload,
@@ -38,7 +39,7 @@ enum Move {
     /// The command answers: 0 to roll back, 1 unclear, else to go on.
     Judge(u8),
     Compare(u64),
-    Prepare(u32, u16),
+    Prepare(u32, u32),
     Refuse,
     Abort,
     RequesterGone(usize),
@@ -72,11 +73,12 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => Just(Move::SayUnknown),
         1 => any::<usize>().prop_map(Move::MainPid),
         2 => any::<usize>().prop_map(Move::Lie),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(which, outlived)| Move::PreloadLost(which, outlived)),
         3 => any::<usize>().prop_map(Move::RecycleDue),
         6 => (any::<usize>(), any::<u8>()).prop_map(|(which, what)| Move::See(which, what)),
         12 => Just(Move::Reload),
         2 => Just(Move::ReloadUnattended),
-        14 => (1_u32..5, any::<u16>()).prop_map(|(count, how)| Move::Prepare(count, how)),
+        14 => (1_u32..5, any::<u32>()).prop_map(|(count, how)| Move::Prepare(count, how)),
         2 => Just(Move::Probe),
         4 => Just(Move::Undo),
         2 => (0_u64..8).prop_map(Move::UndoTo),
@@ -100,10 +102,10 @@ fn moves() -> impl Strategy<Value = Move> {
 }
 
 /// Settings from a number of workers and some bits.
-fn config(count: u32, how: u16) -> Settings {
+fn config(count: u32, how: u32) -> Settings {
     let mut settings = settings(count);
     if how & 1 != 0 {
-        settings.surge = Surge::Count(1 + u32::from(how >> 6 & 3));
+        settings.surge = Surge::Count(1 + (how >> 6 & 3));
     }
     if how & 2 != 0 {
         settings.probation = Some(ms(500));
@@ -127,6 +129,8 @@ fn config(count: u32, how: u16) -> Settings {
         settings.steps.time = (how & 16384 == 0).then_some(ms(5_000));
     }
     settings.fallback = how & 128 != 0;
+    settings.preload = how & 0x3_0000 == 0x3_0000;
+    settings.preload_fallback = how & 0x4_0000 != 0;
     settings.steps.judge_command = how & 1024 != 0;
     settings.watch = match (how & 32768 != 0, how & 64 != 0) {
         (true, true) => WatchFor::Time(ms(5_000)),
@@ -245,6 +249,12 @@ fn one_move(world: &mut World, one: Move) {
             3 => world.step(Event::Spawned(u64::MAX, 1)),
             _ => world.step(Event::Start(settings(3))),
         },
+        Move::PreloadLost(which, outlived) => {
+            if let Some(worker) = pick(world, which, anyone) {
+                let lost = Event::PreloadLost(worker, "it broke the protocol".to_owned());
+                world.step(if outlived { Event::PreloadOutlived(worker) } else { lost });
+            }
+        }
         // Bits 0 and 1: the sockets; bit 2: something was hidden.
         Move::See(which, what) => {
             if let Some(worker) = pick(world, which, anyone) {
@@ -339,7 +349,7 @@ proptest! {
     #[test]
     fn the_laws_hold_in_a_hostile_world(
         count in 1_u32..5,
-        how in any::<u16>(),
+        how in any::<u32>(),
         moves in prop::collection::vec(moves(), 1..80),
     ) {
         play(config(count, how), moves);

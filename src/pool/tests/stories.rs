@@ -8,6 +8,7 @@ mod history;
 mod keeping;
 mod outages;
 mod pauses;
+mod preloads;
 mod probes;
 mod readiness;
 mod reloads;

@@ -80,6 +80,30 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
             world.prepare();
             world
         }),
+        ("preload process starting", || World::new(Settings { preload: true, ..settings(2) })),
+        ("preload process ready, workers starting", || {
+            let mut world = World::new(Settings { preload: true, ..settings(2) });
+            world.ready(1);
+            world
+        }),
+        ("preload process gone", || {
+            let mut world = World::new(Settings { preload: true, preload_fallback: false, ..settings(2) });
+            world.all_ready();
+            world.exit(1, ExitCause::Exit(1));
+            world
+        }),
+        ("preload process failed", || {
+            let mut world = World::new(Settings { preload: true, ..settings(2) });
+            world.exit(1, ExitCause::Exit(1));
+            world
+        }),
+        ("preload process of a candidate", || {
+            let mut world = serving();
+            world.next.preload = true;
+            world.reload();
+            world.prepare();
+            world
+        }),
         ("canary starting", canary),
         ("canary waiting", || {
             let mut world = canary();
@@ -249,6 +273,8 @@ fn events() -> Vec<Event> {
         ];
         events.extend(said.map(|said| Event::Notification(worker, said)));
         events.push(Event::MainPid(worker, 7));
+        events.push(Event::PreloadLost(worker, "it broke the protocol".to_owned()));
+        events.push(Event::PreloadOutlived(worker));
         events.push(Event::QueueDrained(worker));
         events.push(Event::RecycleDue(worker, crate::pool::RecycleReason::Memory));
         events.extend([true, false].map(|serving| Event::Orphaned { worker, serving }));

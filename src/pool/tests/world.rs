@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::pool::{
     Accepting, Action, Answer, CommandVerdict, Ended, Event, ExitCause, GenerationId, Kind, Notification, Outcome, Phase, Pool,
-    PoolState, Purpose, RequesterId, Settings, Slot, Time, Worker, WorkerId,
+    PoolState, Purpose, RequesterId, Settings, Slot, StartMode, Time, Worker, WorkerId,
 };
 
 /// The simulated main process of a worker.
@@ -58,6 +58,8 @@ pub struct World {
     pub next: Settings,
     /// The number of next forks that fail.
     pub forks_fail: u32,
+    /// Preload processes do not answer.
+    pub forks_hang: bool,
     /// Whether orphaned processes hold a listening socket or an accepted connection.
     pub orphans_serve: bool,
     pub ended: Vec<Ended>,
@@ -108,6 +110,7 @@ impl World {
             asked_probes: Vec::new(),
             next: settings.clone(),
             forks_fail: 0,
+            forks_hang: false,
             orphans_serve: false,
             ended: Vec::new(),
             finished: Vec::new(),
@@ -281,7 +284,7 @@ impl World {
     pub fn serving(&self, generation: Option<GenerationId>) -> u32 {
         let serves = |id, worker: &Worker| {
             worker.phase == Phase::Ready
-                && !worker.is_probe
+                && worker.has_sockets()
                 && self.alive(id)
                 && generation.is_none_or(|number| worker.generation == number)
         };
@@ -366,7 +369,10 @@ impl World {
             self.resume_and_rest();
             assert_eq!(self.pool.state(), PoolState::Running);
             assert_eq!(self.pool.ready(), self.pool.target(), "not all places are filled: {}", self.pool.status_text());
-            assert_eq!(self.pool.workers().count() as u32, self.pool.target(), "workers that nobody wants");
+            let wanted = self.pool.workers().filter(|(_, worker)| worker.has_slot()).count();
+            let preloads = self.pool.workers().count() - wanted;
+            assert!(preloads <= usize::from(self.pool.preload().is_some()), "preload processes that nobody wants");
+            assert_eq!(wanted as u32, self.pool.target(), "workers that nobody wants");
             self.step(Event::Stop { now: false });
         }
         self.be_kind();
@@ -443,9 +449,14 @@ impl World {
                 let own = [Some(&before), Some(&self.pool.generation()), candidate].contains(&Some(generation))
                     || self.probe_only.contains(generation);
                 assert!(own, "a fork of generation {generation}, which is neither current nor candidate");
+                assert!(self.pool.may_spawn(*worker), "worker {worker} starts before the preload process is ready");
                 self.spawns.push((*worker, *slot, *generation, self.now));
-                if self.forks_fail > 0 {
-                    self.forks_fail -= 1;
+                let cannot = self.pool.start_mode(*worker) == StartMode::Fork(None);
+                if self.forks_hang && matches!(self.pool.start_mode(*worker), StartMode::Fork(_)) {
+                    return;
+                }
+                if self.forks_fail > 0 || cannot {
+                    self.forks_fail -= u32::from(!cannot);
                     follow.push(Event::SpawnFailed(*worker, "fork: Resource temporarily unavailable".to_owned()));
                 } else {
                     self.last_pid += 1;
@@ -486,8 +497,10 @@ impl World {
                 assert!(nobody_else || !self.pool.serving().contains(&queue), "a queue that shall get empty gets connections");
             }
             Action::Kill(worker) => {
+                let is_preload = self.pool.worker(*worker).is_some_and(|worker| worker.is_preload());
                 if let Some(process) = self.processes.get_mut(worker) {
-                    let may = process.stopped || process.gone || self.stopping || self.said_stopping.contains(worker);
+                    let may =
+                        is_preload || process.stopped || process.gone || self.stopping || self.said_stopping.contains(worker);
                     assert!(may, "SIGKILL to a worker that was not asked to stop");
                     process.killed = true;
                 }

@@ -165,7 +165,16 @@ pub(super) fn own_cpu() -> u64 {
 
 /// Rss and Pss of this process, bytes, from `/proc/self/smaps_rollup`.
 pub(super) fn own_rollup() -> (Option<u64>, Option<u64>) {
-    let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+    rollup("self")
+}
+
+/// Proportional memory of a process, bytes; `None` when it is gone or may not be looked at.
+pub fn pss(pid: u32) -> Option<u64> {
+    rollup(&pid.to_string()).1
+}
+
+fn rollup(process: &str) -> (Option<u64>, Option<u64>) {
+    let text = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
     let field = |name: &str| {
         let kib = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
         kib?.checked_mul(1024)

@@ -63,6 +63,20 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The plan of a preload process, which has no sockets, from that of the workers.
+    pub fn for_preload(&self, program: Program, argv: Vec<CString>) -> Plan {
+        Plan {
+            program,
+            argv,
+            env: self.env.clone(),
+            directory: self.directory.clone(),
+            listeners: Vec::new(),
+            identity: self.identity.clone(),
+            nofile: self.nofile,
+            die_with_parent: self.die_with_parent,
+        }
+    }
+
     /// The path of the working directory now; it ends in ` (deleted)` if the directory was removed (proc(5)).
     pub fn directory_path(&self) -> PathBuf {
         let link = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
@@ -91,6 +105,8 @@ pub struct SpawnRequest<'a> {
     pub listeners: Option<&'a [Arc<OwnedFd>]>,
     /// The worker's scoreboard; its descriptor follows those of the listeners, and `RATOON_SCOREBOARD` is its number.
     pub scoreboard: Option<BorrowedFd<'a>>,
+    /// The socket of a preload process; its descriptor is the last, and `RATOON_FORK` is its number.
+    pub fork: Option<BorrowedFd<'a>>,
     /// The directory of the worker's cgroup (v2).
     pub cgroup: Option<BorrowedFd<'a>>,
     /// Whether the cgroup's memory limit is so low that arguments and environment alone may reach it.
@@ -141,7 +157,7 @@ fn spawn_by(plan: &Plan, request: &SpawnRequest<'_>, errors: &ErrorPipe, way: Cl
 fn spawn_this_way(plan: &Plan, request: &SpawnRequest<'_>, errors: &ErrorPipe, way: CloneMode) -> io::Result<Child> {
     let first = 3;
     let listeners = request.listeners.unwrap_or(&plan.listeners);
-    let next = first + listeners.len() as RawFd + RawFd::from(request.scoreboard.is_some());
+    let next = first + listeners.len() as RawFd + RawFd::from(request.scoreboard.is_some()) + RawFd::from(request.fork.is_some());
     let mut above = FdRemap { least: next, all: way == CloneMode::ShareAll, moved: Vec::new() };
 
     let mut descriptors = Vec::with_capacity(listeners.len() + 1);
@@ -150,6 +166,9 @@ fn spawn_this_way(plan: &Plan, request: &SpawnRequest<'_>, errors: &ErrorPipe, w
     }
     if let Some(scoreboard) = request.scoreboard {
         descriptors.push(above.number(scoreboard)?);
+    }
+    if let Some(fork) = request.fork {
+        descriptors.push(above.number(fork)?);
     }
     let (pinned, keep_pinned) = plan.program.pinned();
 

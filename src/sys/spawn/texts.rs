@@ -57,7 +57,10 @@ pub(super) fn texts(plan: &Plan, request: &SpawnRequest<'_>, next: i32) -> Texts
     let fixed = request.plan_env.as_ref().unwrap_or(&plan.env).iter().chain(&request.env).filter(wanted);
     let mut env: Vec<Place> = fixed.map(|entry| buffer.add(entry)).collect();
     if request.scoreboard.is_some() {
-        env.push(buffer.say(&format!("RATOON_SCOREBOARD={}", next - 1)));
+        env.push(buffer.say(&format!("RATOON_SCOREBOARD={}", next - 1 - i32::from(request.fork.is_some()))));
+    }
+    if request.fork.is_some() {
+        env.push(buffer.say(&format!("RATOON_FORK={}", next - 1)));
     }
     let mut place = |name: &str, wanted: bool| {
         wanted.then(|| {

@@ -33,6 +33,9 @@ while True:
     time.sleep(0.1)
 '"#;
 const RUNNING: &[(&str, &str)] = &[("worker.ready", "'running'"), ("worker.settle", "'10ms'")];
+/// Where Python finds the library of this source; and no compiled copy of a module, whose text changes.
+const PYTHON_LIBRARY: &str =
+    concat!("{ PYTHONPATH = '", env!("CARGO_MANIFEST_DIR"), "/clients/python/src', PYTHONDONTWRITEBYTECODE = '1' }");
 pub type Seen = Box<dyn Fn(&Master, &Notification) -> bool>;
 
 /// How a change of one key is seen. `PLACE` in values and scripts is the directory of the test.
@@ -86,6 +89,27 @@ pub fn case(key: &str) -> Option<Case> {
             Case::to("'PLACE/variables'", |master, _| of_worker(master, "environ").contains("FROM_FILE=x"))
         }
         "worker.count" => Case::to("2", |master, _| master.status()["workers_ready"] == 2),
+        "worker.preload" => Case::to("['/bin/false']", |_, said| said.err.contains("preload process")),
+        "worker.preload_fallback" => Case::to("false", |master, _| {
+            let state = |is: &'static str| move |status: &Value| status["preload"]["state"] == is;
+            let process = master.wait("it can fork", state("ready"))["preload"]["pid"].as_u64().expect("a pid");
+            master.place.write("v1/loaded.py", "raise SystemExit(3)");
+            processes::signal(process as u32, Signal::KILL);
+            master.wait("it is gone", state("absent"));
+            processes::signal(newest(master), Signal::KILL);
+            master.wait("it is not forked", |status| status["failures"].to_string().contains("not forked: preload process"));
+            true
+        })
+        .with(&[
+            ("worker.command", "['/usr/bin/python3', 'PLACE/host.py']"),
+            (
+                "worker.preload",
+                "['/usr/bin/python3', '-c', 'open(\"loaded.py\", \"a\").close(); from ratoon.preload import __main__', 'loaded']",
+            ),
+            ("worker.environment", PYTHON_LIBRARY),
+            ("worker.settle", "'10ms'"),
+        ])
+        .acts(),
         "worker.ready" => Case::to("'notify'", |_, said| said.err.contains("start timeout"))
             .from("'running'")
             .with(&[("worker.settle", "'10ms'"), ("worker.start_timeout", "'3s'")])

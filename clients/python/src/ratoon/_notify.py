@@ -16,6 +16,12 @@ Value = Union[str, int, Mapping[str, Any]]
 _path = os.environ.get("NOTIFY_SOCKET")
 
 
+def forked() -> None:
+    """Call in a forked process that is a worker of its own: it has another NOTIFY_SOCKET, and no thread that feeds the watchdog."""
+    global _path, _feeding
+    _path, _feeding = os.environ.get("NOTIFY_SOCKET"), threading.Lock()
+
+
 def supervised() -> bool:
     """Whether a master listens: NOTIFY_SOCKET was set when the library was imported."""
     return _path is not None

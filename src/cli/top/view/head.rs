@@ -11,7 +11,7 @@ use ratatui::widgets::Sparkline;
 use super::View;
 use crate::cli::comparison::comparison;
 use crate::cli::screen::{Style, bytes, clean, number, span};
-use crate::cli::status_view::{state_style, state_word};
+use crate::cli::status_view::{shown_preload, state_style, state_word};
 use crate::cli::top::columns::per_second;
 use crate::status::tree::Worker;
 
@@ -103,6 +103,10 @@ impl View<'_> {
         for (name, value) in figures {
             spans.push(self.span(format!("{name} "), Style::Faint));
             spans.push(self.span(format!("{}  ", value.unwrap_or_else(|| "-".to_owned())), Style::Strong));
+        }
+        if let Some(preload) = &document.preload {
+            spans.push(self.span("preload ".to_owned(), Style::Faint));
+            spans.push(self.span(format!("{}  ", shown_preload(preload)), Style::Strong));
         }
         Line::from(spans)
     }

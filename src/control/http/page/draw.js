@@ -87,7 +87,15 @@ function drawHead() {
   say("line", known.status_text ?? "");
   const master = known.master ?? {};
   const memory = master.memory_pss ?? master.memory_rss;
-  say("master", `Ratoon ${known.version}, pid ${master.pid}, up ${since(master.start_time)}` + (isKnown(memory) ? `, ${bytes(memory)}` : ""));
+  say("master", `Ratoon ${known.version}, pid ${master.pid}, up ${since(master.start_time)}` + (isKnown(memory) ? `, ${bytes(memory)}` : "") + preloaded());
+}
+
+/** The preload process, from which the workers are forked; empty without one. */
+function preloaded() {
+  const { preload } = known;
+  if (!preload) return "";
+  const pid = isKnown(preload.pid) ? `, pid ${preload.pid}` : "";
+  return `; preload process ${preload.state}${pid}` + (isKnown(preload.memory_pss) ? `, ${bytes(preload.memory_pss)}` : "");
 }
 
 function drawFigures() {

@@ -79,6 +79,14 @@ impl WorkerGroup {
         Ok(openat(&self.dir, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?)
     }
 
+    /// Moves a process into the group. The process is a child that is not reaped, so that its number is its own.
+    ///
+    /// # Errors
+    /// The group is gone, or takes no process.
+    pub fn take_in(&self, pid: u32) -> io::Result<()> {
+        self.set("cgroup.procs", pid)
+    }
+
     /// The limits that could not be applied, each as a sentence with the reason. All workers have the same, so log it once.
     pub fn unapplied(&self) -> &[String] {
         &self.unapplied

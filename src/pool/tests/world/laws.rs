@@ -22,7 +22,7 @@ impl World {
         let rolling = rolling && self.pool.canary().is_none();
         let never_ready = self.pool.worker(worker).is_none_or(|worker| worker.phase != Phase::Ready) && !self.was_ready(worker);
         let reason = abort
-            || self.pool.worker(worker).is_some_and(|worker| worker.is_probe || worker.is_relief)
+            || self.pool.worker(worker).is_some_and(|worker| !worker.has_slot())
             || self.stopping
             || self.pool.is_paused()
             || process.generation != current
@@ -72,12 +72,12 @@ impl World {
         // A generation that is probed has no other worker.
         let probed = |id: &WorkerId, worker: &Worker| worker.is_probe && worker.phase != Phase::Draining && self.alive(*id);
         for (_, probed) in self.pool.workers().filter(|(id, worker)| probed(id, worker)) {
-            let others = self.pool.workers().filter(|(_, other)| other.generation == probed.generation && !other.is_probe);
+            let others = self.pool.workers().filter(|(_, other)| other.generation == probed.generation && other.has_slot());
             assert_eq!(others.count(), 0, "generation {} started before its probe passed", probed.generation);
         }
         let mut standing: BTreeMap<(GenerationId, Slot), u32> = BTreeMap::new();
         for (_, worker) in
-            self.pool.workers().filter(|(id, worker)| worker.phase != Phase::Draining && self.alive(*id) && !worker.is_relief)
+            self.pool.workers().filter(|(id, worker)| worker.has_slot() && worker.phase != Phase::Draining && self.alive(*id))
         {
             *standing.entry((worker.generation, worker.slot)).or_default() += 1;
         }
@@ -100,7 +100,11 @@ impl World {
             // Without a running reload, workers start only in the current generation.
             for (id, worker) in self.pool.workers() {
                 assert!(
-                    worker.phase != Phase::Starting || worker.generation == generation || worker.is_probe || !self.alive(id),
+                    worker.phase != Phase::Starting
+                        || worker.generation == generation
+                        || worker.is_probe
+                        || self.probe_only.contains(&worker.generation)
+                        || !self.alive(id),
                     "worker {id} of a rolled-back generation still starts"
                 );
             }

@@ -11,7 +11,7 @@ impl World {
         let mut queues = BTreeMap::new();
         let serves =
             |id: &WorkerId, worker: &Worker| worker.phase == Phase::Ready || self.fail_next.contains(id) && self.was_ready(*id);
-        let serves = |id: &WorkerId, worker: &Worker| !worker.is_probe && serves(id, worker);
+        let serves = |id: &WorkerId, worker: &Worker| worker.has_sockets() && serves(id, worker);
         for (_, worker) in self.pool.workers().filter(|(id, worker)| serves(id, worker) && self.alive(*id)) {
             *queues.entry(self.pool.queue(worker)).or_default() += 1;
         }
@@ -27,7 +27,7 @@ impl World {
             number => self.prepared.get(&number),
         };
         let had_one = per_slot.is_some_and(|settings| settings.per_slot) && self.was_ready(worker);
-        let is_probe = self.pool.worker(worker).is_some_and(|worker| worker.is_probe);
+        let is_probe = self.pool.worker(worker).is_some_and(|worker| !worker.has_sockets());
         if !had_one || is_probe || process.draining_queue || (self.stopping && process.slot == 0) {
             return;
         }

@@ -6,6 +6,9 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::remote;
 use super::screen::{clean, complain, say};
 use super::target::{Control, client};
 use crate::control::client::Client;
@@ -43,8 +46,11 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
     let lines = options.lines.to_string();
     if options.follow {
         let master = if slot.is_some() { Vec::new() } else { master_entries(&instance) };
-        let error = journalctl(scope, &["--follow", "--lines", &lines], &either(master, worker_entries(&workers))).exec();
-        return Err(cannot_run(&error));
+        let mut command = journalctl(scope, &["--follow", "--lines", &lines], &either(master, worker_entries(&workers)));
+        if remote::ends_with_input() {
+            return follow(command).await;
+        }
+        return Err(cannot_run(&command.exec()));
     }
     let mut failed = false;
     if slot.is_none() {
@@ -57,6 +63,18 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
         false => failed |= !print(scope, &lines, &worker_entries(&workers))?,
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Runs journalctl until it ends, and ends it with this process.
+async fn follow(mut command: Command) -> Result<ExitCode, String> {
+    let mut terminated = signal(SignalKind::terminate()).map_err(|error| format!("cannot watch for signals: {error}"))?;
+    command.stdin(Stdio::null());
+    let mut command = tokio::process::Command::from(command);
+    let mut child = command.kill_on_drop(true).spawn().map_err(|error| cannot_run(&error))?;
+    tokio::select! {
+        ended = child.wait() => Ok(if ended.is_ok_and(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        _ = terminated.recv() => Ok(ExitCode::FAILURE),
+    }
 }
 
 /// The journal that has the lines: the system's, or the user's.

@@ -4,17 +4,20 @@
 //! this process. A failure of ssh is told apart and exits 2. When this process ends, the other one ends, too, so that a reload is
 //! withdrawn as it is on one machine.
 
+mod ask;
 mod hosts;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::{ExitCode, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use tokio::process::{Child, Command};
 
+use super::top::terminal::Ends;
 use super::{COULD_NOT_ASK, Verb, ask, screen};
 use crate::sys::thread::STACK;
 
@@ -105,11 +108,23 @@ async fn one(host: &str, words: &[OsString]) -> Result<ExitCode, String> {
         // Its input ends with this process; see `end_with_input`.
         command.args(["-T", "--", host]).arg(command_line(&["--remote"], words)).stdin(Stdio::piped());
     }
+    let mut ends = Ends::watch()?;
     let mut child = started(command)?;
     let input = child.stdin.take();
-    let ended = child.wait().await.map_err(|error| format!("cannot wait for ssh: {error}"))?;
-    drop(input);
-    status(host, ended)
+    loop {
+        tokio::select! {
+            ended = child.wait() => {
+                drop(input);
+                return status(host, ended.map_err(|error| format!("cannot wait for ssh: {error}"))?);
+            }
+            end = ends.next() => if let Some(number) = end {
+                // ssh restores the terminal; the other machine ends what it runs for a connection that is gone.
+                let _ = child.id().and_then(|id| Pid::from_raw(id.cast_signed())).map(|ssh| kill_process(ssh, Signal::TERM));
+                let _ = child.wait().await;
+                return Ok(ExitCode::from(128 + number));
+            },
+        }
+    }
 }
 
 /// The exit status of the verb on the other machine, or the reason why it did not run there.
@@ -123,8 +138,16 @@ fn status(host: &str, ended: ExitStatus) -> Result<ExitCode, String> {
     }
 }
 
+/// Whether this process ends with its standard input, see [`end_with_input`]. It must not become another program then.
+pub(super) fn ends_with_input() -> bool {
+    ENDS_WITH_INPUT.load(Ordering::Relaxed)
+}
+
+static ENDS_WITH_INPUT: AtomicBool = AtomicBool::new(false);
+
 /// Ends this process by SIGTERM when its standard input ends: `ratoon -H` on the other machine has ended then.
 pub(super) fn end_with_input() {
+    ENDS_WITH_INPUT.store(true, Ordering::Relaxed);
     let wait = || {
         let mut ignored = [0; 256];
         while stdin().read(&mut ignored).is_ok_and(|count| count > 0) {}

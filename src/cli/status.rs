@@ -74,7 +74,7 @@ fn trouble(document: &Document) -> Option<&'static str> {
 
 /// Indents JSON for reading. The content and order of the master stay, with fields that this version does not know; only characters
 /// that a terminal would interpret are escaped. `text` must be valid JSON.
-fn indent(text: &str) -> String {
+pub(super) fn indent(text: &str) -> String {
     let mut out = String::with_capacity(text.len() * 2);
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     let mut characters = text.trim().chars().peekable();

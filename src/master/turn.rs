@@ -117,6 +117,9 @@ impl Master {
     /// Publishes what has changed in this turn, then sends the answers that wait for it.
     pub(super) fn publish(&mut self) {
         self.watch_queues();
+        if self.pool.canary().is_none() {
+            self.releases.keep_judging(None);
+        }
         let published = self.status.publish(&self.pool, !self.unknown_workers.is_empty());
         if published.is_progress {
             self.extend();

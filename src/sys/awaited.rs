@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -30,9 +31,11 @@ impl Drop for AwaitedChild {
     }
 }
 
-/// Starts a child that the caller waits for. The reaper of orphans does not reap it as long as the guard lives. Blocks until the
-/// child has executed its program.
+/// Starts a child that the caller waits for, with no signal blocked. The reaper of orphans does not reap it as long as the guard lives.
+/// Blocks until the child has executed its program.
 pub fn spawn_awaited(command: &mut Command) -> io::Result<(Child, AwaitedChild)> {
+    // SAFETY: between fork and exec the closure only makes a system call.
+    unsafe { command.pre_exec(unblock_all) };
     awaited().starting += 1;
     let started = command.spawn();
     let mut awaited = awaited();
@@ -41,6 +44,18 @@ pub fn spawn_awaited(command: &mut Command) -> io::Result<(Child, AwaitedChild)>
     awaited.pids.insert(child.id());
     let guard = AwaitedChild(child.id());
     Ok((child, guard))
+}
+
+/// Unblocks all signals of the calling thread. The master reads its signals from a descriptor and blocks them in every thread; its children
+/// would inherit that through exec, and could not be stopped.
+fn unblock_all() -> io::Result<()> {
+    // SAFETY: the set is initialised by sigemptyset before it is read; both functions may be called between fork and exec.
+    let error = unsafe {
+        let mut none = std::mem::MaybeUninit::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
+    };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
 /// Whether a thread waits for this child. Also true for every child while one is being started: it could be this one.
@@ -52,6 +67,19 @@ pub fn is_awaited(pid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn child_blocks_no_signal_although_its_parent_does() {
+        let run = || {
+            crate::sys::signals::only(&[libc::SIGTERM, libc::SIGCHLD]).expect("a mask");
+            let mut command = Command::new("grep");
+            let (child, _guard) =
+                spawn_awaited(command.args(["SigBlk", "/proc/self/status"]).stdout(std::process::Stdio::piped())).expect("grep");
+            child.wait_with_output().expect("an end").stdout
+        };
+        let said = std::thread::spawn(run).join().expect("no panic");
+        assert_eq!(String::from_utf8_lossy(&said).trim_end(), "SigBlk:\t0000000000000000");
+    }
 
     #[test]
     fn child_is_awaited_as_long_as_its_guard_lives() {

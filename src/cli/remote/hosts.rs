@@ -1,56 +1,26 @@
 //! Several hosts at once, for the verbs that only look: a table with a line for each instance, by host.
 
 use std::ffi::OsString;
-use std::fs::DirBuilder;
 use std::io::{IsTerminal, stdout};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{Event, KeyCode, KeyModifiers};
 use ratatui::widgets::Paragraph;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use super::super::screen::{Screen, Style, clean, say};
-use super::super::status_view::state_style;
+use super::super::status_view::{state_style, state_word};
 use super::super::table::{Cell, Table};
 use super::super::top::terminal::{self, Ends};
-use super::super::{COULD_NOT_ASK, list, status};
-use super::{NOT_FOUND, SSH_FAILED, command_line, ssh, started};
+use super::super::{list, status};
+use super::ask::{Answer, Connections, ask_all};
 use crate::control::messages::SummaryMessage;
 use crate::status::tree::Document;
 
-/// Time for the answer of a host.
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause of `top` between two questions to a host.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Most bytes of an answer.
-const LONGEST: u64 = 64 << 20;
-
-/// The answer of a host: the exit status of the verb there and its output, or the reason why there is none.
-struct Answer {
-    host: String,
-    said: Result<(u8, Value), String>,
-}
-
-impl Answer {
-    /// The exit status; 2 without an answer.
-    fn status(&self) -> u8 {
-        self.said.as_ref().map_or(COULD_NOT_ASK, |(status, _)| *status)
-    }
-
-    /// The answer as a type, or the reason why there is none.
-    fn read<T: DeserializeOwned>(&self) -> Result<T, String> {
-        let (_, value) = self.said.as_ref().map_err(Clone::clone)?;
-        T::deserialize(value).map_err(|error| format!("its answer cannot be read: {error}"))
-    }
-}
 
 /// `ratoon -H A -H B list`
 pub(super) async fn list(hosts: &[String], words: &[OsString], options: &list::Options) -> Result<ExitCode, String> {
@@ -82,8 +52,16 @@ pub(super) async fn top(hosts: &[String], words: &[OsString]) -> Result<ExitCode
     let words: Vec<OsString> = [OsString::from("status")].into_iter().chain(words.iter().skip(1).cloned()).collect();
     let connections = Connections::new()?;
     let mut ends = Ends::watch()?;
-    // The first answers come before the terminal is taken, so that ssh can ask for a password there.
-    let mut answers = ask_all(hosts, &words, Some(&connections)).await;
+    let first = ask_all(hosts, &words, Some(&connections));
+    tokio::pin!(first);
+    let mut answers = loop {
+        tokio::select! {
+            came = &mut first => break came,
+            end = ends.next() => if let Some(number) = end {
+                return Ok(ExitCode::from(128 + number));
+            },
+        }
+    };
     let mut view = terminal::Screen::enter()?;
     let mut keys = terminal::read_keys()?;
     let mut next = Box::pin(later(hosts, &words, &connections));
@@ -121,72 +99,22 @@ async fn later(hosts: &[String], words: &[OsString], connections: &Connections) 
     ask_all(hosts, words, Some(connections)).await
 }
 
-/// Asks all hosts at the same time; the order stays.
-async fn ask_all(hosts: &[String], words: &[OsString], connections: Option<&Connections>) -> Vec<Answer> {
-    let mut words = words.to_vec();
-    if !words.iter().any(|word| word == "--json") {
-        words.insert(1, "--json".into());
-    }
-    let line = command_line(&[], &words);
-    let mut asking = JoinSet::new();
-    for (number, host) in hosts.iter().cloned().enumerate() {
-        let mut command = ssh();
-        // Several hosts cannot ask for a password on one terminal.
-        command.args(["-n", "-T", "-o", "BatchMode=yes"]).args(connections.map(Connections::options).unwrap_or_default());
-        command.args(["--", &host]).arg(&line).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        asking.spawn(async move {
-            let asked = timeout(TIMEOUT, answer(command)).await;
-            let said = asked.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())));
-            (number, Answer { host, said })
-        });
-    }
-    let mut answers = asking.join_all().await;
-    answers.sort_by_key(|(number, _)| *number);
-    answers.into_iter().map(|(_, answer)| answer).collect()
-}
-
-/// The exit status of the verb and its output, or the reason why there is none.
-async fn answer(command: tokio::process::Command) -> Result<(u8, Value), String> {
-    let mut child = started(command)?;
-    let (output, errors) = (child.stdout.take(), child.stderr.take());
-    let (output, errors, ended) = tokio::join!(bounded(output), bounded(errors), child.wait());
-    let ended = ended.map_err(|error| format!("cannot wait for ssh: {error}"))?;
-    let errors = String::from_utf8_lossy(&errors).into_owned();
-    let reason = errors.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it gave no reason");
-    let reason = reason.strip_prefix("ratoon: ").unwrap_or(reason);
-    match ended.code() {
-        Some(SSH_FAILED) => Err(format!("ssh: {reason}")),
-        Some(NOT_FOUND) => Err("no `ratoon` in the PATH of that user".to_owned()),
-        Some(code @ 0..=1) => {
-            let value = serde_json::from_slice(&output).map_err(|error| format!("its answer is not JSON: {error}"))?;
-            Ok((u8::try_from(code).unwrap_or(COULD_NOT_ASK), value))
-        }
-        _ => Err(reason.to_owned()),
-    }
-}
-
-/// What can be read, up to a limit.
-async fn bounded(stream: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        // An error ends the text: then it is no JSON, which is told.
-        let _ = stream.take(LONGEST).read_to_end(&mut bytes).await;
-    }
-    bytes
-}
-
 /// The worst exit status of the hosts.
 fn worst(answers: &[Answer]) -> ExitCode {
     ExitCode::from(answers.iter().map(Answer::status).max().unwrap_or(0))
 }
 
-/// An array of hosts: the host, the answer below `name` or `null`, and the error or `null`.
+/// An array of hosts: the host, the answer below `name` or `null`, and the error or `null`; safe for a terminal.
 fn json(answers: &[Answer], name: &str) -> String {
     let hosts = answers.iter().map(|answer| {
-        let value = answer.said.as_ref().ok().map(|(_, value)| value);
-        json!({ "host": answer.host, name: value, "error": answer.said.as_ref().err() })
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        let (value, error) = match &answer.said {
+            Ok((_, value)) => (value.clone(), "null".to_owned()),
+            Err(reason) => ("null".to_owned(), text(reason)),
+        };
+        format!("{{\"host\":{},\"{name}\":{value},\"error\":{error}}}", text(&answer.host))
     });
-    Value::Array(hosts.collect()).to_string()
+    status::indent(&format!("[{}]", hosts.collect::<Vec<_>>().join(",")))
 }
 
 /// An instance as `ratoon list --json` prints it.
@@ -222,7 +150,7 @@ fn status_table(answers: &[Answer]) -> Table {
             Ok(it) => vec![
                 host,
                 Cell::from(it.instance.as_str()),
-                Cell::styled(&it.state, state_style(&it.state, it.degraded)),
+                Cell::styled(state_word(&it.state, it.paused), state_style(state_word(&it.state, it.paused), it.degraded)),
                 Cell::from(it.generation.to_string()),
                 Cell::from(format!("{}/{}", it.workers_ready, it.workers_configured)),
                 Cell::from(it.status_text),
@@ -240,42 +168,17 @@ fn no_answer(host: Cell, reason: &str, empty: usize) -> Vec<Cell> {
     row.chain([Cell::from(clean(reason))]).collect()
 }
 
-/// One connection of ssh to each host, which the questions of `top` share (ControlMaster of ssh_config(5)).
-struct Connections {
-    directory: PathBuf,
-}
-
-impl Connections {
-    /// A directory for the sockets of ssh; it must be new, for this user alone, and its path short.
-    fn new() -> Result<Self, String> {
-        let directory = std::env::temp_dir().join(format!(".ratoon-ssh-{}", std::process::id()));
-        let made = DirBuilder::new().mode(0o700).create(&directory);
-        made.map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
-        Ok(Connections { directory })
-    }
-
-    fn options(&self) -> Vec<String> {
-        let path = format!("ControlPath={}/%C", self.directory.display());
-        ["-o", "ControlMaster=auto", "-o", &path, "-o", "ControlPersist=10"].map(str::to_owned).to_vec()
-    }
-}
-
-impl Drop for Connections {
-    fn drop(&mut self) {
-        // The connections end by themselves when nobody has used them for ten seconds.
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json as value};
+
     use super::*;
 
     fn answers() -> Vec<Answer> {
-        let status = json!({"instance": "web", "state": "running", "generation": 3, "workers_ready": 4, "workers_configured": 4,
+        let status = value!({"instance": "web", "state": "running", "generation": 3, "workers_ready": 4, "workers_configured": 4,
                             "status_text": "generation 3: 4/4 ready"});
         let reason = "ssh: connect to host b port 22: Connection refused\u{1b}[2J".to_owned();
-        vec![Answer { host: "a".into(), said: Ok((0, status)) }, Answer { host: "b".into(), said: Err(reason) }]
+        vec![Answer { host: "a".into(), said: Ok((0, status.to_string())) }, Answer { host: "b".into(), said: Err(reason) }]
     }
 
     #[test]
@@ -292,9 +195,9 @@ mod tests {
 
     #[test]
     fn list_table_has_a_line_for_each_instance() {
-        let listed = json!([{"instance": "web", "control": "/run/ratoon/web/control", "summary": null, "error": "x"},
+        let listed = value!([{"instance": "web", "control": "/run/ratoon/web/control", "summary": null, "error": "x"},
                             {"instance": "api", "control": "/run/ratoon/api/control", "summary": null, "error": "x"}]);
-        let text = list_table(&[Answer { host: "a".into(), said: Ok((0, listed)) }]).render(&Screen {
+        let text = list_table(&[Answer { host: "a".into(), said: Ok((0, listed.to_string())) }]).render(&Screen {
             width: None,
             height: None,
             colour: false,
@@ -311,5 +214,8 @@ mod tests {
         let value: Value = serde_json::from_str(&json(&answers(), "status")).unwrap();
         assert_eq!((&value[0]["error"], &value[1]["status"]), (&Value::Null, &Value::Null));
         assert_eq!(value[0]["status"]["generation"], 3);
+        let hostile = Answer { host: "a".into(), said: Ok((0, "{\"x\":\"\u{9b}31m\u{202e}\u{7f}\"}".into())) };
+        let text = json(&[hostile], "status");
+        assert!(text.contains("\\u009b31m\\u202e\\u007f"), "{text}");
     }
 }

@@ -64,6 +64,14 @@ impl QueueWatch {
         was_watching && !wanted
     }
 
+    /// Takes the sockets out of epoll until [`Self::follow`] is called. A process has the master's epoll set from its clone until it has
+    /// executed its program, and would be seen to wait for connections by it.
+    pub fn let_go(&mut self) {
+        for (_, socket) in self.sockets.drain(..) {
+            let _ = self.poll.remove(&socket);
+        }
+    }
+
     /// When [`Self::on_deadline`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         self.next.filter(|_| !self.is_looking)
@@ -182,6 +190,11 @@ mod tests {
         let shown = || vec![(listener.clone(), vec![listener.fd.clone()]), (more.clone(), vec![more.fd.clone()])];
         assert!(!watch.follow(true, shown, start));
         assert_eq!(queues(&mut results).len(), 2, "a socket that was made meanwhile");
+        // While workers are started nothing is in the set; afterwards everything is again.
+        watch.let_go();
+        let client = TcpStream::connect(address).expect("a connection");
+        assert!(!is_told(&poll) && !watch.follow(true, shown, start) && is_told(&poll));
+        drop(client);
         assert!(watch.follow(false, shown, start) && watch.seen(&[None, None], start).is_none());
         let _client = TcpStream::connect(address).expect("a connection");
         assert!(!is_told(&poll));

@@ -26,7 +26,8 @@ impl ReleaseStore {
             let verdict = verdict(setting.ended_with("reload.judge_command", &argv, Some(&input), job));
             let _ = results.send(TaskResult::Judged(number, step, verdict));
         });
-        started.map(drop)
+        self.keep_judging(Some(started?));
+        Ok(())
     }
 }
 

@@ -34,6 +34,8 @@ pub(in crate::master) struct ReleaseStore {
     preparing: Option<(GenerationId, Task)>,
     /// `hooks.before_shutdown`, while it runs.
     shutdown_hook: Option<Task>,
+    /// `reload.judge_command`.
+    judging: Option<Task>,
     /// When a release was last checked for changed files.
     looked_for_changes: Option<Instant>,
     commits: Commits,
@@ -56,12 +58,13 @@ impl ReleaseStore {
         log: Log,
     ) -> ReleaseStore {
         let releases = releases.into_iter().map(|(number, release)| (number, Arc::new(release))).collect();
-        let (preparing, shutdown_hook, looked_for_changes) = (None, None, None);
+        let (preparing, shutdown_hook, judging, looked_for_changes) = (None, None, None, None);
         let (commits, last_good) = (Commits::default(), LastGood::default());
         ReleaseStore {
             releases,
             preparing,
             shutdown_hook,
+            judging,
             looked_for_changes,
             commits,
             last_good,
@@ -284,6 +287,13 @@ impl ReleaseStore {
         body: impl FnOnce(TaskId, &Job) + Send + 'static,
     ) -> Result<Task, String> {
         self.tasks.start(self.step_limit(serving), body)
+    }
+
+    /// Keeps the task of `reload.judge_command`; `None` cancels it, which kills the command and what it started.
+    pub fn keep_judging(&mut self, task: Option<Task>) {
+        if let Some(earlier) = std::mem::replace(&mut self.judging, task) {
+            earlier.cancel();
+        }
     }
 
     /// Whether `hooks.before_shutdown` runs.

@@ -1,10 +1,11 @@
 //! `reload.steps`: the first workers of a new release serve beside the whole old generation, and their requests are judged.
 
+use std::fs;
 use std::time::Instant;
 
-use super::harness::master::{Verb, pids, workers};
+use super::harness::master::{Verb, pids, wait_for_end_of, workers};
 use super::harness::processes;
-use super::harness::{Master, Place, Signal, TIMEOUT, Value};
+use super::harness::{Master, Place, Signal, TIMEOUT, Value, eventually};
 
 /// An HTTP server that answers with its version, and with 500 to each Nth request where the file `fails` has N. It counts by itself.
 const SERVER: &str = r#"#!/usr/bin/env python3
@@ -187,4 +188,15 @@ fn judge_command_decides_with_the_figures_of_both_generations() {
     assert_eq!(said.code, Some(0), "{said:?}");
     master.wait_until_calm();
     assert!(master.get("/").contains("v2"));
+}
+
+#[test]
+fn judge_command_ends_with_its_canary() {
+    let judge = "steps = ['1']\nstep_time = '1500ms'\njudge_command = ['sh', '-c', \"trap '' TERM; echo $$ >PLACE/judge.new; mv PLACE/judge.new PLACE/judge; sleep 600\"]";
+    let master = start(judge, 0);
+    let reload = canary(&master);
+    let pid = eventually("the command", || fs::read_to_string(master.place.path("judge")).ok(), || master.log());
+    assert_eq!(master.verb(&["abort"]).code, Some(0));
+    assert_eq!(reload.end().code, Some(1));
+    wait_for_end_of(pid.trim().parse().expect("a number"));
 }

@@ -16,7 +16,7 @@ const NOISE: u64 = 1000;
 const ROUNDING: f64 = 1.0;
 
 /// Sums over the answers that a generation has given in some time. The logarithm of a time is that to base two of its microseconds, in
-/// [`UNITS`].
+/// `UNITS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AnswerTimes {

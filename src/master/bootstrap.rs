@@ -77,8 +77,12 @@ pub fn run(options: Options) -> ExitCode {
     };
     let journal = journal::start(&name);
     // The kernel makes orphans children of the first thread. The loop runs on another thread, so that the first one's children are
-    // orphans alone and are found at once.
-    let result = thread::aside("ratoon-loop", || begin(options, &name, &journal, left, terminal));
+    // orphans alone and are found at once. After an upgrade the first thread is the one that has started the workers: it must be the
+    // one that calls execve(2) again, for the kernel sends the children of a thread that ends their PR_SET_PDEATHSIG.
+    let result = match left {
+        None => thread::aside("ratoon-loop", || begin(options, &name, &journal, None, terminal)),
+        left => begin(options, &name, &journal, left, terminal),
+    };
     let code = match result {
         Ok(code) => code,
         Err(why) => {

@@ -234,7 +234,7 @@ impl Pool {
     /// The preload process did not fork this worker in time: it hangs, and is killed.
     pub(super) fn preload_hangs(&mut self, worker: WorkerId) {
         if let StartMode::Fork(Some(id)) = self.start_mode(worker) {
-            let reason = self.reason(id, format!("it did not fork worker {worker} within the start timeout"));
+            let reason = self.reason(id, format!("it did not fork worker {worker} in time"));
             self.give_up_preload(id, reason);
         }
     }

@@ -261,6 +261,9 @@ impl Pool {
         if self.workers.get(&id).is_some_and(|worker| worker.draining_queue) {
             return self.queue_is_left(id);
         }
+        if self.workers.get(&id).is_some_and(|worker| worker.pid.is_none()) {
+            self.preload_hangs(id);
+        }
         let Some(worker) = self.workers.get_mut(&id) else { return };
         let again = std::mem::replace(&mut worker.killed, true) || worker.how.is_some();
         let (generation, slot) = (worker.generation, worker.slot);

@@ -31,11 +31,9 @@ impl Drop for AwaitedChild {
     }
 }
 
-/// Starts a child that the caller waits for, with no signal blocked. The reaper of orphans does not reap it as long as the guard lives.
+/// Starts a child that the caller waits for. The reaper of orphans does not reap it as long as the guard lives.
 /// Blocks until the child has executed its program.
 pub fn spawn_awaited(command: &mut Command) -> io::Result<(Child, AwaitedChild)> {
-    // SAFETY: between fork and exec the closure only makes a system call.
-    unsafe { command.pre_exec(unblock_all) };
     awaited().starting += 1;
     let started = command.spawn();
     let mut awaited = awaited();
@@ -46,8 +44,13 @@ pub fn spawn_awaited(command: &mut Command) -> io::Result<(Child, AwaitedChild)>
     Ok((child, guard))
 }
 
-/// Unblocks all signals of the calling thread. The master reads its signals from a descriptor and blocks them in every thread; its children
-/// would inherit that through exec, and could not be stopped.
+/// Lets the child block no signal: the master reads its signals from a descriptor and blocks them in every thread, and a child that
+/// inherits that through exec cannot be stopped. std then executes the program by execvp(3), which has sh(1) run a file without `#!`.
+pub fn with_no_signal_blocked(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec the closure only makes a system call.
+    unsafe { command.pre_exec(unblock_all) }
+}
+
 fn unblock_all() -> io::Result<()> {
     // SAFETY: the set is initialised by sigemptyset before it is read; both functions may be called between fork and exec.
     let error = unsafe {
@@ -73,6 +76,7 @@ mod tests {
         let run = || {
             crate::sys::signals::only(&[libc::SIGTERM, libc::SIGCHLD]).expect("a mask");
             let mut command = Command::new("grep");
+            with_no_signal_blocked(&mut command);
             let (child, _guard) =
                 spawn_awaited(command.args(["SigBlk", "/proc/self/status"]).stdout(std::process::Stdio::piped())).expect("grep");
             child.wait_with_output().expect("an end").stdout

@@ -56,7 +56,7 @@ server.serve_forever()
 
 /// A preload process that breaks the protocol as its argument says.
 const HOSTILE: &str = r#"#!/usr/bin/env python3
-import os, socket, sys, time
+import contextlib, os, socket, sys, time
 
 import ratoon
 from ratoon.preload import _fork, _protocol, _run
@@ -102,6 +102,11 @@ while True:
         socket.send_fds(channel, [_protocol.confirmed(request.worker)], [0])
     elif how == "hang-up":
         channel.close()
+        time.sleep(1000)
+    elif how == "flood":
+        with contextlib.suppress(OSError):
+            while True:
+                channel.send(_protocol.failed(999999, 11))
         time.sleep(1000)
     elif how == "refuse":
         channel.send(_protocol.failed(request.worker, 11))
@@ -322,6 +327,7 @@ fn preload_process_that_breaks_the_protocol_does_no_harm() {
         ("nonsense", "it has sent a reply that is too long"),
         ("descriptors", "it has sent descriptors"),
         ("hang-up", "it did not fork worker"),
+        ("flood", "it sends replies that nobody waits for"),
     ] {
         let preload = format!("['./hostile', '{how}']");
         let master = place().pool(&keys(&preload, "start_timeout = '4s'"), "").start();
@@ -363,7 +369,10 @@ fn start_whose_workers_cannot_be_forked_ends() {
 fn upgraded_master_forks_from_the_same_process() {
     let master = start("");
     let before = master.status();
-    upgrade(&master);
+    for _ in 0..2 {
+        upgrade(&master);
+        assert_eq!(pids(&master.wait_until_calm()), pids(&before), "{}", master.log());
+    }
     let status = crash(&master);
     assert_eq!((preload(&status), loaded(&master)), (preload(&before), 1), "{status:#}");
     assert_eq!(asked(&master)["loaded"], preload(&before));

@@ -377,3 +377,24 @@ fn recycle_that_somebody_waits_for_is_answered_before_exec() {
     assert_eq!(upgrade.answer().status, 200);
     eventually("it is told", || (upgrades(&master) == 1).then_some(()), || master.log());
 }
+
+/// Without systemd workers ask for a signal at the end of the thread that has started them.
+#[test]
+fn workers_outlive_each_of_many_upgrades_without_systemd() {
+    let master = pool(Place::new(), "count = 2", "").without_systemd().start();
+    let before = pids(&master.wait_until_calm());
+    for round in 1..=3 {
+        upgrade(&master);
+        assert_eq!(pids(&master.wait_until_calm()), before, "after upgrade {round}");
+        assert_eq!(master.status()["worker_crashes"], 0, "after upgrade {round}");
+    }
+    master.ok(&["recycle"]);
+    eventually(
+        "others",
+        || (pids(&master.wait_until_calm()).iter().all(|pid| !before.contains(pid))).then_some(()),
+        || master.log(),
+    );
+    let others = pids(&master.wait_until_calm());
+    upgrade(&master);
+    assert_eq!(pids(&master.wait_until_calm()), others);
+}

@@ -211,11 +211,11 @@ class Protocol(unittest.TestCase):
     HEAD = b"ratoon-fork=1\0id=7\0master=1\0program=/p\0arg=p\0"
 
     def test_request_is_read(self):
-        request = _protocol.parse(self.HEAD + b"arg=\xff\0unset=A\0env=B=c=d\0env=E=\0fd=stdin\0fd=cgroup\0death-signal=15\0new=x\0")
-        self.assertEqual((request.worker, request.master, request.program, request.death_signal), (7, 1, "/p", 15))
+        request = _protocol.parse(self.HEAD + b"arg=\xff\0unset=A\0env=B=c=d\0env=E=\0fd=stdin\0fd=listener\0new=x\0")
+        self.assertEqual((request.worker, request.master, request.program), (7, 1, "/p"))
         self.assertEqual(request.argv, ["p", "\udcff"])
         self.assertEqual((request.unset, request.environment), ([b"A"], [(b"B", b"c=d"), (b"E", b"")]))
-        self.assertEqual(request.roles, [b"stdin", b"cgroup"])
+        self.assertEqual(request.roles, [b"stdin", b"listener"])
 
     def test_hostile_requests_are_errors(self):
         for message in (
@@ -230,7 +230,6 @@ class Protocol(unittest.TestCase):
             self.HEAD.replace(b"program=/p\0", b""),
             self.HEAD + b"env==x\0",
             self.HEAD + b"fd=nonsense\0",
-            self.HEAD + b"death-signal=\0",
         ):
             with self.assertRaises(ValueError, msg=message):
                 _protocol.parse(message)

@@ -20,7 +20,7 @@ use crate::master::releases::account::{Account, VARIABLES};
 use crate::master::releases::release::Pinned;
 use crate::pool::{ExitCause, Reason, Span};
 use crate::status::error_line::error_line;
-use crate::sys::awaited::spawn_awaited;
+use crate::sys::awaited::{spawn_awaited, with_no_signal_blocked};
 use crate::sys::process::PidFd;
 use crate::sys::spawn::become_user;
 
@@ -139,6 +139,7 @@ pub fn run(
     if let Some(identity) = account.identity() {
         become_user(&mut command, identity);
     }
+    with_no_signal_blocked(&mut command);
     finish(command, env, limit, cancel).map(drop)
 }
 

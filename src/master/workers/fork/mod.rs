@@ -25,6 +25,7 @@ use crate::master::workers::cgroup::WorkerGroup;
 use crate::master::workers::processes::{Budget, ERRNOS, More, Process, Token};
 use crate::master::workers::spawn::{Kit, Start};
 use crate::pool::{Event, WorkerId};
+use crate::sys::awaited::is_awaited;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::notify::{MESSAGE_MAX, NotifySocket};
 use crate::sys::process::PidFd;
@@ -34,6 +35,8 @@ use crate::sys::spawn::describe;
 const AT_ONCE: usize = 4;
 /// Replies that are read in one turn of the loop.
 const REPLIES: usize = 64;
+/// Replies that nobody waits for, of which one may come for each request that was given up, before a preload process is ended.
+const UNASKED: u32 = 1000;
 /// Variables of the preload process that its workers do not inherit.
 const UNSET: [&str; 2] = ["RATOON_FORK", "JOURNAL_STREAM"];
 
@@ -52,6 +55,8 @@ struct Parent {
     waiting: VecDeque<WorkerId>,
     /// Workers whose request is not answered yet.
     asked: HashSet<WorkerId>,
+    /// Replies that nobody waited for.
+    unasked: u32,
 }
 
 /// A worker that is to be forked.
@@ -74,7 +79,7 @@ impl WorkerSet {
     /// Adds the socket of a preload process, which is watched from now on.
     pub(in crate::master) fn add_fork_socket(&mut self, parent: WorkerId, socket: NotifySocket) -> io::Result<()> {
         self.poll.add(&socket, Token::Fork(parent).to_u64())?;
-        let parent_of = Parent { socket: Some(socket), waiting: VecDeque::new(), asked: HashSet::new() };
+        let parent_of = Parent { socket: Some(socket), waiting: VecDeque::new(), asked: HashSet::new(), unasked: 0 };
         self.forks.parents.insert(parent, parent_of);
         Ok(())
     }
@@ -136,7 +141,6 @@ impl WorkerSet {
         roles.extend(sockets.iter().map(|_| Role::Listener));
         let page = kit.scoreboard.as_ref().and_then(|_| assignment("RATOON_SCOREBOARD", &(3 + sockets.len()).to_string()));
         roles.extend(page.as_ref().map(|_| Role::Scoreboard));
-        roles.extend(kit.group.as_ref().map(|_| Role::ControlGroup));
         // The generation's variables are those of the preload process, except these; those that name the worker may be in any.
         let listens = |entry: &&CString| entry.to_bytes().starts_with(b"LISTEN_FD");
         let inherited: Vec<CString> = match &expanded.env {
@@ -149,7 +153,6 @@ impl WorkerSet {
         let request = Request {
             worker,
             master: std::process::id(),
-            death_signal: plan.die_with_parent,
             program: plan.program.path(),
             argv: expanded.argv.as_deref().unwrap_or(&plan.argv),
             unset: &UNSET,
@@ -163,7 +166,7 @@ impl WorkerSet {
     fn send_requests(&mut self, parent: WorkerId, events: &mut EventQueue) {
         loop {
             let Forks { parents, pending } = &mut self.forks;
-            let Some(Parent { socket: Some(socket), waiting, asked }) = parents.get_mut(&parent) else { return };
+            let Some(Parent { socket: Some(socket), waiting, asked, .. }) = parents.get_mut(&parent) else { return };
             if asked.len() >= AT_ONCE {
                 return;
             }
@@ -209,8 +212,11 @@ impl WorkerSet {
                     self.fork_failed(worker, format!("fork: {}", describe(errno)), events);
                 }
                 // The request was given up.
-                Ok(Reply::Failed(..)) => {}
+                Ok(Reply::Failed(..)) => self.not_asked(parent),
                 Err(why) => return self.break_off(parent, &format!("it has sent {why}"), events),
+            }
+            if self.forks.parents.get(&parent).is_some_and(|of| of.unasked > UNASKED) {
+                return self.break_off(parent, "it sends replies that nobody waits for", events);
             }
         }
         self.send_requests(parent, events);
@@ -229,7 +235,7 @@ impl WorkerSet {
 
     /// A process says that it is this worker.
     fn confirmed(&mut self, parent: WorkerId, worker: WorkerId, pid: Option<u32>, now: Instant, events: &mut EventQueue) {
-        let known = pid.is_some_and(|pid| self.pids.contains_key(&pid));
+        let known = pid.is_some_and(|pid| self.pids.contains_key(&pid) || is_awaited(pid));
         let process = pid.filter(|_| !known).and_then(|pid| Some((pid, PidFd::open(pid).ok()?)));
         let child = process.filter(|(_, pidfd)| pidfd.is_child());
         match (child, self.is_pending(parent, worker)) {
@@ -258,7 +264,13 @@ impl WorkerSet {
                 );
                 self.break_off(parent, "a process that is no child of the master has confirmed a worker", events);
             }
-            (None, false) => {}
+            (None, false) => self.not_asked(parent),
+        }
+    }
+
+    fn not_asked(&mut self, parent: WorkerId) {
+        if let Some(of) = self.forks.parents.get_mut(&parent) {
+            of.unasked += 1;
         }
     }
 
@@ -268,6 +280,7 @@ impl WorkerSet {
             return Err("not forked: nobody waits for it".to_owned());
         };
         let Kit { notify, mut group, scoreboard, output, .. } = kit;
+        // By the master alone: the kernel lets whoever has the group's file open for writing, as opened by root, move any process.
         if let Some(it) = group.as_ref().filter(|group| !group.holds(pid))
             && let Err(error) = it.take_in(pid)
         {
@@ -366,16 +379,11 @@ fn send(socket: &NotifySocket, pending: &Pending) -> io::Result<()> {
         Some(_) => None,
         None => Some(OwnedFd::from(std::fs::File::open("/dev/null")?)),
     };
-    let procs = match kit.group.as_ref().filter(|_| roles.contains(&Role::ControlGroup)) {
-        Some(group) => Some(group.procs()?),
-        None => None,
-    };
     let stdin = first.map(|socket: &Arc<OwnedFd>| socket.as_fd()).or(null.as_ref().map(AsFd::as_fd));
     let mut descriptors: Vec<BorrowedFd<'_>> = stdin.into_iter().collect();
     descriptors.extend([kit.stdout.as_fd(), kit.stderr.as_fd()]);
     descriptors.extend(sockets.iter().map(|socket| socket.as_fd()));
     descriptors.extend(kit.scoreboard.as_ref().map(|page| page.as_fd()));
-    descriptors.extend(procs.as_ref().map(AsFd::as_fd));
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if descriptors.len() != roles.len() || !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {

@@ -34,8 +34,6 @@ pub enum Role {
     Listener,
     /// The status page; becomes the descriptor after the listeners.
     Scoreboard,
-    /// `cgroup.procs` of the worker's control group: the worker writes `0` to it and closes it.
-    ControlGroup,
 }
 
 impl Role {
@@ -46,7 +44,6 @@ impl Role {
             Role::Stderr => "stderr",
             Role::Listener => "listener",
             Role::Scoreboard => "scoreboard",
-            Role::ControlGroup => "cgroup",
         }
     }
 }
@@ -58,8 +55,6 @@ pub struct Request<'a> {
     pub worker: WorkerId,
     /// The master's pid: the worker waits until this is its parent.
     pub master: u32,
-    /// The signal that the worker gets when the master ends (`PR_SET_PDEATHSIG`).
-    pub death_signal: Option<i32>,
     /// The path of the program of `worker.command`.
     pub program: &'a Path,
     /// `worker.command`.
@@ -88,9 +83,6 @@ impl Request<'_> {
         field("ratoon-fork", b"1");
         field("id", self.worker.to_string().as_bytes());
         field("master", self.master.to_string().as_bytes());
-        if let Some(signal) = self.death_signal {
-            field("death-signal", signal.to_string().as_bytes());
-        }
         field("program", self.program.as_os_str().as_bytes());
         self.argv.iter().for_each(|word| field("arg", word.as_bytes()));
         self.unset.iter().for_each(|name| field("unset", name.as_bytes()));
@@ -167,15 +159,14 @@ mod tests {
 
     fn request<'a>(argv: &'a [CString], environment: &'a [CString], descriptors: &'a [Role]) -> Request<'a> {
         let program = Path::new("/srv/web/venv/bin/gunicorn");
-        Request { worker: 7, master: 41, death_signal: None, program, argv, unset: &["RATOON_FORK"], environment, descriptors }
+        Request { worker: 7, master: 41, program, argv, unset: &["RATOON_FORK"], environment, descriptors }
     }
 
     #[test]
     fn request_has_a_field_for_each_part() {
         let (argv, environment) = (words(&["venv/bin/gunicorn", "app:app"]), words(&["RATOON_WORKER=7", "LISTEN_FDS=1"]));
-        let roles = [Role::Stdin, Role::Stdout, Role::Stderr, Role::Listener, Role::Scoreboard, Role::ControlGroup];
-        let mut asked = request(&argv, &environment, &roles);
-        asked.death_signal = Some(15);
+        let roles = [Role::Stdin, Role::Stdout, Role::Stderr, Role::Listener, Role::Scoreboard];
+        let asked = request(&argv, &environment, &roles);
         let text = String::from_utf8(asked.encode().expect("short")).expect("UTF-8");
         let fields: Vec<&str> = text.strip_suffix('\0').expect("an end").split('\0').collect();
         assert_eq!(
@@ -184,7 +175,6 @@ mod tests {
                 "ratoon-fork=1",
                 "id=7",
                 "master=41",
-                "death-signal=15",
                 "program=/srv/web/venv/bin/gunicorn",
                 "arg=venv/bin/gunicorn",
                 "arg=app:app",
@@ -196,7 +186,6 @@ mod tests {
                 "fd=stderr",
                 "fd=listener",
                 "fd=scoreboard",
-                "fd=cgroup",
             ]
         );
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -22,7 +21,6 @@ KEPT = 64
 #: How long a worker waits for its parent to end, seconds.
 PARENT_TIMEOUT = 30.0
 _FIRST = 3
-_PR_SET_PDEATHSIG = 1
 
 
 class Channel:
@@ -36,12 +34,17 @@ class Channel:
         """The socket that RATOON_FORK names; None without a master."""
         try:
             given = int(os.environ.pop("RATOON_FORK"))
+        except (KeyError, ValueError):
+            return None
+        try:
             moved = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, _FIRST + KEPT)
             os.close(given)
             sock = socket.socket(fileno=moved)
-        except (KeyError, ValueError, OSError):
-            return None
-        _keep_numbers()
+            _keep_numbers()
+        except OSError as error:
+            print(f"ratoon.preload: cannot keep {KEPT} descriptors for those of a worker: {error}; "
+                  "worker.limits.nofile must be 128 or more", file=sys.stderr)
+            raise SystemExit(2) from None
         return cls(sock)
 
     def serve(self) -> Optional[Request]:
@@ -82,7 +85,10 @@ class Channel:
             self._say(_protocol.failed(request.worker, error.errno or errno.EAGAIN))
             return False
         if child:
-            os.waitpid(child, 0)
+            # A program that ignores SIGCHLD, or reaps all children, has no status of it.
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(child, 0)[1] != 0:
+                    self._say(_protocol.failed(request.worker, errno.EAGAIN))
             return False
         try:
             if os.fork():
@@ -90,25 +96,19 @@ class Channel:
             self._become(request, descriptors)
         except OSError as error:
             self._say(_protocol.failed(request.worker, error.errno or errno.EIO))
-            os._exit(1)
+            os._exit(0)
         except BaseException:
             sys.excepthook(*sys.exc_info())
-            os._exit(1)
+            self._say(_protocol.failed(request.worker, errno.EIO))
+            os._exit(0)
         for hook in _after:
             hook()
         return True
 
     def _become(self, request: Request, descriptors: List[int]) -> None:
         _wait_for(request.master)
-        own = dict(zip(request.roles, descriptors))
-        if b"cgroup" in own:
-            # The master looks, and moves the process itself where the kernel does not let it do that.
-            with contextlib.suppress(OSError):
-                os.write(own[b"cgroup"], b"0")
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
-        if request.death_signal is not None:
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, request.death_signal)
         _place(request.roles, descriptors)
         _set_environment(request)
         self._say(_protocol.confirmed(request.worker), must=True)
@@ -144,6 +144,9 @@ def _wait_for(master: int) -> None:
 def _place(roles: List[bytes], descriptors: List[int]) -> None:
     """Puts the descriptors to their numbers: 0 to 2, the listening sockets from 3 on, then the status page."""
     wanted = [fd for role in (b"stdin", b"stdout", b"stderr", b"listener", b"scoreboard") for fd in _of(role, roles, descriptors)]
+    if len(wanted) > _FIRST + KEPT:
+        # The next numbers may be those of the application's own files.
+        raise OSError(errno.E2BIG, "more descriptors than are kept for a worker")
     # Above all numbers that are written to.
     copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST + max(KEPT, len(wanted))) for fd in wanted]
     for fd in descriptors:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import List, Optional, Tuple
+from typing import List, Tuple
 
 HEAD = b"ratoon-fork=1"
 #: The longest request, bytes.
@@ -11,7 +11,7 @@ REQUEST_MAX = 96 * 1024
 #: The most descriptors of a request.
 DESCRIPTORS_MAX = 253
 #: What a descriptor is for.
-ROLES = (b"stdin", b"stdout", b"stderr", b"listener", b"scoreboard", b"cgroup")
+ROLES = (b"stdin", b"stdout", b"stderr", b"listener", b"scoreboard")
 
 
 @dataclass
@@ -26,7 +26,6 @@ class Request:
     unset: List[bytes] = field(default_factory=list)
     environment: List[Tuple[bytes, bytes]] = field(default_factory=list)
     roles: List[bytes] = field(default_factory=list)
-    death_signal: Optional[int] = None
 
 
 def parse(message: bytes) -> Request:
@@ -58,8 +57,6 @@ def parse(message: bytes) -> Request:
             if value not in ROLES:
                 raise ValueError(f"a descriptor for {value!r}")
             request.roles.append(value)
-        elif name == b"death-signal":
-            request.death_signal = int(value)
     if not request.argv or not request.program:
         raise ValueError("a request without a program")
     return request

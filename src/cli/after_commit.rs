@@ -34,8 +34,13 @@ pub(super) enum Watched {
 
 /// Waits until no worker of an earlier generation is left.
 pub(super) async fn drained(client: &Client, generation: u64) -> Result<(), String> {
-    let gone = |document: &Document| document.workers.iter().all(|worker| worker.generation >= generation).then_some(());
-    until(client, DRAIN_PAUSE, gone).await
+    until(client, DRAIN_PAUSE, |document| is_drained(document, generation).then_some(())).await
+}
+
+/// Whether no worker of an earlier generation is left. An instance that was started anew counts its generations from 1 again, and the
+/// former workers have ended with the former master.
+fn is_drained(document: &Document, generation: u64) -> bool {
+    document.generation < generation || document.workers.iter().all(|worker| worker.generation >= generation)
 }
 
 /// Waits until the watch of this generation is over. `say`: what is waited for, once.
@@ -101,7 +106,17 @@ async fn until<T>(client: &Client, pause: Duration, mut done: impl FnMut(&Docume
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::tree::{LastReload, Release, Watch};
+    use crate::status::tree::{LastReload, Release, Watch, Worker};
+
+    #[test]
+    fn drain_has_ended_when_the_instance_was_started_anew() {
+        let serving = |generation: u64, workers: &[u64]| {
+            let workers = workers.iter().map(|&generation| Worker { generation, ..Worker::default() }).collect();
+            Document { generation, workers, ..Document::default() }
+        };
+        assert!(!is_drained(&serving(4, &[3, 4]), 4) && is_drained(&serving(4, &[4, 4]), 4) && is_drained(&serving(5, &[5]), 4));
+        assert!(is_drained(&serving(1, &[1, 1]), 4), "a new master");
+    }
 
     #[test]
     fn watch_has_ended_as_the_document_says() {

@@ -114,6 +114,16 @@ impl Recorded {
         Err(format!("the program of the last good release, {}, has changed since it was committed", program.path().display()))
     }
 
+    /// Whether the program in the directory is the one that was recorded. One that is looked up in the master's `PATH` is not looked at here.
+    fn has_its_program(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let Some(program) = self.command.first().filter(|program| program.contains('/')) else { return true };
+        let (_, inode, size, seconds, nanoseconds) = self.program;
+        std::fs::metadata(self.directory.join(program)).is_ok_and(|now| {
+            (inode, size, seconds, nanoseconds) == (now.ino(), now.size().cast_signed(), now.mtime(), now.mtime_nsec())
+        })
+    }
+
     /// Whether this is the same release: the same program in the same directory.
     fn is(&self, directory: &Path, program: Identity) -> bool {
         self.directory == directory && self.program == identity(program)
@@ -188,9 +198,11 @@ impl Record {
     }
 }
 
-/// The newest of these releases whose directory still exists. Blocks.
+/// The newest of these releases that still exists with the program that was recorded; if there is none, the newest whose directory exists,
+/// so that the reason names it. Blocks.
 pub fn existing(releases: &[Recorded]) -> Option<&Recorded> {
-    releases.iter().find(|recorded| recorded.directory.is_dir())
+    let there = || releases.iter().filter(|recorded| recorded.directory.is_dir());
+    there().find(|recorded| recorded.has_its_program()).or_else(|| there().next())
 }
 
 /// Writes a new file, then renames it, so that a crash leaves the former file or the new one.
@@ -278,6 +290,23 @@ mod tests {
         assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o7777, 0o600);
         assert_eq!(existing(&releases).map(|recorded| recorded.release), Some(2));
         assert_eq!(existing(&releases[1..]), None);
+    }
+
+    #[test]
+    fn existing_prefers_a_release_whose_program_is_unchanged() {
+        let [newer, older] = [2, 1].map(|release| (release, tempfile::tempdir().expect("a directory")));
+        let releases = [&newer, &older].map(|(release, place)| {
+            let program = place.path().join("server");
+            std::fs::copy("/bin/true", &program).expect("a program");
+            let program = crate::sys::program::Program::pin(&program).expect("a program");
+            Recorded { program: identity(program.identity()), ..recorded(*release, place.path()) }
+        });
+        let found = || existing(&releases).map(|recorded| recorded.release);
+        assert_eq!(found(), Some(2));
+        std::fs::write(newer.1.path().join("server"), "another").expect("replaced in place");
+        assert_eq!(found(), Some(1));
+        std::fs::remove_file(older.1.path().join("server")).expect("removed");
+        assert_eq!(found(), Some(2), "the reason names the newest");
     }
 
     #[test]

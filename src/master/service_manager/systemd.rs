@@ -27,7 +27,7 @@ pub struct Systemd {
     again: Option<Instant>,
     reloading: bool,
     /// When `EXTEND_TIMEOUT_USEC=` was sent last.
-    extended: Option<Instant>,
+    extended: Option<(Instant, Duration)>,
 }
 
 impl Systemd {
@@ -139,12 +139,13 @@ impl Systemd {
         self.extend(at_most, now);
     }
 
-    /// Asks systemd to extend its timeout by this time. Sent at most once a second, so `by` must have a margin.
+    /// Asks systemd to extend its timeout by this time. Sent at most once a second unless the time is longer than before, so `by` must
+    /// have a margin.
     pub fn extend(&mut self, by: Duration, now: Instant) {
-        if self.extended.is_some_and(|at| now.duration_since(at) < Duration::from_secs(1)) {
+        if self.extended.is_some_and(|(at, before)| by <= before && now.duration_since(at) < Duration::from_secs(1)) {
             return;
         }
-        self.extended = Some(now);
+        self.extended = Some((now, by));
         self.say(format!("EXTEND_TIMEOUT_USEC={}", by.as_micros()), now);
     }
 
@@ -256,6 +257,19 @@ mod tests {
         }
         assert_eq!(words.last().map(String::as_str), Some("READY=1"));
         assert_eq!(words[words.len() - 2], "STATUS=line 1999");
+    }
+
+    #[test]
+    fn extension_that_is_longer_is_sent_at_once() {
+        let (receiver, _directory, path) = pair("notify");
+        let now = Instant::now();
+        let mut systemd = Systemd::new(|name| (name == "NOTIFY_SOCKET").then(|| path.clone()), now).unwrap();
+        for seconds in [60, 50, 60, 700] {
+            systemd.extend(Duration::from_secs(seconds), now);
+        }
+        systemd.extend(Duration::from_secs(50), now + Duration::from_secs(1));
+        let sent = ["EXTEND_TIMEOUT_USEC=60000000", "EXTEND_TIMEOUT_USEC=700000000", "EXTEND_TIMEOUT_USEC=50000000"];
+        assert_eq!(heard(&receiver), sent);
     }
 
     #[test]

@@ -61,6 +61,13 @@ impl Pool {
         }
     }
 
+    /// Whether a generation, or the history of releases, still refers to this generation's release.
+    pub fn refers_to(&self, number: GenerationId) -> bool {
+        let generations = self.generations.iter().map(|(number, home)| (*number, home.release));
+        let kept = self.history.iter().map(|committed| (committed.generation, committed.release));
+        generations.chain(kept).any(|(generation, release)| generation == number || release == number)
+    }
+
     /// Whether the release of this generation is kept although the generation has no worker.
     pub(super) fn keeps(&self, number: GenerationId) -> bool {
         self.history.iter().any(|committed| committed.generation == number)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::Case;
-use crate::container::{Container, wait_for};
+use crate::container::{Container, text, wait_for};
 use crate::instance::{Instance, pids};
 use crate::load::Load;
 use crate::upgrade::{Gap, nothing_is_left};
@@ -328,7 +328,9 @@ fn thirty_kills_under_load(c: &Container) {
         if stored <= wanted(&status) {
             break;
         }
-        assert!(Instant::now() < deadline, "{stored} are stored, {} are wanted: {status:#}", wanted(&status));
+        // systemd 254 and later.
+        let names = || text(&c.run(&["systemd-analyze", "fdstore", &web.service()]).stdout);
+        assert!(Instant::now() < deadline, "{stored} are stored, {} are wanted\n{}\n{status:#}", wanted(&status), names());
         std::thread::sleep(Duration::from_millis(100));
     }
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);

@@ -91,6 +91,11 @@ impl ReleaseStore {
         self.releases.remove(&number);
     }
 
+    /// Drops the releases of all other generations.
+    pub fn keep_only(&mut self, is_wanted: impl Fn(GenerationId) -> bool) {
+        self.releases.retain(|number, _| is_wanted(*number));
+    }
+
     /// The commits of the releases that are kept.
     pub fn commits(&self) -> &Commits {
         &self.commits

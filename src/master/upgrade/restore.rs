@@ -218,6 +218,8 @@ impl Master {
             self.events.push(Event::Exited { worker, how: ExitCause::Unknown, left: false });
         }
         self.releases.restore_commits(std::mem::take(&mut state.commits));
+        // A master that died between two writes of its state may leave releases that its pool has given up.
+        self.releases.keep_only(|number| self.pool.refers_to(number));
         self.systemd.still_to_say(state.unsaid);
         if let Some(announce) = state.reload_asked {
             self.begin_reload(None, announce);

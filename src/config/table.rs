@@ -159,7 +159,7 @@ tables! {
         /// The memory that it has filled is shared by all workers of the generation until they write to it. It says `READY=1` when it can
         /// fork; each worker is `command` in a fork of it: see PRELOAD in `ratoon-worker(7)` for its protocol, and `ratoon.preload` of the
         /// Python library for a program that speaks it. It has no listening socket, and it runs as the workers do, with their limits.
-        /// It is the startup test of a reload: if it is not ready within `start_timeout`, the reload is rolled back before any worker starts.
+        /// The preload process is the startup test of a reload: if it is not ready within `start_timeout`, the reload is rolled back before any worker starts.
         /// A worker that fails is forked again. When the program itself has ended, its workers go on, and the next start of a worker starts
         /// it again, from the same release.
         preload: Option<Vec<String>> as Argv, none "none", example r#"["venv/bin/python", "-m", "ratoon.preload", "app"]"#;

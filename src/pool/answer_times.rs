@@ -111,23 +111,14 @@ fn milliseconds(usec: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::random::Random;
     use super::super::verdict::FINAL;
     use super::*;
 
     /// Simulated canaries for each figure.
     const TRIALS: u32 = 2_000;
 
-    /// Deterministic random numbers from 0 to 1 (xorshift64).
-    struct Random(u64);
-
     impl Random {
-        fn next(&mut self) -> f64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            (self.0 >> 11) as f64 / (1_u64 << 53) as f64
-        }
-
         /// A time to answer in microseconds: one in five is a miss of a cache and takes 30 times as long; both spread log-normally by a
         /// factor of two.
         fn time(&mut self, typical: f64) -> f64 {

@@ -14,7 +14,7 @@ use super::timers::Key;
 use super::vocabulary::{Action, Answer, Kind, Outcome, Purpose, RequesterId, Slot, WorkerId};
 use super::worker::StopReason;
 
-/// What a request that needs workers is told while the instance is paused.
+/// The reason with which requests that need workers are refused while the instance is paused.
 pub(super) const REFUSAL: &str = "the instance is paused; `ratoon resume` first";
 
 /// The pause that is under way.

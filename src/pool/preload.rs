@@ -43,14 +43,14 @@ impl Preload {
 /// The part of a worker in forks from a preload process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Forking {
-    /// None: it has a process, or its process is started directly.
+    /// None: the worker has a process, or its process is started directly.
     #[default]
     No,
     /// The preload process of its generation is not ready yet; [`Action::Spawn`] was not returned.
     Held,
     /// The preload process is to fork it.
     Asked,
-    /// It is the preload process of its generation: it has no slot and serves no client.
+    /// The worker is the preload process of its generation, which has no slot and serves no client.
     Parent,
 }
 
@@ -133,7 +133,7 @@ impl Pool {
         }
     }
 
-    /// What a worker of this generation that is to start waits for. Starts the preload process if there is none.
+    /// The part in forks of a worker of this generation that is to start. Starts the preload process if there is none.
     pub(super) fn forking_of_new(&mut self, number: GenerationId) -> Forking {
         match self.preload_of(number) {
             None | Some(Preload::GivenUp(_)) => Forking::No,
@@ -249,7 +249,7 @@ impl Pool {
     }
 
     fn give_up_preload(&mut self, id: WorkerId, reason: Reason) {
-        // It holds nothing that is worth a wait.
+        // A preload process serves no client, so there is nothing to drain.
         self.act(Action::Kill(id));
         self.preload_failed(id, reason);
     }

@@ -72,7 +72,7 @@ impl Pool {
     fn judge_readiness(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get(&id).filter(|worker| !worker.awaits_fork()) else { return };
         if worker.is_preload() {
-            // It has no socket, and READY=1 is its promise that it can fork.
+            // A preload process has no socket; READY=1 is its promise that it can fork.
             return if worker.signs.said {
                 self.become_ready(id)
             };

@@ -45,7 +45,7 @@ impl Queue {
 pub struct CanaryPart {
     /// The queues of the canary's ready workers.
     pub queues: BTreeSet<Queue>,
-    /// So many of [`Self::of`] new connections go to the canary.
+    /// The number of new connections, of each [`Self::of`], that go to the canary.
     pub part: u32,
     /// See [`Self::part`].
     pub of: u32,

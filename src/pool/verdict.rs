@@ -80,7 +80,7 @@ pub struct Limits {
 /// A verdict on the new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Judgement {
-    /// It is worse than the limits allow; the figures as text.
+    /// The new generation is worse than the limits allow; the figures as text.
     Fails(String),
     /// No worse than the limits allow, as far as the figures show.
     Passes,
@@ -122,23 +122,14 @@ fn judge_ratio(figures: Comparison, limits: Limits, quantile: f64) -> Judgement 
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::random::Random;
     use super::*;
 
     const LIMITS: Limits = Limits { error_ratio: 10_000, min_requests: 50, latency_ratio: None };
     /// Simulated canaries for each figure.
     const TRIALS: u32 = 10_000;
 
-    /// Deterministic random numbers from 0 to 1 (xorshift64).
-    struct Random(u64);
-
     impl Random {
-        fn next(&mut self) -> f64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            (self.0 >> 11) as f64 / (1_u64 << 53) as f64
-        }
-
         /// The figures of a generation whose requests fail with this probability.
         fn figures(&mut self, requests: u64, failing: f64) -> Figures {
             Figures::counted(requests, (0..requests).filter(|_| self.next() < failing).count() as u64)

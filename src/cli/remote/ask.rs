@@ -113,7 +113,7 @@ impl Reading {
         Reading { bytes, task: tokio::spawn(read) }
     }
 
-    /// What was read, when the process at the other end has exited.
+    /// Returns the bytes that were read; called when the process at the other end has exited.
     async fn end(mut self) -> Vec<u8> {
         let _ = timeout(REST, &mut self.task).await;
         self.task.abort();

@@ -108,7 +108,7 @@ impl QueueWatch {
         let results = self.results.clone();
         let run = move || drop(results.send(TaskResult::Queues(kernel::queues(&sockets))));
         self.is_looking = thread::spawn(THREAD, run).is_ok();
-        // Not earlier, although a look tells of no connection where epoll told of one: the kernel may refuse its dump.
+        // The next look is never earlier: the kernel may refuse its dump, and then a look sees no connection where epoll told of one.
         self.next = Some(now + PERIOD);
     }
 

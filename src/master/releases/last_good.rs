@@ -106,22 +106,25 @@ impl Recorded {
     /// # Errors
     /// The sentence for the administrator.
     pub fn check(&self, program: &Program) -> Result<(), String> {
-        let (_, inode, size, seconds, nanoseconds) = self.program;
-        let (_, now_inode, now_size, now_seconds, now_nanoseconds) = identity(program.identity());
-        if (inode, size, seconds, nanoseconds) == (now_inode, now_size, now_seconds, now_nanoseconds) {
+        let (_, inode, size, seconds, nanoseconds) = identity(program.identity());
+        if self.is_program((inode, size, seconds, nanoseconds)) {
             return Ok(());
         }
         Err(format!("the program of the last good release, {}, has changed since it was committed", program.path().display()))
     }
 
-    /// Whether the program in the directory is the one that was recorded. One that is looked up in the master's `PATH` is not looked at here.
+    /// Whether the program in the directory is the one that was recorded. A program from the master's `PATH` is not looked at here.
     fn has_its_program(&self) -> bool {
         use std::os::unix::fs::MetadataExt;
         let Some(program) = self.command.first().filter(|program| program.contains('/')) else { return true };
+        std::fs::metadata(self.directory.join(program))
+            .is_ok_and(|now| self.is_program((now.ino(), now.size().cast_signed(), now.mtime(), now.mtime_nsec())))
+    }
+
+    /// Whether a file with this inode, size and time of modification (seconds, nanoseconds) is the recorded program.
+    fn is_program(&self, file: (u64, i64, i64, i64)) -> bool {
         let (_, inode, size, seconds, nanoseconds) = self.program;
-        std::fs::metadata(self.directory.join(program)).is_ok_and(|now| {
-            (inode, size, seconds, nanoseconds) == (now.ino(), now.size().cast_signed(), now.mtime(), now.mtime_nsec())
-        })
+        file == (inode, size, seconds, nanoseconds)
     }
 
     /// Whether this is the same release: the same program in the same directory.

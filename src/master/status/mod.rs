@@ -94,7 +94,7 @@ pub(in crate::master) struct StatusPublisher {
     troubles: Troubles,
     /// The connections that wait while the instance is paused.
     waiting: Option<Waiting>,
-    /// It was warned of a queue that is nearly full.
+    /// Whether the log has the warning of a queue that is nearly full, in this pause.
     is_warned: bool,
     /// Whether each ready worker accepts, as it was seen last.
     accepting: BTreeMap<WorkerId, bool>,

@@ -32,7 +32,7 @@ impl Waiting {
         all
     }
 
-    /// For the status line: `3 connections wait (room for 4096)`.
+    /// The part of the status line: `3 connections wait (room for 4096)`.
     pub fn text(&self) -> String {
         let wait = if self.connections == 1 { "connection waits" } else { "connections wait" };
         let nearly_full = if self.nearly_full.is_some() { ", a queue is nearly full" } else { "" };

@@ -198,7 +198,7 @@ impl Master {
         self.listeners.resume(fds, &state.queues, &self.pool, self.now);
         let unknown: Vec<_> = self.pool.workers().map(|(id, _)| id).filter(|id| !self.is_known(*id)).collect();
         for preload in self.pool.preload_processes() {
-            // What it forks would be no child of this process, or its socket did not come.
+            // The workers that this preload process forks would be no children of this process, or its socket did not come.
             if died || self.workers.fork_socket(preload).is_none() {
                 self.events.push(Event::PreloadOutlived(preload));
             }

@@ -189,7 +189,7 @@ impl WorkerSet {
     /// Whether the master has a child that is no worker: an orphaned process that a worker left.
     fn strangers(&self) -> bool {
         match of_the_first_thread() {
-            // Workers are children of the loop's thread, not of the first thread, so this list is short even with a thousand workers.
+            // Workers are children of the loop's thread, which is another one than the first until an upgrade, so this list is short.
             Some(children) => children.iter().any(|pid| !self.pids.contains_key(pid)),
             // The kernel does not list children: the caller scans all processes instead.
             None => true,

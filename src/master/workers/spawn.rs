@@ -66,7 +66,7 @@ pub(in crate::master) struct Start {
     pub mode: StartMode,
 }
 
-/// What is made for a worker before it has a process.
+/// The parts of a worker that are made before its process.
 pub(in crate::master) struct Kit {
     pub notify: NotifySocket,
     pub stdout: OwnedFd,
@@ -199,7 +199,7 @@ impl WorkerSet {
     /// Makes what a worker needs before it has a process.
     ///
     /// # Errors
-    /// What cannot be made. Nothing is left of it.
+    /// The part that cannot be made. No part is left then.
     pub(in crate::master) fn kit(&mut self, worker: WorkerId, start: &Start) -> Result<Kit, String> {
         let Start { slot, generation, release, .. } = start;
         let (slot, generation, is_preload) = (*slot, *generation, start.mode == StartMode::Preload);
@@ -289,7 +289,7 @@ impl WorkerSet {
     /// Adds the process of a worker to the table, and watches it.
     ///
     /// # Errors
-    /// It cannot be watched. It is killed, and nothing is left of it.
+    /// The process cannot be watched. The process is killed, and nothing is left of the worker.
     pub(in crate::master) fn register(&mut self, worker: WorkerId, process: Process) -> Result<(), String> {
         let watch = |poll: &crate::sys::poll::Poll| {
             poll.add(&process.pidfd, Token::Exit(worker).to_u64())?;

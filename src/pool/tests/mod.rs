@@ -2,6 +2,7 @@
 
 mod orphaned;
 mod queues;
+pub(super) mod random;
 mod simulation;
 mod snapshot;
 mod stories;

@@ -20,7 +20,7 @@ pub struct Targets {
     pub places: Vec<Place>,
     /// The sockets of the canary, in ascending order.
     pub canary: Vec<Place>,
-    /// So many of [`Self::of`] connections go to the canary.
+    /// The number of connections, of each [`Self::of`], that go to the canary.
     pub part: u32,
     /// See [`Self::part`].
     pub of: u32,
@@ -92,7 +92,7 @@ pub fn program(targets: &Targets) -> Vec<Instruction> {
     if others == 0 {
         return program(&Targets::equal(targets.canary.clone()));
     }
-    // Of `of` turns, `part` go to the canary, evenly spaced: turn T if (T * part) modulo `of` is below `part`. Before it were C turns of the
+    // Of `of` turns, `part` go to the canary, evenly spaced: turn T if (T * part) modulo `of` is below `part`. Turn T comes after C turns of the
     // canary, T * part / `of` rounded up, and T - C of the others; so many turns of a side choose among its places.
     let canary = [vec![plain(A_IS_X, 0), plain(MODULO, canaries)], table(&canary)].concat();
     let others = [vec![plain(LOAD_STORED, 0), plain(SUBTRACT_X, 0), plain(MODULO, others)], table(&places)].concat();

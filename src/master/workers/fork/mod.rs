@@ -194,7 +194,7 @@ impl WorkerSet {
             let received = match socket.peek(&mut buffer) {
                 Ok(Some(received)) => received,
                 Ok(None) => break,
-                // With requests that it has not read.
+                // The process has ended without reading all requests.
                 Err(_) => return self.close_fork_socket(parent),
             };
             if received.bytes.is_empty() && received.pid.is_none() {

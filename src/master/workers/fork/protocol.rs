@@ -21,7 +21,7 @@ pub const REPLY_MAX: usize = 256;
 /// The most descriptors of one request (`SCM_MAX_FD` of the kernel).
 pub const DESCRIPTORS_MAX: usize = 253;
 
-/// What a descriptor of a request is for.
+/// The purpose of a descriptor of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Becomes descriptor 0.
@@ -117,7 +117,7 @@ impl Reply {
     /// Reads a reply. Fields with other names are ignored.
     ///
     /// # Errors
-    /// What is wrong with it, without a byte of it.
+    /// The fault of the reply, without a byte of it.
     pub fn parse(bytes: &[u8]) -> Result<Reply, &'static str> {
         if bytes.len() > REPLY_MAX {
             return Err("a reply that is too long");

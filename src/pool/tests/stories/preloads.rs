@@ -28,7 +28,7 @@ fn workers_start_when_the_preload_process_is_ready() {
     let mut world = World::new(preloading(2));
     assert_eq!((spawned(&world), state(&world)), (vec![1], "starting"));
     assert_eq!(world.pool.status_text(), "generation 1: 0/2 ready, loading the application");
-    // It loads for longer than a worker may take to start, and says so.
+    // The application loads for longer than a worker may take to start, and says so.
     world.step(Event::Notification(1, Notification::Extend(ms(60_000))));
     world.pass(ms(50_000));
     assert_eq!(spawned(&world), [1], "a worker that waits has no start timeout");

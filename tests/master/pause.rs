@@ -1,6 +1,8 @@
 //! Pause and resume: all workers drain, connections wait in the kernel's queue, and the same generation serves again.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use super::generator::Load;
@@ -199,4 +201,46 @@ fn slots_with_queues_of_their_own_keep_what_waits() {
         let answer = request.join().expect("an answer");
         assert!(answer.contains("generation 1"), "{answer}");
     }
+}
+
+/// A worker that accepts, and in a place with the file `deaf` only holds the socket.
+const DEAF: &str = r#"#!/usr/bin/env python3
+import os, socket, time
+
+while os.path.exists("PLACE/deaf"):
+    time.sleep(1000)
+listener = socket.socket(fileno=3)
+listener.setblocking(True)
+while True:
+    listener.accept()[0].close()
+"#;
+
+/// Between its clone and its program a worker has the descriptors of the master, which watches the queues during a pause.
+#[test]
+fn resumed_worker_is_not_ready_before_its_program_runs() {
+    let place = Place::new();
+    let _ = std::fs::remove_dir_all(place.path("v1"));
+    std::fs::create_dir_all(place.path("v1")).expect("a release");
+    place.program("v1/worker", &DEAF.replace("PLACE", place.root().to_str().expect("text")));
+    let keys = "count = 4\nready = 'accepting'\nstart_timeout = '10min'\nstop_timeout = '1ms'";
+    let master = place.pool(keys, "").start();
+    master.wait_until_calm();
+    pause(&master, &[]);
+    master.place.write("deaf", "");
+    let mut events = UnixStream::connect(master.control()).expect("the control socket");
+    events.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").expect("a request");
+    let mut told = BufReader::new(events).lines().map_while(Result::ok);
+    assert!(told.any(|line| line.starts_with("event: ")), "the state at the beginning");
+    for _ in 0..50 {
+        for path in ["/resume", "/pause"] {
+            let answer = http::over_unix(&master.control(), "POST", path, super::harness::TIMEOUT).expect("an answer");
+            assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        }
+    }
+    std::fs::remove_file(master.place.path("deaf")).expect("the file");
+    master.ok(&["resume"]);
+    // The first worker that is told as ready is one of the last start, which has the highest numbers.
+    let ready = told.find(|line| line.starts_with("data: ") && line.contains("\"state\":\"ready\"")).expect("an event");
+    let event: Value = serde_json::from_str(ready.trim_start_matches("data: ")).expect("JSON");
+    assert!(event["id"].as_u64() > Some(4 * 51), "{event:#}\n{}", master.log());
 }

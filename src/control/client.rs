@@ -4,6 +4,7 @@
 //! of another version are ignored; missing fields get defaults.
 
 mod error;
+mod events;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 pub use self::error::Error;
+pub use self::events::Events;
 use super::messages::{ChangeMessage, ErrorMessage, Event, ReloadMessage, SummaryMessage};
 use crate::status::tree::{Document, Release};
 
@@ -35,8 +37,6 @@ const TRIES: u32 = 5;
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// The largest answer that is read, bytes. A document of 1,000 workers with 10,000 connections has about 5 MB.
 const LARGEST: usize = 256 << 20;
-/// The largest single event, bytes.
-const LARGEST_EVENT: usize = 1 << 20;
 
 /// A client of one master. It opens a connection for each call.
 #[derive(Clone, Debug)]
@@ -389,56 +389,4 @@ impl Talk {
         request.headers_mut().insert(HOST, HeaderValue::from_static("ratoon"));
         self.send.send_request(request).await
     }
-}
-
-/// The stream of `GET /events`.
-pub struct Events {
-    body: Incoming,
-    text: Vec<u8>,
-    path: PathBuf,
-    _talk: Talk,
-}
-
-impl Events {
-    /// The next event; `None` when the master ends the stream. Dropping the future loses no event.
-    ///
-    /// # Errors
-    /// [`Error::Broken`]
-    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
-        loop {
-            while let Some(end) = find(&self.text, b"\n\n") {
-                let block = self.text.drain(..end + 2).collect::<Vec<_>>();
-                if let Some(event) = read_block(&String::from_utf8_lossy(&block)) {
-                    return Ok(Some(event));
-                }
-            }
-            if self.text.len() > LARGEST_EVENT {
-                return Err(Error::Broken(self.path.clone(), "an event without end".to_owned()));
-            }
-            match self.body.frame().await {
-                Some(Ok(frame)) => self.text.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-                Some(Err(error)) => return Err(Error::Broken(self.path.clone(), error.to_string())),
-                None => return Ok(None),
-            }
-        }
-    }
-}
-
-fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len()).position(|window| window == what)
-}
-
-/// Reads one event of the stream; `None` for a comment or an unknown name.
-fn read_block(block: &str) -> Option<Event> {
-    let (mut name, mut data) = ("", String::new());
-    for line in block.lines() {
-        let (field, value) = line.split_once(':').unwrap_or((line, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "event" => name = value,
-            "data" => data.push_str(value),
-            _ => {}
-        }
-    }
-    Event::parse(name, &data)
 }

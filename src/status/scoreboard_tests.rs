@@ -17,7 +17,8 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::status::tree::Connection;
-use ratoon_worker::scoreboard::writer::{Board, Connection as Writer, Head, Stage};
+use ratoon_worker::scoreboard::connection::{Connection as Writer, Head, Stage};
+use ratoon_worker::scoreboard::writer::Board;
 use ratoon_worker::scoreboard::{INFO, MAGIC, URL};
 
 fn pair() -> (Scoreboard, Arc<Board>) {

@@ -67,6 +67,8 @@
 //! any time. A slot with 0 in word 0 is free.
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "worker")]
+pub mod connection;
 pub mod entry;
 #[cfg(feature = "worker")]
 pub(crate) mod text;

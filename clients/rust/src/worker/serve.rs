@@ -33,8 +33,9 @@ use super::listen::{Kind, Listener};
 use super::stream::{self, State};
 use super::track::Layer;
 use super::{draining, identity};
+use crate::scoreboard::connection::Connection;
 use crate::scoreboard::entry::Guarded;
-use crate::scoreboard::writer::{self, Board, Connection};
+use crate::scoreboard::writer::{self, Board};
 
 /// Serves `service` (a hyper service) on `listener` until the drain has begun and every connection is done.
 ///

@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Server;
-use crate::scoreboard::writer::{Board, Connection, now};
+use crate::scoreboard::connection::Connection;
+use crate::scoreboard::writer::{Board, now};
 use crate::worker::Drain;
 use crate::worker::board::board;
 use crate::worker::listen::Listener;

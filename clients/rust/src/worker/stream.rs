@@ -21,7 +21,7 @@ use super::board::board;
 use super::drain::Drain;
 use super::draining;
 use super::track::Layer;
-use crate::scoreboard::writer::{self, Head, Stage};
+use crate::scoreboard::connection::{self, Head, Stage};
 
 /// How long the peer may take to shut down its half after this side has shut down writing.
 const LINGER: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ const UNFLUSHED: u64 = 1 << 32;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) drain: Drain,
-    pub(super) shown: writer::Connection,
+    pub(super) shown: connection::Connection,
     /// Whether the stream is a [`Connection`], which reports when all written bytes are with the kernel.
     flushes: bool,
     /// Number of requests whose answer isn't complete, plus [`UNFLUSHED`] for each of them whose answer only needs to be flushed.
@@ -49,7 +49,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(
         drain: Drain,
-        shown: writer::Connection,
+        shown: connection::Connection,
         flushes: bool,
         alive: Option<mpsc::Sender<Infallible>>,
     ) -> Arc<Self> {
@@ -125,7 +125,7 @@ enum End {
 impl<IO> Connection<IO> {
     /// Wraps a connection that was just accepted. `peer`: the peer's address, if it has one.
     pub fn new(io: IO, peer: Option<SocketAddr>) -> Self {
-        let shown = writer::Connection::new(board().clone(), peer);
+        let shown = connection::Connection::new(board().clone(), peer);
         Self::of(io, State::new(draining().clone(), shown, true, None))
     }
 

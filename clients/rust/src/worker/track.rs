@@ -21,7 +21,7 @@ use super::board::{board, object_text};
 use super::draining;
 use super::stream::State;
 use crate::scoreboard::INFO;
-use crate::scoreboard::writer::{Connection, Head, Stage};
+use crate::scoreboard::connection::{Connection, Head, Stage};
 
 thread_local! {
     /// The request whose handler this thread polls. It is not dropped with the thread: when a handler calls exit(3), its request must

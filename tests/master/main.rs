@@ -22,6 +22,7 @@ mod load;
 mod pause;
 mod pinned;
 mod preload;
+mod preload_killed;
 mod previous;
 mod probe;
 mod queue;

@@ -126,12 +126,12 @@ while True:
         os.close(descriptor)
 "#;
 
-fn library() -> PathBuf {
+pub fn library() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/src")
 }
 
 /// A release whose application does this while it is loaded.
-fn release(place: &Place, name: &str, while_loading: &str) {
+pub fn release(place: &Place, name: &str, while_loading: &str) {
     std::fs::create_dir_all(place.path(name)).expect("a release");
     place.program(&format!("{name}/worker"), WORKER);
     place.program(&format!("{name}/hostile"), HOSTILE);
@@ -141,16 +141,16 @@ fn release(place: &Place, name: &str, while_loading: &str) {
 }
 
 /// The keys of a pool of two with this preload process.
-fn keys(preload: &str, more: &str) -> String {
+pub fn keys(preload: &str, more: &str) -> String {
     format!(
         "count = 2\npreload = {preload}\nenvironment = {{ PYTHONPATH = {:?}, PYTHONDONTWRITEBYTECODE = '1' }}\n{more}",
         library()
     )
 }
 
-const PRELOAD: &str = "['/usr/bin/python3', '-m', 'ratoon.preload', 'app']";
+pub const PRELOAD: &str = "['/usr/bin/python3', '-m', 'ratoon.preload', 'app']";
 
-fn place() -> Place {
+pub fn place() -> Place {
     let place = Place::new();
     for name in ["v1", "v2"] {
         let _ = std::fs::remove_dir_all(place.path(name));
@@ -159,26 +159,26 @@ fn place() -> Place {
     place
 }
 
-fn start(more: &str) -> Master {
+pub fn start(more: &str) -> Master {
     place().pool(&keys(PRELOAD, more), "").start()
 }
 
 /// How often the application was loaded.
-fn loaded(master: &Master) -> usize {
+pub fn loaded(master: &Master) -> usize {
     std::fs::read_to_string(master.place.path("loaded")).map_or(0, |text| text.lines().count())
 }
 
-fn preload(status: &Value) -> u32 {
+pub fn preload(status: &Value) -> u32 {
     status["preload"]["pid"].as_u64().unwrap_or_else(|| panic!("no preload process: {status:#}")) as u32
 }
 
 /// A worker's answer.
-fn asked(master: &Master) -> Value {
+pub fn asked(master: &Master) -> Value {
     serde_json::from_str(&master.get("/")).expect("JSON")
 }
 
 /// Ends the worker that answers next, and waits until all are ready again.
-fn crash(master: &Master) -> Value {
+pub fn crash(master: &Master) -> Value {
     let before = master.status()["worker_crashes"].as_u64();
     let _ = http::get(&master.address(), "/exit");
     master.wait("it is replaced", |status| {

@@ -54,7 +54,7 @@ def after():
 class Master:
     """A running preload process, and its requests; ended when the context is left."""
 
-    def __init__(self, modules=("app",), app=APP):
+    def __init__(self, modules=("app",), app=APP, options=()):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
         self._directory = tempfile.TemporaryDirectory()
         self.directory = Path(self._directory.name)
@@ -64,11 +64,12 @@ class Master:
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(self.directory / "notify"))
         self.notify.settimeout(DEADLINE)
+        self.announced = {}
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.settimeout(DEADLINE)
         self.channel.setsockopt(socket.SOL_SOCKET, SO_PASSCRED, 1)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ratoon.preload", *modules],
+            [sys.executable, *options, "-m", "ratoon.preload", *modules],
             cwd=self.directory,
             env={
                 **os.environ,
@@ -110,11 +111,22 @@ class Master:
         return output
 
     def reply(self):
-        """The next reply, and the pid of its sender by the kernel's word."""
+        """The next outcome, and the pid of its sender by the kernel's word. The process is announced before."""
+        message, pid = self.datagram()
+        while b"\0forked=" in message:
+            self.announced[_fields(message)["forked"]] = int(_fields(message)["pid"])
+            message, pid = self.datagram()
+        return message, pid
+
+    def datagram(self):
         space = socket.CMSG_SPACE(struct.calcsize("3i"))
         message, ancillary, _, _ = self.channel.recvmsg(256, space)
         (pid,) = [array.array("i", data)[0] for level, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
         return message, pid
+
+
+def _fields(message):
+    return dict(field.split("=", 1) for field in message.decode().split("\0") if field)
 
 
 def read(output):
@@ -129,6 +141,7 @@ class Preload(unittest.TestCase):
             output = master.ask(7)
             message, pid = master.reply()
             self.assertEqual(message, _protocol.confirmed(7))
+            self.assertEqual(master.announced, {"7": pid})
             facts = json.loads(read(output))
             self.assertEqual((facts["pid"], facts["parent"], facts["session"]), (pid, os.getpid(), pid))
             self.assertEqual((facts["loaded"], facts["argv"][1:]), (master.process.pid, ["--port", "1"]))
@@ -176,6 +189,24 @@ class Preload(unittest.TestCase):
             _, pid = master.reply()
             self.assertEqual(read(output), "['x']\n")
             self.assertEqual(os.waitpid(pid, 0)[1], 0)
+
+    def test_option_that_is_that_of_the_process_is_kept(self):
+        with Master(options=("-O", "-X", "dev")) as master:
+            (master.directory / "tool.py").write_text(
+                "import sys\nprint(sys.flags.optimize, sys.flags.dev_mode, sys.stdout.write_through)\n"
+            )
+            output = master.ask(1, ("python3", "-Ou", "-X", "dev", "-m", "tool"), sys.executable)
+            _, pid = master.reply()
+            self.assertEqual(read(output), "1 True True\n")
+            os.waitpid(pid, 0)
+
+    def test_option_that_is_not_that_of_the_process_is_refused(self):
+        for options in (("-O",), ("-X", "dev"), ("-Xutf8=0",), ("-W", "error"), ("-I",)):
+            with Master() as master:
+                output = master.ask(1, ("python3", *options, "-m", "tool"), sys.executable)
+                _, pid = master.reply()
+                self.assertIn("write it into worker.preload, too", read(output), options)
+                self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 2)
 
     def test_program_that_is_not_of_python_is_refused(self):
         with Master() as master:

@@ -154,9 +154,14 @@ impl WorkerSet {
         }
     }
 
-    /// Closes the notify socket of a worker that is gone. The helper closes it if its datagrams have descriptors, or if it has too many.
+    /// Closes the notify socket of a worker that is gone.
     pub(in crate::master) fn close_notify(&mut self, worker: WorkerId, socket: NotifySocket) {
         self.discarder.holds.remove(&worker);
+        self.empty_and_close(worker, socket);
+    }
+
+    /// Closes a socket of a worker. The helper closes it if its datagrams have descriptors, or if it has too many.
+    pub(in crate::master) fn empty_and_close(&mut self, worker: WorkerId, socket: NotifySocket) {
         socket.refuse();
         let mut buffer = [0; MESSAGE_MAX];
         for _ in 0..CLOSING_MAX {

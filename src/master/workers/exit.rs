@@ -150,7 +150,9 @@ impl WorkerSet {
         // processes of workers and hooks, and children that this process had before it became the master.
         let reaped = reap_orphans(|pid| pids.contains_key(&pid) || is_awaited(pid));
         self.dismissed.retain(|pidfd| matches!(pidfd.wait(), Ok(None)));
-        if reaped.is_ok_and(|reaped| reaped.more && !reaped.ended.is_empty()) {
+        let reaped = reaped.unwrap_or_default();
+        self.reaped_orphans(&reaped.ended, events);
+        if reaped.more && !reaped.ended.is_empty() {
             // No further signal comes for the children that are left, so the next loop iteration reaps them.
             let _ = self.results.send(TaskResult::Orphans);
         }

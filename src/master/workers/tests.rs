@@ -102,6 +102,21 @@ fn worker_set_reports_notifications_of_its_workers() {
 }
 
 #[test]
+fn closed_fork_socket_leaves_the_notify_socket_with_the_helper() {
+    let mut room = Room::new();
+    room.spawn(7, r#"["sleep", "1000"]"#).expect("a process");
+    let (socket, _theirs) = fork::sockets().expect("a pair");
+    room.workers.add_fork_socket(7, socket).expect("it is watched");
+    room.workers.discard(7, 0, Instant::now());
+    room.workers.close_fork_socket(7);
+    assert!(room.workers.discarder.holds(7), "it would be read beside the helper");
+    room.workers.kill(7, Some(0));
+    assert!(matches!(room.event(), Event::Exited { worker: 7, .. }));
+    room.workers.forget(7);
+    assert!(!room.workers.discarder.holds(7));
+}
+
+#[test]
 fn worker_set_leaves_nothing_of_a_failed_start() {
     let mut room = Room::new();
     std::fs::remove_dir_all(room.workers.runtime_dir().notify()).expect("removed");

@@ -4,19 +4,18 @@
 //! is no known process. A worker that is confirmed is a worker like any other. Whatever a preload process sends, each request ends with
 //! one event: at the confirmation, at a failure, or at the end of the preload process. (The pool ends a process that does not answer.)
 
+mod early_exit;
 pub mod protocol;
+mod send;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-
-use self::protocol::{DESCRIPTORS_MAX, Reply, Request, Role};
-use crate::config::Stdin;
+use self::protocol::{Reply, Request, Role};
+use self::send::send;
 use crate::master::event_queue::EventQueue;
 use crate::master::releases::expand::Values;
 use crate::master::releases::prepare::assignment;
@@ -26,9 +25,10 @@ use crate::master::workers::processes::{Budget, ERRNOS, More, Process, Token};
 use crate::master::workers::spawn::{Kit, Start};
 use crate::pool::{Event, WorkerId};
 use crate::sys::awaited::is_awaited;
+use crate::sys::credentials::own_uid;
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::notify::{MESSAGE_MAX, NotifySocket};
-use crate::sys::process::PidFd;
+use crate::sys::process::{PidFd, effective_uid};
 use crate::sys::spawn::describe;
 
 /// Requests to one preload process that may be unanswered at once. A Unix socket of the kernel's defaults queues 11 datagrams.
@@ -66,6 +66,8 @@ struct Pending {
     kit: Kit,
     text: Vec<u8>,
     roles: Vec<Role>,
+    /// The process that is to confirm, by the word of the preload process: see [`early_exit`].
+    announced: Option<u32>,
 }
 
 /// A pair of connected sockets: the master's end, and the end of the preload process.
@@ -123,7 +125,7 @@ impl WorkerSet {
                 return Err(format!("not forked: {why}"));
             }
         };
-        self.forks.pending.insert(worker, Pending { parent, start, kit, text, roles });
+        self.forks.pending.insert(worker, Pending { parent, start, kit, text, roles, announced: None });
         if let Some(of) = self.forks.parents.get_mut(&parent) {
             of.waiting.push_back(worker);
         }
@@ -208,6 +210,7 @@ impl WorkerSet {
             let _ = socket.skip();
             match reply {
                 Ok(Reply::Confirmed(worker)) => self.confirmed(parent, worker, pid, now, events),
+                Ok(Reply::Forked(worker, child)) => self.announced(parent, worker, child),
                 Ok(Reply::Failed(worker, errno)) if self.is_pending(parent, worker) => {
                     self.fork_failed(worker, format!("fork: {}", describe(errno)), events);
                 }
@@ -239,6 +242,12 @@ impl WorkerSet {
         let process = pid.filter(|_| !known).and_then(|pid| Some((pid, PidFd::open(pid).ok()?)));
         let child = process.filter(|(_, pidfd)| pidfd.is_child());
         match (child, self.is_pending(parent, worker)) {
+            (Some((pid, pidfd)), true) if !self.may_confirm(parent, pid) => {
+                let _ = pidfd.signal(libc::SIGKILL);
+                self.dismiss(pidfd);
+                self.fork_failed(worker, "not forked: a process of another user confirmed it".to_owned(), events);
+                self.break_off(parent, "a process of another user has confirmed a worker", events);
+            }
             (Some((pid, pidfd)), true) => {
                 self.answered(parent, worker);
                 match self.take_over(worker, pid, pidfd, now) {
@@ -266,6 +275,13 @@ impl WorkerSet {
             }
             (None, false) => self.not_asked(parent),
         }
+    }
+
+    /// Whether a process has the user of the preload process. One that was started as root may have become any user.
+    fn may_confirm(&self, parent: WorkerId, pid: u32) -> bool {
+        let Some(process) = self.processes.get(&parent) else { return false };
+        let started_as = process.release.plan.identity.as_ref().map_or_else(own_uid, |identity| identity.uid);
+        started_as == 0 || effective_uid(pid) == Some(started_as)
     }
 
     fn not_asked(&mut self, parent: WorkerId) {
@@ -350,7 +366,8 @@ impl WorkerSet {
         let Some(of) = self.forks.parents.get_mut(&parent) else { return };
         if let Some(socket) = of.socket.take() {
             let _ = self.poll.remove(&socket);
-            self.close_notify(parent, socket);
+            // The notify socket of the process may be with the helper that drops descriptors, and stays so.
+            self.empty_and_close(parent, socket);
         }
     }
 
@@ -368,31 +385,6 @@ impl WorkerSet {
         self.close_fork_socket(parent);
         self.forks.parents.remove(&parent);
     }
-}
-
-/// Sends a request with its descriptors.
-fn send(socket: &NotifySocket, pending: &Pending) -> io::Result<()> {
-    let Pending { start, kit, roles, .. } = pending;
-    let sockets = start.sockets.as_deref().unwrap_or(&start.release.plan.listeners);
-    let first = sockets.first().filter(|_| start.release.config.worker.stdin == Stdin::Socket);
-    let null = match first {
-        Some(_) => None,
-        None => Some(OwnedFd::from(std::fs::File::open("/dev/null")?)),
-    };
-    let stdin = first.map(|socket: &Arc<OwnedFd>| socket.as_fd()).or(null.as_ref().map(AsFd::as_fd));
-    let mut descriptors: Vec<BorrowedFd<'_>> = stdin.into_iter().collect();
-    descriptors.extend([kit.stdout.as_fd(), kit.stderr.as_fd()]);
-    descriptors.extend(sockets.iter().map(|socket| socket.as_fd()));
-    descriptors.extend(kit.scoreboard.as_ref().map(|page| page.as_fd()));
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if descriptors.len() != roles.len() || !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::Error::from_raw_os_error(libc::E2BIG));
-    }
-    let text = [io::IoSlice::new(&pending.text)];
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &text, &mut control, flags))?;
-    Ok(())
 }
 
 fn text_of(error: &io::Error) -> String {

@@ -1,8 +1,8 @@
 //! The protocol between the master and a preload process, version 1 (docs/contract.md §4, PRELOAD in `ratoon-worker(7)`).
 //!
 //! A message is one datagram of `name=value` fields, each ended by a NUL byte. Its first field is the version. A request asks for one
-//! worker; its descriptors come with it (SCM_RIGHTS), in the order of its `fd` fields. A reply confirms one worker, or says that it
-//! failed. The kernel tells who sent a reply; nothing in it is believed but the worker's id.
+//! worker; its descriptors come with it (SCM_RIGHTS), in the order of its `fd` fields. A reply names the process that
+//! was forked for a worker, confirms one, or says that it failed. The kernel tells who sent a reply; nothing in it is believed but the worker's id.
 //!
 //! Law: a reply is read without a panic whatever its bytes are, and is at most [`REPLY_MAX`] bytes.
 
@@ -107,6 +107,8 @@ impl Request<'_> {
 /// A reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
+    /// A process was forked that is to confirm this worker; its pid, by the word of the preload process.
+    Forked(WorkerId, u32),
     /// The sender is this worker.
     Confirmed(WorkerId),
     /// This worker could not be made; an errno.
@@ -128,21 +130,24 @@ impl Reply {
         if fields.next() != Some(HEAD) {
             return Err("a reply of another version");
         }
-        let (mut confirmed, mut failed, mut errno) = (None, None, None);
+        let (mut forked, mut confirmed, mut failed, mut pid, mut errno) = (None, None, None, None, None);
         for field in fields {
             let (name, value) = field.split_once('=').ok_or("a field without a value")?;
             match name {
+                "forked" => forked = Some(value.parse().map_err(|_| "a worker's id that is no number")?),
                 "confirmed" => confirmed = Some(value.parse().map_err(|_| "a worker's id that is no number")?),
                 "failed" => failed = Some(value.parse().map_err(|_| "a worker's id that is no number")?),
+                "pid" => pid = Some(value.parse().map_err(|_| "a pid that is no number")?),
                 "errno" => errno = Some(value.parse().map_err(|_| "an errno that is no number")?),
                 _ => {}
             }
         }
-        match (confirmed, failed) {
-            (Some(worker), None) => Ok(Reply::Confirmed(worker)),
-            (None, Some(worker)) => Ok(Reply::Failed(worker, errno.unwrap_or(libc::EIO))),
-            (Some(_), Some(_)) => Err("a reply that confirms and fails"),
-            (None, None) => Err("a reply about no worker"),
+        match (forked, confirmed, failed) {
+            (Some(worker), None, None) => Ok(Reply::Forked(worker, pid.ok_or("a forked process without a pid")?)),
+            (None, Some(worker), None) => Ok(Reply::Confirmed(worker)),
+            (None, None, Some(worker)) => Ok(Reply::Failed(worker, errno.unwrap_or(libc::EIO))),
+            (None, None, None) => Err("a reply about no worker"),
+            _ => Err("a reply with more than one outcome"),
         }
     }
 }
@@ -202,6 +207,7 @@ mod tests {
     #[test]
     fn reply_is_a_worker_and_its_outcome() {
         assert_eq!(Reply::parse(b"ratoon-fork=1\0confirmed=7\0"), Ok(Reply::Confirmed(7)));
+        assert_eq!(Reply::parse(b"ratoon-fork=1\0forked=7\0pid=99\0"), Ok(Reply::Forked(7, 99)));
         assert_eq!(Reply::parse(b"ratoon-fork=1\0failed=7\0errno=11\0"), Ok(Reply::Failed(7, 11)));
         assert_eq!(Reply::parse(b"ratoon-fork=1\0failed=7\0"), Ok(Reply::Failed(7, libc::EIO)));
         assert_eq!(Reply::parse(b"ratoon-fork=1\0later=x\0confirmed=7\0"), Ok(Reply::Confirmed(7)), "an unknown field");
@@ -221,7 +227,10 @@ mod tests {
             (b"ratoon-fork=1\0confirmed=-1\0", "a worker's id that is no number"),
             (b"ratoon-fork=1\0confirmed=18446744073709551616\0", "a worker's id that is no number"),
             (b"ratoon-fork=1\0failed=7\0errno=x\0", "an errno that is no number"),
-            (b"ratoon-fork=1\0confirmed=7\0failed=7\0", "a reply that confirms and fails"),
+            (b"ratoon-fork=1\0confirmed=7\0failed=7\0", "a reply with more than one outcome"),
+            (b"ratoon-fork=1\0forked=7\0pid=9\0failed=7\0", "a reply with more than one outcome"),
+            (b"ratoon-fork=1\0forked=7\0", "a forked process without a pid"),
+            (b"ratoon-fork=1\0forked=7\0pid=-9\0", "a pid that is no number"),
             (b"ratoon-fork=1\0\0confirmed=7\0", "a field without a value"),
             (b"ratoon-fork=1\0confirmed=\xff\0", "a reply that is not UTF-8"),
             (&[b'x'; REPLY_MAX + 1], "a reply that is too long"),

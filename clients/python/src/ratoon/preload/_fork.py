@@ -91,7 +91,10 @@ class Channel:
                     self._say(_protocol.failed(request.worker, errno.EAGAIN))
             return False
         try:
-            if os.fork():
+            worker = os.fork()
+            if worker:
+                # Before this process ends, and the worker is the master's child.
+                self._say(_protocol.forked(request.worker, worker))
                 os._exit(0)
             self._become(request, descriptors)
         except OSError as error:

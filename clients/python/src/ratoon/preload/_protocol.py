@@ -62,6 +62,11 @@ def parse(message: bytes) -> Request:
     return request
 
 
+def forked(worker: int, pid: int) -> bytes:
+    """This process is to confirm the worker. The master needs it to see that the process ends before."""
+    return HEAD + b"\0forked=%d\0pid=%d\0" % (worker, pid)
+
+
 def confirmed(worker: int) -> bytes:
     """The sender is this worker."""
     return HEAD + b"\0confirmed=%d\0" % worker

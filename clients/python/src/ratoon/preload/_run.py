@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import runpy
 import sys
 from typing import List, NoReturn
 
-#: Options of the interpreter without a value; they cannot be changed any more and are left out.
-_FLAGS = re.compile(r"-[bBdEhiIOPqsSuvVxR]+")
+#: Options of the interpreter without a value, and what each one sets. An interpreter that runs can take -u only.
+_FLAGS = {
+    "b": "bytes_warning", "B": "dont_write_bytecode", "d": "debug", "E": "ignore_environment", "i": "inspect", "I": "isolated",
+    "O": "optimize", "P": "safe_path", "q": "quiet", "R": "hash_randomization", "s": "no_user_site", "S": "no_site", "v": "verbose",
+}
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
 
 
@@ -30,9 +34,10 @@ def _interpret(arguments: List[str]) -> None:
     while arguments and arguments[0].startswith("-") and arguments[0] not in ("-m", "-c", "-"):
         word = arguments.pop(0)
         if word in ("-W", "-X") and arguments:
-            arguments.pop(0)
-        elif not _FLAGS.fullmatch(word) and not word.startswith(("-W", "-X")):
-            _fail(f"worker.command has the option {word!r} of the interpreter, which a forked worker cannot take")
+            word += arguments.pop(0)
+        if not _has(word):
+            _fail(f"worker.command has the option {word!r} of the interpreter, which a forked worker cannot take; write it into "
+                  "worker.preload, too")
     if len(arguments) > 1 and arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
@@ -42,6 +47,21 @@ def _interpret(arguments: List[str]) -> None:
         runpy.run_path(arguments[0], run_name="__main__")
     else:
         _fail("worker.command names no module and no script for the interpreter to run")
+
+
+def _has(option: str) -> bool:
+    """Whether the interpreter has this option, which it may take only now."""
+    if option.startswith("-W"):
+        return option[2:] in sys.warnoptions
+    if option.startswith("-X"):
+        name, _, value = option[2:].partition("=")
+        return sys._xoptions.get(name) == (value or True)
+    if "u" in option[1:]:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(write_through=True)
+    wanted = option[1:].replace("u", "")
+    return all(name in _FLAGS and getattr(sys.flags, _FLAGS[name], 0) >= wanted.count(name) for name in wanted)
 
 
 def _fail(message: str) -> NoReturn:

@@ -2,7 +2,7 @@
 
 use crate::master::output::Printed;
 use crate::master::releases::prepare::Prepared;
-use crate::master::status::accept_watch::Accepting;
+use crate::master::status::accepting::Accepting;
 use crate::master::tasks::TaskId;
 use crate::master::workers::reports::{DiscardProgress, OrphanedProcess};
 use crate::pool::{CommandVerdict, GenerationId, Reason, RecycleReason, WorkerId};

@@ -4,7 +4,7 @@ use hyper::StatusCode;
 
 use super::Peer;
 use super::answer::{Answer, error, message};
-use super::routes::{Call, number};
+use super::call::{Call, number};
 use crate::api::{Reply, Request};
 use crate::config::{self, COUNT_MAX};
 use crate::control::messages::{ChangeMessage, ReloadMessage};

@@ -14,7 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 
 use super::answer::{Answer, Reply, answer};
-use super::routes::{Call, no_body};
+use super::call::{Call, no_body};
 use super::wire::Stream;
 use crate::api::changes::Listening;
 use crate::api::{Closed, Handle};

@@ -13,8 +13,8 @@ use hyper::StatusCode;
 
 use super::accept;
 use super::answer::{Answer, Reply, answer, error};
+use super::call::Call;
 use super::reads::{document, off_loop};
-use super::routes::Call;
 use crate::pool::PoolState;
 use crate::status::tree::{Document, RELOAD_BOUNDS_MS};
 use text::{Format, Micros, Text, seconds};

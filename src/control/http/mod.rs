@@ -6,6 +6,7 @@
 
 mod accept;
 mod answer;
+mod call;
 mod changes;
 mod connection_registry;
 mod events;

@@ -8,7 +8,7 @@ use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::answer::{Answer, Reply, answer, error};
-use super::routes::Call;
+use super::call::Call;
 
 const FRAME: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/style.css");

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::answer::{Answer, JSON, Reply, answer, error, message};
-use super::routes::Call;
+use super::call::Call;
 use crate::control::messages::SummaryMessage;
 use crate::status::rendered::{Line, RenderedStatus};
 use crate::status::tree::Document;

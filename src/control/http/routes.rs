@@ -5,28 +5,17 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue};
+use hyper::header::{ALLOW, CONNECTION, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
-use super::answer::{Answer, Reply, error};
+use super::answer::{Answer, error};
+use super::call::Call;
 use super::{Connection, Peer, changes, events, host, metrics, page, reads};
 
 /// The largest body that a request may have; it is read and ignored.
 const BODY: usize = 64 * 1024;
 /// Timeout for the body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A request, as its handler sees it.
-pub(super) struct Call<'a> {
-    /// The connection of the request.
-    pub connection: &'a Connection,
-    /// The query after the question mark; empty without one.
-    pub query: &'a str,
-    /// The request's headers.
-    pub headers: &'a HeaderMap,
-    /// `HEAD`: only the answer's head is wanted.
-    pub head_only: bool,
-}
 
 type Serve = for<'a> fn(Call<'a>) -> Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
@@ -141,21 +130,4 @@ fn last(mut answer: Answer) -> Answer {
 
 fn known_paths() -> String {
     ROUTES.iter().map(|(path, _)| *path).collect::<Vec<_>>().join(" ")
-}
-
-/// The one number that a query may hold: `Ok(None)` when the query is empty, an error for anything but `name=number`.
-pub(super) fn number<T: std::str::FromStr>(query: &str, name: &str) -> Result<Option<T>, String> {
-    if query.is_empty() {
-        return Ok(None);
-    }
-    let value = query.strip_prefix(name).and_then(|rest| rest.strip_prefix('='));
-    match value.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit())).map(str::parse) {
-        Some(Ok(number)) => Ok(Some(number)),
-        _ => Err(format!("cannot read ?{query}: say ?{name}=NUMBER")),
-    }
-}
-
-/// An empty body for `HEAD` where the whole one would never end.
-pub(super) fn no_body() -> Reply {
-    Reply::whole("")
 }

@@ -2,7 +2,7 @@
 //!
 //! Law: each id has a text in `systemd/ratoon.catalog`, which `journalctl -x` shows below the entry.
 
-use crate::master::log::journal::Level;
+use super::level::Level;
 use crate::pool::Kind;
 
 /// A reload began.

@@ -3,11 +3,13 @@
 //! | module | owns |
 //! |---|---|
 //! | `journal` | entries for the journal or the terminal, which a thread writes |
+//! | `level` | the levels of entries |
 //! | `catalog` | `MESSAGE_ID=` and the catalog's texts |
 //! | `text` | makes foreign text safe to print |
 
 pub mod catalog;
 pub mod journal;
+mod level;
 pub mod text;
 
 use std::collections::HashSet;

@@ -19,7 +19,7 @@ use crate::master::status::release_path::{PathLook, Paths};
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::figures;
-use crate::master::workers::views::WorkerFacts;
+use crate::master::workers::views::{PreloadFacts, WorkerFacts};
 use crate::pool::{CanaryView, Figures, Phase, Slot, WatchView, WorkerId};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::rendered::{Lists, RenderedStatus};
@@ -78,13 +78,6 @@ pub(in crate::master) struct LoopFacts<'a> {
     pub pause_left: Option<Duration>,
     /// The preload process of the present generation.
     pub preload: Option<PreloadFacts>,
-}
-
-/// A preload process: its pid, if there is one, and its state.
-#[derive(Clone, Copy)]
-pub(in crate::master) struct PreloadFacts {
-    pub pid: Option<u32>,
-    pub state: &'static str,
 }
 
 impl StatusPublisher {

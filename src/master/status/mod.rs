@@ -13,10 +13,12 @@
 //! | `reader_rules` | which readers see details |
 //! | `conditions` | parts of the configuration that a reload could not apply |
 //! | `accept_watch` | watches whether ready workers accept connections |
+//! | `accepting` | what a look at the ready workers found |
 //! | `waiting` | connections that wait while no worker serves |
 //! | `troubles` | problems that degrade the instance although its workers are well |
 
 pub(in crate::master) mod accept_watch;
+pub(in crate::master) mod accepting;
 mod conditions;
 pub(in crate::master) mod document;
 pub(in crate::master) mod hello;

@@ -10,7 +10,7 @@ use crate::master::log::text::one_line;
 use crate::master::output::Printed;
 use crate::master::service_manager::start_advice;
 use crate::master::service_manager::systemd::STATUS_MAX;
-use crate::master::status::accept_watch::Accepting;
+use crate::master::status::accepting::Accepting;
 use crate::master::status::waiting::Waiting;
 use crate::master::status::{StatusPublisher, troubles};
 use crate::master::task_result::TaskResult;

@@ -13,13 +13,19 @@ use crate::master::comparison::{self, Reading};
 use crate::master::recycle::Candidate;
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::prepare::Release;
-use crate::master::status::document::PreloadFacts;
 use crate::master::workers::cgroup::Cgroups;
 use crate::master::workers::processes::Process;
 use crate::master::workers::readiness::Known;
 use crate::master::workers::{WorkerSet, missing_limits};
 use crate::pool::{GenerationId, Phase, Pool, PreloadView, Worker, WorkerId};
 use crate::status::scoreboard::Scoreboard;
+
+/// A preload process: its pid, if there is one, and its state.
+#[derive(Clone, Copy)]
+pub(in crate::master) struct PreloadFacts {
+    pub pid: Option<u32>,
+    pub state: &'static str,
+}
 
 /// A worker as the status document shows it.
 pub(in crate::master) struct WorkerFacts {

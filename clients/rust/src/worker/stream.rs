@@ -20,7 +20,6 @@ use tokio::time::Sleep;
 use super::board::board;
 use super::drain::Drain;
 use super::draining;
-use super::track::Layer;
 use crate::scoreboard::connection::{self, Head, Stage};
 
 /// How long the peer may take to shut down its half after this side has shut down writing.
@@ -133,9 +132,8 @@ impl<IO> Connection<IO> {
         Connection { io, state, end: End::Open }
     }
 
-    /// The layer for the service of this connection only.
-    pub fn layer(&self) -> Layer {
-        Layer::of(self.state.clone())
+    pub(super) fn state(&self) -> &Arc<State> {
+        &self.state
     }
 }
 

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::board::{board, object_text};
 use super::draining;
-use super::stream::State;
+use super::stream::{self, State};
 use crate::scoreboard::INFO;
 use crate::scoreboard::connection::{Connection, Head, Stage};
 
@@ -45,6 +45,13 @@ pub fn layer() -> Layer {
 impl Layer {
     pub(super) fn of(state: Arc<State>) -> Self {
         Layer(Some(state))
+    }
+}
+
+impl<IO> stream::Connection<IO> {
+    /// The layer for the service of this connection only.
+    pub fn layer(&self) -> Layer {
+        Layer::of(self.state().clone())
     }
 }
 

@@ -4,6 +4,8 @@
 //! What a program loses by itself is written where it is tested.
 #![forbid(unsafe_code)]
 
+#[path = "foreign/preload.rs"]
+mod preload;
 mod support;
 
 use std::io::{Read as _, Write as _};
@@ -50,22 +52,6 @@ fn uvicorn() {
 #[ignore = "needs what tests/setup installs; tests/run runs it"]
 fn gunicorn() {
     a_worker_s_life(&format!("command = [{:?}, '--no-control-socket', 'app:wsgi']", venv("gunicorn")), Loses::Nothing);
-}
-
-#[test]
-#[ignore = "needs what tests/setup installs; tests/run runs it"]
-fn gunicorn_forked_from_a_preload_process() {
-    let preload = format!("preload = [{:?}, '-m', 'ratoon.preload', 'app', 'gunicorn.app.wsgiapp']", venv("python"));
-    let command = format!("command = [{:?}, '--no-control-socket', 'app:wsgi']", venv("gunicorn"));
-    a_worker_s_life(&format!("{command}\n{preload}"), Loses::Nothing);
-}
-
-#[test]
-#[ignore = "needs what tests/setup installs; tests/run runs it"]
-fn uvicorn_forked_from_a_preload_process() {
-    let preload = format!("preload = [{:?}, '-m', 'ratoon.preload', 'app', 'uvicorn']", venv("python"));
-    let command = format!("command = [{:?}, '--fd', '3', '--no-access-log', 'app:asgi']\nready = 'running'", venv("uvicorn"));
-    a_worker_s_life(&format!("{command}\n{preload}"), Loses::UnreadConnections);
 }
 
 #[test]

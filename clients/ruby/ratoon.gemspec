@@ -10,6 +10,8 @@ Gem::Specification.new do |spec|
   spec.authors = ['Ratoon contributors']
   spec.license = 'MIT'
   spec.required_ruby_version = '>= 2.7'
-  spec.files = Dir['lib/**/*.rb', base: __dir__] + ['README.md']
+  spec.files = Dir['{lib,exe}/**/*', base: __dir__].select { |file| File.file?(File.join(__dir__, file)) } + ['README.md']
+  spec.bindir = 'exe'
+  spec.executables = ['ratoon-preload']
   spec.metadata = { 'rubygems_mfa_required' => 'true' }
 end

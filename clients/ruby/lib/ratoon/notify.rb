@@ -6,13 +6,17 @@ require 'socket'
 # Messages to the master, as in sd_notify(3).
 module Ratoon
   # Read once, so that a server which would speak for itself can be kept from it (ratoon/puma).
-  NOTIFY_SOCKET = ENV['NOTIFY_SOCKET']
-  private_constant :NOTIFY_SOCKET
+  @notify_socket = ENV['NOTIFY_SOCKET']
 
   class << self
+    # Call in a forked process that is a worker of its own: it has another NOTIFY_SOCKET.
+    def forked
+      @notify_socket = ENV['NOTIFY_SOCKET']
+    end
+
     # Whether a master listens: NOTIFY_SOCKET was set when the library was loaded.
     def supervised?
-      !NOTIFY_SOCKET.nil?
+      !@notify_socket.nil?
     end
 
     # Sends assignments, like `notify(READY: 1)`; a Hash is sent as JSON.
@@ -22,7 +26,7 @@ module Ratoon
       return false unless supervised?
 
       text = assignments.map { |name, value| "#{name}=#{format_value(value)}" }.join("\n")
-      path = NOTIFY_SOCKET.sub(/\A@/, "\0")
+      path = @notify_socket.sub(/\A@/, "\0")
       Socket.open(:UNIX, :DGRAM) { |socket| socket.send(text, 0, Addrinfo.unix(path)) }
       true
     rescue SystemCallError

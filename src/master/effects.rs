@@ -51,7 +51,7 @@ impl Master {
             }
             Action::Kill(worker) => self.workers.kill(worker, self.pool.worker(worker).map(|it| it.slot)),
             Action::DrainOrphaned(worker) => {
-                self.workers.look_for_orphaned(worker, self.listeners.sockets());
+                self.workers.look_for_orphaned(worker, self.listeners.watched());
             }
             Action::Changed(worker) => self.changed(worker),
             Action::Ended(ended) => self.record_end(&ended),

@@ -72,9 +72,21 @@ impl Master {
         let (kept, paths) = (releases.history(pool.history()), release.map(|release| releases.paths(release)));
         let (preload, workers, listeners) = (workers.preload(pool), workers.facts(pool), listeners.shown());
         let (canary, watch, pause_left) = (pool.canary(), pool.watch(), pool.pause_left());
-        let slots = self.listeners.slots_of_sockets();
-        let facts =
-            LoopFacts { workers, listeners, slots, release, paths, look, releases: kept, canary, watch, preload, pause_left };
+        let (watched, slots) = (self.listeners.watched(), self.listeners.slots_of_sockets());
+        let facts = LoopFacts {
+            workers,
+            listeners,
+            watched,
+            slots,
+            release,
+            paths,
+            look,
+            releases: kept,
+            canary,
+            watch,
+            preload,
+            pause_left,
+        };
         self.status.compose(job, facts);
     }
 

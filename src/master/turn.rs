@@ -158,6 +158,10 @@ impl Master {
             {
                 self.listeners.steer(&self.pool);
             }
+            // A socket in systemd's store is systemd's: the next master serves what waits there.
+            if self.pool.is_stopping() && self.store.is_none() {
+                self.listeners.close_bound(&self.pool);
+            }
             // A decision that affects workers is stored first: the next master must not decide otherwise.
             if actions.iter().any(|action| matches!(action, Action::Stop(_) | Action::Abort(_) | Action::Kill(_))) {
                 self.checkpoint();

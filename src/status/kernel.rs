@@ -14,7 +14,7 @@ mod process;
 mod ring;
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -119,9 +119,9 @@ impl Surveyor {
 
     /// Examines these workers and listening sockets now, or returns the figures of a moment ago. Concurrent surveys wait for each
     /// other.
-    pub fn survey(&self, workers: &[Subject], listeners: &[impl AsFd], claims: &Claims) -> Survey {
+    pub fn survey(&self, workers: &[Subject], listeners: &[impl Listening], claims: &Claims) -> Survey {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
+        let listeners: Vec<Option<Listener>> = listeners.iter().map(Listening::listener).collect();
         memory.survey(workers, &listeners, claims, self.clock.as_deref())
     }
 
@@ -135,9 +135,9 @@ impl Surveyor {
 
 /// The processes of this list that hold a listening socket, or a connection that was accepted from one. A living process whose
 /// descriptors cannot be read counts as a holder. Blocks like a survey.
-pub fn serving(processes: &[u32], listeners: &[impl AsFd]) -> Vec<u32> {
+pub fn serving(processes: &[u32], listeners: &[impl Listening]) -> Vec<u32> {
     let end = Instant::now() + BUDGET;
-    let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
+    let listeners: Vec<Option<Listener>> = listeners.iter().map(Listening::listener).collect();
     let accepted = kept::look_at_sockets(&listeners).connections;
     let wanted: std::collections::HashSet<Inode> =
         listeners.iter().flatten().map(|it| it.inode).chain(accepted.iter().map(|it| it.inode)).collect();
@@ -163,7 +163,7 @@ pub fn queues(listeners: &[impl AsFd]) -> Vec<Option<Queue>> {
 }
 
 /// Makes a survey that neither uses nor keeps earlier results.
-pub fn survey(workers: &[Subject], listeners: &[impl AsFd]) -> Survey {
+pub fn survey(workers: &[Subject], listeners: &[impl Listening]) -> Survey {
     Surveyor::default().survey(workers, listeners, &Claims::default())
 }
 
@@ -181,12 +181,43 @@ pub fn master() -> Master {
 }
 
 /// A listening socket, by what identifies it in the dumps.
-struct Listener {
+#[derive(Clone, Debug)]
+pub struct Listener {
     inode: Inode,
     local: Local,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// What a survey knows a listening socket by.
+pub trait Listening {
+    /// The socket; `None` if it is not a socket.
+    fn listener(&self) -> Option<Listener>;
+}
+
+impl<T: AsFd> Listening for T {
+    fn listener(&self) -> Option<Listener> {
+        Listener::of(self)
+    }
+}
+
+/// A listening socket of which this process may have closed its copy, while workers have theirs.
+#[derive(Clone, Debug)]
+pub enum Watched {
+    /// This process has a copy.
+    Open(Arc<OwnedFd>),
+    /// The socket as it was before this process closed its copy.
+    Closed(Listener),
+}
+
+impl Listening for Watched {
+    fn listener(&self) -> Option<Listener> {
+        match self {
+            Watched::Open(fd) => Listener::of(fd),
+            Watched::Closed(listener) => Some(listener.clone()),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Local {
     Tcp {
         six: bool,
@@ -200,7 +231,8 @@ enum Local {
 }
 
 impl Listener {
-    fn of(fd: &impl AsFd) -> Option<Listener> {
+    /// The socket of this descriptor; `None` if it is not a socket.
+    pub fn of(fd: &impl AsFd) -> Option<Listener> {
         let stat = rustix::fs::fstat(fd).ok()?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Socket {
             return None;

@@ -2,7 +2,8 @@
 //!
 //! Law: every descriptor that this process opens is close-on-exec from the start; a descriptor without the flag was inherited.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 pub use ratoon_worker::sys::fd::inherited;
@@ -43,6 +44,17 @@ pub fn dup_high(fd: OwnedFd, above: RawFd) -> OwnedFd {
     }
     let _ = fcntl_setfd(&fd, FdFlags::CLOEXEC);
     fd
+}
+
+/// Closes this process's copy of a file and puts a copy of another one under its number, close-on-exec. Every owner of the number has
+/// the other file from then on.
+///
+/// # Errors
+/// The kernel refuses; the descriptor is as before.
+pub fn replace(fd: BorrowedFd<'_>, with: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no memory is involved. The number stays open, so it stays valid for those who own or borrow it.
+    let result = unsafe { libc::dup3(with.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The numbers of all open descriptors, from /proc; without /proc, those below 65536.

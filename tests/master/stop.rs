@@ -1,5 +1,7 @@
 //! The end: drains, second signals, timeouts, and nothing that is left behind.
 
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 
 use super::harness::master::{last_failure, pids, wait_for_end_of, workers};
@@ -22,6 +24,44 @@ fn term_int_and_quit_drain_and_end_with_0() {
         let left: Vec<_> = std::fs::read_dir(master.place.path("run")).expect("run").flatten().map(|it| it.file_name()).collect();
         assert!(left.is_empty(), "{left:?}");
     }
+}
+
+/// The last request of a drain takes as long as it takes; nobody accepts meanwhile.
+#[test]
+fn bound_socket_refuses_connections_while_the_last_request_drains() {
+    for balance in ["shared", "per-slot"] {
+        let master = Place::new().pool(&format!("count = 2\nbalance = '{balance}'"), "").start();
+        let (address, request) = (master.address(), master.ask_for_later());
+        master.signal(Signal::TERM);
+        let refused = || TcpStream::connect(&address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        eventually("a refused connection", || refused().then_some(()), || master.log());
+        assert_eq!(master.status()["state"], "stopping", "the drain was over: {}", master.log());
+        let answer = request.answer();
+        assert!(answer.contains("generation 1"), "a request under way was lost: {answer}");
+        assert_eq!(master.end().code(), Some(0), "{}", master.log());
+    }
+}
+
+/// The instance may be started again at once, and then it serves what waits in the socket of systemd.
+#[test]
+fn socket_of_systemd_takes_connections_while_the_last_request_drains() {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let address = socket.local_addr().expect("an address");
+    let master = Place::new().pool("count = 2", "").socket("web", socket.try_clone().expect("a copy")).start();
+    let request = master.ask_for_later();
+    master.signal(Signal::TERM);
+    master.wait("stopping", |status| status["state"] == "stopping");
+    // The workers may still accept for a moment.
+    socket.set_nonblocking(true).expect("an option");
+    let waits = || {
+        let client = TcpStream::connect(address).expect("a connection");
+        socket.accept().ok().map(|_| client)
+    };
+    eventually("a connection that no worker accepts", waits, || master.log());
+    let _client = TcpStream::connect(address).expect("a connection");
+    assert!(request.answer().contains("generation 1"));
+    assert_eq!(master.end().code(), Some(0), "{}", master.log());
+    socket.accept().expect("the connection waits");
 }
 
 #[test]

@@ -3,11 +3,13 @@
 //! | module | owns |
 //! |---|---|
 //! | `sockets` | inherits and binds sockets; the sockets of the slots |
+//! | `bound` | closes the master's own sockets when the instance ends |
 //! | `accept_queue_drain` | accept queues of workers that are to stop, until they are empty |
 //! | `queue_watch` | the accept queues while no worker serves them |
 //! | `socket_unit` | finds addresses of the socket unit for which systemd passed no socket |
 
 pub(in crate::master) mod accept_queue_drain;
+mod bound;
 pub(in crate::master) mod queue_watch;
 pub(in crate::master) mod socket_unit;
 pub mod sockets;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::accept_queue_drain::AcceptQueueDrain;
+use self::bound::BoundSockets;
 use self::sockets::{Kind, Listener, Nonblocking, Slots};
 use crate::config::{Balance, Config};
 use crate::master::event_queue::EventQueue;
@@ -26,6 +29,7 @@ use crate::master::releases::prepare::Release;
 use crate::master::state::fds::{Incoming, Outgoing};
 use crate::master::state::{self, LISTENER_PREFIX, SLOT_PREFIX};
 use crate::pool::{Event, Pool, Queue, Slot, Surge, WorkerId};
+use crate::status::kernel::Watched;
 
 /// The listening sockets, and with `worker.balance = "per-slot"` a socket for each queue.
 ///
@@ -36,6 +40,7 @@ pub(in crate::master) struct ListenerSet {
     nonblocking: Nonblocking,
     /// Workers that are to stop once their accept queue is empty.
     drain: AcceptQueueDrain,
+    bound: BoundSockets,
     log: Log,
 }
 
@@ -43,7 +48,7 @@ impl ListenerSet {
     /// These sockets, which all slots share.
     pub fn new(listeners: Arc<[Listener]>, log: Log) -> ListenerSet {
         let (slots, nonblocking, drain) = (Slots::default(), Nonblocking::default(), AcceptQueueDrain::default());
-        ListenerSet { listeners, slots, nonblocking, drain, log }
+        ListenerSet { listeners, slots, nonblocking, drain, bound: BoundSockets::default(), log }
     }
 
     /// The addresses of the listening sockets.
@@ -66,9 +71,9 @@ impl ListenerSet {
         self.listeners.is_empty()
     }
 
-    /// All sockets on which workers accept.
-    pub fn sockets(&self) -> Vec<Arc<OwnedFd>> {
-        self.shown().into_iter().flat_map(|(_, sockets)| sockets).collect()
+    /// All sockets on which workers accept, in the order of [`Self::shown`].
+    pub fn watched(&self) -> Vec<Watched> {
+        self.shown().into_iter().flat_map(|(_, sockets)| sockets).map(|socket| self.bound.watched(socket)).collect()
     }
 
     /// Makes the missing sockets for a generation of this configuration: for its number of workers, and at least for `least`.
@@ -163,6 +168,12 @@ impl ListenerSet {
         }
     }
 
+    /// Closes the sockets that the master bound itself: the instance ends. Those whose queue a worker empties first stay until a later call.
+    pub fn close_bound(&mut self, pool: &Pool) {
+        let queue = |id| pool.worker(id).map(|worker| pool.queue(worker));
+        self.bound.close(&self.listeners, &self.slots, &pool.draining_queues().filter_map(queue).collect());
+    }
+
     /// Starts to drain the worker's accept queue. [`Event::QueueDrained`] follows when it is empty.
     pub fn drain(&mut self, worker: WorkerId, now: Instant) {
         self.drain.begin(worker, now);
@@ -238,22 +249,22 @@ mod tests {
         assert!(
             listeners.make_slots(&shared.config, 9).is_ok() && matches!(listeners.of_queue(Queue::of_slot(1), &shared), Ok(None))
         );
-        assert_eq!(listeners.sockets().len(), 1);
+        assert_eq!(listeners.watched().len(), 1);
         let own = release(directory.path(), "[worker]\ncommand = [\"true\"]\ncount = 2\nbalance = \"per-slot\"\n");
         listeners.make_slots(&own.config, 3).expect("sockets");
-        assert_eq!(listeners.sockets().len(), 3);
+        assert_eq!(listeners.watched().len(), 3);
         let of_slots = [0, 1].map(|slot| listeners.of_queue(Queue::of_slot(slot), &own).expect("sockets").expect("its own"));
         assert!(!Arc::ptr_eq(&of_slots[0][0], &of_slots[1][0]));
         assert_eq!(listeners.addresses(), [listeners.tcp_address().expect("TCP")]);
         // A canary in slot 0 has a socket beside that of the old worker, which keeps its own.
         listeners.make_canary(&own.config, &[Surge::Count(1), Surge::Percent(100)], 3).expect("a socket");
-        assert_eq!((listeners.sockets().len(), listeners.slots_of_sockets()), (4, vec![0, 1, 2, 0]));
+        assert_eq!((listeners.watched().len(), listeners.slots_of_sockets()), (4, vec![0, 1, 2, 0]));
         let second = listeners.of_queue(Queue { slot: 0, second: true }, &own).expect("sockets").expect("its own");
         assert!(!Arc::ptr_eq(&second[0], &of_slots[0][0]));
         listeners.make_slots(&own.config, 4).expect("one more");
         assert_eq!(listeners.slots_of_sockets(), [0, 1, 2, 0, 3]);
         listeners.make_canary(&shared.config, &[Surge::Count(1)], 3).expect("nothing to make");
-        assert_eq!(listeners.sockets().len(), 5);
+        assert_eq!(listeners.watched().len(), 5);
     }
 
     #[test]

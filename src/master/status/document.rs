@@ -46,6 +46,8 @@ struct Facts {
     workers: Vec<WorkerFacts>,
     /// Each listener with its queues; it has several where each slot has its own socket.
     listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
+    /// All these sockets, as the kernel knows them.
+    watched: Vec<kernel::Watched>,
     /// The slot of each of a listener's queues.
     slots: Vec<Slot>,
     failures: Vec<tree::Failure>,
@@ -61,6 +63,8 @@ pub(in crate::master) struct LoopFacts<'a> {
     pub workers: Vec<WorkerFacts>,
     /// Each listener with its queues; it has several where each slot has its own socket.
     pub listeners: Vec<(Listener, Vec<Arc<OwnedFd>>)>,
+    /// All these sockets, as the kernel knows them.
+    pub watched: Vec<kernel::Watched>,
     /// The slot of each of a listener's queues, where it has several.
     pub slots: Vec<Slot>,
     /// The release of the present generation, and the paths from which a reload would read it.
@@ -94,7 +98,8 @@ impl StatusPublisher {
     /// Composes a document on another thread, and answers all requesters that wait for it.
     /// `look`: whether the ready workers accept is looked at first.
     pub(in crate::master) fn compose(&self, job: Job, facts: LoopFacts<'_>) {
-        let LoopFacts { workers, listeners, slots, release, look, releases, paths, canary, watch, preload, pause_left } = facts;
+        let LoopFacts { workers, listeners, watched, slots, release, look, releases, paths, canary, watch, preload, pause_left } =
+            facts;
         let facts = Facts {
             summary: self.summary.borrow().clone(),
             last_reload: self.history.last_reload().cloned(),
@@ -112,6 +117,7 @@ impl StatusPublisher {
             limits: release.map(|release| limits(&release.config)).unwrap_or_default(),
             workers,
             listeners,
+            watched,
             slots,
             failures: self.history.failures().cloned().collect(),
             past: self.history.totals().clone(),
@@ -135,7 +141,7 @@ impl StatusPublisher {
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
     let Facts { releases, canary, watch, preload, pause_left, paths, path_look, .. } = facts;
-    let Facts { committed_at, limits, mut workers, listeners, slots, failures, past, surveyor, accepting, .. } = facts;
+    let Facts { committed_at, limits, mut workers, listeners, watched, slots, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
     // Each page is read once, so that the sums match the workers shown.
@@ -164,8 +170,7 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         told_by.push(Told { totals, unlisted, active });
     }
     let subjects: Vec<kernel::Subject> = workers.iter().map(|one| (one.view.id, one.view.pid, one.group.clone())).collect();
-    let sockets: Vec<_> = listeners.iter().flat_map(|(_, queues)| queues).collect();
-    let survey = surveyor.survey(&subjects, &sockets, &claims);
+    let survey = surveyor.survey(&subjects, &watched, &claims);
     let pages = marks.zip(survey.until).map(|(marks, until)| Pages { until, marks });
     let document = Document {
         instance: summary.instance.to_string(),

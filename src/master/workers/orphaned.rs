@@ -5,9 +5,7 @@
 //! stop signal once. A SIGKILL to other processes than the main process is logged with their names.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::master::event_queue::EventQueue;
 use crate::master::log::journal::{Level, Record};
@@ -86,7 +84,7 @@ impl Place {
         }
     }
 
-    fn look(&self, sockets: &[Arc<OwnedFd>]) -> Vec<OrphanedProcess> {
+    fn look(&self, sockets: &[kernel::Watched]) -> Vec<OrphanedProcess> {
         let processes = self.processes();
         let pids: Vec<u32> = processes.iter().map(|(pid, _)| *pid).collect();
         let serving = kernel::serving(&pids, sockets);
@@ -100,7 +98,7 @@ impl Place {
 
 impl WorkerSet {
     /// Looks for the orphaned processes of a worker on another thread. `sockets`: all listening sockets of the instance.
-    pub(in crate::master) fn look_for_orphaned(&mut self, worker: WorkerId, sockets: Vec<Arc<OwnedFd>>) {
+    pub(in crate::master) fn look_for_orphaned(&mut self, worker: WorkerId, sockets: Vec<kernel::Watched>) {
         // Without orphaned processes the worker is cleared already, and the event to the pool is on its way.
         let Some(process) = self.processes.get(&worker).filter(|process| process.left_behind) else { return };
         let place = match &process.group {

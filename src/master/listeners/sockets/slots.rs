@@ -184,6 +184,12 @@ impl Slots {
         })
     }
 
+    /// The sockets at the places of these queues.
+    pub fn at(&self, queues: &BTreeSet<Queue>) -> Vec<&Arc<OwnedFd>> {
+        let places: Vec<usize> = queues.iter().filter_map(|queue| self.place(*queue)).collect();
+        self.groups.iter().flat_map(|group| places.iter().filter_map(|place| group.sockets.get(*place))).collect()
+    }
+
     /// The queues by their places.
     pub fn queues(&self) -> Vec<Queue> {
         let mut queues: Vec<(Place, Queue)> = self.places.iter().map(|(queue, place)| (*place, *queue)).collect();

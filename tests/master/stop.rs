@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 
 use super::harness::master::{last_failure, pids, wait_for_end_of, workers};
 use super::harness::{Master, Place, Signal, Value, eventually, processes};
@@ -48,16 +49,14 @@ fn socket_of_systemd_takes_connections_while_the_last_request_drains() {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a socket");
     let address = socket.local_addr().expect("an address");
     let master = Place::new().pool("count = 2", "").socket("web", socket.try_clone().expect("a copy")).start();
-    let request = master.ask_for_later();
+    let (workers, request) = (pids(&master.status()), master.ask_for_later());
     master.signal(Signal::TERM);
-    master.wait("stopping", |status| status["state"] == "stopping");
-    // The workers may still accept for a moment.
-    socket.set_nonblocking(true).expect("an option");
-    let waits = || {
-        let client = TcpStream::connect(address).expect("a connection");
-        socket.accept().ok().map(|_| client)
-    };
-    eventually("a connection that no worker accepts", waits, || master.log());
+    // They accept until they have closed it.
+    let inode = rustix::fs::fstat(&socket).expect("a socket").st_ino;
+    let is_it =
+        |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).is_ok_and(|it| it == Path::new(&format!("socket:[{inode}]")));
+    let holds = |pid: &u32| std::fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|open| open.flatten().any(is_it));
+    eventually("workers without the socket", || (!workers.iter().any(holds)).then_some(()), || master.log());
     let _client = TcpStream::connect(address).expect("a connection");
     assert!(request.answer().contains("generation 1"));
     assert_eq!(master.end().code(), Some(0), "{}", master.log());

@@ -252,20 +252,21 @@ fn lock(directory: &Path) -> Result<File, Error> {
     }
 }
 
-/// Binds a socket that every user with access to its directory may open: reads are for all, changes are checked by user.
 fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
     let failed = |what| move |error| Error::Io(what, path.to_owned(), error);
-    let bind = || {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        bind_with_mode(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?, 0o666)?;
-        // Not possible before Linux 6.16.
-        let _ = refuse_descriptors(&socket);
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok::<_, io::Error>(UnixListener::from(socket))
-    };
-    let listener = bind().map_err(failed("bind the control socket"))?;
+    let listener = for_all_users(path).map_err(failed("bind the control socket"))?;
     Ok((listener, identity(path).map_err(failed("look at"))?))
+}
+
+/// Binds a socket that every user with access to its directory may open: reads are for all, changes are checked by user.
+pub(super) fn for_all_users(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    bind_with_mode(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?, 0o666)?;
+    // Not possible before Linux 6.16.
+    let _ = refuse_descriptors(&socket);
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(UnixListener::from(socket))
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {

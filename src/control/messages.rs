@@ -188,7 +188,12 @@ impl Event {
 
     /// The event as text of the stream: three lines and an empty one. A listener that reconnects sends the last `id` that it saw.
     pub fn to_stream(&self, id: &str) -> String {
-        let data = match self {
+        format!("id: {id}\nevent: {}\ndata: {}\n\n", self.name(), self.data())
+    }
+
+    /// The event's data: one line of JSON.
+    pub fn data(&self) -> String {
+        match self {
             Event::Summary(message) => json(message),
             Event::Worker(message) => json(message),
             Event::WorkerExited(message) => json(message),
@@ -196,8 +201,7 @@ impl Event {
             Event::ReloadFinished(message) => json(message),
             Event::Undone(message) => json(message),
             Event::Lagged(missed) => json(&Lagged { missed: *missed }),
-        };
-        format!("id: {id}\nevent: {}\ndata: {data}\n\n", self.name())
+        }
     }
 
     /// Reads an event; `None` for a name or data that this version does not know.

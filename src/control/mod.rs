@@ -2,9 +2,11 @@
 //! alone.
 #![forbid(unsafe_code)]
 
+mod access;
 pub mod client;
 pub mod dbus;
 pub mod http;
 pub mod listen;
 pub mod messages;
 pub mod paths;
+pub mod varlink;

@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Fallback, Overrides};
-use crate::control::dbus;
 use crate::control::listen::Control;
 use crate::control::paths::{self, Env};
 use crate::master::assemble::Parts;
-use crate::master::fronts;
+use crate::master::fronts::{self, Fronts};
 use crate::master::listeners::sockets::{self, Inherited, Listener};
 use crate::master::log::journal::{self, Journal, Level, Record};
 use crate::master::origin::{First, Origin, Start};
@@ -163,21 +162,22 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
         }
         let handle = master.workers.runtime_dir().handle().clone();
         let outputs = master.outputs.clone();
-        // An instance that only probes is not on the bus.
-        let start_bus = || (!probe_only).then(|| fronts::start_bus(&handle, name, journal, under_systemd));
-        let mut bus = start_bus();
+        let directory = master.workers.runtime_dir().path().to_owned();
+        // An instance that only probes has neither D-Bus nor varlink.
+        let start_fronts = || (!probe_only).then(|| Fronts::start(&handle, &directory, name, journal, under_systemd));
+        let mut fronts = start_fronts();
         loop {
             match master.run().await {
                 End::Exit(code) => {
                     // A request that arrives after this is answered that the master ends.
                     drop(master);
-                    last_answers(bus).await;
+                    last_answers(fronts).await;
                     outputs.flush(FLUSH_TIMEOUT);
                     return Ok::<u8, String>(code);
                 }
                 End::Leave => {
                     journal.log(Record::new(Level::Info, "the master ends; its workers serve on until the next one is there"));
-                    last_answers(bus).await;
+                    last_answers(fronts).await;
                     // Output that workers print from now on waits in their pipes for the next master.
                     drop(outputs.settle().await);
                     // Dropping the master would take away what belongs to its workers.
@@ -186,11 +186,11 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
                 }
                 End::Replace => {
                     let Some(settled) = master.prepare_to_go().await else { continue };
-                    if let Some(bus) = bus {
-                        master.leave_bus(bus).await;
+                    if let Some(fronts) = fronts {
+                        master.leave_fronts(fronts).await;
                     }
                     let why = master.replace(settled).await;
-                    bus = start_bus();
+                    fronts = start_fronts();
                     master.not_replaced(&why);
                 }
             }
@@ -201,10 +201,10 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
     Ok(code)
 }
 
-/// Stops the D-Bus service, and lets other tasks run so that requesters get the answers of the last turn.
-async fn last_answers(bus: Option<dbus::Service>) {
-    if let Some(bus) = bus {
-        bus.stop().await;
+/// Stops D-Bus and varlink, and lets other tasks run so that requesters get the answers of the last turn.
+async fn last_answers(fronts: Option<Fronts>) {
+    if let Some(fronts) = fronts {
+        fronts.stop().await;
     }
     for _ in 0..64 {
         tokio::task::yield_now().await;

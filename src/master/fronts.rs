@@ -1,14 +1,15 @@
-//! The front ends beside the control socket: the status address and D-Bus.
+//! The front ends beside the control socket: the status address, D-Bus and varlink.
 //!
 //! Law: the pool serves without them. A front end that cannot start is logged; it is no reason to end.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::api::Handle;
 use crate::config::Config;
 use crate::control::dbus::{self, Bus, LogControl};
-use crate::control::http;
+use crate::control::{http, varlink};
 use crate::master::log::journal::{Journal, Level, Record, Target};
 use crate::sys::credentials::own_uid;
 
@@ -38,8 +39,33 @@ pub fn serve_status(
     Ok(tokio::spawn(http::serve_with(listener, handle.clone(), None, registry.clone())).abort_handle())
 }
 
-/// Starts the D-Bus service. Stop it at the end, so that its callers get their answers.
-pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_systemd: bool) -> dbus::Service {
+/// D-Bus and varlink. Stop them at the end, so that their callers get their answers.
+pub struct Fronts {
+    bus: dbus::Service,
+    varlink: Option<varlink::Service>,
+}
+
+impl Fronts {
+    /// Starts both. `directory`: the runtime directory.
+    pub fn start(handle: &Handle, directory: &Path, instance: &str, journal: &Journal, under_systemd: bool) -> Fronts {
+        Fronts {
+            bus: start_bus(handle, instance, journal, under_systemd),
+            varlink: start_varlink(handle, directory, journal, under_systemd),
+        }
+    }
+
+    /// Ends both: answers that the loop has already given are sent (for up to a second), then the connections are closed.
+    pub async fn stop(self) {
+        let varlink = async {
+            if let Some(varlink) = self.varlink {
+                varlink.stop().await;
+            }
+        };
+        tokio::join!(self.bus.stop(), varlink);
+    }
+}
+
+fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_systemd: bool) -> dbus::Service {
     let log = journal.clone();
     let options = dbus::Options {
         instance: instance.to_owned(),
@@ -59,13 +85,28 @@ pub fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_syste
     dbus::spawn(handle.announcing(), options)
 }
 
+/// `None` if the socket cannot be bound, which is logged.
+fn start_varlink(handle: &Handle, directory: &Path, journal: &Journal, under_systemd: bool) -> Option<varlink::Service> {
+    let options = varlink::Options {
+        own_uid: own_uid(),
+        unit: under_systemd.then(own_unit).flatten(),
+        bus: Bus::choose(own_uid()),
+        log_control: Arc::new(JournalControl(journal.clone())),
+    };
+    let started = varlink::spawn(directory, handle.announcing(), options);
+    let path = directory.join(varlink::SOCKET);
+    started
+        .map_err(|error| journal.log(Record::new(Level::Warning, format!("no varlink: cannot bind {}: {error}", path.display()))))
+        .ok()
+}
+
 /// Binds the address of `status.listen`.
 ///
 /// # Errors
 /// Those of bind(2).
 pub fn listen(address: &str) -> std::io::Result<OwnedFd> {
     if address.starts_with('/') {
-        crate::master::listeners::sockets::check_directory(std::path::Path::new(address)).map_err(std::io::Error::other)?;
+        crate::master::listeners::sockets::check_directory(Path::new(address)).map_err(std::io::Error::other)?;
         // Only a socket that no process accepts on is removed; any other file makes bind(2) fail.
         let is_socket =
             std::fs::symlink_metadata(address).is_ok_and(|it| std::os::unix::fs::FileTypeExt::is_socket(&it.file_type()));

@@ -10,4 +10,5 @@ mod init;
 mod page;
 mod pty;
 mod top;
+mod varlink;
 mod verbs;

@@ -25,6 +25,7 @@ mod survive;
 mod units;
 mod upgrade;
 mod users;
+mod varlink;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -71,6 +72,7 @@ fn main() {
         store::CASES,
         balance::CASES,
         previous::CASES,
+        varlink::CASES,
         bus::CASES,
     ];
     let mut trials = Vec::new();

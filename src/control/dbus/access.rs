@@ -1,29 +1,19 @@
-//! The check whether a caller may change the pool: root and the master's own user may, and with a master that runs as root also users
-//! whom polkit allows to manage units. Every caller may read; details of the status document are for these callers and for the
-//! readers of [`crate::api::readers`].
-//!
-//! polkit answers a check of another user, or a check with details, only for processes that run as root or own the action
-//! (polkit(8), "only trusted callers can use CheckAuthorization()"). A master that is not root does not ask polkit.
+//! The check whether a caller may change the pool ([`crate::control::access`]). Every caller may read; details of the status document
+//! are for callers that may change it and for the readers of [`crate::api::readers`].
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use zbus::Connection;
 use zbus::fdo::ConnectionCredentials;
-use zbus::proxy::CacheProperties;
-use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+use zbus_polkit::policykit1::{CheckAuthorizationFlags, Subject};
 
 use super::Shared;
 use super::call::{self, Call, Fault, error};
 use crate::api::readers::Reader;
-
-/// The reason why polkit could not be asked.
-type Problem = Box<dyn std::error::Error + Send + Sync>;
+use crate::control::access::{self, Problem, Refusal, Verdict};
 
 /// Timeout of polkit's answer on whether a reader sees details.
 const POLKIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The action that `systemctl` checks too, so that one rule covers both.
-const ACTION: &str = "org.freedesktop.systemd1.manage-units";
 
 /// Whether the caller may do `verb`. Returns the caller's user id.
 ///
@@ -40,39 +30,14 @@ pub(super) async fn check(shared: &Shared, connection: &Connection, call: &Call,
             return Err(Fault::new(error::ACCESS_DENIED, text));
         }
     };
-    if uid == 0 || uid == own {
-        return Ok(uid);
-    }
-    if own != 0 {
-        let unit = shared.options.unit.as_deref().filter(|_| verb == "reload");
-        let way =
-            unit.map_or_else(String::new, |unit| format!("use `systemctl reload {unit}`, for which systemd asks polkit, or "));
-        let text = format!(
-            "{verb} is for root and user {own}, not for user {uid}: a master that is not root cannot ask polkit; {way}ask with sudo"
-        );
-        return Err(Fault::new(error::ACCESS_DENIED, text));
-    }
-    let denied = |why: &str| {
-        let text = format!(
-            "{verb} is for root and whom polkit allows {ACTION}, not for user {uid}{why}; ask with sudo, or allow it by a rule in \
-             /etc/polkit-1/rules.d"
-        );
-        Err(Fault::new(error::ACCESS_DENIED, text))
-    };
-    // polkit is on the system bus, and only that bus has other users.
-    if !shared.options.bus.system {
-        return denied("");
-    }
     let interaction = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;
     let flags = if call.interactive() { interaction } else { CheckAuthorizationFlags::empty() };
-    match polkit(shared, connection, call, verb, flags).await {
-        Ok(Verdict::Yes) => Ok(uid),
-        Ok(Verdict::No) => denied(""),
-        Ok(Verdict::Unasked) => {
-            let text = format!("{verb} needs an authentication ({ACTION}), and nobody could be asked for it");
-            Err(Fault::new(error::INTERACTION, text))
-        }
-        Err(problem) => denied(&format!(" (polkit could not be asked: {problem})")),
+    // polkit is on the system bus, and only that bus has other users.
+    let polkit = shared.options.bus.system.then(|| polkit(shared, connection, call, verb, flags));
+    match access::check(own, uid, verb, shared.options.unit.as_deref(), polkit).await {
+        Ok(()) => Ok(uid),
+        Err(Refusal::Denied(text)) => Err(Fault::new(error::ACCESS_DENIED, text)),
+        Err(Refusal::Unasked(text)) => Err(Fault::new(error::INTERACTION, text)),
     }
 }
 
@@ -101,13 +66,6 @@ async fn reader(connection: &Connection, call: &Call) -> Option<Reader> {
     Some(Reader { uid, groups: credentials.into_unix_group_ids().unwrap_or_default() })
 }
 
-enum Verdict {
-    Yes,
-    No,
-    /// An authentication is needed, but the caller does not allow polkit to ask for it, or there is no agent that asks.
-    Unasked,
-}
-
 async fn polkit(
     shared: &Shared,
     connection: &Connection,
@@ -115,16 +73,6 @@ async fn polkit(
     verb: &str,
     flags: CheckAuthorizationFlags,
 ) -> Result<Verdict, Problem> {
-    let authority = AuthorityProxy::builder(connection).cache_properties(CacheProperties::No).build().await?;
     let subject = Subject::new_for_message_header(&call.message.header())?;
-    let mut details = HashMap::from([("verb", verb)]);
-    if let Some(unit) = &shared.options.unit {
-        details.insert("unit", unit);
-    }
-    let result = authority.check_authorization(&subject, ACTION, &details, flags, "").await?;
-    Ok(match (result.is_authorized, result.is_challenge) {
-        (true, _) => Verdict::Yes,
-        (false, true) => Verdict::Unasked,
-        (false, false) => Verdict::No,
-    })
+    access::ask_polkit(connection, &subject, verb, shared.options.unit.as_deref(), flags).await
 }

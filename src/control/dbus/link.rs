@@ -96,8 +96,8 @@ async fn wait(absence: &Absence, pause: Duration) -> bool {
 
 /// The reason why there is no connection.
 #[derive(Default)]
-struct Absence {
-    why: String,
+pub(super) struct Absence {
+    pub why: String,
     /// The path of the bus's socket, if it has one.
     socket: Option<PathBuf>,
     /// Whether there is no such file.
@@ -112,7 +112,7 @@ impl From<zbus::Error> for Absence {
 
 /// Connects to the first of the addresses that answers. There is no timeout for a bus that accepts the connection and then sends
 /// nothing: the wait costs nothing, and if the bus dies the connection ends.
-async fn connect(addresses: &str) -> Result<Connection, Absence> {
+pub(super) async fn connect(addresses: &str) -> Result<Connection, Absence> {
     let mut absence = Absence { why: "its address is empty".into(), ..Absence::default() };
     for address in addresses.split(';').filter(|address| !address.is_empty()) {
         match connect_to(address).await {

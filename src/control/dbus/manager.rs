@@ -8,6 +8,7 @@ use super::access;
 use super::call::{self, Call, Fault, error};
 use super::{Properties, Shared, clean, microseconds};
 use crate::api::{Reply, Request, Summary};
+use crate::control::access::verb;
 use crate::pool::Outcome;
 use crate::status::rendered::RenderedStatus;
 
@@ -104,22 +105,6 @@ fn answer(call: &Call, reply: Reply) -> Result<Message, Fault> {
         Reply::Probe(answer) => Err(Fault::new(FAILED, answer.reason)),
         Reply::Done => call.reply(&()),
         Reply::Failed(sentence) => Err(Fault::new(FAILED, sentence)),
-    }
-}
-
-/// The value of `verb` for polkit's rules.
-fn verb(ask: &Request) -> &'static str {
-    match ask {
-        Request::Reload => "reload",
-        Request::Undo(_) => "undo",
-        Request::Probe => "probe",
-        Request::Abort => "abort",
-        Request::Promote => "promote",
-        Request::Scale(_) => "scale",
-        Request::Recycle(_) => "recycle",
-        Request::Pause(_) => "pause",
-        Request::Resume => "resume",
-        Request::Upgrade => "upgrade",
     }
 }
 

@@ -104,6 +104,14 @@ pub fn spawn(handle: Handle, options: Options) -> Service {
     Service { task: tokio::spawn(link::run(shared.clone())), shared }
 }
 
+/// A connection to the bus for the questions of another front end.
+///
+/// # Errors
+/// The reason why there is none.
+pub(in crate::control) async fn connect(bus: &Bus) -> Result<zbus::Connection, String> {
+    link::connect(&bus.address).await.map_err(|absence| absence.why)
+}
+
 /// Number of status documents that are made for callers at once; other calls wait. A client that calls without pause thus takes a
 /// share of the loop's time, not all of it.
 const DOCUMENTS: usize = 2;

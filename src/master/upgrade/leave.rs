@@ -5,8 +5,8 @@
 use super::replace;
 use super::upgrader::{Situation, Step};
 use crate::api::{Command, Reply, Request};
-use crate::control::dbus;
 use crate::master::Master;
+use crate::master::fronts::Fronts;
 use crate::master::output::Settled;
 use crate::master::sources::Wake;
 use crate::master::state::fds::Outgoing;
@@ -107,10 +107,10 @@ impl Master {
         Some(settled)
     }
 
-    /// Closes the connection to the bus, once the calls that were read are answered.
-    pub(in crate::master) async fn leave_bus(&mut self, bus: dbus::Service) {
+    /// Closes the connections of D-Bus and varlink, once the calls that were read are answered.
+    pub(in crate::master) async fn leave_fronts(&mut self, fronts: Fronts) {
         self.systemd.ping();
-        let mut stop = std::pin::pin!(bus.stop());
+        let mut stop = std::pin::pin!(fronts.stop());
         loop {
             tokio::select! {
                 () = &mut stop => return,

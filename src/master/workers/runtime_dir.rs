@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::Handle;
 use crate::control::listen::Control;
-use crate::control::{http, paths};
+use crate::control::{http, paths, varlink};
 use crate::master::releases::adapter;
 use crate::master::state::fds::Outgoing;
 use crate::master::state::{self, CONTROL, LOCK};
@@ -93,6 +93,11 @@ impl RuntimeDir {
         }
     }
 
+    /// The runtime directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
     /// The directory of the workers' notify sockets.
     pub fn notify(&self) -> PathBuf {
         self.directory.join(NOTIFY)
@@ -168,6 +173,8 @@ impl Drop for RuntimeDir {
             let _ = fs::remove_dir_all(self.notify());
         }
         adapter::clear(&self.directory);
+        // The service that accepts on it ends later.
+        let _ = fs::remove_file(self.directory.join(varlink::SOCKET));
     }
 }
 

@@ -1,0 +1,196 @@
+//! Varlink: `org.ratoon1.Manager` and `io.systemd.service` on a socket of the runtime directory (docs/contract.md §5).
+//!
+//! Law: as on the control socket, all resources are bounded, and every wait for a peer has a timeout, except for a peer that itself
+//! waits for the end of a reload or for events. No input can end the server.
+//!
+//! The crate zlink has the protocol, too. Its server reads, answers and writes in one task: a call that waits for the end of a reload,
+//! or a peer that does not read, delays all other peers, and a message may have 100 MB (zlink-core 0.8). The protocol needs few lines
+//! besides serde: messages are JSON objects with a zero byte at the end.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `wire` | messages of one connection, with limits and timeouts |
+//! | `interfaces` | the shipped interface texts, and the table of methods with their parameters |
+//! | `call` | reading a call; errors |
+//! | `answer` | carrying out a call |
+//! | `monitor` | the stream of changes |
+#![forbid(unsafe_code)]
+
+mod answer;
+mod call;
+mod interfaces;
+mod monitor;
+mod wire;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use self::wire::Wire;
+use crate::api::Handle;
+use crate::api::readers::Reader;
+use crate::control::dbus::{Bus, LogControl};
+use crate::sys::credentials;
+
+/// The file name of the socket in the runtime directory.
+pub const SOCKET: &str = "varlink";
+
+/// Number of concurrent connections for all peers. [`RESERVED`] more are kept for root and the master's own user.
+const CONNECTIONS: usize = 128;
+/// See [`CONNECTIONS`].
+const RESERVED: usize = 32;
+/// Number of status documents that are made for peers at once; other calls wait.
+const DOCUMENTS: usize = 2;
+/// Pause after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long answers that are under way may take when the front end stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The options of the varlink front end.
+pub struct Options {
+    /// The master's own user id. This user and root may change the pool.
+    pub own_uid: u32,
+    /// The instance's unit (`ratoon@web.service`), for polkit's rules; `None` when systemd did not start it.
+    pub unit: Option<String>,
+    /// The bus on which polkit is asked.
+    pub bus: Bus,
+    /// The level of the log, which `SetLogLevel` sets.
+    pub log_control: Arc<dyn LogControl>,
+}
+
+/// The state that connections share.
+struct Shared {
+    handle: Handle,
+    options: Options,
+    seats: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
+    documents: Semaphore,
+    /// Whether the front end stops.
+    stopping: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// Resolves when the front end stops.
+    async fn stops(&self) {
+        let mut stopping = self.stopping.clone();
+        let _ = stopping.wait_for(|stops| *stops).await.map(drop);
+    }
+}
+
+/// The running front end. Dropping it removes the socket.
+pub struct Service {
+    stop: watch::Sender<bool>,
+    task: Option<JoinHandle<()>>,
+    path: PathBuf,
+}
+
+impl Service {
+    /// Ends the front end: answers that the loop has already given are sent (for up to a second), then the connections are closed.
+    pub async fn stop(mut self) {
+        let _ = self.stop.send(true);
+        if let Some(task) = self.task.take() {
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Binds the socket in the runtime directory and serves it. The caller holds the lock of the directory, so a socket that is there is
+/// that of an earlier program.
+///
+/// # Errors
+/// The socket cannot be bound.
+pub fn spawn(directory: &Path, handle: Handle, options: Options) -> io::Result<Service> {
+    let path = directory.join(SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::from_std(crate::control::listen::for_all_users(&path)?)?;
+    let (stop, stopping) = watch::channel(false);
+    let shared = Arc::new(Shared {
+        handle,
+        options,
+        seats: Arc::new(Semaphore::new(CONNECTIONS)),
+        reserved: Arc::new(Semaphore::new(RESERVED)),
+        documents: Semaphore::new(DOCUMENTS),
+        stopping,
+    });
+    Ok(Service { stop, task: Some(tokio::spawn(serve(listener, shared))), path })
+}
+
+/// Serves until the front end stops.
+async fn serve(listener: UnixListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Without a seat the connection is closed at once.
+                    if let Some(connection) = Connection::new(&shared, stream) {
+                        connections.spawn(connection.serve());
+                    }
+                }
+                Err(_) => sleep(PAUSE).await,
+            },
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            () = shared.stops() => break,
+        }
+    }
+    let _ = timeout(STOP_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// A connection with the state that its calls need.
+struct Connection {
+    shared: Arc<Shared>,
+    wire: Wire,
+    peer: credentials::Peer,
+    /// The user and groups of the peer, for the details of the status document.
+    reader: Reader,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// `None` when no seat is free, or the kernel does not tell the peer.
+    fn new(shared: &Arc<Shared>, stream: UnixStream) -> Option<Connection> {
+        let peer = credentials::peer(&stream).ok()?;
+        let mut groups = credentials::peer_groups(&stream).unwrap_or_default();
+        groups.push(peer.gid);
+        let is_owner = peer.uid == 0 || peer.uid == shared.options.own_uid;
+        let seat = Arc::clone(&shared.seats).try_acquire_owned().ok();
+        let reserved = || Arc::clone(&shared.reserved).try_acquire_owned().ok();
+        let seat = seat.or_else(|| is_owner.then(reserved).flatten())?;
+        let reader = Reader { uid: peer.uid, groups };
+        Some(Connection { shared: Arc::clone(shared), wire: Wire::new(stream), peer, reader, _seat: seat })
+    }
+
+    /// Answers calls in their order, until the peer leaves or breaks the protocol, or the front end stops.
+    async fn serve(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let message = tokio::select! {
+                message = self.wire.next() => message,
+                () = shared.stops() => return,
+            };
+            let Ok(Some(message)) = message else { return };
+            let Ok(call) = serde_json::from_slice(&message) else { return };
+            if self.answer(call).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -23,6 +23,7 @@ mod pause;
 mod pinned;
 mod preload;
 mod preload_killed;
+mod preload_languages;
 mod previous;
 mod probe;
 mod queue;

@@ -11,6 +11,7 @@
 //! | serving | `serve` (hyper), `serve_tower` (axum and others), `Server` to set its timeouts |
 //! | requests on the scoreboard | shown automatically; `request` returns a handler's own request, to describe it; [`counter`] |
 //! | other HTTP servers | `layer`, and `Connection` for servers that accept by themselves |
+//! | one process that loads, workers forked from it | `preload`, with the feature of that name |
 //! | identity and status | [`identity`]; [`server_status`]: the status document of the pool |
 //!
 //! ```
@@ -36,6 +37,8 @@
 //! ```
 
 pub mod document;
+#[cfg(feature = "preload")]
+pub mod preload;
 pub mod scoreboard;
 #[doc(hidden)]
 pub mod sys;

@@ -2,4 +2,6 @@
 #![allow(unsafe_code)]
 
 pub mod fd;
+#[cfg(feature = "preload")]
+pub mod fork;
 pub mod map;

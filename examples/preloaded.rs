@@ -1,16 +1,22 @@
 //! A server that loads once and is forked for each worker: `command = ["preloaded"]`, `preload = ["preloaded"]`.
 //!
-//! It answers every request with the pid of the process that has loaded, its own and the command.
+//! It says who answered, as `hello` does, and the pid of the process that has loaded. The file `loading` in its directory says how it
+//! fails to load: `fail`, `hang`, `leave` (exit 0) or `kill`.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::net::TcpListener;
+use std::io;
 
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use ratoon_worker as worker;
 use ratoon_worker::preload::Preload;
 
 fn main() -> io::Result<()> {
-    let preload = Preload::begin()?;
-    let loaded = std::process::id(); // what takes long is loaded here
+    let preload = Preload::begin()?; // first of all
+    let loaded = load();
     let argv: Vec<OsString> = match preload {
         None => std::env::args_os().collect(),
         Some(preload) => match preload.serve()? {
@@ -18,15 +24,41 @@ fn main() -> io::Result<()> {
             None => return Ok(()),
         },
     };
-    let listener = TcpListener::from(ratoon_worker::sys::fd::inherited(3)?);
-    let command = argv.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-    let worker = std::env::var("RATOON_WORKER").unwrap_or_default();
-    let body = format!("{{\"loaded\":{loaded},\"pid\":{},\"command\":\"{command}\",\"worker\":{worker}}}", std::process::id());
-    for client in listener.incoming() {
-        let mut client = client?;
-        if client.read(&mut [0; 4096])? > 0 {
-            write!(client, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())?;
+    // Threads and a runtime only in the worker.
+    serve(argv.first().map(|word| word.to_string_lossy().into_owned()), loaded)
+}
+
+/// What takes long.
+fn load() -> u32 {
+    match std::fs::read_to_string("loading").unwrap_or_default().trim() {
+        "fail" => {
+            eprintln!("the application cannot be loaded, on purpose");
+            std::process::exit(3)
         }
+        "hang" => std::thread::sleep(std::time::Duration::from_secs(1000)),
+        "leave" => std::process::exit(0),
+        "kill" => drop(rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)),
+        _ => {}
     }
-    Ok(())
+    std::process::id()
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn serve(command: Option<String>, loaded: u32) -> io::Result<()> {
+    let listener = worker::listen("127.0.0.1:8080")?;
+    let me = worker::identity();
+    let text = Bytes::from(format!(
+        "hello from pid {} generation {} worker {} version {} loaded by {loaded} as {}\n",
+        std::process::id(),
+        me.generation.unwrap_or(0),
+        me.worker.unwrap_or(0),
+        std::fs::read_to_string("version").as_deref().map_or("none", str::trim),
+        command.as_deref().unwrap_or("nothing"),
+    ));
+    let service = service_fn(move |_: Request<Incoming>| {
+        let text = text.clone();
+        async { Ok::<_, Infallible>(Response::new(Full::new(text))) }
+    });
+    worker::ready()?;
+    worker::serve(listener, service).await // returns when the drain is done
 }

@@ -16,8 +16,8 @@ static int serve(const char *command, long loaded_by) {
         char request[4096], body[512], answer[1024];
         if (client < 0) continue;
         if (read(client, request, sizeof request) > 0) {
-            snprintf(body, sizeof body, "{\"loaded\":%ld,\"pid\":%ld,\"command\":\"%s\",\"worker\":%s}", loaded_by, (long)getpid(),
-                     command, getenv("RATOON_WORKER"));
+            snprintf(body, sizeof body, "hello from pid %ld generation %s worker %s loaded by %ld as %s\n", (long)getpid(),
+                     getenv("RATOON_GENERATION"), getenv("RATOON_WORKER"), loaded_by, command);
             int length = snprintf(answer, sizeof answer, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s", strlen(body), body);
             if (write(client, answer, (size_t)length) != length) perror("write");
         }

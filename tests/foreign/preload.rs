@@ -62,6 +62,15 @@ fn forked_uvicorn() {
 
 #[test]
 #[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn forked_hypercorn() {
+    // Without --workers 0 hypercorn starts a Python of its own for its one worker, which loads the application again.
+    let command = format!("[{:?}, '--workers', '0', '--bind', 'fd://3', 'app:asgi']", venv("hypercorn"));
+    let preload = python("'app', 'hypercorn.__main__'");
+    served(&format!("command = {command}\npreload = {preload}\npreload_fallback = false"));
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
 fn forked_puma() {
     let command = r#"["puma", "--bind-to-activated-sockets=only", "--config", "puma.rb"]"#;
     forked(command, &ruby("'-r', 'puma/cli'"), "", Loses::Nothing);

@@ -16,6 +16,7 @@ mod instance;
 mod load;
 mod machine;
 mod pool;
+mod preload;
 mod previous;
 mod remote;
 mod secrets;
@@ -60,6 +61,7 @@ fn main() {
     let cases = [
         units::CASES,
         pool::CASES,
+        preload::CASES,
         deploys::CASES,
         remote::CASES,
         secrets::CASES,

@@ -194,6 +194,8 @@ fn the_page_lives_in_a_browser() {
     browser.wait(&desk, "document.getElementById('generation').textContent.includes('2')");
     browser.wait(&desk, "document.getElementById('last-reload').textContent.includes('generation 2, committed')");
     browser.wait(&desk, "document.querySelectorAll('#log li').length > 0 && window.same");
+    let release = "/^Release: \\/.*\\/chaos in \\/.* since .*\\d/.test(document.getElementById('release').textContent)";
+    browser.wait(&desk, release);
     browser.wait(&desk, "/^Watching generation 2 for another .*; failed requests: .*generation 1/.test(document.getElementById('comparison').textContent)");
     // A worker's own requests, at a press.
     browser.js(&desk, "document.querySelector('#workers tbody tr').click()");
@@ -230,6 +232,54 @@ fn the_page_lives_in_a_browser() {
         let url = request["params"]["request"]["url"].as_str().expect("a URL");
         assert!(url.starts_with(&origin) || url.starts_with("data:image/svg+xml,"), "{url}");
     }
+}
+
+#[test]
+#[ignore = "needs what tests/setup installs; tests/run runs it"]
+fn page_names_the_release_and_both_sides_of_a_canary() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+    let directory = tempfile::tempdir().expect("a directory");
+    let lead_to = |release: &str| {
+        std::fs::create_dir_all(directory.path().join(release)).expect("a release");
+        let next = directory.path().join("next");
+        std::os::unix::fs::symlink(release, &next).expect("a symlink");
+        std::fs::rename(next, directory.path().join("current")).expect("the symlink leads there");
+    };
+    lead_to("v1");
+    let (current, program) = (directory.path().join("current"), example("chaos"));
+    let master = Master::start(&format!(
+        "[worker]\ncommand = [{program:?}]\ndirectory = {current:?}\ncount = 4\nstop_timeout = '500ms'\n[reload]\nsteps = ['1']\nstep_time = 'manual'\n[status]\nlisten = '127.0.0.1:{port}'"
+    ));
+    let address = master.address();
+    let mut browser = Browser::start();
+    let page = browser.open(&format!("http://127.0.0.1:{port}/"), (1000, 900), "light", false);
+    let release = |text: &str| format!("/{text}$/.test(document.getElementById('release').textContent)");
+    browser.wait(&page, &release(r"^Release: \/.*\/chaos in \/.*\/v1 since [^;]+"));
+    lead_to("v2");
+    browser.wait(&page, &release(r"\/v1 since [^;]+; the path leads to another release now"));
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| master.ask(&["reload"]));
+        let canary = r"/^Canary, step 1 of 1: generation 2 has 1\/4 workers, waits for ratoon promote/";
+        browser.wait(&page, &format!("{canary}.test(document.getElementById('comparison').textContent)"));
+        // The share of the canary on a shared socket is the kernel's: until it has had a request.
+        let both = r"/; failed requests: 0 of [1-9]\d* \(generation 2\), 0 of \d+ \(generation 1\)/.test(document.getElementById('comparison').textContent)";
+        let deadline = Instant::now() + TIMEOUT;
+        while browser.js(&page, both) != true {
+            let text = browser.js(&page, "document.getElementById('comparison').textContent");
+            assert!(Instant::now() < deadline, "the figures of both generations: {text}");
+            for _ in 0..50 {
+                let _ = hang(&address, "/").read(&mut [0; 64]);
+            }
+        }
+        if std::env::var_os("RATOON_SCREENSHOT").is_some() {
+            browser.keep_picture(&page, "canary.png");
+        }
+        master.ok(&["promote"]);
+        let reload = reload.join().expect("a reload");
+        assert!(reload.status.success(), "{}", support::stderr(&reload));
+    });
+    browser.wait(&page, "document.getElementById('comparison').hidden");
+    browser.wait(&page, &release(r"^Release: \/.*\/chaos in \/.*\/v2 since [^;]+"));
 }
 
 /// Not a test of anything that the other does not test: it makes the pictures, of a pool with some traffic in a reload.

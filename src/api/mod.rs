@@ -17,7 +17,7 @@ use self::changes::ChangeFeed;
 use self::readers::Readers;
 use crate::pool::{Outcome, Phase, PoolState};
 use crate::status::rendered::RenderedStatus;
-use crate::status::tree::Release;
+use crate::status::tree::{Canary, Release};
 
 /// Number of a requester, which waits for an answer; never used twice.
 pub type RequesterId = u64;
@@ -157,6 +157,8 @@ pub struct Summary {
     pub started_at: SystemTime,
     /// The last reload: generation, outcome, reason, time of its end.
     pub last_reload: Option<(u64, Outcome, Arc<str>, SystemTime)>,
+    /// The canary that is under way; its time is in whole seconds.
+    pub canary: Option<Arc<Canary>>,
 }
 
 /// A worker as the loop knows it.

@@ -13,15 +13,29 @@ pub(super) fn comparison(document: &Document) -> Option<(&'static str, String)> 
 }
 
 fn of_canary(canary: &Canary, current: u64) -> String {
-    let until = match (canary.waits, canary.manual, canary.left_ms) {
+    let until = until(canary, canary.left_ms);
+    let Canary { generation, workers_ready, workers_configured, old, new, .. } = canary;
+    let figures = both((*generation, new.as_ref()), (current, old.as_ref()));
+    format!("{}: generation {generation} has {workers_ready}/{workers_configured} workers, {until}{figures}", step(canary))
+}
+
+/// `step 1 of 3`; an older master does not tell the number of steps.
+pub(super) fn step(canary: &Canary) -> String {
+    match canary.steps {
+        0 => format!("step {}", canary.step),
+        steps => format!("step {} of {steps}", canary.step),
+    }
+}
+
+/// What a step waits for, and how long; `left`: the time that is left, in milliseconds.
+pub(super) fn until(canary: &Canary, left: Option<u64>) -> String {
+    match (canary.waits, canary.manual, left) {
         (false, ..) => "starting".to_owned(),
         (true, true, _) => "waits for ratoon promote".to_owned(),
+        (true, false, _) if canary.asks_command => "reload.judge_command decides".to_owned(),
         (true, false, Some(left)) => format!("{} left", span(left)),
         (true, false, None) => "waits".to_owned(),
-    };
-    let Canary { generation, step, workers_ready, workers_configured, old, new, .. } = canary;
-    let figures = both((*generation, new.as_ref()), (current, old.as_ref()));
-    format!("step {step}: generation {generation} has {workers_ready}/{workers_configured} workers, {until}{figures}")
+    }
 }
 
 fn of_watch(watch: &Watch) -> String {
@@ -67,6 +81,7 @@ mod tests {
         let canary = Canary {
             generation: 8,
             step: 1,
+            steps: 2,
             workers_ready: 1,
             workers: 1,
             workers_configured: 8,
@@ -77,7 +92,7 @@ mod tests {
             ..Canary::default()
         };
         let document = Document { generation: 7, canary: Some(canary), ..Document::default() };
-        let text = "step 1: generation 8 has 1/8 workers, 20 s left; failed requests: 61 of 500 (generation 8), 2 of 3500 (generation 7)";
+        let text = "step 1 of 2: generation 8 has 1/8 workers, 20 s left; failed requests: 61 of 500 (generation 8), 2 of 3500 (generation 7)";
         assert_eq!(comparison(&document), Some(("canary", text.to_owned())));
         let timed = |usec| Some(GenerationFigures { answer_usec: Some(usec), ..GenerationFigures::default() });
         let with_times = both((8, timed(12_540).as_ref()), (7, timed(4_100).as_ref()));

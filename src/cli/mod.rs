@@ -6,6 +6,7 @@
 
 mod abort;
 mod after_commit;
+mod canary_progress;
 mod check;
 mod comparison;
 mod completions;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::canary_progress::CanaryProgress;
 use super::screen::{Screen, Style, clean, span};
 use super::status_view::state_style;
 use crate::control::messages::Event;
@@ -31,11 +32,20 @@ pub(super) struct Progress {
     /// The committed generation, which serves meanwhile.
     serving: u64,
     rows: Vec<Row>,
+    canary: CanaryProgress,
 }
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Self {
-        Progress { begun: now, generation: None, waits: false, state_known: false, serving: 0, rows: Vec::new() }
+        Progress {
+            begun: now,
+            generation: None,
+            waits: false,
+            state_known: false,
+            serving: 0,
+            rows: Vec::new(),
+            canary: CanaryProgress::default(),
+        }
     }
 
     /// Duration of the reload so far.
@@ -52,6 +62,10 @@ impl Progress {
     pub(super) fn event(&mut self, event: &Event, now: Instant) -> Vec<String> {
         match event {
             Event::Summary(summary) => {
+                // After the commit the figures of the last step are still those of the generation before.
+                let goes_on = summary.state == "reloading" || Some(summary.generation) == self.generation;
+                let canary = summary.canary.as_deref().filter(|canary| Some(canary.generation) == self.generation);
+                let lines = self.canary.take(canary, self.serving, goes_on, now);
                 self.serving = summary.generation;
                 // Later summaries may have the state of this reload, because a new state comes before its event.
                 let first = !std::mem::replace(&mut self.state_known, true);
@@ -59,7 +73,7 @@ impl Progress {
                     self.waits = true;
                     return vec!["another reload is under way; this one comes after it".to_owned()];
                 }
-                Vec::new()
+                lines
             }
             Event::ReloadStarted(generation) => {
                 self.generation = Some(*generation);
@@ -120,8 +134,9 @@ impl Progress {
             None if self.waits => format!("another reload is under way; this one comes after it, {}", time(self.elapsed(now))),
             None => format!("asking for a reload, {}", time(self.elapsed(now))),
         };
-        let room = screen.height.map_or(usize::MAX, |height| height.saturating_sub(3));
         let mut lines = vec![screen.paint(&screen.cut(&head), Style::Strong)];
+        lines.extend(self.canary.lines(self.serving, now).iter().map(|line| screen.cut(line)));
+        let room = screen.height.map_or(usize::MAX, |height| height.saturating_sub(lines.len() + 2));
         // If not all workers fit, those that are not ready are shown first.
         let mut shown = self.rows.iter().collect::<Vec<_>>();
         if shown.len() > room {

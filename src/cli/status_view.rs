@@ -122,13 +122,14 @@ fn chosen(document: &Document, room: usize) -> (Vec<&Worker>, BTreeMap<String, u
     (shown.collect(), hidden)
 }
 
-/// The release that runs, and whether a reload would bring another one.
-fn shown_release(release: &CurrentRelease) -> String {
+/// The release that runs, since when, and whether a reload would bring another one.
+fn shown_release(release: &CurrentRelease, clock: &Clock) -> String {
+    let since = release.committed_at.as_ref().map_or(String::new(), |at| format!(" since {}", clock.local(at)));
     let elsewhere = match release.path_leads_elsewhere {
         Some(true) => "; the path leads to another release now",
         Some(false) | None => "",
     };
-    format!("{} in {}{elsewhere}", clean(&release.program), clean(&release.directory))
+    format!("{} in {}{since}{elsewhere}", clean(&release.program), clean(&release.directory))
 }
 
 /// The preload process: its state, pid and memory.
@@ -175,7 +176,7 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     };
     line("since", format!("{} ({}), {crashes}", clock.local(&document.start_time), clock.since(&document.start_time)));
     if let Some(release) = &document.release {
-        line("release", shown_release(release));
+        line("release", shown_release(release, clock));
     }
     if let Some((label, text)) = comparison(document) {
         line(label, text);
@@ -404,8 +405,9 @@ mod tests {
             CurrentRelease { program: "/srv/web/7/app".to_owned(), directory: "/srv/web/7".to_owned(), ..Default::default() };
         document.release = Some(release.clone());
         assert!(shown(&document).contains("\n  release  /srv/web/7/app in /srv/web/7\n"), "{}", shown(&document));
-        document.release = Some(CurrentRelease { path_leads_elsewhere: Some(true), ..release });
-        assert!(shown(&document).contains("in /srv/web/7; the path leads to another release now\n"));
+        let committed_at = Some("2026-07-14T12:00:00.000000Z".to_owned());
+        document.release = Some(CurrentRelease { path_leads_elsewhere: Some(true), committed_at, ..release });
+        assert!(shown(&document).contains("in /srv/web/7 since 2026-07-14 14:00:00; the path leads to another release now\n"));
     }
 
     #[test]

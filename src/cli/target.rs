@@ -180,6 +180,7 @@ mod tests {
             crashes: 0,
             started_at: SystemTime::UNIX_EPOCH,
             last_reload: None,
+            canary: None,
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(serve_control(listener, handle, 0));

@@ -329,7 +329,9 @@ tables! {
         /// The release that runs when the one on disk does not come up at a start, as after a reboot: `"last-good"` or `"none"`.
         /// `"last-good"`: the newest committed release that still exists and whose program is unchanged. The pool is degraded
         /// then, and says why, until another release is committed. With `"none"` the start fails. The master records the
-        /// releases in the directory of `StateDirectory=`; without one there is no last good release after its end.
+        /// releases in the directory of `StateDirectory=`; without one there is no last good release after its end. A
+        /// configuration that cannot be read gets no fallback: the workers' user, limits and environment stand in it alone
+        /// and are not recorded, and a release must not run without them.
         fallback: Fallback as Fallback, default r#""last-good""#, flag("start-fallback");
     }
 

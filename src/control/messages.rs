@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Change, ProbeAnswer, ReloadAnswer, Summary, WorkerView};
+use crate::status::tree::Canary;
 
 /// The summary of the pool: body of `GET /readyz`, and the event `summary`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +40,9 @@ pub struct SummaryMessage {
     pub start_time: String,
     /// Start time of this program of the master, RFC 3339. After an upgrade in place it differs from that of the instance.
     pub program_start_time: String,
+    /// The canary that is under way, as in the status document, with its time in whole seconds; left out without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Box<Canary>>,
 }
 
 /// A worker as the loop knows it: the event `worker`.
@@ -248,6 +252,7 @@ impl From<&Summary> for SummaryMessage {
             worker_crashes: summary.crashes,
             start_time: time(summary.started_at),
             program_start_time: time(*crate::api::PROGRAM_STARTED),
+            canary: summary.canary.as_deref().cloned().map(Box::new),
         }
     }
 }

@@ -61,6 +61,7 @@ pub(super) fn first_summary(name: &str, started_at: SystemTime) -> Summary {
         crashes: 0,
         started_at,
         last_reload: None,
+        canary: None,
     }
 }
 

@@ -57,12 +57,14 @@ impl Canary {
 }
 
 /// A canary as the front ends show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanaryView {
     /// The new generation.
     pub generation: GenerationId,
     /// The step, from 1.
     pub step: usize,
+    /// The number of steps in `reload.steps`.
+    pub steps: usize,
     /// The ready workers of the new generation.
     pub ready: u32,
     /// The workers of this step.
@@ -73,10 +75,14 @@ pub struct CanaryView {
     pub waits: bool,
     /// The step waits for a promotion.
     pub manual: bool,
+    /// `reload.judge_command` is asked for its verdict.
+    pub asks_command: bool,
     /// The time until the step, or the wait for a promotion, ends.
     pub left: Option<Duration>,
     /// Figures of both generations since the step began to wait.
     pub figures: Option<Comparison>,
+    /// The verdict on these figures, if the step ended now.
+    pub verdict: Option<Judgement>,
 }
 
 /// The generations that are compared. The figures of a canary are counted from the beginning of the step.
@@ -99,13 +105,16 @@ impl Pool {
         Some(CanaryView {
             generation: reload.number,
             step: canary.step + 1,
+            steps: candidate.settings.steps.sizes.len(),
             ready: candidate.ready,
             size: self.canary_size()?,
             target: reload.target,
             waits: reload.stage == Stage::Canary,
             manual: candidate.settings.steps.time.is_none(),
+            asks_command: canary.is_asked,
             left: self.timers.get(Key::Step).map(|at| at - self.now),
             figures: canary.figures,
+            verdict: self.judged(verdict::FINAL),
         })
     }
 
@@ -271,7 +280,7 @@ impl Pool {
         let share = view.figures.and_then(Comparison::share).map_or(String::new(), |share| format!(", {share}% of requests"));
         let left = match (view.manual, view.left) {
             (true, _) => ", waits for `ratoon promote`".to_owned(),
-            (false, _) if self.asks_judge_command() => ", reload.judge_command decides".to_owned(),
+            (false, _) if view.asks_command => ", reload.judge_command decides".to_owned(),
             (false, Some(left)) => format!(", {} left", Span(Duration::from_secs(left.as_secs()))),
             (false, None) => String::new(),
         };

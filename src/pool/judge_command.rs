@@ -47,11 +47,6 @@ impl Pool {
         true
     }
 
-    /// Whether the command is asked and has not answered.
-    pub(super) fn asks_judge_command(&self) -> bool {
-        self.reload.as_ref().and_then(|reload| reload.canary).is_some_and(|canary| canary.is_asked)
-    }
-
     /// The command has not answered in time. `false`: it is not asked.
     pub(super) fn judge_command_is_late(&mut self) -> bool {
         let asked = self.reload.as_ref().and_then(|reload| Some((reload.number, reload.canary?)));

@@ -62,7 +62,7 @@ pub use report::{PoolState, workers};
 pub use serving::{CanaryPart, Queue};
 pub use settings::{Accepting, Readiness, Restart, Settings, Surge};
 pub use time::Time;
-pub use verdict::{Comparison, Figures, Limits};
+pub use verdict::{Comparison, Figures, Judgement, Limits};
 pub use vocabulary::{
     Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Purpose, RecycleReason, RequesterId, Slot,
     WorkerId,

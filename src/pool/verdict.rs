@@ -79,13 +79,24 @@ pub struct Limits {
 
 /// A verdict on the new generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub enum Judgement {
     /// The new generation is worse than the limits allow; the figures as text.
     Fails(String),
     /// No worse than the limits allow, as far as the figures show.
     Passes,
     /// There is no verdict by one of the limits, or by both, and why.
     Unknown(String),
+}
+
+impl Judgement {
+    /// The verdict as text, after the name of its step.
+    pub fn text(&self) -> String {
+        match self {
+            Judgement::Fails(why) => format!("it would fail now: {why}"),
+            Judgement::Passes => "no worse than reload.judge allows".to_owned(),
+            Judgement::Unknown(why) => why.clone(),
+        }
+    }
 }
 
 /// Judges the new generation against the old one. `quantile`: [`FINAL`] or [`EARLY`]; times to answer are judged with [`FINAL`] only.
@@ -145,6 +156,35 @@ mod tests {
             fails += u32::from(matches!(judge(figures, LIMITS, quantile), Judgement::Fails(_)));
         }
         fails
+    }
+
+    /// How many of 1,000 canaries fail at the end of their step: one request in eight goes to the new generation.
+    fn of_thousand(requests: u64, old: f64, new: f64) -> u32 {
+        let mut random = Random(requests);
+        let mut figures =
+            |requests, failing| if failing == 0.0 { Figures::counted(requests, 0) } else { random.figures(requests, failing) };
+        let canaries = (0..1_000).map(|_| Comparison { old: figures(requests * 7, old), new: figures(requests, new) });
+        canaries.filter(|canary| matches!(judge(*canary, LIMITS, FINAL), Judgement::Fails(_))).count() as u32
+    }
+
+    #[test]
+    fn wrong_verdicts_are_as_many_as_the_documentation_says() {
+        let page = include_str!("../../docs/deploying.md");
+        let sizes = [50, 100, 200, 500];
+        let alarms = |ratio| sizes.map(|requests| of_thousand(requests, ratio, ratio));
+        let misses = |new| sizes.map(|requests| 1_000 - of_thousand(requests, 0.0, new));
+        let rows = [
+            ("as good, none fails: rolled back", alarms(0.0)),
+            ("as good, 1 % fail in both: rolled back", alarms(0.01)),
+            ("as good, 5 % fail in both: rolled back", alarms(0.05)),
+            ("as good, 20 % fail in both: rolled back", alarms(0.2)),
+            ("5 % fail, none of the old one: passes", misses(0.05)),
+            ("10 % fail, none of the old one: passes", misses(0.1)),
+            ("20 % fail, none of the old one: passes", misses(0.2)),
+        ];
+        let rows = rows.map(|(title, [a, b, c, d])| format!("| {title} | {a} | {b} | {c} | {d} |\n"));
+        let missing: String = rows.into_iter().filter(|row| !page.contains(row)).collect();
+        assert!(missing.is_empty(), "docs/deploying.md has no\n{missing}");
     }
 
     #[test]

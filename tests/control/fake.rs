@@ -52,6 +52,7 @@ pub fn summary() -> Summary {
         crashes: 2,
         started_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_784_030_000),
         last_reload: None,
+        canary: None,
     }
 }
 

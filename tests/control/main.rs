@@ -2,6 +2,7 @@
 //!
 //! The sockets, the connections and the `ratoon` program are real; only the pool is not.
 
+mod canary;
 mod client;
 mod fake;
 mod front;

@@ -246,6 +246,7 @@ pub fn summary(name: &str) -> Summary {
         crashes: 0,
         started_at: UNIX_EPOCH + Duration::from_micros(1_234_567),
         last_reload: None,
+        canary: None,
     }
 }
 

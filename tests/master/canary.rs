@@ -110,6 +110,9 @@ fn good_release_passes_its_steps_under_requests() {
     let said = reload.end();
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(answers[0] > 0, "{answers:?}");
+    for line in ["canary step 1 of 2: 1/4 workers, ", "canary step 1 of 2 is over: ", "canary step 2 of 2: 2/4 workers, "] {
+        assert!(said.out.contains(line), "{line:?} is not in\n{}", said.out);
+    }
     for line in ["canary of generation 2: the step has passed; going on with 2 workers", "2/4 workers, waiting for 1s 500ms"] {
         assert!(master.log().contains(line), "{line:?} is not in\n{}", master.log());
     }
@@ -129,6 +132,12 @@ fn manual_canary_waits_for_promote_and_refuses_an_upgrade() {
     let status = master.status();
     assert_eq!(workers(&status).len(), 5, "{status:#}");
     assert!(old.iter().all(|pid| pids(&status).contains(pid)), "an old worker was touched");
+    // systemd waits for a promotion as long as the canary does: promote_timeout is 1h.
+    let hour = |message: &String| {
+        let mut fields = message.lines().filter_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC="));
+        fields.any(|usec| usec.parse::<u64>().is_ok_and(|usec| usec >= 3_600_000_000))
+    };
+    master.systemd().wait("time for the canary", |messages| messages.iter().any(hour).then_some(()));
     let refused = master.verb(&["upgrade"]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.err.contains("a canary of generation 2 is under way; ask again at its end"), "{refused:?}");

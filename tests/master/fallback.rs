@@ -114,3 +114,21 @@ fn start_fails_where_there_is_nothing_to_fall_back_to() {
         assert!(master.log().contains(why), "{why:?} is not in\n{}", master.log());
     }
 }
+
+/// The user, the limits and the environment of the workers stand in the configuration alone.
+#[test]
+fn configuration_that_cannot_be_read_gets_no_fallback() {
+    let place = rebooted(|_| {}, "");
+    let master = plan(place, "[reload]\nkeep = 'three'").launch();
+    assert_eq!(master.end().code(), Some(1), "{}", master.log());
+    let log = master.log();
+    assert!(log.contains("pool.toml:") && log.contains("keep"), "{log}");
+    assert!(!log.contains("last good release"), "{log}");
+}
+
+#[test]
+fn missing_state_directory_is_said_once() {
+    let master = Place::new().pool("count = 1", "").start();
+    master.ok(&["reload"]);
+    assert_eq!(master.log().matches("no StateDirectory=ratoon/NAME").count(), 1, "{}", master.log());
+}

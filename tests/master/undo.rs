@@ -173,3 +173,18 @@ fn reload_can_wait_for_the_end_of_the_old_generation_and_print_json() {
     let said = master.ok(&["undo", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&said.out).expect("JSON alone")["generation"], 3);
 }
+
+#[test]
+fn wait_for_the_old_generation_goes_on_with_the_next_program() {
+    let master = committed(1, "");
+    let old = pids(&master.status());
+    let request = master.ask_for_later();
+    let reload = master.begin(&["reload", "--wait", "drained"]);
+    master.wait_for_log("generation 2 is serving");
+    master.ok(&["upgrade"]);
+    master.wait("an old worker drains", |status| pids(status).iter().any(|pid| old.contains(pid)));
+    request.answer();
+    let said = reload.end();
+    assert_eq!(said.code, Some(0), "{said:?}\n{}", master.log());
+    assert!(old.iter().all(|pid| !processes::lives(*pid)), "a worker of the old generation lives");
+}

@@ -111,6 +111,8 @@ pub struct Canary {
     pub generation: u64,
     /// The step, from 1.
     pub step: u64,
+    /// Number of steps in `reload.steps`.
+    pub steps: u64,
     /// Number of ready workers of the new generation.
     pub workers_ready: u32,
     /// Number of workers of this step.
@@ -121,12 +123,16 @@ pub struct Canary {
     pub waits: bool,
     /// Whether the step waits for `ratoon promote`.
     pub manual: bool,
+    /// Whether `reload.judge_command` is asked for its verdict.
+    pub asks_command: bool,
     /// Time until the step, or the wait for a promotion, ends, milliseconds.
     pub left_ms: Option<u64>,
     /// Figures of the old generation since the step began to wait; `None` when that is not known.
     pub old: Option<GenerationFigures>,
     /// Figures of the new generation since the step began to wait.
     pub new: Option<GenerationFigures>,
+    /// The verdict on these figures, if the step ended now, as text; `None` without figures.
+    pub verdict: Option<String>,
 }
 
 /// A watch: for some time after a commit the new generation is compared with the one before.

@@ -78,13 +78,16 @@ mod tests {
         let canary = CanaryView {
             generation: 8,
             step: 1,
+            steps: 2,
             ready: 1,
             size: 1,
             target: 8,
             waits: true,
             manual: false,
+            asks_command: true,
             left: None,
             figures: Some(Comparison { old, new: Figures::counted(500, 61) }),
+            verdict: None,
         };
         let read = |canary: &CanaryView| serde_json::from_str::<serde_json::Value>(&figures_as_json(7, canary)).expect("JSON");
         let wanted = json!({
@@ -94,6 +97,6 @@ mod tests {
             "new": { "generation": 8, "requests": 500, "failed": 61, "answer_usec": null },
         });
         assert_eq!(read(&canary), wanted);
-        assert!(read(&CanaryView { figures: None, ..canary })["new"]["requests"].is_null());
+        assert!(read(&CanaryView { figures: None, ..canary.clone() })["new"]["requests"].is_null());
     }
 }

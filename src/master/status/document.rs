@@ -264,18 +264,22 @@ fn shown_watch(watch: WatchView) -> tree::Watch {
     }
 }
 
-fn shown_canary(canary: CanaryView) -> tree::Canary {
+/// The canary as the status document and the summary have it.
+pub(super) fn shown_canary(canary: CanaryView) -> tree::Canary {
     tree::Canary {
         generation: canary.generation,
         step: canary.step as u64,
+        steps: canary.steps as u64,
         workers_ready: canary.ready,
         workers: canary.size,
         workers_configured: canary.target,
         waits: canary.waits,
         manual: canary.manual,
+        asks_command: canary.asks_command,
         left_ms: canary.left.map(|left| left.as_millis() as u64),
         old: canary.figures.map(|comparison| figures_of(comparison.old)),
         new: canary.figures.map(|comparison| figures_of(comparison.new)),
+        verdict: canary.verdict.map(|verdict| verdict.text()),
     }
 }
 

@@ -11,13 +11,14 @@ use crate::master::output::Printed;
 use crate::master::service_manager::start_advice;
 use crate::master::service_manager::systemd::STATUS_MAX;
 use crate::master::status::accepting::Accepting;
+use crate::master::status::document::shown_canary;
 use crate::master::status::waiting::Waiting;
 use crate::master::status::{StatusPublisher, troubles};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::Process;
 use crate::pool::{self, GenerationId, Outcome, Pool, PoolState, Reason, RecycleReason, WorkerId};
 use crate::status::scoreboard::Totals;
-use crate::status::tree::Request;
+use crate::status::tree::{Canary, Request};
 
 /// The result of publishing in a turn, for systemd and for the rules of readers.
 pub(in crate::master) struct Published {
@@ -103,6 +104,7 @@ impl StatusPublisher {
             crashes: pool.crashes(),
             started_at: self.started_at,
             last_reload: last.map(|last| (last.generation, last.outcome, last.reason.clone(), last.ended)),
+            canary: pool.canary().map(|canary| Arc::new(to_the_second(shown_canary(canary)))),
         }
     }
 
@@ -270,4 +272,9 @@ impl StatusPublisher {
         self.troubles.begin(troubles::NOT_PASSED, why);
         self.hurry();
     }
+}
+
+/// The time that is left in whole seconds, rounded up: another summary each turn would wake every listener.
+fn to_the_second(canary: Canary) -> Canary {
+    Canary { left_ms: canary.left_ms.map(|left| left.div_ceil(1000).saturating_mul(1000)), ..canary }
 }

@@ -218,8 +218,9 @@ function comparison() {
     ? `; failed requests: ${one((canary ?? watch).generation, fresh)}, ${one(former_generation, former)}${times(fresh, former)}`
     : "";
   if (canary) {
-    const until = !canary.waits ? "starting" : canary.manual ? "waits for ratoon promote" : `${span(canary.left_ms ?? 0)} left`;
-    return `Canary, step ${canary.step}: generation ${canary.generation} has ${canary.workers_ready}/${canary.workers_configured} workers, ${until}`
+    const left = canary.asks_command ? "reload.judge_command decides" : `${span(canary.left_ms ?? 0)} left`;
+    const until = !canary.waits ? "starting" : canary.manual ? "waits for ratoon promote" : left;
+    return `Canary, step ${canary.step} of ${canary.steps}: generation ${canary.generation} has ${canary.workers_ready}/${canary.workers_configured} workers, ${until}`
       + both(canary.new, canary.old, known.generation);
   }
   if (!watch || (watch.state === "watching" && !watch.compares)) return "";
@@ -229,6 +230,16 @@ function comparison() {
     "undo-failed": `Generation ${watch.generation} is worse than generation ${watch.before}, whose release did not come up`,
   }[watch.state] ?? `Watch of generation ${watch.generation}: ${watch.state}`;
   return state + both(watch.new, watch.old, watch.before);
+}
+
+/** The release that runs, since when, and whether a reload would bring another one; empty before the first commit. */
+function release() {
+  const { release } = known;
+  if (!release) return "";
+  const of = release.generation === known.generation ? "" : ` of generation ${release.generation}`;
+  const from = release.committed_at ? ` since ${local(release.committed_at)}` : "";
+  const elsewhere = release.path_leads_elsewhere ? "; the path leads to another release now" : "";
+  return `Release${of}: ${release.program} in ${release.directory}${from}${elsewhere}`;
 }
 
 function drawReload(workers) {
@@ -244,6 +255,7 @@ function drawReload(workers) {
     say("reload-text", `reloading ${begun ? how : "begins"}, ${took}`);
     byId("reload-bar").value = known.workers_configured ? Math.min(1, ready / known.workers_configured) : 0;
   }
+  say("release", release());
   const compared = comparison();
   byId("comparison").hidden = !compared;
   say("comparison", compared);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::pool::tests::figures;
-use crate::pool::{AnswerTimes, CommandVerdict, Comparison, Figures, Settings, Surge};
+use crate::pool::{AnswerTimes, CommandVerdict, Comparison, Figures, Judgement, Settings, Surge};
 
 /// Settings of a canary with one worker, then a quarter, then all.
 fn stepwise(count: u32) -> Settings {
@@ -41,6 +41,9 @@ fn steps_wait_and_the_last_one_commits() {
     world.pass(ms(10_000));
     world.step(Event::Compared(2, Some(figures(12, 0))));
     assert_eq!(world.pool.status_text(), "canary of generation 2: 1/8 workers, 13% of requests, 20s left");
+    let canary = world.pool.canary().expect("a canary");
+    let told = "12 of 50 requests, so there is no verdict by their ratio".to_owned();
+    assert_eq!((canary.step, canary.steps, canary.verdict), (1, 3, Some(Judgement::Unknown(told))));
     world.pass(ms(20_000));
     assert_eq!(world.of(2), [9, 10], "a quarter of eight");
     world.ready(10);

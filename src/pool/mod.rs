@@ -204,6 +204,7 @@ impl Pool {
             Event::Compared(number, figures) => self.compared(number, figures),
             Event::Judged(number, step, verdict) => self.judged_by_command(number, step, verdict),
             Event::Abort(requester) => self.abort(requester),
+            Event::MasterDied => self.master_died(),
             Event::RequesterGone(requester) => {
                 self.reload_requester_gone(requester);
                 self.pause_requester_gone(requester);

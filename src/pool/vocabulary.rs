@@ -88,6 +88,8 @@ pub enum Event {
     Judged(GenerationId, usize, CommandVerdict),
     /// Roll back the running reload.
     Abort(Option<RequesterId>),
+    /// The master before this one died: the running reload is rolled back, as parts of it may be lost. The undo of a watch begins again.
+    MasterDied,
     /// A requester disconnected and no longer waits for its answer.
     RequesterGone(RequesterId),
     /// Change the number of workers.

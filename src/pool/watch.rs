@@ -1,7 +1,7 @@
 //! The watch (`reload.watch`): for some time after a reload the new generation is compared with the one before, and the pool undoes the
 //! reload by itself if the new one is worse.
 //!
-//! Law: at most one undo for one reload, and none for an undo. While another reload is under way nothing is undone; its commit ends the
+//! Law: at most one undo for one reload, and none for an undo; one that the death of the master cut off begins again. While another reload is under way nothing is undone; its commit ends the
 //! watch, after its rollback the watch goes on.
 
 use std::time::Duration;
@@ -214,6 +214,18 @@ impl Pool {
             self.log(Kind::Info, message, Some(number), None);
         }
         self.end_watch();
+    }
+
+    /// The master before this one died: rolls the running reload back. If that is the undo of the watch, for which nobody asked, it begins
+    /// again, after a reload that waited for its end.
+    pub(super) fn master_died(&mut self) {
+        let Some(number) = self.candidate() else { return };
+        let is_undo = self.is_undo_of_watch(number);
+        self.rollback(Outcome::Aborted, "the master died meanwhile".into());
+        let Some(Undo { why, .. }) = self.watch.as_mut().filter(|_| is_undo).and_then(|watch| watch.undo.take()) else { return };
+        self.failure_text = None;
+        self.timers.set(Key::Watch, self.after(AGAIN));
+        self.undo_watched(why);
     }
 
     /// Begins to go back to the release before the watched one.

@@ -254,9 +254,7 @@ impl Master {
         if let Some(worker) = self.pool.asked_worker() {
             self.events.push(Event::Probed(worker, Err("the master died meanwhile".into())));
         }
-        if self.pool.candidate().is_some() {
-            self.events.push(Event::Abort(None));
-        }
+        self.events.push(Event::MasterDied);
         // Whether the stop signal of a decided drain was sent is not known, so send it again.
         let waits: Vec<WorkerId> = self.pool.draining_queues().collect();
         let draining = self.pool.workers().filter(|(id, worker)| worker.phase == Phase::Draining && !waits.contains(id));

@@ -44,8 +44,9 @@ const HEAD: u64 = 16;
 /// Upper bound of the state's size, bytes.
 const STATE_MAX: u64 = 256 << 20;
 /// Prefixes of the names that are stored; the other descriptors of a state are made anew.
-const STORED: [&str; 9] =
-    [LISTENER_PREFIX, "process-", "notify-", "page-", READING_PREFIX, "program-", "script-", "directory-", SLOT_PREFIX];
+const STORED: [&str; 6] = [LISTENER_PREFIX, "process-", "notify-", "page-", READING_PREFIX, SLOT_PREFIX];
+/// Prefixes of the names of a release's files, which are stored, too.
+const OF_RELEASE: [&str; 4] = ["program-", "script-", "preload-", "directory-"];
 
 /// The state files, and the index of systemd's descriptor store.
 pub struct Store {
@@ -194,7 +195,7 @@ impl Store {
     pub fn update(&mut self, document: &Document, fds: &Outgoing<'_>, systemd: &Systemd, now: Instant, all: bool) {
         let entries = entries(document, fds);
         self.index.want(&entries, &[FILES[0], FILES[1], MESSAGES], bundle::PREFIX, |name, members| match members.as_slice() {
-            [(_, fd)] if !name.starts_with(bundle::PREFIX) => readable(*fd),
+            [(_, fd)] if !name.starts_with(bundle::PREFIX) => copy_for_systemd(name, *fd),
             members => bundle::pack(members),
         });
         self.tell(systemd, now);
@@ -260,13 +261,13 @@ fn entries<'a>(document: &'a Document, fds: &'a Outgoing<'_>) -> BTreeMap<Name, 
 }
 
 fn is_stored(name: &str) -> bool {
-    STORED.iter().any(|prefix| name.starts_with(prefix)) && !name.starts_with("notify-again-")
+    STORED.iter().chain(&OF_RELEASE).any(|prefix| name.starts_with(prefix)) && !name.starts_with("notify-again-")
 }
 
-/// A copy for systemd, which does not store a descriptor that was opened with O_PATH.
-fn readable(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let flags = rustix::fs::fcntl_getfl(fd)?;
-    if !flags.contains(OFlags::PATH) {
+/// A copy for systemd. It does not store a descriptor that was opened with O_PATH, nor a duplicate of one that it has under another name,
+/// such as that of a release which an undo has brought back: files are opened again.
+fn copy_for_systemd(name: &str, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    if !OF_RELEASE.iter().any(|prefix| name.starts_with(prefix)) {
         return fd.try_clone_to_owned();
     }
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -275,7 +276,23 @@ fn readable(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
+
+    #[test]
+    fn release_under_two_names_is_no_duplicate_for_systemd() {
+        let script = File::from(memfd_create("script", MemfdFlags::CLOEXEC).unwrap());
+        script.write_all_at(b"#!/bin/sh", 0).unwrap();
+        let copies = ["script-2", "script-4"].map(|name| copy_for_systemd(name, script.as_fd()).unwrap());
+        assert!(["script-2", "preload-2", "preload-script-2"].into_iter().all(is_stored));
+        // Each has an offset of its own.
+        for copy in copies {
+            let mut text = String::new();
+            File::from(copy).read_to_string(&mut text).unwrap();
+            assert_eq!(text, "#!/bin/sh");
+        }
+    }
 
     fn messages(store: &Store) -> Vec<(WorkerId, Vec<u8>)> {
         let file = store.messages.try_clone().unwrap().into();

@@ -51,6 +51,7 @@ enum Move {
     Resume,
     ForksFail(u32),
     HandOver,
+    MasterDied,
     Stop,
     StopNow,
 }
@@ -96,6 +97,7 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => Just(Move::Resume),
         2 => (1_u32..4).prop_map(Move::ForksFail),
         2 => Just(Move::HandOver),
+        2 => Just(Move::MasterDied),
         1 => Just(Move::Stop),
         1 => Just(Move::StopNow),
     ]
@@ -329,6 +331,12 @@ fn one_move(world: &mut World, one: Move) {
         }
         Move::ForksFail(count) => world.forks_fail = count,
         Move::HandOver => world.hand_over(),
+        Move::MasterDied => {
+            world.hand_over();
+            let asked: Vec<_> = world.asked.keys().copied().collect();
+            asked.into_iter().for_each(|requester| world.gone(requester));
+            world.step(Event::MasterDied);
+        }
         Move::Stop => world.step(Event::Stop { now: false }),
         Move::StopNow => world.step(Event::Stop { now: true }),
     }

@@ -231,6 +231,7 @@ fn events() -> Vec<Event> {
         Event::Refused(2, "no".into()),
         Event::Refused(99, "no".into()),
         Event::Abort(None),
+        Event::MasterDied,
         Event::Undo(None, None),
         Event::Undo(Some(1), None),
         Event::Undo(Some(99), None),

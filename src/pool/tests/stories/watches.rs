@@ -281,6 +281,42 @@ fn abort_and_stop_end_the_undo() {
 }
 
 #[test]
+fn death_of_the_master_cuts_the_undo_off_and_it_begins_again() {
+    // Before and after its workers start.
+    for starts in [false, true] {
+        let mut world = committed(TIME, |_| {});
+        world.step(Event::Compared(2, Some(figures(200, 60))));
+        if starts {
+            world.prepare();
+        }
+        world.hand_over();
+        world.step(Event::MasterDied);
+        assert_eq!(world.finished.last().map(|(number, outcome, _)| (*number, *outcome)), Some((3, Outcome::Aborted)));
+        assert_eq!(world.pool.watch().map(|watch| watch.state), Some(WatchState::Undoing));
+        world.be_kind();
+        assert_eq!((world.pool.generation(), world.pool.release_of(4), world.pool.watch()), (4, 1, None));
+        assert_eq!(world.undone.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2]);
+        world.check_rest_and_stop();
+    }
+}
+
+#[test]
+fn reload_that_waits_goes_before_an_undo_that_was_cut_off() {
+    let mut world = committed(TIME, |_| {});
+    world.step(Event::Compared(2, Some(figures(200, 60))));
+    world.next.watch = WatchFor::Off;
+    world.step(Event::Reload(None));
+    world.step(Event::MasterDied);
+    assert_eq!((world.preparing.last(), world.pool.watch().map(|watch| watch.state)), (Some(&4), Some(WatchState::Watching)));
+    // It is refused, and the bad generation is undone after all.
+    world.refuse();
+    world.pass(ms(2_000));
+    world.be_kind();
+    assert_eq!(world.undone.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [2]);
+    world.check_rest_and_stop();
+}
+
+#[test]
 fn reload_that_waits_for_the_undo_is_done_after_it() {
     let mut world = committed(TIME, |_| {});
     world.step(Event::Compared(2, Some(figures(500, 500))));

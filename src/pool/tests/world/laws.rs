@@ -51,6 +51,7 @@ impl World {
                 | Event::Judged(..)
                 | Event::Refused(..)
                 | Event::Abort(_)
+                | Event::MasterDied
                 | Event::RequesterGone(_)
                 | Event::Recycle(..)
                 | Event::RecycleDue(..)

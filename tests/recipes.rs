@@ -27,13 +27,16 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 struct Recipe {
     files: BTreeMap<String, String>,
     typed: Vec<String>,
+    /// What is typed in a second terminal: a deployment that fails, and a look at the symlink.
+    then: Vec<String>,
 }
 
 fn tree(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The page's recipes by title. A block "```LANGUAGE NAME" is a file, and "```sh run" what is typed.
+/// The page's recipes by title. A block "```LANGUAGE NAME" is a file, "```sh run" what is typed, and "```sh then" what is typed in a second
+/// terminal.
 fn recipes() -> BTreeMap<String, Recipe> {
     let page = fs::read_to_string(tree("docs/recipes.md")).expect("the page");
     let mut all = BTreeMap::<String, Recipe>::new();
@@ -44,6 +47,7 @@ fn recipes() -> BTreeMap<String, Recipe> {
             let (info, body) = block.split_once('\n').expect("a block");
             match info.split_once(' ').expect("each block of a recipe is a file, or what is run") {
                 ("sh", "run") => recipe.typed = body.lines().map(str::to_owned).collect(),
+                ("sh", "then") => recipe.then = body.lines().map(str::to_owned).collect(),
                 (_, name) => drop(recipe.files.insert(name.to_owned(), format!("{body}\n"))),
             }
         }
@@ -147,7 +151,10 @@ fn shell(directory: &Path, line: &str) -> Command {
 
 fn run(title: &str) {
     let mut all = recipes();
-    let recipe = all.remove(title).unwrap_or_else(|| panic!("docs/recipes.md has no {title:?}, but {:?}", all.keys()));
+    let mut recipe = all.remove(title).unwrap_or_else(|| panic!("docs/recipes.md has no {title:?}, but {:?}", all.keys()));
+    if !recipe.then.is_empty() {
+        recipe.files.extend(all.remove("A shell script").expect("the recipe before").files);
+    }
     let mut pool = Pool::start(&recipe);
     let address = pool.settled(1);
     let mut load = Command::new(example("load"));
@@ -166,6 +173,7 @@ fn run(title: &str) {
     // The answer that it is all about.
     let answer = Command::new("curl").args(["-fsS", "--max-time", "30", &format!("http://{address}/")]).output().expect("curl");
     assert_eq!(String::from_utf8_lossy(&answer.stdout), "hello\n", "{}", support::stderr(&answer));
+    fail_and_go_back(&pool, &recipe.then);
     signal(pool.child.id(), Signal::TERM);
     let deadline = Instant::now() + TIMEOUT;
     let ended = loop {
@@ -176,6 +184,26 @@ fn run(title: &str) {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(ended.success(), "{ended}\n{}", pool.log());
+}
+
+/// A deployment, a reload that is rolled back, and a look at where the symlink leads.
+fn fail_and_go_back(pool: &Pool, then: &[String]) {
+    let [deploy, reload, look] = then else { return assert!(then.is_empty(), "{then:?}") };
+    assert!(shell(&pool.place, deploy).status().expect("sh").success(), "{deploy}");
+    let said = shell(&pool.place, reload).output().expect("sh");
+    assert_eq!(said.status.code(), Some(1), "{reload}: {}\n{}", support::stderr(&said), pool.log());
+    assert!(support::stderr(&said).contains("rolled back"), "{}", support::stderr(&said));
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let said = shell(&pool.place, look).output().expect("sh");
+        if String::from_utf8_lossy(&said.stdout).ends_with("/releases/1\n") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{look}: {said:?}\n{}", pool.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let said = pool.ratoon(&["reload"]);
+    assert!(said.status.success(), "{}\n{}", support::stderr(&said), pool.log());
 }
 
 /// The first command that the README gives to everyone.
@@ -231,4 +259,5 @@ recipes! {
     puma = "Ruby: Puma",
     go = "Go",
     shell_script = "A shell script",
+    symlink_back = "A symlink that goes back",
 }

@@ -54,6 +54,26 @@ fn a_failed_reload_is_an_error_with_the_reason() {
 }
 
 #[test]
+fn undo_asks_for_a_generation_and_answers_as_a_reload() {
+    let bus = Bus::start();
+    let instance = Instance::new(&bus, "web");
+    for (argument, expected) in [("0", Request::Undo(None)), ("7", Request::Undo(Some(7)))] {
+        let caller = instance.calling(&bus, &["Undo", "t", argument]);
+        let (_, ask, reply) = instance.asked();
+        assert_eq!(ask, expected);
+        reply.unwrap().send(reloaded(Outcome::Committed, "")).unwrap();
+        assert_eq!(caller.ran().json(), json!({"type": "t", "data": [2]}));
+    }
+    let monitor = bus.monitor(&["--match=type=error"]);
+    let caller = instance.calling(&bus, &["Undo", "t", "3"]);
+    let reason = "the release of generation 3: its directory was emptied";
+    instance.asked().2.unwrap().send(reloaded(Outcome::Refused, reason)).unwrap();
+    assert!(caller.ran().bad().contains(reason));
+    let message = monitor.until(|message| error_name(message) == "org.ratoon1.Error.Refused");
+    assert_eq!(message["payload"]["data"][0], reason);
+}
+
+#[test]
 fn the_other_methods_ask_what_they_say() {
     let bus = Bus::start();
     let instance = Instance::new(&bus, "web");

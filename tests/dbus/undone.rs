@@ -15,6 +15,38 @@ fn pids(bus: &Bus, generation: u64) -> Vec<i32> {
     own.map(|worker| i32::try_from(worker["pid"].as_i64().expect("a number")).expect("a pid")).collect()
 }
 
+/// The releases of `GetHistory`.
+fn history(bus: &Bus) -> Value {
+    serde_json::from_str(call(bus, "GetHistory").json()["data"][0].as_str().expect("JSON")).expect("releases")
+}
+
+#[test]
+fn undo_goes_back_and_the_history_tells_who_asked() {
+    let bus = Bus::start();
+    let master = Master::start(&bus, "10ms");
+    let monitor = bus.monitor(&[NAME]);
+    assert_eq!(call(&bus, "Reload").json()["data"][0], 2);
+    let undo = |generation: &str| bus.busctl(&["call", NAME, "/org/ratoon1", "org.ratoon1.Manager", "Undo", "t", generation]);
+    assert_eq!(undo("0").json()["data"][0], 3);
+    assert_eq!(
+        [monitor.signal("ReloadFinished"), monitor.signal("ReloadFinished")],
+        [json!([2, "committed", ""]), json!([3, "committed", ""])]
+    );
+    assert_eq!(undo("2").json()["data"][0], 4);
+    let told = history(&bus);
+    let releases = told.as_array().expect("an array");
+    let each = |field: &str| releases.iter().map(|release| release[field].clone()).collect::<Vec<_>>();
+    // Each release is there once, with the last generation that it had.
+    assert_eq!((each("generation"), each("release")), (vec![4.into(), 3.into()], vec![2.into(), 1.into()]), "{told:#}");
+    assert_eq!(each("ended"), [Value::Null, "undone".into()], "{told:#}");
+    let by = format!("user {} on D-Bus", rustix::process::geteuid().as_raw());
+    assert!(each("asked_by").iter().all(|asked| asked == by.as_str()), "{told:#}");
+    assert!(releases.iter().all(|release| release["program"].is_string() && release["directory"].is_string()), "{told:#}");
+    let said = undo("9").bad();
+    assert!(said.contains("generation 9"), "{said}");
+    drop(master);
+}
+
 #[test]
 fn undone_follows_the_second_reload_finished() {
     let bus = Bus::start();

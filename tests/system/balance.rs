@@ -11,6 +11,7 @@ use crate::survive::{kill_master, next_master, survivor};
 pub const CASES: &[Case] = &[
     ("queues_of_slots_outlive_the_master", queues_of_slots_outlive_the_master),
     ("a_master_of_another_user_has_its_slots_sockets_from_systemd", a_master_of_another_user_has_its_slots_sockets_from_systemd),
+    ("a_canary_that_can_have_no_socket_of_its_own_is_refused", canary_without_a_socket),
 ];
 
 const PER_SLOT: &str = "balance = \"per-slot\"\n";
@@ -78,4 +79,31 @@ fn a_master_of_another_user_has_its_slots_sockets_from_systemd(c: &Container) {
     web.reload_ok();
     assert_eq!(who(&web).len(), 2);
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+}
+
+/// systemd has opened a socket for each worker, and the master may open none beside them: a canary has none, until the unit has more.
+fn canary_without_a_socket(c: &Container) {
+    let web = Instance::new(c, "no-canary", 2);
+    web.drop_in("[Service]\nUser=nobody\n");
+    web.configure(PER_SLOT);
+    let lines = format!("ReusePort=yes\nListenStream={}\n", web.address);
+    open_again(&web, &lines);
+    let before = pids(&web.settled());
+    web.configure(&format!("{PER_SLOT}[reload]\nsteps = [\"1\"]\nstep_time = \"100ms\"\n"));
+    assert!(!web.reload().status.success());
+    let status = web.settled();
+    assert_eq!((&status["last_reload"]["result"], pids(&status)), (&"refused".into(), before), "{status:#}");
+    let reason = status["last_reload"]["reason"].as_str().expect("a reason");
+    let wanted = [
+        "no socket for the canary in slot 0 at ".to_owned(),
+        "the kernel lets only sockets of one user share an address".to_owned(),
+        format!("ListenStream={} 3 times", web.address),
+    ];
+    assert!(wanted.iter().all(|part| reason.contains(part)), "{reason}");
+    // As it says.
+    open_again(&web, &format!("{lines}ListenStream={}\n", web.address));
+    web.reload_ok();
+    assert_eq!(web.settled()["last_reload"]["result"], "committed");
+    assert!(c.journal(&web.service()).contains("canary of generation 2: 1/2 workers"), "{}", c.journal(&web.service()));
+    assert_eq!(who(&web).len(), 2);
 }

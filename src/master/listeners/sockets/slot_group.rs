@@ -51,11 +51,11 @@ impl Group {
         Ok(())
     }
 
-    /// Makes one more socket at the address. It gets no connection until it is steered to.
+    /// Makes one more socket at the address. It gets no connection until it is steered to. `needed`: the sockets that the address is to have.
     ///
     /// # Errors
     /// The kernel refuses; the text says why, and what to do.
-    pub fn add(&mut self, listener: &Listener) -> Result<(), String> {
+    pub fn add(&mut self, listener: &Listener, needed: usize) -> Result<(), String> {
         let first = &self.sockets[0];
         let alone = self.sockets.len() == 1;
         if alone && !sockopt::socket_reuseport(first).unwrap_or(false) {
@@ -64,7 +64,7 @@ impl Group {
             }
             sockopt::set_socket_reuseport(first, true).map_err(|error| error.to_string())?;
         }
-        let added = self.join(alone).map_err(|error| refused(listener, error));
+        let added = self.join(alone).map_err(|error| refused(listener, error, needed));
         if added.is_err() && alone && !listener.inherited {
             // No socket of another process may share the address.
             let _ = sockopt::set_socket_reuseport(first, false);
@@ -105,11 +105,12 @@ const NO_REUSE_PORT: &str = "systemd opened its socket without ReusePort=yes, so
                              worker.balance = \"shared\"";
 
 /// An error text: why the address can have no further socket, and a hint.
-fn refused(listener: &Listener, error: Errno) -> String {
+fn refused(listener: &Listener, error: Errno, needed: usize) -> String {
     let owner = fstat(&listener.fd).map_or(0, |stat| stat.st_uid);
     let port = listener.address.rsplit(':').next().unwrap_or_default();
     let by_systemd = format!(
-        "let systemd open them: in the socket unit, ReusePort=yes and ListenStream={} as often as there are workers",
+        "let systemd open them: in the socket unit, ReusePort=yes and ListenStream={} {needed} times (one for each worker, with \
+         reload.steps another one for each worker of the largest canary)",
         listener.address
     );
     match error {
@@ -139,9 +140,12 @@ mod tests {
     #[test]
     fn words_for_what_goes_wrong() {
         let here = &super::super::bind("127.0.0.1:0").expect("an address");
-        assert!(refused(here, Errno::ACCESS).contains("CAP_NET_BIND_SERVICE"));
-        assert!(refused(here, Errno::ADDRINUSE).contains("ss -lntp"));
-        assert!(refused(here, Errno::XDEV).contains("PrivateNetwork="));
-        assert!(refused(here, Errno::NOMEM).contains("memory"));
+        let refused = |error| refused(here, error, 9);
+        assert!(refused(Errno::ACCESS).contains("CAP_NET_BIND_SERVICE"));
+        assert!(refused(Errno::ADDRINUSE).contains("ss -lntp"));
+        assert!(refused(Errno::XDEV).contains("PrivateNetwork="));
+        assert!(refused(Errno::NOMEM).contains("memory"));
+        let lines = format!("ListenStream={} 9 times", here.address);
+        assert!([Errno::ACCESS, Errno::XDEV].iter().all(|error| refused(*error).contains(&lines)));
     }
 }

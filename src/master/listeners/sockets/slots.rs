@@ -48,10 +48,9 @@ impl Slots {
     pub fn ensure(&mut self, listeners: &[Listener], queues: impl IntoIterator<Item = Queue>) -> Result<(), Error> {
         self.begin(listeners);
         let before = self.places.len();
-        for queue in queues {
-            if self.places.contains_key(&queue) {
-                continue;
-            }
+        let missing: BTreeSet<Queue> = queues.into_iter().filter(|queue| !self.places.contains_key(queue)).collect();
+        let needed = before + missing.len();
+        for queue in missing {
             let place = self.places.len();
             for group in &mut self.groups {
                 let listener = &listeners[group.listener];
@@ -59,7 +58,7 @@ impl Slots {
                 while group.sockets.len() <= place {
                     let slot = queue.slot;
                     let whose = if queue.second { format!("the canary in slot {slot}") } else { format!("slot {slot}") };
-                    group.add(listener).map_err(|why| {
+                    group.add(listener, needed).map_err(|why| {
                         Error(format!("worker.balance = \"per-slot\": no socket for {whose} at {}: {why}", listener.address))
                     })?;
                 }

@@ -166,6 +166,7 @@ impl Connection {
     /// Asks polkit about the peer's process, with the user that connected: a process that has its pid by now counts as that user, too.
     async fn ask_polkit(&self, verb: &str, interactive: bool) -> Result<Verdict, Problem> {
         let options = &self.shared.options;
+        let _permit = self.shared.questions.acquire().await;
         let pid = self.peer.pid.ok_or("the process of the caller is not visible here")?;
         let uid = self.peer.uid;
         // It reads the start time of the process in /proc.

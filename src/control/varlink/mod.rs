@@ -47,6 +47,9 @@ const CONNECTIONS: usize = 128;
 const RESERVED: usize = 32;
 /// Number of status documents that are made for peers at once; other calls wait.
 const DOCUMENTS: usize = 2;
+/// Number of questions to polkit at once; further ones wait. Each takes a connection to the bus, which counts as the master's user there
+/// (`max_connections_per_user` of dbus-daemon(1)).
+const QUESTIONS: usize = 8;
 /// Pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long answers that are under way may take when the front end stops.
@@ -71,6 +74,7 @@ struct Shared {
     seats: Arc<Semaphore>,
     reserved: Arc<Semaphore>,
     documents: Semaphore,
+    questions: Semaphore,
     /// Whether the front end stops.
     stopping: watch::Receiver<bool>,
 }
@@ -128,6 +132,7 @@ pub fn spawn(directory: &Path, handle: Handle, options: Options) -> io::Result<S
         seats: Arc::new(Semaphore::new(CONNECTIONS)),
         reserved: Arc::new(Semaphore::new(RESERVED)),
         documents: Semaphore::new(DOCUMENTS),
+        questions: Semaphore::new(QUESTIONS),
         stopping,
     });
     Ok(Service { stop, task: Some(tokio::spawn(serve(listener, shared))), path })

@@ -160,7 +160,8 @@ class Preload(unittest.TestCase):
         with Master() as master:
             outputs = [master.ask(worker) for worker in (1, 2, 3)]
             replies = [master.reply() for _ in outputs]
-            self.assertEqual([message for message, _ in replies], [_protocol.confirmed(worker) for worker in (1, 2, 3)])
+            # They confirm when their turn comes.
+            self.assertEqual(sorted(message for message, _ in replies), [_protocol.confirmed(worker) for worker in (1, 2, 3)])
             for output in outputs:
                 read(output)
             for _, pid in replies:
@@ -207,6 +208,29 @@ class Preload(unittest.TestCase):
                 _, pid = master.reply()
                 self.assertIn("write it into worker.preload, too", read(output), options)
                 self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 2)
+
+    def test_end_of_the_program_is_that_of_the_interpreter(self):
+        # At the end of each: what is registered is called, threads are waited for, buffers are written.
+        end = (
+            "import atexit, sys, threading, time\n"
+            "atexit.register(lambda: print('exit handler'))\n"
+            "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\n"
+        )
+        for how, status, told in (
+            ("", 0, ""),
+            ("sys.exit(7)", 7, ""),
+            ("sys.exit('why')", 1, "why\n"),
+            ("raise KeyError('x')", 1, "KeyError: 'x'\n"),
+            ("raise KeyboardInterrupt", -signal.SIGINT, "KeyboardInterrupt\n"),
+        ):
+            with Master() as master:
+                (master.directory / "tool.py").write_text(end + how)
+                output = master.ask(1, ("python3", "-m", "tool"), sys.executable)
+                _, pid = master.reply()
+                text = read(output)
+                self.assertIn(told, text)
+                self.assertTrue(text.endswith("thread\nexit handler\n"), text)
+                self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), status, how)
 
     def test_program_that_is_not_of_python_is_refused(self):
         with Master() as master:

@@ -25,7 +25,7 @@ def main() -> None:
     if request is None:
         # The master has closed the socket: the generation is over.
         os._exit(0)
-    _run.run(request.program, request.argv)
+    _run.run_and_exit(request.program, request.argv)
 
 
 def _serve(channel: _fork.Channel) -> Optional[_protocol.Request]:

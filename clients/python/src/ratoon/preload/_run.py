@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import io
 import os
 import re
 import runpy
+import signal
 import sys
+import threading
 from typing import List, NoReturn
 
 #: Options of the interpreter without a value, and what each one sets. An interpreter that runs can take -u only.
@@ -15,6 +19,42 @@ _FLAGS = {
     "O": "optimize", "P": "safe_path", "q": "quiet", "R": "hash_randomization", "s": "no_user_site", "S": "no_site", "v": "verbose",
 }
 _PYTHON = re.compile(r"(python|pypy)[0-9.]*")
+
+
+def run_and_exit(program: str, argv: List[str]) -> NoReturn:
+    """Runs the command as :func:`run` does, and ends the process as the interpreter does, but for one thing: no module is torn down.
+
+    That would write to all objects, and so copy the memory that the worker shares, at its very end.
+    """
+    status = 0
+    try:
+        run(program, argv)
+    except SystemExit as end:
+        status = _status(end.code)
+    except BaseException as error:
+        sys.excepthook(*sys.exc_info())
+        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, ValueError, OSError):
+                stream.flush()
+        if status < 0:
+            signal.signal(-status, signal.SIG_DFL)
+            os.kill(os.getpid(), -status)
+        os._exit(status)
+
+
+def _status(code: object) -> int:
+    """The exit status of SystemExit with this code."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    print(code, file=sys.stderr)
+    return 1
 
 
 def run(program: str, argv: List[str]) -> None:

@@ -104,6 +104,8 @@ fn canary_without_a_socket(c: &Container) {
     open_again(&web, &format!("{lines}ListenStream={}\n", web.address));
     web.reload_ok();
     assert_eq!(web.settled()["last_reload"]["result"], "committed");
-    assert!(c.journal(&web.service()).contains("canary of generation 2: 1/2 workers"), "{}", c.journal(&web.service()));
+    wait_for("the canary in the journal", || {
+        c.journal(&web.service()).contains("canary of generation 2: 1/2 workers").then_some(())
+    });
     assert_eq!(who(&web).len(), 2);
 }

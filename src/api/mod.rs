@@ -143,6 +143,10 @@ pub struct Summary {
     pub degraded: bool,
     /// Whether the instance is paused.
     pub paused: bool,
+    /// Whether the instance has no worker until the first connection, or that connection has just started one.
+    pub idle: bool,
+    /// The time from the last first connection of an idle instance to the readiness of its worker.
+    pub last_wake: Option<Duration>,
     /// The status text that systemd shows.
     pub status_text: Arc<str>,
     /// The committed generation.

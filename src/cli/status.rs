@@ -50,7 +50,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
             ));
         }
         say(&view(&document, &Clock { now: Timestamp::now(), zone: TimeZone::system() }, &Screen::of_stdout()));
-        document.workers_ready > 0
+        document.workers_ready > 0 || document.idle && !document.paused
     };
     Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -59,7 +59,7 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
 fn trouble(document: &Document) -> Option<&'static str> {
     if document.paused {
         Some("paused")
-    } else if document.generation == 0 || document.workers_ready == 0 {
+    } else if document.generation == 0 || document.workers_ready == 0 && !document.idle {
         Some("not ready")
     } else if document.degraded {
         Some("degraded")
@@ -139,6 +139,8 @@ mod tests {
         let ready = Document { generation: 3, workers_ready: 1, workers_configured: 2, ..Document::default() };
         assert_eq!(trouble(&ready), None, "one of two is being replaced");
         assert_eq!(trouble(&Document::default()), Some("not ready"));
+        assert_eq!(trouble(&Document { idle: true, workers_ready: 0, ..ready.clone() }), None);
+        assert_eq!(trouble(&Document { idle: true, degraded: true, workers_ready: 0, ..ready.clone() }), Some("degraded"));
         assert_eq!(trouble(&Document { paused: true, workers_ready: 0, ..ready.clone() }), Some("paused"));
         assert_eq!(trouble(&Document { workers_ready: 0, ..ready.clone() }), Some("not ready"));
         assert_eq!(trouble(&Document { generation: 0, ..ready.clone() }), Some("not ready"));

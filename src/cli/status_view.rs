@@ -57,7 +57,7 @@ fn milliseconds(duration: SignedDuration) -> String {
 pub(super) fn state_style(state: &str, degraded: bool) -> Style {
     match state {
         _ if degraded => Style::Bad,
-        "running" | "ready" => Style::Good,
+        "running" | "ready" | "idle" => Style::Good,
         _ => Style::Busy,
     }
 }
@@ -147,7 +147,7 @@ pub(super) fn shown_preload(preload: &Preload) -> String {
 fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     let degraded = if document.degraded { ", degraded" } else { "" };
     let style = match document.workers_ready {
-        0 if !document.paused => Style::Bad,
+        0 if !document.paused && !document.idle => Style::Bad,
         _ => state_style(state_word(&document.state, document.paused), document.degraded),
     };
     let mut out = format!(
@@ -168,6 +168,9 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     }
     if let Some(left) = document.resumes_in_ms {
         line("pause", format!("ends by itself in {}", span(left)));
+    }
+    if let Some(took) = document.last_wake_ms {
+        line("woken", format!("last time a worker was ready {} after the first connection", span(took)));
     }
     let crashes = match document.worker_crashes {
         0 => "no worker has failed".to_owned(),

@@ -173,6 +173,8 @@ mod tests {
             state: crate::pool::PoolState::Running,
             degraded: false,
             paused: false,
+            idle: false,
+            last_wake: None,
             status_text: "".into(),
             generation: 1,
             workers_configured: 1,

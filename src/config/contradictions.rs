@@ -13,6 +13,15 @@ pub(super) struct Contradiction {
 pub(super) fn find(config: &Config) -> Vec<Contradiction> {
     let mut found = Vec::new();
     let (worker, restart) = (&config.worker, &config.restart);
+    if let Some(min) = worker.min.filter(|min| *min != 0 && *min != worker.workers()) {
+        found.push(Contradiction {
+            keys: &["worker.min", "worker.count"],
+            message: format!(
+                "worker.min ({min}) is neither 0 nor the number of workers ({}); write 0, or leave it out",
+                worker.workers()
+            ),
+        });
+    }
     if restart.initial > restart.max {
         found.push(Contradiction {
             keys: &["restart.initial", "restart.max"],

@@ -11,7 +11,7 @@ use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
 use super::probe::{Probe, StatusRange};
 use super::row::{tables, words};
 use super::types::{Surge, Watch};
-use super::values::{Count, Crashes, Files, Kept, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
+use super::values::{Count, Crashes, Files, Kept, Least, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
 use super::words::{Account, Address, FilePath, HostName, Signal};
 
 words! {
@@ -135,6 +135,11 @@ tables! {
         /// Number of workers, at most 10000.
         count: Option<u32> as Count, none "the number of CPUs that the master may use", example "4", flag("workers|count N"),
             also "workers processes instances numworkers";
+        /// `0`: without a connection for `scale.idle` no worker is left, and the first connection starts one.
+        /// It waits in the kernel's queue until the worker is ready; the others follow. The status says `idle`, `/readyz` answers
+        /// 200. A start and each reload still start all workers, so that a release is proved before it counts. Any other value must be that
+        /// of `count`. See ZERO WORKERS in `ratoon.toml(5)`.
+        min: Option<u32> as Least, none "`count`", example "0", flag("min N"), also "minworkers minprocesses";
         /// The condition on which a worker counts as ready: `"auto"`, `"accepting"`, `"notify"` or `"running"`.
         /// `"auto"`: it says `READY=1`, see `ratoon-worker(7)`, and accepts connections; or it has accepted for `settle` without a
         /// word, if no worker of the committed generation said `READY=1`. Without listening sockets it is `"notify"`.
@@ -245,6 +250,12 @@ tables! {
         /// With no worker ready for this long, the master exits 1.
         give_up: Option<Duration> as OrOff<Time>, default r#""off""#, example r#""10min""#,
             flag("give-up|restart-give-up TIME");
+    }
+
+    /// When workers start and leave without having been asked to.
+    "scale" => Scale at scale {
+        /// With `worker.min = 0`, how long without a connection until no worker is left.
+        idle: Duration as Time, default r#""10min""#, flag("idle TIME"), also "idletimeout";
     }
 
     /// How one generation follows another.

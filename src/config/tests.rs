@@ -30,6 +30,7 @@ fn the_defaults_are_the_contracts() {
     assert_eq!((config.restart.initial, config.restart.max), (Duration::from_millis(100), Duration::from_secs(30)));
     assert_eq!((config.restart.limit, config.restart.interval), (5, Duration::from_secs(60)));
     assert_eq!(config.restart.give_up, None);
+    assert_eq!((config.worker.min, config.scale.idle), (None, Duration::from_secs(600)));
     assert_eq!((config.reload.surge, config.reload.probation), (Surge::Percent(100), None));
     assert_eq!(config.worker.workers(), usable_cpus());
 }
@@ -44,6 +45,7 @@ directory = "/srv/web/current"
 environment = { B = "2", A = "1" }
 environment_file = ["/etc/default/web", "-/etc/default/web.local"]
 count = 4
+min = 0
 ready = "running"
 settle = "2s"
 start_timeout = 20
@@ -67,6 +69,9 @@ max = "1min"
 limit = 3
 interval = "10s"
 give_up = "1h"
+
+[scale]
+idle = "90s"
 
 [reload]
 surge = 1
@@ -116,6 +121,7 @@ hosts = ["Status.Example.org.", "b"]
             environment_file: vec![PathBuf::from("/etc/default/web"), PathBuf::from("-/etc/default/web.local")],
             environment_override: Vec::new(),
             count: Some(4),
+            min: Some(0),
             ready: Ready::Running,
             settle: Duration::from_secs(2),
             start_timeout: Duration::from_secs(20),
@@ -141,6 +147,7 @@ hosts = ["Status.Example.org.", "b"]
             interval: Duration::from_secs(10),
             give_up: Some(Duration::from_secs(3600)),
         },
+        scale: Scale { idle: Duration::from_secs(90) },
         reload: Reload {
             surge: Surge::Count(1),
             probation: Some(Duration::from_secs(5)),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Details, Hooks, Recycle, Reload, Restart, Start, Status, Worker};
+use super::table::{Details, Hooks, Recycle, Reload, Restart, Scale, Start, Status, Worker};
 
 /// Largest number of workers. More are refused, because a typing error should not exhaust the machine.
 pub const COUNT_MAX: u32 = 10_000;
@@ -15,6 +15,8 @@ pub struct Config {
     pub worker: Worker,
     /// `[restart]`
     pub restart: Restart,
+    /// `[scale]`
+    pub scale: Scale,
     /// `[reload]`
     pub reload: Reload,
     /// `[start]`

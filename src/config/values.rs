@@ -304,6 +304,8 @@ where
 
 /// A number of workers.
 pub(super) type Count = Number<1, { COUNT_MAX as u64 }>;
+/// The least number of workers.
+pub(super) type Least = Number<0, { COUNT_MAX as u64 }>;
 /// A number of crashes.
 pub(super) type Crashes = Number<0, 1_000_000>;
 /// A number of releases that are kept.

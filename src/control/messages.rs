@@ -20,12 +20,14 @@ pub struct SummaryMessage {
     pub version: String,
     /// PID of the master.
     pub pid: u32,
-    /// `starting`, `running`, `reloading` or `stopping`.
+    /// `starting`, `running`, `idle`, `reloading` or `stopping`.
     pub state: String,
     /// Whether workers crash more often than the configuration allows.
     pub degraded: bool,
     /// Whether the instance is paused.
     pub paused: bool,
+    /// Whether the instance has no worker until the first connection, or that connection has just started one.
+    pub idle: bool,
     /// The status text that systemd shows.
     pub status_text: String,
     /// The committed generation; 0 before the first.
@@ -245,6 +247,7 @@ impl From<&Summary> for SummaryMessage {
             state: summary.state.as_str().to_owned(),
             degraded: summary.degraded,
             paused: summary.paused,
+            idle: summary.idle,
             status_text: summary.status_text.to_string(),
             generation: summary.generation,
             workers_configured: summary.workers_configured,

@@ -11,6 +11,7 @@ use crate::master::Master;
 use crate::master::comparison::Comparer;
 use crate::master::event_queue::EventQueue;
 use crate::master::listeners::ListenerSet;
+use crate::master::listeners::idle_watch::IdleWatch;
 use crate::master::listeners::queue_watch::QueueWatch;
 use crate::master::log::Log;
 use crate::master::log::journal::{Journal, Level, Record};
@@ -54,6 +55,8 @@ pub(super) fn first_summary(name: &str, started_at: SystemTime) -> Summary {
         state: PoolState::Starting,
         degraded: false,
         paused: false,
+        idle: false,
+        last_wake: None,
         status_text: "starting".into(),
         generation: 0,
         workers_configured: 0,
@@ -156,6 +159,7 @@ impl Master {
             recycler: Recycler::new(now, results.clone()),
             accept_watch: AcceptWatch::new(now, results.clone()),
             queue_watch: QueueWatch::new(poll.clone(), results.clone()),
+            idle_watch: IdleWatch::new(poll.clone(), results.clone()),
             results,
             requests: RequestTable::default(),
             unknown_workers: UnknownWorkers::default(),

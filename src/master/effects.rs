@@ -133,6 +133,7 @@ impl Master {
     pub(super) fn start_some(&mut self) {
         while let Some((worker, slot, generation)) = self.workers.next_to_spawn() {
             self.queue_watch.let_go();
+            self.idle_watch.let_go();
             self.status.touch();
             let spawned = self.start(slot, generation, worker);
             match spawned.and_then(|start| self.workers.begin(worker, start, self.now, &mut self.events)) {

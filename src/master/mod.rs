@@ -74,6 +74,7 @@ use std::time::Instant;
 use self::comparison::Comparer;
 use self::event_queue::EventQueue;
 use self::listeners::ListenerSet;
+use self::listeners::idle_watch::IdleWatch;
 use self::listeners::queue_watch::QueueWatch;
 use self::log::Log;
 use self::output::Outputs;
@@ -133,6 +134,7 @@ struct Master {
     recycler: Recycler,
     accept_watch: AcceptWatch,
     queue_watch: QueueWatch,
+    idle_watch: IdleWatch,
     comparer: Comparer,
     /// Workers of an earlier program of which nothing else is known.
     unknown_workers: UnknownWorkers,

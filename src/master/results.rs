@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::config::Ready;
 use crate::master::Master;
+use crate::master::listeners::idle_watch::IdleStage;
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::{self, Prepared};
 use crate::master::status::accept_watch::Look;
@@ -38,12 +39,13 @@ impl Master {
             TaskResult::AcceptLookFailed => self.accept_watch.ended(),
             TaskResult::Accepting(seen) => {
                 self.accept_watch.ended();
-                // The workers of a paused instance are not to accept.
-                if !self.pool.is_paused() {
+                // The workers of a paused or idle instance are not to accept.
+                if !self.pool.is_paused() && !self.pool.is_asleep() {
                     self.status.accepting_seen(seen);
                 }
             }
             TaskResult::Queues(queues) => self.queues_seen(&queues),
+            TaskResult::Activity { open, cpu } => self.idle_watch.seen(open, cpu, self.now, &mut self.events),
             TaskResult::Composed => {
                 let job = self.status.next_document();
                 self.compose(job);
@@ -107,15 +109,20 @@ impl Master {
         self.accept_watch.look(self.now, look);
     }
 
-    /// Watches the accept queues while the instance is paused.
+    /// Watches the accept queues while the instance is paused, and for connections where `worker.min` is 0. A socket is in the epoll set
+    /// for one of the two only.
     pub(super) fn watch_queues(&mut self) {
-        if self.pool.is_paused() {
+        if self.pool.is_paused() || self.pool.is_asleep() {
             self.status.forget_accepting();
         }
-        let listeners = &self.listeners;
+        let (listeners, stage) = (&self.listeners, IdleStage::of(&self.pool));
+        if stage == IdleStage::Off {
+            self.idle_watch.follow(stage, Vec::new, self.now);
+        }
         if self.queue_watch.follow(self.pool.is_paused(), || listeners.shown(), self.now) {
             self.status.queues_seen(None);
         }
+        self.idle_watch.follow(stage, || listeners.shown(), self.now);
     }
 
     fn queues_seen(&mut self, queues: &[Option<Queue>]) {

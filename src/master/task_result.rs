@@ -38,6 +38,13 @@ pub(in crate::master) enum TaskResult {
     AcceptLookFailed,
     /// The accept queues of the sockets that no worker serves.
     Queues(Vec<Option<Queue>>),
+    /// Whether workers are used, where `worker.min` is 0.
+    Activity {
+        /// Connections that are open or wait; `None` if the kernel does not list them.
+        open: Option<u64>,
+        /// CPU time of the workers so far, microseconds; `None` if it was not looked at, or is not known.
+        cpu: Option<u64>,
+    },
     /// A status document is composed, and requesters wait for the next one.
     Composed,
     /// The probed worker has answered as it must, or not and why.

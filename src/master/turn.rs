@@ -25,7 +25,9 @@ impl Master {
             self.pool.deadline().map(|deadline| absence::step(self.now, pool_clock::instant(deadline))),
             self.systemd.deadline(),
             self.workers.deadline(),
-            self.recycler.deadline(self.releases.recycle_limits(self.pool.generation())).filter(|_| !self.pool.is_paused()),
+            self.recycler
+                .deadline(self.releases.recycle_limits(self.pool.generation()))
+                .filter(|_| !self.pool.is_paused() && !self.pool.is_asleep()),
             self.accept_deadline(),
             self.comparer.deadline(self.pool.compares(), self.now),
             self.upgrader.deadline(self.now),
@@ -34,6 +36,7 @@ impl Master {
             self.store.as_ref().and_then(Store::deadline),
             self.listeners.deadline(),
             self.queue_watch.deadline(),
+            self.idle_watch.deadline(),
             self.status.deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -63,6 +66,7 @@ impl Master {
                 Token::Former(worker) => self.workers.former_ended(worker),
                 Token::Directory => self.workers.directory_changed(),
                 Token::Queues => self.queue_watch.connected(self.now),
+                Token::Idle => self.idle_watch.connected(&mut self.events),
             }
         }
         self.with_workers(|workers, now, keep, events| workers.ended(&ended, now, keep, events));
@@ -89,6 +93,7 @@ impl Master {
         self.look_at_orphans();
         self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
         self.queue_watch.on_deadline(self.now);
+        self.idle_watch.on_deadline(self.now, || self.workers.counted(&self.pool), &mut self.events);
         self.workers.warn_of_unanswered();
         self.releases.on_deadline(self.now, &mut self.events);
         if let Some(why) = self.upgrader.overdue(self.now) {
@@ -160,6 +165,9 @@ impl Master {
             }
             // A socket in systemd's store is systemd's: the next master serves what waits there.
             if self.pool.is_stopping() && self.store.is_none() {
+                // A closed descriptor cannot be taken out of the epoll set any more.
+                self.queue_watch.let_go();
+                self.idle_watch.let_go();
                 self.listeners.close_bound(&self.pool);
             }
             // A decision that affects workers is stored first: the next master must not decide otherwise.

@@ -100,8 +100,15 @@ impl Pool {
 
     /// Starts a worker in a slot of the current generation if the slot is empty and not given up to a candidate.
     pub(super) fn fill(&mut self, slot: Slot) {
+        if !self.idling.is_idle() {
+            self.start_in(slot);
+        }
+    }
+
+    /// As [`Self::fill`], also for the first worker of an idle pool. Returns whether a worker starts.
+    pub(super) fn start_in(&mut self, slot: Slot) -> bool {
         if self.stopping.is_some() || self.pause.is_some() || self.is_held_for_probe(self.current) {
-            return;
+            return false;
         }
         let empty =
             self.slot_state(slot).is_some_and(|place| place.worker.is_none() && place.successor.is_none() && !place.settled);
@@ -111,6 +118,7 @@ impl Pool {
                 place.worker = Some(worker);
             }
         }
+        empty
     }
 
     /// Fills the slot after the delay; at once when the delay is zero.
@@ -120,7 +128,7 @@ impl Pool {
         }
         if delay.is_zero() {
             self.fill(slot);
-        } else if self.stopping.is_none() && self.pause.is_none() {
+        } else if self.stopping.is_none() && self.pause.is_none() && !self.idling.is_asleep() {
             self.timers.set(Key::Restart(generation, slot), self.after(delay));
         }
     }
@@ -219,6 +227,15 @@ impl Pool {
                 self.fill(slot as Slot);
             }
         }
+    }
+
+    /// The slots that the old generation gave up to the candidate; from now on they are its own again. An idle one had nothing to give up.
+    pub(super) fn replaced_slots(&mut self) -> Vec<Slot> {
+        let is_asleep = self.idling.is_asleep();
+        let Some(home) = self.generations.get_mut(&self.current) else { return Vec::new() };
+        let slots = home.slots.iter_mut().enumerate();
+        let replaced = slots.filter_map(|(slot, place)| std::mem::take(&mut place.settled).then_some(slot as Slot));
+        replaced.filter(|_| !is_asleep).collect()
     }
 
     /// Drains every worker of a generation that is no longer the current one.

@@ -20,6 +20,7 @@ mod fallback;
 mod first_start;
 mod generation;
 mod history;
+mod idle;
 mod judge_command;
 mod orphaned;
 mod pause;
@@ -73,7 +74,8 @@ pub use worker::{Phase, Worker};
 use crate::table::Table;
 use fallback::Fallback;
 use first_start::Stopping;
-use generation::{Generation, Role};
+use generation::Generation;
+use idle::Idling;
 use pause::Pause;
 use probe::Probe;
 use recycle::Recycling;
@@ -119,6 +121,9 @@ pub struct Pool {
     /// The pause that is under way.
     #[serde(default)]
     pause: Option<Pause>,
+    /// The way to zero workers and back (`worker.min = 0`).
+    #[serde(default)]
+    idling: Idling,
     recycling: Recycling,
     /// A slot failed more often than `restart.limit` allows, and the pool has not recovered since.
     degraded: bool,
@@ -155,6 +160,7 @@ impl Pool {
             fallback: None,
             probe: None,
             pause: None,
+            idling: Idling::default(),
             recycling: Recycling::default(),
             degraded: false,
             failure_text: None,
@@ -213,6 +219,8 @@ impl Pool {
             Event::Recycle(which, requester) => self.recycle(which, requester),
             Event::Pause(length, requester) => self.ask_pause(length, requester),
             Event::Resume(requester) => self.ask_resume(requester),
+            Event::Looked { active } => self.looked(active),
+            Event::Connected => self.connected(),
             Event::Stop { now } => self.stop(now, 0),
         }
         self.after_step();
@@ -268,22 +276,6 @@ impl Pool {
         self.workers.get(&id).map(|worker| &**worker)
     }
 
-    fn start(&mut self, settings: Settings) {
-        if self.current != 0 || self.stopping.is_some() {
-            return self.ignore_event("a second start", None);
-        }
-        let count = settings.count;
-        (self.current, self.last_number) = (1, 1);
-        (self.target, self.configured) = (count, count);
-        self.generations.insert(1, Generation::new(settings, 1, Role::Current));
-        self.tell_fallback();
-        if self.generations.get(&1).is_some_and(|home| home.settings.probe) {
-            return self.start_probe(1);
-        }
-        self.log(Kind::Info, format!("generation 1 starts with {}", workers(count as usize)), Some(1), None);
-        self.resize(1, count);
-    }
-
     fn due(&mut self) {
         while let Some(key) = self.timers.pop(self.now) {
             match key {
@@ -301,7 +293,8 @@ impl Pool {
                 Key::ProbeAgain => self.probe_again(),
                 Key::GiveUp => self.give_up(),
                 Key::Resume => self.pause_over(),
-                Key::Recover => {} // `after_step` calls `recover` after every step
+                // `after_step` calls `recover` after every step. At the end of the quiet time the next look decides.
+                Key::Recover | Key::Quiet => {}
             }
         }
     }
@@ -316,6 +309,7 @@ impl Pool {
             self.end_watch();
             self.abandon_probe();
             self.abandon_pause("the instance is stopping");
+            self.idling.end();
             self.recycle_over(&Answer::Failed("the instance is stopping".to_owned()));
             self.timers.clear(Key::GiveUp);
             self.timers.clear(Key::Recover);
@@ -352,6 +346,7 @@ impl Pool {
         self.end_hopeless_start();
         self.limit_outage();
         self.check_pause();
+        self.check_idle();
         if self.workers.is_empty()
             && let Some(stopping) = self.stopping.as_mut().filter(|stopping| !stopping.exited)
         {

@@ -89,7 +89,18 @@ impl Pool {
         self.timers.clear(Key::GiveUp);
         self.recycle_over(&Answer::Failed(REFUSAL.to_owned()));
         self.pause = Some(Pause { length, waiting: requester.into_iter().collect(), watch_left });
-        // The slots are empty from now on, so that their next workers need not wait for the end of the present ones.
+        self.idling.end();
+        self.drain_all();
+        // The queue of a slot that stays need not be empty: its next worker serves it.
+        let is_next = |slot: Slot, second: bool| slot < self.target && second == self.second_queue(self.current, slot);
+        let kept = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| is_next(worker.slot, worker.second_queue));
+        for id in self.draining_queues().filter(kept).collect::<Vec<_>>() {
+            self.stop_after_all(id);
+        }
+    }
+
+    /// Drains all workers. The slots are empty at once, so that their next workers need not wait for the end of the present ones.
+    pub(super) fn drain_all(&mut self) {
         let slots = self.generations.get_mut(&self.current).map_or(&mut [][..], |home| &mut home.slots);
         for place in slots.iter_mut() {
             (place.worker, place.successor, place.stand_in, place.delay) = (None, None, None, Duration::ZERO);
@@ -99,12 +110,6 @@ impl Pool {
         }
         for id in self.workers.keys().copied().collect::<Vec<_>>() {
             self.drain(id, StopReason::Asked);
-        }
-        // The queue of a slot that stays need not be empty: its next worker serves it.
-        let is_next = |slot: Slot, second: bool| slot < self.target && second == self.second_queue(self.current, slot);
-        let kept = |id: &WorkerId| self.workers.get(id).is_some_and(|worker| is_next(worker.slot, worker.second_queue));
-        for id in self.draining_queues().filter(kept).collect::<Vec<_>>() {
-            self.stop_after_all(id);
         }
     }
 

@@ -36,6 +36,9 @@ impl Pool {
             Some(super::pause::REFUSAL.to_owned())
         } else if self.reload.is_some() {
             Some("a reload is under way and replaces all workers, or the next release is probed".to_owned())
+        } else if self.idling.is_idle() && which.is_none() {
+            // The next workers are new ones.
+            return self.answer(requester, Answer::Done);
         } else {
             which.filter(|id| !self.stands(*id)).map(|id| format!("no ready worker {id} in generation {}", self.current))
         };

@@ -113,6 +113,10 @@ impl Pool {
             Purpose::Undo { release, .. } => release,
             Purpose::Reload | Purpose::Probe | Purpose::LastGood => number,
         };
+        if reload.canary.is_some() {
+            // A canary is compared with the old generation.
+            self.rouse();
+        }
         self.generations.insert(number, Generation::new(settings, release, Role::Candidate));
         if probes {
             return self.start_probe(number);
@@ -243,6 +247,7 @@ impl Pool {
         self.recycle_over(&Answer::Done);
         self.current = number;
         self.target = reload.target;
+        self.idling.end();
         if let Some(home) = self.generations.get_mut(&number) {
             home.role = Role::Current;
             self.configured = home.settings.count;
@@ -275,10 +280,7 @@ impl Pool {
             Outcome::Aborted => "aborted",
             Outcome::RolledBack | Outcome::Committed | Outcome::Undone => "rolled back",
         };
-        let current = self.generations.get(&self.current);
-        let replaced: Vec<Slot> = current.map_or(Vec::new(), |home| {
-            home.slots.iter().enumerate().filter(|(_, place)| place.settled).map(|(slot, _)| slot as Slot).collect()
-        });
+        let replaced = self.replaced_slots();
         let mut reason = reason;
         if !replaced.is_empty() {
             reason.cause += &format!("; slots {replaced:?} had been replaced and go back to generation {}", self.current);
@@ -288,9 +290,6 @@ impl Pool {
         self.hold(number, &replaced);
         self.retire_candidate(number);
         for slot in replaced {
-            if let Some(place) = self.slot_state(slot) {
-                place.settled = false;
-            }
             self.restart_in(self.current, slot, std::time::Duration::ZERO);
         }
         self.finish(number, reload.requesters, outcome, reason);

@@ -11,6 +11,8 @@ pub enum PoolState {
     Starting,
     /// One generation serves, and no reload is under way.
     Running,
+    /// No worker runs until the first connection, and no reload is under way.
+    Idle,
     /// A reload is under way.
     Reloading,
     /// All workers drain, then the master ends.
@@ -19,13 +21,14 @@ pub enum PoolState {
 
 impl PoolState {
     /// Every state, for the metrics.
-    pub const ALL: [PoolState; 4] = [Self::Starting, Self::Running, Self::Reloading, Self::Stopping];
+    pub const ALL: [PoolState; 5] = [Self::Starting, Self::Running, Self::Idle, Self::Reloading, Self::Stopping];
 
     /// The name in `docs/contract.md` §6.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Idle => "idle",
             Self::Reloading => "reloading",
             Self::Stopping => "stopping",
         }
@@ -58,6 +61,8 @@ impl Pool {
             PoolState::Stopping
         } else if self.reload.as_ref().is_some_and(|reload| reload.purpose != Purpose::Probe) {
             PoolState::Reloading
+        } else if self.idling.is_idle() {
+            PoolState::Idle
         } else if self.announced {
             PoolState::Running
         } else {
@@ -105,7 +110,8 @@ impl Pool {
             };
             return format!("reloading to {}: {doing}", self.named(reload.number));
         }
-        let mut text = format!("{}: {}/{} ready", self.named(self.current), self.ready(), self.target);
+        let ready = || format!("{}/{} ready", self.ready(), self.target);
+        let mut text = format!("{}: {}", self.named(self.current), self.idle_in_words().unwrap_or_else(ready));
         if self.is_held_for_probe(self.current) {
             text += ", probing";
         }
@@ -118,7 +124,7 @@ impl Pool {
         if self.watch_compares().is_some() {
             text += ", watched";
         }
-        let fails = self.degraded || self.ready() < self.target;
+        let fails = self.degraded || self.ready() < self.target && !self.idling.is_asleep();
         let failures = if fails { self.failures_in_words() } else { None };
         let preload = self.preload_failure().map(|why| format!("{why}; workers are started without it"));
         let reasons: Vec<String> = failures.into_iter().chain(self.fallback()).chain(preload).collect();

@@ -54,7 +54,7 @@ pub struct CanaryPart {
 impl Pool {
     /// The queues that get new connections: those with a ready worker; if no worker is ready, those of all slots, because each slot gets a
     /// replacement. Only the first queue, whose socket is systemd's and outlives the instance: when the instance stops; and if no worker
-    /// is ready before all were ready once, or with one queue for all workers.
+    /// is ready before all were ready once, or with one queue for all workers. An idle pool has the queue of its first worker.
     pub fn serving(&self) -> BTreeSet<Queue> {
         let first = BTreeSet::from([Queue::FIRST]);
         if self.stopping.is_some() {
@@ -63,6 +63,7 @@ impl Pool {
         let ready: BTreeSet<Queue> = self.workers.values().filter(|it| it.serves()).map(|it| self.queue(it)).collect();
         match ready.is_empty() {
             false => ready,
+            true if self.idling.is_idle() => BTreeSet::from([self.idle_queue()]),
             true if self.announced && self.has_queues(self.current) => {
                 (0..self.target).map(|slot| Queue { slot, second: self.second_queue(self.current, slot) }).collect()
             }
@@ -135,6 +136,9 @@ impl Pool {
         }
         let others = self.workers.iter().filter(|(other, it)| **other != id && it.serves()).map(|(_, it)| self.queue(it));
         let (same, elsewhere): (Vec<Queue>, Vec<Queue>) = others.partition(|queue| *queue == own);
+        if self.idling.is_idle() {
+            return same.is_empty() && own != self.idle_queue();
+        }
         same.is_empty() && !elsewhere.is_empty()
     }
 

@@ -35,6 +35,9 @@ pub struct Settings {
     pub per_slot: bool,
     /// The instance has listening sockets.
     pub listens: bool,
+    /// The time without a connection after which no worker is left (`scale.idle`); `None` unless `worker.min` is 0.
+    #[serde(default)]
+    pub idle: Option<Duration>,
     /// The number of committed releases that stay pinned, the current one included (`reload.keep`).
     pub keep: u32,
     /// The steps of a canary (`reload.steps`).

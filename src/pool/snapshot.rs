@@ -52,6 +52,9 @@ impl Pool {
         ensure(self.pause.is_none() || self.reload.is_none() && self.probe.is_none(), || {
             "the saved pool is paused during a reload, which cannot be".to_owned()
         })?;
+        ensure(self.pause.is_none() || !self.idling.is_idle(), || {
+            "the saved pool is paused and idle, which cannot be".to_owned()
+        })?;
         if let Some(probe) = &self.probe {
             ensure(self.generations.contains_key(&probe.generation), || {
                 format!("the probe of the saved pool is of generation {}, which is missing", probe.generation)
@@ -76,7 +79,14 @@ impl Pool {
                 Key::Restart(number, _) => ensure(self.generations.contains_key(&number), || {
                     format!("a deadline of the saved pool is of generation {number}, which is missing")
                 })?,
-                Key::Probation | Key::Step | Key::Watch | Key::ProbeAgain | Key::GiveUp | Key::Resume | Key::Recover => {}
+                Key::Probation
+                | Key::Step
+                | Key::Watch
+                | Key::ProbeAgain
+                | Key::GiveUp
+                | Key::Resume
+                | Key::Quiet
+                | Key::Recover => {}
             }
         }
         let last_worker = self.workers.keys().last().copied().unwrap_or(0);

@@ -1,16 +1,35 @@
-//! The start of a worker: its entry in the table, the request for its process, and the news of that.
+//! The start of the pool, and of a worker: its entry in the table, the request for its process, and the news of that.
 //!
 //! Law: the start timeout of a worker begins when its process is asked for, not while it waits for the preload process.
 
 use super::Pool;
+use super::generation::{Generation, Role};
 use super::preload::Forking;
 use super::readiness::Signs;
-use super::settings::Readiness;
+use super::report::workers;
+use super::settings::{Readiness, Settings};
 use super::timers::Key;
-use super::vocabulary::{Action, GenerationId, Slot, WorkerId};
+use super::vocabulary::{Action, GenerationId, Kind, Slot, WorkerId};
 use super::worker::{Phase, StopReason, Worker};
 
 impl Pool {
+    /// Starts the first generation.
+    pub(super) fn start(&mut self, settings: Settings) {
+        if self.current != 0 || self.stopping.is_some() {
+            return self.ignore_event("a second start", None);
+        }
+        let count = settings.count;
+        (self.current, self.last_number) = (1, 1);
+        (self.target, self.configured) = (count, count);
+        self.generations.insert(1, Generation::new(settings, 1, Role::Current));
+        self.tell_fallback();
+        if self.generations.get(&1).is_some_and(|home| home.settings.probe) {
+            return self.start_probe(1);
+        }
+        self.log(Kind::Info, format!("generation 1 starts with {}", workers(count as usize)), Some(1), None);
+        self.resize(1, count);
+    }
+
     /// Adds a starting worker to the table and asks for its process, or holds it until the preload process of its generation is ready;
     /// the caller puts the worker into its slot.
     pub(super) fn spawn(&mut self, generation: GenerationId, slot: Slot) -> WorkerId {

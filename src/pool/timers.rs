@@ -43,6 +43,8 @@ pub enum Key {
     GiveUp,
     /// The end of a pause: the instance resumes.
     Resume,
+    /// The end of `scale.idle` without activity; the next look decides.
+    Quiet,
     /// The time after the last failure at which the pool may have recovered.
     Recover,
 }

@@ -100,6 +100,13 @@ pub enum Event {
     Pause(Option<Duration>, Option<RequesterId>),
     /// Start the workers of the paused instance again.
     Resume(Option<RequesterId>),
+    /// A look for activity has ended; the master looks while [`super::Pool::look_period`] returns a time.
+    Looked {
+        /// A connection is open, or one came in since the look before; or that cannot be seen.
+        active: bool,
+    },
+    /// A connection, or a datagram, waits while [`super::Pool::is_asleep`].
+    Connected,
     /// End the instance.
     Stop {
         /// Kill all workers instead of draining them.
@@ -363,6 +370,12 @@ pub enum Kind {
     Paused,
     /// The instance serves again after a pause.
     Resumed,
+    /// All workers are drained for want of connections.
+    Idle,
+    /// The first connection starts a worker of an idle pool.
+    Waking,
+    /// The first worker of an idle pool is ready.
+    Woken,
     /// A worker ended without having been asked to, or did not end cleanly while it drained.
     WorkerFailed,
     /// A worker was not ready in time.

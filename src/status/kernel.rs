@@ -162,6 +162,16 @@ pub fn queues(listeners: &[impl AsFd]) -> Vec<Option<Queue>> {
     listeners.iter().map(|it| queues.get(&it.as_ref()?.inode).copied()).collect()
 }
 
+/// The number of connections that a process has accepted from these listening sockets, and of those that wait on them; `None` if the
+/// kernel does not tell of each socket that accepts connections. Blocks for a dump of the kernel's.
+pub fn open_connections(listeners: &[impl AsFd]) -> Option<u64> {
+    let accepts = |socket: &&_| sockopt::socket_acceptconn(*socket).unwrap_or(true);
+    let listeners: Vec<Option<Listener>> = listeners.iter().filter(accepts).map(Listener::of).collect();
+    let seen = kept::look_at_sockets(&listeners);
+    let waiting = listeners.iter().map(|it| Some(seen.queues.get(&it.as_ref()?.inode)?.waiting)).sum::<Option<u64>>()?;
+    Some(waiting.saturating_add(seen.connections.len() as u64))
+}
+
 /// Makes a survey that neither uses nor keeps earlier results.
 pub fn survey(workers: &[Subject], listeners: &[impl Listening]) -> Survey {
     Surveyor::default().survey(workers, listeners, &Claims::default())

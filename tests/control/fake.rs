@@ -45,6 +45,8 @@ pub fn summary() -> Summary {
         state: PoolState::Running,
         degraded: false,
         paused: false,
+        idle: false,
+        last_wake: None,
         status_text: "generation 7: 4/4 ready".into(),
         generation: 7,
         workers_configured: 4,

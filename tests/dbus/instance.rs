@@ -239,6 +239,8 @@ pub fn summary(name: &str) -> Summary {
         state: PoolState::Running,
         degraded: false,
         paused: false,
+        idle: false,
+        last_wake: None,
         status_text: "generation 1: 2/2 ready".into(),
         generation: 1,
         workers_configured: 2,

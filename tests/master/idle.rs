@@ -72,3 +72,11 @@ fn paused_master_never_wakes_while_nothing_waits() {
     master.ok(&["pause"]);
     assert_eq!(wakes(&master, Duration::from_secs(4)), 0);
 }
+
+#[test]
+fn instance_without_workers_never_wakes() {
+    let master = Place::new().pool("count = 1\nmin = 0", "[recycle]\nmax_requests = 1000\n[scale]\nidle = '100ms'").launch();
+    master.systemd().wait_for("READY=1", 1);
+    master.systemd().wait_for("STATUS=generation 1: idle, 0 workers, starts at the first connection", 1);
+    assert_eq!(wakes(&master, Duration::from_secs(4)), 0);
+}

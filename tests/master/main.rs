@@ -36,3 +36,4 @@ mod stop;
 mod undo;
 mod upgrade;
 mod watch;
+mod zero;

@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("what_is_said_while_the_master_dies_is_heard", what_is_said_while_the_master_dies_is_heard),
     ("a_restart_keeps_the_workers_and_a_stop_ends_them", a_restart_keeps_the_workers_and_a_stop_ends_them),
     ("pause_outlives_its_master", pause_outlives_its_master),
+    ("idleness_outlives_its_master", idleness_outlives_its_master),
     ("thirty_kills_under_load", thirty_kills_under_load),
 ];
 
@@ -148,6 +149,52 @@ fn pause_outlives_its_master(c: &Container) {
     assert!(web.get().expect("an answer").contains("version v2"));
     let journal = c.journal(&web.service());
     assert!(journal.contains("paused: 2 workers to drain, connections wait"), "{journal}");
+    c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
+    nothing_is_left(&web);
+}
+
+/// No workers over the death of the master and over an upgrade; a connection that comes while the master dies is answered, too.
+fn idleness_outlives_its_master(c: &Container) {
+    let web = survivor(c, "sleeps", 2, "");
+    web.configure("min = 0\n[scale]\nidle = \"500ms\"\n[reload]\nwatch = \"off\"\n");
+    web.reload_ok();
+    let asleep = || {
+        wait_for("no worker is left", || {
+            let status = web.status();
+            (status["state"] == "idle" && status["workers"].as_array().is_some_and(Vec::is_empty)).then_some(())
+        });
+        let text = "generation 2: idle, 0 workers, starts at the first connection";
+        wait_for("systemd is told", || (web.property("StatusText") == text).then_some(()));
+        assert_eq!(web.property("ActiveState"), "active");
+    };
+    for round in 0..4 {
+        asleep();
+        if round % 2 == 0 {
+            let master = kill_master(&web);
+            next_master(&web, master);
+        } else {
+            c.ok(&["ratoon", "upgrade", "sleeps"]);
+        }
+        asleep();
+        c.ok(&["ratoon", "status", "--check", "sleeps"]);
+        let shown = c.ok(&["busctl", "get-property", "org.ratoon1.sleeps", "/org/ratoon1", "org.ratoon1.Manager", "State"]);
+        assert!(shown.contains("\"idle\""), "{shown}");
+        assert!(web.get().expect("an answer").contains("generation 2"));
+    }
+    for _ in 0..3 {
+        asleep();
+        let master = std::thread::scope(|scope| {
+            let request = scope.spawn(|| web.get());
+            let master = kill_master(&web);
+            assert!(request.join().expect("no panic").expect("an answer").contains("generation 2"));
+            master
+        });
+        next_master(&web, master);
+    }
+    asleep();
+    let journal = c.journal(&web.service());
+    assert!(journal.contains("the instance was idle when the master before this one ended, and stays so"), "{journal}");
+    assert!(journal.contains(" serves again: a worker was ready "), "{journal}");
     c.ok(&["systemctl", "stop", &web.socket(), &web.service()]);
     nothing_is_left(&web);
 }

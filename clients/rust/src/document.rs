@@ -22,7 +22,7 @@ pub struct Document {
     pub instance: String,
     /// The version of the master's program.
     pub version: String,
-    /// `starting`, `running`, `reloading` or `stopping`.
+    /// `starting`, `running`, `idle`, `reloading` or `stopping`.
     pub state: String,
     /// Whether workers crash more often than the configuration allows.
     pub degraded: bool,
@@ -30,6 +30,11 @@ pub struct Document {
     pub paused: bool,
     /// The time until a paused instance resumes by itself, in milliseconds.
     pub resumes_in_ms: Option<u64>,
+    /// Whether the instance has no worker until the first connection, or that connection has just started one (`worker.min = 0`); also
+    /// while it reloads.
+    pub idle: bool,
+    /// The time from the last first connection of an idle instance to the readiness of its worker, in milliseconds.
+    pub last_wake_ms: Option<u64>,
     /// The text that systemd shows as `Status:`.
     pub status_text: String,
     /// The committed generation; 0 before the first.

@@ -121,6 +121,7 @@ impl State {
                 document.state = summary.state;
                 document.degraded = summary.degraded;
                 document.paused = summary.paused;
+                document.idle = summary.idle;
                 document.status_text = summary.status_text;
                 document.generation = summary.generation;
                 document.workers_configured = summary.workers_configured;

@@ -240,6 +240,7 @@ fn contradictions() {
             "ready = \"running\"\nsettle = \"10s\"",
             "limits.memory_max = \"1G\"\n[recycle]\nmax_memory = \"2G\"",
             "[reload]\nwatch = \"5min\"\nkeep = 1",
+            "count = 4\nmin = 2",
         ])
     );
 }

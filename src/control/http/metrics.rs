@@ -67,6 +67,13 @@ fn pool(text: &mut Text<'_>, document: &Document) {
         "1 while the instance is paused and connections wait.",
         Some(u8::from(document.paused)),
     );
+    text.one(
+        "ratoon_idle",
+        "gauge",
+        "",
+        "1 while the instance has no worker until the first connection.",
+        Some(u8::from(document.idle)),
+    );
     text.one("ratoon_generation", "gauge", "", "The committed generation.", Some(document.generation));
     text.one("ratoon_start_time_seconds", "gauge", "seconds", "When the instance began.", seconds(&document.start_time));
     text.one("ratoon_workers_configured", "gauge", "", "Workers that there should be.", Some(document.workers_configured));

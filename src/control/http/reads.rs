@@ -89,9 +89,13 @@ pub(super) async fn healthz(call: Call<'_>) -> Answer {
     }
 }
 
-/// `GET /readyz`: 200 while at least one worker is ready, else 503; the body is the summary.
+/// `GET /readyz`: 200 while at least one worker is ready, or the first connection starts one, else 503; the body is the summary.
 pub(super) async fn readyz(call: Call<'_>) -> Answer {
     let summary = SummaryMessage::from(&*call.connection.server.handle.summary().borrow());
-    let status = if summary.workers_ready >= 1 && !summary.paused { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if (summary.workers_ready >= 1 || summary.idle) && !summary.paused {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     message(status, &summary)
 }

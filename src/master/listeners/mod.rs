@@ -5,11 +5,13 @@
 //! | `sockets` | inherits and binds sockets; the sockets of the slots |
 //! | `bound` | closes the master's own sockets when the instance ends |
 //! | `accept_queue_drain` | accept queues of workers that are to stop, until they are empty |
+//! | `idle_watch` | activity, and the first connection, where `worker.min` is 0 |
 //! | `queue_watch` | the accept queues while no worker serves them |
 //! | `socket_unit` | finds addresses of the socket unit for which systemd passed no socket |
 
 pub(in crate::master) mod accept_queue_drain;
 mod bound;
+pub(in crate::master) mod idle_watch;
 pub(in crate::master) mod queue_watch;
 pub(in crate::master) mod socket_unit;
 pub mod sockets;

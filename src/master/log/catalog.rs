@@ -21,6 +21,10 @@ pub const RELOAD_REFUSED: &str = "24ce88212d1e439b92d852e23afc0c28";
 pub const PAUSED: &str = "f31cd37882b0448bb2d2cb5e8cbeec0e";
 /// The instance serves again after a pause.
 pub const RESUMED: &str = "7a4d9752c5d34c2eb406f26f3244393e";
+/// The instance is idle: all workers drain, and the first connection starts one.
+pub const IDLE: &str = "821e5d0925a94d29a834b3615be3de3e";
+/// The instance serves again after it was idle.
+pub const WOKEN: &str = "7d72bc17d5d74be1bcca82f6343c058c";
 /// The accept queue of a paused instance is nearly full.
 pub const QUEUE_FILLS: &str = "c087f7c766b34560a16226ab11475401";
 /// A worker ended without a stop request, or could not be started.
@@ -87,6 +91,9 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
         Kind::Undone => (Level::Error, UNDONE),
         Kind::Paused => (Level::Warning, PAUSED),
         Kind::Resumed => (Level::Info, RESUMED),
+        Kind::Idle => (Level::Info, IDLE),
+        Kind::Waking => (Level::Info, NOTICE),
+        Kind::Woken => (Level::Info, WOKEN),
         Kind::WorkerFailed => (Level::Warning, WORKER_FAILED),
         Kind::StartTimeout => (Level::Warning, START_TIMEOUT),
         Kind::StopTimeout => (Level::Warning, STOP_TIMEOUT),
@@ -100,7 +107,7 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
 }
 
 /// All ids, with the subject line of each in the catalog.
-pub const ALL: [(&str, &str); 28] = [
+pub const ALL: [(&str, &str); 30] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (CANARY, "A canary of pool @RATOON_INSTANCE@ has gone a step further"),
@@ -109,6 +116,8 @@ pub const ALL: [(&str, &str); 28] = [
     (RELOAD_REFUSED, "A reload of pool @RATOON_INSTANCE@ was refused"),
     (PAUSED, "Pool @RATOON_INSTANCE@ is paused"),
     (RESUMED, "Pool @RATOON_INSTANCE@ serves again after a pause"),
+    (IDLE, "Pool @RATOON_INSTANCE@ is idle"),
+    (WOKEN, "Pool @RATOON_INSTANCE@ serves again after it was idle"),
     (QUEUE_FILLS, "The queue of paused pool @RATOON_INSTANCE@ fills up"),
     (WORKER_FAILED, "A worker of pool @RATOON_INSTANCE@ has failed"),
     (START_TIMEOUT, "A worker of pool @RATOON_INSTANCE@ was not ready in time"),

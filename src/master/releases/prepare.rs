@@ -322,6 +322,7 @@ pub fn settings(release: &Release) -> Settings {
         max_age: config.recycle.max_age,
         per_slot: config.worker.balance == Balance::PerSlot,
         listens,
+        idle: (config.worker.min == Some(0)).then_some(config.scale.idle),
         probe: config.reload.probe.is_some(),
         preload: config.worker.preload.is_some(),
         preload_fallback: config.worker.preload_fallback,

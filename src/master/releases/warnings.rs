@@ -14,6 +14,10 @@ use crate::master::releases::prepare::Release;
 use crate::master::releases::release;
 use crate::master::releases::script;
 
+/// `worker.min = 0` of an instance that no connection could wake.
+const NO_SOCKET: &str = "worker.min = 0 has no effect: the instance has no listening socket whose first connection could start a \
+                         worker; leave it out, or pass a socket";
+
 /// Warnings for the log about a committed release. `directory` is the default of `worker.directory`.
 pub fn of(release: &Release, directory: &Path) -> Vec<String> {
     let config = &release.config;
@@ -24,6 +28,9 @@ pub fn of(release: &Release, directory: &Path) -> Vec<String> {
     let command = release::pin("worker.command", &config.worker.command, directory, path.as_deref()).ok();
     let mut all = account.zip(command).map_or_else(Vec::new, |(account, command)| setting.warnings_of_root(&account, &command));
     all.extend(setting.warning_of_shutdown());
+    if config.worker.min == Some(0) && release.plan.listeners.is_empty() {
+        all.push(NO_SOCKET.to_owned());
+    }
     all
 }
 

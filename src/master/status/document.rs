@@ -179,6 +179,8 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         degraded: summary.degraded,
         paused: summary.paused,
         resumes_in_ms: pause_left.map(|left| left.as_millis() as u64),
+        idle: summary.idle,
+        last_wake_ms: summary.last_wake.map(|took| took.as_millis() as u64),
         status_text: summary.status_text.to_string(),
         generation: summary.generation,
         start_time: time(summary.started_at),

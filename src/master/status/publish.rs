@@ -80,7 +80,7 @@ impl StatusPublisher {
 
     /// The line that systemd shows as `Status:`.
     pub fn line(&self, pool: &Pool) -> String {
-        let is_said = pool.degraded() || pool.state() != PoolState::Running;
+        let is_said = pool.degraded() || !matches!(pool.state(), PoolState::Running | PoolState::Idle);
         let mut line = pool.status_text();
         if let Some(waiting) = self.waiting.as_ref().filter(|_| pool.is_paused()) {
             line += &format!(", {}", waiting.text());
@@ -95,6 +95,8 @@ impl StatusPublisher {
             instance: self.instance.clone(),
             state: pool.state(),
             paused: pool.is_paused(),
+            idle: pool.is_idle(),
+            last_wake: pool.last_wake(),
             degraded: pool.degraded() || beside || !self.troubles.is_empty(),
             // The output of a check may have many lines, and a worker's status any text.
             status_text: one_line(self.line(pool).as_bytes(), STATUS_MAX).into(),

@@ -213,6 +213,8 @@ pub enum Token {
     Directory,
     /// A connection waits on a socket that no worker serves.
     Queues,
+    /// A connection came in where `worker.min` is 0.
+    Idle,
     /// The socket of a preload process has a reply.
     Fork(WorkerId),
 }
@@ -225,6 +227,7 @@ impl Token {
             Token::Cgroups => 1,
             Token::Directory => 2,
             Token::Queues => 6,
+            Token::Idle => 1 << 3 | 6,
             Token::Exit(worker) => worker << 3 | 3,
             Token::Notify(worker) => worker << 3 | 4,
             Token::Former(worker) => worker << 3 | 5,
@@ -241,7 +244,8 @@ impl Token {
             (3, worker) => Token::Exit(worker),
             (4, worker) => Token::Notify(worker),
             (5, worker) => Token::Former(worker),
-            (6, _) => Token::Queues,
+            (6, 0) => Token::Queues,
+            (6, _) => Token::Idle,
             (_, worker) => Token::Fork(worker),
         }
     }
@@ -258,6 +262,7 @@ mod tests {
             Token::Cgroups,
             Token::Directory,
             Token::Queues,
+            Token::Idle,
             Token::Exit(7),
             Token::Notify(7),
             Token::Former(7),

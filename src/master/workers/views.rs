@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::api::WorkerView;
 use crate::master::comparison::{self, Reading};
+use crate::master::listeners::idle_watch::Counted;
 use crate::master::recycle::Candidate;
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::prepare::Release;
@@ -88,6 +89,16 @@ impl WorkerSet {
             Some(Candidate { worker, pid: process.pid, group, requests: process.totals().known_requests() })
         };
         pool.workers().filter(|(_, worker)| is_ready(worker)).filter_map(candidate).collect()
+    }
+
+    /// The ready workers of the present generation, with what they have counted.
+    pub fn counted(&self, pool: &Pool) -> Vec<Counted> {
+        let counted = |it: Candidate| {
+            let totals = self.get(it.worker).map(Process::totals).unwrap_or_default();
+            let counts = (totals.known_connections().unwrap_or(0), totals.known_requests().unwrap_or(0));
+            Counted { subject: (it.worker, it.pid, it.group), counts }
+        };
+        self.recycle_candidates(pool).into_iter().map(counted).collect()
     }
 
     /// The running totals of all workers, for the comparison of two generations.

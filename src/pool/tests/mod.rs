@@ -41,6 +41,7 @@ fn settings(count: u32) -> Settings {
         max_age: None,
         per_slot: false,
         listens: true,
+        idle: None,
         probe: false,
         preload: false,
         preload_fallback: true,

@@ -49,6 +49,11 @@ enum Move {
     /// A length in milliseconds; up to 5,000: without one.
     Pause(u64),
     Resume,
+    /// A look for activity, or without one if none is asked for; and its result.
+    Look(bool),
+    Connect,
+    /// No connection for `scale.idle`.
+    BeQuiet,
     ForksFail(u32),
     HandOver,
     MasterDied,
@@ -95,6 +100,9 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => Just(Move::RecycleAll),
         3 => (0_u64..20_000).prop_map(Move::Pause),
         4 => Just(Move::Resume),
+        3 => any::<bool>().prop_map(Move::Look),
+        5 => Just(Move::Connect),
+        5 => Just(Move::BeQuiet),
         2 => (1_u32..4).prop_map(Move::ForksFail),
         2 => Just(Move::HandOver),
         2 => Just(Move::MasterDied),
@@ -126,6 +134,7 @@ fn config(count: u32, how: u32) -> Settings {
         settings.restart.limit = 3;
     }
     settings.per_slot = how & 256 != 0;
+    settings.idle = (how & 0x8_0000 != 0).then_some(ms(3_000));
     if how & 8192 != 0 {
         settings.steps.sizes = vec![Surge::Count(1), Surge::Percent(50), Surge::Percent(100)];
         settings.steps.time = (how & 16384 == 0).then_some(ms(5_000));
@@ -329,6 +338,9 @@ fn one_move(world: &mut World, one: Move) {
         Move::Resume => {
             world.ask(What::Other, |requester| Event::Resume(Some(requester)));
         }
+        Move::Look(active) => world.step(Event::Looked { active }),
+        Move::Connect => world.step(Event::Connected),
+        Move::BeQuiet => world.be_quiet(),
         Move::ForksFail(count) => world.forks_fail = count,
         Move::HandOver => world.hand_over(),
         Move::MasterDied => {

@@ -5,6 +5,7 @@ mod endings;
 mod fallbacks;
 mod first_start;
 mod history;
+mod idles;
 mod keeping;
 mod outages;
 mod pauses;

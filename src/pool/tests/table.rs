@@ -37,7 +37,40 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
         world.prepare();
         world
     }
+    fn idle(settings: Settings) -> World {
+        let mut world = World::new(Settings { idle: Some(ms(4_000)), ..settings });
+        world.all_ready();
+        world.be_quiet();
+        world
+    }
     vec![
+        ("falling asleep", || idle(settings(2))),
+        ("idle", || {
+            let mut world = idle(settings(2));
+            obey(&mut world);
+            world
+        }),
+        ("idle, a queue drains", || idle(Settings { per_slot: true, ..settings(3) })),
+        ("waking", || {
+            let mut world = idle(settings(2));
+            obey(&mut world);
+            world.connect();
+            world
+        }),
+        ("waking, preload process starting", || {
+            let mut world = idle(Settings { preload: true, ..settings(2) });
+            obey(&mut world);
+            world.connect();
+            world
+        }),
+        ("candidate of an idle pool", || {
+            let mut world = idle(settings(2));
+            obey(&mut world);
+            world.next.surge = Surge::Count(1);
+            world.reload();
+            world.prepare();
+            world
+        }),
         ("starting", || World::new(settings(2))),
         ("partly started", || {
             let mut world = World::new(settings(2));
@@ -257,6 +290,9 @@ fn events() -> Vec<Event> {
         Event::Pause(None, None),
         Event::Pause(Some(ms(1_000)), None),
         Event::Resume(None),
+        Event::Connected,
+        Event::Looked { active: true },
+        Event::Looked { active: false },
         Event::Stop { now: false },
         Event::Stop { now: true },
     ];

@@ -79,6 +79,8 @@ pub struct World {
     prepared: BTreeMap<GenerationId, Settings>,
     said_stopping: BTreeSet<WorkerId>,
     stopping: bool,
+    /// The time of the last look that saw activity.
+    active_at: Time,
     /// Workers that get SIGABRT later in the same step, and so still served when the present action was decided.
     fail_next: BTreeSet<WorkerId>,
     last_pid: u32,
@@ -126,6 +128,7 @@ impl World {
             prepared: BTreeMap::new(),
             said_stopping: BTreeSet::new(),
             stopping: false,
+            active_at: start,
             fail_next: BTreeSet::new(),
             last_pid: 100,
         };
@@ -139,6 +142,7 @@ impl World {
         while let Some(event) = events.pop() {
             let generation = self.pool.generation();
             let before = self.serving(Some(generation));
+            let was_asleep = self.pool.is_asleep();
             let mut actions = Vec::new();
             self.note(&event);
             self.pool.step(self.now, event.clone(), &mut actions);
@@ -148,6 +152,7 @@ impl World {
                 self.carry_out(action, generation, &mut follow);
             }
             self.laws(&event, before);
+            self.falls_asleep_when_quiet(&event, was_asleep);
             // Reversed, because `pop` takes the last event first.
             follow.reverse();
             events.extend(follow);
@@ -163,6 +168,24 @@ impl World {
             assert!(self.pool.deadline().is_none_or(|next| next > self.now), "the deadline does not move on: a busy loop");
         }
         self.now = until;
+    }
+
+    /// A connection waits, if nobody serves it.
+    pub fn connect(&mut self) {
+        if self.pool.is_asleep() {
+            self.step(Event::Connected);
+        }
+    }
+
+    /// Lets `scale.idle` pass without a connection, if the master looks for some.
+    pub fn be_quiet(&mut self) {
+        for _ in 0..5 {
+            let Some(period) = self.pool.look_period() else { return };
+            self.pass(period);
+            if self.pool.look_period().is_some() {
+                self.step(Event::Looked { active: false });
+            }
+        }
     }
 
     /// Replaces the master: the pool is written as text and read again, and must be the same afterwards.
@@ -353,7 +376,7 @@ impl World {
                 continue;
             }
             let waits = self.pool.state() == PoolState::Reloading
-                || self.pool.ready() < self.pool.target()
+                || self.pool.ready() < self.pool.target() && !self.pool.is_asleep()
                 || self.asked.values().any(|asked| asked.answer.is_none() && !asked.left);
             match self.pool.deadline() {
                 Some(at) if waits && self.exit.is_none() => self.pass(at - self.now),
@@ -367,6 +390,7 @@ impl World {
     pub fn check_rest_and_stop(&mut self) {
         if self.exit.is_none() && !self.stopping {
             self.resume_and_rest();
+            self.wake_and_rest();
             assert_eq!(self.pool.state(), PoolState::Running);
             assert_eq!(self.pool.ready(), self.pool.target(), "not all places are filled: {}", self.pool.status_text());
             let wanted = self.pool.workers().filter(|(_, worker)| worker.has_slot()).count();
@@ -403,6 +427,20 @@ impl World {
         assert_eq!(self.pool.generation(), generation, "another generation after a pause");
     }
 
+    /// Wakes an idle instance: no worker is left, and the same generation serves again.
+    fn wake_and_rest(&mut self) {
+        if !self.pool.is_asleep() {
+            return;
+        }
+        let generation = self.pool.generation();
+        assert_eq!(self.pool.workers().count(), 0, "workers are left in an idle instance");
+        assert_eq!(self.pool.deadline(), None, "an idle instance has a tick");
+        assert!(self.asked.values().all(|asked| asked.answer.is_some() || asked.left), "a requester waits for an idle instance");
+        self.step(Event::Connected);
+        self.be_kind();
+        assert_eq!(self.pool.generation(), generation, "another generation after a wake");
+    }
+
     fn alive(&self, worker: WorkerId) -> bool {
         self.processes.get(&worker).is_some_and(|process| !process.gone)
     }
@@ -413,6 +451,8 @@ impl World {
                 self.said_stopping.insert(*worker);
             }
             Event::Stop { .. } => self.stopping = true,
+            Event::Looked { active: true } => self.active_at = self.now,
+            Event::Absent(span) => self.active_at += *span,
             _ => {}
         }
     }
@@ -443,6 +483,7 @@ impl World {
             Action::Spawn { worker, slot, generation } => {
                 assert!(!self.stopping, "a fork while stopping");
                 assert!(!self.pool.is_paused(), "a fork in a pause");
+                self.may_start_in_idleness(*worker);
                 assert!(!self.released.contains(generation), "a fork of a released generation");
                 assert!(self.spawns.iter().all(|(id, ..)| id != worker), "a worker id used twice");
                 let candidate = self.begun.last().filter(|_| self.begun.len() > self.finished.len());

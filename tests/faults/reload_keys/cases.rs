@@ -32,6 +32,7 @@ while True:
     os.pwrite(page, struct.pack("=3Q", answers, answers * log, answers * log * log), 25 * 8)
     time.sleep(0.1)
 '"#;
+const NO_WATCH: (&str, &str) = ("reload.watch", "'off'");
 const RUNNING: &[(&str, &str)] = &[("worker.ready", "'running'"), ("worker.settle", "'10ms'")];
 /// Where Python finds the library of this source; and no compiled copy of a module, whose text changes.
 const PYTHON_LIBRARY: &str =
@@ -79,6 +80,12 @@ impl Case {
     }
 }
 
+/// Whether it has no worker any more.
+fn becomes_idle(master: &Master) -> bool {
+    master.wait("it is idle", |status| status["state"] == "idle" && workers(status).is_empty());
+    true
+}
+
 pub fn case(key: &str) -> Option<Case> {
     let is_root = rustix::process::geteuid().is_root();
     Some(match key {
@@ -89,6 +96,10 @@ pub fn case(key: &str) -> Option<Case> {
             Case::to("'PLACE/variables'", |master, _| of_worker(master, "environ").contains("FROM_FILE=x"))
         }
         "worker.count" => Case::to("2", |master, _| master.status()["workers_ready"] == 2),
+        "worker.min" => Case::to("0", |master, _| becomes_idle(master)).with(&[("scale.idle", "'100ms'"), NO_WATCH]).acts(),
+        "scale.idle" => {
+            Case::to("'100ms'", |master, _| becomes_idle(master)).from("'1h'").with(&[("worker.min", "0"), NO_WATCH]).acts()
+        }
         "worker.preload" => Case::to("['/bin/false']", |_, said| said.err.contains("preload process")),
         "worker.preload_fallback" => Case::to("false", |master, _| {
             let state = |is: &'static str| move |status: &Value| status["preload"]["state"] == is;

@@ -45,7 +45,7 @@ impl View<'_> {
     fn title(&self) -> Line<'static> {
         let document = &self.state.document;
         let style = match document.workers_ready {
-            0 if !document.paused => Style::Bad,
+            0 if !document.paused && !document.idle => Style::Bad,
             _ => state_style(state_word(&document.state, document.paused), document.degraded),
         };
         let degraded = if document.degraded { ", degraded" } else { "" };

@@ -74,14 +74,14 @@ function table(id, columns, rows, sort) {
   });
 }
 
-const STATE = { ready: "good", running: "good", starting: "busy", reloading: "busy", draining: "busy", paused: "busy", stopping: "busy" };
+const STATE = { ready: "good", running: "good", idle: "good", starting: "busy", reloading: "busy", draining: "busy", paused: "busy", stopping: "busy" };
 
 function drawHead() {
   document.title = `${known.workers_ready}/${known.workers_configured} ${known.instance} · Ratoon`;
   say("instance", known.instance);
   const state = byId("state");
   const word = known.paused && known.state === "running" ? "paused" : known.state;
-  const bad = known.degraded || (known.workers_ready === 0 && word !== "paused");
+  const bad = known.degraded || (known.workers_ready === 0 && word !== "paused" && !known.idle);
   say("state", known.degraded ? `${word}, degraded` : word);
   state.className = `pill ${bad ? "bad" : (STATE[word] ?? "")}`;
   say("line", known.status_text ?? "");

@@ -3,14 +3,17 @@
 #
 #   boot.sh ROOT WORK CGROUP PROGRAMS
 #
-# ROOT is a debootstrapped tree and is not written to; WORK an empty directory for the overlay; CGROUP a cgroup (v2) that is
+# ROOT is a debootstrapped tree, or several layers, and is not written to; WORK an empty directory for the overlay, which ends with the
+# container unless it has the directories upper, work and root, on a file system that can be written to; CGROUP a cgroup (v2) that is
 # the container's alone; PROGRAMS a directory that it sees as /opt/ratoon. Runs under `unshare --mount --pid --fork`: this
 # shell is PID 1 there, so its end, however it comes, ends all that it started, and its mounts go with it.
 set -eu
 root=$1 work=$2 cgroup=$3 programs=$4
 
-mount -t tmpfs -o mode=755 tmpfs "$work"
-mkdir "$work/upper" "$work/work" "$work/root"
+if [ ! -d "$work/upper" ]; then
+    mount -t tmpfs -o mode=755 tmpfs "$work"
+    mkdir "$work/upper" "$work/work" "$work/root"
+fi
 mount -t overlay overlay -o "lowerdir=$root,upperdir=$work/upper,workdir=$work/work" "$work/root"
 
 # Two containers in one cgroup would fight for its `payload`; and nothing else may sit in it, or it has no controllers.

@@ -1,8 +1,7 @@
 """Booted systemds in a network of their own: machines that are reached by ssh, and can be powered off.
 
 Needs a network, a mount and a process namespace of its own (`run` makes them): what is made here ends with them. A machine has
-four layers: a Debian of target/roots, Python for it (target/fleet), Ratoon as its package installs it, and its own disk, which
-outlives a power cut.
+three layers: a Debian of target/roots, Ratoon as its package installs it, and its own disk, which outlives a power cut.
 """
 
 import concurrent.futures
@@ -134,10 +133,9 @@ class Machine:
     def __init__(self, number, debian, top, layers, programs):
         self.name, self.address = f"web{number}", f"{NETWORK}.{10 + number}"
         self.root = (TREE / "target/roots" / debian).resolve()
-        python = TREE / "target/fleet" / debian
-        if not (self.root / "usr").is_dir() or not (python / "usr/bin/python3").exists():
-            raise Failed(f"{self.root} or {python} is missing: run tests/setup")
-        self._layers = ":".join(map(str, (*layers, python, self.root)))
+        if not (self.root / "usr/bin/python3").exists():
+            raise Failed(f"{self.root} is missing, or has no Python: run tests/setup")
+        self._layers = ":".join(map(str, (*layers, self.root)))
         self._number, self._programs = number, programs
         self._disk = top / "machines" / self.name
         self._group = None
@@ -206,6 +204,10 @@ class Fleet:
     def __init__(self, top, programs, debians):
         network()
         layers = [installed(top, programs)]
+        # Not every file system can hold the upper layer of an overlay.
+        disks = top / "machines"
+        disks.mkdir()
+        call("mount", "-t", "tmpfs", "tmpfs", disks)
         self.top, self._ratoon = top, programs / "ratoon"
         self.machines = [Machine(number, debian, top, layers, programs) for number, debian in enumerate(debians, 1)]
         let_ssh_in(top, self.machines)

@@ -21,8 +21,9 @@ pub struct Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when = match (&self.how, self.phase) {
-            // These texts name the phase themselves, or the worker served.
-            (ExitCause::StartTimeout(_) | ExitCause::StopTimeout(_) | ExitCause::Left, _) | (_, Phase::Ready) => "",
+            // These texts name the phase themselves, there was no process, or the worker served.
+            (ExitCause::StartTimeout(_) | ExitCause::StopTimeout(_) | ExitCause::Left | ExitCause::NotStarted(_), _)
+            | (_, Phase::Ready) => "",
             (_, Phase::Starting) => " before it was ready",
             (_, Phase::Draining) => " while it drained",
         };
@@ -83,6 +84,8 @@ mod tests {
         assert_eq!(said(ExitCause::Exit(1), Phase::Ready), "exit 1");
         assert_eq!(said(ExitCause::Signal { signal: 11, core: false }, Phase::Draining), "signal SIGSEGV while it drained");
         assert_eq!(said(ExitCause::StartTimeout(Duration::from_secs(10)), Phase::Starting), "start timeout after 10s");
+        let how = ExitCause::NotStarted("not forked: preload process 3: exit 3 before it was ready".to_owned());
+        assert_eq!(said(how.clone(), Phase::Starting), how.to_string());
     }
 
     #[test]

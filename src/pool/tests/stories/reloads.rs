@@ -47,7 +47,7 @@ fn the_first_failure_of_the_new_generation_rolls_back_and_says_why() {
         (
             ExitCause::NotStarted("exec: No such file or directory".to_owned()),
             false,
-            "worker 3 (slot 0): exec: No such file or directory before it was ready",
+            "worker 3 (slot 0): exec: No such file or directory",
         ),
     ] {
         let mut world = serving(2);

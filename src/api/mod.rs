@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::changes::ChangeFeed;
 use self::readers::Readers;
-use crate::pool::{Outcome, Phase, PoolState};
+use crate::pool::{Outcome, Phase, PoolState, Scaled};
 use crate::status::rendered::RenderedStatus;
 use crate::status::tree::{Canary, Release};
 
@@ -35,8 +35,10 @@ pub enum Request {
     Abort,
     /// End the step of the canary that waits.
     Promote,
-    /// Set the number of workers.
+    /// Set the number of workers, until [`Request::ScaleAuto`].
     Scale(u32),
+    /// The number of workers is the configuration's again: `worker.count`, or what the load decides.
+    ScaleAuto,
     /// Replace this worker, or all, within the generation.
     Recycle(Option<u64>),
     /// Drain all workers and keep the sockets, for this time or until [`Request::Resume`]; answered when the last worker is gone.
@@ -155,6 +157,12 @@ pub struct Summary {
     pub workers_configured: u32,
     /// Number of ready workers of the committed generation.
     pub workers_ready: u32,
+    /// Least number of workers by the configuration.
+    pub workers_min: u32,
+    /// Largest number of workers by the configuration.
+    pub workers_max: u32,
+    /// Whether connections wait although the load has brought the pool to its largest number of workers.
+    pub at_max: bool,
     /// Number of workers that ended without having been asked to, since the instance began.
     pub crashes: u64,
     /// Start time of the instance.
@@ -216,6 +224,8 @@ pub enum Change {
         /// The reason as text; empty when committed.
         reason: Arc<str>,
     },
+    /// The number of workers is another one.
+    Scaled(Scaled),
     /// `reload.watch` has undone a committed generation; told after the [`Change::ReloadFinished`] with the same outcome.
     Undone {
         /// The generation that was undone.

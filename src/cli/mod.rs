@@ -106,8 +106,11 @@ enum Verb {
     #[command(after_help = "Exit status: 0, 1 journalctl failed, 2 could not ask.")]
     Logs(logs::Options),
     /// Change the number of workers
-    #[command(after_help = "The number is kept over reloads until worker.count changes in the configuration.\n\
-     Exit status: 0 done, 1 refused, 2 could not ask.")]
+    #[command(
+        after_help = "The number is kept over reloads, whatever the load is, until `ratoon scale auto`, or worker.count, worker.min or\n\
+     worker.max changes in the configuration.\n\
+     Exit status: 0 done, 1 refused, 2 could not ask."
+    )]
     Scale(scale::Options),
     /// Replace one worker, or all, within the generation: the new one is ready before the old one drains
     #[command(after_help = "Exit status: 0 begun, 1 refused, 2 could not ask.")]

@@ -106,7 +106,9 @@ impl Progress {
                 lines
             }
             // The answer to the request has the outcome; workers of other generations do not belong to this reload.
-            Event::ReloadFinished(_) | Event::Undone(_) | Event::Worker(_) | Event::WorkerExited(_) => Vec::new(),
+            Event::ReloadFinished(_) | Event::Undone(_) | Event::Scaled(_) | Event::Worker(_) | Event::WorkerExited(_) => {
+                Vec::new()
+            }
             Event::Lagged(missed) => vec![format!("({missed} events were lost; the outcome is not)")],
         }
     }

@@ -144,6 +144,15 @@ pub(super) fn shown_preload(preload: &Preload) -> String {
     text
 }
 
+/// The bounds of an elastic pool and its load: `1 to 16 workers, 78% busy by cpu-time`; `None` for another pool.
+fn scale(document: &Document) -> Option<String> {
+    let (min, max, scale) = (document.workers_min, document.workers_max, &document.scale);
+    let busy =
+        scale.busy_percent.map(|busy| format!(", {busy}% busy by {}", clean(scale.measured_by.as_deref().unwrap_or("load"))));
+    let fixed = if scale.fixed { ", fixed until `ratoon scale auto`" } else { "" };
+    (min < max).then(|| format!("{min} to {max} workers{}{fixed}", busy.unwrap_or_default()))
+}
+
 fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     let degraded = if document.degraded { ", degraded" } else { "" };
     let style = match document.workers_ready {
@@ -171,6 +180,9 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
     }
     if let Some(took) = document.last_wake_ms {
         line("woken", format!("last time a worker was ready {} after the first connection", span(took)));
+    }
+    if let Some(scale) = scale(document) {
+        line("scale", scale);
     }
     let crashes = match document.worker_crashes {
         0 => "no worker has failed".to_owned(),

@@ -13,12 +13,14 @@ pub(super) struct Contradiction {
 pub(super) fn find(config: &Config) -> Vec<Contradiction> {
     let mut found = Vec::new();
     let (worker, restart) = (&config.worker, &config.restart);
-    if let Some(min) = worker.min.filter(|min| *min != 0 && *min != worker.workers()) {
+    if worker.min == Some(0)
+        && let Some(max) = worker.max
+    {
         found.push(Contradiction {
-            keys: &["worker.min", "worker.count"],
+            keys: &["worker.min", "worker.max"],
             message: format!(
-                "worker.min ({min}) is neither 0 nor the number of workers ({}); write 0, or leave it out",
-                worker.workers()
+                "worker.min = 0 and worker.max ({max}) do not go together: an idle pool wakes with all of worker.count; leave max out, or \
+                 make min at least 1"
             ),
         });
     }
@@ -28,6 +30,34 @@ pub(super) fn find(config: &Config) -> Vec<Contradiction> {
             message: format!(
                 "restart.initial ({:?}) is longer than restart.max ({:?}); make one at most the other",
                 restart.initial, restart.max
+            ),
+        });
+    }
+    if let (Some(min), Some(max)) = (worker.min, worker.max)
+        && min > max
+    {
+        found.push(Contradiction {
+            keys: &["worker.min", "worker.max"],
+            message: format!("worker.min ({min}) is above worker.max ({max}); make it at most that"),
+        });
+    }
+    if let (Some(min), Some(count)) = (worker.min, worker.count)
+        && min > count
+    {
+        found.push(Contradiction {
+            keys: &["worker.min", "worker.count"],
+            message: format!(
+                "worker.min ({min}) is above worker.count ({count}), which is the number at the start; make count larger, or leave it out"
+            ),
+        });
+    }
+    if let (Some(max), Some(count)) = (worker.max, worker.count)
+        && max < count
+    {
+        found.push(Contradiction {
+            keys: &["worker.max", "worker.count"],
+            message: format!(
+                "worker.max ({max}) is below worker.count ({count}), which is the number at the start; make count smaller, or leave it out"
             ),
         });
     }

@@ -11,7 +11,9 @@ use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
 use super::probe::{Probe, StatusRange};
 use super::row::{tables, words};
 use super::types::{Surge, Watch};
-use super::values::{Count, Crashes, Files, Kept, Least, OrInfinity, OrOff, Requests, Size, Tasks, Time, TimeOrZero, Weight};
+use super::values::{
+    Count, Crashes, Files, Kept, Least, OrInfinity, OrOff, Percentage, Requests, Size, Tasks, Time, TimeOrZero, Weight,
+};
 use super::words::{Account, Address, FilePath, HostName, Signal};
 
 words! {
@@ -133,13 +135,18 @@ tables! {
         environment_file: Vec<PathBuf> as OneOrMore<FileOrNone>, none "none", example r#"["/etc/default/web", "-/etc/default/web.local"]"#,
             flag("environment-file PATH", FileOrNone => environment_file), also "envfile";
         /// Number of workers, at most 10000.
-        count: Option<u32> as Count, none "the number of CPUs that the master may use", example "4", flag("workers|count N"),
-            also "workers processes instances numworkers";
+        /// With `min` or `max` the number at the start, which must lie between them.
+        count: Option<u32> as Count, none "the number of CPUs that the master may use, within `min` and `max`", example "4",
+            flag("workers|count N"), also "workers processes instances numworkers";
+        /// Least number of workers: between `min` and `max` the load decides, by `[scale]`.
+        /// Without `max` the largest number is `count`. See ELASTIC POOLS in `ratoon.toml(5)`.
         /// `0`: without a connection for `scale.idle` no worker is left, and the first connection starts one.
         /// It waits in the kernel's queue until the worker is ready; the others follow. The status says `idle`, `/readyz` answers
-        /// 200. A start and each reload still start all workers, so that a release is proved before it counts. Any other value must be that
-        /// of `count`. See ZERO WORKERS in `ratoon.toml(5)`.
-        min: Option<u32> as Least, none "`count`", example "0", flag("min N"), also "minworkers minprocesses";
+        /// 200. A start and each reload still start all workers, so that a release is proved before it counts. `0` goes with `count` alone, not with
+        /// `max`. See ZERO WORKERS in `ratoon.toml(5)`.
+        min: Option<u32> as Least, none "`worker.count`", example "2", flag("min N"), also "minworkers minspareservers cheaper";
+        /// Largest number of workers; without `min` the least number is `count`.
+        max: Option<u32> as Count, none "`worker.count`", example "16", flag("max N"), also "maxworkers maxchildren";
         /// The condition on which a worker counts as ready: `"auto"`, `"accepting"`, `"notify"` or `"running"`.
         /// `"auto"`: it says `READY=1`, see `ratoon-worker(7)`, and accepts connections; or it has accepted for `settle` without a
         /// word, if no worker of the committed generation said `READY=1`. Without listening sockets it is `"notify"`.
@@ -234,6 +241,22 @@ tables! {
         nofile: Option<u64> as Files, none "the master's", example "65536", flag("nofile N"), also "limitnofile";
     }
 
+    /// When workers start and leave without having been asked to: by the load, between `worker.min` and `worker.max`, or for want of connections.
+    "scale" => Scale at scale {
+        /// Share of busy workers at which their number is right.
+        /// A busy worker has a request in work, by its status page. Where a worker has several at once, or one has no status page, the CPU
+        /// time of the workers against the time that has passed is the share; without that, the workers with an open connection.
+        target: u32 as Percentage, default r#""70%""#, flag("scale-target N%");
+        /// How long more workers must be needed, or connections wait, before a step up.
+        up_after: Duration as Time, default r#""2s""#, flag("scale-up-after TIME");
+        /// How long fewer workers would have done before a step down.
+        down_after: Duration as Time, default r#""2min""#, flag("scale-down-after TIME"), also "processidletimeout";
+        /// The largest step: a share of the workers (`"25%"`), or a number.
+        step: Surge as Surge, default r#""25%""#, flag("scale-step N|N%"), also "cheaperstep";
+        /// With `worker.min = 0`, how long without a connection until no worker is left.
+        idle: Duration as Time, default r#""10min""#, flag("idle TIME"), also "idletimeout";
+    }
+
     /// What follows a crash: a delay for each slot that doubles, with jitter, from `initial` to `max`, and begins anew
     /// after the worker was ready for `max`.
     "restart" => Restart at restart {
@@ -250,12 +273,6 @@ tables! {
         /// With no worker ready for this long, the master exits 1.
         give_up: Option<Duration> as OrOff<Time>, default r#""off""#, example r#""10min""#,
             flag("give-up|restart-give-up TIME");
-    }
-
-    /// When workers start and leave without having been asked to.
-    "scale" => Scale at scale {
-        /// With `worker.min = 0`, how long without a connection until no worker is left.
-        idle: Duration as Time, default r#""10min""#, flag("idle TIME"), also "idletimeout";
     }
 
     /// How one generation follows another.

@@ -45,7 +45,8 @@ directory = "/srv/web/current"
 environment = { B = "2", A = "1" }
 environment_file = ["/etc/default/web", "-/etc/default/web.local"]
 count = 4
-min = 0
+min = 2
+max = 16
 ready = "running"
 settle = "2s"
 start_timeout = 20
@@ -63,15 +64,19 @@ tasks_max = 100
 cpu_weight = 50
 nofile = 4096
 
+[scale]
+target = "60%"
+up_after = 5
+down_after = "10min"
+step = 2
+idle = "90s"
+
 [restart]
 initial = "50ms"
 max = "1min"
 limit = 3
 interval = "10s"
 give_up = "1h"
-
-[scale]
-idle = "90s"
 
 [reload]
 surge = 1
@@ -121,7 +126,8 @@ hosts = ["Status.Example.org.", "b"]
             environment_file: vec![PathBuf::from("/etc/default/web"), PathBuf::from("-/etc/default/web.local")],
             environment_override: Vec::new(),
             count: Some(4),
-            min: Some(0),
+            min: Some(2),
+            max: Some(16),
             ready: Ready::Running,
             settle: Duration::from_secs(2),
             start_timeout: Duration::from_secs(20),
@@ -140,6 +146,13 @@ hosts = ["Status.Example.org.", "b"]
             balance: Balance::PerSlot,
             ..Worker::default()
         },
+        scale: Scale {
+            target: 60,
+            up_after: Duration::from_secs(5),
+            down_after: Duration::from_secs(600),
+            step: Surge::Count(2),
+            idle: Duration::from_secs(90),
+        },
         restart: Restart {
             initial: Duration::from_millis(50),
             max: Duration::from_secs(60),
@@ -147,7 +160,6 @@ hosts = ["Status.Example.org.", "b"]
             interval: Duration::from_secs(10),
             give_up: Some(Duration::from_secs(3600)),
         },
-        scale: Scale { idle: Duration::from_secs(90) },
         reload: Reload {
             surge: Surge::Count(1),
             probation: Some(Duration::from_secs(5)),

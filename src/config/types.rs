@@ -60,9 +60,22 @@ impl Config {
 }
 
 impl Worker {
-    /// The number of workers that this configuration asks for: `worker.count`, or one per usable CPU.
+    /// The number of workers that this configuration starts with: `worker.count`, or one per usable CPU within [`Self::bounds`].
     pub fn workers(&self) -> u32 {
-        self.count.unwrap_or_else(usable_cpus)
+        let (min, max) = self.bounds();
+        self.count.unwrap_or_else(usable_cpus).max(min).min(max)
+    }
+
+    /// The least and the largest number of workers: `worker.min` and `worker.max`. The one that is not set is `worker.count`, or one per
+    /// usable CPU, and at least the other one fits to it.
+    pub fn bounds(&self) -> (u32, u32) {
+        let count = self.count.unwrap_or_else(usable_cpus);
+        // With 0 the pool has `worker.count` workers or none, which the load does not decide.
+        if self.min == Some(0) {
+            return (count, count);
+        }
+        let max = self.max.unwrap_or(count.max(self.min.unwrap_or(0)));
+        (self.min.unwrap_or(count.min(max)), max)
     }
 }
 

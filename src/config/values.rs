@@ -302,6 +302,30 @@ where
     }
 }
 
+/// A percentage from 1 to 100, as in `"70%"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Percentage(u32);
+
+impl Scalar for Percentage {
+    fn expected() -> String {
+        r#"a percentage from "1%" to "100%""#.to_owned()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let digits = text.strip_suffix('%').map(str::trim_end).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        match digits.and_then(|digits| digits.parse().ok()) {
+            Some(percent @ 1..=100) => Ok(Self(percent)),
+            _ => Err(format!("{} is no such share; expected {}", quoted(text), Self::expected())),
+        }
+    }
+
+    fn schema() -> Json {
+        json!({ "type": "string", "pattern": r"^0*(100|[1-9][0-9]?)\s*%$" })
+    }
+}
+scalar!(Percentage);
+field!(Percentage => u32);
+
 /// A number of workers.
 pub(super) type Count = Number<1, { COUNT_MAX as u64 }>;
 /// The least number of workers.

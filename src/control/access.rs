@@ -109,7 +109,7 @@ pub(super) fn verb(request: &Request) -> &'static str {
         Request::Probe => "probe",
         Request::Abort => "abort",
         Request::Promote => "promote",
-        Request::Scale(_) => "scale",
+        Request::Scale(_) | Request::ScaleAuto => "scale",
         Request::Recycle(_) => "recycle",
         Request::Pause(_) => "pause",
         Request::Resume => "resume",

@@ -212,6 +212,14 @@ impl Client {
         self.change(&format!("/scale?workers={workers}")).await
     }
 
+    /// The number of workers is the configuration's again.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub async fn scale_auto(&self) -> Result<ChangeMessage, Error> {
+        self.change("/scale?workers=auto").await
+    }
+
     /// Replaces this worker, or all workers.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{Change, ProbeAnswer, ReloadAnswer, Summary, WorkerView};
+use crate::pool::Scaled;
 use crate::status::tree::Canary;
 
 /// The summary of the pool: body of `GET /readyz`, and the event `summary`.
@@ -36,6 +37,12 @@ pub struct SummaryMessage {
     pub workers_configured: u32,
     /// Number of ready workers of the committed generation.
     pub workers_ready: u32,
+    /// Least number of workers by the configuration.
+    pub workers_min: u32,
+    /// Largest number of workers by the configuration.
+    pub workers_max: u32,
+    /// Whether connections wait although the load has brought the pool to its largest number of workers.
+    pub at_max: bool,
     /// Number of workers that ended without having been asked to, since the instance began.
     pub worker_crashes: u64,
     /// Start time of the instance, RFC 3339.
@@ -147,6 +154,20 @@ pub struct UndoneMessage {
     pub reason: String,
 }
 
+/// Another number of workers: the event `scaled`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScaledMessage {
+    /// The generation.
+    pub generation: u64,
+    /// The number of workers before.
+    pub from: u32,
+    /// The number of workers from now on.
+    pub to: u32,
+    /// The reason with its figures.
+    pub reason: String,
+}
+
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Started {
@@ -174,6 +195,8 @@ pub enum Event {
     ReloadFinished(ReloadMessage),
     /// `undone`: `reload.watch` has undone a committed generation; follows the `reload-finished` that tells the same.
     Undone(UndoneMessage),
+    /// `scaled`: the number of workers is another one.
+    Scaled(ScaledMessage),
     /// `lagged`: the listener was too slow and lost this number of events; a fresh `summary` follows.
     Lagged(u64),
 }
@@ -188,6 +211,7 @@ impl Event {
             Event::ReloadStarted(_) => "reload-started",
             Event::ReloadFinished(_) => "reload-finished",
             Event::Undone(_) => "undone",
+            Event::Scaled(_) => "scaled",
             Event::Lagged(_) => "lagged",
         }
     }
@@ -206,6 +230,7 @@ impl Event {
             Event::ReloadStarted(generation) => json(&Started { generation: *generation }),
             Event::ReloadFinished(message) => json(message),
             Event::Undone(message) => json(message),
+            Event::Scaled(message) => json(message),
             Event::Lagged(missed) => json(&Lagged { missed: *missed }),
         }
     }
@@ -219,6 +244,7 @@ impl Event {
             "reload-started" => serde_json::from_str::<Started>(data).ok().map(|it| Event::ReloadStarted(it.generation)),
             "reload-finished" => serde_json::from_str(data).ok().map(Event::ReloadFinished),
             "undone" => serde_json::from_str(data).ok().map(Event::Undone),
+            "scaled" => serde_json::from_str(data).ok().map(Event::Scaled),
             "lagged" => serde_json::from_str::<Lagged>(data).ok().map(|it| Event::Lagged(it.missed)),
             _ => None,
         }
@@ -252,6 +278,9 @@ impl From<&Summary> for SummaryMessage {
             generation: summary.generation,
             workers_configured: summary.workers_configured,
             workers_ready: summary.workers_ready,
+            workers_min: summary.workers_min,
+            workers_max: summary.workers_max,
+            at_max: summary.at_max,
             worker_crashes: summary.crashes,
             start_time: time(summary.started_at),
             program_start_time: time(*crate::api::PROGRAM_STARTED),
@@ -321,6 +350,9 @@ impl From<&Change> for Event {
                 reason: reason.to_string(),
                 ..ReloadMessage::default()
             }),
+            Change::Scaled(Scaled { generation, from, to, reason }) => {
+                Event::Scaled(ScaledMessage { generation: *generation, from: *from, to: *to, reason: reason.clone() })
+            }
             Change::Undone { generation, release, reason } => {
                 Event::Undone(UndoneMessage { generation: *generation, release: *release, reason: reason.to_string() })
             }

@@ -13,6 +13,7 @@ use crate::master::event_queue::EventQueue;
 use crate::master::listeners::ListenerSet;
 use crate::master::listeners::idle_watch::IdleWatch;
 use crate::master::listeners::queue_watch::QueueWatch;
+use crate::master::load_watch::LoadWatch;
 use crate::master::log::Log;
 use crate::master::log::journal::{Journal, Level, Record};
 use crate::master::origin::{First, Origin};
@@ -61,6 +62,9 @@ pub(super) fn first_summary(name: &str, started_at: SystemTime) -> Summary {
         generation: 0,
         workers_configured: 0,
         workers_ready: 0,
+        workers_min: 0,
+        workers_max: 0,
+        at_max: false,
         crashes: 0,
         started_at,
         last_reload: None,
@@ -160,6 +164,7 @@ impl Master {
             accept_watch: AcceptWatch::new(now, results.clone()),
             queue_watch: QueueWatch::new(poll.clone(), results.clone()),
             idle_watch: IdleWatch::new(poll.clone(), results.clone()),
+            load_watch: LoadWatch::new(results.clone()),
             results,
             requests: RequestTable::default(),
             unknown_workers: UnknownWorkers::default(),

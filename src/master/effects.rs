@@ -55,6 +55,7 @@ impl Master {
             }
             Action::Changed(worker) => self.changed(worker),
             Action::Ended(ended) => self.record_end(&ended),
+            Action::Scaled(scaled) => self.status.scaled(scaled),
             Action::Recycled(reason) => self.status.count_recycled(reason),
             Action::Forget(worker) => {
                 self.prober.forget(worker);
@@ -299,7 +300,7 @@ impl Master {
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
         let (how, reason) = match log.kind {
             Kind::WorkerFailed | Kind::StartTimeout | Kind::Watchdog | Kind::Degraded => (why, None),
-            Kind::RolledBack | Kind::Refused | Kind::Undone | Kind::CannotStart | Kind::ProbeFailed => (None, why),
+            Kind::RolledBack | Kind::Refused | Kind::Undone | Kind::CannotStart | Kind::ProbeFailed | Kind::Scaled => (None, why),
             _ => (None, None),
         };
         self.log.record(Record {

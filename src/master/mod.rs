@@ -28,6 +28,7 @@
 //! | `tasks` | work on other threads that may block for ever, with deadlines |
 //! | `sources` | what wakes the loop: descriptors, requests, results, the time |
 //! | `recycle` | workers that have reached a memory size or a number of requests |
+//! | `load_watch` | samples of the load of an elastic pool |
 //! | `comparison` | figures of the old and the new generation during a canary |
 //! | `absence` | times in which the loop did not run; they move every deadline |
 //! | `pool_clock` | converts between instants and the pool's time |
@@ -43,6 +44,7 @@ mod event_queue;
 mod fronts;
 mod idle_trim;
 pub mod listeners;
+mod load_watch;
 pub mod log;
 mod origin;
 mod output;
@@ -76,6 +78,7 @@ use self::event_queue::EventQueue;
 use self::listeners::ListenerSet;
 use self::listeners::idle_watch::IdleWatch;
 use self::listeners::queue_watch::QueueWatch;
+use self::load_watch::LoadWatch;
 use self::log::Log;
 use self::output::Outputs;
 use self::recycle::Recycler;
@@ -135,6 +138,7 @@ struct Master {
     accept_watch: AcceptWatch,
     queue_watch: QueueWatch,
     idle_watch: IdleWatch,
+    load_watch: LoadWatch,
     comparer: Comparer,
     /// Workers of an earlier program of which nothing else is known.
     unknown_workers: UnknownWorkers,

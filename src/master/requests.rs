@@ -74,6 +74,7 @@ impl Master {
                 );
             }
             Request::Scale(count) => self.scale(count, requester),
+            Request::ScaleAuto => self.events.push(Event::ScaleAuto(requester)),
             Request::Recycle(which) => self.events.push(Event::Recycle(which, requester)),
             Request::Pause(length) => self.events.push(Event::Pause(length, requester)),
             Request::Resume => self.events.push(Event::Resume(requester)),

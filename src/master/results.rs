@@ -5,10 +5,12 @@ use std::time::Instant;
 use crate::config::Ready;
 use crate::master::Master;
 use crate::master::listeners::idle_watch::IdleStage;
+use crate::master::load_watch::{Seen, Subjects};
 use crate::master::log::journal::{Level, Record};
 use crate::master::releases::prepare::{self, Prepared};
 use crate::master::status::accept_watch::Look;
 use crate::master::status::document::LoopFacts;
+use crate::master::status::scale::ScaleFacts;
 use crate::master::status::status_cache::{Job, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::tasks::TaskId;
@@ -46,6 +48,7 @@ impl Master {
             }
             TaskResult::Queues(queues) => self.queues_seen(&queues),
             TaskResult::Activity { open, cpu } => self.idle_watch.seen(open, cpu, self.now, &mut self.events),
+            TaskResult::Load(seen) => self.load_seen(&seen),
             TaskResult::Composed => {
                 let job = self.status.next_document();
                 self.compose(job);
@@ -74,6 +77,7 @@ impl Master {
         let (kept, paths) = (releases.history(pool.history()), release.map(|release| releases.paths(release)));
         let (preload, workers, listeners) = (workers.preload(pool), workers.facts(pool), listeners.shown());
         let (canary, watch, pause_left) = (pool.canary(), pool.watch(), pool.pause_left());
+        let scale = ScaleFacts { is_fixed: pool.is_fixed(), load: pool.load().copied(), elastic: pool.elastic().copied() };
         let (watched, slots) = (self.listeners.watched(), self.listeners.slots_of_sockets());
         let facts = LoopFacts {
             workers,
@@ -88,6 +92,7 @@ impl Master {
             watch,
             preload,
             pause_left,
+            scale,
         };
         self.status.compose(job, facts);
     }
@@ -128,6 +133,27 @@ impl Master {
     fn queues_seen(&mut self, queues: &[Option<Queue>]) {
         if let Some(waiting) = self.queue_watch.seen(queues, self.now) {
             self.status.queues_seen(Some(waiting));
+        }
+    }
+
+    /// Takes a sample of the load of an elastic pool, when it is time.
+    pub(super) fn sample_load(&mut self) {
+        let Master { load_watch, pool, workers, listeners, now, .. } = self;
+        let generation = pool.generation();
+        let subjects = || {
+            let (ready, footprint) = (workers.load_subjects(pool), workers.footprint(generation));
+            Subjects { generation, workers: ready, sockets: listeners.watched(), footprint }
+        };
+        load_watch.on_deadline(*now, pool.load_period(), subjects);
+    }
+
+    /// The pool gets the sample, once there are sockets for all the slots that it may add.
+    fn load_seen(&mut self, seen: &Seen) {
+        let (generation, load) = self.load_watch.seen(seen);
+        let Some(release) = self.releases.get(generation) else { return };
+        match self.listeners.make_slots(&release.config, self.pool.next_most()) {
+            Ok(()) => self.events.push(Event::Load(generation, load)),
+            Err(error) => self.log.warn_once(&format!("the number of workers stays: {error}")),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The results that other threads and tasks send to the loop.
 
+use crate::master::load_watch::Seen;
 use crate::master::output::Printed;
 use crate::master::releases::prepare::Prepared;
 use crate::master::status::accepting::Accepting;
@@ -45,6 +46,8 @@ pub(in crate::master) enum TaskResult {
         /// CPU time of the workers so far, microseconds; `None` if it was not looked at, or is not known.
         cpu: Option<u64>,
     },
+    /// The figures of the load of an elastic pool.
+    Load(Seen),
     /// A status document is composed, and requesters wait for the next one.
     Composed,
     /// The probed worker has answered as it must, or not and why.

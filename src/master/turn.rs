@@ -37,6 +37,7 @@ impl Master {
             self.listeners.deadline(),
             self.queue_watch.deadline(),
             self.idle_watch.deadline(),
+            self.load_watch.deadline(self.pool.load_period(), self.now),
             self.status.deadline(),
         ];
         deadlines.into_iter().flatten().min()
@@ -94,6 +95,7 @@ impl Master {
         self.listeners.on_deadline(self.now, &self.pool, &mut self.events);
         self.queue_watch.on_deadline(self.now);
         self.idle_watch.on_deadline(self.now, || self.workers.counted(&self.pool), &mut self.events);
+        self.sample_load();
         self.workers.warn_of_unanswered();
         self.releases.on_deadline(self.now, &mut self.events);
         if let Some(why) = self.upgrader.overdue(self.now) {

@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::Pool;
 use super::exit_cause::ExitCause;
 use super::preload::Preload;
-use super::report::workers;
 use super::restart::History;
 use super::settings::Settings;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, GenerationId, Kind, RequesterId, Slot, WorkerId};
+use super::vocabulary::{Action, Answer, GenerationId, RequesterId, Slot, WorkerId};
 use super::worker::{Phase, StopReason};
 
 /// The role of a generation in the instance.
@@ -283,24 +282,25 @@ impl Pool {
         })
     }
 
-    /// Changes the wanted number of workers.
-    pub(super) fn scale(&mut self, count: u32, requester: Option<RequesterId>) {
-        let refusal = match (count, &self.stopping) {
+    /// Why the number of workers cannot be changed to this one; `None` if it can.
+    pub(super) fn scale_refusal(&self, count: u32) -> Option<&'static str> {
+        match (count, &self.stopping) {
             (_, Some(_)) => Some("the instance is stopping"),
             (0, None) => Some("a pool has at least one worker; to end it, stop the service"),
             (_, None) if self.pause.is_some() && count < self.target && self.has_queues(self.current) => {
                 Some("connections may wait in the queues of the slots that would go; `ratoon resume` first")
             }
             (_, None) => None,
-        };
-        if let Some(why) = refusal {
+        }
+    }
+
+    /// Changes the wanted number of workers, on request.
+    pub(super) fn scale(&mut self, count: u32, requester: Option<RequesterId>) {
+        if let Some(why) = self.scale_refusal(count) {
             return self.answer(requester, Answer::Failed(why.to_owned()));
         }
-        if count != self.target {
-            self.log(Kind::Info, format!("scaled from {} to {}", self.target, workers(count as usize)), Some(self.current), None);
-        }
-        self.target = count;
-        self.resize(self.current, count);
+        self.fix(true);
+        self.set_target(count, "on request");
         self.scale_candidate(count);
         self.answer(requester, Answer::Done);
     }

@@ -14,6 +14,7 @@
 
 mod answer_times;
 mod canary;
+mod elastic;
 mod ending;
 mod exit_cause;
 mod fallback;
@@ -33,10 +34,12 @@ mod reload;
 mod report;
 mod requesters;
 mod restart;
+mod scaling;
 mod serving;
 mod settings;
 mod snapshot;
 mod start;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -53,20 +56,22 @@ use serde::{Deserialize, Serialize};
 
 pub use answer_times::AnswerTimes;
 pub use canary::{CanaryView, Sides, Steps};
+pub use elastic::Scaled;
 pub use exit_cause::{ExitCause, Span};
 pub use history::{Committed, Succession};
 pub use judge_command::{CommandVerdict, JUDGE_COMMAND_LIMIT};
 pub use preload::{PreloadView, StartMode};
 pub use readiness::UNPROVEN_PROBATION;
 pub use reason::{Cause, Reason};
+pub use recycle::RecycleReason;
 pub use report::{PoolState, workers};
+pub use scaling::{Busy, Ceiling, Elastic, Load, Measure, Room};
 pub use serving::{CanaryPart, Queue};
 pub use settings::{Accepting, Readiness, Restart, Settings, Surge};
 pub use time::Time;
 pub use verdict::{Comparison, Figures, Judgement, Limits};
 pub use vocabulary::{
-    Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Purpose, RecycleReason, RequesterId, Slot,
-    WorkerId,
+    Action, Answer, Ended, Event, GenerationId, Kind, Log, Notification, Outcome, Purpose, RequesterId, Slot, WorkerId,
 };
 pub use watch::{WatchFor, WatchState, WatchView};
 pub use worker::{Phase, Worker};
@@ -81,9 +86,9 @@ use probe::Probe;
 use recycle::Recycling;
 use reload::Reload;
 use requesters::Requesters;
+use scaling::Controller;
 use timers::{Key, Timers};
 use watch::Watch;
-use worker::StopReason;
 
 /// Capacity of the action list, in actions, that is kept between steps.
 const ACTIONS: usize = 16;
@@ -108,6 +113,12 @@ pub struct Pool {
     target: u32,
     /// `worker.count` in the configuration of the current generation.
     configured: u32,
+    /// An operator has set the number of workers, so that the load does not change it.
+    #[serde(default)]
+    is_fixed: bool,
+    /// Decides on the number of workers of an elastic pool. The next master begins with new figures.
+    #[serde(skip)]
+    controller: Controller,
     reload: Option<Reload>,
     waiting: Option<Requesters>,
     /// The watch after the last commit.
@@ -154,6 +165,8 @@ impl Pool {
             last_number: 0,
             target: 0,
             configured: 0,
+            is_fixed: false,
+            controller: Controller::default(),
             reload: None,
             waiting: None,
             watch: None,
@@ -187,7 +200,10 @@ impl Pool {
             Event::Start(settings) => self.start(settings),
             Event::ProbeOnce(settings) => self.probe_once(settings),
             Event::Due => self.due(),
-            Event::Absent(span) => self.timers.shift(span),
+            Event::Absent(span) => {
+                self.timers.shift(span);
+                self.controller = Controller::default();
+            }
             Event::Spawned(id, pid) => self.spawned(id, pid),
             Event::SpawnFailed(id, why) => self.exited(id, ExitCause::NotStarted(why), false),
             Event::MainPid(id, pid) => self.main_pid(id, pid),
@@ -216,6 +232,8 @@ impl Pool {
                 self.pause_requester_gone(requester);
             }
             Event::Scale(count, requester) => self.scale(count, requester),
+            Event::ScaleAuto(requester) => self.scale_auto(requester),
+            Event::Load(generation, load) => self.take_load(generation, load),
             Event::Recycle(which, requester) => self.recycle(which, requester),
             Event::Pause(length, requester) => self.ask_pause(length, requester),
             Event::Resume(requester) => self.ask_resume(requester),
@@ -295,37 +313,6 @@ impl Pool {
                 Key::Resume => self.pause_over(),
                 // `after_step` calls `recover` after every step. At the end of the quiet time the next look decides.
                 Key::Recover | Key::Quiet => {}
-            }
-        }
-    }
-
-    fn stop(&mut self, now: bool, code: u8) {
-        if self.stopping.is_none() {
-            self.stopping = Some(Stopping { code, now, exited: false });
-            self.act(Action::Stopping);
-            self.log(Kind::Info, "stopping".to_owned(), None, None);
-            self.rollback(Outcome::Aborted, "the instance is stopping".into());
-            self.refuse_waiting();
-            self.end_watch();
-            self.abandon_probe();
-            self.abandon_pause("the instance is stopping");
-            self.idling.end();
-            self.recycle_over(&Answer::Failed("the instance is stopping".to_owned()));
-            self.timers.clear(Key::GiveUp);
-            self.timers.clear(Key::Recover);
-            let slots = self.generations.get(&self.current).map_or(0, |home| home.slots.len());
-            for slot in 0..slots {
-                self.timers.clear(Key::Restart(self.current, slot as Slot));
-            }
-            for id in self.workers.keys().copied().collect::<Vec<_>>() {
-                self.drain(id, StopReason::Asked);
-            }
-        }
-        if let Some(stopping) = self.stopping.as_mut().filter(|_| now) {
-            // The drains are cut short, so the exit status is 1.
-            (stopping.now, stopping.code) = (true, 1);
-            for id in self.workers.keys().copied().collect::<Vec<_>>() {
-                self.act(Action::Kill(id));
             }
         }
     }

@@ -12,6 +12,7 @@ use super::canary::Canary;
 use super::generation::{Generation, Role};
 use super::reason::Reason;
 use super::requesters::Requesters;
+use super::scaling::Controller;
 use super::settings::Settings;
 use super::timers::Key;
 use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, Purpose, RequesterId, Slot, WorkerId};
@@ -48,6 +49,9 @@ pub(super) struct Reload {
     pub started: u32,
     /// The number of started slots that are not `settled`: an old worker may serve there too.
     pub unsettled: u32,
+    /// The configuration has another number of workers than the old one: a number that was fixed before does not hold any more.
+    #[serde(default)]
+    pub frees_number: bool,
     /// Old workers that drain to make room for the surge, each with its slot.
     pub draining_for_surge: BTreeMap<WorkerId, Slot>,
 }
@@ -89,12 +93,14 @@ impl Pool {
             target: self.target,
             started: 0,
             unsettled: 0,
+            frees_number: false,
             draining_for_surge: BTreeMap::new(),
         });
         self.act(Action::Prepare(number, purpose));
     }
 
     pub(super) fn prepared(&mut self, number: GenerationId, settings: Settings) {
+        let (wanted, frees_number) = self.number_of(&settings);
         let Some(reload) = self.reload.as_mut().filter(|reload| reload.number == number && reload.stage == Stage::Preparing)
         else {
             // The reload was aborted during the preparation.
@@ -102,10 +108,7 @@ impl Pool {
         };
         let probes = settings.probe && reload.purpose != Purpose::LastGood || reload.purpose == Purpose::Probe;
         reload.stage = if probes { Stage::Probing } else { Stage::Starting };
-        // A number set by `scale` holds until the file's number changes.
-        if settings.count != self.configured {
-            reload.target = settings.count;
-        }
+        (reload.target, reload.frees_number) = (wanted, frees_number);
         let (target, purpose) = (reload.target, reload.purpose);
         // An undo goes back to a release that has served, and is in a hurry.
         reload.canary = Pool::first_step(&settings.steps, target).filter(|_| purpose == Purpose::Reload);
@@ -248,6 +251,8 @@ impl Pool {
         self.current = number;
         self.target = reload.target;
         self.idling.end();
+        self.is_fixed &= !reload.frees_number;
+        self.controller = Controller::default();
         if let Some(home) = self.generations.get_mut(&number) {
             home.role = Role::Current;
             self.configured = home.settings.count;
@@ -373,26 +378,5 @@ impl Pool {
         if self.reload.as_mut().is_some_and(|reload| reload.requesters.leave(requester)) {
             self.rollback(Outcome::Aborted, "whoever asked went away before the commit".into());
         }
-    }
-
-    /// Applies a change of the number of workers to the candidate.
-    pub(super) fn scale_candidate(&mut self, count: u32) {
-        let Some(reload) = self.reload.as_mut() else { return };
-        reload.target = count;
-        reload.started = reload.started.min(count);
-        let (number, started) = (reload.number, reload.started as usize);
-        if !self.generations.contains_key(&number) || reload.stage == Stage::Probing {
-            return;
-        }
-        self.resize(number, count);
-        if let Some(home) = self.generations.get(&number) {
-            let unsettled = home.slots[..started].iter().filter(|place| !place.settled).count() as u32;
-            if let Some(reload) = self.reload.as_mut() {
-                reload.unsettled = unsettled;
-            }
-        }
-        self.advance();
-        self.make_room_for_more();
-        self.check_candidate();
     }
 }

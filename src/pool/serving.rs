@@ -123,11 +123,12 @@ impl Pool {
         }
     }
 
-    /// Whether a worker that is to stop is the last to serve its queue, and new connections can go to other queues.
+    /// Whether a worker that is to stop is the last to serve its queue, and new connections can go to other queues. A worker that is there
+    /// only to empty its queue does so in any case.
     pub(super) fn has_a_queue_to_empty(&self, id: WorkerId) -> bool {
         let serves = |worker: &&Worker| worker.serves() && worker.pid.is_some() && self.has_queues(worker.generation);
         let Some(worker) = self.worker(id).filter(serves) else { return false };
-        let own = self.queue(worker);
+        let (own, is_relief) = (self.queue(worker), worker.is_relief);
         if self.stopping.is_some() {
             return own != Queue::FIRST;
         }
@@ -139,7 +140,7 @@ impl Pool {
         if self.idling.is_idle() {
             return same.is_empty() && own != self.idle_queue();
         }
-        same.is_empty() && !elsewhere.is_empty()
+        same.is_empty() && (is_relief || !elsewhere.is_empty())
     }
 
     pub(super) fn queue_drained(&mut self, id: WorkerId) {
@@ -213,6 +214,8 @@ impl Pool {
         let generation = worker.generation;
         let grace = self.generations.get(&generation).map_or(Duration::ZERO, |home| home.settings.stop_timeout);
         self.timers.set(Key::Stop(id), self.after(grace));
+        // A queue that was to be emptied, and is served again in the same step, is not watched.
+        self.actions.retain(|action| *action != Action::DrainQueue(id));
         self.act(Action::Stop(id));
     }
 }

@@ -5,13 +5,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::canary::Steps;
+use super::scaling::Elastic;
 use super::watch::WatchFor;
 
 /// The part of a generation's configuration that the pool needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// The configured number of workers (`worker.count`).
+    /// The configured number of workers (`worker.count`); in an elastic pool the one at the start.
     pub count: u32,
+    /// The load decides on the number of workers within these bounds; `None` where `worker.min` is `worker.max`.
+    #[serde(default)]
+    pub elastic: Option<Elastic>,
     /// The condition on which a worker counts as ready (`worker.ready`).
     pub ready: Readiness,
     /// Longest time from a worker's start to its readiness (`worker.start_timeout`).

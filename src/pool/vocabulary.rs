@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::elastic::Scaled;
 use super::exit_cause::ExitCause;
 use super::judge_command::CommandVerdict;
 use super::reason::{Cause, Reason};
+use super::recycle::RecycleReason;
+use super::scaling::Load;
 use super::settings::{Accepting, Settings};
 use super::verdict::Comparison;
 use super::worker::Phase;
@@ -92,8 +95,12 @@ pub enum Event {
     MasterDied,
     /// A requester disconnected and no longer waits for its answer.
     RequesterGone(RequesterId),
-    /// Change the number of workers.
+    /// Change the number of workers, which stays until [`Event::ScaleAuto`] or another number in the configuration.
     Scale(u32, Option<RequesterId>),
+    /// The number of workers is that of the configuration again: `worker.count`, or what the load decides.
+    ScaleAuto(Option<RequesterId>),
+    /// A sample of the load of this generation, the current one; taken as often as [`super::Pool::load_period`] says.
+    Load(GenerationId, Load),
     /// Replace one worker, or all (`None`), within the current generation.
     Recycle(Option<WorkerId>, Option<RequesterId>),
     /// Drain all workers and keep the sockets until [`Event::Resume`], or for this time.
@@ -194,50 +201,10 @@ pub enum Action {
     Stopping,
     /// End the master with this exit status.
     Exit(u8),
+    /// The number of workers is another one.
+    Scaled(Scaled),
     /// Write a log line.
     Log(Log),
-}
-
-/// Why a worker is recycled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RecycleReason {
-    /// A requester asked for it.
-    Request,
-    /// `recycle.max_age`
-    Age,
-    /// `recycle.max_memory`
-    Memory,
-    /// `recycle.max_requests`
-    Requests,
-    /// Clients no longer reach the worker's listening socket: its address was bound anew for the present master.
-    Socket,
-}
-
-impl RecycleReason {
-    /// Every reason.
-    pub const ALL: [RecycleReason; 5] = [Self::Request, Self::Age, Self::Memory, Self::Requests, Self::Socket];
-
-    /// The name in the status document and the metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Age => "age",
-            Self::Memory => "memory",
-            Self::Requests => "requests",
-            Self::Socket => "socket",
-        }
-    }
-
-    /// The text for the log.
-    pub fn in_words(self) -> &'static str {
-        match self {
-            Self::Request => "on request",
-            Self::Age => "recycle.max_age",
-            Self::Memory => "recycle.max_memory",
-            Self::Requests => "recycle.max_requests",
-            Self::Socket => "its listening socket was bound anew",
-        }
-    }
 }
 
 /// The record of the end of a worker's main process.
@@ -376,6 +343,10 @@ pub enum Kind {
     Waking,
     /// The first worker of an idle pool is ready.
     Woken,
+    /// The number of workers is another one.
+    Scaled,
+    /// All workers that the configuration allows are there, and connections wait.
+    AtMax,
     /// A worker ended without having been asked to, or did not end cleanly while it drained.
     WorkerFailed,
     /// A worker was not ready in time.

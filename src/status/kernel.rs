@@ -6,6 +6,7 @@
 
 pub mod accepting;
 mod claims;
+mod cpu;
 mod diag;
 mod holders;
 mod kept;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 pub use self::claims::Claims;
+pub use self::cpu::cpu;
 use self::diag::Inode;
 use self::kept::Remembered;
 use self::process::Process;
@@ -156,8 +158,8 @@ pub fn waiting(listeners: &[impl AsFd]) -> u64 {
 }
 
 /// The accept queue of each of these listening sockets; `None` where the kernel tells of none. Blocks for a dump of the kernel's.
-pub fn queues(listeners: &[impl AsFd]) -> Vec<Option<Queue>> {
-    let listeners: Vec<Option<Listener>> = listeners.iter().map(Listener::of).collect();
+pub fn queues(listeners: &[impl Listening]) -> Vec<Option<Queue>> {
+    let listeners: Vec<Option<Listener>> = listeners.iter().map(Listening::listener).collect();
     let queues = kept::look_at_sockets(&listeners).queues;
     listeners.iter().map(|it| queues.get(&it.as_ref()?.inode).copied()).collect()
 }

@@ -20,7 +20,7 @@ use crate::status::tree::{Connection, Counters, Request};
 use crate::sys::fd::{RESERVED_FD_BASE, dup_high};
 use crate::sys::map;
 use ratoon_worker::scoreboard::entry::{self, Entry};
-use ratoon_worker::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, slot};
+use ratoon_worker::scoreboard::{COUNTERS, Geometry, SLOTS, counter, header, not_counted, slot};
 
 /// How many times a slot that changes while it is read is read again.
 const TRIES: usize = 8;
@@ -138,6 +138,20 @@ impl Scoreboard {
         let mix =
             |sum: u64, word: &[u8; 8]| (sum ^ u64::from_ne_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
         Some(words.fold(1, mix))
+    }
+
+    /// The number of requests in work; `None` when the worker has never written the page, or does not list its connections.
+    pub fn in_work(&self) -> Option<u64> {
+        let page = self.open()?;
+        let counts = page.word(header::NOT_COUNTED) & not_counted::CONNECTIONS == 0;
+        // A worker that has had requests on no connection does not tell of its connections.
+        let lists = page.slots_used() > 0 || counts && (page.word(header::CONNECTIONS) > 0 || page.word(header::REQUESTS) == 0);
+        if !lists {
+            return None;
+        }
+        let (mut buffers, mut active) = (Buffers::default(), 0_u64);
+        page.connections(&mut buffers.first, &mut buffers.second, |entry| active += u64::from(entry.active));
+        Some(active.saturating_add(plausible(page.word(header::UNLISTED_IN_WORK))))
     }
 
     /// The requests in work, the longest-running first: the cause of a hang or a crash may be among them. The second value is the

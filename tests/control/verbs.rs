@@ -197,10 +197,11 @@ async fn status_exits_by_readiness_and_quietly_into_a_closed_pipe() {
 #[tokio::test]
 async fn changes_exit_0_when_done_and_1_with_the_reason_when_not() {
     let mut fake = Fake::start();
-    let table: [(&str, &[&str], Request, &str); 8] = [
+    let table: [(&str, &[&str], Request, &str); 9] = [
         ("abort", &[], Request::Abort, "the reload is rolled back\n"),
         ("promote", &[], Request::Promote, "the canary is promoted: the reload goes on with its next step\n"),
         ("scale", &["6"], Request::Scale(6), "6 workers from now on\n"),
+        ("scale", &["auto"], Request::ScaleAuto, "as many workers as the configuration says from now on\n"),
         ("pause", &[], Request::Pause(None), "paused: all workers are gone, and connections wait until `ratoon resume`\n"),
         (
             "pause",

@@ -42,6 +42,7 @@ fn a_stranger_reads_and_changes_nothing() {
         &["Abort"],
         &["Promote"],
         &["Scale", "u", "9"],
+        &["ScaleAuto"],
         &["Recycle", "t", "0"],
         &["Pause"],
         &["Resume"],

@@ -81,6 +81,7 @@ fn the_other_methods_ask_what_they_say() {
         (["Abort"].as_slice(), Request::Abort),
         (&["Promote"], Request::Promote),
         (&["Scale", "u", "5"], Request::Scale(5)),
+        (&["ScaleAuto"], Request::ScaleAuto),
         (&["Recycle", "t", "0"], Request::Recycle(None)),
         (&["Recycle", "t", "7"], Request::Recycle(Some(7))),
         (&["Pause"], Request::Pause(None)),

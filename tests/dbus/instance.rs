@@ -40,7 +40,7 @@ impl World {
                 self.workers.push(view.clone());
             }
             Change::WorkerExited { id, .. } => self.workers.retain(|known| known.id != *id),
-            Change::ReloadStarted { .. } | Change::ReloadFinished { .. } | Change::Undone { .. } => {}
+            Change::ReloadStarted { .. } | Change::ReloadFinished { .. } | Change::Undone { .. } | Change::Scaled(_) => {}
         }
         // Nobody listens while the bus is away.
         let _ = self.ends.changes.send(change);
@@ -245,6 +245,9 @@ pub fn summary(name: &str) -> Summary {
         generation: 1,
         workers_configured: 2,
         workers_ready: 2,
+        workers_min: 2,
+        workers_max: 2,
+        at_max: false,
         crashes: 0,
         started_at: UNIX_EPOCH + Duration::from_micros(1_234_567),
         last_reload: None,

@@ -10,6 +10,7 @@ mod canary;
 mod canary_part;
 mod config;
 mod counts;
+mod elastic;
 mod fallback;
 #[path = "../support/load.rs"]
 mod generator;

@@ -47,6 +47,14 @@ pub struct Document {
     pub workers_configured: u32,
     /// Number of ready workers of the committed generation.
     pub workers_ready: u32,
+    /// Least number of workers by the configuration.
+    pub workers_min: u32,
+    /// Largest number of workers by the configuration; the load decides between the two.
+    pub workers_max: u32,
+    /// Whether connections wait although the load has brought the pool to its largest number of workers.
+    pub at_max: bool,
+    /// The number of workers: whether it is fixed, and what changed it.
+    pub scale: Scale,
     /// Connections accepted by all workers that count them, ended workers included.
     pub connections: Option<u64>,
     /// Requests served by all workers that count them, ended workers included.
@@ -138,6 +146,46 @@ pub struct Canary {
     pub new: Option<GenerationFigures>,
     /// The verdict on these figures, if the step ended now, as text; `None` without figures.
     pub verdict: Option<String>,
+}
+
+/// The number of workers: whether it is fixed, the load that decides on it, and its last change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scale {
+    /// Whether `ratoon scale` has fixed the number.
+    pub fixed: bool,
+    /// The share of busy workers at the last sample, percent; `None` while the load decides nothing, and if it is not known.
+    pub busy_percent: Option<u32>,
+    /// What tells that share: `requests`, `cpu-time` or `connections`.
+    pub measured_by: Option<String>,
+    /// Connections that waited at the last sample.
+    pub connections_waiting: Option<u64>,
+    /// `scale.target`, percent; this and the other settings are `None` where the number of workers has no bounds.
+    pub target_percent: Option<u32>,
+    /// `scale.up_after`, milliseconds.
+    pub up_after_ms: Option<u64>,
+    /// `scale.down_after`, milliseconds.
+    pub down_after_ms: Option<u64>,
+    /// `scale.step`: a number, or a share such as `25%`.
+    pub step: Option<String>,
+    /// The last change since the start of the master's program; `None` before one.
+    pub last_change: Option<Scaled>,
+}
+
+/// A change of the number of workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Scaled {
+    /// The generation.
+    pub generation: u64,
+    /// The number of workers before.
+    pub from: u32,
+    /// The number of workers from then on.
+    pub to: u32,
+    /// The reason with its figures.
+    pub reason: String,
+    /// The time of the change.
+    pub time: String,
 }
 
 /// A watch: for some time after a commit the new generation is compared with the one before.

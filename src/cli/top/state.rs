@@ -126,6 +126,8 @@ impl State {
                 document.generation = summary.generation;
                 document.workers_configured = summary.workers_configured;
                 document.workers_ready = summary.workers_ready;
+                (document.workers_min, document.workers_max) = (summary.workers_min, summary.workers_max);
+                document.at_max = summary.at_max;
                 document.worker_crashes = summary.worker_crashes;
                 self.follow_reload(now);
                 return;
@@ -165,6 +167,7 @@ impl State {
                 let why = clean(&undone.reason);
                 (format!("generation {} undone, back to release {}: {why}", undone.generation, undone.release), true)
             }
+            Event::Scaled(scaled) => (format!("{} to {} workers: {}", scaled.from, scaled.to, clean(&scaled.reason)), false),
             Event::Lagged(missed) => (format!("{missed} events were missed"), false),
         };
         self.said = Some(said);

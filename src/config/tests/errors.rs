@@ -240,7 +240,10 @@ fn contradictions() {
             "ready = \"running\"\nsettle = \"10s\"",
             "limits.memory_max = \"1G\"\n[recycle]\nmax_memory = \"2G\"",
             "[reload]\nwatch = \"5min\"\nkeep = 1",
-            "count = 4\nmin = 2",
+            "min = 5\nmax = 4",
+            "count = 4\nmin = 5",
+            "max = 3\ncount = 4",
+            "min = 0\nmax = 4",
         ])
     );
 }

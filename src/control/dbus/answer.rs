@@ -42,6 +42,7 @@ pub(super) fn answer(
         Method::Abort => change(Request::Abort),
         Method::Promote => change(Request::Promote),
         Method::Scale => change(Request::Scale(call.arguments()?)),
+        Method::ScaleAuto => change(Request::ScaleAuto),
         Method::Recycle => change(Request::Recycle(Some(call.arguments()?).filter(|id| *id != 0))),
         Method::Pause => change(Request::Pause(None)),
         Method::Resume => change(Request::Resume),

@@ -176,6 +176,8 @@ impl Server<'_> {
             Change::ReloadFinished { generation, outcome, reason } => {
                 self.emit(MANAGER_PATH, MANAGER, "ReloadFinished", &(generation, outcome.as_str(), clean(&reason))).await;
             }
+            // The property WorkersConfigured tells it.
+            Change::Scaled(_) => {}
             Change::Undone { generation, release, reason } => {
                 self.emit(MANAGER_PATH, MANAGER, "Undone", &(generation, release, clean(&reason))).await;
             }

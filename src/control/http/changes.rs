@@ -60,8 +60,11 @@ pub(super) async fn upgrade(call: Call<'_>) -> Answer {
     plain(call, Request::Upgrade).await
 }
 
-/// `POST /scale?workers=N`
+/// `POST /scale?workers=N`, `POST /scale?workers=auto`
 pub(super) async fn scale(call: Call<'_>) -> Answer {
+    if call.query == "workers=auto" {
+        return ask(call, Request::ScaleAuto).await;
+    }
     match number(call.query, "workers") {
         Ok(Some(0)) => {
             error(StatusCode::BAD_REQUEST, "0 workers serve nobody; a pool has at least 1 (to end it, stop its service)")
@@ -70,7 +73,7 @@ pub(super) async fn scale(call: Call<'_>) -> Answer {
             error(StatusCode::BAD_REQUEST, format!("{count} workers are too many; a pool has at most {COUNT_MAX}"))
         }
         Ok(Some(count)) => ask(call, Request::Scale(count)).await,
-        Ok(None) => error(StatusCode::BAD_REQUEST, "how many workers? say ?workers=NUMBER"),
+        Ok(None) => error(StatusCode::BAD_REQUEST, "how many workers? say ?workers=NUMBER or ?workers=auto"),
         Err(sentence) => error(StatusCode::BAD_REQUEST, sentence),
     }
 }

@@ -84,6 +84,11 @@ fn pool(text: &mut Text<'_>, document: &Document) {
         "Workers of the committed generation that are ready.",
         Some(document.workers_ready),
     );
+    let (min, max) = (document.workers_min, document.workers_max);
+    text.one("ratoon_workers_min", "gauge", "", "Least number of workers by the configuration.", Some(min));
+    text.one("ratoon_workers_max", "gauge", "", "Largest number of workers by the configuration.", Some(max));
+    let at_max = u8::from(document.at_max);
+    text.one("ratoon_at_max", "gauge", "", "1 while connections wait with the largest number of workers.", Some(at_max));
     text.one(
         "ratoon_worker_crashes",
         "counter",

@@ -100,6 +100,7 @@ pub(super) const METHODS: &[Method] = &[
         &[("workers", Kind::Number), (INTERACTIVE, Kind::Flag)],
         Action::Change(Change::Scale, Output::Outcome),
     ),
+    ("org.ratoon1.Manager.ScaleAuto", PLAIN, plain(Request::ScaleAuto)),
     (
         "org.ratoon1.Manager.Recycle",
         &[("worker", Kind::OptionalNumber), (INTERACTIVE, Kind::Flag)],

@@ -25,6 +25,10 @@ pub const RESUMED: &str = "7a4d9752c5d34c2eb406f26f3244393e";
 pub const IDLE: &str = "821e5d0925a94d29a834b3615be3de3e";
 /// The instance serves again after it was idle.
 pub const WOKEN: &str = "7d72bc17d5d74be1bcca82f6343c058c";
+/// The number of workers is another one: by the load, or on request.
+pub const SCALED: &str = "938bdfce6b6143019f4e308963f23fa6";
+/// `worker.max` is reached, and connections wait.
+pub const AT_MAX: &str = "d06be7675cd143ba865c15eba0170b8e";
 /// The accept queue of a paused instance is nearly full.
 pub const QUEUE_FILLS: &str = "c087f7c766b34560a16226ab11475401";
 /// A worker ended without a stop request, or could not be started.
@@ -94,6 +98,8 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
         Kind::Idle => (Level::Info, IDLE),
         Kind::Waking => (Level::Info, NOTICE),
         Kind::Woken => (Level::Info, WOKEN),
+        Kind::Scaled => (Level::Info, SCALED),
+        Kind::AtMax => (Level::Warning, AT_MAX),
         Kind::WorkerFailed => (Level::Warning, WORKER_FAILED),
         Kind::StartTimeout => (Level::Warning, START_TIMEOUT),
         Kind::StopTimeout => (Level::Warning, STOP_TIMEOUT),
@@ -107,7 +113,7 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
 }
 
 /// All ids, with the subject line of each in the catalog.
-pub const ALL: [(&str, &str); 30] = [
+pub const ALL: [(&str, &str); 32] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (CANARY, "A canary of pool @RATOON_INSTANCE@ has gone a step further"),
@@ -118,6 +124,8 @@ pub const ALL: [(&str, &str); 30] = [
     (RESUMED, "Pool @RATOON_INSTANCE@ serves again after a pause"),
     (IDLE, "Pool @RATOON_INSTANCE@ is idle"),
     (WOKEN, "Pool @RATOON_INSTANCE@ serves again after it was idle"),
+    (SCALED, "Pool @RATOON_INSTANCE@ has another number of workers"),
+    (AT_MAX, "Connections wait, and pool @RATOON_INSTANCE@ has all the workers that it may have"),
     (QUEUE_FILLS, "The queue of paused pool @RATOON_INSTANCE@ fills up"),
     (WORKER_FAILED, "A worker of pool @RATOON_INSTANCE@ has failed"),
     (START_TIMEOUT, "A worker of pool @RATOON_INSTANCE@ was not ready in time"),

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, MemoryCheck};
+use crate::pool::Room;
 
 /// The largest number of workers that are measured, evenly spread; each takes some ten microseconds.
 const ASKED: usize = 64;
@@ -18,6 +19,8 @@ const SHARED: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Footprint {
     workers: Vec<(u32, Option<PathBuf>)>,
+    /// The number of all workers.
+    count: u32,
     group: Option<PathBuf>,
 }
 
@@ -27,8 +30,15 @@ impl Footprint {
         let some = workers.iter().step_by(workers.len().div_ceil(ASKED).max(1));
         Footprint {
             workers: some.map(|(pid, group)| (*pid, group.map(Path::to_owned))).collect(),
+            count: workers.len() as u32,
             group: group.map(Path::to_owned),
         }
+    }
+
+    /// The memory for further such workers.
+    pub fn room(&self) -> Option<Room> {
+        let ((left, _), worker) = room(self.group.as_deref()).zip(self.mean())?;
+        Some(Room { left, worker })
     }
 
     /// Returns a warning if the new workers that will live beside the old ones do not fit into memory.
@@ -39,7 +49,9 @@ impl Footprint {
         if config.reload.memory == MemoryCheck::Ignore {
             return Ok(None);
         }
-        let workers = config.worker.workers();
+        // An elastic pool brings as many as serve.
+        let (min, max) = config.worker.bounds();
+        let workers = if min < max { self.count.max(min).min(max) } else { config.worker.workers() };
         let short = room(self.group.as_deref())
             .zip(self.mean())
             .and_then(|((room, whose), each)| shortage(each, config.reload.surge.of(workers), workers, room, whose));
@@ -166,7 +178,7 @@ mod tests {
             fs::write(above.path().join(name), text).unwrap();
         }
         fs::write(group.join("memory.stat"), "anon 94371840\nfile 524288000\nshmem 10485760\n").unwrap();
-        let footprint = Footprint { workers: vec![(1, Some(group.clone()))], group: Some(group) };
+        let footprint = Footprint { workers: vec![(1, Some(group.clone()))], count: 1, group: Some(group) };
         (above, footprint)
     }
 

@@ -18,7 +18,7 @@ use crate::master::releases::release;
 use crate::master::releases::script::{self, ScriptCopy};
 use crate::master::status::status_listener::StatusChange;
 use crate::master::tasks::Job;
-use crate::pool::{Limits, Purpose, Readiness, Reason, Restart, Settings, Steps, Surge, WatchFor};
+use crate::pool::{Elastic, Limits, Purpose, Readiness, Reason, Restart, Settings, Steps, Surge, WatchFor};
 use crate::sys::spawn::Plan;
 
 /// The sources of a configuration; the same for every generation of an instance.
@@ -281,6 +281,7 @@ pub fn settings(release: &Release) -> Settings {
     let listens = !release.plan.listeners.is_empty();
     Settings {
         count: config.worker.workers(),
+        elastic: elastic(config),
         ready: match config.worker.ready {
             config::Ready::Notify => Readiness::Notify,
             config::Ready::Running => Readiness::Running(settle),
@@ -328,6 +329,19 @@ pub fn settings(release: &Release) -> Settings {
         preload_fallback: config.worker.preload_fallback,
         keep: config.reload.keep,
     }
+}
+
+/// The bounds between which the load decides on the number of workers, if it does.
+fn elastic(config: &Config) -> Option<Elastic> {
+    let ((min, max), scale) = (config.worker.bounds(), &config.scale);
+    (min < max).then(|| Elastic {
+        min,
+        max,
+        target: scale.target,
+        up_after: scale.up_after,
+        down_after: scale.down_after,
+        step: surge(scale.step),
+    })
 }
 
 /// A number of workers, or a share, as the pool has it.

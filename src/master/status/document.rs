@@ -16,11 +16,12 @@ use crate::master::status::StatusPublisher;
 use crate::master::status::accept_watch::Look;
 use crate::master::status::history::{LastReload, time};
 use crate::master::status::release_path::{PathLook, Paths};
+use crate::master::status::scale::{self, ScaleFacts};
 use crate::master::status::status_cache::{Job, PAGES, Pages, Requester};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::figures;
 use crate::master::workers::views::{PreloadFacts, WorkerFacts};
-use crate::pool::{CanaryView, Figures, Phase, Slot, WatchView, WorkerId};
+use crate::pool::{CanaryView, Figures, Phase, Scaled, Slot, WatchView, WorkerId};
 use crate::status::kernel::{self, Claims, Queue, Survey, Surveyor};
 use crate::status::rendered::{Lists, RenderedStatus};
 use crate::status::scoreboard::Totals;
@@ -39,6 +40,8 @@ struct Facts {
     canary: Option<CanaryView>,
     watch: Option<WatchView>,
     pause_left: Option<Duration>,
+    scale: ScaleFacts,
+    last_scaled: Option<(Scaled, SystemTime)>,
     preload: Option<PreloadFacts>,
     paths: Option<Paths>,
     path_look: PathLook,
@@ -80,6 +83,8 @@ pub(in crate::master) struct LoopFacts<'a> {
     pub watch: Option<WatchView>,
     /// The time until a paused instance resumes by itself.
     pub pause_left: Option<Duration>,
+    /// The number of workers, and the load that decides on it.
+    pub scale: ScaleFacts,
     /// The preload process of the present generation.
     pub preload: Option<PreloadFacts>,
 }
@@ -98,8 +103,21 @@ impl StatusPublisher {
     /// Composes a document on another thread, and answers all requesters that wait for it.
     /// `look`: whether the ready workers accept is looked at first.
     pub(in crate::master) fn compose(&self, job: Job, facts: LoopFacts<'_>) {
-        let LoopFacts { workers, listeners, watched, slots, release, look, releases, paths, canary, watch, preload, pause_left } =
-            facts;
+        let LoopFacts {
+            workers,
+            listeners,
+            watched,
+            slots,
+            release,
+            look,
+            releases,
+            paths,
+            canary,
+            watch,
+            preload,
+            pause_left,
+            scale,
+        } = facts;
         let facts = Facts {
             summary: self.summary.borrow().clone(),
             last_reload: self.history.last_reload().cloned(),
@@ -111,6 +129,8 @@ impl StatusPublisher {
             canary,
             watch,
             pause_left,
+            scale,
+            last_scaled: self.last_scaled.clone(),
             preload,
             paths,
             path_look: self.path_look.clone(),
@@ -140,7 +160,7 @@ impl StatusPublisher {
 /// Composes the document. In a small pool it also returns the marks of the pages from before they were read.
 fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
     let Facts { summary, last_reload, reloads, failures_by_cause, recycled_by_reason, .. } = facts;
-    let Facts { releases, canary, watch, preload, pause_left, paths, path_look, .. } = facts;
+    let Facts { releases, canary, watch, preload, pause_left, scale, last_scaled, paths, path_look, .. } = facts;
     let Facts { committed_at, limits, mut workers, listeners, watched, slots, failures, past, surveyor, accepting, .. } = facts;
     workers.sort_by_key(|one| (one.view.slot, one.view.id));
     let mut all = past;
@@ -187,6 +207,10 @@ fn build(facts: Facts) -> (RenderedStatus, Option<Pages>) {
         worker_crashes: summary.crashes,
         workers_configured: summary.workers_configured,
         workers_ready: summary.workers_ready,
+        workers_min: summary.workers_min,
+        workers_max: summary.workers_max,
+        at_max: summary.at_max,
+        scale: scale::shown(scale, last_scaled),
         connections: all.known_connections(),
         requests: all.known_requests(),
         bytes_read: all.known_bytes_read(),

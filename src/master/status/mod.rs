@@ -14,6 +14,7 @@
 //! | `conditions` | parts of the configuration that a reload could not apply |
 //! | `accept_watch` | watches whether ready workers accept connections |
 //! | `accepting` | what a look at the ready workers found |
+//! | `scale` | the number of workers in the status document |
 //! | `waiting` | connections that wait while no worker serves |
 //! | `troubles` | problems that degrade the instance although its workers are well |
 
@@ -27,6 +28,7 @@ mod pending_changes;
 pub(in crate::master) mod publish;
 pub(in crate::master) mod reader_rules;
 pub(in crate::master) mod release_path;
+pub(in crate::master) mod scale;
 pub(in crate::master) mod status_cache;
 pub(in crate::master) mod status_listener;
 pub(in crate::master) mod troubles;
@@ -56,7 +58,7 @@ use crate::master::output::Outputs;
 use crate::master::state;
 use crate::master::state::fds::Outgoing;
 use crate::master::task_result::TaskResults;
-use crate::pool::{GenerationId, PoolState, WorkerId};
+use crate::pool::{GenerationId, PoolState, Scaled, WorkerId};
 use crate::status::keep::Clocks;
 use crate::status::kernel::Surveyor;
 
@@ -90,8 +92,11 @@ pub(in crate::master) struct StatusPublisher {
     /// The state and the number of ready workers published last. Another state or more ready workers are progress.
     state: PoolState,
     is_paused: bool,
+    is_at_max: bool,
     ready: u32,
     history: History,
+    /// The last change of the number of workers, and its time.
+    last_scaled: Option<(Scaled, SystemTime)>,
     conditions: Conditions,
     troubles: Troubles,
     /// The connections that wait while the instance is paused.
@@ -129,8 +134,10 @@ impl StatusPublisher {
             at_once: true,
             state: PoolState::Starting,
             is_paused: false,
+            is_at_max: false,
             ready: 0,
             history: History::default(),
+            last_scaled: None,
             conditions: Conditions::default(),
             troubles,
             waiting: None,

@@ -16,7 +16,7 @@ use crate::master::status::waiting::Waiting;
 use crate::master::status::{StatusPublisher, troubles};
 use crate::master::task_result::TaskResult;
 use crate::master::workers::processes::Process;
-use crate::pool::{self, GenerationId, Outcome, Pool, PoolState, Reason, RecycleReason, WorkerId};
+use crate::pool::{self, Ceiling, GenerationId, Outcome, Pool, PoolState, Reason, RecycleReason, Scaled, WorkerId};
 use crate::status::scoreboard::Totals;
 use crate::status::tree::{Canary, Request};
 
@@ -37,11 +37,12 @@ impl StatusPublisher {
     pub fn publish(&mut self, pool: &Pool, beside: bool) -> Published {
         let summary = self.summary(pool, beside);
         let line = summary.status_text.clone();
-        let is_new_state = summary.state != self.state || summary.paused != self.is_paused;
+        let is_new_state = summary.state != self.state || summary.paused != self.is_paused || summary.at_max != self.is_at_max;
         let is_progress = (summary.workers_ready > self.ready || is_new_state)
             && matches!(summary.state, PoolState::Starting | PoolState::Reloading);
         let at_once = std::mem::take(&mut self.at_once) || is_new_state;
         (self.ready, self.state, self.is_paused) = (summary.workers_ready, summary.state, summary.paused);
+        self.is_at_max = summary.at_max;
         let has_changed = self.summary.send_if_modified(|told| {
             let changed = *told != summary;
             *told = summary;
@@ -91,6 +92,7 @@ impl StatusPublisher {
 
     fn summary(&self, pool: &Pool, beside: bool) -> Summary {
         let last = self.history.last_reload();
+        let (workers_min, workers_max) = pool.bounds();
         Summary {
             instance: self.instance.clone(),
             state: pool.state(),
@@ -103,6 +105,9 @@ impl StatusPublisher {
             generation: pool.committed(),
             workers_configured: pool.target(),
             workers_ready: pool.ready(),
+            workers_min,
+            workers_max,
+            at_max: matches!(pool.ceiling(), Some(Ceiling::Max(_))),
             crashes: pool.crashes(),
             started_at: self.started_at,
             last_reload: last.map(|last| (last.generation, last.outcome, last.reason.clone(), last.ended)),
@@ -144,6 +149,13 @@ impl StatusPublisher {
         let reason = self.history.undone(generation, reason);
         self.tell(Change::ReloadFinished { generation, outcome: Outcome::Undone, reason: reason.clone() });
         self.tell(Change::Undone { generation, release, reason });
+        self.hurry();
+    }
+
+    /// The number of workers is another one.
+    pub fn scaled(&mut self, scaled: Scaled) {
+        self.last_scaled = Some((scaled.clone(), SystemTime::now()));
+        self.tell(Change::Scaled(scaled));
         self.hurry();
     }
 

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::api::WorkerView;
 use crate::master::comparison::{self, Reading};
 use crate::master::listeners::idle_watch::Counted;
+use crate::master::load_watch::Subject;
 use crate::master::recycle::Candidate;
 use crate::master::releases::memory::Footprint;
 use crate::master::releases::prepare::Release;
@@ -99,6 +100,18 @@ impl WorkerSet {
             Counted { subject: (it.worker, it.pid, it.group), counts }
         };
         self.recycle_candidates(pool).into_iter().map(counted).collect()
+    }
+
+    /// The ready workers of the present generation, by what their load is read from.
+    pub fn load_subjects(&self, pool: &Pool) -> Vec<Subject> {
+        let generation = pool.generation();
+        let is_ready = |worker: &Worker| worker.phase == Phase::Ready && worker.generation == generation && worker.has_slot();
+        let subject = |(worker, _)| {
+            let process = self.get(worker)?;
+            let group = process.group.as_ref().map(|group| group.path().to_owned());
+            Some(Subject { worker, pid: process.pid, group, scoreboard: process.scoreboard.clone() })
+        };
+        pool.workers().filter(|(_, worker)| is_ready(worker)).filter_map(subject).collect()
     }
 
     /// The running totals of all workers, for the comparison of two generations.

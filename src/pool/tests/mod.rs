@@ -2,7 +2,7 @@
 
 mod orphaned;
 mod queues;
-pub(super) mod random;
+pub(in crate::pool) mod random;
 mod simulation;
 mod snapshot;
 mod stories;
@@ -12,8 +12,8 @@ mod world;
 use std::time::Duration;
 
 use super::{
-    Action, Comparison, Event, ExitCause, Figures, Limits, Notification, Pool, Readiness, Restart, Settings, Steps, Surge, Time,
-    WatchFor,
+    Action, Comparison, Elastic, Event, ExitCause, Figures, Limits, Notification, Pool, Readiness, Restart, Settings, Steps,
+    Surge, Time, WatchFor,
 };
 
 /// A duration in milliseconds.
@@ -30,6 +30,7 @@ fn figures(requests: u64, failed: u64) -> Comparison {
 fn settings(count: u32) -> Settings {
     Settings {
         count,
+        elastic: None,
         ready: Readiness::Notify,
         start_timeout: ms(10_000),
         stop_timeout: ms(30_000),
@@ -56,6 +57,11 @@ fn settings(count: u32) -> Settings {
         fallback: false,
         keep: 3,
     }
+}
+
+/// Bounds with short times.
+fn elastic(min: u32, max: u32) -> Option<Elastic> {
+    Some(Elastic { min, max, target: 70, up_after: ms(2_000), down_after: ms(5_000), step: Surge::Percent(25) })
 }
 
 #[test]

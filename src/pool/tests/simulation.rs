@@ -5,7 +5,10 @@ use proptest::test_runner::RngSeed;
 
 use super::world::{What, World};
 use super::{figures, ms, settings};
-use crate::pool::{Accepting, CommandVerdict, Event, ExitCause, Notification, Readiness, Settings, Surge, WatchFor};
+use crate::pool::{
+    Accepting, Busy, CommandVerdict, Elastic, Event, ExitCause, Load, Measure, Notification, Readiness, Room, Settings, Surge,
+    WatchFor,
+};
 
 /// One step of the simulation. A `usize` selects one of the processes or requesters that exist at that time.
 #[derive(Clone, Debug)]
@@ -44,6 +47,9 @@ enum Move {
     Abort,
     RequesterGone(usize),
     Scale(u32),
+    ScaleAuto,
+    /// The busy share in percent (above 100: unknown), connections that wait, workers that fit into memory.
+    Load(u32, u64, u64),
     Recycle(usize),
     RecycleAll,
     /// A length in milliseconds; up to 5,000: without one.
@@ -96,6 +102,8 @@ fn moves() -> impl Strategy<Value = Move> {
         3 => Just(Move::Abort),
         3 => any::<usize>().prop_map(Move::RequesterGone),
         4 => (0_u32..6).prop_map(Move::Scale),
+        2 => Just(Move::ScaleAuto),
+        12 => (0_u32..120, 0_u64..4, 0_u64..4).prop_map(|(busy, waiting, room)| Move::Load(busy, waiting, room)),
         3 => any::<usize>().prop_map(Move::Recycle),
         2 => Just(Move::RecycleAll),
         3 => (0_u64..20_000).prop_map(Move::Pause),
@@ -138,6 +146,17 @@ fn config(count: u32, how: u32) -> Settings {
     if how & 8192 != 0 {
         settings.steps.sizes = vec![Surge::Count(1), Surge::Percent(50), Surge::Percent(100)];
         settings.steps.time = (how & 16384 == 0).then_some(ms(5_000));
+    }
+    if how & 0x100_0000 != 0 && settings.idle.is_none() {
+        let (step, share) = (Surge::Count(2), Surge::Percent(25));
+        settings.elastic = Some(Elastic {
+            min: count.saturating_sub(how >> 22 & 1).max(1),
+            max: count + 1 + (how >> 20 & 3),
+            target: 70,
+            up_after: ms(1_000),
+            down_after: ms(5_000),
+            step: if how & 0x80_0000 != 0 { step } else { share },
+        });
     }
     settings.fallback = how & 128 != 0;
     settings.preload = how & 0x3_0000 == 0x3_0000;
@@ -324,6 +343,18 @@ fn one_move(world: &mut World, one: Move) {
         Move::Scale(count) => {
             world.ask(What::Other, |requester| Event::Scale(count, Some(requester)));
         }
+        Move::ScaleAuto => {
+            world.ask(What::Other, |requester| Event::ScaleAuto(Some(requester)));
+        }
+        Move::Load(percent, waiting, room) => {
+            let busy = (percent <= 100).then(|| Busy { share: f64::from(percent) / 100.0, by: Measure::CpuTime });
+            let memory = (room < 3).then_some(Room { left: room * 10, worker: 10 });
+            let (generation, ready) = (world.pool.generation(), world.pool.ready());
+            if let Some(period) = world.pool.load_period() {
+                world.pass(period);
+            }
+            world.step(Event::Load(generation, Load { ready, busy, waiting: Some(waiting), memory }));
+        }
         Move::Recycle(which) => {
             let worker = pick(world, which, anyone).unwrap_or(77);
             world.ask(What::Other, |requester| Event::Recycle(Some(worker), Some(requester)));
@@ -412,6 +443,57 @@ fn queue_that_waits_while_all_others_fail_at_once() {
         Move::Prepare(1, 3_399),
         Move::AllReady,
         Move::AllReady,
+        Move::NextDeadline,
+    ];
+    for one in moves {
+        one_move(&mut world, one);
+    }
+    world.be_kind();
+    world.check_rest_and_stop();
+}
+
+/// Found by the simulation: two workers that are there to empty a queue become ready at once, before any other worker.
+#[test]
+fn relief_empties_its_queue_although_nobody_else_serves_yet() {
+    let mut world = World::new(config(4, 866_607_548));
+    let moves = [
+        Move::Ready(0),
+        Move::Pass(3_001),
+        Move::Crash(5_470_769_583_622_453_380, 0),
+        Move::Crash(0, 0),
+        Move::NextDeadline,
+        Move::Scale(1),
+        Move::Leave(0),
+        Move::Pass(25_083),
+        Move::Pass(5_918),
+        Move::ObeyAll,
+        Move::Pass(1_000),
+    ];
+    for one in moves {
+        one_move(&mut world, one);
+    }
+    world.be_kind();
+    world.check_rest_and_stop();
+}
+
+/// Found by the simulation: a worker that is there to empty a queue, and the next one of that queue, become ready at once.
+#[test]
+fn relief_stops_if_its_queue_is_served_in_the_same_step() {
+    let mut world = World::new(config(4, 3_734_840_600));
+    let moves = [
+        Move::Pass(1_000),
+        Move::Scale(1),
+        Move::ObeyOne(0),
+        Move::Absent(1),
+        Move::RecycleAll,
+        Move::ObeyOne(0),
+        Move::ObeyOne(0),
+        Move::ObeyOne(0),
+        Move::Reload,
+        Move::ObeyOne(0),
+        Move::Prepare(1, 26_110),
+        Move::Leave(10_339_372_627_013_925_067),
+        Move::Scale(2),
         Move::NextDeadline,
     ];
     for one in moves {

@@ -1,6 +1,7 @@
 //! Stories: scenarios of one behaviour each, from an administrator's view. A history that the simulation found becomes a story, too.
 
 mod canaries;
+mod elastic;
 mod endings;
 mod fallbacks;
 mod first_start;

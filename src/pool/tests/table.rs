@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::stories::obey;
 use super::world::{What, World};
-use super::{figures, ms, settings};
-use crate::pool::{CommandVerdict, Event, ExitCause, Notification, Settings, Surge};
+use super::{elastic, figures, ms, settings};
+use crate::pool::{Busy, CommandVerdict, Event, ExitCause, Load, Measure, Notification, Settings, Surge};
 
 /// A function that makes a pool in one state.
 pub(super) type State = fn() -> World;
@@ -232,6 +232,48 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
             world.step(Event::Pause(None, None));
             world
         }),
+        ("elastic", || {
+            let mut world = World::new(Settings { elastic: elastic(1, 4), ..settings(2) });
+            world.all_ready();
+            world
+        }),
+        ("elastic, a worker is added", || {
+            let mut world = World::new(Settings { elastic: elastic(1, 4), ..settings(2) });
+            world.all_ready();
+            for _ in 0..3 {
+                world.pass(ms(1_000));
+                world.step(Event::Load(1, busy(1.0, 0)));
+            }
+            world
+        }),
+        ("elastic, at the maximum", || {
+            let mut world = World::new(Settings { elastic: elastic(1, 2), ..settings(2) });
+            world.all_ready();
+            for _ in 0..3 {
+                world.pass(ms(1_000));
+                world.step(Event::Load(1, busy(1.0, 9)));
+            }
+            world
+        }),
+        ("elastic, per slot, surplus draining", || {
+            let mut world = World::new(Settings { elastic: elastic(1, 4), per_slot: true, ..settings(3) });
+            world.all_ready();
+            for _ in 0..7 {
+                world.pass(ms(1_000));
+                world.step(Event::Load(1, busy(0.0, 0)));
+            }
+            world
+        }),
+        ("elastic, fixed, reloading to other bounds", || {
+            let mut world = World::new(Settings { elastic: elastic(1, 4), ..settings(2) });
+            world.all_ready();
+            world.step(Event::Scale(6, None));
+            world.all_ready();
+            world.next.elastic = elastic(2, 3);
+            world.reload();
+            world.prepare();
+            world
+        }),
         ("resumed, old draining", || {
             let mut world = serving();
             world.step(Event::Pause(None, None));
@@ -249,6 +291,12 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
             world
         }),
     ]
+}
+
+/// A sample of the load of two ready workers.
+fn busy(share: f64, waiting: u64) -> Load {
+    let busy = Some(Busy { share, by: Measure::Requests });
+    Load { ready: 2, busy, waiting: Some(waiting), memory: None }
 }
 
 /// Events to try in each state. Events of a worker are there for each worker that may exist, and for one that never existed.
@@ -286,6 +334,10 @@ fn events() -> Vec<Event> {
         Event::Scale(0, None),
         Event::Scale(1, None),
         Event::Scale(5, None),
+        Event::ScaleAuto(None),
+        Event::Load(1, busy(1.0, 3)),
+        Event::Load(2, busy(0.0, 0)),
+        Event::Load(99, Load::default()),
         Event::Recycle(None, None),
         Event::Pause(None, None),
         Event::Pause(Some(ms(1_000)), None),

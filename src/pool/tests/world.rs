@@ -66,6 +66,8 @@ pub struct World {
     pub finished: Vec<(GenerationId, Outcome, String)>,
     /// Generations that the watch has undone, and why.
     pub undone: Vec<(GenerationId, String)>,
+    /// Changes of the number of workers.
+    pub scaled: Vec<(u32, u32)>,
     /// The log lines.
     pub logs: Vec<(Kind, String)>,
     pub spawns: Vec<(WorkerId, Slot, GenerationId, Time)>,
@@ -117,6 +119,7 @@ impl World {
             ended: Vec::new(),
             finished: Vec::new(),
             undone: Vec::new(),
+            scaled: Vec::new(),
             logs: Vec::new(),
             spawns: Vec::new(),
             ready_told: false,
@@ -193,8 +196,8 @@ impl World {
         let text = serde_json::to_string(&self.pool).expect("plain data");
         let read: Pool = serde_json::from_str(&text).expect("what was just written");
         let restored = read.resume(self.now).unwrap_or_else(|why| panic!("{why}: {text}"));
-        // `resume` replaces the time of the last step; everything else is the same.
-        let former = Pool { now: self.now, ..std::mem::replace(&mut self.pool, restored) };
+        // `resume` replaces the time of the last step, and the load is measured anew; everything else is the same.
+        let former = Pool { now: self.now, controller: Default::default(), ..std::mem::replace(&mut self.pool, restored) };
         if format!("{:?}", self.pool) != format!("{former:?}") {
             assert_eq!(format!("{:#?}", self.pool), format!("{former:#?}"), "{text}");
         }
@@ -554,6 +557,10 @@ impl World {
             Action::Changed(worker) => assert!(self.pool.worker(*worker).is_some() || !self.processes.contains_key(worker)),
             Action::Ended(ended) => self.ended.push(ended.clone()),
             Action::Recycled(_) => {}
+            Action::Scaled(scaled) => {
+                assert!(scaled.from != scaled.to && !scaled.reason.is_empty(), "{scaled:?}");
+                self.scaled.push((scaled.from, scaled.to));
+            }
             Action::Forget(worker) => assert!(!self.alive(*worker), "a living worker is forgotten"),
             // The answer to the false `Prepared(u64::MAX, …)` of `Move::Lie`.
             Action::Release(u64::MAX) => {}

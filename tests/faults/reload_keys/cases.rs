@@ -100,6 +100,11 @@ pub fn case(key: &str) -> Option<Case> {
         "scale.idle" => {
             Case::to("'100ms'", |master, _| becomes_idle(master)).from("'1h'").with(&[("worker.min", "0"), NO_WATCH]).acts()
         }
+        "worker.max" => Case::to("9", |master, _| master.status()["workers_max"] == 9),
+        "scale.target" => scale("'60%'", "target_percent", 60.into()),
+        "scale.up_after" => scale("'5s'", "up_after_ms", 5_000.into()),
+        "scale.down_after" => scale("'10s'", "down_after_ms", 10_000.into()),
+        "scale.step" => scale("3", "step", "3".into()),
         "worker.preload" => Case::to("['/bin/false']", |_, said| said.err.contains("preload process")),
         "worker.preload_fallback" => Case::to("false", |master, _| {
             let state = |is: &'static str| move |status: &Value| status["preload"]["state"] == is;
@@ -332,6 +337,11 @@ pub fn case(key: &str) -> Option<Case> {
 const TWO: (&str, &str) = ("worker.count", "2");
 /// Nothing else of the tests listens there: the address has the number of the test's process, see [`Trial::text`].
 const LISTEN: (&str, &str) = ("status.listen", "'STATUS'");
+
+/// A setting of an elastic pool.
+fn scale(after: &'static str, field: &'static str, shown: Value) -> Case {
+    Case::to(after, move |master, _| master.status()["scale"][field] == shown).with(&[("worker.max", "9")])
+}
 
 /// A limit of a control group. Where the test's machine has delegated none, the answer and STATUS say so.
 fn limit(after: &'static str, key: &'static str) -> Case {

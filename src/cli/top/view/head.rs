@@ -58,10 +58,11 @@ impl View<'_> {
             Span::raw(" "),
             self.span(format!("{}{degraded}", clean(state_word(&document.state, document.paused))), style),
             Span::raw(format!(
-                ", generation {}, {}/{} ready, up {}{failed}",
+                ", generation {}, {}/{} ready{}, up {}{failed}",
                 document.generation,
                 document.workers_ready,
                 document.workers_configured,
+                bounds(document),
                 self.clock.since(&document.start_time),
             )),
         ])
@@ -191,4 +192,10 @@ impl View<'_> {
         }
         Line::from(spans)
     }
+}
+
+/// The bounds of an elastic pool: ` (1 to 16)`; empty for another pool.
+fn bounds(document: &crate::status::tree::Document) -> String {
+    let (min, max) = (document.workers_min, document.workers_max);
+    if min < max { format!(" ({min} to {max})") } else { String::new() }
 }

@@ -103,7 +103,8 @@ function drawFigures() {
   const workers = list(known.workers);
   say("ready", `${known.workers_ready}/${known.workers_configured}`);
   const crashes = known.worker_crashes ? `, ${number(known.worker_crashes)} failed so far` : ", none has failed";
-  say("generation", `generation ${known.generation}, up ${since(known.start_time)}${crashes}`);
+  const bounds = known.workers_min < known.workers_max ? `, ${known.workers_min} to ${known.workers_max} workers` : "";
+  say("generation", `generation ${known.generation}${bounds}, up ${since(known.start_time)}${crashes}`);
   say("requests", dash(last.requests, number));
   say("requests-all", isKnown(known.requests) ? `${number(known.requests)} in all` : "these workers do not count requests");
   say("connections", dash(sum(workers.map((worker) => worker.open_connections)), number));

@@ -78,7 +78,7 @@ function listen() {
       setTimeout(listen, EVERY);
     }
   });
-  for (const name of ["summary", "worker", "worker-exited", "reload-started", "reload-finished", "lagged"]) {
+  for (const name of ["summary", "worker", "worker-exited", "reload-started", "reload-finished", "scaled", "lagged"]) {
     source.addEventListener(name, (event) => {
       let data;
       try {

@@ -87,9 +87,11 @@ function hear(name, data) {
   const who = `worker ${data.id} (slot ${data.slot}, generation ${data.generation})`;
   const workers = list(known?.workers);
   switch (name) {
+    case "scaled": return `${data.from} to ${data.to} workers: ${data.reason}`;
     case "summary": {
       if (!known) return null;
-      for (const key of ["state", "degraded", "status_text", "generation", "workers_configured", "workers_ready", "worker_crashes"]) {
+      for (const key of ["state", "degraded", "status_text", "generation", "workers_configured", "workers_ready",
+                         "workers_min", "workers_max", "at_max", "worker_crashes"]) {
         known[key] = data[key];
       }
       if (data.state !== "reloading") reload = null;

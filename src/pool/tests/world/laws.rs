@@ -58,6 +58,7 @@ impl World {
                 | Event::RecycleDue(..)
                 | Event::Connected
                 | Event::Looked { active: true }
+                | Event::Load(..)
                 | Event::Notification(
                     _,
                     Notification::Ready | Notification::Status(_) | Notification::Extend(_) | Notification::Watchdog
@@ -67,6 +68,10 @@ impl World {
             let after = self.serving(None);
             assert!(after >= before.min(self.pool.target()), "{event:?} cost capacity: {before} -> {after}");
         }
+        // The load never brings an elastic pool out of its bounds; only an operator does.
+        let (min, max) = self.pool.bounds();
+        let is_within = (min..=max).contains(&self.pool.target());
+        assert!(self.pool.is_fixed() || self.stopping || is_within, "{} workers, {min} to {max}", self.pool.target());
         // Nobody serves in a pause, and nothing else begins.
         if self.pool.is_paused() {
             let left = self.pool.workers().all(|(id, worker)| worker.phase == Phase::Draining || !self.alive(id));

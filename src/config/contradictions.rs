@@ -13,17 +13,6 @@ pub(super) struct Contradiction {
 pub(super) fn find(config: &Config) -> Vec<Contradiction> {
     let mut found = Vec::new();
     let (worker, restart) = (&config.worker, &config.restart);
-    if worker.min == Some(0)
-        && let Some(max) = worker.max
-    {
-        found.push(Contradiction {
-            keys: &["worker.min", "worker.max"],
-            message: format!(
-                "worker.min = 0 and worker.max ({max}) do not go together: an idle pool wakes with all of worker.count; leave max out, or \
-                 make min at least 1"
-            ),
-        });
-    }
     if restart.initial > restart.max {
         found.push(Contradiction {
             keys: &["restart.initial", "restart.max"],

@@ -142,8 +142,8 @@ tables! {
         /// Without `max` the largest number is `count`. See ELASTIC POOLS in `ratoon.toml(5)`.
         /// `0`: without a connection for `scale.idle` no worker is left, and the first connection starts one.
         /// It waits in the kernel's queue until the worker is ready; the others follow. The status says `idle`, `/readyz` answers
-        /// 200. A start and each reload still start all workers, so that a release is proved before it counts. `0` goes with `count` alone, not with
-        /// `max`. See ZERO WORKERS in `ratoon.toml(5)`.
+        /// 200. A start and each reload still start all workers, so that a release is proved before it counts. With `max` the load decides between 1 and
+        /// `max` while there are connections. See ZERO WORKERS in `ratoon.toml(5)`.
         min: Option<u32> as Least, none "`worker.count`", example "2", flag("min N"), also "minworkers minspareservers cheaper";
         /// Largest number of workers; without `min` the least number is `count`.
         max: Option<u32> as Count, none "`worker.count`", example "16", flag("max N"), also "maxworkers maxchildren";

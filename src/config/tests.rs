@@ -18,6 +18,21 @@ fn read(text: &str) -> Result<Config, String> {
 }
 
 #[test]
+fn bounds_of_the_number_of_workers_follow_from_three_keys() {
+    let bounds = |min, count, max| {
+        let mut config = Config::for_command(vec!["web".to_owned()]);
+        (config.worker.min, config.worker.count, config.worker.max) = (min, count, max);
+        (config.worker.bounds(), config.worker.workers())
+    };
+    assert_eq!(bounds(None, Some(3), None), ((3, 3), 3));
+    assert_eq!(bounds(Some(2), Some(3), Some(8)), ((2, 8), 3));
+    assert_eq!(bounds(Some(2), Some(3), None), ((2, 3), 3));
+    assert_eq!(bounds(None, Some(3), Some(8)), ((3, 8), 3));
+    assert_eq!(bounds(Some(0), Some(3), None), ((3, 3), 3), "all of them or none");
+    assert_eq!(bounds(Some(0), Some(3), Some(8)), ((1, 8), 3), "none, or what the load needs");
+}
+
+#[test]
 fn the_defaults_are_the_contracts() {
     let config = read("[worker]\ncommand = ['web']").unwrap();
     assert_eq!(config, Config::for_command(vec!["web".to_owned()]));

@@ -67,15 +67,17 @@ impl Worker {
     }
 
     /// The least and the largest number of workers: `worker.min` and `worker.max`. The one that is not set is `worker.count`, or one per
-    /// usable CPU, and at least the other one fits to it.
+    /// usable CPU, and at least the other one fits to it. A minimum of 0 is not that of the load: it is 1, or without a maximum `worker.count`.
     pub fn bounds(&self) -> (u32, u32) {
         let count = self.count.unwrap_or_else(usable_cpus);
-        // With 0 the pool has `worker.count` workers or none, which the load does not decide.
-        if self.min == Some(0) {
-            return (count, count);
-        }
         let max = self.max.unwrap_or(count.max(self.min.unwrap_or(0)));
-        (self.min.unwrap_or(count.min(max)), max)
+        match (self.min, self.max) {
+            // `worker.count` workers, or none for want of connections.
+            (Some(0), None) => (count, count),
+            // Zero for want of connections; the load decides between 1 and the maximum.
+            (Some(0), Some(_)) => (1, max),
+            (min, _) => (min.unwrap_or(count.min(max)), max),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Elastic pools (`worker.min`, `worker.max`): which samples of the load count, and the change of the number of workers.
 //!
-//! Law: the load changes nothing while an operator has fixed the number, before the start is complete, in a pause, and while the instance
-//! stops. During a reload it adds workers and removes none, so that the new generation has as many as serve.
+//! Law: the load changes nothing while an operator has fixed the number, before the start is complete, in a pause, while the instance is
+//! idle, and while it stops. During a reload it adds workers and removes none, so that the new generation has as many as serve.
 
 use std::time::Duration;
 
@@ -28,9 +28,10 @@ pub struct Scaled {
 }
 
 impl Pool {
-    /// The bounds of the number of workers; the load decides on it where they differ.
+    /// The least and the largest number of workers: 0 where none is left without a connection.
     pub fn bounds(&self) -> (u32, u32) {
-        self.elastic().map_or((self.configured, self.configured), |elastic| (elastic.min, elastic.max))
+        let (min, max) = self.elastic().map_or((self.configured, self.configured), |elastic| (elastic.min, elastic.max));
+        if self.can_be_idle() { (0, max) } else { (min, max) }
     }
 
     /// Whether an operator has set the number of workers, which stays until the configuration has another one or `ratoon scale auto`.
@@ -50,7 +51,7 @@ impl Pool {
 
     /// The time from a sample of the load to the next one; `None` while the load decides nothing.
     pub fn load_period(&self) -> Option<Duration> {
-        let decides = self.announced && self.stopping.is_none() && self.pause.is_none() && !self.is_fixed;
+        let decides = self.announced && self.stopping.is_none() && self.pause.is_none() && !self.is_idle() && !self.is_fixed;
         self.elastic().filter(|_| decides).map(|_| self.controller.period())
     }
 

@@ -82,6 +82,11 @@ impl Pool {
         self.idling.last_wake
     }
 
+    /// Whether no worker is left without a connection.
+    pub(super) fn can_be_idle(&self) -> bool {
+        self.scale_idle().is_some()
+    }
+
     /// `scale.idle` of the current generation; `None` unless its `worker.min` is 0 and it has listening sockets.
     fn scale_idle(&self) -> Option<Duration> {
         self.generations.get(&self.current).and_then(|home| home.settings.idle.filter(|_| home.settings.listens))
@@ -201,12 +206,14 @@ impl Pool {
 
     /// The part of the status text about zero workers, in place of the number of ready ones.
     pub(super) fn idle_in_words(&self) -> Option<String> {
-        let left = match self.workers.len() {
-            0 => "0 workers".to_owned(),
-            left => format!("{} left", workers(left)),
-        };
         Some(match self.idling.stage? {
-            Stage::Asleep => format!("idle, {left}, starts at the first connection"),
+            Stage::Asleep => {
+                let left = match self.workers.len() {
+                    0 => "0 workers".to_owned(),
+                    left => format!("{} left", workers(left)),
+                };
+                format!("idle, {left}, starts at the first connection")
+            }
             Stage::Waking { .. } => format!("waking, {}/{} ready", self.ready(), self.target),
         })
     }

@@ -54,6 +54,19 @@ fn idle_instance_is_healthy_and_its_first_request_is_answered() {
     assert_eq!(master.end().code(), Some(0));
 }
 
+/// With a maximum the load decides while there are connections, and without one no worker is left.
+#[test]
+fn pool_from_zero_to_a_maximum_sleeps_and_wakes() {
+    let master = pool(Place::new(), "count = 2\nmax = 3", "").launch();
+    let status = asleep(&master);
+    assert_eq!((&status["workers_min"], &status["workers_max"]), (&0.into(), &3.into()), "{status:#}");
+    assert!(master.get("/").contains("generation 1"));
+    asleep(&master);
+    assert_eq!(master.status()["worker_crashes"], 0);
+    master.signal(Signal::TERM);
+    assert_eq!(master.end().code(), Some(0));
+}
+
 /// Each time that the pool goes idle, connections come in that moment: while the stop signals are sent, and while the workers leave.
 #[test]
 fn connections_in_the_moment_of_going_idle_are_answered() {

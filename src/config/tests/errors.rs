@@ -243,7 +243,6 @@ fn contradictions() {
             "min = 5\nmax = 4",
             "count = 4\nmin = 5",
             "max = 3\ncount = 4",
-            "min = 0\nmax = 4",
         ])
     );
 }

@@ -147,7 +147,7 @@ fn config(count: u32, how: u32) -> Settings {
         settings.steps.sizes = vec![Surge::Count(1), Surge::Percent(50), Surge::Percent(100)];
         settings.steps.time = (how & 16384 == 0).then_some(ms(5_000));
     }
-    if how & 0x100_0000 != 0 && settings.idle.is_none() {
+    if how & 0x100_0000 != 0 {
         let (step, share) = (Surge::Count(2), Surge::Percent(25));
         settings.elastic = Some(Elastic {
             min: count.saturating_sub(how >> 22 & 1).max(1),

@@ -197,3 +197,23 @@ fn change_of_the_number_is_an_action_with_its_figures() {
     pool.step(world.now, Event::Scale(3, None), &mut actions);
     assert!(!actions.iter().any(|action| matches!(action, Action::Scaled(_))), "{actions:?}");
 }
+
+#[test]
+fn elastic_pool_from_zero_sleeps_without_samples_and_grows_again() {
+    let mut world = World::new(Settings { elastic: elastic(1, 3), idle: Some(ms(600_000)), ..settings(2) });
+    world.all_ready();
+    assert_eq!(world.pool.bounds(), (0, 3));
+    (0..9).for_each(|_| sample(&mut world, 0.0, 0));
+    assert_eq!(world.pool.target(), 1, "the load alone leaves one worker");
+    obey(&mut world);
+    world.be_quiet();
+    obey(&mut world);
+    assert_eq!((world.pool.workers().count(), world.pool.load_period(), world.pool.deadline()), (0, None, None));
+    sample(&mut world, 1.0, 9);
+    assert_eq!(world.pool.target(), 1, "no sample counts in its sleep");
+    world.connect();
+    world.all_ready();
+    assert!(world.pool.load_period().is_some());
+    load(&mut world);
+    world.check_rest_and_stop();
+}

@@ -69,7 +69,7 @@ impl World {
             assert!(after >= before.min(self.pool.target()), "{event:?} cost capacity: {before} -> {after}");
         }
         // The load never brings an elastic pool out of its bounds; only an operator does.
-        let (min, max) = self.pool.bounds();
+        let (min, max) = self.pool.elastic().map_or_else(|| self.pool.bounds(), |elastic| (elastic.min, elastic.max));
         let is_within = (min..=max).contains(&self.pool.target());
         assert!(self.pool.is_fixed() || self.stopping || is_within, "{} workers, {min} to {max}", self.pool.target());
         // Nobody serves in a pause, and nothing else begins.

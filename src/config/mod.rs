@@ -24,6 +24,7 @@
 use std::path::Path;
 
 mod canary;
+mod choices;
 mod contradictions;
 mod environment;
 mod error;
@@ -43,6 +44,7 @@ mod units;
 mod values;
 mod words;
 
+pub use choices::*;
 pub use error::Error;
 pub use flags::{Overrides, value_reader};
 pub use probe::{Probe, StatusRange};

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Details, Hooks, Recycle, Reload, Restart, Scale, Start, Status, Worker};
+use super::choices::Details;
+use super::table::{Hooks, Recycle, Reload, Restart, Scale, Start, Status, Worker};
 
 /// Largest number of workers. More are refused, because a typing error should not exhaust the machine.
 pub const COUNT_MAX: u32 = 10_000;

@@ -130,10 +130,24 @@ fn load_that_comes_and_goes_loses_no_request() {
     let master = pool("min = 1\nmax = 3\ncount = 1", QUICK).start();
     for _ in 0..2 {
         let mut load = Command::new(example("load"));
-        load.args([&master.address(), "--new", "8", "--expect-body-prefix", "generation 1", "--think", "0.001"]);
+        load.args([
+            &master.address(),
+            "--new",
+            "8",
+            "--expect-body-prefix",
+            "generation 1",
+            "--think",
+            "0.001",
+            "--timeout",
+            "60",
+        ]);
         load.env(processes::MARK, master.place.root());
         let load = Load::start(load);
+        load.wait_for(100);
+        // These keep the workers busy on a machine of any speed; the others wait meanwhile.
+        let held: Vec<Held> = (0..5).map(|_| Held::new(&master)).collect();
         master.wait("the load has brought all", |status| status["workers_ready"] == 3);
+        assert!(held.into_iter().all(|request| request.answer().ends_with("generation 1")));
         load.wait_for(load.requests() + 100);
         let report = load.stop();
         assert_eq!(report["failed"], 0, "{report:#}");

@@ -42,7 +42,8 @@ while not stopping:
         if not more:
             break
         request += more
-    if request.startswith(b"GET /hold"):
+    # The byte that ends the hold may have come with the request.
+    if request.startswith(b"GET /hold") and request.endswith(b"\r\n\r\n"):
         connection.recv(1)
     body = b"generation " + os.environ["RATOON_GENERATION"].encode()
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)

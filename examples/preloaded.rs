@@ -1,6 +1,6 @@
 //! A server that loads once and is forked for each worker: `command = ["preloaded"]`, `preload = ["preloaded"]`.
 //!
-//! It says who answered, as `hello` does, and the pid of the process that has loaded. The file `loading` in its directory says how it
+//! An answer names its worker, as that of `hello`, and the pid of the process that has loaded. The file `loading` in its directory says how it
 //! fails to load: `fail`, `hang`, `leave` (exit 0) or `kill`.
 
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ fn main() -> io::Result<()> {
     serve(argv.first().map(|word| word.to_string_lossy().into_owned()), loaded)
 }
 
-/// What takes long.
+/// Stands for the part of a start that takes long. Returns the pid of the process that has loaded.
 fn load() -> u32 {
     match std::fs::read_to_string("loading").unwrap_or_default().trim() {
         "fail" => {

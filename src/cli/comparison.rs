@@ -27,7 +27,7 @@ pub(super) fn step(canary: &Canary) -> String {
     }
 }
 
-/// What a step waits for, and how long; `left`: the time that is left, in milliseconds.
+/// The event that ends the wait of a step, and the time that is left. `left`: milliseconds.
 pub(super) fn until(canary: &Canary, left: Option<u64>) -> String {
     match (canary.waits, canary.manual, left) {
         (false, ..) => "starting".to_owned(),

@@ -57,7 +57,7 @@ tables! {
         /// Least number of workers: between `min` and `max` the load decides, by `[scale]`.
         /// Without `max` the largest number is `count`. See ELASTIC POOLS in `ratoon.toml(5)`.
         /// `0`: without a connection for `scale.idle` no worker is left, and the first connection starts one.
-        /// It waits in the kernel's queue until the worker is ready; the others follow. The status says `idle`, `/readyz` answers
+        /// That connection waits in the kernel's queue until the worker is ready; the other workers follow. The status says `idle`, `/readyz` answers
         /// 200. A start and each reload still start all workers, so that a release is proved before it counts. With `max` the load decides between 1 and
         /// `max` while there are connections. See ZERO WORKERS in `ratoon.toml(5)`.
         min: Option<u32> as Least, none "`worker.count`", example "2", flag("min N"), also "minworkers minspareservers cheaper";

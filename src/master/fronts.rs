@@ -136,27 +136,13 @@ fn unit_of(groups: &str) -> Option<String> {
 /// `org.freedesktop.LogControl1` over the master's log.
 struct JournalControl(Journal);
 
-/// The log's levels by their names in syslog(3).
-const LEVELS: [(&str, Level); 4] =
-    [("err", Level::Error), ("warning", Level::Warning), ("info", Level::Info), ("debug", Level::Debug)];
-
 impl LogControl for JournalControl {
     fn level(&self) -> String {
-        let level = self.0.level();
-        LEVELS.iter().find(|(_, known)| *known == level).map_or("info", |(name, _)| name).to_owned()
+        self.0.level().as_str().to_owned()
     }
 
     fn set_level(&self, level: &str) -> Result<(), String> {
-        let level = match level {
-            "emerg" | "alert" | "crit" => Level::Error,
-            "notice" => Level::Info,
-            other => LEVELS
-                .iter()
-                .find(|(name, _)| *name == other)
-                .map(|(_, level)| *level)
-                .ok_or_else(|| format!("{other:?} is no log level: take err, warning, info or debug"))?,
-        };
-        self.0.set_level(level);
+        self.0.set_level(level.parse()?);
         Ok(())
     }
 

@@ -42,7 +42,7 @@ impl Master {
             TaskResult::Accepting(seen) => {
                 self.accept_watch.ended();
                 // The workers of a paused or idle instance are not to accept.
-                if !self.pool.is_paused() && !self.pool.is_asleep() {
+                if !self.pool.is_paused() && !self.pool.wants_no_workers() {
                     self.status.accepting_seen(seen);
                 }
             }
@@ -117,7 +117,7 @@ impl Master {
     /// Watches the accept queues while the instance is paused, and for connections where `worker.min` is 0. A socket is in the epoll set
     /// for one of the two only.
     pub(super) fn watch_queues(&mut self) {
-        if self.pool.is_paused() || self.pool.is_asleep() {
+        if self.pool.is_paused() || self.pool.wants_no_workers() {
             self.status.forget_accepting();
         }
         let (listeners, stage) = (&self.listeners, IdleStage::of(&self.pool));

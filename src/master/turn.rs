@@ -27,7 +27,7 @@ impl Master {
             self.workers.deadline(),
             self.recycler
                 .deadline(self.releases.recycle_limits(self.pool.generation()))
-                .filter(|_| !self.pool.is_paused() && !self.pool.is_asleep()),
+                .filter(|_| !self.pool.is_paused() && !self.pool.wants_no_workers()),
             self.accept_deadline(),
             self.comparer.deadline(self.pool.compares(), self.now),
             self.upgrader.deadline(self.now),

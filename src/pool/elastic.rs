@@ -44,7 +44,7 @@ impl Pool {
         self.load_period().and_then(|_| self.controller.load())
     }
 
-    /// What keeps an elastic pool from growing although it should.
+    /// The limit that keeps an elastic pool from growing although it should.
     pub fn ceiling(&self) -> Option<Ceiling> {
         self.load_period().and_then(|_| self.controller.ceiling())
     }

@@ -127,7 +127,7 @@ impl Pool {
         }
         if delay.is_zero() {
             self.fill(slot);
-        } else if self.stopping.is_none() && self.pause.is_none() && !self.idling.is_asleep() {
+        } else if self.stopping.is_none() && self.pause.is_none() && !self.idling.wants_no_workers() {
             self.timers.set(Key::Restart(generation, slot), self.after(delay));
         }
     }
@@ -230,11 +230,11 @@ impl Pool {
 
     /// The slots that the old generation gave up to the candidate; from now on they are its own again. An idle one had nothing to give up.
     pub(super) fn replaced_slots(&mut self) -> Vec<Slot> {
-        let is_asleep = self.idling.is_asleep();
+        let wants_no_workers = self.idling.wants_no_workers();
         let Some(home) = self.generations.get_mut(&self.current) else { return Vec::new() };
         let slots = home.slots.iter_mut().enumerate();
         let replaced = slots.filter_map(|(slot, place)| std::mem::take(&mut place.settled).then_some(slot as Slot));
-        replaced.filter(|_| !is_asleep).collect()
+        replaced.filter(|_| !wants_no_workers).collect()
     }
 
     /// Drains every worker of a generation that is no longer the current one.

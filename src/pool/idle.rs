@@ -25,7 +25,7 @@ const LOOKS: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
     /// No worker is wanted. The last ones may still drain.
-    Asleep,
+    NoWorkers,
     /// A connection waits, and the first worker starts.
     Waking {
         /// The time at which the connection was seen.
@@ -55,8 +55,8 @@ impl Idling {
     }
 
     /// Whether no worker of the current generation may start.
-    pub(super) fn is_asleep(&self) -> bool {
-        self.stage == Some(Stage::Asleep)
+    pub(super) fn wants_no_workers(&self) -> bool {
+        self.stage == Some(Stage::NoWorkers)
     }
 }
 
@@ -67,8 +67,8 @@ impl Pool {
     }
 
     /// Whether the pool waits for its first connection, of which the master tells by [`Event::Connected`](super::Event::Connected).
-    pub fn is_asleep(&self) -> bool {
-        self.idling.is_asleep()
+    pub fn wants_no_workers(&self) -> bool {
+        self.idling.wants_no_workers()
     }
 
     /// The time between two looks for activity, whose results the master tells by [`Event::Looked`](super::Event::Looked); `None`
@@ -116,7 +116,7 @@ impl Pool {
     pub(super) fn check_idle(&mut self) {
         match self.idling.stage {
             Some(Stage::Waking { since }) => self.check_wake(since),
-            Some(Stage::Asleep) => self.end_idle_preload(),
+            Some(Stage::NoWorkers) => self.end_idle_preload(),
             None => {}
         }
         let idle = self.scale_idle().filter(|_| self.is_at_rest() && !self.is_idle());
@@ -141,24 +141,24 @@ impl Pool {
         if active {
             self.timers.set(Key::Quiet, self.after(idle));
         } else if !self.timers.is_set(Key::Quiet) {
-            self.fall_asleep(idle);
+            self.end_workers(idle);
         }
     }
 
-    fn fall_asleep(&mut self, idle: Duration) {
+    fn end_workers(&mut self, idle: Duration) {
         let message = format!("idle: no connection for {}, {} to drain, the next one starts a worker", Span(idle), {
             workers(self.workers.values().filter(|worker| worker.has_slot() && worker.phase != Phase::Draining).count())
         });
         self.log(Kind::Idle, message, Some(self.current), None);
         // Every worker is replaced, as a recycling wants it.
         self.recycle_over(&Answer::Done);
-        self.idling.stage = Some(Stage::Asleep);
+        self.idling.stage = Some(Stage::NoWorkers);
         self.drain_all();
     }
 
     /// A connection waits on a socket of the pool, which has no worker.
     pub(super) fn connected(&mut self) {
-        if !self.idling.is_asleep() {
+        if !self.idling.wants_no_workers() {
             return self.ignore_event("a connection although the pool is not idle", None);
         }
         self.idling.stage = Some(Stage::Waking { since: self.now });
@@ -167,7 +167,7 @@ impl Pool {
     }
 
     /// Starts every worker of an idle pool, except in a slot that waits after a failure.
-    pub(super) fn rouse(&mut self) {
+    pub(super) fn start_workers(&mut self) {
         if self.idling.stage.take().is_none() {
             return;
         }
@@ -193,7 +193,7 @@ impl Pool {
         } else if self.workers.values().any(|worker| worker.how.is_none() && starts(worker)) {
             return;
         }
-        self.rouse();
+        self.start_workers();
     }
 
     /// Ends a preload process that was started for a worker that an idle pool needed for a moment.
@@ -207,7 +207,7 @@ impl Pool {
     /// The part of the status text about zero workers, in place of the number of ready ones.
     pub(super) fn idle_in_words(&self) -> Option<String> {
         Some(match self.idling.stage? {
-            Stage::Asleep => {
+            Stage::NoWorkers => {
                 let left = match self.workers.len() {
                     0 => "0 workers".to_owned(),
                     left => format!("{} left", workers(left)),

@@ -118,7 +118,7 @@ impl Pool {
         };
         if reload.canary.is_some() {
             // A canary is compared with the old generation.
-            self.rouse();
+            self.start_workers();
         }
         self.generations.insert(number, Generation::new(settings, release, Role::Candidate));
         if probes {

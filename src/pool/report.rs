@@ -125,7 +125,7 @@ impl Pool {
         if self.watch_compares().is_some() {
             text += ", watched";
         }
-        let fails = self.degraded || self.ready() < self.target && !self.idling.is_asleep();
+        let fails = self.degraded || self.ready() < self.target && !self.idling.wants_no_workers();
         let failures = if fails { self.failures_in_words() } else { None };
         let preload = self.preload_failure().map(|why| format!("{why}; workers are started without it"));
         let reasons: Vec<String> = failures.into_iter().chain(self.fallback()).chain(preload).collect();

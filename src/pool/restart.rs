@@ -187,7 +187,7 @@ impl Pool {
     pub(super) fn watch_give_up(&mut self) {
         let Some(home) = self.generations.get(&self.current) else { return };
         match (home.settings.restart.give_up, home.ready) {
-            (Some(limit), 0) if self.stopping.is_none() && self.pause.is_none() && !self.idling.is_asleep() => {
+            (Some(limit), 0) if self.stopping.is_none() && self.pause.is_none() && !self.idling.wants_no_workers() => {
                 if !self.timers.is_set(Key::GiveUp) {
                     self.timers.set(Key::GiveUp, self.after(limit));
                 }

@@ -26,7 +26,7 @@ const GAP: Duration = Duration::from_secs(15);
 const RELIEVED_AFTER: Duration = Duration::from_secs(10);
 /// The part of `scale.target` at which one worker less would do.
 const GAP_BELOW: f64 = 0.9;
-/// What sums of shares may be off by.
+/// Largest rounding error of a sum of shares.
 const ROUNDING: f64 = 1e-6;
 
 /// The bounds of an elastic pool, and the settings of its controller (`[scale]`).
@@ -53,7 +53,7 @@ impl Elastic {
     }
 }
 
-/// What tells the share of busy workers.
+/// The figure by which the share of busy workers is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
     /// The workers that have a request in work, by their status pages.
@@ -88,7 +88,7 @@ impl Measure {
 pub struct Busy {
     /// The share.
     pub share: f64,
-    /// What tells it.
+    /// The figure by which the share was measured.
     pub by: Measure,
 }
 
@@ -114,7 +114,7 @@ pub struct Load {
     pub memory: Option<Room>,
 }
 
-/// What keeps the pool from growing although connections wait, or the workers are busy.
+/// The limit that keeps the pool from growing although connections wait, or the workers are busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ceiling {
     /// `worker.max`, and this number of connections waits.

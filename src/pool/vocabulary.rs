@@ -112,7 +112,7 @@ pub enum Event {
         /// A connection is open, or one came in since the look before; or that cannot be seen.
         active: bool,
     },
-    /// A connection, or a datagram, waits while [`super::Pool::is_asleep`].
+    /// A connection, or a datagram, waits while [`super::Pool::wants_no_workers`].
     Connected,
     /// End the instance.
     Stop {

@@ -199,7 +199,7 @@ pub struct Listener {
     local: Local,
 }
 
-/// What a survey knows a listening socket by.
+/// A listening socket that a survey can look for.
 pub trait Listening {
     /// The socket; `None` if it is not a socket.
     fn listener(&self) -> Option<Listener>;

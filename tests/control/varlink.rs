@@ -289,7 +289,7 @@ async fn connections_are_limited() {
     let mut last = open.pop().unwrap();
     assert_eq!(reply(&mut last).await, None, "closed at once");
     open.clear();
-    // As soon as the ends of those are seen.
+    // The server has seats again as soon as it has seen the ends of those connections.
     loop {
         let mut stream = connect(&fake).await;
         let _ = stream.write_all(b"{\"method\": \"io.systemd.service.Ping\"}\0").await;

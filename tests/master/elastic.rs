@@ -145,7 +145,7 @@ fn load_that_comes_and_goes_loses_no_request() {
         load.env(processes::MARK, master.place.root());
         let load = Load::start(load);
         load.wait_for(100);
-        // These keep the workers busy on a machine of any speed; the others wait meanwhile.
+        // Held requests keep the workers busy on a machine of any speed; the requests of the load wait meanwhile.
         let held: Vec<Held> = (0..5).map(|_| Held::new(&master)).collect();
         master.wait("the load has brought all", |status| status["workers_ready"] == 3);
         assert!(held.into_iter().all(|request| request.answer().ends_with("generation 1")));

@@ -25,7 +25,7 @@ fn lives_by(program: &Path) {
     assert!(pids(&status).contains(&worker), "{status:#}");
     let facts = facts(worker);
     assert_eq!((&facts["PPid"], &facts["NSsid"]), (&master.pid.to_string(), &worker.to_string()), "{facts:#?}");
-    // Of the kept numbers only those of the worker are open: standard input and output, the listening socket, the status page.
+    // The worker has these descriptors and no other of the kept numbers: standard input and output, the listening socket, the status page.
     let number = |file: std::io::Result<std::fs::DirEntry>| file.ok()?.file_name().to_str()?.parse::<u32>().ok();
     let null =
         |number: &u32| std::fs::read_link(format!("/proc/{worker}/fd/{number}")).is_ok_and(|to| to == Path::new("/dev/null"));

@@ -51,7 +51,7 @@ fn socket_of_systemd_takes_connections_while_the_last_request_drains() {
     let master = Place::new().pool("count = 2", "").socket("web", socket.try_clone().expect("a copy")).start();
     let (workers, request) = (pids(&master.status()), master.ask_for_later());
     master.signal(Signal::TERM);
-    // They accept until they have closed it.
+    // Workers accept until they have closed the socket.
     let inode = rustix::fs::fstat(&socket).expect("a socket").st_ino;
     let is_it =
         |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).is_ok_and(|it| it == Path::new(&format!("socket:[{inode}]")));

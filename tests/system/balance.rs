@@ -100,7 +100,7 @@ fn canary_without_a_socket(c: &Container) {
         format!("ListenStream={} 3 times", web.address),
     ];
     assert!(wanted.iter().all(|part| reason.contains(part)), "{reason}");
-    // As it says.
+    // As the reason says.
     open_again(&web, &format!("{lines}ListenStream={}\n", web.address));
     web.reload_ok();
     assert_eq!(web.settled()["last_reload"]["result"], "committed");

@@ -11,7 +11,7 @@ use crate::load::{Load, answers};
 
 pub const CASES: &[Case] = &[("preloaded_pool_reloads_under_load", preloaded_pool_reloads_under_load)];
 
-/// What the application does while it is loaded, and what is told of it.
+/// Actions of an application while it is loaded, each with the reason that the reload gives.
 const BAD: [(&str, &str); 4] = [
     ("fail", "exit 3 before it was ready"),
     ("hang", "start timeout after 1s"),

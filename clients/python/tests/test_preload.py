@@ -160,7 +160,7 @@ class Preload(unittest.TestCase):
         with Master() as master:
             outputs = [master.ask(worker) for worker in (1, 2, 3)]
             replies = [master.reply() for _ in outputs]
-            # They confirm when their turn comes.
+            # The workers run at once, so they confirm in any order.
             self.assertEqual(sorted(message for message, _ in replies), [_protocol.confirmed(worker) for worker in (1, 2, 3)])
             for output in outputs:
                 read(output)

@@ -143,7 +143,7 @@ class PreloadTest < Minitest::Test
     with_master do |master|
       outputs = [1, 2, 3].map { |worker| master.ask(worker) }
       replies = outputs.map { master.reply }
-      # They confirm when their turn comes.
+      # The workers run at once, so they confirm in any order.
       assert_equal [1, 2, 3], replies.map { |message, _| message[/confirmed=(\d+)/, 1].to_i }.sort
       outputs.each(&:read)
       replies.each { |_, pid| assert_equal 5, Process.wait2(pid).last.exitstatus }

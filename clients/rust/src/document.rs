@@ -156,7 +156,7 @@ pub struct Scale {
     pub fixed: bool,
     /// The share of busy workers at the last sample, percent; `None` while the load decides nothing, and if it is not known.
     pub busy_percent: Option<u32>,
-    /// What tells that share: `requests`, `cpu-time` or `connections`.
+    /// The figure by which that share was measured: `requests`, `cpu-time` or `connections`.
     pub measured_by: Option<String>,
     /// Connections that waited at the last sample.
     pub connections_waiting: Option<u64>,

@@ -169,7 +169,7 @@ impl Connection {
         let _permit = self.shared.questions.acquire().await;
         let pid = self.peer.pid.ok_or("the process of the caller is not visible here")?;
         let uid = self.peer.uid;
-        // It reads the start time of the process in /proc.
+        // Off the loop, because this reads the start time of the process in /proc.
         let subject = tokio::task::spawn_blocking(move || Subject::new_for_pid(pid, None, Some(uid))).await??;
         let connection = dbus::connect(&options.bus).await?;
         let interaction = CheckAuthorizationFlags::ALLOW_USER_INTERACTION;

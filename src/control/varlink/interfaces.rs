@@ -15,7 +15,7 @@ pub(super) enum Kind {
     Text,
 }
 
-/// What a method does.
+/// The action of a method.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
     /// `org.varlink.service.GetInfo`
@@ -62,7 +62,7 @@ pub(super) enum Output {
     Nothing,
 }
 
-/// A method, its parameters, and what it does.
+/// A method, its parameters, and its action.
 pub(super) type Method = (&'static str, &'static [(&'static str, Kind)], Action);
 
 /// Whether polkit may ask a person for authentication: a parameter of each change.

@@ -5,7 +5,8 @@
 //!
 //! The crate zlink has the protocol, too. Its server reads, answers and writes in one task: a call that waits for the end of a reload,
 //! or a peer that does not read, delays all other peers, and a message may have 100 MB (zlink-core 0.8). The protocol needs few lines
-//! besides serde: messages are JSON objects with a zero byte at the end.
+//! besides serde: messages are JSON objects with a zero byte at the end. The socket is bound by each program of the master anew: one that was
+//! removed comes back with the next start or upgrade.
 //!
 //! | file | owns |
 //! |---|---|

@@ -25,12 +25,12 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Where the kernel does not list connections, workers are in use if they take more than this share of one CPU, as 1 of N.
 const BUSY_SHARE: u128 = 200;
 
-/// What an instance whose `worker.min` is 0 waits for.
+/// The event that an instance whose `worker.min` is 0 waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::master) enum IdleStage {
-    /// For nothing: `worker.min` is not 0, or something is under way.
+    /// None: `worker.min` is not 0, or something is under way.
     Off,
-    /// Whether the workers are used, with this time between two looks.
+    /// The end of the use of the workers, with this time between two looks.
     Activity(Duration),
     /// The first connection.
     FirstConnection,
@@ -41,7 +41,7 @@ impl IdleStage {
     pub fn of(pool: &Pool) -> IdleStage {
         match pool.look_period() {
             Some(period) => IdleStage::Activity(period),
-            None if pool.is_asleep() => IdleStage::FirstConnection,
+            None if pool.wants_no_workers() => IdleStage::FirstConnection,
             None => IdleStage::Off,
         }
     }
@@ -306,7 +306,7 @@ mod tests {
         assert!(bench.is_told() && !bench.is_told());
         bench.watch.connected(&mut events);
         assert_eq!(events.pop(), Some(Event::Connected));
-        // What waits since before the watch began is told, too.
+        // A datagram that waits since before the watch began is told, too.
         bench.watch.follow(IdleStage::Off, Vec::new, bench.now);
         bench.watch.follow(IdleStage::FirstConnection, || sockets.clone(), bench.now);
         assert!(bench.is_told());

@@ -266,7 +266,7 @@ impl Master {
         // A killed and a restarted master leave the same traces, so the message does not say which it was.
         let message = match self.pool.is_paused() {
             true => "the instance was paused when the master before this one ended, and stays so".to_owned(),
-            false if self.pool.is_asleep() => {
+            false if self.pool.wants_no_workers() => {
                 "the instance was idle when the master before this one ended, and stays so".to_owned()
             }
             false => format!("{} of the master before this one found again: they serve on", pool::workers(left)),

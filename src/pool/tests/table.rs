@@ -44,7 +44,7 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
         world
     }
     vec![
-        ("falling asleep", || idle(settings(2))),
+        ("becoming idle", || idle(settings(2))),
         ("idle", || {
             let mut world = idle(settings(2));
             obey(&mut world);

@@ -145,7 +145,7 @@ impl World {
         while let Some(event) = events.pop() {
             let generation = self.pool.generation();
             let before = self.serving(Some(generation));
-            let was_asleep = self.pool.is_asleep();
+            let was_without_workers = self.pool.wants_no_workers();
             let mut actions = Vec::new();
             self.note(&event);
             self.pool.step(self.now, event.clone(), &mut actions);
@@ -155,7 +155,7 @@ impl World {
                 self.carry_out(action, generation, &mut follow);
             }
             self.laws(&event, before);
-            self.falls_asleep_when_quiet(&event, was_asleep);
+            self.becomes_idle_when_quiet(&event, was_without_workers);
             // Reversed, because `pop` takes the last event first.
             follow.reverse();
             events.extend(follow);
@@ -175,7 +175,7 @@ impl World {
 
     /// A connection waits, if nobody serves it.
     pub fn connect(&mut self) {
-        if self.pool.is_asleep() {
+        if self.pool.wants_no_workers() {
             self.step(Event::Connected);
         }
     }
@@ -379,7 +379,7 @@ impl World {
                 continue;
             }
             let waits = self.pool.state() == PoolState::Reloading
-                || self.pool.ready() < self.pool.target() && !self.pool.is_asleep()
+                || self.pool.ready() < self.pool.target() && !self.pool.wants_no_workers()
                 || self.asked.values().any(|asked| asked.answer.is_none() && !asked.left);
             match self.pool.deadline() {
                 Some(at) if waits && self.exit.is_none() => self.pass(at - self.now),
@@ -432,7 +432,7 @@ impl World {
 
     /// Wakes an idle instance: no worker is left, and the same generation serves again.
     fn wake_and_rest(&mut self) {
-        if !self.pool.is_asleep() {
+        if !self.pool.wants_no_workers() {
             return;
         }
         let generation = self.pool.generation();

@@ -56,7 +56,7 @@ module Ratoon
         end
       end
 
-      # What is garbage now would be copied when a worker collects it.
+      # A worker that collects this garbage would copy its memory.
       def settle_memory
         return Process.warmup if Process.respond_to?(:warmup)
 

@@ -22,7 +22,7 @@ pub struct Request {
     pub argv: Vec<OsString>,
     pub unset: Vec<OsString>,
     pub environment: Vec<(OsString, OsString)>,
-    /// For each attached descriptor its index in `ROLES`.
+    /// The role of each attached descriptor, as an index of `ROLES`.
     pub roles: Vec<usize>,
 }
 

@@ -14,7 +14,8 @@ pub enum Forked {
 /// Forks this process.
 ///
 /// # Errors
-/// It has more than one thread (`EDEADLK`), since the child would have that one alone, with the locks of the others; or fork(2) fails.
+/// `EDEADLK`: the process has more than one thread, and the child would have only the calling one, with the locks of the others. Else those
+/// of fork(2).
 pub fn fork() -> io::Result<Forked> {
     one_thread()?;
     // SAFETY: this is the only thread, so no lock is held by a thread that the child lacks.

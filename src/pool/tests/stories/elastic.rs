@@ -138,7 +138,7 @@ fn number_that_is_fixed_ends_with_other_bounds_in_the_configuration() {
     assert!(world.pool.is_fixed(), "before the commit");
     world.be_kind();
     assert_eq!((world.pool.target(), world.pool.is_fixed()), (5, false));
-    // One that is set during such a reload stays.
+    // A number that an operator sets during such a reload stays.
     world.next.elastic = elastic(1, 4);
     world.reload();
     world.prepare();
@@ -199,7 +199,7 @@ fn change_of_the_number_is_an_action_with_its_figures() {
 }
 
 #[test]
-fn elastic_pool_from_zero_sleeps_without_samples_and_grows_again() {
+fn elastic_pool_that_is_idle_takes_no_samples_and_grows_again() {
     let mut world = World::new(Settings { elastic: elastic(1, 3), idle: Some(ms(600_000)), ..settings(2) });
     world.all_ready();
     assert_eq!(world.pool.bounds(), (0, 3));
@@ -210,7 +210,7 @@ fn elastic_pool_from_zero_sleeps_without_samples_and_grows_again() {
     obey(&mut world);
     assert_eq!((world.pool.workers().count(), world.pool.load_period(), world.pool.deadline()), (0, None, None));
     sample(&mut world, 1.0, 9);
-    assert_eq!(world.pool.target(), 1, "no sample counts in its sleep");
+    assert_eq!(world.pool.target(), 1, "no sample counts while it is idle");
     world.connect();
     world.all_ready();
     assert!(world.pool.load_period().is_some());

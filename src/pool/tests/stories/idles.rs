@@ -15,14 +15,14 @@ fn asleep(settings: Settings) -> World {
     world.all_ready();
     world.be_quiet();
     obey(&mut world);
-    assert!(world.pool.is_asleep() && world.pool.workers().count() == 0, "{}", world.pool.status_text());
+    assert!(world.pool.wants_no_workers() && world.pool.workers().count() == 0, "{}", world.pool.status_text());
     world
 }
 
 #[test]
-fn pool_falls_asleep_and_the_first_connection_wakes_it() {
+fn pool_becomes_idle_and_the_first_connection_wakes_it() {
     let mut world = World::new(from_zero(3));
-    assert_eq!((world.pool.look_period(), world.pool.is_asleep()), (None, false), "the first generation is proved");
+    assert_eq!((world.pool.look_period(), world.pool.wants_no_workers()), (None, false), "the first generation is proved");
     world.all_ready();
     assert_eq!(world.pool.look_period(), Some(ms(150_000)));
     world.pass(ms(599_999));
@@ -48,7 +48,7 @@ fn pool_falls_asleep_and_the_first_connection_wakes_it() {
     assert!(world.logs.iter().any(|(kind, text)| *kind == Kind::Woken && text.contains("ready 70ms after the first connection")));
     world.all_ready();
     world.be_quiet();
-    assert!(world.pool.is_asleep(), "idle again");
+    assert!(world.pool.wants_no_workers(), "idle again");
     obey(&mut world);
     world.check_rest_and_stop();
 }
@@ -62,10 +62,10 @@ fn activity_puts_the_sleep_off() {
         world.step(Event::Looked { active: true });
         world.pass(ms(100_000));
         world.step(Event::Looked { active: false });
-        assert!(!world.pool.is_asleep());
+        assert!(!world.pool.wants_no_workers());
     }
     world.be_quiet();
-    assert!(world.pool.is_asleep());
+    assert!(world.pool.wants_no_workers());
     world.be_kind();
     world.check_rest_and_stop();
 }
@@ -99,7 +99,7 @@ fn release_that_fails_at_waking_is_restarted_as_after_any_crash() {
     }
     assert!(world.pool.degraded(), "{}", world.pool.status_text());
     assert!(world.pool.status_text().starts_with("generation 1: 0/2 ready, degraded: slot 0 exits at once (exit 1)"));
-    assert_eq!(world.pool.look_period(), None, "a degraded pool does not fall asleep");
+    assert_eq!(world.pool.look_period(), None, "a degraded pool does not become idle");
     world.be_kind();
     world.check_rest_and_stop();
 }
@@ -126,7 +126,7 @@ fn reload_of_an_idle_pool_proves_the_new_release() {
     let (_, outcome, reason) = reload_answer(&world, requester);
     assert_eq!((outcome, reason.as_str()), (Outcome::RolledBack, "worker 6 (slot 1): exit 1 before it was ready"));
     obey(&mut world);
-    assert!(world.pool.is_asleep() && world.pool.workers().count() == 0, "{}", world.pool.status_text());
+    assert!(world.pool.wants_no_workers() && world.pool.workers().count() == 0, "{}", world.pool.status_text());
     let undo = world.ask(What::Reload, |requester| Event::Undo(None, Some(requester)));
     world.be_kind();
     assert_eq!(reload_answer(&world, undo).1, Outcome::Committed);
@@ -185,13 +185,13 @@ fn requests_to_an_idle_pool_start_no_worker() {
 }
 
 #[test]
-fn recycling_ends_where_a_pool_falls_asleep() {
+fn recycling_ends_where_a_pool_becomes_idle() {
     let mut world = World::new(from_zero(2));
     world.all_ready();
     world.pass(ms(600_000));
     let requester = world.ask(What::Other, |requester| Event::Recycle(None, Some(requester)));
     world.step(Event::Looked { active: false });
-    assert_eq!((world.answer(requester), world.pool.is_asleep()), (Some(&Answer::Done), true));
+    assert_eq!((world.answer(requester), world.pool.wants_no_workers()), (Some(&Answer::Done), true));
     obey(&mut world);
     world.check_rest_and_stop();
 }
@@ -208,7 +208,7 @@ fn preload_process_ends_with_the_last_worker() {
 }
 
 #[test]
-fn queues_of_slots_are_empty_when_a_pool_falls_asleep() {
+fn queues_of_slots_are_empty_when_a_pool_becomes_idle() {
     let mut world = World::new(Settings { per_slot: true, ..from_zero(3) });
     world.all_ready();
     world.be_quiet();
@@ -224,7 +224,7 @@ fn queues_of_slots_are_empty_when_a_pool_falls_asleep() {
 }
 
 #[test]
-fn watch_is_over_before_a_pool_falls_asleep() {
+fn watch_is_over_before_a_pool_becomes_idle() {
     let mut world = World::new(from_zero(2));
     world.all_ready();
     world.next.watch = WatchFor::Time(ms(1_000_000));
@@ -254,7 +254,7 @@ fn sleep_and_wake_are_carried_over_to_the_next_master() {
 }
 
 #[test]
-fn instance_without_sockets_never_falls_asleep() {
+fn instance_without_sockets_never_becomes_idle() {
     let mut world = World::new(Settings { listens: false, ..from_zero(1) });
     world.all_ready();
     assert_eq!((world.pool.look_period(), world.pool.deadline()), (None, None));

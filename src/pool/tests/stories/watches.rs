@@ -308,7 +308,7 @@ fn reload_that_waits_goes_before_an_undo_that_was_cut_off() {
     world.step(Event::Reload(None));
     world.step(Event::MasterDied);
     assert_eq!((world.preparing.last(), world.pool.watch().map(|watch| watch.state)), (Some(&4), Some(WatchState::Watching)));
-    // It is refused, and the bad generation is undone after all.
+    // The reload is refused, and the bad generation is undone after all.
     world.refuse();
     world.pass(ms(2_000));
     world.be_kind();

@@ -25,7 +25,7 @@ impl World {
             || self.pool.worker(worker).is_some_and(|worker| !worker.has_slot())
             || self.stopping
             || self.pool.is_paused()
-            || self.pool.is_asleep()
+            || self.pool.wants_no_workers()
             || process.generation != current
             || process.slot >= self.pool.target()
             || replaced
@@ -78,7 +78,7 @@ impl World {
             assert!(left, "a worker that does not drain in a pause");
             assert_eq!(self.begun.len(), self.finished.len(), "a reload in a pause");
         }
-        if self.pool.is_asleep() {
+        if self.pool.wants_no_workers() {
             let own = |worker: &Worker| worker.generation == self.pool.generation() && worker.has_slot();
             let left = self.pool.workers().all(|(id, worker)| !own(worker) || worker.phase == Phase::Draining || !self.alive(id));
             assert!(left, "a worker that does not drain in an idle pool");
@@ -126,8 +126,8 @@ impl World {
     }
 
     /// A pool becomes idle at a look without activity only, and not before `scale.idle` has passed since the last activity.
-    pub(super) fn falls_asleep_when_quiet(&self, event: &Event, was_asleep: bool) {
-        if self.pool.is_asleep() && !was_asleep {
+    pub(super) fn becomes_idle_when_quiet(&self, event: &Event, was_without_workers: bool) {
+        if self.pool.wants_no_workers() && !was_without_workers {
             assert_eq!(*event, Event::Looked { active: false });
             let idle = self.committed[&self.pool.generation()].idle.expect("worker.min = 0");
             assert!(self.now - self.active_at >= idle, "idle {:?} after a connection", self.now - self.active_at);
@@ -138,7 +138,7 @@ impl World {
     /// While the pool waits for its first connection, only what an operator has asked for starts: a candidate, a probe, or after a canary
     /// the worker that empties its queue.
     pub(super) fn may_start_in_idleness(&self, worker: WorkerId) {
-        let Some(worker) = self.pool.worker(worker).filter(|_| self.pool.is_asleep()) else { return };
+        let Some(worker) = self.pool.worker(worker).filter(|_| self.pool.wants_no_workers()) else { return };
         let own = worker.generation == self.pool.generation() && worker.has_slot();
         assert!(!own, "a worker starts without a connection");
     }

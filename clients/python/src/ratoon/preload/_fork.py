@@ -75,7 +75,7 @@ class Channel:
         """Forks twice, so that the worker becomes a child of the master. Returns True in the worker."""
         for hook in _before:
             hook()
-        # What is buffered would be written twice.
+        # Buffered output would be written by both processes.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError, ValueError, OSError):
                 stream.flush()

@@ -63,7 +63,7 @@ def parse(message: bytes) -> Request:
 
 
 def forked(worker: int, pid: int) -> bytes:
-    """This process is to confirm the worker. The master needs it to see that the process ends before."""
+    """The process `pid` will confirm the worker. By that the master notices its exit before it has confirmed."""
     return HEAD + b"\0forked=%d\0pid=%d\0" % (worker, pid)
 
 

@@ -74,7 +74,7 @@ module Ratoon
 
       # Forks twice, so that the worker becomes a child of the master. Returns true in the worker.
       def fork_worker(request, descriptors)
-        # What is buffered would be written twice.
+        # Buffered output would be written by both processes.
         [$stdout, $stderr].each(&:flush)
         child = fork
         return begin_worker(request, descriptors) unless child

@@ -33,7 +33,7 @@ module Ratoon
           end
         end
 
-        # What the interpreter would run with these words.
+        # The program that the interpreter would run with these arguments.
         def interpret(words)
           search = false
           while words.first&.start_with?('-')

@@ -24,7 +24,7 @@ module Ratoon
         read(values.group_by(&:first).transform_values { |all| all.map(&:last) })
       end
 
-      # This process is to confirm the worker: the master needs it to see that the process ends before.
+      # The process that will confirm the worker: by that the master notices its exit before it has confirmed.
       def forked(pid)
         "#{HEAD}\0forked=#{worker}\0pid=#{pid}\0"
       end

@@ -245,8 +245,8 @@ tables! {
         /// The watch: for this time after the commit of a reload its generation is compared with the one before by the limits of
         /// `[reload.judge]`, and the pool goes back to the release before by itself (`ratoon undo`) when the new one fails more
         /// often, or when it is degraded. What the former workers have counted in their lives is the measure. Also without
-        /// this key a reload is undone when every slot fails within 30 s of the commit, a single one twice; `"off"` turns that
-        /// off. An undo is not watched. `reload.on_rollback` runs, and the result of the reload is `undone` from then on.
+        /// this key a reload is undone when every slot fails within 30 s of the commit (a single worker that somebody kills by SIGKILL:
+        /// twice); `"off"` turns that off. An undo is not watched. `reload.on_rollback` runs, and the result of the reload is `undone` from then on.
         watch: Watch as WatchTime, none "every slot fails within 30 s", example r#""5min""#, flag("watch TIME|off");
     }
     with {

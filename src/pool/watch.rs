@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
-use super::exit_cause::Span;
+use super::exit_cause::{ExitCause, Span};
 use super::reason::Reason;
 use super::requesters::Requesters;
 use super::time::Time;
@@ -19,8 +19,8 @@ use super::vocabulary::{Action, GenerationId, Kind, Outcome, Purpose};
 
 /// The time after a commit in which failures of every slot undo the reload.
 pub(super) const EVERY_SLOT_WITHIN: Duration = Duration::from_secs(30);
-/// The fewest failures that undo a reload: one crash of a pool of one worker is no verdict on its release.
-const FEWEST_FAILURES: usize = 2;
+/// SIGKILL, signal(7). A release cannot be blamed for a single worker that somebody killed.
+const SIGKILL: i32 = 9;
 /// The pause before the end of a watch that came while a reload was under way is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -29,7 +29,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub enum WatchFor {
     /// `"off"`
     Off,
-    /// Not configured: a reload is undone only if every slot fails within 30 s of the commit, and a single one twice.
+    /// Not configured: a reload is undone only if every slot fails within 30 s of the commit.
     #[default]
     EverySlot,
     /// A time: a reload is also undone if its requests fail more often than those of the generation before, or if it is degraded.
@@ -185,10 +185,14 @@ impl Pool {
         let early = self.now < watch.since + EVERY_SLOT_WITHIN;
         let failures = home.slots.iter().filter_map(|place| place.failures.as_ref().filter(|failures| failures.last.is_some()));
         let (slots, total) = failures.fold((0, 0), |(slots, total), failures| (slots + 1, total + failures.at.len()));
-        if early && slots == home.slots.len() && total >= FEWEST_FAILURES {
+        if early && slots == home.slots.len() {
             let last = home.slots.iter().filter_map(|place| place.failures.as_ref()?.last.as_ref()).next_back();
-            let how = last.map_or(String::new(), |failure| format!(" ({})", failure.how));
-            return self.undo_watched(format!("every slot has failed within {} of the commit{how}", Span(EVERY_SLOT_WITHIN)));
+            let killed_once =
+                total == 1 && last.is_some_and(|failure| matches!(failure.how, ExitCause::Signal { signal: SIGKILL, .. }));
+            if !killed_once {
+                let how = last.map_or(String::new(), |failure| format!(" ({})", failure.how));
+                return self.undo_watched(format!("every slot has failed within {} of the commit{how}", Span(EVERY_SLOT_WITHIN)));
+            }
         }
         if self.degraded && self.watch_compares().is_some() {
             let how = self.failures_in_words().map_or(String::new(), |failures| format!(": {failures}"));

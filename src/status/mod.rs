@@ -1,9 +1,10 @@
 //! The status document ([`tree`], types of the crate `ratoon_worker`) and the sources of its figures: the kernel (`kernel`) and the workers' pages (`scoreboard`).
 //!
 //! `rendered` writes a document out once for several readers, `redact` removes its details, and `keep` says how long figures are
-//! reused. `error_line` finds the error in a program's output, and `hint` has advice against usual mistakes.
+//! reused. `down` says whether nobody serves. `error_line` finds the error in a program's output, and `hint` has advice against usual mistakes.
 #![forbid(unsafe_code)]
 
+pub mod down;
 pub mod error_line;
 pub mod hint;
 pub mod keep;

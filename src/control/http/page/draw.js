@@ -77,17 +77,37 @@ function table(id, columns, rows, sort) {
 const STATE = { ready: "good", running: "good", idle: "good", starting: "busy", reloading: "busy", draining: "busy", paused: "busy", stopping: "busy" };
 
 function drawHead() {
-  document.title = `${known.workers_ready}/${known.workers_configured} ${known.instance} · Ratoon`;
+  const down = isDown();
+  document.title = `${down ? "DOWN" : `${known.workers_ready}/${known.workers_configured}`} ${known.instance} · Ratoon`;
   say("instance", known.instance);
   const state = byId("state");
   const word = known.paused && known.state === "running" ? "paused" : known.state;
-  const bad = known.degraded || (known.workers_ready === 0 && word !== "paused" && !known.idle);
-  say("state", known.degraded ? `${word}, degraded` : word);
-  state.className = `pill ${bad ? "bad" : (STATE[word] ?? "")}`;
+  const [text, name] = stopped ? ["no answer", "bad"]
+    : down ? [word === "running" ? "DOWN" : `DOWN, ${word}`, "bad"]
+      : known.degraded ? [`${word}, degraded`, "bad"] : [word, STATE[word] ?? ""];
+  say("state", text);
+  state.className = `pill ${name}`;
+  document.querySelector("main").classList.toggle("stale", stopped !== null);
   say("line", known.status_text ?? "");
+  say("release", release());
   const master = known.master ?? {};
   const memory = master.memory_pss ?? master.memory_rss;
-  say("master", `Ratoon ${known.version}, pid ${master.pid}, up ${since(master.start_time)}` + (isKnown(memory) ? `, ${bytes(memory)}` : "") + preloaded());
+  const up = stopped ? `was up ${since(master.start_time)} at ${iso(new Date(now()))}` : `up ${since(master.start_time)}`;
+  say("master", `Ratoon ${known.version}, pid ${master.pid}, ${up}` + (isKnown(memory) ? `, ${bytes(memory)}` : "") + preloaded());
+}
+
+/** The last reload, as long as its failure is the last word: what was refused, why, and its last lines. */
+function drawBanner() {
+  const last = known.last_reload;
+  const bad = last && ["rolled-back", "refused", "undone"].includes(last.result);
+  byId("banner").hidden = !bad;
+  if (!bad) return;
+  const lines = list(last.output);
+  const why = [last.reason, lines.length ? "" : last.detail].filter(Boolean).join("; ");
+  const goes = last.result === "undone" ? "" : ` Generation ${known.generation} goes on.`;
+  say("banner-text", `${moment(last.start_time)}: the reload to generation ${last.generation} was ${words(last.result)}${why ? `: ${why}` : ""}.${goes}`);
+  byId("banner-output").hidden = !lines.length && !known.details_hidden;
+  say("banner-output", lines.length ? lines.join("\n") : "What it printed is hidden here (status.details).");
 }
 
 /** The preload process, from which the workers are forked; empty without one. */
@@ -102,51 +122,22 @@ function drawFigures() {
   const last = latest();
   const workers = list(known.workers);
   say("ready", `${known.workers_ready}/${known.workers_configured}`);
+  byId("ready").className = isDown() ? "big bad" : "big";
   const crashes = known.worker_crashes ? `, ${number(known.worker_crashes)} failed so far` : ", none has failed";
   const bounds = known.workers_min < known.workers_max ? `, ${known.workers_min} to ${known.workers_max} workers` : "";
   say("generation", `generation ${known.generation}${bounds}, up ${since(known.start_time)}${crashes}`);
   say("requests", dash(last.requests, number));
   say("requests-all", isKnown(known.requests) ? `${number(known.requests)} in all` : "these workers do not count requests");
+  const queue = waiting(known);
+  say("queue", dash(queue, number));
+  byId("queue").className = known.at_max ? "big bad" : "big";
+  const room = sum(list(known.sockets).map((socket) => socket.queue_max));
+  say("queue-room", known.at_max ? "at the largest number of workers" : isKnown(room) ? `room for ${number(room)}` : "");
   say("connections", dash(sum(workers.map((worker) => worker.open_connections)), number));
-  const waiting = sum(list(known.sockets).map((socket) => socket.queue));
-  const accepted = isKnown(known.connections) ? `${number(known.connections)} accepted so far` : "";
-  say("connections-all", [accepted, isKnown(waiting) ? `${number(waiting)} wait to be accepted` : ""].filter(Boolean).join(", "));
-  say("memory", dash(sum(workers.map((worker) => worker.memory_rss)), bytes));
-  say("cpu", isKnown(last.cpu) ? `${last.cpu.toFixed(2)} CPUs busy` : "");
-  plot("requests-plot", (sample) => sample.requests);
-  plot("connections-plot", (sample) => sample.connections);
-  plot("cpu-plot", (sample) => sample.cpu);
-}
-
-const SVG = "http://www.w3.org/2000/svg";
-
-/** The last minutes of one figure as a curve; a dashed line is the begin or the end of a reload. */
-function plot(id, pick) {
-  const parent = byId(id);
-  if (!parent.firstChild) {
-    const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("class", "plot");
-    svg.setAttribute("viewBox", "0 0 300 100");
-    svg.setAttribute("preserveAspectRatio", "none");
-    svg.setAttribute("aria-hidden", "true");
-    for (const name of ["area", "curve", "mark"]) {
-      const path = document.createElementNS(SVG, "path");
-      path.setAttribute("class", name);
-      svg.append(path);
-    }
-    parent.append(svg);
-  }
-  const end = seconds();
-  const points = history.filter((sample) => isKnown(pick(sample)));
-  const most = points.reduce((top, sample) => Math.max(top, pick(sample)), 0) || 1;
-  // As long as there is little to show, it is shown larger.
-  const wide = Math.min(KEPT, Math.max(60, end - (history[0]?.at ?? end)));
-  const left = (at) => (300 - ((end - at) / wide) * 300).toFixed(1);
-  const curve = points.map((sample) => `${left(sample.at)} ${(97 - (pick(sample) / most) * 92).toFixed(1)}`).join("L");
-  const [area, line, mark] = parent.firstChild.children;
-  line.setAttribute("d", points.length > 1 ? `M${curve}` : "");
-  area.setAttribute("d", points.length > 1 ? `M${left(points[0].at)} 100L${curve}L${left(points[points.length - 1].at)} 100Z` : "");
-  mark.setAttribute("d", marks.filter((at) => end - at < wide).map((at) => `M${left(at)} 0V100`).join(""));
+  say("connections-all", isKnown(known.connections) ? `${number(known.connections)} accepted so far` : "");
+  say("cpu", isKnown(last.cpu) ? last.cpu.toFixed(2) : "–");
+  const memory = sum(workers.map((worker) => worker.memory_rss));
+  say("memory", isKnown(memory) ? `${bytes(memory)} of memory` : "");
 }
 
 /** Generations below each other, slots side by side, so that a slot keeps its place from one to the next. */
@@ -238,14 +229,14 @@ function release() {
   const { release } = known;
   if (!release) return "";
   const of = release.generation === known.generation ? "" : ` of generation ${release.generation}`;
-  const from = release.committed_at ? ` since ${local(release.committed_at)}` : "";
+  const from = release.committed_at ? ` since ${moment(release.committed_at)}` : "";
   const elsewhere = release.path_leads_elsewhere ? "; the path leads to another release now" : "";
   return `Release${of}: ${release.program} in ${release.directory}${from}${elsewhere}`;
 }
 
 function drawReload(workers) {
   const box = byId("reload");
-  box.hidden = !reload;
+  box.hidden = !reload || stopped !== null;
   if (reload) {
     const fresh = workers.filter((worker) => worker.generation === reload.generation && reload.generation > known.generation);
     const ready = fresh.filter((worker) => worker.state === "ready").length;
@@ -256,113 +247,22 @@ function drawReload(workers) {
     say("reload-text", `reloading ${begun ? how : "begins"}, ${took}`);
     byId("reload-bar").value = known.workers_configured ? Math.min(1, ready / known.workers_configured) : 0;
   }
-  say("release", release());
   const compared = comparison();
   byId("comparison").hidden = !compared;
   say("comparison", compared);
   const last = known.last_reload;
   const detail = last?.detail ? ` (${last.detail})` : "";
   const why = last?.reason ? `: ${last.reason}${detail}` : "";
+  const none = known.state === "reloading" || reload ? "" : "No reload yet.";
   say("last-reload", last
-    ? `Last reload: ${local(last.start_time)} to generation ${last.generation}, ${words(last.result)} after ${span(last.duration_ms)}${why}`
-    : "No reload yet.");
-}
-
-function drawRequests() {
-  const found = longest();
-  const info = (it) => Object.entries(it ?? {}).map(([name, value]) => `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(" ");
-  const rows = found.slice(0, MOST.requests).map(({ worker, connection, request }) => ({
-    key: `${worker.id} ${connection.remote_address} ${connection.remote_port} ${connection.start_time} ${request.start_time}`,
-    cells: [since(request.start_time), `${worker.id}`, request.method, request.url ?? "–", request.ip ?? connection.remote_address ?? "–", request.state, info(request.info)],
-  }));
-  // Two may look the same in all that is told of them.
-  rows.forEach((row, number) => { row.key += ` ${number}`; });
-  table("longest", [["for", "right"], ["worker", "right"], ["method"], ["URL", "wide"], ["client"], ["state"], ["info", "wide"]], rows);
-  say("longest-title", chosen === null ? "Longest-running requests" : `Requests of worker ${chosen}`);
-  const hidden = found.length - rows.length;
-  const none = chosen === null ? "none is told of" : "none is told of; press the worker again for those of all";
-  const unlisted = list(known.workers).filter((it) => chosen === null || it.id === chosen).reduce((sum, it) => sum + (it.unlisted_connections ?? 0), 0);
-  const missing = unlisted > 0 ? `${number(unlisted)} more connections have no room on the workers' pages` : "";
-  say("longest-note", [hidden > 0 ? `and ${number(hidden)} more` : found.length ? "" : none, missing].filter(Boolean).join("; "));
-}
-
-const COLUMNS = [
-  ["slot", "right", (it) => it.slot], ["id", "right", (it) => it.id], ["pid", "right", (it) => it.pid], ["generation", "right", (it) => it.generation],
-  ["state", "", (it) => it.state], ["up", "right", (it) => -Date.parse(it.start_time)], ["memory", "right", (it) => it.memory_rss],
-  ["CPU", "right", (it) => it.cpu_usec], ["connections", "right", (it) => it.open_connections],
-  ["requests/s", "right", (it) => latest().served?.get(it.id)], ["requests", "right", (it) => it.requests], ["status", "wide", (it) => it.status],
-];
-
-function drawWorkers() {
-  const value = COLUMNS[order.column][2];
-  const compare = (a, b) => {
-    const [one, two] = [value(a), value(b)];
-    const first = isKnown(one) ? (isKnown(two) ? (one < two ? -1 : one > two ? 1 : 0) : -1) : isKnown(two) ? 1 : 0;
-    return (isKnown(one) && isKnown(two) && order.down ? -first : first) || a.slot - b.slot || a.id - b.id;
-  };
-  const sorted = [...list(known.workers)].sort(compare);
-  const rows = sorted.slice(0, MOST.workers).map((it) => ({
-    key: it.id,
-    chosen: it.id === chosen,
-    press: () => choose(it.id),
-    cells: [
-      `${it.slot}`, `${it.id}`, dash(it.pid, String), `${it.generation}`,
-      [it.state === "draining" && it.listening === true ? "draining, still listens" : it.state, STATE[it.state] ?? ""],
-      since(it.start_time), dash(it.memory_rss, bytes), dash(it.cpu_usec, (usec) => span(usec / 1000)), dash(it.open_connections, number),
-      dash(latest().served?.get(it.id), number), dash(it.requests, number), it.status ?? "",
-    ],
-  }));
-  table("workers", COLUMNS, rows, (column) => {
-    order.down = order.column === column ? !order.down : column >= 6 && column < 11;
-    order.column = column;
-    drawWorkers();
-  });
-  COLUMNS.forEach((_, number) => {
-    const sort = number === order.column ? (order.down ? "descending" : "ascending") : "none";
-    byId("workers").tHead.rows[0].cells[number].setAttribute("aria-sort", sort);
-  });
-  const hidden = sorted.length - rows.length;
-  say("workers-note", hidden > 0 ? `and ${number(hidden)} more` : "Press a worker for its requests, a column's name to sort.");
-}
-
-function drawSockets() {
-  const full = (it) => (isKnown(it.queue) && it.queue_max > 0 && it.queue >= it.queue_max ? "bad" : "");
-  const rows = list(known.sockets).map((it) => ({
-    key: `${it.name} ${it.address}`,
-    cells: [it.name, it.address, [dash(it.queue, String), full(it)], dash(it.queue_max, String)],
-  }));
-  table("sockets", [["name"], ["address"], ["waiting", "right"], ["at most", "right"]], rows);
-}
-
-function drawFailures() {
-  const failures = [...list(known.failures)].reverse().slice(0, MOST.failures);
-  say("failures-note", failures.length ? "" : "none");
-  keep(byId("failures"), failures, (it) => `${it.worker} ${it.time} ${it.how}`, (it) => {
-    const box = make("details");
-    box.append(make("summary", "", `${local(it.time)} · worker ${it.worker} (slot ${it.slot}, generation ${it.generation}): ${it.cause || it.how}`));
-    if (it.last_status) box.append(make("p", "", `status: ${it.last_status}`));
-    for (const request of list(it.serving)) {
-      box.append(make("p", "", `while serving ${request.method} ${request.url ?? ""} for ${span(Date.parse(it.time) - Date.parse(request.start_time))}`));
-    }
-    if (it.serving_unlisted > 0) box.append(make("p", "", `while serving ${number(it.serving_unlisted)} more requests that its page had no room for`));
-    if (it.release_changed) box.append(make("p", "", `its release is not what it was: ${it.release_changed}`));
-    if (it.detail) box.append(make("p", "", it.detail));
-    const printed = list(it.log_head).length ? [...it.log_head, "…", ...list(it.log_tail)] : list(it.log_tail);
-    box.append(printed.length ? make("pre", "", printed.join("\n")) : make("p", "faint", known.details_hidden ? "What it printed is hidden here (status.details)." : "It printed nothing."));
-    return box;
-  });
-  const first = byId("failures").firstChild;
-  // The newest is open until somebody closes it.
-  if (first && !first.seen) {
-    first.seen = true;
-    first.open = true;
-  }
+    ? `Last reload: ${moment(last.start_time)} to generation ${last.generation}, ${words(last.result)} after ${span(last.duration_ms)}${why}`
+    : none);
 }
 
 /** One more line of what happened, the newest first. */
 function log(line) {
   const items = byId("log");
-  items.prepend(make("li", line.bad ? "bad" : "", `${new Date().toLocaleTimeString()} ${line.text}`));
+  items.prepend(make("li", line.bad ? "bad" : "", `${iso(new Date(now()))} ${line.text}`));
   while (items.children.length > MOST.log) items.lastChild.remove();
   byId("log-note").hidden = true;
 }
@@ -372,8 +272,12 @@ function choose(id) {
   draw();
 }
 
+/** What the server has drawn and the script draws anew. */
+const FIRST = ["pool", "workers", "sockets", "failures"];
+
 function draw() {
   if (!known) return;
+  for (const id of FIRST.splice(0)) byId(id).replaceChildren();
   if (chosen !== null && !list(known.workers).some((worker) => worker.id === chosen)) chosen = null;
-  for (const part of [drawHead, drawFigures, drawPool, drawRequests, drawWorkers, drawSockets, drawFailures]) part();
+  for (const part of [drawHead, drawBanner, drawFigures, drawPlots, drawPool, drawSides, drawRequests, drawWorkers, drawSockets, drawFailures]) part();
 }

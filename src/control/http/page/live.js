@@ -51,7 +51,8 @@ async function ask() {
     take(document);
     alarm("");
   } catch (error) {
-    alarm(known ? `The master does not answer (${error.message}); what you see is old.` : `The master does not answer (${error.message}).`);
+    stopped ??= heard;
+    alarm(known ? `The master does not answer (${error.message}); what you see is of ${iso(new Date(now()))}.` : `The master does not answer (${error.message}).`);
   }
   cost = performance.now() - began;
   asking = false;

@@ -7,9 +7,12 @@ let known = null;
 let chosen = null;
 /** Milliseconds that the master's clock is ahead of this one. */
 let skew = 0;
-/** Rates over time: {at, requests, connections, cpu}; `at` in seconds of a clock that is never set. */
+/**
+ * Figures over time: {at, ready, configured, requests, queue, connections, cpu, served, sides}; `at` in seconds of a clock that is
+ * never set. `sides` has those of each generation: {requests, connections, failed, answer}.
+ */
 const history = [];
-/** Moments at which a reload began or ended, in the same clock. */
+/** Moments of the same clock at which a reload has "begun", was "committed", or was not ("undone"): {at, kind}. */
 const marks = [];
 /** Slots whose worker failed since the page was opened: slot to how. */
 const failedSlots = new Map();
@@ -17,14 +20,18 @@ const failedSlots = new Map();
 let reload = null;
 /** The last totals, to tell rates. */
 let before = null;
+/** The moment of the last document while the master does not answer: {date, seconds}. Ages do not grow beyond it. Else null. */
+let stopped = null;
+/** The moment of the last document. */
+let heard = null;
 
 /** How long rates are kept, seconds. */
 const KEPT = 300;
 /** Differences over less than this say nothing, seconds. */
 const SHORTEST = 0.9;
 
-const seconds = () => performance.now() / 1000;
-const now = () => Date.now() + skew;
+const seconds = () => stopped?.seconds ?? performance.now() / 1000;
+const now = () => (stopped?.date ?? Date.now()) + skew;
 const isKnown = (value) => value !== null && value !== undefined;
 const list = (value) => (Array.isArray(value) ? value : []);
 
@@ -36,7 +43,9 @@ function sum(values) {
 
 /** Takes in a document. */
 function take(document) {
+  stopped = null;
   const at = seconds();
+  heard = { date: Date.now(), seconds: at };
   known = document;
   if (document.state !== "reloading") reload = null;
   else reload = { generation: Math.max(newest(), reload?.generation ?? 0), since: reload?.since ?? at };
@@ -58,17 +67,49 @@ function take(document) {
   } else if (passed >= SHORTEST) {
     const connections = sum(list(document.workers).map((worker) => worker.open_connections));
     const cpu = sum([...totals.cpu].map(([id, usec]) => (isKnown(usec) ? usec - (before.cpu.get(id) ?? 0) : null)));
+    const served = new Map([...totals.served].map(([id, count]) => [id, rate(before.served.get(id) ?? 0, count, passed)]));
     history.push({
       at,
+      ready: document.workers_ready,
+      configured: document.workers_configured,
+      queue: waiting(document),
       requests: rate(before.requests, totals.requests, passed),
       connections,
       cpu: isKnown(cpu) ? Math.max(0, cpu / 1e6 / passed) : null,
-      served: new Map([...totals.served].map(([id, count]) => [id, rate(before.served.get(id) ?? 0, count, passed)])),
+      served,
+      sides: sides(document, served),
     });
     before = totals;
   }
   while (history.length && history[0].at < at - KEPT) history.shift();
-  while (marks.length && marks[0] < at - KEPT) marks.shift();
+  while (marks.length && marks[0].at < at - KEPT) marks.shift();
+}
+
+/** Connections that wait to be accepted, on all sockets; null if that is not known. */
+const waiting = (document) => sum(list(document.sockets).map((socket) => socket.queue));
+
+/** The figures of each generation that has workers: generation to figures. */
+function sides(document, served) {
+  const found = new Map();
+  for (const generation of new Set(list(document.workers).map((worker) => worker.generation))) {
+    const own = list(document.workers).filter((worker) => worker.generation === generation);
+    const { canary } = document;
+    // Figures since the step of the canary began to wait.
+    const figures = canary ? { [canary.generation]: canary.new, [document.generation]: canary.old }[generation] : null;
+    found.set(generation, {
+      requests: sum(own.map((worker) => served.get(worker.id))),
+      connections: sum(own.map((worker) => worker.open_connections)),
+      failed: figures?.requests ? (figures.failed / figures.requests) * 100 : null,
+      answer: isKnown(figures?.answer_usec) ? figures.answer_usec / 1000 : null,
+    });
+  }
+  return found;
+}
+
+/** Whether nobody serves although somebody should: not the first start, not a pause, not an idle pool. */
+function isDown() {
+  const first = known.state === "starting" && !known.degraded && !known.worker_crashes;
+  return known.workers_ready === 0 && known.workers_configured > 0 && !known.paused && !known.idle && known.state !== "stopping" && !first;
 }
 
 function rate(first, second, passed) {
@@ -87,10 +128,10 @@ function hear(name, data) {
   const who = `worker ${data.id} (slot ${data.slot}, generation ${data.generation})`;
   const workers = list(known?.workers);
   switch (name) {
-    case "scaled": return `${data.from} to ${data.to} workers: ${data.reason}`;
+    case "scaled": return { text: `${data.from} to ${data.to} workers: ${data.reason}`, bad: false };
     case "summary": {
       if (!known) return null;
-      for (const key of ["state", "degraded", "status_text", "generation", "workers_configured", "workers_ready",
+      for (const key of ["state", "degraded", "paused", "idle", "status_text", "generation", "workers_configured", "workers_ready",
                          "workers_min", "workers_max", "at_max", "worker_crashes"]) {
         known[key] = data[key];
       }
@@ -113,12 +154,12 @@ function hear(name, data) {
     case "reload-started": {
       reload = { generation: data.generation, since: seconds() };
       if (known) known.state = "reloading";
-      marks.push(seconds());
+      marks.push({ at: seconds(), kind: "begun" });
       return { text: `reload to generation ${data.generation} begins`, bad: false };
     }
     case "reload-finished": {
       reload = null;
-      marks.push(seconds());
+      marks.push({ at: seconds(), kind: data.result === "committed" ? "committed" : "undone" });
       const why = data.reason ? `: ${data.reason}` : "";
       return { text: `reload to generation ${data.generation}: ${words(data.result)}${why}`, bad: data.result !== "committed" };
     }
@@ -175,8 +216,11 @@ function since(time) {
   return Number.isNaN(at) ? "–" : span(now() - at);
 }
 
-/** An RFC 3339 time as the clock here shows it. */
-function local(time) {
+/** A moment as ISO 8601 has it, in UTC, to the second. */
+const iso = (date) => `${date.toISOString().slice(0, 19).replace("T", " ")}Z`;
+
+/** An RFC 3339 time, to the second. */
+function moment(time) {
   const at = Date.parse(time);
-  return Number.isNaN(at) ? String(time ?? "") : new Date(at).toLocaleString();
+  return Number.isNaN(at) ? String(time ?? "") : iso(new Date(at));
 }

@@ -4,6 +4,7 @@
 //! reported with its hint, and the exit status is 1 (2 if no valid instance name is given).
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,10 +36,13 @@ use crate::master::{End, Master};
 use crate::pool::Purpose;
 use crate::sys::signals;
 use crate::sys::spawn::ErrorPipe;
-use crate::sys::{fd, heap, process, thread};
+use crate::sys::{fd, heap, process, spawn, thread};
 
 /// Time that the log, and the workers' last output, each may take to be written at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The variable that says how the master makes its children.
+const SPAWN: &str = "RATOON_SPAWN";
 
 /// Options of `ratoon run`.
 #[derive(Clone, Debug, Default)]
@@ -120,8 +124,22 @@ fn source(options: &Options, name: &str, under_systemd: bool) -> Source {
     }
 }
 
+/// Whether children shall be copies of the master. `value`: that of [`SPAWN`].
+fn copies_are_wanted(value: Option<OsString>) -> Result<bool, String> {
+    match value.as_deref().map(|value| value.to_string_lossy()).as_deref() {
+        None | Some("") => Ok(false),
+        Some("copy") => Ok(true),
+        Some(other) => Err(format!("{SPAWN}={other:?} is not known: set it to \"copy\", or leave it out")),
+    }
+}
+
 fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, terminal: Terminal) -> Result<u8, String> {
     let env = |name: &str| std::env::var_os(name);
+    if copies_are_wanted(env(SPAWN))? {
+        spawn::always_copy();
+        journal
+            .log(Record::new(Level::Info, format!("each child of the master starts as a copy of it, since {SPAWN}=copy is set")));
+    }
     let under_systemd = env("NOTIFY_SOCKET").is_some();
     let systemd = Systemd::new(env, Instant::now())?;
     let mut source = source(&options, name, under_systemd);

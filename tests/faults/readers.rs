@@ -138,7 +138,8 @@ fn user_of_the_workers_sees_details() {
 fn status_details_everyone_opens_them_at_a_reload() {
     let master = pool_with_secrets("", "");
     assert_without_details(&status_as(&master, NOBODY, ""));
-    master.place.configure("count = 1", "[status]\ndetails = 'everyone'");
+    // The crash that follows undoes no reload.
+    master.place.configure("count = 1", "[status]\ndetails = 'everyone'\n[reload]\nwatch = 'off'");
     master.ok(&["reload"]);
     expose(&master);
     assert_with_details(&status_as(&master, NOBODY, ""));

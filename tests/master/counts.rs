@@ -216,3 +216,20 @@ time.sleep(1000)
     // The last message changes the status, for which some more is done.
     assert!(received <= 3 * MESSAGES + 20 && all <= 6 * MESSAGES + 60, "{counted}");
 }
+
+#[test]
+fn children_are_copies_where_that_is_asked_for() {
+    let place = Place::new();
+    place.wrap("v1", "env > PLACE/environ.$RATOON_WORKER");
+    let master = place.pool("count = 1", "").environment("RATOON_SPAWN", "copy").start();
+    let trace = Trace::of(&master);
+    processes::signal(pids(&master.status())[0], Signal::KILL);
+    let starts_a_process = |line: &&str| line.contains("clone3({flags=") && !line.contains("CLONE_THREAD");
+    let seen = || trace.text().lines().find(starts_a_process).map(str::to_owned);
+    let call = eventually("a replacement is started", seen, || trace.text());
+    assert!(!call.contains("CLONE_VM"), "{call}");
+    master.wait("the replacement serves", |status| status["workers_ready"] == 1 && status["worker_crashes"] == 1);
+    master.ok(&["reload"]);
+    let environment = master.place.read("environ.3");
+    assert!(environment.contains("RATOON_WORKER=3") && !environment.contains("RATOON_SPAWN"), "{environment}");
+}

@@ -229,8 +229,11 @@ fn resumed_worker_is_not_ready_before_its_program_runs() {
     master.place.write("deaf", "");
     let mut events = UnixStream::connect(master.control()).expect("the control socket");
     events.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").expect("a request");
-    let mut told = BufReader::new(events).lines().map_while(Result::ok);
-    assert!(told.any(|line| line.starts_with("event: ")), "the state at the beginning");
+    let mut lines = BufReader::new(events).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("event: ")), "the state at the beginning");
+    // The stream is read all the time: the master closes one that is not.
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.try_for_each(|line| tell.send(line)));
     for _ in 0..50 {
         for path in ["/resume", "/pause"] {
             let answer = http::over_unix(&master.control(), "POST", path, super::harness::TIMEOUT).expect("an answer");
@@ -240,7 +243,7 @@ fn resumed_worker_is_not_ready_before_its_program_runs() {
     std::fs::remove_file(master.place.path("deaf")).expect("the file");
     master.ok(&["resume"]);
     // The first worker that is told as ready is one of the last start, which has the highest numbers.
-    let ready = told.find(|line| line.starts_with("data: ") && line.contains("\"state\":\"ready\"")).expect("an event");
+    let ready = told.iter().find(|line| line.starts_with("data: ") && line.contains("\"state\":\"ready\"")).expect("an event");
     let event: Value = serde_json::from_str(ready.trim_start_matches("data: ")).expect("JSON");
     assert!(event["id"].as_u64() > Some(4 * 51), "{event:#}\n{}", master.log());
 }

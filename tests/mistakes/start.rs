@@ -178,3 +178,11 @@ fn a_forgotten_command() {
     recorded!("no_command", said);
     recorded!("no_dashes", failing(&place, &["run", "--listen", "127.0.0.1:0", "./server", "--port", "80"]));
 }
+
+#[test]
+fn an_unknown_way_to_make_children() {
+    let place = Place::new();
+    let arguments = ["run", "--listen", "127.0.0.1:0", "--", "true"];
+    let output = ratoon(&place, &arguments).env("RATOON_SPAWN", "vfork").output().expect("ratoon");
+    recorded!("unknown_spawn", shown(&place, &arguments, &output));
+}

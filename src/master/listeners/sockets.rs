@@ -88,7 +88,7 @@ pub fn environment<'a>(listeners: impl IntoIterator<Item = &'a Listener>) -> Vec
 
 /// The variables of the master's environment that must never reach a worker: systemd sets them for the master alone, or the master
 /// sets them anew for each worker.
-pub const MASTERS_OWN: [&str; 40] = [
+pub const MASTERS_OWN: [&str; 41] = [
     "LISTEN_PID",
     "LISTEN_PIDFDID",
     "LISTEN_FDS",
@@ -129,6 +129,7 @@ pub const MASTERS_OWN: [&str; 40] = [
     "RATOON_STATE",
     "RATOON_SURVIVE",
     "RATOON_DELEGATED",
+    "RATOON_SPAWN",
 ];
 
 /// Whether a variable is one of [`MASTERS_OWN`]. Compares whole names, because `LISTEN_ADDR` and the like are the user's.

@@ -14,7 +14,8 @@
 //! - a cgroup so small that the OOM killer may act before the exec: it kills all processes that share a memory;
 //! - kernels before 5.16, where a core dump does the same;
 //! - architectures for which `raw.rs` has no system call instructions;
-//! - while [`PADS`] children have not left the memory yet.
+//! - while [`PADS`] children have not left the memory yet;
+//! - always, after [`always_copy`].
 
 use std::io;
 use std::os::fd::RawFd;
@@ -42,7 +43,8 @@ impl CloneMode {
     /// This mode, or [`CloneMode::Copy`] where the law above demands it.
     pub fn for_this(self, foreign: bool, small: bool) -> CloneMode {
         let shares = matches!(self, CloneMode::Share | CloneMode::ShareAll);
-        if shares && !may_share(foreign, small, *DIES_ALONE) { CloneMode::Copy } else { self }
+        let shareable = !ALWAYS_COPY.load(Ordering::Relaxed) && may_share(foreign, small, *DIES_ALONE);
+        if shares && !shareable { CloneMode::Copy } else { self }
     }
 }
 
@@ -88,6 +90,14 @@ static ALL: Mutex<Vec<Box<ChildStack>>> = Mutex::new(Vec::new());
 /// Whether the law above allows sharing. `foreign`: a worker of another user. `small`: a small cgroup.
 pub(super) fn may_share(foreign: bool, small: bool, dies_alone: bool) -> bool {
     raw::BARE && !foreign && !small && dies_alone
+}
+
+/// Set by [`always_copy`].
+static ALWAYS_COPY: AtomicBool = AtomicBool::new(false);
+
+/// From now on each child has a copy of the master's memory: for a kernel that is suspected of errors when children share it.
+pub fn always_copy() {
+    ALWAYS_COPY.store(true, Ordering::Relaxed);
 }
 
 /// Whether on this kernel a core dump kills only the dumping process, and not others that share its memory.

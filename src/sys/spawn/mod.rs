@@ -23,6 +23,7 @@ use std::sync::{Arc, LazyLock};
 
 pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
+pub use self::make::always_copy;
 pub use self::run_as::{as_user, become_user};
 use super::fd::crowded;
 pub use super::fd::{RESERVED_FD_BASE, dup_high};

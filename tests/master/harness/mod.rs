@@ -26,7 +26,7 @@ pub use rustix::process::Signal;
 pub use serde_json::Value;
 
 /// Long enough for a machine under load; nothing waits for it but a test that fails.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The program under test.
 pub const RATOON: &str = env!("CARGO_BIN_EXE_ratoon");

@@ -137,6 +137,27 @@ fn dashboard_has_distinct_panels_that_do_not_overlap() {
 }
 
 #[test]
+fn dashboard_shows_size_and_queue_of_elastic_pools() {
+    let text = fs::read_to_string(tree("packaging/grafana/ratoon.json")).expect("the dashboard");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let panel = |title: &str| {
+        let mut panels = dashboard["panels"].as_array().expect("panels").iter();
+        panels
+            .find(|it| it["title"].as_str().is_some_and(|it| it.starts_with(title)))
+            .unwrap_or_else(|| panic!("no panel {title}"))
+    };
+    for (title, wanted) in [
+        ("Workers between", ["workers_configured", "workers_ready", "workers_min", "workers_max"].as_slice()),
+        ("Waiting connections", &["socket_queue", "at_max"]),
+    ] {
+        let shown = panel(title)["targets"].to_string();
+        for name in wanted {
+            assert!(shown.contains(&format!("ratoon_{name}{{")), "{title}: no {name} in {shown}");
+        }
+    }
+}
+
+#[test]
 #[ignore = "needs promtool; tests/run has it"]
 fn expressions_of_the_dashboard_parse() {
     let place = tempfile::tempdir().expect("a directory");

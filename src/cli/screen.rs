@@ -57,6 +57,8 @@ pub(super) enum Style {
     Good,
     Busy,
     Bad,
+    /// Nobody serves: nothing on the screen is more important.
+    Alarm,
     Strong,
     Faint,
 }
@@ -68,6 +70,7 @@ impl Style {
             Style::Good => Some("32"),
             Style::Busy => Some("33"),
             Style::Bad => Some("31"),
+            Style::Alarm => Some("1;37;41"),
             Style::Strong => Some("1"),
             Style::Faint => Some("2"),
         }

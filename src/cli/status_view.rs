@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::comparison::comparison;
 use super::screen::{Screen, Style, bytes, clean, number, span, width};
 use super::table::{Cell, Table};
+use crate::status::down::is_down;
 use crate::status::hint::hint;
 use crate::status::tree::{CurrentRelease, Document, Failure, Preload, Worker};
 
@@ -15,6 +16,9 @@ use crate::status::tree::{CurrentRelease, Document, Failure, Preload, Worker};
 const FAILURES: usize = 3;
 /// Number of lines of a failed worker that are shown.
 const LOG_LINES: usize = 5;
+
+/// Columns of the labels in the head.
+const INDENT: usize = 11;
 
 /// Number of workers that are shown at least, even on a small screen.
 const WORKERS: usize = 4;
@@ -153,24 +157,37 @@ fn scale(document: &Document) -> Option<String> {
     (min < max).then(|| format!("{min} to {max} workers{}{fixed}", busy.unwrap_or_default()))
 }
 
-fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
-    let degraded = if document.degraded { ", degraded" } else { "" };
+/// The first line: the instance, its state, its generation and its workers. It is an alarm when nobody serves.
+fn first_line(document: &Document, screen: &Screen) -> String {
+    let state = shown_state(document);
+    let rest = format!(", generation {}, {}/{} ready", document.generation, document.workers_ready, document.workers_configured);
+    if is_down(document) {
+        return screen.paint(&format!("{} {state}{rest}", clean(&document.instance)), Style::Alarm) + "\n";
+    }
     let style = match document.workers_ready {
         0 if !document.paused && !document.idle => Style::Bad,
         _ => state_style(state_word(&document.state, document.paused), document.degraded),
     };
-    let mut out = format!(
-        "{} {}, generation {}, {}/{} ready\n",
-        screen.paint(&clean(&document.instance), Style::Strong),
-        screen.paint(&format!("{}{degraded}", clean(state_word(&document.state, document.paused))), style),
-        document.generation,
-        document.workers_ready,
-        document.workers_configured,
-    );
+    format!("{} {}{rest}\n", screen.paint(&clean(&document.instance), Style::Strong), screen.paint(&state, style))
+}
+
+/// The state in words: `running`, `running, degraded`, or `DOWN (running, degraded)` when nobody serves.
+pub(super) fn shown_state(document: &Document) -> String {
+    let degraded = if document.degraded { ", degraded" } else { "" };
+    let state = format!("{}{degraded}", clean(state_word(&document.state, document.paused)));
+    if is_down(document) { format!("DOWN ({state})") } else { state }
+}
+
+fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
+    let mut out = first_line(document, screen);
     let mut line = |label: &str, text: String| {
-        let cut = screen.cut(&format!("  {label:<9}{text}"));
-        out += &cut;
-        out.push('\n');
+        // A reason is wrapped and not cut, because it must be complete.
+        let room = screen.width.filter(|_| matches!(label, "status" | "reload")).map(|width| width.saturating_sub(INDENT));
+        for (number, part) in wrapped(&text, room).iter().enumerate() {
+            let label = if number == 0 { label } else { "" };
+            out += &screen.cut(&format!("  {label:<9}{part}"));
+            out.push('\n');
+        }
     };
     if !document.status_text.is_empty() {
         line("status", clean(&document.status_text));
@@ -197,7 +214,9 @@ fn head(document: &Document, clock: &Clock, screen: &Screen) -> String {
         line(label, text);
     }
     if let Some(last) = &document.last_reload {
-        let reason = if last.reason.is_empty() { String::new() } else { format!(": {}", clean(&last.reason)) };
+        // The status has the reason of a reload that was not committed; it is told once.
+        let is_told = last.reason.is_empty() || document.status_text.contains(&last.reason);
+        let reason = if is_told { String::new() } else { format!(": {}", clean(&last.reason)) };
         line(
             "reload",
             format!(
@@ -397,6 +416,7 @@ pub(super) fn printed(detail: Option<&str>, head: &[String], tail: &[String], lo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::tree::LastReload;
 
     #[test]
     fn unlisted_connections_are_told() {
@@ -502,6 +522,34 @@ mod tests {
     }
 
     #[test]
+    fn first_line_is_an_alarm_when_nobody_serves() {
+        let down = Document { workers_ready: 0, degraded: true, ..small() };
+        let coloured = view(&down, &clock(), &Screen { width: None, height: None, colour: true });
+        let first = "api DOWN (running, degraded), generation 1, 0/1 ready";
+        assert_eq!(coloured.lines().next(), Some(&*format!("\x1b[1;37;41m{first}\x1b[0m")));
+        assert_eq!(view(&down, &clock(), &screen(None)).lines().next(), Some(first));
+        for calm in [Document { paused: true, ..down.clone() }, Document { state: "stopping".into(), ..down }] {
+            assert!(!view(&calm, &clock(), &screen(None)).contains("DOWN"));
+        }
+    }
+
+    #[test]
+    fn reason_of_a_reload_is_told_once_and_whole() {
+        let reason = "worker 9 (slot 1): exit 1 before it was ready, as its database does not answer at db1.example.org";
+        let mut document = small();
+        document.status_text = format!("generation 1: 1/1 ready; reload to generation 2 rolled back: {reason}");
+        document.last_reload = busy().last_reload.map(|last| LastReload { reason: reason.into(), ..last });
+        for width in [None, Some(60)] {
+            let shown = view(&document, &clock(), &screen(width));
+            let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert_eq!(words.matches(reason).count(), 1, "{shown}");
+        }
+        document.status_text = "generation 1: 1/1 ready".into();
+        let words = view(&document, &clock(), &screen(Some(60))).split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(reason), "{words}");
+    }
+
+    #[test]
     fn an_empty_document_of_a_strange_master_is_shown_too() {
         assert!(view(&Document::default(), &clock(), &screen(None)).contains("generation 0, 0/0 ready"));
     }
@@ -528,7 +576,7 @@ mod tests {
         let text = view(&document, &clock(), &screen(40));
         // One line is left for the prompt.
         assert_eq!(text.lines().count(), 39, "{text}");
-        for line in [" 500  500", " 700  700", "and 990 ready; `ratoon status web | less` has all", "LAST FAILURES", "   0    0"]
+        for line in [" 500  500", " 700  700", "and 991 ready; `ratoon status web | less` has all", "LAST FAILURES", "   0    0"]
         {
             assert!(text.contains(line), "no {line:?} in {text}");
         }

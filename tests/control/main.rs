@@ -8,6 +8,7 @@ mod fake;
 mod front;
 mod hostile;
 mod init;
+mod looks;
 mod page;
 mod pty;
 mod top;

@@ -83,6 +83,16 @@ impl OnTerminal {
         self.screen.lock().unwrap().screen().contents()
     }
 
+    /// The foreground and the background of the first character of the line that begins with this text.
+    pub fn colours(&self, text: &str) -> (vt100::Color, vt100::Color) {
+        let parser = self.screen.lock().unwrap();
+        let screen = parser.screen();
+        let shown = screen.contents();
+        let row = shown.lines().position(|line| line.starts_with(text)).unwrap_or_else(|| panic!("no {text:?} in {shown}"));
+        let cell = screen.cell(row.try_into().unwrap(), 0).unwrap();
+        (cell.fgcolor(), cell.bgcolor())
+    }
+
     /// Waits until what a person sees is so, and gives it.
     #[track_caller]
     pub fn wait(&self, what: &str, is_so: impl Fn(&str) -> bool) -> String {

@@ -9,7 +9,7 @@ use crate::status::tree::Document;
 
 /// Shortest time between two documents from which rates are computed; differences over less time are noise.
 const SHORTEST: Duration = Duration::from_millis(800);
-/// Number of past rates that are kept for the curve.
+/// Number of past figures that are kept for the plots.
 const KEPT: usize = 240;
 
 /// Rates of one worker.
@@ -42,8 +42,21 @@ pub(super) struct Rates {
     pub(super) written: Option<f64>,
     /// Rates of the workers, by worker id.
     pub(super) workers: HashMap<u64, OfWorker>,
-    /// Past values of `requests`, oldest first.
-    pub(super) history: VecDeque<f64>,
+    /// Past figures, oldest first.
+    pub(super) history: VecDeque<Sample>,
+}
+
+/// The figures of the plots at one moment.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Sample {
+    /// The moment.
+    pub(super) at: Instant,
+    /// Requests a second.
+    pub(super) requests: Option<f64>,
+    /// Ready workers.
+    pub(super) workers: u32,
+    /// Connections that wait to be accepted.
+    pub(super) queue: Option<u64>,
 }
 
 impl Rates {
@@ -80,11 +93,11 @@ impl Rates {
                 Some((*id, OfWorker { requests: each(*requests_before, *requests), cpu }))
             })
             .collect();
-        if let Some(requests) = self.requests {
-            self.history.push_back(requests);
-            if self.history.len() > KEPT {
-                self.history.pop_front();
-            }
+        let queues = document.sockets.iter().filter_map(|socket| socket.queue);
+        let queue = queues.fold(None, |sum: Option<u64>, it| Some(sum.unwrap_or(0).saturating_add(it)));
+        self.history.push_back(Sample { at, requests: self.requests, workers: document.workers_ready, queue });
+        if self.history.len() > KEPT {
+            self.history.pop_front();
         }
         self.before = Some(totals);
     }
@@ -125,7 +138,7 @@ mod tests {
         assert_eq!(rates.requests, Some(250.0));
         rates.learn(&document(Some(1600), None), start + Duration::from_secs(3));
         assert_eq!((rates.requests, rates.cpu()), (Some(100.0), None));
-        assert_eq!(rates.history, [250.0, 100.0]);
+        assert_eq!(rates.history.iter().map(|sample| sample.requests).collect::<Vec<_>>(), [Some(250.0), Some(100.0)]);
     }
 
     #[test]

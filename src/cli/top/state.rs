@@ -49,8 +49,8 @@ pub(super) struct State {
     pub(super) reload: Option<Reload>,
     /// Time since which the master is gone, and the reason.
     pub(super) lost: Option<(Instant, String)>,
-    /// A line about the last event, and whether the event is bad.
-    pub(super) said: Option<(String, bool)>,
+    /// A line about the last event, whether the event is bad, and when it came.
+    pub(super) said: Option<(String, bool, Instant)>,
     pub(super) page: Page,
     pub(super) sort: Column,
     pub(super) down: bool,
@@ -170,7 +170,8 @@ impl State {
             Event::Scaled(scaled) => (format!("{} to {} workers: {}", scaled.from, scaled.to, clean(&scaled.reason)), false),
             Event::Lagged(missed) => (format!("{missed} events were missed"), false),
         };
-        self.said = Some(said);
+        let (text, bad) = said;
+        self.said = Some((text, bad, now));
     }
 
     /// Keeps the cursor on its worker; if that worker is gone, moves the cursor to the first worker of the first table.

@@ -97,7 +97,7 @@ fn events_move_the_picture_before_the_next_document() {
     let (mut state, now) = (serving(), Instant::now());
     let mut hear = |event| {
         state.learn(News::Event(event), now);
-        state.said.clone().unwrap_or_default().0
+        state.said.clone().map(|(text, ..)| text).unwrap_or_default()
     };
     assert_eq!(hear(Event::ReloadStarted(8)), "reload to generation 8 begins");
     let worker = |state: &str| {
@@ -119,7 +119,7 @@ fn events_move_the_picture_before_the_next_document() {
     assert_eq!(hear(Event::ReloadFinished(outcome)), "reload to generation 8 rolled back: exit 1");
     assert_eq!(hear(Event::Lagged(3)), "3 events were missed");
     assert_eq!(ids(&state), [vec![5, 6, 7], vec![8]]);
-    assert!(state.reload.is_none() && state.said.is_some_and(|(_, bad)| !bad));
+    assert!(state.reload.is_none() && state.said.is_some_and(|(_, bad, _)| !bad));
 }
 
 #[test]

@@ -98,6 +98,26 @@ fn a_lost_master_is_not_overlooked() {
 }
 
 #[test]
+fn last_line_forgets_an_event_after_a_while() {
+    let (mut state, now) = with_rates(recorded(include_str!("../recorded/serving.json")), 5);
+    state.said = Some((format!("worker 5: {}", "long ".repeat(40)), true, now));
+    let last = |after: u64| screen(&state, now + Duration::from_secs(after), 80, 20).lines().last().unwrap().to_owned();
+    assert!(last(19).contains("worker 5: long") && last(19).ends_with('…'), "{}", last(19));
+    assert_eq!(last(20), KEYS);
+}
+
+#[test]
+fn a_large_screen_has_plots_with_scale_and_span() {
+    let (mut state, now) = with_rates(recorded(include_str!("../recorded/serving.json")), 5);
+    let later = now + Duration::from_secs(90);
+    let mut document = state.document.clone();
+    document.requests = document.requests.map(|count| count + 900);
+    state.learn(News::Document(Box::new(document), later), later);
+    insta::assert_snapshot!(screen(&state, later, 80, 24));
+    assert!(!screen(&state, later, 80, 21).contains("last 1m 30s"), "a small screen has the table");
+}
+
+#[test]
 fn no_size_and_no_document_makes_it_fail() {
     let mut hostile = recorded(include_str!("../recorded/busy.json"));
     hostile.workers.push(Worker {

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 
 use ratatui::Frame;
-use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style as Look};
 use ratatui::text::{Line, Span, Text};
-use ratatui::widgets::Sparkline;
 
 use super::View;
 use crate::cli::comparison::comparison;
 use crate::cli::screen::{Style, bytes, clean, number, span};
-use crate::cli::status_view::{shown_preload, state_style, state_word};
+use crate::cli::status_view::{shown_preload, shown_state, state_style, state_word};
 use crate::cli::top::columns::per_second;
+use crate::status::down::is_down;
 use crate::status::tree::Worker;
 
 /// The most generations that have a strip; the newest ones have.
@@ -21,34 +21,22 @@ const STRIPS: usize = 4;
 const SLOTS: u32 = 512;
 /// Width of the progress bar of a reload, columns.
 const BAR: usize = 20;
-/// Smallest useful and largest width of the curve, columns.
-const CURVE: (u16, u16) = (12, 60);
 
 impl View<'_> {
-    /// Draws the four lines and the curve.
+    /// Draws the four lines.
     pub(super) fn head(&self, frame: &mut Frame<'_>, area: Rect) {
-        let rates = self.rates_line();
-        let taken = u16::try_from(rates.width()).unwrap_or(u16::MAX).saturating_add(2);
-        frame.render_widget(Text::from(vec![self.title(), self.status_line(), rates, self.reload_line()]), area);
-        let room = area.width.saturating_sub(taken);
-        if area.height > 2 && room >= CURVE.0 {
-            let line = Rect { y: area.y + 2, height: 1, ..area };
-            let [_, curve] = Layout::horizontal([Constraint::Length(taken), Constraint::Length(room.min(CURVE.1))]).areas(line);
-            let history = &self.state.rates.history;
-            let first = history.len().saturating_sub(curve.width.into());
-            // In tenths, so that a pool with few requests has a curve, too.
-            let data = history.iter().skip(first).map(|rate| (rate * 10.0).round() as u64).collect::<Vec<_>>();
-            frame.render_widget(Sparkline::default().data(data).style(self.look(Style::Good)), curve);
-        }
+        let lines = [self.title(), self.status_line(), self.rates_line(), self.reload_line()];
+        let lines = lines.map(|line| self.cut(line, area.width));
+        frame.render_widget(Text::from(lines.to_vec()), area);
     }
 
     fn title(&self) -> Line<'static> {
         let document = &self.state.document;
         let style = match document.workers_ready {
+            _ if is_down(document) => Style::Alarm,
             0 if !document.paused && !document.idle => Style::Bad,
             _ => state_style(state_word(&document.state, document.paused), document.degraded),
         };
-        let degraded = if document.degraded { ", degraded" } else { "" };
         let failed = match document.worker_crashes {
             0 => String::new(),
             count => format!(", {} failed so far", number(count)),
@@ -56,7 +44,7 @@ impl View<'_> {
         Line::from(vec![
             self.span(clean(&document.instance), Style::Strong),
             Span::raw(" "),
-            self.span(format!("{}{degraded}", clean(state_word(&document.state, document.paused))), style),
+            self.span(shown_state(document), style),
             Span::raw(format!(
                 ", generation {}, {}/{} ready{}, up {}{failed}",
                 document.generation,
@@ -133,7 +121,10 @@ impl View<'_> {
         if let Some((label, text)) = comparison(document).filter(|(label, _)| *label == "watch") {
             return Line::from(self.span(format!("{label}: {text}"), Style::Busy));
         }
-        let Some(last) = &document.last_reload else { return Line::from(self.span("no reload yet", Style::Faint)) };
+        let Some(last) = &document.last_reload else {
+            let none = if document.state == "reloading" { "the first reload is under way" } else { "no reload yet" };
+            return Line::from(self.span(none, Style::Faint));
+        };
         let style = if last.result == "committed" { Style::Faint } else { Style::Bad };
         let why = if last.reason.is_empty() { String::new() } else { format!(": {}", clean(&last.reason)) };
         let result = clean(&last.result).replace('-', " ");

@@ -165,7 +165,8 @@ impl View<'_> {
     fn lines(&self, frame: &mut Frame<'_>, area: Rect, lines: Vec<Line<'static>>) {
         self.state.reach.set(lines.len().saturating_sub(usize::from(area.height).max(1)));
         let first = self.state.scroll.min(self.state.reach.get());
-        frame.render_widget(Text::from(lines.into_iter().skip(first).collect::<Vec<_>>()), area);
+        let shown = lines.into_iter().skip(first).take(area.height.into()).map(|line| self.cut(line, area.width));
+        frame.render_widget(Text::from(shown.collect::<Vec<_>>()), area);
     }
 }
 

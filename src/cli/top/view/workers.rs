@@ -7,7 +7,7 @@ use ratatui::text::{Line, Text};
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
 use super::View;
-use crate::cli::screen::{Style, width};
+use crate::cli::screen::{Style, cut, width};
 use crate::cli::top::columns::{ALL, Column, DISPENSABLE};
 use crate::cli::top::state::Panel;
 
@@ -45,7 +45,7 @@ impl View<'_> {
             (None, area)
         };
         if let Some(title) = title {
-            frame.render_widget(self.title_of(panel), title);
+            frame.render_widget(self.cut(self.title_of(panel), title.width), title);
         }
         // Scrolls by pages, so that rows do not move at each key.
         let first = cursor.map_or(0, |row| row / lines.max(1) * lines.max(1));
@@ -59,9 +59,13 @@ impl View<'_> {
             };
             aligned(*column, format!("{}{mark}", column.head())).style(self.look(Style::Faint))
         });
+        // The status has what the other columns leave.
+        let others = columns.iter().filter(|(column, _)| *column != Column::Status).map(|(_, width)| width + GAP).sum::<usize>();
+        let left = usize::from(area.width).saturating_sub(others);
         let rows = shown.iter().enumerate().map(|(number, worker)| {
             let cells = columns.iter().map(|(column, _)| {
                 let text = column.text(worker, &self.state.rates, self.clock);
+                let text = if *column == Column::Status { cut(&text, left) } else { text };
                 aligned(*column, text).style(self.look(column.style(worker, self.state.document.generation)))
             });
             let look = if cursor == Some(first + number) { Look::new().add_modifier(Modifier::REVERSED) } else { Look::new() };

@@ -221,3 +221,41 @@ impl Board {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::connection::{Connection, Head, Stage};
+    use super::*;
+
+    /// Miri runs it with other interleavings, and looks for races and wrong pointers (`tests/miri`).
+    #[test]
+    fn private_page_never_shows_half_of_a_request() {
+        const REQUESTS: u64 = if cfg!(miri) { 6 } else { 20_000 };
+        let board = Arc::new(Board::private());
+        let connection = Connection::new(Arc::clone(&board), Some(([192, 0, 2, 7], 4711).into()));
+        let writer = std::thread::spawn(move || {
+            for number in 1..=REQUESTS {
+                let (method, url) = if number % 2 == 0 { ("GET", "/aaaaaaaaaaaaaaaaaaaa") } else { ("POST", "/bbbbbbbbbb") };
+                assert_eq!(connection.begin(Head { method, url, version: 11 }), number);
+                connection.read(100);
+                connection.stage(Stage::Finished);
+                connection.wrote(50);
+            }
+            connection
+        });
+        while !writer.is_finished() {
+            let Some(request) = board.entry(0).and_then(|entry| entry.guarded).and_then(|guarded| guarded.request) else {
+                continue;
+            };
+            let expected = if request.method == "GET" { "/aaaaaaaaaaaaaaaaaaaa" } else { "/bbbbbbbbbb" };
+            assert_eq!((request.url.as_str(), request.version), (expected, "1.1"), "{}", request.method);
+        }
+        let connection = writer.join().expect("the writer");
+        let entry = board.entry(0).expect("a connection");
+        assert_eq!((entry.requests, entry.bytes_read, entry.bytes_written), (REQUESTS, REQUESTS * 100, REQUESTS * 50));
+        drop(connection);
+        assert!(board.entry(0).is_none());
+    }
+}

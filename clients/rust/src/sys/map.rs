@@ -98,6 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn two_mappings_of_one_file_are_one_memory() {
         let fd = sealed("map-test", 8192).unwrap();
         assert_eq!(sealed_size(&fd).unwrap(), 8192);
@@ -112,6 +113,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memfd")]
     fn what_could_shrink_is_refused() {
         let fd = sealed("map-test", 4096).unwrap();
         assert_eq!(ftruncate(&fd, 0).unwrap_err(), rustix::io::Errno::PERM);

@@ -56,13 +56,33 @@ def reap():
 known = set()
 
 
-def start(argv, **options):
+def start(argv, group=None, **options):
+    """Starts a process, in this control group if one is named."""
+    if group:
+        options["preexec_fn"] = lambda: open(os.path.join(group, "cgroup.procs"), "w").write("0")
     options.setdefault("stdin", subprocess.DEVNULL)
     # Each in a session of its own, as Ratoon's workers are: the scheduler shares CPUs by sessions (autogroup).
     options.setdefault("start_new_session", True)
     process = subprocess.Popen([str(word) for word in argv], **options)
     known.add(process.pid)
     return process
+
+
+def control_group():
+    """A new control group (cgroup v2) beside that of the harness; None where it cannot make one."""
+    with contextlib.suppress(OSError, StopIteration):
+        with open("/proc/self/mountinfo") as mounts:
+            mount = next(line.split()[4] for line in mounts if " - cgroup2 " in line)
+        with open("/proc/self/cgroup") as groups:
+            own = next(line[3:].strip() for line in groups if line.startswith("0::"))
+        return tempfile.mkdtemp(prefix="ratoon-bench-", dir=mount + os.path.dirname(own).rstrip("/"))
+
+
+def remove_group(group):
+    """Removes a control group and those below, after the processes in them have ended."""
+    for directory, _, _ in os.walk(group, topdown=False) if group else ():
+        until(lambda: not open(os.path.join(directory, "cgroup.procs")).read(), f"the end of the processes in {directory}")
+        os.rmdir(directory)
 
 
 def end(process, patience=PATIENCE):

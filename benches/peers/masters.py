@@ -16,6 +16,8 @@ import machine
 
 class Competitor:
     name = ""
+    # The control group of its own, if it has one.
+    group = None
 
     def __init__(self, directory, workers=4, env=(), listen=True):
         self.directory = os.path.join(directory, f"{self.name}-{workers}".replace(" ", "-"))
@@ -36,7 +38,7 @@ class Competitor:
     def begin(self):
         """Starts it, and waits for nothing."""
         streams = {"stdout": self.log, "stderr": self.log}
-        self.process = machine.start(self.command(), env=self.env, cwd=self.directory, **streams)
+        self.process = machine.start(self.command(), self.group, env=self.env, cwd=self.directory, **streams)
 
     def start(self):
         self.begin()

@@ -163,6 +163,17 @@ class RatoonPool(Pool):
     def command(self):
         return [build.RATOON, "run", "--name", "bench", "--config", "bench.toml", "--listen", f"127.0.0.1:{self.port}"]
 
+    def begin(self):
+        """Starts it in a control group that is delegated to it, as its unit does (`Delegate=yes`), where the harness can make one."""
+        self.group = machine.control_group()
+        if self.group:
+            self.env["RATOON_DELEGATED"] = "1"
+        super().begin()
+
+    def end(self):
+        super().end()
+        machine.remove_group(self.group)
+
     ask = Ratoon.ask
 
     def status(self):
@@ -209,8 +220,8 @@ def of_python(directory):
     preload = [interpreter, "-m", "ratoon.preload", "app"]
     bind = ["--bind", "127.0.0.1:{port}", "--workers", "{workers}"]
     return [
-        lambda: RatoonPool("python", directory, "preload", gunicorn, [*preload, "gunicorn.app.wsgiapp", "gunicorn.workers.sync"]),
-        lambda: RatoonPool("python", directory, "preload, uvicorn", uvicorn, [*preload, "uvicorn"], "ready = 'accepting'"),
+        lambda: RatoonPool("python", directory, "preload", gunicorn, preload),
+        lambda: RatoonPool("python", directory, "preload, uvicorn", uvicorn, preload, "ready = 'accepting'"),
         lambda: Pool("python", directory, "gunicorn --preload", [*gunicorn, *bind, "--preload"]),
         lambda: Pool("python", directory, "gunicorn", [*gunicorn, *bind]),
         lambda: RatoonPool("python", directory, "without preload", gunicorn, None),

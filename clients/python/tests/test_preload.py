@@ -16,7 +16,7 @@ from pathlib import Path
 from support import DEADLINE, SOURCE
 
 sys.path.insert(0, str(SOURCE))
-from ratoon.preload import _protocol, _run  # noqa: E402
+from ratoon.preload import _protocol, _run, _server  # noqa: E402
 
 PR_SET_CHILD_SUBREAPER = 36
 SO_PASSCRED = 16
@@ -155,6 +155,47 @@ class Preload(unittest.TestCase):
             self.assertEqual(facts["files"][:4], [0, 1, 2, 3])
             self.assertTrue(all(number > 3 + 60 or number < 6 for number in facts["files"]), facts["files"])
             self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 5)
+
+    def test_module_of_a_console_script_is_imported_once(self):
+        with Master() as master:
+            (master.directory / "served.py").write_text("import os\nLOADED = os.getpid()\ndef main():\n    print(LOADED)\n")
+            program = master.directory / "serve"
+            program.write_text("#!/usr/bin/env python3\nfrom served import main\nmain()\n")
+            for worker in (1, 2):
+                output = master.ask(worker, ("serve",), program)
+                _, pid = master.reply()
+                self.assertEqual(read(output), f"{master.process.pid}\n")
+                os.waitpid(pid, 0)
+
+    def test_module_that_cannot_be_imported_is_the_worker_s_failure(self):
+        for how in ("raise KeyError('x')", "raise SystemExit(3)"):
+            with Master() as master:
+                (master.directory / "served.py").write_text(how)
+                program = master.directory / "serve"
+                program.write_text("#!/usr/bin/env python3\nfrom served import main\n")
+                output = master.ask(1, ("serve",), program)
+                message, pid = master.reply()
+                self.assertEqual(message, _protocol.confirmed(1))
+                read(output)
+                self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 3 if "Exit" in how else 1)
+                self.assertIsNone(master.process.poll())
+
+    def test_modules_are_those_of_the_server(self):
+        with tempfile.TemporaryDirectory() as directory:
+            script = Path(directory) / "script"
+            for text, first in (
+                ("#!/x/python\nimport re\nfrom uvicorn.main import main\n", ["uvicorn.main", "uvicorn.main", "uvicorn.lifespan.on"]),
+                ("#!/x/python\nfrom .sibling import main\n", []),
+                ("from uvicorn.main import main\n", []),
+                ("#!/x/python\nfrom uvicorn.main import main\n" + "#" * 5000, []),
+                ("#!/x/python\ndef broken(\n", []),
+                ("#!/x/python\n\0\n", []),
+            ):
+                script.write_text(text)
+                self.assertEqual(list(_server._modules(str(script), ["script"]))[:3], first, text[:40])
+            self.assertEqual(list(_server._modules(directory, ["script"])), [])
+        self.assertEqual(list(_server._modules(sys.executable, ["python3", "-u", "-m", "hypercorn", "app"])), ["hypercorn.asyncio.run"])
+        self.assertEqual(list(_server._modules(sys.executable, ["python3", "-m"])), [])
 
     def test_each_request_is_one_worker(self):
         with Master() as master:

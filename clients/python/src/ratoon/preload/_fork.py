@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import time
 from typing import List, Optional
 
 from .. import _notify
-from . import _after, _before, _protocol
+from . import _after, _before, _protocol, _server
 from ._protocol import Request
 
 #: Descriptors from 3 on that are kept for those of a worker, so that no file which a module opens gets their numbers.
@@ -28,6 +29,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket):
         self._socket = sock
+        self._has_server = False
 
     @classmethod
     def from_environment(cls) -> Optional[Channel]:
@@ -66,6 +68,11 @@ class Channel:
                 # The master is of another version: it learns that by the end of this process.
                 print(f"ratoon.preload: {error}", file=sys.stderr)
                 return None
+            if not self._has_server:
+                # All workers of a generation run the same command.
+                self._has_server = True
+                _server.load(request.program, request.argv)
+                gc.freeze()
             if self._fork(request, descriptors):
                 return request
             for descriptor in descriptors:

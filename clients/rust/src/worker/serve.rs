@@ -24,6 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tower_layer::Layer as _;
 
@@ -241,13 +242,17 @@ fn overdue(board: &Board, now: u64) -> Vec<String> {
     active.filter_map(line).chain(more).collect()
 }
 
+/// The most connections that a drain takes from a queue that other workers share: on a busy machine it is never empty, and the workers that
+/// go on are to have the most of it.
+const SHARED_QUEUE_MAX: usize = 1024;
+
 enum Accepted {
     Tcp(tokio::net::TcpStream, SocketAddr),
     Unix(tokio::net::UnixStream),
 }
 
-/// Accepts until the drain begins, then closes the listener. If this process bound the listener, the connections in its queue are
-/// accepted first, since no other process accepts them.
+/// Accepts until the drain begins, then empties the queue and closes the listener. Other processes may share the listener and accept, too;
+/// but at the end of the instance the last copy is closed, and the kernel resets what waits then.
 async fn accept_until(drain: &Drain, listener: Listener, mut start: impl FnMut(Accepted)) {
     let mut begun = pin!(drain.begun());
     loop {
@@ -267,9 +272,8 @@ async fn accept_until(drain: &Drain, listener: Listener, mut start: impl FnMut(A
             Some(Err(error)) => accept_failed(&error).await,
         }
     }
-    if listener.is_own() {
-        let _ = accept_rest(listener.kind, start);
-    }
+    let most = if listener.is_own() { usize::MAX } else { SHARED_QUEUE_MAX };
+    let _ = accept_rest(listener.kind, most, start).await;
 }
 
 /// Handles an error of accept(2). A client that gave up is ignored. Any other error means a lack of descriptors or memory: print it,
@@ -282,20 +286,23 @@ async fn accept_failed(error: &io::Error) {
     }
 }
 
-fn accept_rest(kind: Kind, mut start: impl FnMut(Accepted)) -> io::Result<()> {
+/// Accepts what waits in the queue, at most so many connections. Other workers that share the queue may take some.
+async fn accept_rest(kind: Kind, most: usize, mut start: impl FnMut(Accepted)) -> io::Result<()> {
     match kind {
         Kind::Tcp(tcp) => {
             let queue = tcp.into_std()?;
-            while let Ok((stream, peer)) = queue.accept() {
+            for (stream, peer) in std::iter::from_fn(|| queue.accept().ok()).take(most) {
                 stream.set_nonblocking(true)?;
                 start(Accepted::Tcp(tokio::net::TcpStream::from_std(stream)?, peer));
+                yield_now().await;
             }
         }
         Kind::Unix(unix) => {
             let queue = unix.into_std()?;
-            while let Ok((stream, _)) = queue.accept() {
+            for (stream, _) in std::iter::from_fn(|| queue.accept().ok()).take(most) {
                 stream.set_nonblocking(true)?;
                 start(Accepted::Unix(tokio::net::UnixStream::from_std(stream)?));
+                yield_now().await;
             }
         }
     }

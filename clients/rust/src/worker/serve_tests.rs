@@ -338,9 +338,8 @@ async fn the_grace_counts_from_the_last_answer_and_ends() {
     rig.ended().await;
 }
 
-#[tokio::test]
-async fn our_own_queue_is_emptied_before_the_listener_closes() {
-    let rig = Rig::on(Server::new(), Listener::bind("127.0.0.1:0").unwrap());
+async fn queue_is_emptied_before_the_listener_closes(listener: Listener) {
+    let rig = Rig::on(Server::new(), listener);
     rig.drain.begin(); // before the server has run at all
     let address = rig.address;
     // The kernel completes these connections without the server, which shares this thread and has not run.
@@ -352,4 +351,33 @@ async fn our_own_queue_is_emptied_before_the_listener_closes() {
         client.at_end().await;
     }
     rig.ended().await;
+}
+
+#[tokio::test]
+async fn own_queue_is_emptied_before_the_listener_closes() {
+    queue_is_emptied_before_the_listener_closes(Listener::bind("127.0.0.1:0").unwrap()).await;
+}
+
+/// The other copies of a shared listener are closed when the instance stops.
+#[tokio::test]
+async fn shared_queue_is_emptied_before_the_listener_closes() {
+    queue_is_emptied_before_the_listener_closes(TcpListener::bind("127.0.0.1:0").await.unwrap().into()).await;
+}
+
+#[tokio::test]
+async fn shared_queue_that_is_never_empty_ends_the_drain() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let drain = Drain::new();
+    drain.begin();
+    let address = listener.local_addr().unwrap();
+    let (mut accepted, mut waiting) = (0, Vec::new());
+    let mut connect = || waiting.push(std::net::TcpStream::connect(address).unwrap());
+    connect();
+    // Each accepted connection is followed by another one.
+    let start = |_| {
+        accepted += 1;
+        connect();
+    };
+    timeout(SOON, super::accept_until(&drain, listener.into(), start)).await.expect("it ends");
+    assert_eq!(accepted, super::SHARED_QUEUE_MAX);
 }

@@ -7,6 +7,7 @@
 //! | `limits.rs` | no descriptor, no process, no disk left |
 //! | `mass.rs` | hundreds of workers, a thousand signals |
 //! | `matrix.rs` | fault × phase, under load |
+//! | `preload.rs` | a preload process that is killed, hangs or exits, in each of its phases |
 //! | `privilege.rs` | what a root master runs and changes for others |
 //! | `check.rs` | what `ratoon check` finds on a machine where something is missing or closed |
 //! | `clock.rs` | a wall clock that is set |
@@ -52,6 +53,7 @@ mod meter;
 mod not_accepting;
 mod order;
 mod orphans;
+mod preload;
 mod privilege;
 mod puppet;
 mod readers;

@@ -206,14 +206,14 @@ fn after(master: &Master, then: Then) -> Option<Value> {
 }
 
 /// A light load, each request on a connection of its own.
-struct Load {
+pub struct Load {
     stop: std::sync::Arc<AtomicBool>,
     clients: Vec<JoinHandle<usize>>,
     answered: std::sync::Arc<AtomicUsize>,
 }
 
 impl Load {
-    fn start(master: &Master) -> Load {
+    pub fn start(master: &Master) -> Load {
         let (stop, answered) = (std::sync::Arc::new(AtomicBool::new(false)), std::sync::Arc::new(AtomicUsize::new(0)));
         let address = master.address();
         let client = |_| {
@@ -237,7 +237,7 @@ impl Load {
     }
 
     /// How many were lost.
-    fn stop(self) -> usize {
+    pub fn stop(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.clients.into_iter().map(|client| client.join().expect("no panic")).sum()
     }

@@ -156,23 +156,29 @@ class Preload(unittest.TestCase):
             self.assertTrue(all(number > 3 + 60 or number < 6 for number in facts["files"]), facts["files"])
             self.assertEqual(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 5)
 
-    def test_module_of_a_console_script_is_imported_once(self):
-        with Master() as master:
-            (master.directory / "served.py").write_text("import os\nLOADED = os.getpid()\ndef main():\n    print(LOADED)\n")
-            program = master.directory / "serve"
-            program.write_text("#!/usr/bin/env python3\nfrom served import main\nmain()\n")
-            for worker in (1, 2):
-                output = master.ask(worker, ("serve",), program)
-                _, pid = master.reply()
-                self.assertEqual(read(output), f"{master.process.pid}\n")
-                os.waitpid(pid, 0)
+    def serve(self, master, package, text):
+        """A console script of a server of this name."""
+        (master.directory / package).mkdir()
+        (master.directory / package / "__init__.py").touch()
+        (master.directory / package / "main.py").write_text(text)
+        program = master.directory / "serve"
+        program.write_text(f"#!/usr/bin/env python3\nfrom {package}.main import main\nmain()\n")
+        return program
+
+    def test_module_of_a_known_server_is_imported_once(self):
+        for package, is_known in (("uvicorn", True), ("daphne", False)):
+            with Master() as master:
+                program = self.serve(master, package, "import os\nLOADED = os.getpid()\ndef main():\n    print(LOADED)\n")
+                for worker in (1, 2):
+                    output = master.ask(worker, ("serve",), program)
+                    _, pid = master.reply()
+                    self.assertEqual(int(read(output)), master.process.pid if is_known else pid)
+                    os.waitpid(pid, 0)
 
     def test_module_that_cannot_be_imported_is_the_worker_s_failure(self):
         for how in ("raise KeyError('x')", "raise SystemExit(3)"):
             with Master() as master:
-                (master.directory / "served.py").write_text(how)
-                program = master.directory / "serve"
-                program.write_text("#!/usr/bin/env python3\nfrom served import main\n")
+                program = self.serve(master, "uvicorn", how)
                 output = master.ask(1, ("serve",), program)
                 message, pid = master.reply()
                 self.assertEqual(message, _protocol.confirmed(1))
@@ -184,7 +190,8 @@ class Preload(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             script = Path(directory) / "script"
             for text, first in (
-                ("#!/x/python\nimport re\nfrom uvicorn.main import main\n", ["uvicorn.main", "uvicorn.main", "uvicorn.lifespan.on"]),
+                ("#!/x/python\nimport re\nfrom uvicorn.main import main\n", ["uvicorn.main", "uvicorn.lifespan.on", "uvicorn.loops.auto"]),
+                ("#!/x/python\nfrom daphne.cli import main\n", []),
                 ("#!/x/python\nfrom .sibling import main\n", []),
                 ("from uvicorn.main import main\n", []),
                 ("#!/x/python\nfrom uvicorn.main import main\n" + "#" * 5000, []),

@@ -179,6 +179,50 @@ class PreloadTest < Minitest::Test
     end
   end
 
+  # A gem with a program, and what RubyGems generates for it. Its library has the name of one of a known server.
+  def install_served(directory, library)
+    specification = "Gem::Specification.new { |it| it.name, it.version, it.summary, it.authors = 'served', '1.0', 's', ['a']\n" \
+                    "it.executables, it.bindir, it.files = ['served'], 'bin', [] }"
+    { 'specifications/served-1.0.gemspec' => specification, 'gems/served-1.0/lib/puma/cli.rb' => library,
+      'gems/served-1.0/lib/unknown.rb' => 'UNKNOWN_BY = Process.pid',
+      'gems/served-1.0/bin/served' => "#!/usr/bin/env ruby\nrequire 'puma/cli'\nrequire 'unknown'\n" \
+                                      "puts [LOADED_BY, UNKNOWN_BY == Process.pid, $0, ARGV].inspect\n",
+      'served' => "#!/usr/bin/ruby\nrequire 'rubygems'\nversion = '>= 0.a'\nload Gem.activate_bin_path('served', 'served', version)\n",
+      'bundled' => "#!/usr/bin/env ruby\nload Gem.bin_path(\"served\", \"served\")\n" }
+      .each do |name, text|
+      path = File.join(directory, name)
+      FileUtils.mkdir_p(File.dirname(path))
+      File.write(path, text)
+    end
+    File.chmod(0o755, File.join(directory, 'served'))
+  end
+
+  GEMS_HERE = "Gem.paths = { 'GEM_HOME' => Dir.pwd, 'GEM_PATH' => Dir.pwd }\n"
+
+  def test_program_of_a_gem_is_resolved_and_required_once
+    [%w[served x], %w[bundle exec ./served x], %w[bundled x]].each do |argv|
+      with_master(app: GEMS_HERE) do |master|
+        install_served(master.directory, 'LOADED_BY = Process.pid')
+        program = File.join(master.directory, argv.include?('bundled') ? 'bundled' : 'served')
+        output = master.ask(1, argv, program)
+        _, pid = master.reply
+        assert_equal [master.pid, true, program, ['x']].inspect, output.read.strip
+        assert_predicate Process.wait2(pid).last, :success?
+      end
+    end
+  end
+
+  def test_library_that_fails_is_the_failure_of_the_worker
+    with_master(app: GEMS_HERE) do |master|
+      install_served(master.directory, "raise 'no database'")
+      output = master.ask(1, %w[served], File.join(master.directory, 'served'))
+      message, pid = master.reply
+      assert_includes message, 'confirmed=1'
+      assert_includes output.read, 'no database'
+      assert_equal 1, Process.wait2(pid).last.exitstatus
+    end
+  end
+
   def test_commands_that_are_not_of_ruby_are_refused
     with_master do |master|
       [[%w[sleep 1], '/bin/sleep', 'is no program of Ruby'], [%w[ruby --yjit x.rb], '/usr/bin/ruby', 'write it into worker.preload'],

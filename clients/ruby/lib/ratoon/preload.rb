@@ -32,9 +32,12 @@ module Ratoon
           `preload = ["bundle", "exec", "ratoon-preload", "-r", "./config/environment"]` into [worker]
         TEXT
         load_all(words)
-        settle_memory
         Ratoon.notify(READY: 1)
-        request = channel.serve(@before, @after)
+        request = channel.serve(@before, @after) do |first|
+          Command.prepare(first.program, first.argv)
+          Adapter.install if defined?(Adapter) && defined?(::Puma::Configuration)
+          settle_memory
+        end
         # The master has closed the socket: the generation is over.
         exit!(0) unless request
         Adapter.install if defined?(Adapter)

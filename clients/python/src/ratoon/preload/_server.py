@@ -1,7 +1,7 @@
 """Imports the modules of the workers' server in the preload process, before the first fork.
 
-A module that each worker imports by itself costs memory of its own and CPU time in each. The console script of a server names one
-module; the others are those that the known servers import only when they start to serve.
+A module that each worker imports by itself costs memory of its own and CPU time in each. Only modules of known servers are imported here:
+another one may open descriptors when it is imported, which all workers would share (daphne makes an event loop).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import contextlib
 import importlib
 from typing import Dict, Iterator, List, Tuple
 
-#: Modules that a server imports when it starts to serve, by the package of the server. None of them changes other modules.
-_LATER: Dict[str, Tuple[str, ...]] = {
-    "celery": ("celery.apps.worker", "celery.concurrency.prefork", "celery.worker.worker", "celery.bin.worker"),
+#: Modules of the known servers, by the package: that of the console script, and those that it imports when it starts to serve.
+_SERVERS: Dict[str, Tuple[str, ...]] = {
+    "celery": ("celery.bin.celery", "celery.apps.worker", "celery.concurrency.prefork", "celery.worker.worker"),
     "gunicorn": ("gunicorn.app.wsgiapp", "gunicorn.workers.sync", "gunicorn.workers.gthread"),
     "hypercorn": ("hypercorn.asyncio.run",),
     "uvicorn": (
@@ -37,16 +37,12 @@ def load(program: str, argv: List[str]) -> None:
 
 
 def _modules(program: str, argv: List[str]) -> Iterator[str]:
-    packages = []
-    if len(argv) > 2 and argv[-1] != "-m" and "-m" in argv:
-        # The module itself runs in each worker.
-        packages.append(argv[argv.index("-m") + 1].partition(".")[0])
+    if "-m" in argv[:-1]:
+        named = [argv[argv.index("-m") + 1]]
     else:
-        for name in _imports(program):
-            packages.append(name.partition(".")[0])
-            yield name
-    for package in packages:
-        yield from _LATER.get(package, ())
+        named = _imports(program)
+    for name in named:
+        yield from _SERVERS.get(name.partition(".")[0], ())
 
 
 def _imports(program: str) -> List[str]:

@@ -39,9 +39,13 @@ module Ratoon
         @socket = socket
       end
 
-      # Forks a worker for each request. Returns its request in each worker, and nil at the end of the requests.
+      # Forks a worker for each request. Returns its request in each worker, and nil at the end of the requests. Calls the block with the
+      # first request, before the first fork: all workers of a generation run the same command.
       def serve(before, after)
+        prepared = false
         while (request, descriptors = receive)
+          yield request unless prepared
+          prepared = true
           before.each(&:call)
           if fork_worker(request, descriptors)
             after.each(&:call)

@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require_relative 'stub'
+
 module Ratoon
   module Preload
     # Runs a command of Ruby in this process: a program such as `puma` or `bin/puma`, `ruby SCRIPT`, `bundle exec PROGRAM`.
@@ -16,7 +18,16 @@ module Ratoon
           end
           ARGV.replace(words)
           $PROGRAM_NAME = script
-          load(script)
+          load(Stub.resolve(script, words))
+        end
+
+        # Does in the preload process, before the first fork, what each worker would do by itself.
+        def prepare(program, argv)
+          name = File.basename(argv.first)
+          return if name.match?(RUBY)
+
+          program = argv[1] == 'exec' && find_in_path(argv[2].to_s) if %w[bundle bundler].include?(name)
+          Stub.prepare(File.expand_path(program)) if program
         end
 
         private
@@ -56,10 +67,13 @@ module Ratoon
         end
 
         def find(name)
+          find_in_path(name) || abort("ratoon-preload: worker.command: #{name} is not found in PATH")
+        end
+
+        def find_in_path(name)
           return name if name.include?('/')
 
-          found = ENV['PATH'].to_s.split(':').map { |directory| File.join(directory, name) }.find { |path| File.executable?(path) }
-          found || abort("ratoon-preload: worker.command: #{name} is not found in PATH")
+          ENV['PATH'].to_s.split(':').map { |directory| File.join(directory, name) }.find { |path| File.executable?(path) }
         end
 
         def ruby?(script)

@@ -1,4 +1,4 @@
-//! Binds the control socket: one master for each name. A socket that a dead master has left is replaced.
+//! Binds the control socket, and beside it the socket of varlink: one master for each name. A socket that a dead master has left is replaced.
 //!
 //! Law: a master replaces a socket only while it holds the lock beside the socket. Of two masters that start at once, one gets
 //! the lock and the other reports that. The kernel releases the lock when the process ends, in whatever way.
@@ -6,20 +6,17 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::bound::{BoundSocket, Identity, identity};
 use super::paths::{Env, LONGEST, SOCKET, weak_directory};
+use super::varlink;
 use crate::sys::trust::{self, Untrusted};
-use crate::sys::unix_socket::{bind_with_mode, refuse_descriptors};
 
-/// Number of connections that may wait, as in std; the kernel limits it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 /// Name of the lock file beside the socket.
 const LOCK: &str = "lock";
 
@@ -91,14 +88,14 @@ impl std::fmt::Display for Error {
     }
 }
 
-/// A bound control socket. Dropping it removes the socket, the lock, and the directory if it was made for them.
+/// A bound control socket. Dropping it removes the sockets, the lock, and the directory if it was made for them.
 #[derive(Debug)]
 pub struct Control {
-    listener: UnixListener,
+    socket: BoundSocket,
+    /// `None` until [`Control::open_varlink`].
+    varlink: Option<BoundSocket>,
     directory: PathBuf,
     made: bool,
-    /// Device and inode of the socket.
-    identity: (u64, u64),
     lock: File,
 }
 
@@ -110,9 +107,11 @@ pub struct Parts {
     /// Whether this process made the directory.
     pub made: bool,
     /// Device and inode of the socket's file.
-    pub identity: (u64, u64),
+    pub identity: Identity,
     /// The listening socket.
     pub listener: OwnedFd,
+    /// The listening socket of varlink, with the identity of its file.
+    pub varlink: Option<(OwnedFd, Identity)>,
     /// The lock.
     pub lock: OwnedFd,
 }
@@ -139,14 +138,8 @@ impl Control {
         if UnixStream::connect(&path).is_ok() {
             return Err(Error::Taken(directory.to_owned()));
         }
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::Io("remove the dead socket", path, error));
-            }
-            _ => {}
-        }
-        let (listener, identity) = listen(&path)?;
-        Ok(Control { listener, directory: directory.to_owned(), made, identity, lock })
+        let socket = BoundSocket::bind(path.clone()).map_err(|error| Error::Io("bind the control socket", path, error))?;
+        Ok(Control { socket, varlink: None, directory: directory.to_owned(), made, lock })
     }
 
     /// The socket's path.
@@ -154,10 +147,29 @@ impl Control {
         self.directory.join(SOCKET)
     }
 
+    /// Binds the socket of varlink, unless it is bound.
+    ///
+    /// # Errors
+    /// The socket cannot be bound.
+    pub fn open_varlink(&mut self) -> io::Result<&BoundSocket> {
+        if self.varlink.is_none() {
+            self.varlink = Some(BoundSocket::bind(self.directory.join(varlink::SOCKET))?);
+        }
+        self.varlink.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The socket of varlink, if it is bound.
+    pub fn varlink(&mut self) -> Option<&mut BoundSocket> {
+        self.varlink.as_mut()
+    }
+
     /// A control socket that an earlier program of this process has bound.
     pub fn from_parts(parts: Parts) -> Control {
-        let Parts { directory, made, identity, listener, lock } = parts;
-        Control { listener: listener.into(), directory, made, identity, lock: lock.into() }
+        let Parts { directory, made, identity, listener, varlink, lock } = parts;
+        let socket = BoundSocket::from_parts(directory.join(SOCKET), listener, identity);
+        let varlink =
+            varlink.map(|(listener, identity)| BoundSocket::from_parts(directory.join(varlink::SOCKET), listener, identity));
+        Control { socket, varlink, directory, made, lock: lock.into() }
     }
 
     /// Whether the directory was made for the socket.
@@ -166,13 +178,13 @@ impl Control {
     }
 
     /// Device and inode of the socket's file.
-    pub fn identity(&self) -> (u64, u64) {
-        self.identity
+    pub fn identity(&self) -> Identity {
+        self.socket.identity()
     }
 
     /// The listening socket and the lock.
     pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-        (self.listener.as_fd(), self.lock.as_fd())
+        (self.socket.descriptor(), self.lock.as_fd())
     }
 
     /// A copy of the listener, for the server.
@@ -180,12 +192,17 @@ impl Control {
     /// # Errors
     /// The process has no free descriptor.
     pub fn listener(&self) -> io::Result<UnixListener> {
-        self.listener.try_clone()
+        self.socket.listener()
+    }
+
+    /// The listening socket of varlink, with the identity of its file.
+    pub fn varlink_parts(&self) -> Option<(BorrowedFd<'_>, Identity)> {
+        self.varlink.as_ref().map(|socket| (socket.descriptor(), socket.identity()))
     }
 
     /// Whether the path still leads to this socket: a cleaner of `/tmp` or an administrator may have removed it.
     pub fn is_there(&self) -> bool {
-        identity(&self.path()).is_ok_and(|found| found == self.identity)
+        self.socket.is_there()
     }
 
     /// Binds the path anew after it was lost; the listener is the new one.
@@ -193,17 +210,15 @@ impl Control {
     /// # Errors
     /// [`Error::Io`]
     pub fn bind_again(&mut self) -> Result<(), Error> {
-        let (listener, identity) = listen(&self.path())?;
-        self.listener = listener;
-        self.identity = identity;
-        Ok(())
+        self.socket.bind_again().map_err(|error| Error::Io("bind the control socket", self.path(), error))
     }
 }
 
 impl Drop for Control {
     fn drop(&mut self) {
-        if self.is_there() {
-            let _ = fs::remove_file(self.path());
+        self.socket.remove();
+        if let Some(varlink) = &self.varlink {
+            varlink.remove();
         }
         let _ = fs::remove_file(self.directory.join(LOCK));
         if self.made {
@@ -250,27 +265,6 @@ fn lock(directory: &Path) -> Result<File, Error> {
             return Ok(file);
         }
     }
-}
-
-fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), Error> {
-    let failed = |what| move |error| Error::Io(what, path.to_owned(), error);
-    let listener = for_all_users(path).map_err(failed("bind the control socket"))?;
-    Ok((listener, identity(path).map_err(failed("look at"))?))
-}
-
-/// Binds a socket that every user with access to its directory may open: reads are for all, changes are checked by user.
-pub(super) fn for_all_users(path: &Path) -> io::Result<UnixListener> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    bind_with_mode(&socket, &SocketAddrUnix::new(path.as_os_str().as_bytes())?, 0o666)?;
-    // Not possible before Linux 6.16.
-    let _ = refuse_descriptors(&socket);
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(UnixListener::from(socket))
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|it| (it.dev(), it.ino()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+pub mod bound;
 pub mod client;
 pub mod dbus;
 pub mod http;

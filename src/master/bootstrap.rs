@@ -180,10 +180,11 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
         }
         let handle = master.workers.runtime_dir().handle().clone();
         let outputs = master.outputs.clone();
-        let directory = master.workers.runtime_dir().path().to_owned();
         // An instance that only probes has neither D-Bus nor varlink.
-        let start_fronts = || (!probe_only).then(|| Fronts::start(&handle, &directory, name, journal, under_systemd));
-        let mut fronts = start_fronts();
+        let start_fronts = |master: &mut Master| {
+            (!probe_only).then(|| Fronts::start(&handle, master.workers.open_varlink(), name, journal, under_systemd))
+        };
+        let mut fronts = start_fronts(&mut master);
         loop {
             match master.run().await {
                 End::Exit(code) => {
@@ -208,7 +209,7 @@ fn begin(options: Options, name: &str, journal: &Journal, left: Option<Left>, te
                         master.leave_fronts(fronts).await;
                     }
                     let why = master.replace(settled).await;
-                    fronts = start_fronts();
+                    fronts = start_fronts(&mut master);
                     master.not_replaced(&why);
                 }
             }

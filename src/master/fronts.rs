@@ -46,11 +46,17 @@ pub struct Fronts {
 }
 
 impl Fronts {
-    /// Starts both. `directory`: the runtime directory.
-    pub fn start(handle: &Handle, directory: &Path, instance: &str, journal: &Journal, under_systemd: bool) -> Fronts {
+    /// Starts both. `socket`: that of varlink, or why there is none.
+    pub fn start(
+        handle: &Handle,
+        socket: std::io::Result<varlink::Served>,
+        instance: &str,
+        journal: &Journal,
+        under_systemd: bool,
+    ) -> Fronts {
         Fronts {
             bus: start_bus(handle, instance, journal, under_systemd),
-            varlink: start_varlink(handle, directory, journal, under_systemd),
+            varlink: start_varlink(handle, socket, journal, under_systemd),
         }
     }
 
@@ -85,19 +91,21 @@ fn start_bus(handle: &Handle, instance: &str, journal: &Journal, under_systemd: 
     dbus::spawn(handle.announcing(), options)
 }
 
-/// `None` if the socket cannot be bound, which is logged.
-fn start_varlink(handle: &Handle, directory: &Path, journal: &Journal, under_systemd: bool) -> Option<varlink::Service> {
+/// `None` if there is no socket, which is logged.
+fn start_varlink(
+    handle: &Handle,
+    socket: std::io::Result<varlink::Served>,
+    journal: &Journal,
+    under_systemd: bool,
+) -> Option<varlink::Service> {
     let options = varlink::Options {
         own_uid: own_uid(),
         unit: under_systemd.then(own_unit).flatten(),
         bus: Bus::choose(own_uid()),
         log_control: Arc::new(JournalControl(journal.clone())),
     };
-    let started = varlink::spawn(directory, handle.announcing(), options);
-    let path = directory.join(varlink::SOCKET);
-    started
-        .map_err(|error| journal.log(Record::new(Level::Warning, format!("no varlink: cannot bind {}: {error}", path.display()))))
-        .ok()
+    let started = socket.map(|socket| varlink::spawn(socket, handle.announcing(), options));
+    started.map_err(|error| journal.log(Record::new(Level::Warning, format!("no varlink: cannot bind its socket: {error}")))).ok()
 }
 
 /// Binds the address of `status.listen`.

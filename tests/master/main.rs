@@ -36,5 +36,6 @@ mod start;
 mod stop;
 mod undo;
 mod upgrade;
+mod varlink;
 mod watch;
 mod zero;

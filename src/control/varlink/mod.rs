@@ -5,8 +5,8 @@
 //!
 //! The crate zlink has the protocol, too. Its server reads, answers and writes in one task: a call that waits for the end of a reload,
 //! or a peer that does not read, delays all other peers, and a message may have 100 MB (zlink-core 0.8). The protocol needs few lines
-//! besides serde: messages are JSON objects with a zero byte at the end. The socket is bound by each program of the master anew: one that was
-//! removed comes back with the next start or upgrade.
+//! besides serde: messages are JSON objects with a zero byte at the end. The socket is the runtime directory's (`master/workers/runtime_dir`):
+//! it goes on to the next program of the master, and is bound again when it was removed.
 //!
 //! | file | owns |
 //! |---|---|
@@ -23,8 +23,7 @@ mod interfaces;
 mod monitor;
 mod wire;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener as BlockingListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,11 +87,29 @@ impl Shared {
     }
 }
 
-/// The running front end. Dropping it removes the socket.
+/// Gives a running front end another socket.
+pub struct Sockets(watch::Sender<BlockingListener>);
+
+impl Sockets {
+    /// Serves this socket from now on. The connections of the one before stay.
+    pub fn replace(&self, listener: BlockingListener) {
+        self.0.send_replace(listener);
+    }
+}
+
+/// The socket that a front end serves.
+pub struct Served(watch::Receiver<BlockingListener>);
+
+/// A socket for a front end, and the means to replace it.
+pub fn served(listener: BlockingListener) -> (Sockets, Served) {
+    let (sockets, served) = watch::channel(listener);
+    (Sockets(sockets), Served(served))
+}
+
+/// The running front end. Dropping it closes the connections; the socket stays.
 pub struct Service {
     stop: watch::Sender<bool>,
     task: Option<JoinHandle<()>>,
-    path: PathBuf,
 }
 
 impl Service {
@@ -110,22 +127,11 @@ impl Drop for Service {
         if let Some(task) = &self.task {
             task.abort();
         }
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Binds the socket in the runtime directory and serves it. The caller holds the lock of the directory, so a socket that is there is
-/// that of an earlier program.
-///
-/// # Errors
-/// The socket cannot be bound.
-pub fn spawn(directory: &Path, handle: Handle, options: Options) -> io::Result<Service> {
-    let path = directory.join(SOCKET);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::from_std(crate::control::listen::for_all_users(&path)?)?;
+/// Serves a socket within a tokio runtime.
+pub fn spawn(served: Served, handle: Handle, options: Options) -> Service {
     let (stop, stopping) = watch::channel(false);
     let shared = Arc::new(Shared {
         handle,
@@ -136,16 +142,18 @@ pub fn spawn(directory: &Path, handle: Handle, options: Options) -> io::Result<S
         questions: Semaphore::new(QUESTIONS),
         stopping,
     });
-    Ok(Service { stop, task: Some(tokio::spawn(serve(listener, shared))), path })
+    Service { stop, task: Some(tokio::spawn(serve(served.0, shared))) }
 }
 
 /// Serves until the front end stops.
-async fn serve(listener: UnixListener, shared: Arc<Shared>) {
+async fn serve(mut sockets: watch::Receiver<BlockingListener>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
+    let mut listener = listener_of(&mut sockets);
+    let mut replaced = true;
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+            accepted = accept(listener.as_ref()) => match accepted {
+                Ok(stream) => {
                     // Without a seat the connection is closed at once.
                     if let Some(connection) = Connection::new(&shared, stream) {
                         connections.spawn(connection.serve());
@@ -153,11 +161,28 @@ async fn serve(listener: UnixListener, shared: Arc<Shared>) {
                 }
                 Err(_) => sleep(PAUSE).await,
             },
+            changed = sockets.changed(), if replaced => match changed {
+                Ok(()) => listener = listener_of(&mut sockets),
+                // The runtime directory is gone: the master ends.
+                Err(_) => replaced = false,
+            },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             () = shared.stops() => break,
         }
     }
     let _ = timeout(STOP_TIMEOUT, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// The present socket; `None` if the process has no free descriptor for a copy.
+fn listener_of(sockets: &mut watch::Receiver<BlockingListener>) -> Option<UnixListener> {
+    UnixListener::from_std(sockets.borrow_and_update().try_clone().ok()?).ok()
+}
+
+async fn accept(listener: Option<&UnixListener>) -> std::io::Result<UnixStream> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
 }
 
 /// A connection with the state that its calls need.

@@ -37,6 +37,8 @@ pub type Name = String;
 pub const CONTROL: &str = "control";
 /// Name of the lock's descriptor; see [`CONTROL`].
 pub const LOCK: &str = "lock";
+/// Name of the descriptor of varlink's socket.
+pub const VARLINK: &str = "varlink";
 /// Prefix of the name of a listening socket; its index among the sockets follows.
 pub const LISTENER_PREFIX: &str = "listener-";
 /// Prefix of the name of a slot's socket; the index of the listener and the slot follow: `slot-0-3`.
@@ -166,6 +168,8 @@ pub struct Control {
     pub lock: Name,
     /// Device and inode of the socket's file.
     pub identity: (u64, u64),
+    /// The listening socket of varlink, with device and inode of its file.
+    pub varlink: Option<(Name, (u64, u64))>,
 }
 
 /// The release of a generation.

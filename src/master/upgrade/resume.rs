@@ -13,6 +13,7 @@ use super::unknown_workers::UnknownWorkers;
 use super::{listeners, lost_sockets, store::Store};
 use crate::control::listen::{Control, Parts};
 use crate::control::paths::{self, Env};
+use crate::control::{bound, varlink};
 use crate::master::fronts;
 use crate::master::listeners::sockets::{Inherited, Listener};
 use crate::master::log::catalog;
@@ -22,7 +23,7 @@ use crate::master::output::{Mode, RelayState};
 use crate::master::releases::prepare::{self, InstanceContext, Release};
 use crate::master::signals::SIGNALS;
 use crate::master::state::fds::Incoming;
-use crate::master::state::{self, CONTROL, LOCK, READING_PREFIX};
+use crate::master::state::{self, CONTROL, LOCK, READING_PREFIX, VARLINK};
 use crate::master::status::troubles::{self, Troubles};
 use crate::master::tasks::Job;
 use crate::pool::{GenerationId, Pool};
@@ -259,7 +260,9 @@ fn control(saved: &state::Control, fds: &mut Incoming) -> Result<Control, String
     let taken = fds.take(&saved.listener).and_then(|listener| Ok((listener, fds.take(&saved.lock)?)));
     let (listener, lock) = taken.map_err(|error| error.to_string())?;
     let directory = saved.directory.clone().into_path();
-    Ok(Control::from_parts(Parts { directory, made: saved.made, identity: saved.identity, listener, lock }))
+    // Without it the socket is bound anew.
+    let varlink = saved.varlink.as_ref().and_then(|(name, identity)| Some((fds.take(name).ok()?, *identity)));
+    Ok(Control::from_parts(Parts { directory, made: saved.made, identity: saved.identity, listener, varlink, lock }))
 }
 
 /// Starts with the control socket and the listening sockets only, without a usable state.
@@ -274,11 +277,11 @@ fn makeshift(
     let directory = paths::runtime_directory(start.name, &places);
     let control = match (fds.take(CONTROL), fds.take(LOCK)) {
         (Ok(listener), Ok(lock)) => {
-            let identity = std::fs::symlink_metadata(directory.join(paths::SOCKET));
-            let identity =
-                identity.map(|it| (std::os::unix::fs::MetadataExt::dev(&it), std::os::unix::fs::MetadataExt::ino(&it)));
+            let identity_of = |name| bound::identity(&directory.join(name)).unwrap_or_default();
+            let identity = identity_of(paths::SOCKET);
+            let varlink = fds.take(VARLINK).ok().map(|socket| (socket, identity_of(varlink::SOCKET)));
             let made = std::env::var_os("RUNTIME_DIRECTORY").is_none();
-            Control::from_parts(Parts { directory, made, identity: identity.unwrap_or_default(), listener, lock })
+            Control::from_parts(Parts { directory, made, identity, listener, varlink, lock })
         }
         _ => Control::bind(&directory, &places).map_err(|error| error.to_string())?,
     };

@@ -18,7 +18,7 @@ use crate::control::listen::Control;
 use crate::control::{http, paths, varlink};
 use crate::master::releases::adapter;
 use crate::master::state::fds::Outgoing;
-use crate::master::state::{self, CONTROL, LOCK};
+use crate::master::state::{self, CONTROL, LOCK, VARLINK};
 use crate::master::workers::WorkerSet;
 use crate::master::workers::processes::Token;
 use crate::pool::WorkerId;
@@ -35,6 +35,8 @@ pub struct RuntimeDir {
     handle: Handle,
     registry: Arc<http::ConnectionRegistry>,
     serving: Option<JoinHandle<()>>,
+    /// The server of varlink's socket.
+    varlink: Option<varlink::Sockets>,
     /// `None` when the kernel gives no inotify instance: then a removed socket is not bound again.
     inotify: Option<OwnedFd>,
     watches: Watches,
@@ -50,6 +52,7 @@ struct Watches {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Removed {
     control: bool,
+    varlink: bool,
     directory: bool,
     sockets: Vec<WorkerId>,
 }
@@ -68,7 +71,16 @@ impl RuntimeDir {
         go_on: bool,
     ) -> Result<RuntimeDir, String> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok();
-        let mut dir = RuntimeDir { control, directory, handle, registry, serving: None, inotify, watches: Watches::default() };
+        let mut dir = RuntimeDir {
+            control,
+            directory,
+            handle,
+            registry,
+            serving: None,
+            varlink: None,
+            inotify,
+            watches: Watches::default(),
+        };
         if !go_on {
             let _ = fs::remove_dir_all(dir.notify());
         }
@@ -90,12 +102,19 @@ impl RuntimeDir {
             listener: fds.lend(CONTROL.to_owned(), listener),
             lock: fds.lend(LOCK.to_owned(), lock),
             identity: self.control.identity(),
+            varlink: self.control.varlink_parts().map(|(socket, identity)| (fds.lend(VARLINK.to_owned(), socket), identity)),
         }
     }
 
-    /// The runtime directory.
-    pub fn path(&self) -> &Path {
-        &self.directory
+    /// The socket of varlink, for a server; also the one that is bound again after it was removed. Connections wait in its queue while no
+    /// program serves it.
+    ///
+    /// # Errors
+    /// The socket cannot be bound, or the process has no free descriptor.
+    pub fn open_varlink(&mut self) -> std::io::Result<varlink::Served> {
+        let (sockets, served) = varlink::served(self.control.open_varlink()?.listener()?);
+        self.varlink = Some(sockets);
+        Ok(served)
     }
 
     /// The directory of the workers' notify sockets.
@@ -156,6 +175,7 @@ impl RuntimeDir {
             match name {
                 _ if directory => removed.directory = true,
                 Some(paths::SOCKET) if event.wd() == self.watches.own => removed.control = true,
+                Some(varlink::SOCKET) if event.wd() == self.watches.own => removed.varlink = true,
                 Some(NOTIFY) if event.wd() == self.watches.own => removed.directory = true,
                 Some(name) if event.wd() == self.watches.notify => removed.sockets.extend(name.parse::<WorkerId>()),
                 Some(_) | None => {}
@@ -173,8 +193,6 @@ impl Drop for RuntimeDir {
             let _ = fs::remove_dir_all(self.notify());
         }
         adapter::clear(&self.directory);
-        // The service that accepts on it ends later.
-        let _ = fs::remove_file(self.directory.join(varlink::SOCKET));
     }
 }
 
@@ -191,6 +209,9 @@ impl WorkerSet {
         if removed.control {
             self.control_again();
         }
+        if removed.varlink {
+            self.varlink_again();
+        }
         for worker in removed.sockets {
             self.socket_again(worker);
         }
@@ -200,10 +221,19 @@ impl WorkerSet {
     pub(in crate::master) fn restore_directory(&mut self) -> std::io::Result<()> {
         self.runtime_dir.make()?;
         self.control_again();
+        self.varlink_again();
         for worker in self.processes.keys().copied().collect::<Vec<_>>() {
             self.socket_again(worker);
         }
         Ok(())
+    }
+
+    /// The socket of varlink, for a server; see [`RuntimeDir::open_varlink`].
+    ///
+    /// # Errors
+    /// The socket cannot be bound, or the process has no free descriptor.
+    pub(in crate::master) fn open_varlink(&mut self) -> std::io::Result<varlink::Served> {
+        self.runtime_dir.open_varlink()
     }
 
     fn control_again(&mut self) {
@@ -215,6 +245,21 @@ impl WorkerSet {
         self.log.warn(match again {
             Ok(()) => "the control socket was removed: it is there again".to_owned(),
             Err(why) => format!("the control socket was removed and cannot be bound again: {why}"),
+        });
+    }
+
+    fn varlink_again(&mut self) {
+        let RuntimeDir { control, varlink, .. } = &mut self.runtime_dir;
+        let Some(socket) = control.varlink().filter(|socket| !socket.is_there()) else { return };
+        let again = socket.bind_again().and_then(|()| socket.listener());
+        self.log.warn(match again {
+            Ok(listener) => {
+                if let Some(varlink) = varlink {
+                    varlink.replace(listener);
+                }
+                "the socket of varlink was removed: it is there again".to_owned()
+            }
+            Err(error) => format!("the socket of varlink was removed and cannot be bound again: {error}"),
         });
     }
 

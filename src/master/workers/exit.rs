@@ -171,6 +171,8 @@ impl WorkerSet {
                 self.cleared(worker, events);
             }
         }
+        // The kernel's notification of an empty control group comes from a thread of its own, on a busy machine much later.
+        self.look_for_cleared(events);
     }
 
     /// Handles the exit of former main processes of a worker. The worker itself goes on.

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::net::TcpListener;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::chromium::{Browser, Page};
 use crate::hang;
@@ -19,12 +19,17 @@ fn axe() -> String {
     std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}: run tests/setup"))
 }
 
-/// Fails with the violations of the page as it is.
-fn is_accessible(browser: &mut Browser, page: &Page, what: &str) {
+/// The violations of the page as it is.
+fn violations(browser: &mut Browser, page: &Page) -> Value {
     let check =
         "axe.run(document, {resultTypes: ['violations']}).then(({violations}) => violations.flatMap(({id, help, nodes}) =>
         nodes.map(({html, any}) => `${id}: ${help}: ${html} ${any.map(({message}) => message).join('; ')}`)))";
-    let violations = browser.js(page, check);
+    browser.js(page, check)
+}
+
+/// Fails with the violations of the page as it is.
+fn is_accessible(browser: &mut Browser, page: &Page, what: &str) {
+    let violations = violations(browser, page);
     assert_eq!(violations, json!([]), "{what}: {violations:#}");
 }
 
@@ -99,8 +104,14 @@ fn page_is_readable_and_accessible_in_every_view() {
             browser.keep_picture(page, &format!("page {what}.png"));
         }
     }
-    // A reload and its end have marks of their own, in each plot.
+    // The checks find what they are to find: an image without a text.
     let (desk, _) = &views[2];
+    let add = "document.querySelector('main').append(Object.assign(document.createElement('img'), {id: 'extra'}))";
+    let _ = browser.js(desk, &format!("{{ {add}; }}"));
+    let found = violations(&mut browser, desk).to_string();
+    assert!(found.contains("image-alt"), "{found}");
+    let _ = browser.js(desk, "document.getElementById('extra').remove()");
+    // A reload and its end have marks of their own, in each plot.
     assert_eq!(master.ask(&["reload"]).status.code(), Some(1));
     browser.wait(desk, "document.querySelector('#queue-plot .mark.undone').getAttribute('d').startsWith('M')");
     browser.wait(desk, "!document.getElementById('marks').hidden");

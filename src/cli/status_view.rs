@@ -284,6 +284,7 @@ fn workers(shown: &[&Worker], generation: u64, clock: &Clock, screen: &Screen) -
 pub(super) fn state(worker: &Worker) -> String {
     match (worker.state.as_str(), worker.listening) {
         ("draining", Some(true)) => "draining, still listens".to_owned(),
+        ("ready", _) if worker.avoided.is_some() => "ready, avoided".to_owned(),
         ("ready", _) if worker.accepting == Some(false) => "ready, not accepting".to_owned(),
         (state, _) => state.to_owned(),
     }

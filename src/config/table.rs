@@ -123,6 +123,10 @@ tables! {
         /// With `"per-slot"` there is at each TCP address a socket for each slot, so that connections are spread evenly; a
         /// socket unit needs `ReusePort=yes` for it. See BALANCE in `ratoon.toml(5)`.
         balance: Balance as Balance, default r#""shared""#, flag("balance");
+        /// With `balance = "per-slot"`, the age of a request from which its worker hangs, so that new connections go to others.
+        /// So does a worker that is stopped, or takes nothing from its queue while others have none. What has waited in its queue for so long
+        /// is served by another worker. `"off"`: each slot gets its connections whatever its worker does. See BALANCE in `ratoon.toml(5)`.
+        balance_hung: Option<Duration> as OrOff<Time>, default r#""10s""#, example r#""5s""#, flag("balance-hung TIME");
         /// Standard input of the workers: `"null"` is `/dev/null`, `"socket"` the first listening socket.
         /// The socket is descriptor 3, too. `"socket"` is for programs that expect it as `StandardInput=socket` of
         /// `systemd.exec(5)` passes it, such as Java's `System.inheritedChannel()`. Without a listening socket it is an error.

@@ -71,6 +71,7 @@ watchdog = "30s"
 user = "www-data"
 group = 33
 balance = "per-slot"
+balance_hung = "3s"
 
 [worker.limits]
 memory_max = "512M"
@@ -159,6 +160,7 @@ hosts = ["Status.Example.org.", "b"]
                 nofile: Some(4096),
             },
             balance: Balance::PerSlot,
+            balance_hung: Some(Duration::from_secs(3)),
             ..Worker::default()
         },
         scale: Scale {

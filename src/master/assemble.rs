@@ -11,6 +11,7 @@ use crate::master::Master;
 use crate::master::comparison::Comparer;
 use crate::master::event_queue::EventQueue;
 use crate::master::listeners::ListenerSet;
+use crate::master::listeners::hang_watch::HangWatch;
 use crate::master::listeners::idle_watch::IdleWatch;
 use crate::master::listeners::queue_watch::QueueWatch;
 use crate::master::load_watch::LoadWatch;
@@ -165,6 +166,7 @@ impl Master {
             queue_watch: QueueWatch::new(poll.clone(), results.clone()),
             idle_watch: IdleWatch::new(poll.clone(), results.clone()),
             load_watch: LoadWatch::new(results.clone()),
+            hang_watch: HangWatch::new(&poll, results.clone(), now).map_err(cannot)?,
             results,
             requests: RequestTable::default(),
             unknown_workers: UnknownWorkers::default(),

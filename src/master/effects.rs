@@ -135,6 +135,7 @@ impl Master {
         while let Some((worker, slot, generation)) = self.workers.next_to_spawn() {
             self.queue_watch.let_go();
             self.idle_watch.let_go();
+            self.hang_watch.let_go();
             self.status.touch();
             let spawned = self.start(slot, generation, worker);
             match spawned.and_then(|start| self.workers.begin(worker, start, self.now, &mut self.events)) {
@@ -299,7 +300,7 @@ impl Master {
         // "worker 3 (slot 0): exit 1": the catalog's texts need the part after the colon.
         let why = log.message.split_once(": ").map(|(_, why)| why.to_owned());
         let (how, reason) = match log.kind {
-            Kind::WorkerFailed | Kind::StartTimeout | Kind::Watchdog | Kind::Degraded => (why, None),
+            Kind::WorkerFailed | Kind::StartTimeout | Kind::Watchdog | Kind::Hangs | Kind::Degraded => (why, None),
             Kind::RolledBack | Kind::Refused | Kind::Undone | Kind::CannotStart | Kind::ProbeFailed | Kind::Scaled => (None, why),
             _ => (None, None),
         };

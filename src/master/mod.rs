@@ -76,6 +76,7 @@ use std::time::Instant;
 use self::comparison::Comparer;
 use self::event_queue::EventQueue;
 use self::listeners::ListenerSet;
+use self::listeners::hang_watch::HangWatch;
 use self::listeners::idle_watch::IdleWatch;
 use self::listeners::queue_watch::QueueWatch;
 use self::load_watch::LoadWatch;
@@ -139,6 +140,7 @@ struct Master {
     queue_watch: QueueWatch,
     idle_watch: IdleWatch,
     load_watch: LoadWatch,
+    hang_watch: HangWatch,
     comparer: Comparer,
     /// Workers of an earlier program of which nothing else is known.
     unknown_workers: UnknownWorkers,

@@ -7,6 +7,7 @@ use crate::master::Master;
 use crate::master::listeners::idle_watch::IdleStage;
 use crate::master::load_watch::{Seen, Subjects};
 use crate::master::log::journal::{Level, Record};
+use crate::master::pool_clock;
 use crate::master::releases::prepare::{self, Prepared};
 use crate::master::status::accept_watch::Look;
 use crate::master::status::document::LoopFacts;
@@ -20,7 +21,9 @@ use crate::status::kernel::Queue;
 impl Master {
     /// Handles a result of another thread.
     pub(super) fn take_result(&mut self, result: TaskResult) {
-        if !matches!(result, TaskResult::Composed | TaskResult::Accepting(_) | TaskResult::AcceptLookFailed) {
+        // A look changes no status; the events that it leads to do.
+        let is_look = matches!(result, TaskResult::Accepting(_) | TaskResult::AcceptLookFailed | TaskResult::Hangs(_));
+        if !is_look && !matches!(result, TaskResult::Composed) {
             self.status.touch();
         }
         let events = &mut self.events;
@@ -49,6 +52,10 @@ impl Master {
             TaskResult::Queues(queues) => self.queues_seen(&queues),
             TaskResult::Activity { open, cpu } => self.idle_watch.seen(open, cpu, self.now, &mut self.events),
             TaskResult::Load(seen) => self.load_seen(&seen),
+            TaskResult::Hangs(look) => {
+                let seen = self.hang_watch.seen(look);
+                self.pool.judge(pool_clock::time(self.now), &seen).into_iter().for_each(|event| events.push(event));
+            }
             TaskResult::Composed => {
                 let job = self.status.next_document();
                 self.compose(job);
@@ -128,6 +135,14 @@ impl Master {
             self.status.queues_seen(None);
         }
         self.idle_watch.follow(stage, || listeners.shown(), self.now);
+        let looks = self.pool.looks_for_hangs() && listeners.have_slots();
+        self.hang_watch.follow(looks, self.now);
+    }
+
+    /// Looks for workers that hang, when it is time.
+    pub(super) fn look_for_hangs(&mut self) {
+        let Master { hang_watch, pool, workers, listeners, now, .. } = self;
+        hang_watch.on_deadline(*now, || workers.hang_subjects(pool, listeners), || listeners.of_slots());
     }
 
     fn queues_seen(&mut self, queues: &[Option<Queue>]) {

@@ -1,5 +1,6 @@
 //! The results that other threads and tasks send to the loop.
 
+use crate::master::listeners::hang_watch::Look;
 use crate::master::load_watch::Seen;
 use crate::master::output::Printed;
 use crate::master::releases::prepare::Prepared;
@@ -48,6 +49,8 @@ pub(in crate::master) enum TaskResult {
     },
     /// The figures of the load of an elastic pool.
     Load(Seen),
+    /// What was seen of workers with their own queues.
+    Hangs(Look),
     /// A status document is composed, and requesters wait for the next one.
     Composed,
     /// The probed worker has answered as it must, or not and why.

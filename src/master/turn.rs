@@ -37,6 +37,7 @@ impl Master {
             self.listeners.deadline(),
             self.queue_watch.deadline(),
             self.idle_watch.deadline(),
+            self.hang_watch.deadline(),
             self.load_watch.deadline(self.pool.load_period(), self.now),
             self.status.deadline(),
         ];
@@ -68,6 +69,7 @@ impl Master {
                 Token::Directory => self.workers.directory_changed(),
                 Token::Queues => self.queue_watch.connected(self.now),
                 Token::Idle => self.idle_watch.connected(&mut self.events),
+                Token::Hangs => self.hang_watch.connected(self.now),
             }
         }
         self.with_workers(|workers, now, keep, events| workers.ended(&ended, now, keep, events));
@@ -96,6 +98,7 @@ impl Master {
         self.queue_watch.on_deadline(self.now);
         self.idle_watch.on_deadline(self.now, || self.workers.counted(&self.pool), &mut self.events);
         self.sample_load();
+        self.look_for_hangs();
         self.workers.warn_of_unanswered();
         self.releases.on_deadline(self.now, &mut self.events);
         if let Some(why) = self.upgrader.overdue(self.now) {
@@ -170,6 +173,7 @@ impl Master {
                 // A closed descriptor cannot be taken out of the epoll set any more.
                 self.queue_watch.let_go();
                 self.idle_watch.let_go();
+                self.hang_watch.let_go();
                 self.listeners.close_bound(&self.pool);
             }
             // A decision that affects workers is stored first: the next master must not decide otherwise.

@@ -20,6 +20,8 @@ mod exit_cause;
 mod fallback;
 mod first_start;
 mod generation;
+mod hang;
+mod hang_signs;
 mod history;
 mod idle;
 mod judge_command;
@@ -58,6 +60,8 @@ pub use answer_times::AnswerTimes;
 pub use canary::{CanaryView, Sides, Steps};
 pub use elastic::Scaled;
 pub use exit_cause::{ExitCause, Span};
+pub use hang::Hang;
+pub use hang_signs::{READS, Sighting};
 pub use history::{Committed, Succession};
 pub use judge_command::{CommandVerdict, JUDGE_COMMAND_LIMIT};
 pub use preload::{PreloadView, StartMode};
@@ -80,6 +84,7 @@ use crate::table::Table;
 use fallback::Fallback;
 use first_start::Stopping;
 use generation::Generation;
+use hang::Avoided;
 use idle::Idling;
 use pause::Pause;
 use probe::Probe;
@@ -136,6 +141,9 @@ pub struct Pool {
     #[serde(default)]
     idling: Idling,
     recycling: Recycling,
+    /// The ready workers that hang.
+    #[serde(default)]
+    avoided: BTreeMap<WorkerId, Avoided>,
     /// A slot failed more often than `restart.limit` allows, and the pool has not recovered since.
     degraded: bool,
     /// Why the last reload failed, until the next one begins; or why the instance ends by itself. For the status text.
@@ -175,6 +183,7 @@ impl Pool {
             pause: None,
             idling: Idling::default(),
             recycling: Recycling::default(),
+            avoided: BTreeMap::new(),
             degraded: false,
             failure_text: None,
             timers: Timers::default(),
@@ -215,6 +224,9 @@ impl Pool {
             Event::Cleared(id) => self.cleared(id),
             Event::Orphaned { worker, serving } => self.orphans_seen(worker, serving),
             Event::QueueDrained(id) => self.queue_drained(id),
+            Event::Hangs(id, why) => self.hangs(id, why),
+            Event::Well(id) => self.well(id),
+            Event::HungQueueWaits(id) => self.hung_queue_waits(id),
             Event::RecycleDue(id, why) => self.recycle_due(id, why),
             Event::Reload(requester) => self.ask_reload(requester),
             Event::Undo(wanted, requester) => self.ask_undo(wanted, requester),
@@ -300,6 +312,7 @@ impl Pool {
                 Key::Start(id) => self.start_timeout(id),
                 Key::Settle(id) => self.settled(id),
                 Key::Watchdog(id) => self.watchdog(id),
+                Key::Hang(id) => self.tell_hang(id),
                 Key::Age(id) => self.recycle_due(id, RecycleReason::Age),
                 Key::Stop(id) => self.stop_timeout(id),
                 Key::Orphaned(id) => self.look_at_orphaned(id),

@@ -113,6 +113,7 @@ impl Pool {
         let ready = || format!("{}/{} ready", self.ready(), self.target);
         let mut text = format!("{}: {}", self.named(self.current), self.idle_in_words().unwrap_or_else(ready));
         text += &self.ceiling_in_words();
+        text += &self.hangs_in_words();
         if self.is_held_for_probe(self.current) {
             text += ", probing";
         }

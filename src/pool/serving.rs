@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::preload::Forking;
-use super::reload::Stage;
+use super::reload::{Reload, Stage};
 use super::settings::Surge;
 use super::timers::Key;
 use super::vocabulary::{Action, GenerationId, Kind, Slot, WorkerId};
@@ -55,6 +55,8 @@ impl Pool {
     /// The queues that get new connections: those with a ready worker; if no worker is ready, those of all slots, because each slot gets a
     /// replacement. Only the first queue, whose socket is systemd's and outlives the instance: when the instance stops; and if no worker
     /// is ready before all were ready once, or with one queue for all workers. An idle pool has the queue of its first worker.
+    ///
+    /// The queue of a worker that hangs gets none while another worker beside it, old or canary, is well; that of a canary gets none at all.
     pub fn serving(&self) -> BTreeSet<Queue> {
         let first = BTreeSet::from([Queue::FIRST]);
         if self.stopping.is_some() {
@@ -62,6 +64,7 @@ impl Pool {
         }
         let ready: BTreeSet<Queue> = self.workers.values().filter(|it| it.serves()).map(|it| self.queue(it)).collect();
         match ready.is_empty() {
+            false if !self.avoided.is_empty() => self.without_hung(ready),
             false => ready,
             true if self.idling.is_idle() => BTreeSet::from([self.idle_queue()]),
             true if self.announced && self.has_queues(self.current) => {
@@ -71,17 +74,27 @@ impl Pool {
         }
     }
 
-    /// The canary's part of the new connections; `None` without a ready canary that has queues of its own. A step of N workers gets N of
+    /// The ready queues without those whose workers all hang.
+    fn without_hung(&self, ready: BTreeSet<Queue>) -> BTreeSet<Queue> {
+        let canary = self.canary_part().map(|canary| canary.queues).unwrap_or_default();
+        let candidate = self.canary_reload().map(|reload| reload.number);
+        let others = || self.workers().filter(|(_, it)| it.serves() && Some(it.generation) != candidate);
+        let mut queues: BTreeSet<Queue> = self.well_queues(others()).into_iter().collect();
+        if queues.is_empty() {
+            queues = others().map(|(_, it)| self.queue(it)).collect();
+        }
+        queues.extend(canary);
+        if queues.is_empty() { ready } else { queues }
+    }
+
+    /// The canary's part of the new connections; `None` without a ready canary that has queues of its own and does not hang. A step of N workers gets N of
     /// all workers' parts, a step with a share that share; as long as a part of its workers is ready, that part of it.
     pub fn canary_part(&self) -> Option<CanaryPart> {
-        let reload = self.reload.as_ref().filter(|it| matches!(it.stage, Stage::Starting | Stage::Canary))?;
+        let reload = self.canary_reload()?;
         let step = reload.canary?.step;
-        if self.stopping.is_some() || !self.has_queues(reload.number) {
-            return None;
-        }
         let candidate = self.generations.get(&reload.number)?;
-        let own = self.workers.values().filter(|it| it.generation == reload.number && it.serves());
-        let queues: BTreeSet<Queue> = own.map(|it| self.queue(it)).collect();
+        let own = self.workers().filter(|(_, it)| it.generation == reload.number && it.serves());
+        let queues: BTreeSet<Queue> = self.well_queues(own).into_iter().collect();
         let ready = queues.len() as u32;
         let (part, of) = match candidate.settings.steps.sizes.get(step)? {
             Surge::Count(_) => (ready, self.target + ready),
@@ -90,6 +103,13 @@ impl Pool {
         // In lowest terms, so that the turns of the canary are as evenly spaced as can be.
         let common = greatest_common_divisor(part, of);
         (ready > 0).then(|| CanaryPart { queues, part: part / common, of: of / common })
+    }
+
+    /// The reload whose canary has queues of its own.
+    fn canary_reload(&self) -> Option<&Reload> {
+        let reload = self.reload.as_ref().filter(|it| matches!(it.stage, Stage::Starting | Stage::Canary))?;
+        let has_canary = reload.canary.is_some() && self.stopping.is_none() && self.has_queues(reload.number);
+        has_canary.then_some(reload)
     }
 
     /// The workers that stop when their accept queue is empty.
@@ -135,8 +155,9 @@ impl Pool {
         if self.pause.is_some() {
             return false;
         }
-        let others = self.workers.iter().filter(|(other, it)| **other != id && it.serves()).map(|(_, it)| self.queue(it));
-        let (same, elsewhere): (Vec<Queue>, Vec<Queue>) = others.partition(|queue| *queue == own);
+        let others = self.workers().filter(|(other, it)| *other != id && it.serves());
+        let (same, elsewhere): (Vec<_>, Vec<_>) = others.partition(|(_, it)| self.queue(it) == own);
+        let same = self.well_queues(same.into_iter());
         if self.idling.is_idle() {
             return same.is_empty() && own != self.idle_queue();
         }
@@ -189,6 +210,11 @@ impl Pool {
         {
             return;
         }
+        self.start_relief(queue, failed);
+    }
+
+    /// Starts a worker of the current generation that empties this queue, then stops.
+    pub(super) fn start_relief(&mut self, queue: Queue, failed: WorkerId) {
         let slot = queue.slot;
         let id = self.spawn(self.current, slot);
         if let Some(relief) = self.workers.get_mut(&id) {

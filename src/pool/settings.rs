@@ -37,6 +37,9 @@ pub struct Settings {
     pub max_age: Option<Duration>,
     /// Each slot has its own accept queue (`worker.balance = "per-slot"`).
     pub per_slot: bool,
+    /// The age of a request from which its worker hangs (`worker.balance_hung`); `None`: no worker is avoided.
+    #[serde(default)]
+    pub balance_hung: Option<Duration>,
     /// The instance has listening sockets.
     pub listens: bool,
     /// The time without a connection after which no worker is left (`scale.idle`); `None` unless `worker.min` is 0.

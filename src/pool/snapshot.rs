@@ -64,6 +64,9 @@ impl Pool {
         for id in self.preload_processes() {
             self.known(id, "the preload process")?;
         }
+        for id in self.avoided.keys() {
+            self.known(*id, "a worker that hangs")?;
+        }
         if let Some((_, successor)) = &self.recycling.running {
             self.known(*successor, "the worker that replaces a recycled one")?;
         }
@@ -73,6 +76,7 @@ impl Pool {
                 | Key::Settle(worker)
                 | Key::Watchdog(worker)
                 | Key::Age(worker)
+                | Key::Hang(worker)
                 | Key::Stop(worker)
                 | Key::Orphaned(worker)
                 | Key::KillOrphaned(worker) => self.known(worker, "the worker of a deadline")?,

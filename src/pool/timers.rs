@@ -23,6 +23,8 @@ pub enum Key {
     Watchdog(WorkerId),
     /// The age at which a worker is recycled.
     Age(WorkerId),
+    /// The time after which the hang of a worker is told.
+    Hang(WorkerId),
     /// The stop timeout of a draining worker, the limit for its accept queue, or the next SIGKILL.
     Stop(WorkerId),
     /// The next inspection of a worker's orphaned processes.
@@ -149,7 +151,7 @@ impl Timers {
 
     /// Clears all deadlines of a worker.
     pub fn clear_worker(&mut self, worker: WorkerId) {
-        let keys = [Key::Start, Key::Settle, Key::Watchdog, Key::Age, Key::Stop, Key::Orphaned, Key::KillOrphaned];
+        let keys = [Key::Start, Key::Settle, Key::Watchdog, Key::Age, Key::Hang, Key::Stop, Key::Orphaned, Key::KillOrphaned];
         for key in keys {
             self.clear(key(worker));
         }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elastic::Scaled;
 use super::exit_cause::ExitCause;
+use super::hang::Hang;
 use super::judge_command::CommandVerdict;
 use super::reason::{Cause, Reason};
 use super::recycle::RecycleReason;
@@ -68,6 +69,12 @@ pub enum Event {
     },
     /// No connection waits in the accept queue of the worker any more; the answer to [`Action::DrainQueue`].
     QueueDrained(WorkerId),
+    /// A worker with an accept queue of its own hangs, and how; from [`super::Pool::judge`], as the next two.
+    Hangs(WorkerId, Hang),
+    /// A worker hangs no more.
+    Well(WorkerId),
+    /// Connections have waited in the queue of a worker that hangs for `worker.balance_hung`.
+    HungQueueWaits(WorkerId),
     /// The worker has reached a limit (`recycle.max_memory` …) and is to be recycled.
     RecycleDue(WorkerId, RecycleReason),
     /// A reload is requested; `None`: no requester waits for its outcome.
@@ -347,6 +354,8 @@ pub enum Kind {
     Scaled,
     /// All workers that the configuration allows are there, and connections wait.
     AtMax,
+    /// A worker hangs, so that new connections go to others.
+    Hangs,
     /// A worker ended without having been asked to, or did not end cleanly while it drained.
     WorkerFailed,
     /// A worker was not ready in time.

@@ -212,8 +212,9 @@ impl Pool {
         }
     }
 
-    /// Removes the worker from the `ready` count of its generation.
+    /// Removes the worker from the `ready` count of its generation, and from the workers that hang.
     fn uncount(&mut self, id: WorkerId) {
+        self.forget_hang(id);
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if std::mem::take(&mut worker.counted) {
             let generation = worker.generation;
@@ -235,6 +236,10 @@ impl Pool {
         worker.stop_reason = Some(stop_reason);
         worker.draining_queue = draining_queue;
         let (has_process, generation) = (worker.pid.is_some(), worker.generation);
+        if draining_queue && self.avoided(id).is_some() {
+            // It does not empty its queue itself.
+            self.relieve_hung(id);
+        }
         if stop_reason == StopReason::Asked {
             self.preload_dismissed(id);
         }

@@ -174,6 +174,11 @@ pub fn open_connections(listeners: &[impl AsFd]) -> Option<u64> {
     Some(waiting.saturating_add(seen.connections.len() as u64))
 }
 
+/// Whether a process is stopped, as by SIGSTOP.
+pub fn is_stopped(pid: u32) -> bool {
+    Process::of(pid).and_then(|process| process.stat()).is_some_and(|stat| stat.is_stopped)
+}
+
 /// Makes a survey that neither uses nor keeps earlier results.
 pub fn survey(workers: &[Subject], listeners: &[impl Listening]) -> Survey {
     Surveyor::default().survey(workers, listeners, &Claims::default())

@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
 use self::json::Clock;
 pub use self::totals::{Counted, Times, Totals, plausible};
 use crate::status::tree::{Connection, Counters, Request};
@@ -52,6 +54,17 @@ pub struct Shown {
     pub all: bool,
     /// Number of open connections for which the page has no room.
     pub unlisted: u64,
+}
+
+/// The requests that a worker has in work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Their number.
+    pub requests: u64,
+    /// The age of the oldest one, as far as the page tells.
+    pub oldest: Option<Duration>,
+    /// Connections accepted since the worker's start.
+    pub connections: u64,
 }
 
 /// Buffers that are reused from page to page.
@@ -142,6 +155,11 @@ impl Scoreboard {
 
     /// The number of requests in work; `None` when the worker has never written the page, or does not list its connections.
     pub fn in_work(&self) -> Option<u64> {
+        self.work().map(|work| work.requests)
+    }
+
+    /// The requests in work; `None` as for [`Self::in_work`].
+    pub fn work(&self) -> Option<Work> {
         let page = self.open()?;
         let counts = page.word(header::NOT_COUNTED) & not_counted::CONNECTIONS == 0;
         // A worker that has had requests on no connection does not tell of its connections.
@@ -149,9 +167,19 @@ impl Scoreboard {
         if !lists {
             return None;
         }
-        let (mut buffers, mut active) = (Buffers::default(), 0_u64);
-        page.connections(&mut buffers.first, &mut buffers.second, |entry| active += u64::from(entry.active));
-        Some(active.saturating_add(plausible(page.word(header::UNLISTED_IN_WORK))))
+        let (mut buffers, mut active, mut first) = (Buffers::default(), 0_u64, None::<u64>);
+        page.connections(&mut buffers.first, &mut buffers.second, |entry| {
+            active += u64::from(entry.active);
+            let start = entry.guarded.filter(|_| entry.active).and_then(|guarded| guarded.request?.start);
+            first = first.into_iter().chain(start).min();
+        });
+        let now = clock_gettime(ClockId::Monotonic);
+        let now = Duration::new(now.tv_sec as u64, now.tv_nsec as u32);
+        Some(Work {
+            requests: active.saturating_add(plausible(page.word(header::UNLISTED_IN_WORK))),
+            oldest: first.map(|start| now.saturating_sub(Duration::from_nanos(start))),
+            connections: plausible(page.word(header::CONNECTIONS)),
+        })
     }
 
     /// The requests in work, the longest-running first: the cause of a hang or a crash may be among them. The second value is the

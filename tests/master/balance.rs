@@ -13,7 +13,7 @@ use super::generator::{Load, answers};
 use super::harness::master::{pids, wait_for_end_of, workers};
 use super::harness::{Master, Place, Signal, Value, eventually, example, http, processes};
 
-const PER_SLOT: &str = "balance = 'per-slot'";
+pub const PER_SLOT: &str = "balance = 'per-slot'";
 
 fn pool(count: u32) -> Master {
     Place::new().pool(&format!("count = {count}\n{PER_SLOT}"), "").start()
@@ -34,7 +34,7 @@ fn address_of(socket: &OwnedFd) -> String {
 }
 
 /// Which process answers, on so many new connections.
-fn who_answers(master: &Master, requests: usize) -> BTreeMap<u32, usize> {
+pub fn who_answers(master: &Master, requests: usize) -> BTreeMap<u32, usize> {
     let address = master.address();
     let mut answered = BTreeMap::new();
     for _ in 0..requests {
@@ -46,7 +46,7 @@ fn who_answers(master: &Master, requests: usize) -> BTreeMap<u32, usize> {
 }
 
 /// How many wait in the queue of each slot.
-fn queues(status: &Value) -> Vec<u64> {
+pub fn queues(status: &Value) -> Vec<u64> {
     status["sockets"][0]["slots"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect()
 }
 
@@ -103,7 +103,7 @@ fn what_waits_for_a_worker_that_dies_waits_for_its_replacement_and_new_connectio
     let place = Place::new();
     place.gate("v1");
     [0, 1].into_iter().for_each(|slot| place.open(1, slot));
-    let master = place.pool(&format!("count = 2\nstart_timeout = '1h'\n{PER_SLOT}"), "").start();
+    let master = place.pool(&format!("count = 2\nstart_timeout = '1h'\nbalance_hung = 'off'\n{PER_SLOT}"), "").start();
     let status = master.status();
     let victim = workers(&status)[1]["pid"].as_u64().expect("a pid") as u32;
     let address = master.address();

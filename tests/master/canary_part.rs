@@ -16,7 +16,9 @@ const TURN: u16 = 16;
 
 fn pool(table: &str) -> Master {
     let place = Place::new();
-    let master = place.pool("count = 4\nbalance = 'per-slot'", &format!("[reload]\nprobation = '0s'\n{table}")).start();
+    let master = place
+        .pool("count = 4\nbalance = 'per-slot'\nbalance_hung = 'off'", &format!("[reload]\nprobation = '0s'\n{table}"))
+        .start();
     master.wait_until_calm();
     master
 }

@@ -37,6 +37,16 @@ fn an_idle_master_never_wakes() {
     assert_eq!(wakes(&master, Duration::from_secs(4)), 0);
 }
 
+/// Each slot has its own queue, in which the master looks for workers that hang while a connection is open.
+#[test]
+fn master_never_wakes_while_the_queues_of_slots_are_unused() {
+    let place = Place::new();
+    place.program("v1/worker", "#!/bin/sh\nsystemd-notify --ready\nexec sleep 1000\n");
+    let master = place.pool("ready = 'notify'\ncount = 3\nbalance = 'per-slot'", "").launch();
+    master.systemd().wait_for("READY=1", 1);
+    assert_eq!(wakes(&master, Duration::from_secs(4)), 0);
+}
+
 #[test]
 fn the_unit_s_watchdog_is_fed_twice_a_period_and_nothing_else_wakes_it() {
     let place = Place::new();

@@ -14,6 +14,7 @@ mod elastic;
 mod fallback;
 #[path = "../support/load.rs"]
 mod generator;
+mod hang;
 mod harness;
 mod hostile;
 mod idle;

@@ -34,7 +34,7 @@ fn nothing_said_changes_nothing() {
 fn every_flag_wins() {
     let all = "--workers 4 --directory /srv --env A=1 --env B=2=3 --environment-file /etc/a --environment-file -/etc/b \
                --ready running --settle 0 --start-timeout 1min --stop-timeout 2 --stop-signal INT --watchdog 3s --user web \
-               --group 5 --balance per-slot --memory-max 2G --memory-high 1G --tasks-max 7 --cpu-weight 8 --nofile 99 \
+               --group 5 --balance per-slot --balance-hung 12s --memory-max 2G --memory-high 1G --tasks-max 7 --cpu-weight 8 --nofile 99 \
                --restart-initial 1ms --restart-max 2ms --restart-limit 3 --restart-interval 4s --give-up 5s --surge 50% \
                --probation 6s --reload-memory refuse --keep 7 --probe connect --probe-status 200-299 --probe-timeout 8s --probe-host a.example --step 1 --step 50% \
                --step-time manual --promote-timeout 2h --judge-error-ratio 2% --judge-min-requests 9 --judge-latency-ratio 3.5 --max-age 7h --max-memory 1M --max-requests 9 --status-listen [::1]:80 \
@@ -55,6 +55,7 @@ watchdog = "3s"
 user = "web"
 group = 5
 balance = "per-slot"
+balance_hung = "12s"
 limits = { memory_max = "2G", memory_high = "1G", tasks_max = 7, cpu_weight = 8, nofile = 99 }
 [restart]
 initial = "1ms"

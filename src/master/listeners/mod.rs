@@ -5,18 +5,20 @@
 //! | `sockets` | inherits and binds sockets; the sockets of the slots |
 //! | `bound` | closes the master's own sockets when the instance ends |
 //! | `accept_queue_drain` | accept queues of workers that are to stop, until they are empty |
+//! | `hang_watch` | workers that hang, where each slot has its own queue |
 //! | `idle_watch` | activity, and the first connection, where `worker.min` is 0 |
 //! | `queue_watch` | the accept queues while no worker serves them |
 //! | `socket_unit` | finds addresses of the socket unit for which systemd passed no socket |
 
 pub(in crate::master) mod accept_queue_drain;
 mod bound;
+pub(in crate::master) mod hang_watch;
 pub(in crate::master) mod idle_watch;
 pub(in crate::master) mod queue_watch;
 pub(in crate::master) mod socket_unit;
 pub mod sockets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -137,6 +139,21 @@ impl ListenerSet {
             set.map_err(|error| format!("worker.nonblocking: {error}"))?;
         }
         Ok(sockets)
+    }
+
+    /// The sockets of this queue alone, one for each address; none where all workers share theirs.
+    pub fn own(&self, queue: Queue) -> Vec<Arc<OwnedFd>> {
+        self.slots.at(&BTreeSet::from([queue])).into_iter().cloned().collect()
+    }
+
+    /// Whether there are sockets of slots.
+    pub fn have_slots(&self) -> bool {
+        self.slots.are_there()
+    }
+
+    /// The sockets of all queues of slots.
+    pub fn of_slots(&self) -> Vec<Arc<OwnedFd>> {
+        self.slots.at(&self.slots.queues().into_iter().collect()).into_iter().cloned().collect()
     }
 
     /// The index of a queue's socket in the sockets of an address that [`Self::shown`] lists.

@@ -29,6 +29,8 @@ pub const WOKEN: &str = "7d72bc17d5d74be1bcca82f6343c058c";
 pub const SCALED: &str = "938bdfce6b6143019f4e308963f23fa6";
 /// `worker.max` is reached, and connections wait.
 pub const AT_MAX: &str = "d06be7675cd143ba865c15eba0170b8e";
+/// A worker hangs, and new connections go to others.
+pub const HANGS: &str = "2bb22cbf265d4f9c8dc77cd941c9624d";
 /// The accept queue of a paused instance is nearly full.
 pub const QUEUE_FILLS: &str = "c087f7c766b34560a16226ab11475401";
 /// A worker ended without a stop request, or could not be started.
@@ -100,6 +102,7 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
         Kind::Woken => (Level::Info, WOKEN),
         Kind::Scaled => (Level::Info, SCALED),
         Kind::AtMax => (Level::Warning, AT_MAX),
+        Kind::Hangs => (Level::Warning, HANGS),
         Kind::WorkerFailed => (Level::Warning, WORKER_FAILED),
         Kind::StartTimeout => (Level::Warning, START_TIMEOUT),
         Kind::StopTimeout => (Level::Warning, STOP_TIMEOUT),
@@ -113,7 +116,7 @@ pub(in crate::master) fn entry(kind: Kind) -> (Level, &'static str) {
 }
 
 /// All ids, with the subject line of each in the catalog.
-pub const ALL: [(&str, &str); 32] = [
+pub const ALL: [(&str, &str); 33] = [
     (RELOAD_STARTED, "A reload of pool @RATOON_INSTANCE@ has started"),
     (RELOAD_COMMITTED, "Pool @RATOON_INSTANCE@ serves with a new generation"),
     (CANARY, "A canary of pool @RATOON_INSTANCE@ has gone a step further"),
@@ -126,6 +129,7 @@ pub const ALL: [(&str, &str); 32] = [
     (WOKEN, "Pool @RATOON_INSTANCE@ serves again after it was idle"),
     (SCALED, "Pool @RATOON_INSTANCE@ has another number of workers"),
     (AT_MAX, "Connections wait, and pool @RATOON_INSTANCE@ has all the workers that it may have"),
+    (HANGS, "A worker of pool @RATOON_INSTANCE@ hangs and gets no new connections"),
     (QUEUE_FILLS, "The queue of paused pool @RATOON_INSTANCE@ fills up"),
     (WORKER_FAILED, "A worker of pool @RATOON_INSTANCE@ has failed"),
     (START_TIMEOUT, "A worker of pool @RATOON_INSTANCE@ was not ready in time"),
@@ -189,6 +193,7 @@ mod tests {
             Kind::StartTimeout,
             Kind::StopTimeout,
             Kind::Watchdog,
+            Kind::Hangs,
             Kind::Degraded,
             Kind::GaveUp,
         ];

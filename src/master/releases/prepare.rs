@@ -322,6 +322,7 @@ pub fn settings(release: &Release) -> Settings {
         probation: config.reload.probation,
         max_age: config.recycle.max_age,
         per_slot: config.worker.balance == Balance::PerSlot,
+        balance_hung: config.worker.balance_hung,
         listens,
         idle: (config.worker.min == Some(0)).then_some(config.scale.idle),
         probe: config.reload.probe.is_some(),

@@ -363,7 +363,7 @@ fn limits(config: &Config) -> tree::Limits {
 }
 
 fn worker(one: WorkerFacts, told: Told, survey: &Survey) -> tree::Worker {
-    let WorkerFacts { view, group: _, info, counters: _, scoreboard: _, readiness } = one;
+    let WorkerFacts { view, group: _, info, counters: _, scoreboard: _, readiness, avoided } = one;
 
     let Told { totals, unlisted, active } = told;
     let figures = survey.worker(view.id).cloned().unwrap_or_default();
@@ -381,6 +381,7 @@ fn worker(one: WorkerFacts, told: Told, survey: &Survey) -> tree::Worker {
         open_connections: figures.open_connections,
         listening: figures.listening,
         accepting: None,
+        avoided: avoided.map(|why| why.as_str().to_owned()),
         requests_in_work: active,
         connections: totals.known_connections(),
         requests: totals.known_requests(),

@@ -169,7 +169,10 @@ impl Store {
 
     /// Notes that an event changes the state, and sets when the state is written.
     pub fn touch(&mut self, event: &Event, now: Instant) {
-        let calm = matches!(event, Event::Notification(_, Notification::Watchdog | Notification::Status(_)));
+        let calm = matches!(
+            event,
+            Event::Notification(_, Notification::Watchdog | Notification::Status(_)) | Event::Hangs(..) | Event::Well(_)
+        );
         let due = if calm { now + CALM } else { now };
         self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }

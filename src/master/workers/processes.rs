@@ -215,6 +215,8 @@ pub enum Token {
     Queues,
     /// A connection came in where `worker.min` is 0.
     Idle,
+    /// A connection came in where each slot has its own queue.
+    Hangs,
     /// The socket of a preload process has a reply.
     Fork(WorkerId),
 }
@@ -228,6 +230,7 @@ impl Token {
             Token::Directory => 2,
             Token::Queues => 6,
             Token::Idle => 1 << 3 | 6,
+            Token::Hangs => 2 << 3 | 6,
             Token::Exit(worker) => worker << 3 | 3,
             Token::Notify(worker) => worker << 3 | 4,
             Token::Former(worker) => worker << 3 | 5,
@@ -245,7 +248,8 @@ impl Token {
             (4, worker) => Token::Notify(worker),
             (5, worker) => Token::Former(worker),
             (6, 0) => Token::Queues,
-            (6, _) => Token::Idle,
+            (6, 1) => Token::Idle,
+            (6, _) => Token::Hangs,
             (_, worker) => Token::Fork(worker),
         }
     }
@@ -263,6 +267,7 @@ mod tests {
             Token::Directory,
             Token::Queues,
             Token::Idle,
+            Token::Hangs,
             Token::Exit(7),
             Token::Notify(7),
             Token::Former(7),

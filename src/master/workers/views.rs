@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::api::WorkerView;
 use crate::master::comparison::{self, Reading};
+use crate::master::listeners::ListenerSet;
+use crate::master::listeners::hang_watch;
 use crate::master::listeners::idle_watch::Counted;
 use crate::master::load_watch::Subject;
 use crate::master::recycle::Candidate;
@@ -19,7 +21,7 @@ use crate::master::workers::cgroup::Cgroups;
 use crate::master::workers::processes::Process;
 use crate::master::workers::readiness::Known;
 use crate::master::workers::{WorkerSet, missing_limits};
-use crate::pool::{GenerationId, Phase, Pool, PreloadView, Worker, WorkerId};
+use crate::pool::{GenerationId, Hang, Phase, Pool, PreloadView, Worker, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 
 /// A preload process: its pid, if there is one, and its state.
@@ -37,6 +39,8 @@ pub(in crate::master) struct WorkerFacts {
     pub counters: BTreeMap<String, f64>,
     pub scoreboard: Option<Arc<Scoreboard>>,
     pub readiness: Option<Known>,
+    /// How the worker hangs, so that new connections go to others.
+    pub avoided: Option<Hang>,
 }
 
 impl WorkerSet {
@@ -114,6 +118,22 @@ impl WorkerSet {
         pool.workers().filter(|(_, worker)| is_ready(worker)).filter_map(subject).collect()
     }
 
+    /// The workers that may hang, by what that is seen from.
+    pub fn hang_subjects(&self, pool: &Pool, listeners: &ListenerSet) -> Vec<hang_watch::Subject> {
+        let subject = |(worker, known): (WorkerId, &Worker)| {
+            let process = self.get(worker)?;
+            Some(hang_watch::Subject {
+                worker,
+                generation: known.generation,
+                pid: process.pid,
+                scoreboard: process.scoreboard.clone(),
+                sockets: listeners.own(pool.queue(known)),
+                is_avoided: pool.avoided(worker).is_some(),
+            })
+        };
+        pool.may_hang().filter_map(subject).collect()
+    }
+
     /// The running totals of all workers, for the comparison of two generations.
     pub fn readings(&self) -> Vec<Reading> {
         let reading = |(worker, process): (WorkerId, &Process)| Reading {
@@ -135,6 +155,7 @@ impl WorkerSet {
                 counters: process.map(|process| process.counters().clone()).unwrap_or_default(),
                 scoreboard: process.and_then(|process| process.scoreboard.clone()),
                 readiness: process.and_then(|process| process.readiness).or(pool.said_ready_alone(id).then_some(Known::Said)),
+                avoided: pool.avoided(id),
             })
         };
         pool.workers().filter_map(facts).collect()

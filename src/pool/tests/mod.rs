@@ -1,5 +1,6 @@
 //! The pool's tests: stories (scenarios), a table of all states and events, and a randomized simulation.
 
+mod hangs;
 mod orphaned;
 mod queues;
 pub(in crate::pool) mod random;
@@ -41,6 +42,7 @@ fn settings(count: u32) -> Settings {
         probation: Some(Duration::ZERO),
         max_age: None,
         per_slot: false,
+        balance_hung: None,
         listens: true,
         idle: None,
         probe: false,

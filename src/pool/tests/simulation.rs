@@ -23,6 +23,8 @@ enum Move {
     Leave(usize),
     Clear(usize),
     DrainQueue(usize),
+    /// What a look shows of all workers: two bits each, from the lowest on (0, 1 well, 2 stuck, 3 stopped).
+    LookForHangs(u64),
     ObeyOne(usize),
     ObeyAll,
     Say(usize, u8),
@@ -79,6 +81,7 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => any::<usize>().prop_map(Move::Leave),
         6 => any::<usize>().prop_map(Move::Clear),
         6 => any::<usize>().prop_map(Move::DrainQueue),
+        8 => any::<u64>().prop_map(Move::LookForHangs),
         10 => any::<usize>().prop_map(Move::ObeyOne),
         5 => Just(Move::ObeyAll),
         8 => (any::<usize>(), any::<u8>()).prop_map(|(who, what)| Move::Say(who, what)),
@@ -142,6 +145,7 @@ fn config(count: u32, how: u32) -> Settings {
         settings.restart.limit = 3;
     }
     settings.per_slot = how & 256 != 0;
+    settings.balance_hung = (how & 0x200_0000 == 0).then_some(ms(4_000));
     settings.idle = (how & 0x8_0000 != 0).then_some(ms(3_000));
     if how & 8192 != 0 {
         settings.steps.sizes = vec![Surge::Count(1), Surge::Percent(50), Surge::Percent(100)];
@@ -242,6 +246,7 @@ fn one_move(world: &mut World, one: Move) {
                 world.drain_queue(worker);
             }
         }
+        Move::LookForHangs(signs) => world.look_for_hangs(signs),
         Move::ObeyOne(which) => {
             if let Some(worker) = pick(world, which, told) {
                 world.exit(worker, ExitCause::Exit(0));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::stories::obey;
 use super::world::{What, World};
 use super::{elastic, figures, ms, settings};
-use crate::pool::{Busy, CommandVerdict, Event, ExitCause, Load, Measure, Notification, Settings, Surge};
+use crate::pool::{Busy, CommandVerdict, Event, ExitCause, Hang, Load, Measure, Notification, Settings, Surge};
 
 /// A function that makes a pool in one state.
 pub(super) type State = fn() -> World;
@@ -35,6 +35,12 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
         world.next.steps.sizes = vec![Surge::Count(1), Surge::Percent(100)];
         world.reload();
         world.prepare();
+        world
+    }
+    fn hung() -> World {
+        let mut world = World::new(Settings { per_slot: true, balance_hung: Some(ms(4_000)), ..settings(3) });
+        world.all_ready();
+        world.look_for_hangs(0b11);
         world
     }
     fn idle(settings: Settings) -> World {
@@ -274,6 +280,17 @@ pub(super) fn states() -> Vec<(&'static str, State)> {
             world.prepare();
             world
         }),
+        ("per slot, a worker hangs", hung),
+        ("per slot, a worker hangs and its queue is emptied", || {
+            let mut world = hung();
+            world.step(Event::HungQueueWaits(1));
+            world
+        }),
+        ("per slot, all workers hang", || {
+            let mut world = hung();
+            world.look_for_hangs(0b11_11_11);
+            world
+        }),
         ("resumed, old draining", || {
             let mut world = serving();
             world.step(Event::Pause(None, None));
@@ -365,6 +382,8 @@ fn events() -> Vec<Event> {
         events.push(Event::PreloadLost(worker, "it broke the protocol".to_owned()));
         events.push(Event::PreloadOutlived(worker));
         events.push(Event::QueueDrained(worker));
+        events.extend([Hang::Stopped, Hang::Request, Hang::Queue].map(|why| Event::Hangs(worker, why)));
+        events.extend([Event::Well(worker), Event::HungQueueWaits(worker)]);
         events.push(Event::RecycleDue(worker, crate::pool::RecycleReason::Memory));
         events.extend([true, false].map(|serving| Event::Orphaned { worker, serving }));
         events.push(Event::Recycle(Some(worker), None));

@@ -34,6 +34,8 @@ pub(super) struct Stat {
     pub started: Duration,
     /// Number of threads.
     pub threads: u64,
+    /// Whether the process is stopped, as by SIGSTOP.
+    pub is_stopped: bool,
 }
 
 impl Process {
@@ -143,6 +145,7 @@ fn parse_stat(text: &str, ticks: u64) -> Option<Stat> {
         cpu_usec: cpu.saturating_mul(per_tick),
         started: Duration::from_micros(field(22)?.saturating_mul(per_tick)),
         threads: field(20)?,
+        is_stopped: fields.first() == Some(&"T"),
     })
 }
 
@@ -229,7 +232,8 @@ mod tests {
     #[test]
     fn stat_is_read() {
         let stat = parse_stat(STAT, 100).expect("a stat");
-        assert_eq!(stat, Stat { cpu_usec: 2_100_000, started: Duration::from_millis(42_420), threads: 4 });
+        assert_eq!(stat, Stat { cpu_usec: 2_100_000, started: Duration::from_millis(42_420), threads: 4, is_stopped: false });
+        assert!(parse_stat(&STAT.replace(" S ", " T "), 100).is_some_and(|stat| stat.is_stopped));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The cases: how a change of each key is seen after a reload.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpStream;
 
 use super::super::harness::master::{Notification, pids, workers};
@@ -86,6 +87,21 @@ fn becomes_idle(master: &Master) -> bool {
     true
 }
 
+/// Whether a worker whose request never ends gets no new connections.
+fn is_avoided(master: &Master) -> bool {
+    let address = master.address();
+    let mut request = TcpStream::connect(&address).expect("a connection");
+    request.write_all(b"GET /hang HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("written");
+    let mut others = Vec::new();
+    let avoided = || {
+        // The first that waits for it wakes the master.
+        others.push(TcpStream::connect(&address).expect("a connection"));
+        workers(&master.status()).iter().any(|worker| worker["avoided"] == "request").then_some(())
+    };
+    eventually("it is avoided", avoided, || master.log());
+    true
+}
+
 pub fn case(key: &str) -> Option<Case> {
     let is_root = rustix::process::geteuid().is_root();
     Some(match key {
@@ -167,6 +183,10 @@ pub fn case(key: &str) -> Option<Case> {
             sockets.len() == 2 && sockets[0] != sockets[1]
         })
         .with(&[("worker.count", "2")]),
+        "worker.balance_hung" => Case::to("'300ms'", |master, _| is_avoided(master))
+            .from("'off'")
+            .with(&[("worker.count", "2"), ("worker.balance", "'per-slot'")])
+            .acts(),
         "worker.stdin" => Case::to("'socket'", |master, _| link_of_worker(master, "fd/0").starts_with("socket:")),
         "worker.nonblocking" => Case::to("true", |master, _| {
             let info = of_worker(master, "fdinfo/3");

@@ -25,6 +25,8 @@ pub struct Worker {
     pub readiness: Option<String>,
     /// Whether the ready worker was seen to accept connections at the last look; `None` if it was not looked at, or cannot be seen.
     pub accepting: Option<bool>,
+    /// How the ready worker hangs, so that new connections go to others: `stopped`, `request` or `queue`; `None` if they do not.
+    pub avoided: Option<String>,
     /// Start time of the worker.
     pub start_time: String,
     /// Resident memory of all processes of the worker, bytes.

@@ -35,6 +35,10 @@ pub(super) fn workers(text: &mut Text<'_>, document: &Document) {
     sums(text, slots, "ratoon_worker_requests_in_work", "", "Requests in work in a slot.", |it| it.requests_in_work);
     let accepting = "Whether the ready worker of a slot was seen to accept connections.";
     newest(text, slots, "ratoon_worker_accepting", "gauge", "", accepting, |it| it.accepting.map(u8::from));
+    let avoided = "Whether new connections go to other slots because the ready worker of a slot hangs.";
+    newest(text, slots, "ratoon_worker_avoided", "gauge", "", avoided, |it| {
+        (it.state == "ready").then(|| u8::from(it.avoided.is_some()))
+    });
     let start = "When the worker of a slot was started.";
     newest(text, slots, "ratoon_worker_start_time_seconds", "gauge", "seconds", start, |it| seconds(&it.start_time));
     let cpu = "CPU time of the worker of a slot.";

@@ -59,6 +59,9 @@ impl World {
                 | Event::Connected
                 | Event::Looked { active: true }
                 | Event::Load(..)
+                | Event::Hangs(..)
+                | Event::Well(_)
+                | Event::HungQueueWaits(_)
                 | Event::Notification(
                     _,
                     Notification::Ready | Notification::Status(_) | Notification::Extend(_) | Notification::Watchdog
@@ -157,7 +160,37 @@ impl World {
         assert!(!serving.is_empty(), "new connections go nowhere");
         if !self.stopping && self.processes.values().all(|process| !process.gone) && !queues.is_empty() {
             let ready: BTreeSet<Queue> = queues.into_keys().collect();
-            assert_eq!(serving, ready, "new connections do not go to who is ready");
+            let hung = self.hung_queues();
+            if hung.is_empty() {
+                assert_eq!(serving, ready, "new connections do not go to who is ready");
+            }
+            assert!(serving.is_subset(&ready), "new connections go to a queue that nobody serves");
+            let left_out: BTreeSet<Queue> = ready.difference(&serving).copied().collect();
+            assert!(left_out.is_subset(&hung), "new connections do not go to a worker that is well");
+            let candidate = self.pool.canary().map(|canary| canary.generation);
+            let of_canary = |queue: &&Queue| {
+                self.pool
+                    .workers()
+                    .any(|(_, it)| it.serves() && Some(it.generation) == candidate && self.pool.queue(it) == **queue)
+            };
+            let (served, others): (Vec<&Queue>, Vec<&Queue>) =
+                ready.iter().filter(|it| !of_canary(it)).partition(|it| serving.contains(it));
+            assert!(
+                others.is_empty() || served.iter().all(|queue| !hung.contains(*queue)),
+                "one worker that hangs is preferred to another"
+            );
         }
+    }
+
+    /// The queues of ready workers all of which hang.
+    pub(super) fn hung_queues(&self) -> BTreeSet<Queue> {
+        let of = |wanted: bool| -> BTreeSet<Queue> {
+            let ready = self.pool.workers().filter(|(_, worker)| worker.serves());
+            ready
+                .filter(|(id, _)| self.pool.avoided(*id).is_some() == wanted)
+                .map(|(_, worker)| self.pool.queue(worker))
+                .collect()
+        };
+        of(true).difference(&of(false)).copied().collect()
     }
 }

@@ -3,9 +3,22 @@
 use std::collections::BTreeMap;
 
 use super::World;
-use crate::pool::{Phase, Queue, Worker, WorkerId};
+use crate::pool::{Phase, Queue, READS, Sighting, Worker, WorkerId};
 
 impl World {
+    /// Looks at the workers that may hang. `signs`: two bits of each, from the lowest on: 0 and 1 well, 2 connections wait, 3 stopped.
+    pub fn look_for_hangs(&mut self, signs: u64) {
+        let sighting = |(index, (worker, _)): (usize, (WorkerId, &Worker))| {
+            let sign = signs >> (index % 32 * 2) & 3;
+            let queue = if sign == 2 { vec![1; READS] } else { vec![0] };
+            Sighting { worker, is_stopped: sign == 3, queue, ..Sighting::default() }
+        };
+        let seen: Vec<Sighting> = self.pool.may_hang().enumerate().map(sighting).collect();
+        for event in self.pool.judge(self.now, &seen) {
+            self.step(event);
+        }
+    }
+
     /// The number of ready workers of each queue.
     pub(super) fn ready_queues(&self) -> BTreeMap<Queue, u32> {
         let mut queues = BTreeMap::new();
@@ -16,6 +29,13 @@ impl World {
             *queues.entry(self.pool.queue(worker)).or_default() += 1;
         }
         queues
+    }
+
+    /// Whether a ready worker that does not hang serves this queue.
+    pub(super) fn is_served_well(&self, queue: Queue) -> bool {
+        let is_well = |id: &WorkerId| self.pool.avoided(*id).is_none() && self.alive(*id);
+        let serves = |id: &WorkerId, worker: &Worker| worker.phase == Phase::Ready || self.fail_next.contains(id);
+        self.pool.workers().any(|(id, it)| it.has_sockets() && serves(&id, it) && is_well(&id) && self.pool.queue(it) == queue)
     }
 
     /// A worker that served a queue of its own stops only if another worker serves the queue or the queue is empty, unless no other queue

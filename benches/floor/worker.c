@@ -3,6 +3,7 @@
  * It takes its socket from LISTEN_FDS, from SERVER_STARTER_PORT, or binds WORKER_PORT itself. Environment:
  *   WORKER_STAMPS  a file to which it appends a `struct stamp` when it is ready, and when it is told to drain
  *   WORKER_START   milliseconds that it needs to start
+ *   WORKER_WORK    milliseconds that a request takes, in which it serves no other; it tells of it on its status page
  *   WORKER_STARTS  a file to which each start adds a byte
  *   WORKER_BROKEN  a file; while it exists, the worker dies at start
  *   WORKER_FLOOD   slots (as in "0,1") whose workers send to the notify socket as fast as they can
@@ -20,6 +21,8 @@ static struct { char text[REQUEST]; int length, open; } connections[CONNECTIONS]
 static int epoll, listener = -1, signals, draining, open_connections;
 static char answers[2][512];
 static int lengths[2];
+static useconds_t work;
+static uint64_t requests;
 
 static void watch(int fd, uint32_t events)
 {
@@ -46,6 +49,13 @@ static void accept_one(void)
     watch(fd, EPOLLIN);
 }
 
+/* A word of the status page (the layout is in clients/rust/src/scoreboard). */
+static void page(int word, uint64_t value)
+{
+    const char *number = getenv("RATOON_SCOREBOARD");
+    if (number && pwrite(atoi(number), &value, sizeof value, word * 8) != sizeof value) exit(1);
+}
+
 static void serve(int fd)
 {
     char *text = connections[fd].text;
@@ -57,6 +67,12 @@ static void serve(int fd)
     if (!strstr(text, "\r\n\r\n")) return;
     int last = draining || strstr(text, "onnection: close") != NULL;
     connections[fd].length = 0;
+    if (work) {
+        page(24, 1);
+        usleep(work);
+        page(24, 0);
+        page(17, ++requests);
+    }
     if (write(fd, answers[last], (size_t)lengths[last]) < 0 || last) end(fd);
 }
 
@@ -128,6 +144,11 @@ int main(void)
         lengths[last] = snprintf(answers[last], sizeof answers[last], "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
             "Content-Length: %zu\r\n%s\r\n%s", strlen(body), last ? "Connection: close\r\n" : "", body);
     if ((value = getenv("WORKER_START"))) usleep((useconds_t)(atof(value) * 1000));
+    if ((value = getenv("WORKER_WORK"))) {
+        work = (useconds_t)(atof(value) * 1000);
+        page(8, stamp.pid);
+        page(16, 1);
+    }
     say("READY=1");
     stamp.ready = monotonic();
     note(&stamp);

@@ -183,6 +183,12 @@ impl Histogram {
         Some(Duration::from_nanos(bucket.map_or(self.max, |bucket| Self::upper(bucket).clamp(self.min, self.max))))
     }
 
+    /// How many were longer than this, to a bucket of its own value.
+    pub fn above(&self, limit: Duration) -> u64 {
+        let first = Self::bucket(limit.as_nanos().min(u64::MAX.into()) as u64) + 1;
+        self.buckets.iter().skip(first).sum()
+    }
+
     pub fn merge(&mut self, other: &Histogram) {
         for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
             *mine += theirs;

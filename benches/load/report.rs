@@ -46,6 +46,7 @@ impl Report<'_> {
             "never_sent": self.never_sent,
             "per_second": self.answered() as f64 / self.took.as_secs_f64(),
             "latency_ms": latency(&all),
+            "slower_than_a_second": all.above(Duration::from_secs(1)),
             "classes": classes,
         })
     }

@@ -1,10 +1,13 @@
 """One queue for all workers or one for each slot (`worker.balance`): how evenly 128 kept connections are spread, the slowest
-of a hundred answers, and what is lost while the pool is reloaded and changes its size. Workers that wait as nginx's do."""
+of a hundred answers, and what is lost of a million requests while the pool is reloaded and changes its size. Workers that wait as nginx's do."""
+
+import time
 
 import machine
 from figures import figure, spread
 from load import Load, run
 from masters import Ratoon
+from rows.loss import Progress
 
 KEY = "balance"
 TITLE = "one queue or one for each slot"
@@ -54,40 +57,54 @@ def steady(bench, what, clients):
     ]
 
 
-def reloads(master, count):
-    for _ in range(count):
+def reloads(master, count, more):
+    done = 0
+    while done < count or more():
+        done += 1
         before = set(master.pids())
         master.reload()
         master.until_reloaded(before)
 
 
-def sizes(master, count):
-    for index in range(count):
-        # 4 at the end.
-        size = SIZES[(index - count) % len(SIZES)]
-        master.ask(f"/scale?workers={size}", "POST")
-        machine.until(lambda: len(master.pids()) == size, f"{size} workers", every=0.005)
+        # One after the other, but no faster than ten a second: the requests are to be many.
+        time.sleep(0.1)
+    return done
+
+
+def sizes(master, count, more):
+    done = 0
+    # Rounds end with 4.
+    while done < count or more():
+        for size in SIZES:
+            done += 1
+            master.ask(f"/scale?workers={size}", "POST")
+            machine.until(lambda: len(master.pids()) == size, f"{size} workers", every=0.005)
+    return done
 
 
 def measure(bench):
     figures = [it for what, clients in STEADY for it in steady(bench, what, clients)]
     count = 5 if bench.quick else 100
+    requests = bench.args.requests or (5_000 if bench.quick else 1_000_000)
+    seconds = 20 if bench.quick else 900
     lost, detail = {}, {}
     for balance in BALANCES:
         with machine.place() as directory:
             master = pool(directory, balance)
             try:
                 for what, change in (("reloads", reloads), ("changes of size", sizes)):
-                    load = Load(master.port, *MIXED)
-                    change(master, count)
+                    load = Load(master.port, *MIXED, "--progress", "0.5")
+                    progress, began = Progress(load.process.stderr), time.monotonic()
+                    done = change(master, count, lambda: progress.requests < requests and time.monotonic() - began < seconds)
                     result = load.stop()
                     lost[balance, what] = result["failed"]
-                    detail[f"{balance}, {what}"] = {key: result[key] for key in ("answered", "failed", "latency_ms")}
+                    counted = {key: result[key] for key in ("answered", "failed", "latency_ms")}
+                    detail[f"{balance}, {what}"] = {"changes": done, **counted}
             finally:
                 master.end()
     bench.say(str(detail))
     for what in ("reloads", "changes of size"):
-        answered = detail[f"per-slot, {what}"]["answered"]
-        figures.append(figure(f"lost of {answered:,} requests over {count} {what}, per-slot", "", lost["per-slot", what],
+        answered, done = (detail[f"per-slot, {what}"][key] for key in ("answered", "changes"))
+        figures.append(figure(f"lost of {answered:,} requests over {done} {what}, per-slot", "", lost["per-slot", what],
                               [("shared", lost["shared", what])], reach="0", met=lost["per-slot", what] == 0, detail=detail))
     return figures

@@ -103,6 +103,22 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     kept
 }
 
+/// The line, wrapped between words to at most this width, if there is one.
+pub(super) fn wrapped(line: &str, room: Option<usize>) -> Vec<String> {
+    let Some(room) = room else { return vec![line.to_owned()] };
+    let mut lines: Vec<String> = Vec::new();
+    for word in line.split(' ') {
+        match lines.last_mut().filter(|last| width(last) + 1 + width(word) <= room) {
+            Some(last) => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// Foreign text, made safe for a terminal: no character of it can move the cursor, change colours or the direction of writing, or
 /// begin a new line.
 pub(super) fn clean(text: &str) -> String {

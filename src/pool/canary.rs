@@ -6,55 +6,17 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::Pool;
 use super::exit_cause::Span;
+use super::ids::{GenerationId, RequesterId, Slot};
 use super::reason::Reason;
-use super::reload::{Reload, Stage};
+use super::reload_state::{Canary, Reload, Stage};
 use super::report::workers;
-use super::settings::Surge;
+use super::settings::Steps;
 use super::timers::Key;
-use super::verdict::{self, Comparison, Judgement, Limits};
-use super::vocabulary::{Answer, GenerationId, Kind, Outcome, Purpose, RequesterId, Slot};
+use super::verdict::{self, Comparison, Judgement};
+use super::vocabulary::{Answer, Kind, Outcome, Purpose};
 use super::worker::Phase;
-
-/// The steps of a generation (`reload.steps`) and how long each takes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Steps {
-    /// The workers of each step, as a number or as a share of the wanted number. Empty: no canary.
-    pub sizes: Vec<Surge>,
-    /// Time that each step waits (`reload.step_time`); `None`: until a promotion.
-    pub time: Option<Duration>,
-    /// Longest wait for a promotion; then the reload is rolled back (`reload.promote_timeout`).
-    pub promote_timeout: Duration,
-    /// The limits of the new generation against the old one (`reload.judge`).
-    pub judge: Limits,
-    /// A command is asked at the end of each step (`reload.judge_command`).
-    #[serde(default)]
-    pub judge_command: bool,
-}
-
-/// The canary that is under way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Canary {
-    /// The index of the step in `reload.steps`.
-    pub step: usize,
-    /// Figures of both generations since the step began to wait, if they are known.
-    pub figures: Option<Comparison>,
-    /// How often the command was asked in this step.
-    #[serde(default)]
-    pub asked: u32,
-    /// The command is asked, and has not answered.
-    #[serde(default)]
-    pub is_asked: bool,
-}
-
-impl Canary {
-    fn at(step: usize) -> Canary {
-        Canary { step, figures: None, asked: 0, is_asked: false }
-    }
-}
 
 /// A canary as the front ends show it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,25 +7,13 @@ use std::time::Duration;
 
 use super::Pool;
 use super::generation::Role;
-use super::reload::Stage;
+use super::ids::{GenerationId, RequesterId};
+use super::reload_state::Stage;
 use super::report::workers;
-use super::scaling::{Ceiling, Controller, Elastic, Load};
-use super::settings::Settings;
-use super::vocabulary::{Action, Answer, GenerationId, Kind, RequesterId};
+use super::scaling::{Ceiling, Controller, Load, Scaled};
+use super::settings::{Elastic, Settings};
+use super::vocabulary::{Action, Answer, Kind};
 use super::worker::Phase;
-
-/// A change of the number of workers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scaled {
-    /// The generation.
-    pub generation: GenerationId,
-    /// The number before.
-    pub from: u32,
-    /// The number from now on.
-    pub to: u32,
-    /// The reason with its figures, for every reader.
-    pub reason: String,
-}
 
 impl Pool {
     /// The least and the largest number of workers: 0 where none is left without a connection.

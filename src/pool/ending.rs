@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::Pool;
 use super::exit_cause::ExitCause;
 use super::generation::Role;
+use super::ids::{Slot, WorkerId};
 use super::reason::Reason;
 use super::settings::Settings;
-use super::vocabulary::{Kind, Outcome, Slot, WorkerId};
+use super::vocabulary::{Kind, Outcome};
 use super::worker::{StopReason, Worker};
 
 /// The class of an end.

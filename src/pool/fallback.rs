@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
+use super::ids::GenerationId;
 use super::requesters::Requesters;
-use super::vocabulary::{Action, GenerationId, Kind, Outcome, Purpose};
+use super::vocabulary::{Action, Kind, Outcome, Purpose};
 use super::watch::WatchState;
 
 /// The fallback of this start.

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::exit_cause::ExitCause;
-use super::preload::Preload;
+use super::ids::{GenerationId, RequesterId, Slot, WorkerId};
 use super::restart::History;
 use super::settings::Settings;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, GenerationId, RequesterId, Slot, WorkerId};
+use super::vocabulary::{Action, Answer};
 use super::worker::{Phase, StopReason};
 
 /// The role of a generation in the instance.
@@ -24,6 +24,33 @@ pub(super) enum Role {
     Current,
     /// The generation's workers drain.
     Retired,
+}
+
+/// The preload process of one generation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Preload {
+    /// There is no process; the next start of a worker starts one.
+    Absent,
+    /// The process loads the application.
+    Loading(WorkerId),
+    /// The process can fork.
+    Ready {
+        id: WorkerId,
+        /// At least one worker was forked from it.
+        proven: bool,
+    },
+    /// The process did not get ready, and why: workers start directly.
+    GivenUp(String),
+}
+
+impl Preload {
+    /// The process, if there is one.
+    pub fn process(&self) -> Option<WorkerId> {
+        match self {
+            Preload::Loading(id) | Preload::Ready { id, .. } => Some(*id),
+            Preload::Absent | Preload::GivenUp(_) => None,
+        }
+    }
 }
 
 /// A slot of a generation.

@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::Pool;
 use super::exit_cause::Span;
 use super::hang_signs::Sighting;
+use super::ids::{GenerationId, WorkerId};
 use super::serving::Queue;
 use super::time::Time;
 use super::timers::Key;
-use super::vocabulary::{Action, Event, GenerationId, Kind, WorkerId};
-use super::worker::{Phase, Worker};
+use super::vocabulary::{Action, Event, Kind};
+use super::worker::{Hang, Phase, Worker};
 
 /// A stop of the process is told after this time.
 const STOPPED_TOLD_AFTER: Duration = Duration::from_secs(1);
@@ -23,36 +24,6 @@ const STOPPED_TOLD_AFTER: Duration = Duration::from_secs(1);
 const MOVE_AGAIN: Duration = Duration::from_secs(5);
 /// A worker whose queue was emptied by another one, and that shows no sign of life, gets new connections again after this time.
 const TRIAL: Duration = Duration::from_secs(60);
-
-/// How a worker is seen to hang.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Hang {
-    /// Its process is stopped, as by SIGSTOP.
-    Stopped,
-    /// Its oldest request takes longer than `worker.balance_hung`.
-    Request,
-    /// Connections wait in its queue and it accepts none, while the queues of others are empty.
-    Queue,
-}
-
-impl Hang {
-    /// The name in the status document.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Hang::Stopped => "stopped",
-            Hang::Request => "request",
-            Hang::Queue => "queue",
-        }
-    }
-
-    fn in_words(self) -> &'static str {
-        match self {
-            Hang::Stopped => "its process is stopped",
-            Hang::Request => "its request takes longer than worker.balance_hung",
-            Hang::Queue => "it accepts no connections, and others do",
-        }
-    }
-}
 
 /// A worker that is avoided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::hang::Hang;
+use super::ids::WorkerId;
 use super::serving::Queue;
-use super::vocabulary::WorkerId;
+use super::worker::Hang;
 
 /// The number of times that one look reads a queue in which connections wait.
 pub const READS: usize = 4;

@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
+use super::ids::{GenerationId, RequesterId};
 use super::reason::Reason;
 use super::requesters::Requesters;
-use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, Purpose, RequesterId};
+use super::vocabulary::{Action, Answer, Kind, Outcome, Purpose};
 
 /// A committed generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,10 +6,12 @@
 use std::time::Duration;
 
 use super::Pool;
+use super::ids::GenerationId;
 use super::reason::Reason;
-use super::reload::Stage;
+use super::reload_state::Stage;
 use super::timers::Key;
-use super::vocabulary::{Action, GenerationId, Kind, Outcome};
+use super::vocabulary::CommandVerdict;
+use super::vocabulary::{Action, Kind, Outcome};
 
 /// How often a command without a clear answer is asked in one step.
 const ATTEMPTS: u32 = 3;
@@ -20,17 +22,6 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(90);
 
 /// The longest time from the end of a step to the verdict.
 pub const JUDGE_COMMAND_LIMIT: Duration = Duration::from_secs(ATTEMPTS as u64 * (ANSWER_WITHIN.as_secs() + PAUSE.as_secs()));
-
-/// The answer of the command.
-#[derive(Clone, Debug, PartialEq)]
-pub enum CommandVerdict {
-    /// Exit status 0: the canary goes on.
-    GoOn,
-    /// Exit status 1: it is rolled back, and why.
-    RollBack(Reason),
-    /// Anything else, and what it was.
-    Unclear(Reason),
-}
 
 impl Pool {
     /// Asks the command of the canary's generation, if it has one. `false`: it has none.

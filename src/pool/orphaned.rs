@@ -7,9 +7,11 @@
 use std::time::Duration;
 
 use super::Pool;
+use super::ids::WorkerId;
 use super::timers::Key;
-use super::vocabulary::{Action, Notification, WorkerId};
-use super::worker::{FOREVER, KILL_AGAIN, Phase};
+use super::vocabulary::{Action, Notification};
+use super::worker::Phase;
+use super::worker_states::{FOREVER, KILL_AGAIN};
 
 /// Time for a wrapper to forward the stop signal, and for orphaned processes that serve nothing to end by themselves.
 const GRACE: Duration = Duration::from_secs(1);

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::exit_cause::Span;
+use super::ids::{RequesterId, Slot, WorkerId};
 use super::report::workers;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, Kind, Outcome, Purpose, RequesterId, Slot, WorkerId};
+use super::vocabulary::{Action, Answer, Kind, Outcome, Purpose};
 use super::worker::StopReason;
 
 /// The reason with which requests that need workers are refused while the instance is paused.

@@ -4,55 +4,13 @@
 //! the reload back. In the current generation workers serve on without the process: the next start of a worker starts it anew, and if
 //! that fails, the workers start directly (`worker.preload_fallback`), or fail, each with the backoff of its slot.
 
-use serde::{Deserialize, Serialize};
-
 use super::Pool;
 use super::exit_cause::ExitCause;
-use super::generation::Role;
+use super::generation::{Preload, Role};
+use super::ids::{GenerationId, WorkerId};
 use super::reason::Reason;
-use super::vocabulary::{Action, GenerationId, Kind, Outcome, WorkerId};
-use super::worker::{Phase, StopReason, Worker};
-
-/// The preload process of one generation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Preload {
-    /// There is no process; the next start of a worker starts one.
-    Absent,
-    /// The process loads the application.
-    Loading(WorkerId),
-    /// The process can fork.
-    Ready {
-        id: WorkerId,
-        /// At least one worker was forked from it.
-        proven: bool,
-    },
-    /// The process did not get ready, and why: workers start directly.
-    GivenUp(String),
-}
-
-impl Preload {
-    /// The process, if there is one.
-    pub fn process(&self) -> Option<WorkerId> {
-        match self {
-            Preload::Loading(id) | Preload::Ready { id, .. } => Some(*id),
-            Preload::Absent | Preload::GivenUp(_) => None,
-        }
-    }
-}
-
-/// The part of a worker in forks from a preload process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Forking {
-    /// None: the worker has a process, or its process is started directly.
-    #[default]
-    No,
-    /// The preload process of its generation is not ready yet; [`Action::Spawn`] was not returned.
-    Held,
-    /// The preload process is to fork it.
-    Asked,
-    /// The worker is the preload process of its generation, which has no slot and serves no client.
-    Parent,
-}
+use super::vocabulary::{Action, Kind, Outcome};
+use super::worker::{Forking, Phase, StopReason, Worker};
 
 /// How the process of a worker is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::generation::Role;
+use super::ids::{GenerationId, RequesterId, Slot, WorkerId};
 use super::reason::Reason;
-use super::reload::Stage;
+use super::reload_state::Stage;
 use super::report::workers;
 use super::requesters::Requesters;
 use super::settings::Settings;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, Purpose, RequesterId, Slot, WorkerId};
+use super::vocabulary::{Action, Answer, Kind, Outcome, Purpose};
 use super::worker::StopReason;
 
 /// The number of failed probes after which a first start ends.

@@ -5,22 +5,11 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::Pool;
+use super::ids::{GenerationId, WorkerId};
 use super::settings::{Accepting, Readiness};
 use super::timers::Key;
-use super::vocabulary::{GenerationId, WorkerId};
 use super::worker::{Phase, Worker};
-
-/// The evidence for a worker's readiness.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Signs {
-    /// The worker sent READY=1.
-    pub said: bool,
-    /// The result of the last observation from outside.
-    pub seen: Accepting,
-}
 
 impl Worker {
     /// Whether the worker has a process, is not ready, and may be observed from outside.

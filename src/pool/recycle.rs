@@ -5,51 +5,11 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
+use super::ids::{RequesterId, WorkerId};
+use super::reason::RecycleReason;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, Kind, RequesterId, WorkerId};
+use super::vocabulary::{Action, Answer, Kind};
 use super::worker::Phase;
-
-/// Why a worker is recycled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum RecycleReason {
-    /// A requester asked for it.
-    Request,
-    /// `recycle.max_age`
-    Age,
-    /// `recycle.max_memory`
-    Memory,
-    /// `recycle.max_requests`
-    Requests,
-    /// Clients no longer reach the worker's listening socket: its address was bound anew for the present master.
-    Socket,
-}
-
-impl RecycleReason {
-    /// Every reason.
-    pub const ALL: [RecycleReason; 5] = [Self::Request, Self::Age, Self::Memory, Self::Requests, Self::Socket];
-
-    /// The name in the status document and the metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Age => "age",
-            Self::Memory => "memory",
-            Self::Requests => "requests",
-            Self::Socket => "socket",
-        }
-    }
-
-    /// The text for the log.
-    pub fn in_words(self) -> &'static str {
-        match self {
-            Self::Request => "on request",
-            Self::Age => "recycle.max_age",
-            Self::Memory => "recycle.max_memory",
-            Self::Requests => "recycle.max_requests",
-            Self::Socket => "its listening socket was bound anew",
-        }
-    }
-}
 
 /// A worker that is to be replaced.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -5,56 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::Pool;
-use super::canary::Canary;
 use super::generation::{Generation, Role};
+use super::ids::{GenerationId, RequesterId, Slot, WorkerId};
 use super::reason::Reason;
+use super::reload_state::{Reload, Stage};
 use super::requesters::Requesters;
 use super::scaling::Controller;
 use super::settings::Settings;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, GenerationId, Kind, Outcome, Purpose, RequesterId, Slot, WorkerId};
+use super::vocabulary::{Action, Answer, Kind, Outcome, Purpose};
 use super::worker::{Phase, StopReason};
-
-/// The stage of a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Stage {
-    /// The master reads the configuration, runs the check and the hooks, and pins the release.
-    Preparing,
-    /// One worker of the new release is probed on private sockets.
-    Probing,
-    /// The new workers start.
-    Starting,
-    /// The workers of a canary's step are ready, and the step waits.
-    Canary,
-    /// All new workers are ready; a crash still rolls back.
-    Probation,
-}
-
-/// The running reload.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Reload {
-    pub number: GenerationId,
-    pub stage: Stage,
-    /// With [`Purpose::Probe`] no generation starts.
-    pub purpose: Purpose,
-    pub requesters: Requesters,
-    /// The canary; `None` without one, and once its last step has passed.
-    pub canary: Option<Canary>,
-    /// The wanted number of workers of the new generation.
-    pub target: u32,
-    /// The number of slots of the new generation whose worker was started.
-    pub started: u32,
-    /// The number of started slots that are not `settled`: an old worker may serve there too.
-    pub unsettled: u32,
-    /// The configuration has another number of workers than the old one: a number that was fixed before does not hold any more.
-    #[serde(default)]
-    pub frees_number: bool,
-    /// Old workers that drain to make room for the surge, each with its slot.
-    pub draining_for_surge: BTreeMap<WorkerId, Slot>,
-}
 
 impl Pool {
     pub(super) fn ask_reload(&mut self, requester: Option<RequesterId>) {

@@ -1,7 +1,7 @@
 //! The pool's state, and the status text that systemd shows as `Status:`.
 
 use super::Pool;
-use super::reload::Stage;
+use super::reload_state::Stage;
 use super::vocabulary::Purpose;
 
 /// The state of the pool.

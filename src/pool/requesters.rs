@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
-use super::vocabulary::{Answer, Outcome, RequesterId};
+use super::ids::RequesterId;
+use super::vocabulary::{Answer, Outcome};
 
 /// The requesters of a reload.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

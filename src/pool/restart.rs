@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::exit_cause::ExitCause;
+use super::ids::{GenerationId, Slot};
 use super::settings::Restart;
 use super::time::Time;
 use super::timers::Key;
-use super::vocabulary::{GenerationId, Kind, Slot};
+use super::vocabulary::Kind;
 
 /// The longest delay of one slot while no worker is ready. Not shorter, so that a crash loop forks at most once per second and worker.
 pub(super) const OUTAGE_DELAY: Duration = Duration::from_secs(1);

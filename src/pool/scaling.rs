@@ -8,10 +8,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::exit_cause::Span;
-use super::settings::Surge;
+use super::ids::GenerationId;
+use super::settings::Elastic;
 use super::time::Time;
 
 /// The time between two samples of the load.
@@ -28,30 +27,6 @@ const RELIEVED_AFTER: Duration = Duration::from_secs(10);
 const GAP_BELOW: f64 = 0.9;
 /// Largest rounding error of a sum of shares.
 const ROUNDING: f64 = 1e-6;
-
-/// The bounds of an elastic pool, and the settings of its controller (`[scale]`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Elastic {
-    /// The least number of workers (`worker.min`), at least 1.
-    pub min: u32,
-    /// The largest number of workers (`worker.max`).
-    pub max: u32,
-    /// The share of busy workers, in percent, at which the number is right (`scale.target`).
-    pub target: u32,
-    /// How long the load must ask for more workers before a step up (`scale.up_after`).
-    pub up_after: Duration,
-    /// How long the load must ask for fewer workers before a step down (`scale.down_after`).
-    pub down_after: Duration,
-    /// The largest step, as a number or a share of the workers (`scale.step`).
-    pub step: Surge,
-}
-
-impl Elastic {
-    /// The number within the bounds that is nearest to this one.
-    pub fn clamp(&self, count: u32) -> u32 {
-        count.max(self.min).min(self.max)
-    }
-}
 
 /// The figure by which the share of busy workers is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,6 +135,19 @@ impl fmt::Display for Step {
             Why::Bounds => f.write_str("worker.min and worker.max"),
         }
     }
+}
+
+/// A change of the number of workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scaled {
+    /// The generation.
+    pub generation: GenerationId,
+    /// The number before.
+    pub from: u32,
+    /// The number from now on.
+    pub to: u32,
+    /// The reason with its figures, for every reader.
+    pub reason: String,
 }
 
 /// A wish for another number of workers that has held since a time; the number is the most modest one since then.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::*;
+use crate::pool::settings::Surge;
 use crate::pool::tests::random::Random;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -11,12 +11,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Pool;
-use super::preload::Forking;
-use super::reload::{Reload, Stage};
+use super::ids::{GenerationId, Slot, WorkerId};
+use super::reload_state::{Reload, Stage};
 use super::settings::Surge;
 use super::timers::Key;
-use super::vocabulary::{Action, GenerationId, Kind, Slot, WorkerId};
-use super::worker::{Phase, Worker};
+use super::vocabulary::{Action, Kind};
+use super::worker::{Forking, Phase, Worker};
 
 /// Longest time that a worker that is to stop serves on to empty its accept queue.
 pub(super) const QUEUE_DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::canary::Steps;
-use super::scaling::Elastic;
-use super::watch::WatchFor;
+use super::verdict::Limits;
 
 /// The part of a generation's configuration that the pool needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,5 +117,57 @@ impl Surge {
             Surge::Percent(percent) => (u64::from(count) * u64::from(percent)).div_ceil(100).clamp(1, u64::from(u32::MAX)) as u32,
             Surge::Count(count) => count.max(1),
         }
+    }
+}
+
+/// The steps of a generation (`reload.steps`) and how long each takes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Steps {
+    /// The workers of each step, as a number or as a share of the wanted number. Empty: no canary.
+    pub sizes: Vec<Surge>,
+    /// Time that each step waits (`reload.step_time`); `None`: until a promotion.
+    pub time: Option<Duration>,
+    /// Longest wait for a promotion; then the reload is rolled back (`reload.promote_timeout`).
+    pub promote_timeout: Duration,
+    /// The limits of the new generation against the old one (`reload.judge`).
+    pub judge: Limits,
+    /// A command is asked at the end of each step (`reload.judge_command`).
+    #[serde(default)]
+    pub judge_command: bool,
+}
+
+/// The configured watch (`reload.watch`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WatchFor {
+    /// `"off"`
+    Off,
+    /// Not configured: a reload is undone only if every slot fails within 30 s of the commit.
+    #[default]
+    EverySlot,
+    /// A time: a reload is also undone if its requests fail more often than those of the generation before, or if it is degraded.
+    Time(Duration),
+}
+
+/// The bounds of an elastic pool, and the settings of its controller (`[scale]`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elastic {
+    /// The least number of workers (`worker.min`), at least 1.
+    pub min: u32,
+    /// The largest number of workers (`worker.max`).
+    pub max: u32,
+    /// The share of busy workers, in percent, at which the number is right (`scale.target`).
+    pub target: u32,
+    /// How long the load must ask for more workers before a step up (`scale.up_after`).
+    pub up_after: Duration,
+    /// How long the load must ask for fewer workers before a step down (`scale.down_after`).
+    pub down_after: Duration,
+    /// The largest step, as a number or a share of the workers (`scale.step`).
+    pub step: Surge,
+}
+
+impl Elastic {
+    /// The number within the bounds that is nearest to this one.
+    pub fn clamp(&self, count: u32) -> u32 {
+        count.max(self.min).min(self.max)
     }
 }

@@ -5,10 +5,10 @@
 
 use super::Pool;
 use super::generation::{Generation, Role};
-use super::reload::{Reload, Stage};
+use super::ids::{GenerationId, WorkerId};
+use super::reload_state::{Reload, Stage};
 use super::time::Time;
 use super::timers::Key;
-use super::vocabulary::{GenerationId, WorkerId};
 
 /// Upper limit of the slots of a generation in a snapshot; a real generation has fewer.
 const SLOTS_MAX: usize = 1_000_000;

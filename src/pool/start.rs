@@ -4,13 +4,12 @@
 
 use super::Pool;
 use super::generation::{Generation, Role};
-use super::preload::Forking;
-use super::readiness::Signs;
+use super::ids::{GenerationId, Slot, WorkerId};
 use super::report::workers;
 use super::settings::{Readiness, Settings};
 use super::timers::Key;
-use super::vocabulary::{Action, GenerationId, Kind, Slot, WorkerId};
-use super::worker::{Phase, StopReason, Worker};
+use super::vocabulary::{Action, Kind};
+use super::worker::{Forking, Phase, Signs, StopReason, Worker};
 
 impl Pool {
     /// Starts the first generation.

@@ -2,8 +2,9 @@
 
 use super::Pool;
 use super::first_start::Stopping;
+use super::ids::Slot;
 use super::timers::Key;
-use super::vocabulary::{Action, Answer, Kind, Outcome, Slot};
+use super::vocabulary::{Action, Answer, Kind, Outcome};
 use super::worker::StopReason;
 
 impl Pool {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::ids::{GenerationId, Slot, WorkerId};
 use super::time::Time;
-use super::vocabulary::{GenerationId, Slot, WorkerId};
 
 /// The purpose of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -4,25 +4,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::elastic::Scaled;
 use super::exit_cause::ExitCause;
-use super::hang::Hang;
-use super::judge_command::CommandVerdict;
-use super::reason::{Cause, Reason};
-use super::recycle::RecycleReason;
-use super::scaling::Load;
+use super::ids::{GenerationId, RequesterId, Slot, WorkerId};
+use super::reason::{Cause, Reason, RecycleReason};
+use super::scaling::{Load, Scaled};
 use super::settings::{Accepting, Settings};
 use super::verdict::Comparison;
-use super::worker::Phase;
-
-/// A worker's number; an instance never uses a number twice.
-pub type WorkerId = u64;
-/// A generation's number, from 1.
-pub type GenerationId = u64;
-/// The index of a worker's slot, `0 … N-1`.
-pub type Slot = u32;
-/// The number of a requester, which waits for an [`Answer`].
-pub type RequesterId = u64;
+use super::worker::{Hang, Phase};
 
 /// An input of the pool: something happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -289,6 +277,17 @@ impl Outcome {
             Outcome::Undone => "undone",
         }
     }
+}
+
+/// The answer of the command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CommandVerdict {
+    /// Exit status 0: the canary goes on.
+    GoOn,
+    /// Exit status 1: it is rolled back, and why.
+    RollBack(Reason),
+    /// Anything else, and what it was.
+    Unclear(Reason),
 }
 
 /// The answer to a requester.

@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Pool;
 use super::exit_cause::{ExitCause, Span};
+use super::ids::GenerationId;
 use super::reason::Reason;
 use super::requesters::Requesters;
+use super::settings::WatchFor;
 use super::time::Time;
 use super::timers::Key;
 use super::verdict::{self, Comparison, Figures, Judgement};
-use super::vocabulary::{Action, GenerationId, Kind, Outcome, Purpose};
+use super::vocabulary::{Action, Kind, Outcome, Purpose};
 
 /// The time after a commit in which failures of every slot undo the reload.
 pub(super) const EVERY_SLOT_WITHIN: Duration = Duration::from_secs(30);
@@ -23,18 +25,6 @@ pub(super) const EVERY_SLOT_WITHIN: Duration = Duration::from_secs(30);
 const SIGKILL: i32 = 9;
 /// The pause before the end of a watch that came while a reload was under way is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// The configured watch (`reload.watch`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WatchFor {
-    /// `"off"`
-    Off,
-    /// Not configured: a reload is undone only if every slot fails within 30 s of the commit.
-    #[default]
-    EverySlot,
-    /// A time: a reload is also undone if its requests fail more often than those of the generation before, or if it is degraded.
-    Time(Duration),
-}
 
 /// The watch that is under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -56,6 +56,16 @@ words! {
 }
 
 words! {
+    /// `worker.cpus`: the CPUs that a worker may use.
+    Cpus {
+        /// All that the master may use.
+        Off = "off",
+        /// Those of its slot: the CPUs are divided among the slots.
+        Auto = "auto",
+    }
+}
+
+words! {
     /// `start.fallback`: what runs when the release on disk does not come up.
     Fallback {
         /// The newest recorded release.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::canary::{Factor, Ratio, Step, StepTime, WatchTime};
-use super::choices::{Adapter, Balance, Details, Fallback, MemoryCheck, Ready, Stdin};
+use super::choices::{Adapter, Balance, Cpus, Details, Fallback, MemoryCheck, Ready, Stdin};
 use super::lists::{Argv, Assignment, FileOrNone, OneOrMore, Variables};
 use super::probe::{Probe, StatusRange};
 use super::row::tables;
@@ -127,6 +127,11 @@ tables! {
         /// So does a worker that is stopped, or takes nothing from its queue while others have none. What has waited in its queue for so long
         /// is served by another worker. `"off"`: each slot gets its connections whatever its worker does. See BALANCE in `ratoon.toml(5)`.
         balance_hung: Option<Duration> as OrOff<Time>, default r#""10s""#, example r#""5s""#, flag("balance-hung TIME");
+        /// The CPUs that a worker may use: `"off"`, all that the master may use, or `"auto"`, those of its slot.
+        /// With `"auto"` the CPUs are divided among `count` (or `max`) slots: each slot has some of its own, or, when there are more
+        /// slots than CPUs, one that it shares with other slots. Set by `sched_setaffinity(2)` before the program is executed, or when a preload
+        /// process has forked the worker; its threads and processes inherit it, and may change it. See `taskset(1)`.
+        cpus: Cpus as Cpus, default r#""off""#, flag("cpus");
         /// Standard input of the workers: `"null"` is `/dev/null`, `"socket"` the first listening socket.
         /// The socket is descriptor 3, too. `"socket"` is for programs that expect it as `StandardInput=socket` of
         /// `systemd.exec(5)` passes it, such as Java's `System.inheritedChannel()`. Without a listening socket it is an error.

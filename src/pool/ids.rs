@@ -6,5 +6,5 @@ pub type WorkerId = u64;
 pub type GenerationId = u64;
 /// The index of a worker's slot, `0 … N-1`.
 pub type Slot = u32;
-/// The number of a requester, which waits for an [`Answer`].
+/// The number of a requester, which waits for an [`Answer`](super::Answer).
 pub type RequesterId = u64;

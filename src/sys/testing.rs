@@ -79,6 +79,7 @@ pub fn request<'a>() -> SpawnRequest<'a> {
         cgroup: None,
         small: false,
         watchdog_pid: false,
+        cpus: None,
     }
 }
 

@@ -221,6 +221,17 @@ fn workers_are_forked_from_one_process_that_has_loaded() {
 }
 
 #[test]
+fn forked_worker_has_the_cpus_of_its_slot() {
+    let master = start("cpus = 'auto'");
+    let (status, allowed) = (master.status(), |pid| facts(pid)["Cpus_allowed_list"].clone());
+    let (own, of_preload) = (pids(&status).into_iter().map(allowed).collect::<Vec<_>>(), allowed(preload(&status)));
+    assert_eq!((of_preload.clone(), own.len()), (allowed(master.pid), 2));
+    if ratoon::config::usable_cpus() > 1 {
+        assert!(own[0] != own[1] && !own.contains(&of_preload), "{own:?} of {of_preload}");
+    }
+}
+
+#[test]
 fn crashed_worker_is_forked_again_with_its_exit_status() {
     let master = start("");
     let before = preload(&master.status());

@@ -18,10 +18,12 @@
 //! | `missing_limits` | limits that cannot be applied |
 //! | `reports` | what other threads report of workers |
 //! | `views` | what other parts of the master are told of the workers |
+//! | `cpus` | the CPUs of each slot |
 //! | `adopt` | processes that an earlier program of the master started |
 
 mod adopt;
 pub mod cgroup;
+mod cpus;
 pub(in crate::master) mod discarder;
 pub(in crate::master) mod exit;
 pub(in crate::master) mod fork;

@@ -15,7 +15,7 @@ use crate::master::releases::expand::{Expanded, Values};
 use crate::master::releases::prepare::{Release, assignment};
 use crate::master::workers::cgroup::{Limits, WorkerGroup};
 use crate::master::workers::processes::{Budget, ERRNOS, More, Process, Token, owner};
-use crate::master::workers::{SPAWNS_PER_TURN, WorkerSet, fork};
+use crate::master::workers::{SPAWNS_PER_TURN, WorkerSet, cpus, fork};
 use crate::pool::{GenerationId, Slot, StartMode, WorkerId};
 use crate::status::scoreboard::Scoreboard;
 use crate::sys::notify::NotifySocket;
@@ -270,6 +270,7 @@ impl WorkerSet {
             cgroup: kit.group.as_ref().map(WorkerGroup::dir),
             small: kit.group.is_some() && release.config.worker.limits.memory_max.is_some_and(|max| max < SMALL),
             watchdog_pid: release.config.worker.watchdog.is_some() && !is_preload,
+            cpus: if is_preload { None } else { cpus::of_slot(slot, &release.config) },
         };
         let mut grouped = kit.group.is_some();
         let mut made = spawn(plan, &request, &self.errors);

@@ -8,6 +8,8 @@ use std::ffi::c_char;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 
+use rustix::thread::CpuSet;
+
 use super::Identity;
 use super::errors::{Stage, encode};
 use super::raw::{call, inode, stat};
@@ -30,6 +32,7 @@ pub(super) struct Order {
     pub directory: RawFd,
     pub identity: Option<Identity>,
     pub nofile: Option<(u64, u64)>,
+    pub cpus: Option<CpuSet>,
     pub death_signal: Option<i32>,
     /// The signals that the child must reset to default: the master ignores them, and clone3(2) and execve(2) would keep that.
     pub ignored: Mask,
@@ -162,6 +165,11 @@ unsafe fn become_worker(order: &Order, cgroup: Option<RawFd>) -> Result<std::con
             let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
             let limit = (&raw const limit).addr();
             must(Stage::Limits, libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as usize, limit, 0])?;
+        }
+        if let Some(cpus) = &order.cpus {
+            let (size, cpus) = (size_of::<CpuSet>(), std::ptr::from_ref(cpus).addr());
+            // Fails if none of them is usable any more; then the worker has the master's.
+            let _ = call(libc::SYS_sched_setaffinity, [0, size, cpus]);
         }
         if let Some(identity) = &order.identity {
             let groups = &identity.groups;

@@ -21,6 +21,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
+use rustix::thread::CpuSet;
+
 pub(super) use self::child::{block_everything, restore};
 pub use self::errors::{ErrorPipe, SpawnError, Stage, describe};
 pub use self::make::always_copy;
@@ -114,6 +116,8 @@ pub struct SpawnRequest<'a> {
     pub small: bool,
     /// Whether to set `WATCHDOG_PID`.
     pub watchdog_pid: bool,
+    /// The CPUs that the worker may use; `None`: the master's.
+    pub cpus: Option<CpuSet>,
 }
 
 /// A worker's process. Its program may not be executed yet, or may have failed to execute.
@@ -188,6 +192,7 @@ fn spawn_this_way(plan: &Plan, request: &SpawnRequest<'_>, errors: &ErrorPipe, w
         directory: above.number(plan.directory.as_fd())?,
         identity: plan.identity.clone(),
         nofile: plan.nofile,
+        cpus: request.cpus,
         death_signal: plan.die_with_parent,
         ignored: *IGNORED,
         file: plan.program.identity(),

@@ -187,6 +187,12 @@ pub fn case(key: &str) -> Option<Case> {
             .from("'off'")
             .with(&[("worker.count", "2"), ("worker.balance", "'per-slot'")])
             .acts(),
+        // Needs two CPUs.
+        "worker.cpus" => Case::to("'auto'", |master, _| {
+            let of = |slot: usize| processes::facts(pids(&master.status())[slot])["Cpus_allowed_list"].clone();
+            of(0) != of(1)
+        })
+        .with(&[("worker.count", "2")]),
         "worker.stdin" => Case::to("'socket'", |master, _| link_of_worker(master, "fd/0").starts_with("socket:")),
         "worker.nonblocking" => Case::to("true", |master, _| {
             let info = of_worker(master, "fdinfo/3");

@@ -19,10 +19,10 @@ use self::send::send;
 use crate::master::event_queue::EventQueue;
 use crate::master::releases::expand::Values;
 use crate::master::releases::prepare::assignment;
-use crate::master::workers::WorkerSet;
 use crate::master::workers::cgroup::WorkerGroup;
 use crate::master::workers::processes::{Budget, ERRNOS, More, Process, Token};
 use crate::master::workers::spawn::{Kit, Start};
+use crate::master::workers::{WorkerSet, cpus};
 use crate::pool::{Event, WorkerId};
 use crate::sys::awaited::is_awaited;
 use crate::sys::credentials::own_uid;
@@ -304,6 +304,7 @@ impl WorkerSet {
             self.discard_group(worker, it);
             group = None;
         }
+        cpus::give(pid, start.slot, &start.release.config);
         let process = Process {
             generation: start.generation,
             release: start.release,

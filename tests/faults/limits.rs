@@ -106,7 +106,7 @@ fn more_workers_than_descriptors_leave_enough_to_be_asked() {
 
 #[test]
 fn who_cannot_be_served_for_want_of_descriptors_is_told_so() {
-    const MOST: usize = 60;
+    const MOST: usize = 70;
     let place = Place::new();
     place.program("v1/worker", "#!/bin/sh\nexec sleep 1000\n");
     place.configure("count = 2\nready = 'running'\nsettle = '10ms'", QUICK);

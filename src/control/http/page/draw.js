@@ -186,8 +186,7 @@ function drawCell(cell, it, generation) {
     name.push(["starting", "ready", "draining"].includes(it.state) ? it.state : "");
     if (it.state === "ready" && it.generation > known.generation) name.push("fresh");
     if (it.id === chosen) name.push("chosen");
-    const state = it.state === "draining" && it.listening === true ? "draining, still listens" : it.state;
-    title.push(`worker ${it.id}, slot ${it.slot}, pid ${it.pid ?? "–"}: ${state}`, `up ${since(it.start_time)}`);
+    title.push(`worker ${it.id}, slot ${it.slot}, pid ${it.pid ?? "–"}: ${stateOf(it)}`, `up ${since(it.start_time)}`);
     if (isKnown(it.open_connections)) title.push(`${it.open_connections} connections`);
     if (it.status) title.push(it.status);
     small.textContent = it.state === "ready" && isKnown(it.open_connections) ? `${number(it.open_connections)} conn` : it.state;

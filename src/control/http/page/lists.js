@@ -38,7 +38,7 @@ function drawWorkers() {
     press: () => choose(it.id),
     cells: [
       `${it.slot}`, `${it.id}`, dash(it.pid, String), `${it.generation}`,
-      [it.state === "draining" && it.listening === true ? "draining, still listens" : it.state, STATE[it.state] ?? ""],
+      [stateOf(it), isKnown(it.avoided) ? "bad" : STATE[it.state] ?? ""],
       since(it.start_time), dash(it.memory_rss, bytes), dash(it.cpu_usec, (usec) => span(usec / 1000)), dash(it.open_connections, number),
       dash(latest().served?.get(it.id), number), dash(it.requests, number), it.status ?? "",
     ],

@@ -183,6 +183,12 @@ function longest() {
   return found.sort((a, b) => Date.parse(a.request.start_time) - Date.parse(b.request.start_time));
 }
 
+// The state of a worker in words; one that is avoided hangs, so that new connections go to other slots.
+function stateOf(worker) {
+  if (isKnown(worker.avoided)) return `${worker.state}, avoided (${worker.avoided})`;
+  return worker.state === "draining" && worker.listening === true ? "draining, still listens" : worker.state;
+}
+
 const words = (text) => String(text ?? "").replaceAll("-", " ");
 const dash = (value, show) => (isKnown(value) ? show(value) : "–");
 

@@ -5,6 +5,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,26 +44,29 @@ pub(super) async fn run(options: Options) -> Result<ExitCode, String> {
         Some(slot) => vec![identifier(&instance, slot)],
         None => worker_identifiers(&instance, &values(scope, "SYSLOG_IDENTIFIER")?),
     };
-    let lines = options.lines.to_string();
-    if options.follow {
-        let master = if slot.is_some() { Vec::new() } else { master_entries(&instance) };
-        let mut command = journalctl(scope, &["--follow", "--lines", &lines], &either(master, worker_entries(&workers)));
-        if remote::ends_with_input() {
-            return follow(command).await;
-        }
-        return Err(cannot_run(&command.exec()));
-    }
+    // The last lines end here, and those that follow begin.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let last = ["--lines".to_owned(), options.lines.to_string(), format!("--until={}", timestamp(now))];
     let mut failed = false;
     if slot.is_none() {
         say(&format!("master of {}:", clean(&instance)));
-        failed |= !print(scope, &lines, &master_entries(&instance))?;
+        failed |= !print(scope, &last, &master_entries(&instance))?;
         say("\nworkers:");
     }
     match workers.is_empty() {
         true => say("-- No entries --"),
-        false => failed |= !print(scope, &lines, &worker_entries(&workers))?,
+        false => failed |= !print(scope, &last, &worker_entries(&workers))?,
     }
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if !options.follow {
+        return Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+    }
+    let master = if slot.is_some() { Vec::new() } else { master_entries(&instance) };
+    let next = [format!("--since={}", timestamp(now + Duration::from_micros(1))), "--follow".to_owned(), "--no-tail".to_owned()];
+    let mut command = journalctl(scope, &next, &either(master, worker_entries(&workers)));
+    if remote::ends_with_input() {
+        return follow(command).await;
+    }
+    Err(cannot_run(&command.exec()))
 }
 
 /// Runs journalctl until it ends, and ends it with this process.
@@ -133,7 +137,12 @@ fn either(mut one: Vec<String>, other: Vec<String>) -> Vec<String> {
     one
 }
 
-fn journalctl(scope: Scope, options: &[&str], matches: &[String]) -> Command {
+/// A time since 1970 as systemd.time(7) has it, in microseconds.
+fn timestamp(since_1970: Duration) -> String {
+    format!("@{}.{:06}", since_1970.as_secs(), since_1970.subsec_micros())
+}
+
+fn journalctl(scope: Scope, options: &[String], matches: &[String]) -> Command {
     let mut command = Command::new("journalctl");
     if let Scope::User = scope {
         command.arg("--user");
@@ -143,14 +152,17 @@ fn journalctl(scope: Scope, options: &[&str], matches: &[String]) -> Command {
 }
 
 /// Prints the last lines of these matches; `false` if journalctl failed, which it has said.
-fn print(scope: Scope, lines: &str, matches: &[String]) -> Result<bool, String> {
-    let status = journalctl(scope, &["--no-pager", "--lines", lines], matches).stdin(Stdio::null()).status();
+fn print(scope: Scope, options: &[String], matches: &[String]) -> Result<bool, String> {
+    let status = journalctl(scope, options, matches).arg("--no-pager").stdin(Stdio::null()).status();
     Ok(status.map_err(|error| cannot_run(&error))?.success())
 }
 
 /// All values of a field in the journal.
 fn values(scope: Scope, field: &str) -> Result<Vec<String>, String> {
-    let output = journalctl(scope, &["--field", field], &[]).stdin(Stdio::null()).output().map_err(|error| cannot_run(&error))?;
+    let output = journalctl(scope, &["--field".to_owned(), field.to_owned()], &[])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| cannot_run(&error))?;
     if !output.status.success() {
         complain(&clean(String::from_utf8_lossy(&output.stderr).trim()));
     }
@@ -174,11 +186,12 @@ mod tests {
     #[test]
     fn query_is_of_the_master_and_of_each_identifier() {
         let matches = either(master_entries("web"), worker_entries(&[identifier("web", 0), identifier("web", 3)]));
-        let command = journalctl(Scope::User, &["--follow", "--lines", "5"], &matches);
+        let options = ["--follow".to_owned(), format!("--since={}", timestamp(Duration::from_micros(1_700_000_000_000_042)))];
+        let command = journalctl(Scope::User, &options, &matches);
         let words: Vec<_> = command.get_args().map(|word| word.to_str().expect("text")).collect();
-        assert_eq!(words[..4], ["--user", "--follow", "--lines", "5"]);
+        assert_eq!(words[..3], ["--user", "--follow", "--since=@1700000000.000042"]);
         let text = "SYSLOG_IDENTIFIER=ratoon RATOON_INSTANCE=web + SYSLOG_IDENTIFIER=web/0 SYSLOG_IDENTIFIER=web/3";
-        assert_eq!(words[4..].join(" "), text);
+        assert_eq!(words[3..].join(" "), text);
         assert_eq!(either(Vec::new(), worker_entries(&[identifier("web", 3)])), ["SYSLOG_IDENTIFIER=web/3"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::harness::master::workers;
+use super::harness::master::{pids, workers};
 use super::harness::{Master, Place, Plan, Signal, Value, eventually};
 
 const SECRET: &str = "environment = { PASSWORD = 'correct horse' }";
@@ -95,6 +95,30 @@ fn record_is_for_its_owner_alone_and_has_no_secret() {
     let pid = workers(&master.status())[0]["pid"].as_u64().expect("a pid");
     let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("an environment");
     assert!(!String::from_utf8_lossy(&environment).contains("STATE_DIRECTORY"));
+}
+
+#[test]
+fn environment_file_of_the_last_good_release_is_read_again() {
+    let place = Place::new();
+    let (file, state) = (place.path("secrets"), place.path("state/ratoon/pool"));
+    std::fs::create_dir_all(&state).expect("a state directory");
+    let worker = format!("count = 1\nenvironment_file = '{}'", file.display());
+    let start = |place: Place| place.pool(&worker, "").environment("STATE_DIRECTORY", &state).start();
+    std::fs::write(&file, "TOKEN=of-yesterday\n").expect("the file");
+    let master = start(place);
+    let record = recorded(&master, "/v1");
+    assert!(record.contains("secrets") && !record.contains("of-yesterday"), "{record}");
+    master.signal(Signal::TERM);
+    assert!(master.end().success());
+    let place = master.into_place();
+    place.release("v2", "");
+    place.behave("v2", "exit_at_start=3");
+    place.current("v2");
+    std::fs::write(&file, "TOKEN=of-today\n").expect("the file");
+    let master = start(place);
+    assert!(master.get("/").contains("version v1"), "{}", master.log());
+    let environment = std::fs::read(format!("/proc/{}/environ", pids(&master.status())[0])).expect("an environment");
+    assert!(String::from_utf8_lossy(&environment).contains("TOKEN=of-today"));
 }
 
 #[test]

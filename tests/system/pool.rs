@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("a_master_that_dies_comes_back", a_master_that_dies_comes_back),
     ("it_needs_no_root", it_needs_no_root),
     ("the_journal_tells_it_all", the_journal_tells_it_all),
+    ("flood_of_a_worker_hides_no_line_of_the_master", flood_of_a_worker_hides_no_line_of_the_master),
     ("undo_brings_the_old_release_back", undo_brings_the_old_release_back),
     ("fifty_reloads_under_load", fifty_reloads_under_load),
 ];
@@ -249,6 +250,37 @@ fn the_journal_tells_it_all(c: &Container) {
     assert!(master.contains("exit 3") && !master.contains("I am the worker"), "{logs}");
     assert!(workers.contains("I am the worker"), "{logs}");
     assert!(c.ok(&["ratoon", "logs", "logged", "0"]).contains("it is bad"));
+}
+
+fn flood_of_a_worker_hides_no_line_of_the_master(c: &Container) {
+    let web = Instance::new(c, "flooded", 1);
+    // The journal keeps few lines of the unit in an hour, so that a flood uses them up.
+    c.write(
+        "/etc/systemd/system/ratoon@flooded.service.d/limit.conf",
+        "[Service]\nLogRateLimitIntervalSec=1h\nLogRateLimitBurst=20\n",
+    );
+    c.ok(&["systemctl", "daemon-reload"]);
+    let flood =
+        "printf '#!/bin/sh\nseq -f \"line %%g\" 5000\necho \"<3>over\"\nexec /opt/ratoon/hello\n' >worker; chmod 755 worker";
+    web.release("floods", Some(flood));
+    web.point_to("floods");
+    web.start();
+    web.settled();
+    web.point_to("fails");
+    assert!(!web.reload().status.success());
+    let entries = |of: &str| c.ok(&["journalctl", "--no-pager", "--output=cat", "--unit", &web.service(), of]);
+    wait_for("the end of the flood", || entries("SYSLOG_IDENTIFIER=flooded/0").contains("over").then_some(()));
+    assert!(!entries("SYSLOG_IDENTIFIER=flooded/0").contains("line 5000"), "the journal has kept everything");
+    // What is dropped is counted for each priority: the master's errors are there.
+    wait_for("the master's error", || entries("SYSLOG_IDENTIFIER=ratoon").contains("rolled back").then_some(()));
+    // `--follow` begins with the last lines of both, and goes on with new ones.
+    let script = "ratoon logs flooded --follow --lines 3 >/tmp/followed & follower=$!
+        until grep -q 'rolled back' /tmp/followed && grep -q '^workers:' /tmp/followed; do sleep 0.1; done
+        echo 'something new' | systemd-cat --identifier flooded/0
+        until grep -q 'something new' /tmp/followed; do sleep 0.1; done
+        kill $follower; grep -c 'line ' /tmp/followed";
+    let lines = c.ok(&["timeout", "60", "sh", "-c", script]);
+    assert!(lines.trim().parse::<u32>().is_ok_and(|lines| lines <= 3), "{lines}: {}", c.ok(&["cat", "/tmp/followed"]));
 }
 
 /// An undo brings the old release back under systemd, which stays active.

@@ -1,4 +1,7 @@
-"""Wake-ups of the idle master: how often any of its threads went to sleep, which is how often it had woken."""
+"""Wake-ups of the idle master: how often any of its threads went to sleep, which is how often it had woken.
+
+With `worker.ready = "notify"`: else it looks every 10 s whether the workers accept.
+"""
 
 import time
 
@@ -17,7 +20,7 @@ def measure(bench):
     masters = []
     try:
         for workers in counts:
-            masters.append(Ratoon(bench.directory, workers, bus=bus.address, status=True))
+            masters.append(Ratoon(bench.directory, workers, bus=bus.address, status=True, flags=["--ready", "notify"]))
             masters[-1].start()
         masters.append(LeastMaster(bench.directory, 4).start())
         # What follows a start is not idleness: the last words of the log, the first look at the bus.

@@ -142,7 +142,7 @@ fn release_sets_every_version_and_dates_the_changelog() {
         "docs/measured.md",
         "packaging/ansible/plugins/",
         "src/cli/recorded/",
-        "src/cli/status_view.rs",
+        "src/cli/status_view_tests.rs",
         "src/control/client.rs",
         "src/control/http/snapshots/",
         "tests/packaging.rs",

@@ -105,7 +105,10 @@ fn check_of_a_file_can_probe_it_and_leaves_nothing() {
     let place = Place::new();
     configure_worker_that_tells_its_user(&place);
     let (fine, said) = check(&place, &["--probe"]);
-    assert!(fine && said.contains("pool.toml: the probe has passed, here and as this user"), "{said}");
+    assert!(
+        fine && said.contains("pool.toml: the probe has passed, here and as this user, not in the unit's environment"),
+        "{said}"
+    );
     assert!(place.path("v1/uid").exists(), "no worker was started");
     place.program("v1/tells", "#!/bin/sh\necho no database\nexit 3\n");
     let (fine, said) = check(&place, &["--probe"]);

@@ -180,9 +180,13 @@ pub(super) fn configuration(
     }
     if let Some(advice) = advice {
         text += &advice.worker;
+        text += "\n[reload]\n";
         if let Some((check, why)) = advice.check {
-            text += &format!("\n[reload]\n# {why}\ncheck = [{}]\n", list(&check));
+            text += &format!("# {why}\ncheck = [{}]\n", list(&check));
         }
+        text += "# One worker of a new release is asked for this page first, on a socket that no client can reach: an error that shows at the first request\n\
+                 # costs nothing. Name a page that answers 200 to 399 and changes nothing. It costs one more start of the application for each reload.\n\
+                 #probe = \"GET /\"\n";
     }
     text
 }

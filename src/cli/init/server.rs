@@ -173,6 +173,10 @@ mod tests {
 
     #[test]
     fn gunicorn_is_ready_when_its_application_is_loaded() {
+        let words = "venv/bin/gunicorn --threads 4 app:app".split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let text = super::super::files::configuration("web", &words, Path::new("/nowhere"), "[::]:80", None, None);
+        let probed = config::parse(&text.replace("#probe", "probe"), Path::new("web.toml")).expect("a probe");
+        assert!(probed.reload.probe.is_some(), "{text}");
         let config = configured("venv/bin/gunicorn --threads 4 app:app");
         assert_eq!(
             (config.worker.adapter, check(&config).as_str()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::harness::http::over_unix;
 use super::harness::master::pids;
 use super::harness::processes::signal;
-use super::harness::{Master, Place, Plan, Signal};
+use super::harness::{Master, Place, Plan, RATOON, Signal, Value};
 
 /// A worker that accepts, and closes its socket at SIGUSR1. It says nothing but READY=1.
 const DEAF_AT_USR1: &str = r#"#!/usr/bin/env python3
@@ -40,6 +40,41 @@ fn pool(worker: &str) -> Master {
     let program = place.path("worker.py");
     place.write("pool.toml", &format!("[worker]\ncommand = [{program:?}]\n{worker}\n"));
     Plan::new(place).start()
+}
+
+/// A worker whose descriptors nobody may see but root: it is not dumpable, prctl(2).
+const HIDDEN: &str = r#"#!/usr/bin/env python3
+import ctypes, os, socket
+
+PR_SET_DUMPABLE = 4
+assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
+listener = socket.socket(fileno=3)
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])
+while True:
+    client, _ = listener.accept()
+    client.close()
+"#;
+
+#[test]
+#[ignore = "needs root"]
+fn worker_that_hides_its_descriptors_is_believed_and_told_as_unseen() {
+    let place = Place::new();
+    place.program("worker.py", HIDDEN);
+    let program = place.path("worker.py");
+    place.write("pool.toml", &format!("[worker]\ncommand = [{program:?}]\ncount = 1\n"));
+    place.install("0755", RATOON.as_ref(), "ratoon");
+    // The master of root would see them.
+    let ratoon = place.path("ratoon");
+    let script = format!("#!/bin/sh\nexec setpriv --reuid=54322 --regid=54322 --clear-groups {} \"$@\"\n", ratoon.display());
+    place.program("start", &script);
+    let plan = Plan::new(place).program("start");
+    for path in ["", "run", "systemd"] {
+        std::os::unix::fs::chown(plan.place.path(path), Some(54_322), Some(54_322)).expect("a directory of this user");
+    }
+    let master = plan.start();
+    let status = master.status();
+    assert_eq!((&status["workers_ready"], &status["workers"][0]["readiness"]), (&1.into(), &"unseen".into()), "{status:#}");
+    assert_eq!((&status["workers"][0]["accepting"], &status["degraded"]), (&Value::Null, &false.into()), "{status:#}");
 }
 
 const NOBODY: &str = "no ready worker accepts connections; ratoon recycle";

@@ -108,11 +108,12 @@ fn the_bus_changes_the_pool(c: &Container) {
     assert_eq!(seen, "u 3", "everyone may look");
 }
 
-fn the_bus_hears_of_a_reload(c: &Container) {
-    let web = on_the_bus(c, "heard");
-    let rule = format!("type='signal',sender='{}'", bus_name(&web));
+/// What an instance sends to everyone on the bus, until the end of the reload that this begins.
+fn heard_during(web: &Instance, reload: impl FnOnce()) -> String {
+    let rule = format!("type='signal',sender='{}'", bus_name(web));
     // As text: with --json 257 does not say when it begins.
-    let mut monitor = c
+    let mut monitor = web
+        .c
         .command(&["busctl", "--match", &rule, "monitor"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -122,7 +123,7 @@ fn the_bus_hears_of_a_reload(c: &Container) {
     let mut line = String::new();
     BufReader::new(monitor.stderr.take().expect("piped")).read_line(&mut line).expect("a line");
     assert!(line.starts_with("Monitoring"), "{line}");
-    web.reload_ok();
+    reload();
     // A message: "… Member=ReloadFinished", then its arguments, `UINT64 2;` and `STRING "committed";`.
     let mut heard = String::new();
     for line in BufReader::new(monitor.stdout.take().expect("piped")).lines() {
@@ -134,6 +135,12 @@ fn the_bus_hears_of_a_reload(c: &Container) {
     }
     let _ = monitor.kill();
     let _ = monitor.wait();
+    heard
+}
+
+fn the_bus_hears_of_a_reload(c: &Container) {
+    let web = on_the_bus(c, "heard");
+    let heard = heard_during(&web, || web.reload_ok());
     let after = |member: &str| heard.split_once(&format!("Member={member}\n")).map(|(_, rest)| rest).unwrap_or_default();
     assert!(after("ReloadStarted").contains("UINT64 2;"), "{heard}");
     assert!(after("ReloadFinished").contains("UINT64 2;\nSTRING \"committed\";"), "{heard}");
@@ -158,8 +165,15 @@ fn a_failed_reload_has_a_name_on_the_bus(c: &Container) {
         text(&said.stderr)
     };
     web.point_to("fails");
-    let said = reload();
+    let mut said = String::new();
+    let heard = heard_during(&web, || said = reload());
     assert!(said.contains("org.ratoon1.Error.RolledBack") && said.contains("exit 3"), "{said}");
+    // Everyone hears how the worker failed, and nothing of what it printed: the caller alone may be told that.
+    let all =
+        c.ok(&["busctl", "call", &bus_name(&web), "/org/ratoon1", "org.freedesktop.DBus.Properties", "GetAll", "s", MANAGER]);
+    for public in [&heard, &all] {
+        assert!(public.contains("exit 3") && !public.contains("broken on purpose"), "{public}");
+    }
     web.configure("cuont = 3\n");
     let said = reload();
     assert!(said.contains("org.ratoon1.Error.Refused") && said.contains("cuont"), "{said}");

@@ -1,8 +1,10 @@
 'use strict';
 const assert = require('node:assert/strict');
+const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const http = require('node:http');
 const http2 = require('node:http2');
+const https = require('node:https');
 const net = require('node:net');
 const { once } = require('node:events');
 const { test } = require('node:test');
@@ -17,6 +19,29 @@ const server = http.createServer((request, response) => {
 });
 server.listen(3000);
 `;
+
+/** The same program over TLS, with a certificate of its own. */
+function secured(program) {
+  const made = execFileSync(
+    'openssl',
+    ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-subj', '/CN=localhost', '-keyout', '-', '-out', '-'],
+    { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] },
+  );
+  const pem = JSON.stringify(made);
+  return program.replace("'node:http'", "'node:https'").replace('createServer(', `createServer({ key: ${pem}, cert: ${pem} }, `);
+}
+
+/** What a request over TLS is answered. */
+function getSecurely(port, path, agent) {
+  return new Promise((resolve, reject) => {
+    const request = https.get({ host: '127.0.0.1', port, path, agent }, (response) => {
+      let body = '';
+      response.setEncoding('utf8').on('data', (text) => (body += text));
+      response.on('end', () => resolve({ body, connection: response.headers.connection }));
+    });
+    request.on('error', reject);
+  });
+}
 
 /** Runs `body` with a worker that says READY=1, and ends it. */
 async function withWorker(program, body, options) {
@@ -67,6 +92,20 @@ test('drain_keeps_a_connection_whose_head_was_sent', () =>
     assert.equal((await streamed).headers.connection, 'keep-alive');
     const next = await get(worker.port, '/', agent);
     assert.deepEqual([next.body, next.headers.connection], ['hello', 'close']);
+    assert.deepEqual(await worker.exit, [0, null]);
+  }));
+
+test('https_drain_serves_what_is_in_work_and_answers_a_kept_connection_with_close', () =>
+  withWorker(secured(HELLO), async (worker) => {
+    const agent = new https.Agent({ keepAlive: true, maxSockets: 2, rejectUnauthorized: false });
+    const [kept] = await Promise.all([getSecurely(worker.port, '/', agent), getSecurely(worker.port, '/', agent)]);
+    assert.equal(kept.connection, 'keep-alive');
+    const slow = getSecurely(worker.port, '/slow', agent);
+    await until(() => worker.slot(0).state === 2 || worker.slot(1).state === 2, 'the request is in work');
+    worker.kill();
+    await until(() => refused(worker.port), 'the worker stops accepting');
+    assert.deepEqual(await getSecurely(worker.port, '/', agent), { body: 'hello', connection: 'close' });
+    assert.deepEqual(await slow, { body: 'slow', connection: 'close' });
     assert.deepEqual(await worker.exit, [0, null]);
   }));
 

@@ -84,7 +84,7 @@ fn run(repository: &Path, program: &str, arguments: &[&str]) -> Output {
     command.args(arguments).current_dir(repository).env("SOURCE_DATE_EPOCH", "1796040000").output().expect("a program that runs")
 }
 
-/// What a program that succeeds prints.
+/// The output of a program that must succeed.
 fn printed(repository: &Path, program: &str, arguments: &[&str]) -> String {
     let output = run(repository, program, arguments);
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -134,7 +134,7 @@ fn release_sets_every_version_and_dates_the_changelog() {
     // cargo agrees with the lock file.
     printed(repository, "cargo", &["tree", "--quiet", "--locked", "--offline", "--workspace"]);
 
-    // Whatever else still names the old version is a place that packaging/versions does not know of, or history.
+    // Any other file that still names the old version is history, or packaging/versions does not know of it.
     let history = [
         "CHANGELOG.md",
         "Cargo.lock",

@@ -58,9 +58,9 @@ words! {
 words! {
     /// `worker.cpus`: the CPUs that a worker may use.
     Cpus {
-        /// All that the master may use.
+        /// All CPUs that the master may use.
         Off = "off",
-        /// Those of its slot: the CPUs are divided among the slots.
+        /// The CPUs of its slot: those that the master may use are divided among the slots.
         Auto = "auto",
     }
 }

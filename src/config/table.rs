@@ -124,8 +124,8 @@ tables! {
         /// socket unit needs `ReusePort=yes` for it. See BALANCE in `ratoon.toml(5)`.
         balance: Balance as Balance, default r#""shared""#, flag("balance");
         /// With `balance = "per-slot"`, the age of a request from which its worker hangs, so that new connections go to others.
-        /// So does a worker that is stopped, or takes nothing from its queue while others have none. What has waited in its queue for so long
-        /// is served by another worker. `"off"`: each slot gets its connections whatever its worker does. See BALANCE in `ratoon.toml(5)`.
+        /// A worker that is stopped, or takes nothing from its queue while other queues are empty, hangs too. Connections that have waited
+        /// in its queue for this time are served by another worker. `"off"`: each slot gets its connections whatever its worker does. See BALANCE in `ratoon.toml(5)`.
         balance_hung: Option<Duration> as OrOff<Time>, default r#""10s""#, example r#""5s""#, flag("balance-hung TIME");
         /// The CPUs that a worker may use: `"off"`, all that the master may use, or `"auto"`, those of its slot.
         /// With `"auto"` the CPUs are divided among `count` (or `max`) slots: each slot has some of its own, or, when there are more

@@ -49,7 +49,7 @@ pub(in crate::master) enum TaskResult {
     },
     /// The figures of the load of an elastic pool.
     Load(Seen),
-    /// What was seen of workers with their own queues.
+    /// A look at the workers that have queues of their own has ended; see [`HangWatch`](crate::master::listeners::hang_watch::HangWatch).
     Hangs(Look),
     /// A status document is composed, and requesters wait for the next one.
     Composed,

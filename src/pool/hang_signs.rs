@@ -13,7 +13,7 @@ use super::worker::Hang;
 /// The number of times that one look reads a queue in which connections wait.
 pub const READS: usize = 4;
 
-/// What one look has shown of a worker.
+/// The signs of a worker in one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sighting {
     /// The worker.

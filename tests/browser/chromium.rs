@@ -109,7 +109,7 @@ impl Browser {
     /// Waits until this is true.
     pub fn wait(&mut self, page: &Page, expression: &str) {
         let deadline = Instant::now() + TIMEOUT;
-        // What it looks at may not be there yet.
+        // An element that the expression names may not be there yet.
         let patient = format!("(() => {{ try {{ return {expression}; }} catch {{ return false; }} }})()");
         while self.js(page, &patient) != true {
             if Instant::now() > deadline {

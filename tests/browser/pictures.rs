@@ -9,10 +9,12 @@ use crate::chromium::Browser;
 use crate::hang;
 use crate::support::{Master, example};
 
-/// Not a test of anything that the other does not test: it makes the pictures, of a pool with some traffic in a reload.
+/// Makes the pictures of a pool with some traffic in a reload. The other tests are those of the page.
 #[test]
 #[ignore = "makes the picture of README.md, with RATOON_SCREENSHOT"]
 fn pictures() {
+    // Asked for first, as the pictures take a minute.
+    std::env::var_os("RATOON_SCREENSHOT").expect("RATOON_SCREENSHOT: the directory for the pictures");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
     let directory = tempfile::tempdir().expect("a directory");
     let settings = directory.path().join("chaos");
@@ -29,7 +31,15 @@ fn pictures() {
     let desk = browser.open(&origin, (1000, 820), "light", false);
     let phone = browser.open(&origin, (390, 844), "dark", true);
     let over = AtomicBool::new(false);
+    /// Ends the traffic, also when the test fails.
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     std::thread::scope(|scope| {
+        let _end = End(&over);
         scope.spawn(|| {
             let mut held = Vec::new();
             for turn in 0_u64.. {
@@ -53,6 +63,5 @@ fn pictures() {
         std::thread::sleep(Duration::from_millis(400)); // its colours fade in
         browser.keep_picture(&desk, "page.png");
         browser.keep_picture(&phone, "phone.png");
-        over.store(true, Ordering::Relaxed);
     });
 }

@@ -99,7 +99,7 @@ fn pool_in_which_nobody_accepts_is_degraded_until_it_is_recycled() {
 
 #[test]
 fn worker_that_stops_accepting_is_told_while_connections_wait() {
-    let master = pool("count = 2\nready = 'notify'\nbalance = 'per-slot'\nbalance_hung = 'off'");
+    let master = pool("count = 2\nready = 'notify'\nbalance = 'per-slot'");
     let status = master.wait_until_ready();
     let deaf = &status["workers"][0];
     signal(pids(&status)[0], Signal::USR1);

@@ -58,7 +58,7 @@ while not drains:
             client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n")
 "#;
 
-/// What the preload process does when it has reached the phase.
+/// How the preload process fails once it has reached the phase.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     Killed,

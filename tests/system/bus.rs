@@ -108,7 +108,7 @@ fn the_bus_changes_the_pool(c: &Container) {
     assert_eq!(seen, "u 3", "everyone may look");
 }
 
-/// What an instance sends to everyone on the bus, until the end of the reload that this begins.
+/// The signals that an instance sends to everyone on the bus until the end of the reload that `reload` begins.
 fn heard_during(web: &Instance, reload: impl FnOnce()) -> String {
     let rule = format!("type='signal',sender='{}'", bus_name(web));
     // As text: with --json 257 does not say when it begins.

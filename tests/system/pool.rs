@@ -271,7 +271,7 @@ fn flood_of_a_worker_hides_no_line_of_the_master(c: &Container) {
     let entries = |of: &str| c.ok(&["journalctl", "--no-pager", "--output=cat", "--unit", &web.service(), of]);
     wait_for("the end of the flood", || entries("SYSLOG_IDENTIFIER=flooded/0").contains("over").then_some(()));
     assert!(!entries("SYSLOG_IDENTIFIER=flooded/0").contains("line 5000"), "the journal has kept everything");
-    // What is dropped is counted for each priority: the master's errors are there.
+    // The journal counts each priority on its own: the master's errors are there.
     wait_for("the master's error", || entries("SYSLOG_IDENTIFIER=ratoon").contains("rolled back").then_some(()));
     // `--follow` begins with the last lines of both, and goes on with new ones.
     let script = "ratoon logs flooded --follow --lines 3 >/tmp/followed & follower=$!

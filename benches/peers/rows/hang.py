@@ -18,7 +18,7 @@ KEY = "hang"
 TITLE = "one of four workers hangs for five seconds"
 HANG = 5
 RATE = 500
-# So many that one is free for each arrival, also while those of a whole hang wait.
+# Clients enough that one is free for each arrival, also while those that wait for the hung worker are busy.
 CLIENTS = 1200
 PER_SLOT = ["--balance", "per-slot"]
 KINDS = {

@@ -25,9 +25,9 @@ const PERIOD: Duration = Duration::from_millis(100);
 const READ_AGAIN: Duration = Duration::from_millis(25);
 /// The shortest time between two looks, as a multiple of the CPU time that one costs.
 const MULTIPLE: u32 = 20;
-/// Of so many looks one asks the kernel whether connections are open.
+/// One look in this number of looks also asks the kernel whether connections are open.
 const ASK_EVERY: u32 = 10;
-/// Where the kernel does not tell of open connections, there are some for so many looks after one was seen to come.
+/// Where the kernel does not tell of open connections, the watch goes on for this number of looks after one has come.
 const UNKNOWN_LOOKS: u32 = 100;
 /// The most events that are taken from the epoll set at once.
 const EVENTS: usize = 1024;
@@ -46,7 +46,7 @@ pub(in crate::master) struct Subject {
     pub is_avoided: bool,
 }
 
-/// What was seen of a worker.
+/// The signs of a worker in one look.
 struct Seen {
     worker: WorkerId,
     generation: GenerationId,

@@ -1,23 +1,20 @@
 //! Scenarios of workers that hang, with `worker.balance = "per-slot"`: where new connections go, and who serves those that wait.
 
+use super::ms;
+use super::queues::{per_slot, slots};
 use super::world::World;
-use super::{ms, settings};
-use crate::pool::{Event, ExitCause, Hang, Kind, Phase, READS, Settings, Sighting, Slot, Surge, WorkerId};
+use crate::pool::{Event, ExitCause, Hang, Kind, Phase, READS, Settings, Sighting, Surge, WorkerId};
 
 const HUNG_AFTER: u64 = 10_000;
 
-fn per_slot(count: u32) -> Settings {
-    Settings { per_slot: true, balance_hung: Some(ms(HUNG_AFTER)), ..settings(count) }
+fn watched(count: u32) -> Settings {
+    Settings { balance_hung: Some(ms(HUNG_AFTER)), ..per_slot(count) }
 }
 
 fn serving(count: u32) -> World {
-    let mut world = World::new(per_slot(count));
+    let mut world = World::new(watched(count));
     world.all_ready();
     world
-}
-
-fn slots(world: &World) -> Vec<Slot> {
-    world.pool.serving().into_iter().map(|queue| queue.slot).collect()
 }
 
 /// A look that shows these workers like this, and all others well.
@@ -77,7 +74,7 @@ fn connections_are_never_steered_away_from_all() {
 
 #[test]
 fn without_balance_hung_or_with_one_queue_nobody_looks() {
-    for settings in [Settings { balance_hung: None, ..per_slot(2) }, Settings { per_slot: false, ..per_slot(2) }] {
+    for settings in [Settings { balance_hung: None, ..watched(2) }, Settings { per_slot: false, ..watched(2) }] {
         let mut world = World::new(settings);
         world.all_ready();
         assert!(!world.pool.looks_for_hangs() && world.pool.may_hang().next().is_none());
@@ -214,7 +211,7 @@ fn reload_and_hand_over_keep_who_is_avoided() {
     world.step(Event::MasterDied);
     assert_eq!((slots(&world), world.pool.avoided(2)), (vec![0, 2], Some(Hang::Stopped)));
     world.reload();
-    world.next = per_slot(3);
+    world.next = watched(3);
     world.prepare();
     let new = world.of(2);
     world.ready(new[0]);
@@ -231,7 +228,7 @@ fn reload_and_hand_over_keep_who_is_avoided() {
 #[test]
 fn canary_that_hangs_loses_its_part_and_gets_no_more_than_that() {
     let mut world = serving(4);
-    world.next = per_slot(4);
+    world.next = watched(4);
     world.next.steps.sizes = vec![Surge::Count(2)];
     world.reload();
     world.prepare();

@@ -6,7 +6,7 @@ use super::settings;
 use super::world::World;
 use crate::pool::{Event, ExitCause, Queue, Settings, Slot, Surge};
 
-fn per_slot(count: u32) -> Settings {
+pub(super) fn per_slot(count: u32) -> Settings {
     Settings { per_slot: true, ..settings(count) }
 }
 
@@ -17,7 +17,8 @@ fn serving(count: u32) -> World {
     world
 }
 
-fn slots(world: &World) -> Vec<Slot> {
+/// The slots that get new connections.
+pub(super) fn slots(world: &World) -> Vec<Slot> {
     world.pool.serving().into_iter().map(|queue| queue.slot).collect()
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-/// What stands for a name in the frame.
+/// The value that replaces a name in the frame.
 pub(super) enum Value {
     /// A text of whatever origin.
     Text(String),

@@ -23,7 +23,7 @@ module Ratoon
           return unless names
 
           program = Gem.public_send("#{names[1]}bin_path", names[2], names[3], '>= 0.a')
-          # What else a program of Bundler does is not known.
+          # Only a stub of RubyGems is known to do nothing else; one of Bundler may.
           @found[script] = program if names[1]
           required_by(program).each { |library| try_to_require(library) }
         rescue StandardError, LoadError
